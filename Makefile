@@ -1,0 +1,48 @@
+# Everything runs from this folder with relative paths, so a blank in the path does no harm.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint type bench docs build clean
+
+help:  ## Show this
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+setup: $(READY)  ## Make .venv with everything that the demo and the tests need
+
+$(READY): pyproject.toml constraints.txt
+	@echo "== setting up $(VENV): about a minute with a warm pip, a few without"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "kdeploy needs Python 3.10 or newer; name one with: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local,examples,dev]'
+	@touch $@
+
+demo: setup  ## Train the example, push it, roll it out, ask it through the ingress, stop it again
+	@examples/digits/demo.sh "$(CURDIR)/$(VENV)/bin/python"
+
+test: setup  ## Run every test
+	@echo "== testing: real TorchServes on loopback, a few minutes on two cores"
+	@$(RUN) -m pytest $(PYTEST_ARGS)
+
+lint: setup  ## Check style, formatting and which room may import which
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -c "from importlinter.cli import lint_imports_command as lint; lint()"
+
+type: setup  ## Check types, strictly
+	@$(RUN) -m mypy
+
+bench: setup  ## Measure speed side by side with its peers
+	@for bench in bench/*.py; do echo "== $$bench"; $(RUN) "$$bench" || exit 1; done
+
+docs: setup  ## Write the reference pages that are made from the code
+	@$(RUN) docs/generate.py
+
+build: setup  ## Build the wheel and the source distribution into dist/
+	@$(RUN) -m build --outdir dist .
+
+clean:  ## Remove what the above made, but the model store
+	@rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

@@ -1,0 +1,5 @@
+"""`python -m deployer` is `kdeploy`."""
+
+from deployer.cli import main
+
+main()

@@ -1,0 +1,23 @@
+"""The model archive: planned from a config, written in one pass, read as if an enemy had made it.
+
+The same inputs give the same members and the same digest on any machine, and stored (`zip-store`) the same
+bytes.
+"""
+
+from deployer.archive.digests import DigestCache
+from deployer.archive.members import Archive, Entry, Member
+from deployer.archive.plan import plan_archive
+from deployer.archive.read import read_members, verify_archive
+from deployer.archive.write import digest_archive, write_archive
+
+__all__ = [
+    "Archive",
+    "DigestCache",
+    "Entry",
+    "Member",
+    "digest_archive",
+    "plan_archive",
+    "read_members",
+    "verify_archive",
+    "write_archive",
+]

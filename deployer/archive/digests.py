@@ -1,0 +1,120 @@
+"""Which files were read before, and what their digest was: so that unchanged weights are not read again.
+
+The promise is git's: an entry is believed only while the file's size, times and inode are the same, and it
+is written down only when no later change could leave them so. A file system stamps changes with a clock
+that ticks: whoever writes twice within one tick leaves the same stamp. So a file that changed within the
+last tick before it was read is read again next time. `ctime` is what counts, for no program can set it;
+where it shows a fraction of a second the ticks are those of a modern file system (at most 10 ms), otherwise
+they may be as long as FAT's 2 s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+from uuid import uuid4
+
+import msgspec
+from msgspec import Meta, Struct
+
+ENTRIES = 4096
+FORMAT = "kdeploy digests 1"
+
+_SECOND = 1_000_000_000
+_FINE_TICK = _SECOND // 10
+_COARSE_TICK = 3 * _SECOND
+
+
+class _Known(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class _File(Struct, frozen=True, forbid_unknown_fields=True):
+    format: str
+    files: dict[str, _Known]
+
+
+class DigestCache:
+    """The digests of files by their absolute path, kept in one JSON file that may be lost without harm."""
+
+    def __init__(self, path: Path, *, clock: Callable[[], int] = time.time_ns) -> None:
+        self._path = path
+        self._clock = clock
+        self._loaded: dict[str, _Known] | None = None
+        self._news: dict[str, _Known | None] = {}  # None: to be forgotten
+
+    def now(self) -> int:
+        """Nanoseconds since the epoch: take it before a file is read, for `record`."""
+        return self._clock()
+
+    def lookup(self, file: Path, stat: os.stat_result) -> str | None:
+        """Return the file's sha256 as hex if the file is, by `stat`, the one that was read."""
+        if self._loaded is None:
+            self._loaded = self._load()
+        known = self._loaded.get(str(file.absolute()))
+        if known is None or known != _stamp(stat, known.sha256):
+            return None
+        return known.sha256
+
+    def record(self, file: Path, stat: os.stat_result, sha256: str, *, read_at: int) -> None:
+        """Remember the digest of a file that was `stat` when it began to be read at `read_at`."""
+        tick = _FINE_TICK if stat.st_ctime_ns % _SECOND else _COARSE_TICK
+        if stat.st_ctime_ns + tick <= read_at:
+            self._change(file, _stamp(stat, sha256))
+
+    def forget(self, file: Path) -> None:
+        """Drop what is known about a file, because it turned out to be wrong."""
+        self._change(file, None)
+
+    def save(self) -> None:
+        """Write the news down; a cache that cannot be written is no failure, the next run only reads more.
+
+        What another process wrote meanwhile is kept. Of two that save at the same moment one may lose its
+        news.
+        """
+        if not self._news:
+            return
+        merged = self._load()
+        for path, known in self._news.items():
+            merged.pop(path, None)
+            if known is not None:
+                merged[path] = known  # at the end: the oldest are dropped from the front
+        kept = dict(list(merged.items())[-ENTRIES:])
+        temporary = self._path.with_name(f".{self._path.name}.{uuid4().hex}")
+        with contextlib.suppress(OSError, UnicodeEncodeError):
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                temporary.write_bytes(msgspec.json.encode(_File(format=FORMAT, files=kept)))
+                temporary.replace(self._path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        self._loaded, self._news = kept, {}
+
+    def _change(self, file: Path, known: _Known | None) -> None:
+        if self._loaded is None:
+            self._loaded = self._load()
+        path = str(file.absolute())
+        self._news[path] = known
+        if known is None:
+            self._loaded.pop(path, None)
+        else:
+            self._loaded[path] = known
+
+    def _load(self) -> dict[str, _Known]:
+        try:
+            file = msgspec.json.decode(self._path.read_bytes(), type=_File)
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return {}  # missing, damaged or somebody else's: as good as empty, and rewritten by `save`
+        return file.files if file.format == FORMAT else {}
+
+
+def _stamp(stat: os.stat_result, sha256: str) -> _Known:
+    return _Known(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, sha256)

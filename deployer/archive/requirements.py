@@ -1,0 +1,148 @@
+"""A requirements file: whether pip can make sense of it, and which modules it brings."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from deployer.errors import ArchiveError
+
+_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+_REQUIREMENT = re.compile(rf"(?P<name>{_NAME})\s*(?:\[[^\]]*\])?\s*(?:[<>!~]=?|===?|[(@;]|--|$)")
+_INCLUDED = re.compile(r"(?P<option>-r|-c|--requirement|--constraint)[\s=]*(?P<file>.+)")
+_EGG = re.compile(rf"#(?:.*&)?egg=(?P<name>{_NAME})")
+_COMMENT = re.compile(r"(^|\s+)#.*$")
+_PACKAGE_FILES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2")
+
+_MODULES = {  # of distributions that are called otherwise
+    "antlr4-python3-runtime": "antlr4",
+    "attrs": "attr attrs",
+    "beautifulsoup4": "bs4",
+    "biopython": "Bio",
+    "faiss-cpu": "faiss",
+    "faiss-gpu": "faiss",
+    "fonttools": "fontTools",
+    "grpcio": "grpc",
+    "msgpack-python": "msgpack",
+    "nvidia-ml-py": "pynvml",
+    "opencv-contrib-python": "cv2",
+    "opencv-contrib-python-headless": "cv2",
+    "opencv-python": "cv2",
+    "opencv-python-headless": "cv2",
+    "pillow": "PIL",
+    "pillow-simd": "PIL",
+    "protobuf": "google",
+    "psycopg2-binary": "psycopg2",
+    "pycryptodome": "Crypto",
+    "pyjwt": "jwt",
+    "pymupdf": "fitz pymupdf",
+    "pyserial": "serial",
+    "python-dateutil": "dateutil",
+    "pytorch-ignite": "ignite",
+    "pyyaml": "yaml",
+    "pyzmq": "zmq",
+    "rasterio": "rasterio",
+    "scikit-image": "skimage",
+    "scikit-learn": "sklearn",
+    "setuptools": "setuptools pkg_resources",
+    "umap-learn": "umap",
+    "websocket-client": "websocket",
+}
+
+
+class Requirements(Struct, frozen=True):
+    """What a requirements file asks for.
+
+    `distributions` by their normal names; `included` are the files that it names itself, with the line;
+    `open` tells that it may bring more than can be seen.
+    """
+
+    distributions: tuple[str, ...] = ()
+    included: tuple[tuple[int, str], ...] = ()
+    open: bool = False
+
+
+def read_requirements(content: bytes, path: str) -> Requirements:
+    """Read a requirements file. `ArchiveError` with file and line where pip would stop."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ArchiveError("the requirements file is not UTF-8", where=path) from error
+    distributions: list[str] = []
+    included: list[tuple[int, str]] = []
+    unseen = False
+    lines = list(_logical_lines(text))
+    for number, line in lines:
+        if match := _INCLUDED.fullmatch(line):
+            included.append((number, match["file"].strip()))
+            unseen = unseen or match["option"] in ("-r", "--requirement")
+        elif name := _distribution(line):
+            distributions.append(_normal(name))
+        elif _is_place(line) or line.startswith("-e"):
+            unseen = True
+        elif not line.startswith("-"):
+            raise ArchiveError(
+                f"pip cannot read {line!r}",
+                where=f"{path}:{number}",
+                hint="write one requirement a line, such as `scikit-learn==1.5.2`",
+            )
+    if not lines:
+        raise ArchiveError(
+            "the requirements file asks for nothing",
+            where=path,
+            hint="name what the handler needs, or leave model.requirements-file out",
+        )
+    return Requirements(tuple(distributions), tuple(included), unseen)
+
+
+def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield each line that says something, continued lines joined, with the number of its first."""
+    started, pending = 0, ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        started = started if pending else number
+        stripped = _COMMENT.sub("", line).strip()
+        if stripped.endswith("\\"):
+            pending += stripped[:-1] + " "
+            continue
+        if whole := (pending + stripped).strip():
+            yield started, whole
+        pending = ""
+    if pending.strip():
+        yield started, pending.strip()
+
+
+def _distribution(line: str) -> str | None:
+    """Return what a line installs, as far as the line itself says so."""
+    if egg := _EGG.search(line):
+        return egg["name"]
+    file = posixpath.basename(line.partition(";")[0].partition(" @ ")[0].strip())
+    if file.endswith(".whl"):
+        return file.partition("-")[0]
+    if file.endswith(_PACKAGE_FILES):
+        return file.rpartition("-")[0] or None
+    named = _REQUIREMENT.match(line)
+    return named["name"] if named else None
+
+
+def _is_place(line: str) -> bool:
+    return "://" in line or line.startswith((".", "/", "file:")) or "/" in line.partition(" ")[0]
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def provides(distribution: str, module: str) -> bool:
+    """Whether a distribution may bring a module: known to, or called alike."""
+    if module in _MODULES.get(distribution, "").split():
+        return True
+    parts = [part for part in distribution.split("-") if part not in ("py", "python")]
+    beginnings = {_bare("".join(parts[:count])) for count in range(1, len(parts) + 1)}
+    return _bare(_normal(module).replace("-", "")) in beginnings
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix("py") or name

@@ -1,0 +1,66 @@
+"""The app: which command lives in which file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from deployer import __version__
+from deployer.cli import local, models, project, releases, services
+
+app = typer.Typer(
+    name="kdeploy",
+    help="Takes a trained PyTorch model to production on KServe, and to a real TorchServe on this machine.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kdeploy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where an error came from; also KDEPLOY_DEBUG=1.")
+    ] = False,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Take a trained PyTorch model to production on KServe, and to a real TorchServe on this machine."""
+    if debug:
+        os.environ["KDEPLOY_DEBUG"] = "1"
+
+
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "init": project.init,
+    "config": project.config,
+    "doctor": project.doctor,
+    "push": releases.push,
+    "plan": releases.plan,
+    "render": releases.render,
+    "rollout": services.rollout,
+    "predict": services.predict,
+    "status": services.status,
+    "list": services.list_services,
+    "logs": services.logs,
+    "delete": services.delete,
+    "releases": releases.releases,
+    "verify": releases.verify,
+    "prune": releases.prune,
+    "archive": releases.archive,
+}
+for name, command in _COMMANDS.items():
+    app.command(name=name)(command)
+app.add_typer(local.app, name="local")
+app.add_typer(models.app, name="models")

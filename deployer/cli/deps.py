@@ -1,0 +1,124 @@
+"""The composition root: the one place that picks implementations and puts them together."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from deployer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from deployer.config import LocalTarget, Settings
+    from deployer.events import Emit
+    from deployer.pipeline import Pipeline
+    from deployer.target import Reference
+    from deployer.targets.local import OneNode
+    from deployer.targets.local.doctor import Finding
+
+
+def settings(
+    path: Path | None,
+    *,
+    sets: list[str] | None = None,
+    target: str | None = None,
+    namespace: str | None = None,
+    store: str | None = None,
+) -> Settings:
+    """Load the settings; flags for one thing are short for `--set` of its key."""
+    from deployer.config import load_settings
+
+    flags: dict[str, str] = {}
+    for item in sets or []:
+        key, separator, value = item.partition("=")
+        if not separator:
+            raise ConfigError(f"{item!r} sets nothing", where="--set", hint="--set serving.batch-size=4")
+        flags[key.strip()] = value
+    if store is not None:
+        flags["store.uri"] = store
+    loaded = load_settings(path, environment=os.environ, flags=flags, folder=Path.cwd())
+    if namespace is None:
+        return loaded
+    flags[f"targets.{target_of(loaded, target)[0]}.namespace"] = namespace
+    return load_settings(path, environment=os.environ, flags=flags, folder=Path.cwd())
+
+
+def target_of(loaded: Settings, name: str | None) -> tuple[str, LocalTarget]:
+    """Return the name and config of the target that was asked for, or of the only one."""
+    targets = loaded.config.targets
+    name = name or os.environ.get("KDEPLOY_TARGET")
+    if name is None and len(targets) == 1:
+        name = next(iter(targets))
+    if name is None:
+        raise ConfigError(
+            f"there are several targets: {', '.join(targets)}", where="targets", hint="name one with --target"
+        )
+    if name not in targets:
+        raise ConfigError(
+            f"there is no target {name}", where="targets", hint=f"there is {', '.join(targets)}"
+        )
+    return name, targets[name]
+
+
+def open_target(loaded: Settings, name: str | None = None) -> OneNode:
+    """Open a target. Starts nothing."""
+    from deployer.targets.local import OneNode
+
+    _, config = target_of(loaded, name)
+    return OneNode(
+        state=loaded.root / config.state,
+        namespace=config.namespace,
+        ingress_host=config.ingress_host,
+        ingress_port=config.ingress_port,
+    )
+
+
+def pipeline(loaded: Settings, *, target: str | None = None, emit: Emit, strict: bool = False) -> Pipeline:
+    """Put a project's pipeline together."""
+    from deployer.pipeline import Pipeline
+    from deployer.store import open_store
+
+    store = open_store(loaded.config.store.uri, loaded.root)
+    return Pipeline(loaded, store, open_target(loaded, target), emit, strict=strict)
+
+
+def reference(loaded: Settings, target: OneNode, name: str | None = None) -> Reference:
+    """Name this project's service, or another one in the target's namespace."""
+    from deployer.target import Reference
+
+    return Reference(target.namespace, name or loaded.config.model.name)
+
+
+def examine(path: Path | None, *, sets: list[str] | None, target: str | None) -> list[Finding]:
+    """Run the checks of a target on this machine; without a kdeploy.toml, those of the defaults."""
+    from deployer.config import LocalTarget, find_file
+    from deployer.targets.local.doctor import checks
+
+    root, config = Path.cwd(), LocalTarget()
+    if path or sets or find_file(Path.cwd()):
+        loaded = settings(path, sets=sets, target=target)
+        root, config = loaded.root, target_of(loaded, target)[1]
+    return checks(
+        state=root / config.state, ingress_host=config.ingress_host, ingress_port=config.ingress_port
+    )
+
+
+def duration(text: str) -> float:
+    """Read a duration, such as 90s, 5m or 1h, in seconds."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?", text)
+    if not match:
+        raise ConfigError(f"{text!r} is no duration", where="--timeout", hint="write 90s, 5m or 1h")
+    return float(match[1]) * {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}[match[2] or "s"]
+
+
+def confirm(question: str) -> None:
+    """Ask before what cannot be undone; where nobody can answer, refuse."""
+    if not sys.stdin.isatty():
+        raise ConfigError(
+            f"{question[:-1]} needs a yes", where="--yes", hint="add --yes: stdin is no terminal"
+        )
+    typer.confirm(question, abort=True, err=True)

@@ -1,0 +1,47 @@
+"""`kdeploy local`: the one-node target itself."""
+
+from __future__ import annotations
+
+import typer
+
+from deployer.cli import deps, printers
+from deployer.cli.options import ConfigFile, Output, OutputFormat, Sets, TargetName
+
+app = typer.Typer(
+    no_args_is_help=True, help="The one-node target on this machine: start, stop, status, logs."
+)
+
+
+@app.command()
+def start(config: ConfigFile = None, target: TargetName = None, sets: Sets = None) -> None:
+    """Start it, and restore the services that were wanted; done by the first rollout, too."""
+    place = deps.open_target(deps.settings(config, sets=sets, target=target), target)
+    place.start()
+    typer.echo(f"the ingress listens on {place.info().ingress}", err=True)
+
+
+@app.command()
+def stop(config: ConfigFile = None, target: TargetName = None, sets: Sets = None) -> None:
+    """Stop it and everything that it started; the services come back with `start`."""
+    place = deps.open_target(deps.settings(config, sets=sets, target=target), target)
+    typer.echo("stopped" if place.stop() else "nothing was running", err=True)
+
+
+@app.command()
+def status(
+    config: ConfigFile = None,
+    target: TargetName = None,
+    sets: Sets = None,
+    output: OutputFormat = Output.TABLE,
+) -> None:
+    """Show the supervisor, its ingress and the TorchServes that it runs."""
+    place = deps.open_target(deps.settings(config, sets=sets, target=target), target)
+    printers.print_local(place.info(), output)
+
+
+@app.command()
+def logs(config: ConfigFile = None, target: TargetName = None, sets: Sets = None) -> None:
+    """Print the supervisor's own log."""
+    place = deps.open_target(deps.settings(config, sets=sets, target=target), target)
+    for line in place.supervisor_log():
+        typer.echo(line)

@@ -1,0 +1,64 @@
+"""The entry point: runs the app and turns what goes wrong into one error and its exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+import typer
+
+from deployer.cli.app import app
+from deployer.errors import KdeployError
+
+INTERNAL = 1
+INTERRUPTED = 130
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run kdeploy and exit: 0, 2 for wrong usage, or the code of the error's kind."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = app(arguments, prog_name="kdeploy", standalone_mode=False)
+    except KdeployError as error:
+        _say(str(error.what), where=error.where, hint=error.hint)
+        _trace()
+        code = error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        _say("interrupted", hint="running the same command again goes on where this one stopped")
+        code = INTERRUPTED
+    except typer.Exit as exit_:
+        code = exit_.exit_code
+    except BrokenPipeError:
+        # The reader, `head` say, has seen enough; Python would complain again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback on people
+        code = _foreign(error)
+    sys.exit(code or 0)
+
+
+def _foreign(error: Exception) -> int:
+    """Show an error that is not ours: the parser's own, or one that nobody foresaw."""
+    show = getattr(error, "show", None)
+    if show:
+        show()
+        return int(getattr(error, "exit_code", 2))
+    _say(
+        f"{type(error).__name__}: {error}",
+        hint="this is a bug in kdeploy: please report it with the output of `kdeploy --debug …`",
+    )
+    _trace()
+    return INTERNAL
+
+
+def _say(what: str, *, where: str | None = None, hint: str | None = None) -> None:
+    lines = [f"error: {what}", f"where: {where}" if where else "", f"hint:  {hint}" if hint else ""]
+    sys.stderr.write("".join(line + "\n" for line in lines if line))
+
+
+def _trace() -> None:
+    if os.environ.get("KDEPLOY_DEBUG"):
+        import traceback
+
+        traceback.print_exc()

@@ -1,0 +1,64 @@
+"""The options that several commands share, named as kubectl names them."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Output(str, enum.Enum):
+    """How data is written to stdout."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+    NAME = "name"
+
+
+class Protocol(str, enum.Enum):
+    """How a prediction is asked for."""
+
+    PLAIN = "plain"
+    V1 = "v1"
+    V2 = "v2"
+
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", help="The kdeploy.toml; else the nearest one here or above.", show_default=False
+    ),
+]
+TargetName = Annotated[
+    str | None,
+    typer.Option("--target", "-t", help="The target, where kdeploy.toml has several.", show_default=False),
+]
+Namespace = Annotated[
+    str | None,
+    typer.Option("--namespace", "-n", help="The namespace, instead of the target's.", show_default=False),
+]
+StoreUri = Annotated[
+    str | None, typer.Option("--store", help="The model store, instead of store.uri.", show_default=False)
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Set a key of kdeploy.toml, as in --set serving.batch-size=4."
+    ),
+]
+OutputFormat = Annotated[Output, typer.Option("--output", "-o", help="How to print.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Treat warnings as errors.")]
+Canary = Annotated[
+    int | None,
+    typer.Option("--canary", min=0, max=100, metavar="PERCENT", help="Send it this share of requests only."),
+]
+ReleaseId = Annotated[
+    str | None, typer.Option("--release", help="A release of the model store, instead of pushing one.")
+]
+ServiceName = Annotated[
+    str | None, typer.Argument(help="The service; else this project's.", show_default=False)
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]

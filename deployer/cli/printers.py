@@ -1,0 +1,233 @@
+"""What people and programs see: data on stdout, words for people on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from deployer.cli.options import Output
+
+if TYPE_CHECKING:  # `kdeploy --help` comes through here and prints none of these
+    from deployer.events import Event, Pushed
+    from deployer.predict import Failure, Prediction
+    from deployer.target import Document, Status
+    from deployer.targets.local.doctor import Finding
+    from deployer.targets.local.protocol import Info, RevisionInfo
+
+
+class Viewer:
+    """Prints events as plain lines on stderr; bytes of an archive as a bar on a terminal."""
+
+    def __init__(self) -> None:
+        self._size = self._written = 0
+
+    def __call__(self, event: Event) -> None:
+        """Print one event."""
+        from deployer import events
+
+        if isinstance(event, events.Progressed):
+            self._bar(event.size)
+            return
+        if isinstance(event, events.Archiving):
+            self._size, self._written = event.size, 0
+        sys.stderr.write(_sentence(event) + "\n")
+        sys.stderr.flush()
+
+    def _bar(self, size: int) -> None:
+        self._written += size
+        if sys.stderr.isatty() and self._size:
+            share = min(self._written / self._size, 1.0)
+            end = "\n" if share == 1.0 else ""
+            sys.stderr.write(f"\r  {'#' * int(40 * share):<40} {share:4.0%}{end}")
+            sys.stderr.flush()
+
+
+def _sentence(event: Event) -> str:
+    from deployer import events
+
+    if isinstance(event, events.Archiving):
+        return f"archiving {event.name}: {event.files} files, {size_text(event.size)}"
+    if isinstance(event, events.Warned):
+        return f"warning: {event.message}"
+    if isinstance(event, events.Pushed):
+        return _pushed(event)
+    if isinstance(event, events.Applied):
+        return f"applied {event.service}: release {event.release}"
+    if isinstance(event, events.Unchanged):
+        return f"unchanged: {event.service} serves release {event.release}"
+    if isinstance(event, events.StatusChanged):
+        return _status(event.status)
+    return ""
+
+
+def _pushed(event: Pushed) -> str:
+    if not event.bytes_written:
+        return f"unchanged: release {event.release} is in the model store"
+    return f"pushed release {event.release}: {size_text(event.bytes_written)} to {event.uri}"
+
+
+def _status(status: Status) -> str:
+    words = _words(status)
+    shares = _shares(status)
+    return f"{status.phase.value}{f' ({words})' if words else ''}{f'; traffic: {shares}' if shares else ''}"
+
+
+def _words(status: Status) -> str:
+    return ": ".join(word for word in (status.reason, status.message) if word)
+
+
+def _shares(status: Status) -> str:
+    return ", ".join(f"{share.percent} % {share.release}" for share in status.traffic if share.percent)
+
+
+def size_text(size: int) -> str:
+    """Write a number of bytes as people read it."""
+    amount = float(size)
+    for unit in ("bytes", "kB", "MB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} GB"
+
+
+def print_json(data: Any) -> None:
+    """Print data as JSON, alone on stdout."""
+    import msgspec
+
+    sys.stdout.write(json.dumps(msgspec.to_builtins(data), indent=2) + "\n")
+
+
+def print_yaml(data: Any) -> None:
+    """Print data as YAML."""
+    import msgspec
+
+    from deployer.manifest import encode_yaml
+
+    plain = msgspec.to_builtins(data)
+    sys.stdout.write(encode_yaml(plain if isinstance(plain, list) else [plain]))
+
+
+def print_rows(
+    output: Output, columns: Sequence[str], rows: Sequence[Sequence[object]], data: Any, names: Sequence[str]
+) -> None:
+    """Print the same thing as a table, as JSON, as YAML or as bare names."""
+    if output is Output.JSON:
+        print_json(data)
+    elif output is Output.YAML:
+        print_yaml(data)
+    elif output is Output.NAME:
+        sys.stdout.write("".join(name + "\n" for name in names))
+    else:
+        print_table(columns, rows)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print aligned columns; the last one is never cut, so that it can be copied whole."""
+    lines = [[column.upper() for column in columns], *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+    for line in lines:
+        text = "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        sys.stdout.write(text.rstrip() + "\n")
+
+
+def value_text(value: object) -> str:
+    """Write a setting's value as it would stand in kdeploy.toml; what is not set is a dash."""
+    return "-" if value is None else json.dumps(value)
+
+
+def print_status(document: Document, output: Output) -> None:
+    """Print one service."""
+    from deployer.target import read_status
+
+    status = read_status(document)
+    rows: list[tuple[str, object]] = [
+        ("service", status.reference),
+        ("phase", status.phase.value),
+        ("release", status.release or "-"),
+        ("traffic", _shares(status) or "none"),
+        ("url", status.url or "-"),
+    ]
+    if _words(status):
+        rows.insert(2, ("reason", _words(status)))
+    print_rows(output, ["what", "value"], rows, document, [status.reference.name])
+
+
+def print_services(documents: list[Document], output: Output) -> None:
+    """Print the services of a target, a line each."""
+    from deployer.target import read_status
+
+    statuses = [read_status(document) for document in documents]
+    rows = [
+        (s.reference.name, s.reference.namespace, s.phase.value, s.release or "-", _shares(s), s.url or "-")
+        for s in statuses
+    ]
+    columns = ["name", "namespace", "phase", "release", "traffic", "url"]
+    print_rows(output, columns, rows, documents, [s.reference.name for s in statuses])
+
+
+def print_answers(answers: Iterable[Prediction | Failure], output: Output) -> None:
+    """Print each answer as it comes, or all as JSON; raise the first failure when all are printed."""
+    from deployer.predict import Failure
+
+    shown: list[dict[str, Any]] = []
+    failures: list[Exception] = []
+    for answer in answers:
+        name = answer.name
+        if answer.note:
+            sys.stderr.write(answer.note + "\n")
+        if isinstance(answer, Failure):
+            failures.append(answer.error)
+            shown.append({"image": name, "error": str(answer.error)})
+            value = f"error: {answer.error.what}"
+        else:
+            shown.append({"image": name, "prediction": answer.value, "milliseconds": answer.milliseconds})
+            value = json.dumps(answer.value, ensure_ascii=False)
+        if output is Output.TABLE:
+            sys.stdout.write(f"{name}   {value}\n")
+    if output is not Output.TABLE:
+        print_rows(output, [], [], shown, [answer["image"] for answer in shown])
+    if failures:
+        raise failures[0]
+
+
+def print_local(info: Info, output: Output) -> None:
+    """Print what the one-node target runs."""
+    rows = [
+        (
+            f"{service.namespace}/{service.name}",
+            r.name,
+            r.release or "-",
+            f"{r.percent} %",
+            r.pid or "-",
+            _state(r),
+        )
+        for service in info.services
+        for r in service.revisions
+    ]
+    if output is Output.TABLE:
+        running = f"pid {info.pid}, ingress {info.ingress}" if info.pid else "not running"
+        sys.stderr.write(f"supervisor: {running}; state: {info.state}\n")
+    columns = ["service", "revision", "release", "traffic", "pid", "state"]
+    print_rows(output, columns, rows, info, [revision for _, revision, *_ in rows])
+
+
+def _state(revision: RevisionInfo) -> str:
+    if revision.draining:
+        return "draining"
+    return "ready" if revision.ready else f"not ready: {revision.reason}"
+
+
+def print_findings(findings: list[Finding], output: Output) -> None:
+    """Print what the doctor found; raise DoctorError where something would fail."""
+    from deployer.errors import DoctorError
+
+    rows = [(finding.status, finding.name, finding.detail) for finding in findings]
+    print_rows(output, ["status", "check", "detail"], rows, findings, [f.name for f in findings])
+    for finding in findings:
+        if finding.status != "ok":
+            sys.stderr.write(f"{finding.name}: {finding.remedy}\n")
+    failed = [finding.name for finding in findings if finding.status == "failure"]
+    if failed:
+        raise DoctorError(f"{', '.join(failed)}: a deployment would fail", hint="mend it as said above")

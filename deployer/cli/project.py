@@ -1,0 +1,55 @@
+"""Commands about the project and the machine: init, config, doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deployer.cli import deps, printers
+from deployer.cli.options import ConfigFile, Output, OutputFormat, Sets, TargetName
+
+
+def init(
+    name: Annotated[str, typer.Argument(help="The model's name.")] = "my-model",
+    folder: Annotated[Path, typer.Option("--folder", help="Where to write.")] = Path(),
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+) -> None:
+    """Write a kdeploy.toml and a handler to start from."""
+    from deployer.scaffold import write_project
+
+    for path in write_project(folder, name, force=force):
+        typer.echo(f"wrote {path}", err=True)
+    typer.echo("next: put your weights there, fill in handler.py, and run `kdeploy rollout`", err=True)
+
+
+def config(
+    config: ConfigFile = None,
+    sets: Sets = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of kdeploy.toml, for editors.")
+    ] = False,
+    output: OutputFormat = Output.TABLE,
+) -> None:
+    """Show every setting, its value and where it came from."""
+    if schema:
+        from deployer.config import json_schema
+
+        printers.print_json(json_schema())
+        return
+    rows = list(deps.settings(config, sets=sets).values())
+    data = {key: {"value": value, "source": source} for key, value, source in rows}
+    shown = [(key, printers.value_text(value), source) for key, value, source in rows]
+    printers.print_rows(output, ["key", "value", "source"], shown, data, [key for key, _, _ in rows])
+
+
+def doctor(
+    config: ConfigFile = None,
+    target: TargetName = None,
+    sets: Sets = None,
+    output: OutputFormat = Output.TABLE,
+) -> None:
+    """Check what a target needs on this machine, and say how to mend what is missing."""
+    findings = deps.examine(config, sets=sets, target=target)
+    printers.print_findings(findings, output)

@@ -1,0 +1,154 @@
+"""Commands that make releases and keep the model store: nothing here touches what serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deployer.cli import deps, printers
+from deployer.cli.options import (
+    Canary,
+    ConfigFile,
+    Namespace,
+    Output,
+    OutputFormat,
+    ReleaseId,
+    Sets,
+    StoreUri,
+    Strict,
+    TargetName,
+    Yes,
+)
+
+
+def push(
+    config: ConfigFile = None,
+    store: StoreUri = None,
+    sets: Sets = None,
+    strict: Strict = False,
+    output: OutputFormat = Output.NAME,
+) -> None:
+    """Build the model archive and upload it to the model store; print the release id."""
+    loaded = deps.settings(config, sets=sets, store=store)
+    release = deps.pipeline(loaded, emit=printers.Viewer(), strict=strict).push()
+    printers.print_rows(output, ["release"], [[release.id]], release, [release.id])
+
+
+def archive(
+    config: ConfigFile = None,
+    sets: Sets = None,
+    export_path: Annotated[
+        Path, typer.Option("--export-path", help="The folder that the archive is written to.")
+    ] = Path(),
+    archive_format: Annotated[
+        str | None, typer.Option("--archive-format", help="zip-store, default (deflated), tgz or no-archive.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an archive that is there.")] = False,
+    strict: Strict = False,
+) -> None:
+    """Write the model archive to a folder, without a model store: torch-model-archiver's part alone."""
+    from deployer.pipeline import export_archive
+
+    extra = [f"model.archive-format={archive_format}"] if archive_format else []
+    loaded = deps.settings(config, sets=[*(sets or []), *extra])
+    path = export_archive(loaded, export_path, printers.Viewer(), force=force, strict=strict)
+    typer.echo(path)
+
+
+def plan(
+    config: ConfigFile = None,
+    target: TargetName = None,
+    namespace: Namespace = None,
+    store: StoreUri = None,
+    sets: Sets = None,
+    canary: Canary = None,
+    strict: Strict = False,
+    output: OutputFormat = Output.TABLE,
+) -> None:
+    """Say what a rollout would do, and do none of it."""
+    from deployer.release import Traffic
+
+    loaded = deps.settings(config, sets=sets, target=target, namespace=namespace, store=store)
+    pipe = deps.pipeline(loaded, target=target, emit=printers.Viewer(), strict=strict)
+    plan = pipe.plan(Traffic(100 if canary is None else canary))
+    release = plan.release
+    upload = "nothing: it is in the model store" if plan.stored else printers.size_text(plan.archive_size)
+    rows = [
+        ("release", release.id),
+        (
+            "archive",
+            f"{release.archive.file_name}, {len(release.archive.members)} files, {release.archive.digest}",
+        ),
+        ("upload", upload),
+        ("serves now", plan.serving or "nothing"),
+        ("would serve", release.id + (f" with {canary} % of the requests" if canary is not None else "")),
+        ("documents", ", ".join(f"{d['kind']} {d['metadata']['name']}" for d in plan.documents)),
+    ]
+    printers.print_rows(output, ["what", "value"], rows, plan, [release.id])
+
+
+def render(
+    config: ConfigFile = None,
+    target: TargetName = None,
+    namespace: Namespace = None,
+    store: StoreUri = None,
+    sets: Sets = None,
+    release: ReleaseId = None,
+    canary: Canary = None,
+    output: OutputFormat = Output.YAML,
+) -> None:
+    """Print the documents that a rollout would apply, for GitOps; writes nothing."""
+    from deployer.release import Traffic
+
+    loaded = deps.settings(config, sets=sets, target=target, namespace=namespace, store=store)
+    pipe = deps.pipeline(loaded, target=target, emit=printers.Viewer())
+    traffic = Traffic(100 if canary is None else canary)
+    documents = pipe.render(pipe.find(release), traffic) if release else pipe.plan(traffic).documents
+    rows = [(d["kind"], d["metadata"]["name"]) for d in documents]
+    printers.print_rows(output, ["kind", "name"], rows, documents, [f"{k}/{n}" for k, n in rows])
+
+
+def releases(
+    config: ConfigFile = None, store: StoreUri = None, sets: Sets = None, output: OutputFormat = Output.TABLE
+) -> None:
+    """List this model's releases in the model store, the oldest first."""
+    loaded = deps.settings(config, sets=sets, store=store)
+    pipe = deps.pipeline(loaded, emit=printers.Viewer())
+    found = pipe.store.list(loaded.config.model.name)
+    used = pipe.target.releases_in_use()
+    rows = [(r.id, printers.size_text(r.archive.size), "yes" if r.label in used else "") for r in found]
+    printers.print_rows(output, ["release", "size", "in use"], rows, found, [r.id for r in found])
+
+
+def verify(
+    release: Annotated[str | None, typer.Argument(help="A release id; else all of this model.")] = None,
+    config: ConfigFile = None,
+    store: StoreUri = None,
+    sets: Sets = None,
+) -> None:
+    """Compare every byte of stored releases with what was pushed."""
+    loaded = deps.settings(config, sets=sets, store=store)
+    pipe = deps.pipeline(loaded, emit=printers.Viewer())
+    for found in [pipe.find(release)] if release else pipe.store.list(loaded.config.model.name):
+        pipe.store.verify(found)
+        typer.echo(f"{found.id} is as it was pushed", err=True)
+
+
+def prune(
+    keep: Annotated[int, typer.Option("--keep", min=1, help="How many of the newest releases stay.")],
+    config: ConfigFile = None,
+    store: StoreUri = None,
+    sets: Sets = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    yes: Yes = False,
+) -> None:
+    """Remove old releases from the model store; never one that a target serves."""
+    loaded = deps.settings(config, sets=sets, store=store)
+    pipe = deps.pipeline(loaded, emit=printers.Viewer())
+    old = pipe.prune(keep, dry_run=True)
+    if old and not dry_run and not yes:
+        deps.confirm(f"remove {len(old)} release(s): {', '.join(r.id for r in old)}?")
+    for release in old if dry_run else pipe.prune(keep, dry_run=False):
+        typer.echo(release.id)

@@ -1,0 +1,146 @@
+"""Commands about what serves: bring it there, ask it, look at it, take it away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deployer.cli import deps, printers
+from deployer.cli.options import (
+    Canary,
+    ConfigFile,
+    Namespace,
+    Output,
+    OutputFormat,
+    Protocol,
+    ReleaseId,
+    ServiceName,
+    Sets,
+    StoreUri,
+    Strict,
+    TargetName,
+    Yes,
+)
+
+
+def rollout(
+    config: ConfigFile = None,
+    target: TargetName = None,
+    namespace: Namespace = None,
+    store: StoreUri = None,
+    sets: Sets = None,
+    release: ReleaseId = None,
+    canary: Canary = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it serves.")] = True,
+    timeout: Annotated[str, typer.Option("--timeout", help="How long to wait: 90s, 5m, 1h.")] = "5m",
+    strict: Strict = False,
+    output: OutputFormat = Output.NAME,
+) -> None:
+    """Bring a release to serve, pushing it first where needed, and wait until it does."""
+    from deployer.release import Traffic
+
+    seconds = deps.duration(timeout) if wait else None
+    loaded = deps.settings(config, sets=sets, target=target, namespace=namespace, store=store)
+    pipe = deps.pipeline(loaded, target=target, emit=printers.Viewer(), strict=strict)
+    done = pipe.rollout(release, Traffic(100 if canary is None else canary), timeout=seconds)
+    printers.print_rows(output, ["release"], [[done.id]], pipe.status(), [done.id])
+
+
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Images, or other files that the handler reads.")],
+    config: ConfigFile = None,
+    target: TargetName = None,
+    namespace: Namespace = None,
+    sets: Sets = None,
+    kserve: Annotated[
+        bool, typer.Option("--kserve", help="Ask through the ingress, as V1, with the Host header.")
+    ] = False,
+    protocol: Annotated[
+        Protocol | None, typer.Option("--protocol", help="How to ask; else v1 with --kserve, plain without.")
+    ] = None,
+    resize: Annotated[
+        bool, typer.Option("--resize/--no-resize", help="Shrink images that pass the request limit.")
+    ] = True,
+    timeout: Annotated[str, typer.Option("--timeout", help="How long to wait for an answer.")] = "60s",
+    output: OutputFormat = Output.TABLE,
+) -> None:
+    """Ask the model about images: TorchServe itself, or with --kserve through the ingress."""
+    from deployer.predict import Client
+
+    seconds = deps.duration(timeout)
+    loaded = deps.settings(config, sets=sets, target=target, namespace=namespace)
+    place = deps.open_target(loaded, target)
+    reference = deps.reference(loaded, place)
+    client = Client(
+        place.ingress(reference) if kserve else place.direct(reference),
+        loaded.config.model.name,
+        timeout=seconds,
+        max_request_size=loaded.config.serving.max_request_size,
+        resize=resize,
+    )
+    with client:
+        chosen = protocol or (Protocol.V1 if kserve else Protocol.PLAIN)
+        printers.print_answers(client.predict(images, chosen.value), output)
+
+
+def status(
+    name: ServiceName = None,
+    config: ConfigFile = None,
+    target: TargetName = None,
+    namespace: Namespace = None,
+    sets: Sets = None,
+    output: OutputFormat = Output.TABLE,
+) -> None:
+    """Show what a service serves and how it is."""
+    loaded = deps.settings(config, sets=sets, target=target, namespace=namespace)
+    document = deps.pipeline(loaded, target=target, emit=printers.Viewer()).status(name)
+    printers.print_status(document, output)
+
+
+def list_services(
+    config: ConfigFile = None,
+    target: TargetName = None,
+    namespace: Namespace = None,
+    everywhere: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Of every namespace.")] = False,
+    sets: Sets = None,
+    output: OutputFormat = Output.TABLE,
+) -> None:
+    """List the services of a target."""
+    loaded = deps.settings(config, sets=sets, target=target, namespace=namespace)
+    place = deps.open_target(loaded, target)
+    printers.print_services(place.list(None if everywhere else place.namespace), output)
+
+
+def logs(
+    name: ServiceName = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
+    config: ConfigFile = None,
+    target: TargetName = None,
+    namespace: Namespace = None,
+    sets: Sets = None,
+) -> None:
+    """Print the logs of what serves, and of what fails to."""
+    loaded = deps.settings(config, sets=sets, target=target, namespace=namespace)
+    place = deps.open_target(loaded, target)
+    for line in place.logs(deps.reference(loaded, place, name), follow=follow):
+        typer.echo(line)
+
+
+def delete(
+    name: ServiceName = None,
+    config: ConfigFile = None,
+    target: TargetName = None,
+    namespace: Namespace = None,
+    sets: Sets = None,
+    yes: Yes = False,
+) -> None:
+    """Take a service away; its releases stay in the model store."""
+    loaded = deps.settings(config, sets=sets, target=target, namespace=namespace)
+    place = deps.open_target(loaded, target)
+    reference = deps.reference(loaded, place, name)
+    if not yes:
+        deps.confirm(f"delete {reference}?")
+    gone: Any = place.delete(reference)
+    typer.echo(f"deleted {reference}" if gone else f"there was no {reference}", err=True)

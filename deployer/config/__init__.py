@@ -1,0 +1,33 @@
+"""`kdeploy.toml` and what overrides it, folded once into a frozen `Config`.
+
+Nothing else in kdeploy reads this file, or the environment for settings.
+"""
+
+from deployer.config.schema import (
+    NAME_MAX,
+    NAME_PATTERN,
+    Config,
+    LocalTarget,
+    Model,
+    Serving,
+    Store,
+    TorchServeValue,
+)
+from deployer.config.settings import FILE_NAME, Settings, find_file, json_schema, load_settings, read_file
+
+__all__ = [
+    "FILE_NAME",
+    "NAME_MAX",
+    "NAME_PATTERN",
+    "Config",
+    "LocalTarget",
+    "Model",
+    "Serving",
+    "Settings",
+    "Store",
+    "TorchServeValue",
+    "find_file",
+    "json_schema",
+    "load_settings",
+    "read_file",
+]

@@ -1,0 +1,126 @@
+"""What `kdeploy.toml` may say: every table, key, type, default and what it means."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+# `$` alone would let a line break pass at the end.
+NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$(?!\n)"
+NAME_MAX = 47  # Knative's prev-NAME-predictor and KServe's label isvc.NAME-predictor stay within 63
+
+Name = Annotated[str, Meta(pattern=NAME_PATTERN, max_length=NAME_MAX)]
+Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$(?!\n)", max_length=50)]
+Quantity = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$(?!\n)")]
+Positive = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=0)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+
+
+class Model(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """`[model]`: what goes into the model archive. Paths are relative to the file's own folder."""
+
+    name: Annotated[Name, Meta(description="Model, archive and InferenceService are called this.")]
+    version: Annotated[Label, Meta(description="The model's version; the release id starts with it.")]
+    handler: Annotated[
+        str,
+        Meta(min_length=1, description="A file, `file.py:function`, or the name of a TorchServe handler."),
+    ]
+    serialized_file: Annotated[str | None, Meta(description="The weights: .pt, .pth, TorchScript.")] = None
+    model_file: Annotated[str | None, Meta(description="The architecture, for weights in eager mode.")] = None
+    extra_files: Annotated[
+        tuple[str, ...], Meta(description="More files: paths, globs, or folders, whose contents are taken.")
+    ] = ()
+    requirements_file: Annotated[
+        str | None, Meta(description="Installed by TorchServe when the model is loaded.")
+    ] = None
+    config_file: Annotated[str | None, Meta(description="TorchServe's model-config.yaml.")] = None
+    runtime: Annotated[
+        Literal["python", "python3", "LSP"], Meta(description="TorchServe's backend for this model.")
+    ] = "python"
+    archive_format: Annotated[
+        Literal["zip-store", "default", "tgz", "no-archive"],
+        Meta(description="Stored or deflated .mar, .tar.gz, or a folder. A model store takes a .mar."),
+    ] = "zip-store"
+    python: Annotated[
+        str,
+        Meta(pattern=r"^3\.[0-9]+$(?!\n)", description="The serving image's Python: handlers must parse on it."),
+    ] = "3.9"
+    image_modules: Annotated[
+        tuple[str, ...],
+        Meta(description="Modules that the serving image holds beyond those kdeploy knows of."),
+    ] = ()
+
+
+class Serving(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """`[serving]`: how the model is served. Part of the release's identity."""
+
+    protocol_version: Annotated[
+        Literal["v1", "v2"], Meta(description="What the InferenceService declares; the archive answers both.")
+    ] = "v1"
+    image: Annotated[str, Meta(min_length=1, description="TorchServe's image.")] = (
+        "pytorch/torchserve-kfs:0.12.0"
+    )
+    gpu_image: Annotated[str, Meta(min_length=1, description="The same, where `gpu` is not 0.")] = (
+        "pytorch/torchserve-kfs:0.12.0-gpu"
+    )
+    min_workers: Annotated[Positive, Meta(description="TorchServe workers, at least.")] = 1
+    max_workers: Annotated[Positive, Meta(description="TorchServe workers, at most.")] = 1
+    batch_size: Annotated[Positive, Meta(description="Requests that go to the handler in one call.")] = 1
+    max_batch_delay: Annotated[Positive, Meta(description="Milliseconds a batch waits to be filled.")] = 50
+    response_timeout: Annotated[Positive, Meta(description="Seconds until a worker counts as hung.")] = 120
+    startup_timeout: Annotated[Positive, Meta(description="Seconds a worker may take to load.")] = 120
+    gpu: Annotated[Count, Meta(description="GPUs per replica: nvidia.com/gpu, limit and request.")] = 0
+    cpu: Annotated[Quantity, Meta(description="CPU per replica, limit and request.")] = "1"
+    memory: Annotated[Quantity, Meta(description="Memory per replica, limit and request.")] = "2Gi"
+    min_replicas: Annotated[Count, Meta(description="Replicas at least; 0 scales to zero on Knative.")] = 1
+    max_replicas: Annotated[Positive, Meta(description="Replicas at most.")] = 1
+    env: Annotated[
+        dict[str, str], Meta(description="Environment of the serving container. Not for secrets.")
+    ] = field(default_factory=dict)
+    max_request_size: Annotated[Positive, Meta(description="Bytes of a request at most.")] = 6_553_500
+    max_response_size: Annotated[Positive, Meta(description="Bytes of a response at most.")] = 6_553_500
+
+
+class Store(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """`[store]`: where releases live."""
+
+    uri: Annotated[str, Meta(min_length=1, description="A folder.")] = "model-store"
+
+
+class LocalTarget(
+    Struct,
+    frozen=True,
+    kw_only=True,
+    rename="kebab",
+    forbid_unknown_fields=True,
+    tag="local",
+    tag_field="kind",
+):
+    """`[targets.NAME]` with `kind = "local"`: a one-node KServe on this machine."""
+
+    namespace: Annotated[Name, Meta(description="The namespace of what is rolled out.")] = "default"
+    ingress_host: Annotated[str, Meta(description="The address that the ingress listens on.")] = "127.0.0.1"
+    ingress_port: Annotated[Port, Meta(description="The ingress's port; 0 takes a free one.")] = 8081
+    state: Annotated[str, Meta(min_length=1, description="The folder of the supervisor's state.")] = (
+        ".kdeploy"
+    )
+
+
+TorchServeValue = str | int | float | bool
+
+
+class Config(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """The whole of `kdeploy.toml`."""
+
+    model: Model
+    serving: Serving = field(default_factory=Serving)
+    store: Store = field(default_factory=Store)
+    targets: Annotated[dict[str, LocalTarget], Meta(description="Where releases are served, by name.")] = (
+        field(default_factory=lambda: {"local": LocalTarget()})
+    )
+    torchserve: Annotated[
+        dict[str, TorchServeValue],
+        Meta(description="Keys that go verbatim into TorchServe's config.properties."),
+    ] = field(default_factory=dict)

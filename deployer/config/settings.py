@@ -1,0 +1,308 @@
+"""The fold: defaults < `kdeploy.toml` < `KDEPLOY_*` < flags, each value knowing its source."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_origin
+
+import msgspec
+from msgspec import Struct
+
+from deployer.config.schema import NAME_PATTERN, Config, LocalTarget, TorchServeValue
+from deployer.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FILE_NAME = "kdeploy.toml"
+FILE_MAX_BYTES = 1 << 20
+ENVIRONMENT_PREFIX = "KDEPLOY_"
+
+# A version that holds the tail of a release id could make one release's folder name the prefix of
+# another's, and KServe's downloader, which matches plain prefixes, would fetch both.
+_RELEASE_TAIL = re.compile(r"-[0-9a-f]{12}")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+_HINTS = {
+    "model.name": "lower-case letters, digits and -, a letter first, at most 47 characters",
+    "model.version": 'text of letters, digits, ".", "_" and "-", in quotes: version = "1.0"',
+    "targets.kind": 'the kinds of target: "local"',
+}
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """A config, the folder that its paths are relative to, and where each value came from.
+
+    `sources` maps dotted keys (`serving.batch-size`) to `default`, the file's path, the variable's
+    name or the flag.
+    """
+
+    config: Config
+    root: Path
+    path: Path | None
+    sources: dict[str, str]
+
+    def values(self) -> Iterator[tuple[str, Any, str]]:
+        """Yield every key with its value as plain data and its source, in the order of the schema."""
+        flat = _flatten(msgspec.to_builtins(self.config))
+        for key, value in flat.items():
+            yield key, value, self.sources.get(key, "default")
+
+
+def find_file(start: Path) -> Path | None:
+    """Return the nearest `kdeploy.toml`, in `start` or a folder above it."""
+    candidates = (folder / FILE_NAME for folder in (start, *start.parents))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def load_settings(
+    path: Path | None, *, environment: Mapping[str, str], flags: Mapping[str, str], folder: Path
+) -> Settings:
+    """Fold the defaults, the file, the environment and the flags into one checked `Settings`.
+
+    `path` is the file that was asked for; without it the nearest one above `folder` counts. `flags`
+    maps dotted keys to text. Raises ConfigError, which names the source of the value at fault.
+    """
+    found = path or find_file(folder)
+    data = read_file(found) if found else {}
+    sources = {key: str(found) for key in _flatten(data)}
+    overrides = [(key, text, name) for name, key, text in _from_environment(environment, data)]
+    overrides += [(key, text, f"--set {key}") for key, text in flags.items()]
+    for key, text, source in overrides:
+        _set(data, key, text, source)
+        # A table that was set whole replaces what was known of its entries.
+        sources = {known: value for known, value in sources.items() if not known.startswith(f"{key}.")}
+        sources.update(dict.fromkeys(_flatten(_nested(key, _get(data, key))), source))
+    config = _convert(data, sources, found)
+    _check(config, sources, found)
+    root = found.resolve().parent if found else folder.resolve()
+    return Settings(config=config, root=root, path=found, sources=sources)
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Read a TOML file and refuse keys that the schema does not know."""
+    try:
+        if path.stat().st_size > FILE_MAX_BYTES:
+            raise ConfigError(f"more than {FILE_MAX_BYTES} bytes is no config file", where=str(path))
+        data: dict[str, Any] = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            "there is no such file", where=str(path), hint="`kdeploy init` writes one"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"it cannot be read: {error.strerror}", where=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"it is not UTF-8 at byte {error.start}", where=str(path)) from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"it is not valid TOML: {error}", where=str(path)) from error
+    _refuse_unknown(data, Config, "", str(path))
+    return data
+
+
+def _fields(struct: type[Struct]) -> dict[str, Any]:
+    return {item.encode_name: item.type for item in msgspec.structs.fields(struct)}
+
+
+def _struct_of(kind: Any) -> type[Struct] | None:
+    return kind if isinstance(kind, type) and issubclass(kind, Struct) else None
+
+
+def _refuse_unknown(data: Mapping[str, Any], struct: type[Struct], prefix: str, where: str) -> None:
+    known = _fields(struct)
+    for key, value in data.items():
+        if key not in known:
+            if key == struct.__struct_config__.tag_field:
+                continue
+            raise ConfigError(
+                f"unknown key {prefix}{key}", where=where, hint=_nearest(f"{prefix}{key}", prefix, known)
+            )
+        inner = _struct_of(known[key])
+        if inner and isinstance(value, dict):
+            _refuse_unknown(value, inner, f"{prefix}{key}.", where)
+        elif (prefix, key) == ("", "targets") and isinstance(value, dict):
+            for name, target in value.items():
+                if isinstance(target, dict):
+                    _refuse_unknown(target, LocalTarget, f"targets.{name}.", where)
+
+
+def _nearest(key: str, prefix: str, known: Mapping[str, Any]) -> str:
+    """Name the nearest key: of the same table, of that name elsewhere, or of the whole schema."""
+    word = key.rsplit(".", 1)[-1]
+    close = [prefix + name for name in difflib.get_close_matches(word, known, n=1, cutoff=0.5)]
+    elsewhere = [path for path in KEYS if path.rsplit(".", 1)[-1] == word]
+    candidates = close + elsewhere + difflib.get_close_matches(key, KEYS, n=1)
+    return f"did you mean {candidates[0]}?" if candidates else f"known here: {', '.join(known)}"
+
+
+def _keys(struct: type[Struct], prefix: str = "") -> Iterator[str]:
+    for key, kind in _fields(struct).items():
+        inner = _struct_of(kind)
+        if inner:
+            yield from _keys(inner, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+KEYS = tuple(_keys(Config))  # every key of the schema but the names that users choose
+
+
+def _from_environment(
+    environment: Mapping[str, str], data: Mapping[str, Any]
+) -> Iterator[tuple[str, str, str]]:
+    """Yield (variable, key, text) for each `KDEPLOY_*` variable that sets a key.
+
+    Variables of other tables are none of ours (Kubernetes itself sets KDEPLOY_PORT beside a Service
+    called kdeploy); an unknown one within our tables is an error.
+    """
+    names = {_variable(key): key for key in KEYS}
+    targets = data.get("targets")
+    for target in ("local", *(targets if isinstance(targets, dict) else ())):
+        names |= {
+            _variable(f"targets.{target}.{key}"): f"targets.{target}.{key}" for key in _fields(LocalTarget)
+        }
+    tables = tuple(_variable(table) + "_" for table in _fields(Config))
+    for name, text in sorted(environment.items()):
+        if name in names:
+            yield name, names[name], text
+        elif name.startswith(_variable("torchserve") + "_"):
+            yield name, "torchserve." + name[len(_variable("torchserve")) + 1 :].lower(), text
+        elif name.startswith(tables):
+            close = difflib.get_close_matches(name, names, n=1)
+            raise ConfigError(
+                "this variable sets nothing",
+                where=name,
+                hint=f"did you mean {close[0]}?" if close else "unset it",
+            )
+
+
+def _variable(key: str) -> str:
+    return ENVIRONMENT_PREFIX + re.sub(r"[-.]", "_", key).upper()
+
+
+def _set(data: dict[str, Any], key: str, text: str, source: str) -> None:
+    """Set a dotted key from text, as the type that the schema wants there."""
+    _refuse_unknown(_nested(key, None), Config, "", source)
+    *tables, last = key.split(".")
+    table = data
+    for name in tables:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{name} is no table", where=source)
+    if len(tables) == 2 and tables[0] == "targets":
+        table.setdefault("kind", "local")
+    table[last] = _parse(text, _leaf_type(tables, last), source)
+
+
+def _leaf_type(tables: list[str], last: str) -> Any:
+    if tables == ["torchserve"]:
+        return TorchServeValue
+    if tables == ["serving", "env"]:
+        return str
+    struct: type[Struct] = LocalTarget if tables[:1] == ["targets"] and len(tables) == 2 else Config
+    for name in tables if struct is Config else []:
+        struct = _struct_of(_fields(struct)[name]) or Config
+    return _fields(struct).get(last, Any)
+
+
+def _parse(text: str, kind: Any, source: str) -> Any:
+    """Read the text of a variable or flag: as it is for words and numbers, JSON for the rest."""
+    if kind is TorchServeValue:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    try:
+        return msgspec.to_builtins(msgspec.convert(text, kind, strict=False))
+    except msgspec.ValidationError as plain:
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = None
+        if isinstance(value, (list, dict)):
+            return value
+        plain_kind = get_origin(getattr(kind, "__origin__", kind))  # what Annotated annotates
+        hint = "lists and tables are written as JSON" if plain_kind in (tuple, dict) else None
+        raise ConfigError(_sentence(plain), where=source, hint=hint) from plain
+
+
+def _get(data: Mapping[str, Any], key: str) -> Any:
+    value: Any = data
+    for name in key.split("."):
+        value = value[name]
+    return value
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    head, _, tail = key.partition(".")
+    return {head: _nested(tail, value) if tail else value}
+
+
+def _flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _convert(data: dict[str, Any], sources: Mapping[str, str], path: Path | None) -> Config:
+    try:
+        return msgspec.convert(data, Config)
+    except msgspec.ValidationError as error:
+        key = _path_of(error)
+        source = sources.get(key, str(path) if path else FILE_NAME)
+        hint = _HINTS.get(key)
+        if not path and "missing required" in str(error):
+            hint = f"there is no {FILE_NAME} here or above: `kdeploy init` writes one"
+        raise ConfigError(_sentence(error), where=f"{source}: {key}" if key else source, hint=hint) from error
+
+
+def _path_of(error: msgspec.ValidationError) -> str:
+    match = re.search(r" - at `(?:key in )?\$\.?(.*)`$", str(error))
+    return re.sub(r"\[.*?\]", "", match.group(1)) if match else ""
+
+
+def _sentence(error: msgspec.ValidationError) -> str:
+    text = re.sub(r" - at `.*`$", "", str(error))
+    return text[0].lower() + text[1:]
+
+
+def _check(config: Config, sources: Mapping[str, str], path: Path | None) -> None:
+    """Check what no single value shows."""
+
+    def fail(key: str, what: str, hint: str) -> ConfigError:
+        return ConfigError(what, where=f"{sources.get(key, path or FILE_NAME)}: {key}", hint=hint)
+
+    model, serving = config.model, config.serving
+    if _RELEASE_TAIL.search(model.version):
+        raise fail("model.version", "it holds - and 12 hex digits, as the tail of a release id", "shorten it")
+    if serving.min_workers > serving.max_workers:
+        raise fail("serving.min-workers", "more than serving.max-workers", "raise serving.max-workers")
+    if serving.min_replicas > serving.max_replicas:
+        raise fail("serving.min-replicas", "more than serving.max-replicas", "raise serving.max-replicas")
+    for name, value in serving.env.items():
+        if what := _env_fault(name, value):
+            raise fail("serving.env", what, "letters, digits and _; modules go into model.extra-files")
+    if not config.targets:
+        raise fail("targets", "there is no target", 'add [targets.local] with kind = "local"')
+    for name in config.targets:
+        if not re.match(NAME_PATTERN, name):
+            raise fail("targets", f"{name!r} is no name of a target", "lower-case letters, digits and -")
+
+
+def _env_fault(name: str, value: str) -> str | None:
+    if name == "PYTHONPATH":
+        return "KServe refuses PYTHONPATH"
+    return None if _ENV_NAME.fullmatch(name) and "\0" not in value else f"{name!r} is no environment variable"
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of `kdeploy.toml`, for editors."""
+    schema = msgspec.json.schema(Config)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": FILE_NAME, **schema}

@@ -1,0 +1,102 @@
+"""Every failure that kdeploy foresees: one tree, one exit code per kind, one sentence that helps.
+
+An error says *what* is wrong, *where* (a file, a key, an object), and in its *hint* what to do next.
+Foreign errors are turned into these at the edge of the room that meets them, chained.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class KdeployError(Exception):
+    """A failure with an exit code of its own, foreseen and explained."""
+
+    exit_code: ClassVar[int] = 1
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" if self.where else self.what
+
+
+class ConfigError(KdeployError):
+    """`kdeploy.toml`, a `KDEPLOY_*` variable or a flag says something that cannot be."""
+
+    exit_code = 3
+
+
+class ArchiveError(KdeployError):
+    """The model archive cannot be built from the files that the config names."""
+
+    exit_code = 4
+
+
+class StoreError(KdeployError):
+    """The model store cannot be read or written."""
+
+    exit_code = 5
+    retryable = True
+
+
+class IntegrityError(KdeployError):
+    """Stored bytes are not the ones that were pushed, or an archive is hostile."""
+
+    exit_code = 6
+
+
+class TargetError(KdeployError):
+    """The target cannot be reached, or what it needs is not there."""
+
+    exit_code = 7
+    retryable = True
+
+
+class RolloutFailedError(KdeployError):
+    """The release cannot come to serve; waiting longer would not help."""
+
+    exit_code = 8
+
+
+class RolloutTimeoutError(KdeployError):
+    """The release does not serve yet and the time is over; it may still come."""
+
+    exit_code = 9
+    retryable = True
+
+
+class PredictError(KdeployError):
+    """A prediction was asked for and not given."""
+
+    exit_code = 10
+
+
+class NotFoundError(KdeployError):
+    """The release or service that was named does not exist."""
+
+    exit_code = 11
+
+
+class ConflictError(KdeployError):
+    """Somebody else holds what this command would change."""
+
+    exit_code = 12
+    retryable = True
+
+
+class DiskFullError(KdeployError):
+    """No space left, or a quota reached, while writing."""
+
+    exit_code = 13
+    retryable = True
+
+
+class DoctorError(KdeployError):
+    """`kdeploy doctor` found something that would make a deployment fail."""
+
+    exit_code = 14

@@ -1,0 +1,61 @@
+"""What happens, said as data: the pipeline emits events, a viewer prints them as it likes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from deployer.target import Status
+
+
+class Warned(Struct, frozen=True, tag=True, tag_field="event"):
+    """Something that will hardly work in production, and does not stop the command."""
+
+    message: str
+
+
+class Archiving(Struct, frozen=True, tag=True, tag_field="event"):
+    """The model archive is being written: `size` bytes from `files` files."""
+
+    name: str
+    files: int
+    size: int
+
+
+class Progressed(Struct, frozen=True, tag=True, tag_field="event"):
+    """So many more bytes of the model archive are written."""
+
+    size: int
+
+
+class Pushed(Struct, frozen=True, tag=True, tag_field="event"):
+    """The release is in the model store; `bytes_written` is 0 where it was there before."""
+
+    release: str
+    uri: str
+    bytes_written: int
+
+
+class Applied(Struct, frozen=True, tag=True, tag_field="event"):
+    """The documents were handed to the target."""
+
+    service: str
+    release: str
+
+
+class Unchanged(Struct, frozen=True, tag=True, tag_field="event"):
+    """The target serves just this already: nothing was applied."""
+
+    service: str
+    release: str
+
+
+class StatusChanged(Struct, frozen=True, tag=True, tag_field="event"):
+    """The service's status is another one now."""
+
+    status: Status
+
+
+Event = Warned | Archiving | Progressed | Pushed | Applied | Unchanged | StatusChanged
+Emit = Callable[[Event], None]

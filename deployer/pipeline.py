@@ -1,0 +1,193 @@
+"""Decide, then do, then watch: the one path from a config to a release that serves.
+
+Everything up to the end of `plan` is decided without a write. Each step after it is idempotent, so
+a command that died is simply run again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from deployer.archive import Archive, DigestCache, digest_archive, plan_archive, write_archive
+from deployer.config import Settings
+from deployer.errors import ArchiveError, ConfigError, NotFoundError
+from deployer.events import Applied, Archiving, Emit, Progressed, Pushed, StatusChanged, Unchanged, Warned
+from deployer.manifest import render
+from deployer.release import Release, Traffic, check_release_id, plan_release
+from deployer.rollout import watch_rollout
+from deployer.store import ModelStore, Stored
+from deployer.target import Document, Phase, Reference, Target, read_status
+
+DIGESTS = Path(".kdeploy", "digests.json")  # the digests of files that have not changed since
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """What a rollout would do: nothing of it has been done."""
+
+    release: Release
+    stored: bool
+    archive_size: int
+    documents: list[Document]
+    serving: str | None
+
+
+class Pipeline:
+    """One project's way from its config to its target."""
+
+    def __init__(
+        self, settings: Settings, store: ModelStore, target: Target, emit: Emit, *, strict: bool = False
+    ) -> None:
+        self.settings = settings
+        self.store = store
+        self.target = target
+        self._emit = emit
+        self._strict = strict
+        self._digests = DigestCache(settings.root / DIGESTS)
+
+    def plan(self, traffic: Traffic) -> Plan:
+        """Decide everything that a rollout would do. Reads the model files, writes nothing."""
+        archive = digest_archive(self._plan_archive(), self._digests)
+        release = plan_release(self.settings.config, archive)
+        live = self.target.get(Reference(self.target.namespace, release.name))
+        return Plan(
+            release=release,
+            stored=self.store.find(release.name, release.id) is not None,
+            archive_size=archive.size,
+            documents=self.render(release, traffic),
+            serving=read_status(live).release if live else None,
+        )
+
+    def render(self, release: Release, traffic: Traffic) -> list[Document]:
+        """Render a release's documents for this target."""
+        return render(
+            release,
+            storage_uri=self.store.uri(release),
+            namespace=self.target.namespace,
+            capabilities=self.target.capabilities(),
+            traffic=traffic,
+        )
+
+    def push(self) -> Release:
+        """Build the model archive and bring it to the model store, unless it is there."""
+        archive = self._plan_archive()
+        if archive.sealed:
+            # Every file is as it was when its digest was taken: the id is known without reading them.
+            release = plan_release(self.settings.config, archive)
+            if self.store.find(release.name, release.id):
+                return self._pushed(release, Stored(self.store.uri(release), 0))
+        with self.store.stage() as staging:
+            self._emit(Archiving(name=archive.file_name, files=len(archive.members), size=archive.size))
+            written = write_archive(
+                archive,
+                staging.archive_path(archive.file_name),
+                self._digests,
+                progress=lambda size: self._emit(Progressed(size)),
+            )
+            release = plan_release(self.settings.config, written)
+            if self.store.find(release.name, release.id):
+                return self._pushed(release, Stored(self.store.uri(release), 0))
+            return self._pushed(release, self.store.put(release, staging))
+
+    def find(self, release_id: str) -> Release:
+        """Return a release of this model from the model store. Raises NotFoundError."""
+        name = self.settings.config.model.name
+        release = self.store.find(name, check_release_id(release_id))
+        if release is None:
+            raise NotFoundError(
+                f"there is no release {release_id} of {name} in the model store",
+                hint="`kdeploy releases` lists them; `kdeploy push` makes a new one",
+            )
+        return release
+
+    def rollout(self, release_id: str | None, traffic: Traffic, *, timeout: float | None) -> Release:
+        """Bring a release, or what the config makes, to serve; wait `timeout` seconds, or not at all."""
+        release = self.find(release_id) if release_id else self.push()
+        reference = Reference(self.target.namespace, release.name)
+        documents = self.render(release, traffic)
+        if self._serves_already(reference, documents):
+            self._emit(Unchanged(service=str(reference), release=release.id))
+            return release
+        if release_id:
+            self.store.verify(release)
+        self.target.apply(documents)
+        self._emit(Applied(service=str(reference), release=release.id))
+        if timeout is not None:
+            for status in watch_rollout(self.target, reference, release.id, timeout):
+                self._emit(StatusChanged(status))
+        return release
+
+    def status(self, name: str | None = None) -> Document:
+        """Return the live InferenceService. Raises NotFoundError."""
+        reference = self.reference(name)
+        document = self.target.get(reference)
+        if document is None:
+            raise NotFoundError(
+                f"there is no service {reference}",
+                hint="`kdeploy list` shows what there is; `kdeploy rollout` makes it",
+            )
+        return document
+
+    def reference(self, name: str | None = None) -> Reference:
+        """Return the name of this project's service, or of another one in its namespace."""
+        return Reference(self.target.namespace, name or self.settings.config.model.name)
+
+    def prune(self, keep: int, *, dry_run: bool) -> list[Release]:
+        """Remove all but the newest `keep` releases of this model and those that a target serves."""
+        used = self.target.releases_in_use()
+        releases = self.store.list(self.settings.config.model.name)
+        old = [release for release in releases[: max(len(releases) - keep, 0)] if release.label not in used]
+        for release in old if not dry_run else ():
+            self.store.delete(release)
+        return old
+
+    def _plan_archive(self) -> Archive:
+        model = self.settings.config.model
+        if model.archive_format not in ("zip-store", "default"):
+            raise ConfigError(
+                f"a model store takes a .mar, not {model.archive_format}",
+                where="model.archive-format",
+                hint="`kdeploy archive` writes the other formats",
+            )
+        archive = plan_archive(model, self.settings.root, self._digests)
+        return _checked(archive, self._emit, strict=self._strict)
+
+    def _pushed(self, release: Release, stored: Stored) -> Release:
+        self._emit(Pushed(release=release.id, uri=stored.uri, bytes_written=stored.bytes_written))
+        return release
+
+    def _serves_already(self, reference: Reference, documents: list[Document]) -> bool:
+        live = self.target.get(reference)
+        if live is None or read_status(live).phase is not Phase.READY:
+            return False
+        wanted = next(document for document in documents if document["kind"] == "InferenceService")
+        return _wanted(live) == _wanted(wanted)
+
+
+def _wanted(document: Document) -> tuple[Any, Any]:
+    return document.get("metadata", {}).get("labels"), document.get("spec")
+
+
+def export_archive(settings: Settings, folder: Path, emit: Emit, *, force: bool, strict: bool) -> Path:
+    """Write a project's model archive to a folder, in whatever format the config names."""
+    digests = DigestCache(settings.root / DIGESTS)
+    archive = _checked(plan_archive(settings.config.model, settings.root, digests), emit, strict=strict)
+    path = folder / archive.file_name
+    if path.exists() and not force:
+        raise ArchiveError("it is there already", where=str(path), hint="--force replaces it")
+    emit(Archiving(name=archive.file_name, files=len(archive.members), size=archive.size))
+    write_archive(archive, path, digests, progress=lambda size: emit(Progressed(size)))
+    return path
+
+
+def _checked(archive: Archive, emit: Emit, *, strict: bool) -> Archive:
+    for warning in archive.warnings:
+        emit(Warned(warning))
+    if archive.warnings and strict:
+        raise ArchiveError(
+            f"{len(archive.warnings)} warning(s), and --strict makes them errors",
+            hint="mend them, or leave --strict out",
+        )
+    return archive

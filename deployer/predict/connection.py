@@ -1,0 +1,198 @@
+"""One HTTP exchange with an endpoint, foreign failures turned into ours. The only importer of urllib3.
+
+The promise: a request that may have reached the server is never sent twice, a redirect is never followed,
+and a header's value is in no error.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from msgspec import Struct
+
+from deployer.errors import KdeployError
+from deployer.target import Endpoint
+
+if TYPE_CHECKING:
+    from urllib3 import BaseHTTPResponse
+
+CONNECT_TIMEOUT = 10.0  # seconds
+REFUSED_PAUSES = (0.1, 0.2, 0.4, 0.8)  # seconds between tries while nobody listens
+ANSWER_LIMIT = 64 * 2**20  # bytes of an answer at most; TorchServe's own default is a tenth of it
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+
+
+class Answer(Struct, frozen=True):
+    """What came back: header names are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Connection:
+    """Keeps connections to one endpoint; every failure is of the kind `failure`. Safe to share by threads."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        failure: type[KdeployError],
+        timeout: float,
+        headers: Mapping[str, str] | None = None,
+        connections: int = 1,
+        sleep: Callable[[float], None] = time.sleep,
+        pauses: Sequence[float] = REFUSED_PAUSES,
+    ) -> None:
+        import urllib3
+
+        self.failure = failure
+        self.address = _address(endpoint.url, failure)
+        self.timeout = timeout
+        self._headers = {**_checked(headers or {}, failure)}
+        if endpoint.host:
+            self._headers |= _checked({"Host": endpoint.host}, failure)
+        self._sleep = sleep
+        self._pauses = pauses
+        self._pool = urllib3.PoolManager(
+            maxsize=connections,
+            retries=False,
+            timeout=urllib3.Timeout(connect=min(CONNECT_TIMEOUT, timeout), read=timeout),
+        )
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self._pool.clear()
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes = b"",
+        content_type: str | None = None,
+        query: Mapping[str, str | int] | None = None,
+    ) -> Answer:
+        """Send one request and return the answer, whatever its status. Tries again only while refused."""
+        url = self.address + quote(path, safe="/:") + (f"?{urlencode(query)}" if query else "")
+        headers = self._headers | ({"Content-Type": content_type} if content_type else {})
+        pauses = iter(self._pauses)
+        while (answer := self._exchange(method, url, body, headers)) is None:
+            pause = next(pauses, None)
+            if pause is None:
+                raise self.failure(
+                    f"nobody listens at {self.address}",
+                    hint="see whether the service runs: kdeploy status; if it does not: kdeploy rollout",
+                )
+            self._sleep(pause)
+        return answer
+
+    def _exchange(self, method: str, url: str, body: bytes, headers: dict[str, str]) -> Answer | None:
+        """Return the answer, or None where nobody listens and so nothing was sent."""
+        from urllib3.exceptions import HTTPError
+
+        try:
+            response: BaseHTTPResponse = self._pool.request(
+                method,
+                url,
+                body=body or None,
+                headers=headers,
+                redirect=False,
+                preload_content=False,
+            )
+            return self._read(response)
+        except HTTPError as error:
+            if isinstance(error.__cause__, ConnectionRefusedError):
+                return None
+            raise self._explain(error, len(body)) from error
+
+    def _read(self, response: BaseHTTPResponse) -> Answer:
+        body = response.read(ANSWER_LIMIT + 1)
+        if len(body) > ANSWER_LIMIT:
+            response.close()
+            raise self.failure(
+                f"{self.address} answers with more than {ANSWER_LIMIT // 2**20} MiB",
+                hint="let the handler return less, or fetch the answer with curl",
+            )
+        response.release_conn()
+        return Answer(
+            response.status, {name.lower(): value for name, value in response.headers.items()}, body
+        )
+
+    def _explain(self, error: Exception, sent: int) -> KdeployError:
+        from urllib3 import exceptions
+
+        # Of two kinds of which one is the other's, the narrower stands first.
+        table: tuple[tuple[type[Exception], str, str], ...] = (
+            (
+                exceptions.NameResolutionError,
+                "the name cannot be resolved",
+                "give an address that this machine knows; the Host header is sent besides",
+            ),
+            (
+                exceptions.NewConnectionError,
+                "no connection: {cause}",
+                "see the address: kdeploy status",
+            ),
+            (
+                exceptions.ConnectTimeoutError,
+                "no connection within {wait:g} s: a firewall or a wrong address drops it",
+                "see the address: kdeploy status",
+            ),
+            (
+                exceptions.TimeoutError,
+                "no answer within {wait:g} s",
+                "wait longer with --timeout, or see what the workers do: kdeploy logs",
+            ),
+            (
+                exceptions.SSLError,
+                "TLS fails: {cause}",
+                "is it https, and is its certificate one that this machine trusts?",
+            ),
+            (
+                exceptions.ProtocolError,
+                "the connection was cut before the answer was complete ({sent} bytes were to be sent)",
+                "the server died or refuses a request of that size: kdeploy logs, then kdeploy status",
+            ),
+        )
+        cause = error.__cause__ or (error.args[-1] if error.args else error)
+        connect = isinstance(error, exceptions.ConnectTimeoutError)
+        wait = min(CONNECT_TIMEOUT, self.timeout) if connect else self.timeout
+        for kind, what, hint in table:
+            if isinstance(error, kind):
+                return self.failure(
+                    f"{self.address}: " + what.format(wait=wait, cause=cause, sent=sent), hint=hint
+                )
+        return self.failure(f"{self.address}: {error}", hint="see the address: kdeploy status")
+
+
+def _address(url: str, failure: type[KdeployError]) -> str:
+    """Return the endpoint's URL without a trailing slash or credentials, fit to be shown."""
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port is not None else ""
+    except ValueError as error:
+        raise failure(f"{url!r} is no address: {error}", hint="write it as http://HOST:PORT") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise failure(f"{url!r} is no address", hint="write it as http://HOST:PORT")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
+
+
+def _checked(headers: Mapping[str, str], failure: type[KdeployError]) -> dict[str, Any]:
+    """Return the headers if they can be sent. The error names the header and keeps its value to itself."""
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise failure(f"{name!r} is no header name", hint="write --header 'Name: value'")
+        if not _HEADER_VALUE.fullmatch(value):
+            raise failure(
+                f"the value of the header {name} has a character that cannot be sent",
+                hint="look for a line break at its end",
+            )
+    return dict(headers)

@@ -1,0 +1,271 @@
+"""A file made fit for the request limit: as it is where it fits, else a smaller picture of the same.
+
+What is sent smaller is upright (the EXIF orientation is applied, for not every handler reads it) and a JPEG
+of quality 90 in grey or RGB; a picture with transparency, or with 16 bits a pixel, is sent as a PNG, since
+JPEG has neither. No file is read as a whole before its size was looked at; only what must shrink is decoded.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import stat
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from deployer.errors import PredictError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+QUALITY = 90  # of a JPEG; below about 85 its artefacts begin to move predictions
+MAX_ENCODES = 8
+CLOSE_ENOUGH = 0.9  # of the largest scale that might fit
+OPAQUE = 255
+RAISE_LIMIT = "raise serving.max-request-size in kdeploy.toml and roll out: kdeploy rollout"
+
+_SIGNATURES = (
+    (0, b"\xff\xd8\xff", "image/jpeg"),
+    (0, b"\x89PNG\r\n\x1a\n", "image/png"),
+    (0, b"GIF8", "image/gif"),
+    (8, b"WEBP", "image/webp"),
+    (0, b"BM", "image/bmp"),
+    (0, b"II*\0", "image/tiff"),
+    (0, b"MM\0*", "image/tiff"),
+    (4, b"ftypavif", "image/avif"),
+)
+# Of what Pillow reads, the formats that need no other program (EPS would start Ghostscript).
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM")
+_ORIENTATION = 0x0112  # EXIF's tag, and for each value what makes the picture upright
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+_MAX_SIDE = 65_500  # pixels; no JPEG has more
+_OVERHEAD = 400  # bytes of headers and tables in the smallest JPEG, about
+
+_decoding = threading.Lock()  # one picture at a time is decoded, however many are sent: it is all the memory
+
+
+class FittedImage(Struct, frozen=True):
+    """What is sent for a file, and a note where that is not the file itself."""
+
+    data: bytes
+    content_type: str
+    note: str | None = None
+
+
+def fit_image(
+    path: Path, max_bytes: int, *, request_size: Callable[[int], int] = int, resize: bool = True
+) -> FittedImage:
+    """Return the file's bytes, or those of the same picture at the largest scale that fits.
+
+    `request_size` tells how many bytes of request so many bytes of file make; `max_bytes` limits the request.
+    Raises PredictError, naming the file, for one that is empty, no regular file, unreadable, or must shrink
+    and is no picture, broken, or of more pixels than Pillow's `MAX_IMAGE_PIXELS`, or where `resize` is false.
+    """
+    with _opened(path) as (file, size):
+        wanted = request_size(size)
+        if wanted <= max_bytes:
+            data = file.read(size)
+            return FittedImage(data, sniff(data))
+        sizes = _sizes(wanted, max_bytes, as_json=wanted != size)
+        if not resize:
+            raise PredictError(
+                sizes,
+                where=path.name,
+                hint=f"leave out --no-resize, or {RAISE_LIMIT}",
+            )
+        try:
+            with _decoding:
+                data, kind, (width, height) = _shrink(file, size, _room(max_bytes, request_size))
+        except PredictError as error:
+            raise PredictError(f"{sizes}; {error.what}", where=path.name, hint=error.hint) from error
+    note = f"{path.name}: {sizes}: sent as {width}x{height} {kind} ({_readable(len(data))})"
+    return FittedImage(data, f"image/{kind.lower()}", note)
+
+
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """Return the bytes of a file that cannot be made smaller. Raises PredictError as `fit_image` does."""
+    with _opened(path) as (file, size):
+        if size > max_bytes:
+            raise PredictError(_sizes(size, max_bytes, as_json=False), where=path.name, hint=RAISE_LIMIT)
+        return file.read(size)
+
+
+def sniff(data: bytes) -> str:
+    """Return the content type that the first bytes of a file tell, or that of plain bytes."""
+    for offset, signature, content_type in _SIGNATURES:
+        if data[offset : offset + len(signature)] == signature:
+            return content_type
+    return "application/octet-stream"
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[io.BufferedReader, int]]:
+    """Open a regular file that is not empty, and say its size; a pipe without a writer does not block."""
+    try:
+        with open(path, "rb", opener=_open_at_once) as file:
+            status = os.fstat(file.fileno())
+            regular = stat.S_ISREG(status.st_mode)
+            if not regular or not status.st_size:
+                what = "is empty" if regular else "is no regular file"
+                raise PredictError(what, where=path.name, hint="give a file with a picture or JSON in it")
+            yield file, status.st_size
+    except IsADirectoryError as error:
+        hint = f"name its files: kdeploy predict {path}/*"
+        raise PredictError("is a folder", where=path.name, hint=hint) from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        hint = f"look at it: ls -l {path.parent}"
+        raise PredictError(f"cannot be read: {reason}", where=path.name, hint=hint) from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _room(max_bytes: int, request_size: Callable[[int], int]) -> int:
+    """Return the largest file whose request has at most `max_bytes`, by bisection; 0 if none has."""
+    low, high = 0, max_bytes
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if request_size(middle) <= max_bytes else (low, middle - 1)
+    return low
+
+
+def _shrink(file: io.BufferedReader, size: int, room: int) -> tuple[bytes, str, tuple[int, int]]:
+    """Return the picture in at most `room` bytes, its format, and its pixels."""
+    from PIL import Image
+
+    Image.init()
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of large pictures, and of odd metadata; the limit that counts is _decoded's.
+            warnings.simplefilter("ignore")
+            with Image.open(file, formats=_formats()) as opened:
+                picture = _decoded(opened, scale=2 * (max(room, 1) / size) ** 0.5)
+    except PredictError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _too_many_pixels() from error
+    except Exception as error:  # hostile bytes make Pillow's readers fail in any way
+        raise PredictError(
+            f"it must be sent smaller, and is no picture that Pillow can read: {error}",
+            hint=f"convert it to JPEG or PNG, or {RAISE_LIMIT}",
+        ) from error
+    found = _largest(picture, room, size)
+    if found is None:
+        raise PredictError("it cannot be made as small as that", hint=RAISE_LIMIT)
+    data, pixels = found
+    return data, _format(picture), pixels
+
+
+def _formats() -> list[str]:
+    from PIL import Image
+
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
+def _too_many_pixels() -> PredictError:
+    return PredictError(
+        "it has more pixels than can be decoded safely",
+        hint="if you trust it, make it smaller with another program first",
+    )
+
+
+def _decoded(image: Image.Image, scale: float) -> Image.Image:
+    """Return the picture, upright, in the mode in which it is sent.
+
+    A JPEG is decoded at 1/2, 1/4 or 1/8 if that is no less than `scale`, twice what its bytes tell it needs.
+    """
+    from PIL import Image
+
+    if scale < 1:
+        image.draft(None, (max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+    if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+        raise _too_many_pixels()
+    if image.mode in ("I", "F"):
+        raise PredictError(
+            "its pixels have 32 bits, for which there is no smaller form",
+            hint=f"convert it to 16 bits, or {RAISE_LIMIT}",
+        )
+    image.load()
+    turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))  # after load, which turns TIFF by itself
+    picture = _in_mode(image)
+    if turn is not None:
+        picture = picture.transpose(Image.Transpose[turn])
+    picture.info = {}  # comments and profiles, which writers would copy
+    return picture
+
+
+def _in_mode(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return image.convert("I;16")
+    if image.has_transparency_data:
+        picture = image.convert("RGBA")
+        opaque = picture.getchannel("A").getextrema()[0] == OPAQUE
+        return picture.convert("RGB") if opaque else picture
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def _format(picture: Image.Image) -> str:
+    return "JPEG" if picture.mode in ("L", "RGB") else "PNG"
+
+
+def _largest(picture: Image.Image, room: int, before: int) -> tuple[bytes, tuple[int, int]] | None:
+    """Find the largest scale that fits, or nearly, from how the bytes of each try go with its pixels.
+
+    `before` is the size of the file, from which a PNG's first try, a slow one, is estimated.
+    """
+    best = None
+    low, high = 0.0, min(1.0, _MAX_SIDE / max(picture.size))
+    scale = high if _format(picture) == "JPEG" else min(high, (max(room, 1) / before) ** 0.5)
+    for _ in range(MAX_ENCODES):
+        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        data = _encoded(picture, size)
+        if len(data) <= room:
+            best, low = (data, size), scale
+        else:
+            high = scale
+        if low >= CLOSE_ENOUGH * high or (size == (1, 1) and best is None):
+            break
+        guess = scale * (max(room - _OVERHEAD, room / 8) / max(len(data) - _OVERHEAD, 1)) ** 0.5 * 0.98
+        # Within the bounds; down by a tenth at least, and up by no more than leaves something in between.
+        scale = min(max(guess, low + (high - low) / 8), 0.9 * high if best is None else (low + 3 * high) / 4)
+    return best
+
+
+def _encoded(picture: Image.Image, size: tuple[int, int]) -> bytes:
+    from PIL.Image import Resampling
+
+    small = picture if size == picture.size else picture.resize(size, Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, _format(picture), quality=QUALITY)
+    return buffer.getvalue()
+
+
+def _sizes(wanted: int, limit: int, *, as_json: bool) -> str:
+    """Say both sizes, to the byte where they would read the same."""
+    said, allowed = _readable(wanted), _readable(limit)
+    if said == allowed:
+        said, allowed = f"{wanted} bytes", f"{limit} bytes"
+    return f"{said}{' as JSON' if as_json else ''}, limit {allowed}"
+
+
+def _readable(size: int) -> str:
+    if size < 1000:
+        return f"{size} bytes"
+    return f"{size / 1e6:.1f} MB" if size >= 1_000_000 else f"{size / 1e3:.1f} kB"

@@ -1,0 +1,177 @@
+"""TorchServe's management API: what `kdeploy models` speaks."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from deployer.errors import ConflictError, KdeployError, NotFoundError, TargetError
+from deployer.predict.connection import Answer, Connection
+from deployer.predict.refusals import read_refusal
+from deployer.target import Endpoint
+
+TIMEOUT = 300.0  # seconds; registering and scaling wait until the workers have loaded the model
+PAGE = 100  # models in one answer
+
+_HINTS = {
+    "ModelNotFoundException": "see which there are: kdeploy models list",
+    "ModelVersionNotFoundException": "see the versions: kdeploy models describe",
+    "ConflictStatusException": "unregister it first: kdeploy models unregister",
+    "InvalidModelVersionException": "make another version the default first: kdeploy models set-default",
+    "InvalidKeyException": "give the management token: --token",
+    "ResourceNotFoundException": "this is not the management port: see kdeploy status",
+    "MethodNotAllowedException": "set enable_model_api = true in [torchserve], then kdeploy rollout",
+}
+_KINDS: dict[int, type[KdeployError]] = {404: NotFoundError, 409: ConflictError}
+
+
+class RegisteredModel(Struct, frozen=True):
+    """A model that TorchServe knows, and the archive that it came from."""
+
+    name: str
+    url: str
+
+
+class Models:
+    """Speaks to the management API at an endpoint.
+
+    Every method raises NotFoundError for a model or version that is not there, ConflictError for one that
+    is there already, and TargetError for all else.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        timeout: float = TIMEOUT,
+        headers: Mapping[str, str] | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._connection = Connection(
+            endpoint, failure=TargetError, timeout=timeout, headers=headers, sleep=sleep
+        )
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self._connection.close()
+
+    def describe(self, name: str, version: str | None = None) -> list[dict[str, Any]]:
+        """Return a document for the default version, for the one named, or for every one (`all`)."""
+        document = self._call("GET", _path(name, version))
+        if not isinstance(document, list) or not all(isinstance(entry, dict) for entry in document):
+            raise _not_torchserve(document)
+        return document
+
+    def register(
+        self,
+        url: str,
+        *,
+        model_name: str | None = None,
+        handler: str | None = None,
+        initial_workers: int = 1,
+        batch_size: int | None = None,
+        max_batch_delay: int | None = None,
+        response_timeout: int | None = None,
+        startup_timeout: int | None = None,
+        synchronous: bool = True,
+    ) -> str:
+        """Register an archive of the model store, or at an allowed URL; return what TorchServe says.
+
+        `max_batch_delay` is in milliseconds, the time-outs in seconds.
+        """
+        query = {
+            "url": url,
+            "model_name": model_name,
+            "handler": handler,
+            "initial_workers": initial_workers,
+            "batch_size": batch_size,
+            "max_batch_delay": max_batch_delay,
+            "response_timeout": response_timeout,
+            "startup_timeout": startup_timeout,
+            "synchronous": _flag(synchronous),
+        }
+        return self._status("POST", "/models", query)
+
+    def scale(
+        self,
+        name: str,
+        version: str | None = None,
+        *,
+        min_workers: int | None = None,
+        max_workers: int | None = None,
+        synchronous: bool = True,
+    ) -> str:
+        """Change how many workers a model has; return what TorchServe says."""
+        query = {"min_worker": min_workers, "max_worker": max_workers, "synchronous": _flag(synchronous)}
+        return self._status("PUT", _path(name, version), query)
+
+    def set_default(self, name: str, version: str) -> str:
+        """Make a version the one that is asked where none is named; return what TorchServe says."""
+        return self._status("PUT", f"{_path(name, version)}/set-default")
+
+    def unregister(self, name: str, version: str | None = None) -> str:
+        """Remove a model, or one of its versions; return what TorchServe says."""
+        return self._status("DELETE", _path(name, version))
+
+    def list(self) -> list[RegisteredModel]:
+        """Return all registered models, however many pages they fill."""
+        found: dict[str, RegisteredModel] = {}
+        token: str | None = None
+        while True:
+            document = self._call("GET", "/models", {"limit": PAGE, "next_page_token": token})
+            try:
+                page = [
+                    RegisteredModel(entry["modelName"], entry["modelUrl"]) for entry in document["models"]
+                ]
+                token = document.get("nextPageToken")
+            except (AttributeError, KeyError, TypeError) as error:
+                raise _not_torchserve(document) from error
+            news = {model.name: model for model in page if model.name not in found}
+            found |= news
+            if token is None or not news:
+                return [*found.values()]
+
+    def _status(self, method: str, path: str, query: Mapping[str, str | int | None] | None = None) -> str:
+        document = self._call(method, path, query)
+        if not isinstance(document, dict) or not isinstance(document.get("status"), str):
+            raise _not_torchserve(document)
+        status: str = document["status"]
+        return status
+
+    def _call(self, method: str, path: str, query: Mapping[str, str | int | None] | None = None) -> Any:
+        given = {key: value for key, value in (query or {}).items() if value is not None}
+        answer = self._connection.send(method, path, query=given)
+        if not 200 <= answer.status < 300:
+            raise _refused(answer)
+        try:
+            return json.loads(answer.body)
+        except (ValueError, RecursionError) as error:
+            raise _not_torchserve(answer.body[:80].decode(errors="replace")) from error
+
+
+def _path(name: str, version: str | None) -> str:
+    return f"/models/{name}" + (f"/{version}" if version else "")
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _not_torchserve(document: Any) -> TargetError:
+    return TargetError(
+        f"the answer is not TorchServe's: {str(document)[:80]!r}",
+        hint="this is not the management port: see kdeploy status",
+    )
+
+
+def _refused(answer: Answer) -> KdeployError:
+    refusal = read_refusal(answer.status, answer.headers, answer.body)
+    kind = _KINDS.get(answer.status, TargetError)
+    if refusal.kind == "ResourceNotFoundException":
+        kind = TargetError
+    said = refusal.text or f"HTTP {answer.status} without a reason"
+    return kind(f"{refusal.speaker} says: {said}", hint=_HINTS.get(refusal.kind, "see why: kdeploy logs"))

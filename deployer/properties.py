@@ -1,0 +1,121 @@
+"""TorchServe's `config.properties`: rendered from the config, and read back.
+
+Both TorchServe's parsers (Java's Properties and the launcher's own line reader) must see the same
+thing, so every entry is one line, `key=value`, without escapes or continuation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from deployer.config import Config, TorchServeValue
+from deployer.errors import ConfigError
+
+MODELS_MOUNT = "/mnt/models"  # where KServe mounts what storageUri names
+INFERENCE_PORT, MANAGEMENT_PORT, METRICS_PORT = 8080, 8081, 8082
+GRPC_INFERENCE_PORT, GRPC_MANAGEMENT_PORT = 7070, 7071
+
+# What kdeploy promises elsewhere (probes, ports, the batch that the handler sees) and a verbatim
+# entry would silently break.
+_OURS = {
+    "inference_address": "kdeploy's ServingRuntime fixes the ports",
+    "management_address": "kdeploy's ServingRuntime fixes the ports",
+    "metrics_address": "kdeploy's ServingRuntime fixes the ports",
+    "model_store": "it is where KServe mounts the release",
+    "load_models": "model_snapshot says what is loaded",
+    "model_snapshot": "it is made from [model] and [serving]",
+    "install_py_dep_per_model": "it is true exactly when model.requirements-file is set",
+    "service_envelope": "kdeploy's handler adapter reads V1 and V2 itself, and an envelope breaks batching",
+    "max_request_size": "set serving.max-request-size",
+    "max_response_size": "set serving.max-response-size",
+    "number_of_gpu": "set serving.gpu",
+    "initial_worker_port": "the local target gives each TorchServe its own",
+}
+
+
+def render_properties(config: Config, *, requirements: bool) -> str:
+    """Render the `config.properties` of a release, one `key=value` a line.
+
+    `requirements` says whether the model archive carries a requirements file. Entries of
+    `[torchserve]` come last. Raises ConfigError for an entry that is kdeploy's own or that cannot
+    be written on one line.
+    """
+    entries: dict[str, TorchServeValue] = {
+        "inference_address": f"http://0.0.0.0:{INFERENCE_PORT}",
+        # The management API is unauthenticated: it stays inside the pod.
+        "management_address": f"http://127.0.0.1:{MANAGEMENT_PORT}",
+        "metrics_address": f"http://0.0.0.0:{METRICS_PORT}",
+        "grpc_inference_port": GRPC_INFERENCE_PORT,
+        "grpc_management_port": GRPC_MANAGEMENT_PORT,
+        "enable_metrics_api": True,
+        "metrics_mode": "prometheus",
+        "disable_token_authorization": True,
+        "install_py_dep_per_model": requirements,
+        "job_queue_size": 1000,
+        "max_request_size": config.serving.max_request_size,
+        "max_response_size": config.serving.max_response_size,
+        "number_of_gpu": config.serving.gpu,
+    }
+    for key, value in config.torchserve.items():
+        _check_entry(key, value)
+        entries[key] = value
+    entries["model_store"] = f"{MODELS_MOUNT}/model-store"
+    entries["model_snapshot"] = _model_snapshot(config)
+    return encode_properties(entries)
+
+
+def _model_snapshot(config: Config) -> str:
+    serving = config.serving
+    version = {
+        "defaultVersion": True,
+        "marName": f"{config.model.name}.mar",
+        "minWorkers": serving.min_workers,
+        "maxWorkers": serving.max_workers,
+        "batchSize": serving.batch_size,
+        "maxBatchDelay": serving.max_batch_delay,
+        "responseTimeout": serving.response_timeout,
+        "startupTimeout": serving.startup_timeout,
+    }
+    snapshot = {
+        "name": "startup.cfg",
+        "modelCount": 1,
+        "models": {config.model.name: {config.model.version: version}},
+    }
+    return json.dumps(snapshot, separators=(",", ":"))
+
+
+def _check_entry(key: str, value: TorchServeValue) -> None:
+    where = f"kdeploy.toml: torchserve.{key}"
+    if key in _OURS:
+        raise ConfigError(f"{key} is not for [torchserve]: {_OURS[key]}", where=where, hint="remove the line")
+    if not key or not all(part.isidentifier() for part in key.split(".")):
+        raise ConfigError(
+            f"{key!r} is no key of config.properties",
+            where="kdeploy.toml: torchserve",
+            hint="keys are words of letters, digits and _",
+        )
+    text = _encode(value)
+    if not text.isascii() or not text.isprintable() or "\\" in text or text != text.strip():
+        raise ConfigError(
+            "the value has a line break, a backslash, outer blanks or other than ASCII,"
+            " which TorchServe's two parsers read differently",
+            where=where,
+            hint="write the value on one line, in ASCII",
+        )
+
+
+def _encode(value: TorchServeValue) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def encode_properties(entries: Mapping[str, TorchServeValue]) -> str:
+    """Encode entries as the text of a `config.properties`, in their order."""
+    return "".join(f"{key}={_encode(value)}\n" for key, value in entries.items())
+
+
+def decode_properties(text: str) -> dict[str, str]:
+    """Decode the text of a `config.properties` as TorchServe's launcher does."""
+    lines = (line.strip() for line in text.splitlines())
+    pairs = (line.split("=", 1) for line in lines if not line.startswith("#") and "=" in line)
+    return {key.strip(): value.strip() for key, value in pairs}

@@ -1,0 +1,54 @@
+"""Watching a release come to serve: a fold over statuses, with three ends.
+
+It serves, it cannot come to serve, or the time is over. Nothing here knows which target it watches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from deployer.errors import ConflictError, RolloutFailedError, RolloutTimeoutError
+from deployer.target import Phase, Reference, Status, Target
+
+
+def watch_rollout(target: Target, reference: Reference, release_id: str, timeout: float) -> Iterator[Status]:
+    """Yield each status of a service until `release_id` serves, the last one being Ready.
+
+    `timeout` is in seconds. Raises RolloutFailedError for what waiting cannot heal,
+    RolloutTimeoutError when the time is over, ConflictError when another release was applied.
+    """
+    last: Status | None = None
+    for status in target.watch(reference, timeout):
+        if status != last:
+            yield status
+        last = status
+        if status.release != release_id:
+            raise ConflictError(
+                f"release {status.release} was applied while {release_id} was being rolled out",
+                where=str(reference),
+                hint="`kdeploy status` shows what serves; run the rollout again if it should be this one",
+            )
+        if status.phase is Phase.READY:
+            return
+        if status.phase is Phase.FAILED:
+            raise _failed(status, release_id)
+    raise RolloutTimeoutError(
+        f"release {release_id} does not serve after {timeout:g} s" + _because(last),
+        where=str(reference),
+        hint="it may still come: `kdeploy status`, `kdeploy logs`; --timeout waits longer",
+    )
+
+
+def _failed(status: Status, release_id: str) -> RolloutFailedError:
+    serving = next((share.release for share in status.traffic if share.percent), None)
+    stays = f"; {serving} goes on serving" if serving else ""
+    return RolloutFailedError(
+        f"release {release_id} cannot serve{_because(status)}{stays}",
+        where=str(status.reference),
+        hint="`kdeploy logs` shows more; mend the cause and run `kdeploy rollout` again",
+    )
+
+
+def _because(status: Status | None) -> str:
+    words = [word for word in (status.reason, status.message) if word] if status else []
+    return ": " + ": ".join(words) if words else ""

@@ -1,0 +1,70 @@
+"""Model stores: where releases live, never overwritten, visible whole or not at all."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from msgspec import Struct
+
+from deployer.errors import ConfigError
+from deployer.release import Release
+
+__all__ = ["ModelStore", "Staging", "Stored", "open_store"]
+
+
+class Stored(Struct, frozen=True):
+    """Where a release is, and how many bytes were written to have it there."""
+
+    uri: str
+    bytes_written: int
+
+
+class Staging(Struct, frozen=True):
+    """A private folder of the store in which one release is being built."""
+
+    folder: Path
+
+    def archive_path(self, file_name: str) -> Path:
+        """Return the path that the model archive is to be written to."""
+        return self.folder / "model-store" / file_name
+
+
+class ModelStore(Protocol):
+    """A place for releases. Every method may raise StoreError."""
+
+    def uri(self, release: Release) -> str:
+        """Return the storage URI of a release; it ends in `/`."""
+
+    def find(self, name: str, release_id: str) -> Release | None:
+        """Return a release that is there in whole, or None."""
+
+    def list(self, name: str | None = None) -> list[Release]:
+        """Return the releases of one model, or of all, the oldest push first."""
+
+    def stage(self) -> AbstractContextManager[Staging]:
+        """Open a folder to build a release in; what was not `put` at its end is removed."""
+
+    def put(self, release: Release, staging: Staging) -> Stored:
+        """Publish a staged release. Idempotent; IntegrityError where another holds its place."""
+
+    def verify(self, release: Release) -> None:
+        """Compare every stored byte with the release. Raises IntegrityError."""
+
+    def delete(self, release: Release) -> int:
+        """Remove a release and return the bytes that this freed."""
+
+
+def open_store(uri: str, root: Path) -> ModelStore:
+    """Open the model store that `store.uri` names; a relative folder is relative to `root`."""
+    scheme, separator, rest = uri.partition("://")
+    if separator and scheme != "file":
+        raise ConfigError(
+            f"a model store of scheme {scheme}:// is not supported",
+            where="store.uri",
+            hint="name a folder, such as model-store",
+        )
+    from deployer.store.folder import FolderStore
+
+    return FolderStore(root / (rest if separator else uri))

@@ -1,0 +1,158 @@
+"""What every target is: something that takes the documents of a release and comes to serve it.
+
+Both targets speak of a service in the shape of KServe's InferenceService, so one pure function
+reads the status of either.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+Document = dict[str, Any]  # a Kubernetes object as plain JSON
+
+RELEASE_LABEL = "kdeploy.dev/release"
+
+
+class Reference(Struct, frozen=True):
+    """The name of a service on a target."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class Phase(enum.Enum):
+    """Where a service stands, seen from the release that is wanted."""
+
+    PENDING = "Pending"
+    PROGRESSING = "Progressing"
+    READY = "Ready"
+    FAILED = "Failed"
+
+
+class Share(Struct, frozen=True):
+    """One line of a traffic split: a revision, its release, its percent, KServe's tag."""
+
+    revision: str
+    release: str | None
+    percent: int
+    latest: bool = False
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """A service as its InferenceService document tells it."""
+
+    reference: Reference
+    release: str | None
+    phase: Phase
+    reason: str = ""
+    message: str = ""
+    url: str | None = None
+    revision: str | None = None
+    traffic: tuple[Share, ...] = ()
+
+
+class Endpoint(Struct, frozen=True):
+    """Where predictions are asked for: a base URL, and the Host header if the ingress wants one."""
+
+    url: str
+    host: str | None = None
+
+
+class Capabilities(Struct, frozen=True, kw_only=True):
+    """What a target can do, found out rather than assumed."""
+
+    deployment_mode: str
+    canary: bool
+
+
+class Target(Protocol):
+    """Where releases are served. Every method may raise TargetError."""
+
+    @property
+    def namespace(self) -> str:
+        """The namespace that references without one are in."""
+
+    def capabilities(self) -> Capabilities:
+        """Find out what the target can do. Changes nothing."""
+
+    def apply(self, documents: Sequence[Document]) -> Reference:
+        """Make the documents the wanted state. Idempotent. Returns the service's name."""
+
+    def watch(self, reference: Reference, timeout: float) -> Iterator[Status]:
+        """Yield the status now and at every change; end after `timeout` seconds."""
+
+    def get(self, reference: Reference) -> Document | None:
+        """Return the InferenceService with its status, or None where there is none."""
+
+    def list(self, namespace: str | None = None) -> list[Document]:
+        """Return the InferenceServices of one namespace, or of all."""
+
+    def delete(self, reference: Reference) -> bool:
+        """Remove the service and what was made for it. False where there was none."""
+
+    def logs(self, reference: Reference, *, follow: bool = False) -> Iterator[str]:
+        """Yield the log lines of what serves and of what fails to."""
+
+    def ingress(self, reference: Reference) -> Endpoint:
+        """Return the way in through the ingress. Raises NotFoundError or TargetError."""
+
+    def direct(self, reference: Reference) -> Endpoint:
+        """Return the way to the serving TorchServe itself."""
+
+    def releases_in_use(self) -> frozenset[str]:
+        """Return `NAME/ID` of every release that is served or wanted, running or not."""
+
+
+def read_status(document: Document) -> Status:
+    """Read the status of an InferenceService document, whoever wrote it.
+
+    Ready is believed only for the release that the document's own label names: every traffic share
+    of the latest revision must carry it.
+    """
+    metadata = document.get("metadata", {})
+    status = document.get("status", {})
+    predictor = status.get("components", {}).get("predictor", {})
+    release = metadata.get("labels", {}).get(RELEASE_LABEL)
+    conditions = {c["type"]: c for c in status.get("conditions", [])}
+    ready = conditions.get("Ready", {})
+    shares = tuple(
+        Share(
+            revision=share.get("revisionName", ""),
+            release=share.get("release"),
+            percent=share.get("percent", 0),
+            latest=bool(share.get("latestRevision")),
+        )
+        for share in predictor.get("traffic", [])
+    )
+    phase, reason, message = _phase(status, ready)
+    return Status(
+        reference=Reference(metadata.get("namespace", "default"), metadata.get("name", "")),
+        release=release,
+        phase=phase,
+        reason=reason,
+        message=message,
+        url=status.get("url"),
+        revision=predictor.get("latestReadyRevision"),
+        traffic=shares,
+    )
+
+
+def _phase(status: Document, ready: Document) -> tuple[Phase, str, str]:
+    model = status.get("modelStatus", {})
+    if model.get("transitionStatus") in ("BlockedByFailedLoad", "InvalidSpec"):
+        failure = model.get("lastFailureInfo", {})
+        return Phase.FAILED, failure.get("reason", model["transitionStatus"]), failure.get("message", "")
+    if not status:
+        return Phase.PENDING, "", ""
+    predictor = status.get("components", {}).get("predictor", {})
+    newest_serves = predictor.get("latestReadyRevision") == predictor.get("latestCreatedRevision") is not None
+    if ready.get("status") == "True" and newest_serves:
+        return Phase.READY, "", ""
+    return Phase.PROGRESSING, ready.get("reason", ""), ready.get("message", "")

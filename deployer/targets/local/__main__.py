@@ -1,0 +1,60 @@
+"""The daemon: `python -m deployer.targets.local STATE HOST PORT`. Started by its clients.
+
+Says one line on stdout, that it is ready or why it cannot be; whatever else it says is its log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+
+from deployer.errors import KdeployError
+from deployer.targets.local.protocol import ALREADY_RUNNING, Failure
+from deployer.targets.local.state import State
+
+
+def main() -> int:
+    """Be the supervisor of a state folder until told to stop; returns an exit status."""
+    folder, host, port = sys.argv[1:]
+    state = State(Path(folder))
+    try:
+        state.create()
+        lock = state.acquire()
+        if lock is None:
+            return ALREADY_RUNNING
+        asyncio.run(_supervise(state, lock, host, int(port)))
+    except KdeployError as error:
+        _report(Failure(type(error).__name__, error.what, error.where, error.hint))
+        return 1
+    return 0
+
+
+async def _supervise(state: State, lock: int, host: str, port: int) -> None:
+    from deployer.targets.local.api import Api
+    from deployer.targets.local.supervisor import Supervisor
+
+    supervisor = Supervisor(state, lock, os.environ)
+    api = Api(supervisor)
+    try:
+        await supervisor.open(host, port)
+        await api.open()
+        _report(Failure())
+        await supervisor.serve()
+    finally:
+        await api.close()
+        await supervisor.close()
+
+
+def _report(failure: Failure) -> None:
+    with contextlib.suppress(OSError):  # whoever started us may have been killed
+        os.write(1, msgspec.json.encode(failure) + b"\n")
+    os.dup2(2, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

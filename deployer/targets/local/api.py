@@ -1,0 +1,107 @@
+"""The supervisor's own HTTP API, on a unix socket that only this user can open."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from deployer.errors import KdeployError
+from deployer.target import Reference
+from deployer.targets.local.protocol import Failure
+from deployer.targets.local.supervisor import Supervisor
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Api:
+    """Answers the clients of one supervisor."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        app = web.Application(middlewares=[_errors], client_max_size=16 << 20)
+        service = "/services/{namespace}/{name}"
+        app.add_routes(
+            [
+                web.get("/info", self._info),
+                web.put("/ingress", self._ingress),
+                web.post("/stop", self._stop),
+                web.get("/services", self._list),
+                web.put("/services", self._apply),
+                web.get(service, self._get),
+                web.delete(service, self._delete),
+                web.get(service + "/watch", self._watch),
+            ]
+        )
+        # A watcher that goes away ends its watch; whoever still watches does not hold up the end.
+        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.5, access_log=None)
+
+    async def open(self) -> None:
+        """Listen on the state folder's socket."""
+        await self._runner.setup()
+        path = self._supervisor.state.socket
+        # Complete and private before anybody can find it.
+        hidden = path.with_name(".opening")
+        await web.UnixSite(self._runner, hidden).start()
+        hidden.chmod(0o600)
+        os.rename(hidden, path)  # noqa: PTH104
+
+    async def close(self) -> None:
+        """Stop listening."""
+        self._supervisor.state.socket.unlink(missing_ok=True)
+        await self._runner.cleanup()
+
+    async def _info(self, _request: web.Request) -> web.Response:
+        return _json(self._supervisor.info())
+
+    async def _ingress(self, request: web.Request) -> web.Response:
+        wanted = await request.json()
+        await self._supervisor.listen(wanted["host"], wanted["port"])
+        return _json(self._supervisor.info())
+
+    async def _stop(self, _request: web.Request) -> web.Response:
+        self._supervisor.stopped.set()
+        return _json({"stopping": True})
+
+    async def _list(self, request: web.Request) -> web.Response:
+        namespace = request.query.get("namespace")
+        services = sorted(self._supervisor.services.items(), key=str)
+        return _json([s.document for r, s in services if namespace in (None, r.namespace)])
+
+    async def _apply(self, request: web.Request) -> web.Response:
+        wanted = await request.json()
+        return _json(self._supervisor.apply(wanted["documents"], wanted["namespace"]))
+
+    async def _get(self, request: web.Request) -> web.Response:
+        return _json(self._supervisor.find(_reference(request)).document)
+
+    async def _delete(self, request: web.Request) -> web.Response:
+        return _json(await self._supervisor.delete(_reference(request)))
+
+    async def _watch(self, request: web.Request) -> web.StreamResponse:
+        service = self._supervisor.find(_reference(request))
+        response = web.StreamResponse()
+        await response.prepare(request)
+        async for document in service.watch():
+            await response.write(msgspec.json.encode(document) + b"\n")
+        return response
+
+
+def _reference(request: web.Request) -> Reference:
+    return Reference(request.match_info["namespace"], request.match_info["name"])
+
+
+def _json(data: Any) -> web.Response:
+    return web.Response(body=msgspec.json.encode(data), content_type="application/json")
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except KdeployError as error:
+        failure = Failure(type(error).__name__, error.what, error.where, error.hint)
+        return web.Response(status=400, body=msgspec.json.encode(failure), content_type="application/json")

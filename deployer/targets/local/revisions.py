@@ -1,0 +1,184 @@
+"""What a service is wanted to be, what it has been, and which revision gets which requests.
+
+Pure. The rules are those of KServe in Knative mode: a change of the predictor's template makes a
+revision; `canaryTrafficPercent` shares requests between the newest revision and the one that was
+last rolled out in full; a revision that is not ready changes nothing for those that serve.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from msgspec import Struct, structs
+
+from deployer.errors import TargetError
+from deployer.target import RELEASE_LABEL, Document, Reference
+
+HISTORY = 20  # revisions kept besides those in use, as Knative does
+
+_NOT_TEMPLATE = frozenset({"canaryTrafficPercent", "minReplicas", "maxReplicas"})
+
+
+class Revision(Struct, frozen=True, kw_only=True):
+    """One predictor template: what is served, and the ServingRuntime's spec that serves it."""
+
+    name: str
+    release: str | None
+    predictor: Document
+    runtime: Document
+    failure: str = ""  # why it cannot come to serve; empty while it may
+
+
+class Line(Struct, frozen=True):
+    """The share of requests, in percent, of one revision."""
+
+    revision: str
+    percent: int
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """A service: the documents that are wanted, its revisions, and the split that is in effect."""
+
+    service: Document
+    runtime: Document
+    created: str
+    generation: int = 1
+    revisions: tuple[Revision, ...] = ()
+    latest: str = ""
+    ready: str = ""
+    rolled_out: str = ""
+    previous: str = ""
+    traffic: tuple[Line, ...] = ()
+
+    @property
+    def reference(self) -> Reference:
+        """The service's name."""
+        metadata = self.service["metadata"]
+        return Reference(metadata["namespace"], metadata["name"])
+
+    @property
+    def percent(self) -> int:
+        """The share of requests that the newest revision is wanted to get."""
+        wanted = self.service["spec"]["predictor"].get("canaryTrafficPercent")
+        return 100 if wanted is None else int(wanted)
+
+    @property
+    def goal(self) -> tuple[Line, ...]:
+        """The split that is wanted; the first release of a service gets all, whatever is asked."""
+        if self.percent >= 100 or self.rolled_out in ("", self.latest):
+            return (Line(self.latest, 100),)
+        return (Line(self.latest, self.percent), Line(self.rolled_out, 100 - self.percent))
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """The revisions that have to run: those that serve, and those that are wanted to."""
+        lines = {line.revision for line in (*self.traffic, *self.goal)}
+        return frozenset(name for name in lines if not self.revision(name).failure)
+
+    @property
+    def in_use(self) -> frozenset[str]:
+        """The releases that are served, wanted, or one step back."""
+        names = {self.latest, self.rolled_out, self.previous, *(line.revision for line in self.traffic)}
+        return frozenset(r.release for r in self.revisions if r.name in names and r.release)
+
+    def revision(self, name: str) -> Revision:
+        """Return a revision by its name."""
+        return next(revision for revision in self.revisions if revision.name == name)
+
+
+def want(record: Record | None, service: Document, runtime: Document, now: str) -> Record:
+    """Make the documents the wanted state of a service; applying the same again changes nothing.
+
+    A template that the service has had before is that revision again, and one that had failed is
+    tried once more.
+    """
+    record = record or Record(service=service, runtime=runtime, created=now, generation=0)
+    before, serves_all = record.latest, record.goal == (Line(record.latest, 100),)
+    changed = (record.service.get("spec"), record.runtime) != (service["spec"], runtime)
+    revision = _revision(record, service, runtime)
+    others = tuple(r for r in record.revisions if r.name != revision.name)
+    record = structs.replace(
+        record,
+        service=service,
+        runtime=runtime,
+        generation=record.generation + (changed or record.generation == 0),
+        revisions=tuple(sorted((*others, revision), key=lambda r: r.name)),
+        latest=revision.name,
+    )
+    # KServe's own rollback after a full rollout: the same template with less than all of the
+    # requests gives the rest to the revision before it.
+    back = serves_all and revision.name == before == record.rolled_out and record.percent < 100
+    if back and record.previous not in ("", before):
+        record = structs.replace(record, rolled_out=record.previous)
+    return _without_old_revisions(record)
+
+
+def arrive(record: Record) -> Record:
+    """Put the wanted split into effect, all of its revisions being ready."""
+    rolled_out, previous = record.rolled_out, record.previous
+    if record.goal == (Line(record.latest, 100),) and rolled_out != record.latest:
+        rolled_out, previous = record.latest, rolled_out
+    return structs.replace(
+        record, traffic=record.goal, ready=record.latest, rolled_out=rolled_out, previous=previous
+    )
+
+
+def note_failure(record: Record, name: str, failure: str) -> Record:
+    """Note why a revision cannot come to serve, or with an empty `failure` that it may."""
+    revisions = tuple(
+        structs.replace(revision, failure=failure) if revision.name == name else revision
+        for revision in record.revisions
+    )
+    return structs.replace(record, revisions=revisions)
+
+
+def read_documents(documents: Sequence[Document], namespace: str) -> tuple[Document, Document | None]:
+    """Pick the InferenceService and its ServingRuntime. Raises TargetError for what cannot be served."""
+    services = [d for d in documents if d.get("kind") == "InferenceService"]
+    if len(services) != 1:
+        raise TargetError(f"one InferenceService is applied at a time, not {len(services)}")
+    service = services[0]
+    predictor = service.get("spec", {}).get("predictor", {})
+    name = service.get("metadata", {}).get("name")
+    model = predictor.get("model") or {}
+    if not name or not model.get("storageUri"):
+        raise TargetError("the InferenceService has no name, or no predictor.model.storageUri")
+    percent = predictor.get("canaryTrafficPercent")
+    if percent is not None and not 0 <= percent <= 100:
+        raise TargetError(f"{percent} is no percentage", where="predictor.canaryTrafficPercent")
+    metadata = {"namespace": namespace, **service["metadata"]}
+    runtime = next(
+        (
+            d
+            for d in documents
+            if d.get("kind") == "ServingRuntime" and d["metadata"]["name"] == model.get("runtime")
+        ),
+        None,
+    )
+    return {**service, "metadata": metadata}, runtime
+
+
+def _revision(record: Record, service: Document, runtime: Document) -> Revision:
+    predictor = {k: v for k, v in service["spec"]["predictor"].items() if k not in _NOT_TEMPLATE}
+    metadata = service["metadata"]
+    release = metadata.get("labels", {}).get(RELEASE_LABEL)
+    fresh = Revision(name="", release=release, predictor=predictor, runtime=runtime["spec"])
+    for revision in reversed(record.revisions):
+        if _template(revision) == _template(fresh):
+            return structs.replace(revision, failure="")
+    numbers = [int(revision.name.rpartition("-")[2]) for revision in record.revisions]
+    number = max(numbers, default=0) + 1
+    return structs.replace(fresh, name=f"{metadata['name']}-predictor-{number:05}")
+
+
+def _template(revision: Revision) -> str:
+    return json.dumps([revision.release, revision.predictor, revision.runtime], sort_keys=True)
+
+
+def _without_old_revisions(record: Record) -> Record:
+    used = {record.latest, record.ready, record.rolled_out, record.previous, *record.needed}
+    old = [revision for revision in record.revisions if revision.name not in used]
+    dropped = {revision.name for revision in old[: max(len(old) - HISTORY, 0)]}
+    kept = tuple(revision for revision in record.revisions if revision.name not in dropped)
+    return structs.replace(record, revisions=kept)

@@ -1,0 +1,91 @@
+"""Which requests go to which revision: by Host header to a service, by percent within it. Pure.
+
+The split is a smooth weighted round robin, which is periodic: of any 100 requests in a row exactly
+as many go to a revision as its percent says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from deployer.target import Reference
+
+DOMAIN = "example.com"  # KServe's default
+CLUSTER_DOMAIN = "svc.cluster.local"
+
+
+class Upstream:
+    """One revision's TorchServe as the ingress sees it: where it is, and whether it can be asked."""
+
+    def __init__(self, revision: str) -> None:
+        self.revision = revision
+        self.port = 0
+        self.ready = False
+        self.reason = "TorchServe is being started"
+        self._in_flight = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    def enter(self) -> None:
+        """Count a request in."""
+        self._in_flight += 1
+        self.idle.clear()
+
+    def leave(self) -> None:
+        """Count a request out."""
+        self._in_flight -= 1
+        if not self._in_flight:
+            self.idle.set()
+
+
+class Route:
+    """The split of one service's requests."""
+
+    def __init__(self, lines: Iterable[tuple[Upstream, int]], reason: str = "") -> None:
+        self.lines = tuple((upstream, percent) for upstream, percent in lines if percent)
+        self.reason = reason
+        self._credits = [0] * len(self.lines)
+
+    def pick(self) -> Upstream | None:
+        """Pick the revision for the next request; None where no release serves yet."""
+        if not self.lines:
+            return None
+        for index, (_, percent) in enumerate(self.lines):
+            self._credits[index] += percent
+        chosen = max(range(len(self.lines)), key=self._credits.__getitem__)
+        self._credits[chosen] -= sum(percent for _, percent in self.lines)
+        return self.lines[chosen][0]
+
+
+class Routes:
+    """Every service's route, by Host header."""
+
+    def __init__(self) -> None:
+        self._routes: dict[str, Route] = {}
+
+    def set(self, reference: Reference, route: Route) -> None:
+        """Switch a service to another split, between two requests."""
+        for host in hosts(reference):
+            self._routes[host] = route
+
+    def remove(self, reference: Reference) -> None:
+        """Stop answering for a service."""
+        for host in hosts(reference):
+            self._routes.pop(host, None)
+
+    def find(self, host: str) -> Route | None:
+        """Return the route that a Host header names, its port and case not minded."""
+        name, colon, port = host.rpartition(":")
+        bare = name if colon and port.isdigit() else host
+        return self._routes.get(bare.lower().rstrip("."))
+
+    def names(self) -> list[str]:
+        """Return every Host that is answered."""
+        return sorted(self._routes)
+
+
+def hosts(reference: Reference) -> tuple[str, str]:
+    """Return the two Hosts of a service: the outer one, and the one inside a cluster."""
+    name = f"{reference.name}.{reference.namespace}"
+    return f"{name}.{DOMAIN}", f"{name}.{CLUSTER_DOMAIN}"

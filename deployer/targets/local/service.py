@@ -1,0 +1,212 @@
+"""One service: brings what runs to what is wanted, whenever either of them changes.
+
+`_reconcile` takes one look and never waits, so between two requests the split is the old one or
+the new one. What it starts and ends goes on beside it and calls it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import shutil
+import sys
+from collections.abc import AsyncIterator
+
+from deployer.errors import TargetError
+from deployer.target import Document, Reference
+from deployer.targets.local.protocol import RevisionInfo, ServiceInfo
+from deployer.targets.local.revisions import Record, arrive, note_failure, want
+from deployer.targets.local.routing import Route, Routes, hosts
+from deployer.targets.local.state import State
+from deployer.targets.local.status import Seen, build_document
+from deployer.targets.local.torchserve import Surroundings, TorchServe
+
+DRAIN = 30.0  # seconds that requests in flight get to end before their revision is stopped
+
+
+def now() -> str:
+    """Return the time as Kubernetes writes it."""
+    return dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Service:
+    """An InferenceService, its TorchServes, and everybody who watches it."""
+
+    def __init__(self, record: Record, state: State, routes: Routes, surroundings: Surroundings) -> None:
+        self.record = record
+        self.document: Document = {}
+        self._state = state
+        self._routes = routes
+        self._around = surroundings
+        self._running: dict[str, TorchServe] = {}
+        self._draining: dict[TorchServe, asyncio.Task[None]] = {}
+        self._watchers: set[asyncio.Event] = set()
+        self._closed = self._deleted = False
+
+    @property
+    def reference(self) -> Reference:
+        """The service's name."""
+        return self.record.reference
+
+    def want(self, service: Document, runtime: Document) -> None:
+        """Make documents the wanted state. Raises TargetError, with nothing changed."""
+        record = want(self.record, service, runtime, now())
+        self._state.write_record(record)
+        self.record = record
+        self.reconcile()
+
+    def reconcile(self) -> None:
+        """Bring what runs one look nearer to what is wanted, and tell whoever watches."""
+        if self._closed:
+            return
+        before = self.record
+        for name, server in list(self._running.items()):
+            if server.failure:
+                self.record = note_failure(self.record, name, server.failure)
+        for name in self.record.needed:
+            self._run(name)
+        if (self.record.traffic, self.record.ready) != (self.record.goal, self.record.latest):
+            servers = [self._running.get(line.revision) for line in self.record.goal]
+            if all(server and server.upstream.ready for server in servers):
+                self.record = arrive(self.record)
+        if self.record != before:
+            self._save()
+        self._route()
+        for name in set(self._running) - self.record.needed:
+            self._retire(name)
+        self._publish()
+
+    async def watch(self) -> AsyncIterator[Document | None]:
+        """Yield the document now and at every change; None when the service is deleted."""
+        event = asyncio.Event()
+        self._watchers.add(event)
+        try:
+            last: Document | None = None
+            while not self._deleted:
+                if self.document != last:
+                    last = self.document
+                    yield last
+                    continue
+                await event.wait()
+                event.clear()
+            yield None
+        finally:
+            self._watchers.discard(event)
+
+    async def delete(self) -> None:
+        """Forget the service, end what it runs, and remove its logs."""
+        self._state.remove_record(self.reference)
+        self._deleted = self._closed = True
+        self._routes.remove(self.reference)
+        self._wake()
+        await self.close()
+        for revision in self.record.revisions:
+            log = self._state.log_path(self.reference, revision.name)
+            shutil.rmtree(log.with_suffix(""), ignore_errors=True)
+            for path in (log, log.with_suffix(".log.1")):
+                path.unlink(missing_ok=True)
+
+    async def close(self) -> None:
+        """End every TorchServe of the service; it stays wanted."""
+        self._closed = True
+        for server, task in self._draining.items():
+            if not server.stopping:
+                task.cancel()
+        servers = [*self._running.values(), *self._draining]
+        await asyncio.gather(*(server.stop() for server in servers))
+
+    def info(self) -> ServiceInfo:
+        """Return what runs, with its ports."""
+        percents = {line.revision: line.percent for line in self.record.traffic}
+        revisions = [
+            RevisionInfo(
+                name=name,
+                release=server.revision.release,
+                percent=percents.get(name, 0),
+                ready=server.upstream.ready,
+                reason=server.upstream.reason,
+                pid=server.pid,
+                inference=_url(server.ports.inference) if server.ports else None,
+                management=_url(server.ports.management) if server.ports else None,
+                metrics=_url(server.ports.metrics) if server.ports else None,
+                draining=server in self._draining,
+            )
+            for server in [*self._running.values(), *self._draining]
+            for name in [server.revision.name]
+        ]
+        return ServiceInfo(
+            namespace=self.reference.namespace,
+            name=self.reference.name,
+            host=hosts(self.reference)[0],
+            revisions=tuple(revisions),
+        )
+
+    def _run(self, name: str) -> None:
+        for server, task in self._draining.items():
+            if server.revision.name == name and not server.stopping and not server.failure:
+                task.cancel()
+                del self._draining[server]
+                self._running[name] = server
+                break
+        if name in self._running:
+            return
+        revision = self.record.revision(name)
+        self._running[name] = TorchServe(
+            revision,
+            self._around,
+            self._state.log_path(self.reference, name),
+            proven=name in {self.record.ready, *(line.revision for line in self.record.traffic)},
+            changed=self._look_again,
+        )
+
+    def _retire(self, name: str) -> None:
+        server = self._running.pop(name)
+        self._draining[server] = asyncio.create_task(self._drain(server))
+
+    async def _drain(self, server: TorchServe) -> None:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(server.upstream.idle.wait(), DRAIN)
+        await server.stop()
+        self._draining.pop(server, None)
+
+    def _route(self) -> None:
+        servers = [(self._running.get(line.revision), line.percent) for line in self.record.traffic]
+        lines = tuple((server.upstream, percent) for server, percent in servers if server and percent)
+        host = hosts(self.reference)[0]
+        current = self._routes.find(host)
+        if current is None or current.lines != lines:
+            current = Route(lines)
+            self._routes.set(self.reference, current)
+        latest = self.record.revision(self.record.latest)
+        server = self._running.get(latest.name)
+        current.reason = latest.failure or (server.upstream.reason if server else "")
+
+    def _publish(self) -> None:
+        seen = {
+            name: Seen(server.upstream.ready, server.upstream.reason)
+            for name, server in self._running.items()
+        }
+        document = build_document(self.record, seen, now(), before=self.document)
+        if document != self.document:
+            self.document = document
+            self._wake()
+
+    def _wake(self) -> None:
+        for event in self._watchers:
+            event.set()
+
+    def _look_again(self) -> None:
+        # Later, not now: whoever calls is a TorchServe in the middle of its own life.
+        asyncio.get_running_loop().call_soon(self.reconcile)
+
+    def _save(self) -> None:
+        try:
+            self._state.write_record(self.record)
+        except TargetError as error:
+            # What serves goes on; the next change is written again.
+            print(f"{self.reference}: {error}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _url(port: int) -> str:
+    return f"http://127.0.0.1:{port}"

@@ -1,0 +1,181 @@
+"""What must outlive the one-node target's processes: one private folder, written atomically.
+
+    local/lock              held by the one supervisor for as long as it lives; holds its pid
+    local/services/*.json   the services that are wanted, and the revisions they have had
+    local/ingress.json      the ingress's port, so that a free one that was taken stays the same
+    local/logs/             a log per revision, and TorchServe's own
+    local/run/              sockets and temporary folders; worth nothing without their processes
+
+Whoever is killed between any two lines leaves the old document or the new one, never a part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from deployer.errors import TargetError
+from deployer.target import Reference
+from deployer.targets.local.revisions import Record
+
+# A unix socket's path holds 107 bytes on Linux and 103 on macOS. TorchServe's workers listen on
+# RUN/12345678/.ts.sock.65535.
+_RUN_PATH_MAX = 103 - len("/12345678/.ts.sock.65535")
+
+
+class State:
+    """The folder of one one-node target. Creates nothing until it is told to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = Path(os.path.realpath(folder)) / "local"
+        self.services = self.root / "services"
+        self.logs = self.root / "logs"
+        self.lock_path = self.root / "lock"
+        self.supervisor_log = self.root / "supervisor.log"
+        self.ingress_path = self.root / "ingress.json"
+
+    def create(self) -> None:
+        """Make the folders, readable by this user alone. Raises TargetError."""
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.root.chmod(0o700)
+            for folder in (self.services, self.logs, self.root / "run"):
+                folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise TargetError(
+                f"the supervisor's state folder cannot be made: {error.strerror}",
+                where=str(self.root),
+                hint="name a folder that you may write to: targets.local.state",
+            ) from error
+
+    @property
+    def run(self) -> Path:
+        """The folder of sockets and temporary files, by a path short enough for a unix socket."""
+        path = self.root / "run"
+        return path if len(os.fsencode(path)) <= _RUN_PATH_MAX else self._alias(path)
+
+    @property
+    def socket(self) -> Path:
+        """The supervisor's unix socket."""
+        return self.run / "supervisor.sock"
+
+    def acquire(self) -> int | None:
+        """Take the supervisor's lock; returns its file descriptor, or None where another holds it."""
+        descriptor = os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        return descriptor
+
+    def holder(self) -> int | None:
+        """Return the pid of whoever holds the lock; None where nobody does."""
+        try:
+            descriptor = os.open(self.lock_path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            text = os.pread(descriptor, 32, 0).decode()
+            # The holder has not come to write its pid yet: somebody is there all the same.
+            return int(text) if text.isdigit() else 0
+        finally:
+            os.close(descriptor)
+        return None
+
+    def holds(self, descriptor: int) -> bool:
+        """Say whether a lock that was taken is still this folder's: the folder may have been removed."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), self.lock_path.stat())
+        except OSError:
+            return False
+
+    def read_records(self) -> dict[Reference, Record]:
+        """Return every wanted service. Raises TargetError for a document that cannot be read."""
+        records = (self._read(path) for path in sorted(self.services.glob("*.json")))
+        return {record.reference: record for record in records if record}
+
+    def read_record(self, reference: Reference) -> Record | None:
+        """Return one wanted service, or None. Raises TargetError."""
+        return self._read(self._record_path(reference))
+
+    def write_record(self, record: Record) -> None:
+        """Make a record the wanted one, durably."""
+        self.write(self._record_path(record.reference), msgspec.json.encode(record))
+
+    def remove_record(self, reference: Reference) -> None:
+        """Forget a service."""
+        self._record_path(reference).unlink(missing_ok=True)
+        _sync(self.services)
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Replace a file of this folder atomically and durably. Raises TargetError."""
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            _sync(path.parent)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise TargetError(
+                f"the supervisor's state cannot be written: {error.strerror}",
+                where=str(path),
+                hint="free some space, or name another folder: targets.local.state",
+            ) from error
+
+    def log_path(self, reference: Reference, revision: str) -> Path:
+        """Return the file that everything a revision's TorchServe says goes to."""
+        return self.logs / f"{reference.namespace}.{revision}.log"
+
+    def _record_path(self, reference: Reference) -> Path:
+        return self.services / f"{reference.namespace}.{reference.name}.json"
+
+    def _read(self, path: Path) -> Record | None:
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Record)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.MsgspecError) as error:
+            raise TargetError(
+                f"the supervisor's record of a service cannot be read: {error}",
+                where=str(path),
+                hint="remove the file and roll the service out again",
+            ) from error
+
+    def _alias(self, path: Path) -> Path:
+        """Return a short symbolic link to `path`, in a folder that nobody else can write to."""
+        digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+        # The shorter of the two: a TMPDIR may itself be too long for a socket.
+        temporary = min(tempfile.gettempdir(), "/tmp", key=len)  # noqa: S108
+        folder = Path(temporary) / f"kdeploy-{os.getuid()}-{digest}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise TargetError("the folder for sockets is not this user's alone", where=str(folder))
+        link = folder / "run"
+        if not link.is_symlink():
+            with contextlib.suppress(FileExistsError):  # another command was quicker
+                link.symlink_to(path)
+        return link
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,147 @@
+"""The supervisor: the one daemon of a state folder, which runs its services and their ingress."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+from collections.abc import Mapping, Sequence
+
+import aiohttp
+import msgspec
+
+from deployer.errors import NotFoundError, TargetError
+from deployer.target import Document, Reference
+from deployer.targets.local.ingress import Ingress
+from deployer.targets.local.processes import INSTANCE_MARK, STATE_MARK, end_marked
+from deployer.targets.local.protocol import Info
+from deployer.targets.local.revisions import Record, read_documents, want
+from deployer.targets.local.routing import Routes
+from deployer.targets.local.service import Service, now
+from deployer.targets.local.state import State
+from deployer.targets.local.torchserve import GRACE, Surroundings
+
+_LOOK = 1.0  # seconds between two looks whether the state folder is still there
+
+
+class Supervisor:
+    """Runs what the state folder says is wanted. Made while holding the folder's lock."""
+
+    def __init__(self, state: State, lock: int, environment: Mapping[str, str]) -> None:
+        self.state = state
+        self.stopped = asyncio.Event()
+        self.services: dict[Reference, Service] = {}
+        self._lock = lock
+        self._routes = Routes()
+        self.ingress = Ingress(self._routes)
+        self._session = aiohttp.ClientSession()
+        instance = secrets.token_hex(8)
+        self._around = Surroundings(
+            session=self._session,
+            run=state.run,
+            logs=state.logs,
+            environment=environment,
+            marks={STATE_MARK: str(state.root), INSTANCE_MARK: instance},
+        )
+
+    async def open(self, host: str, port: int) -> None:
+        """Clean up after a predecessor, listen, and restore the services. Raises TargetError."""
+        await asyncio.to_thread(sweep, self.state)
+        await self.listen(host, port)
+        for reference, record in self.state.read_records().items():
+            self._adopt(reference, record)
+
+    async def listen(self, host: str, port: int) -> None:
+        """Let the ingress listen on another address. Raises TargetError where it is taken."""
+        last: Mapping[str, int] = {}
+        with contextlib.suppress(OSError, ValueError):
+            last = json.loads(self.state.ingress_path.read_bytes())
+        await self.ingress.listen(host, port, last_port=last.get("port", 0))
+        self.state.write(self.state.ingress_path, msgspec.json.encode({"port": self.ingress.port}))
+
+    async def serve(self) -> None:
+        """Run until a signal, a request to stop, or the end of the state folder; then end everything."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stopped.set)
+        while not self.stopped.is_set():
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.stopped.wait(), _LOOK)
+            if not self.state.holds(self._lock):
+                break
+
+    async def close(self) -> None:
+        """End the ingress and every TorchServe."""
+        await self.ingress.close()
+        await asyncio.gather(*(service.close() for service in self.services.values()))
+        await asyncio.to_thread(end_marked, self._around.marks, grace=GRACE)
+        await self._session.close()
+
+    def apply(self, documents: Sequence[Document], namespace: str) -> Reference:
+        """Make documents the wanted state of their service. Raises TargetError, with nothing changed."""
+        service, runtime = read_documents(documents, namespace)
+        metadata = service["metadata"]
+        reference = Reference(metadata["namespace"], metadata["name"])
+        runtime = runtime or self._known_runtime(reference, service)
+        known = self.services.get(reference)
+        if known:
+            known.want(service, runtime)
+        else:
+            record = want(None, service, runtime, now())
+            self.state.write_record(record)
+            self._adopt(reference, record)
+        return reference
+
+    async def delete(self, reference: Reference) -> bool:
+        """Remove a service; False where there was none."""
+        service = self.services.pop(reference, None)
+        if service:
+            await service.delete()
+        return service is not None
+
+    def find(self, reference: Reference) -> Service:
+        """Return a service. Raises NotFoundError."""
+        if reference not in self.services:
+            raise NotFoundError(f"there is no service {reference}", hint="`kdeploy list` shows what there is")
+        return self.services[reference]
+
+    def info(self) -> Info:
+        """Return what runs, and where."""
+        return Info(
+            state=str(self.state.root.parent),
+            pid=os.getpid(),
+            ingress=self.ingress.url,
+            services=tuple(service.info() for _, service in sorted(self.services.items(), key=str)),
+        )
+
+    def _adopt(self, reference: Reference, record: Record) -> None:
+        service = Service(record, self.state, self._routes, self._around)
+        self.services[reference] = service
+        service.reconcile()
+
+    def _known_runtime(self, reference: Reference, service: Document) -> Document:
+        """Find a ServingRuntime that was applied with another service of the namespace, or before."""
+        wanted = service["spec"]["predictor"]["model"].get("runtime")
+        for other, known in self.services.items():
+            runtime = known.record.runtime
+            if other.namespace == reference.namespace and runtime["metadata"]["name"] == wanted:
+                return runtime
+        raise TargetError(f"there is no ServingRuntime {wanted}", where="predictor.model.runtime")
+
+
+def sweep(state: State) -> int:
+    """End what a dead supervisor of this folder has left running, and remove what it left lying.
+
+    Only for who holds the folder's lock. Returns how many processes were ended.
+    """
+    ended = end_marked({STATE_MARK: str(state.root)})
+    for path in (state.root / "run").glob("*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return ended

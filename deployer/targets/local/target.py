@@ -1,0 +1,196 @@
+"""The local target, as a command sees it: a client of the supervisor, which it starts when needed."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from deployer.errors import NotFoundError, TargetError
+from deployer.target import Capabilities, Document, Endpoint, Reference, Status, read_status
+from deployer.targets.local import daemon
+from deployer.targets.local.connection import NotRunningError, ask, lines
+from deployer.targets.local.logs import read_logs, revisions_of_interest
+from deployer.targets.local.protocol import Info, RevisionInfo, ServiceInfo
+from deployer.targets.local.state import State
+from deployer.targets.local.status import build_document
+
+_DOWN = "the supervisor is not running; `kdeploy local start` starts it, and what it served"
+
+
+class OneNode:
+    """A one-node KServe on this machine. Implements deployer.target.Target."""
+
+    def __init__(self, *, state: Path, namespace: str, ingress_host: str, ingress_port: int) -> None:
+        self._state = State(state)
+        self._namespace = namespace
+        self._ingress = (ingress_host, ingress_port)
+
+    @property
+    def namespace(self) -> str:
+        """The namespace that references without one are in."""
+        return self._namespace
+
+    def capabilities(self) -> Capabilities:
+        """Return what this target can do: revisions and splits as KServe in Knative mode."""
+        return Capabilities(deployment_mode="Knative", canary=True)
+
+    def start(self) -> Info:
+        """Start the supervisor and what was wanted, unless it runs; its ingress moves if the config did.
+
+        Raises TargetError, for one where the ingress's port is taken.
+        """
+        host, port = self._ingress
+        info = daemon.start(self._state, host, port)
+        if _listens(info, host, port):
+            return info
+        import msgspec
+
+        return msgspec.convert(self._ask("PUT", "/ingress", {"host": host, "port": port}), Info)
+
+    def stop(self) -> bool:
+        """Stop the supervisor and everything it has started, or left behind; False if nothing ran."""
+        return daemon.stop(self._state)
+
+    def info(self) -> Info:
+        """Return what runs and where; with no pid where no supervisor is running."""
+        return daemon.read_info(self._state) or Info(state=str(self._state.root.parent))
+
+    def supervisor_log(self) -> Iterator[str]:
+        """Yield the lines of the supervisor's own log."""
+        if self._state.supervisor_log.is_file():
+            with self._state.supervisor_log.open(encoding="utf-8", errors="replace") as log:
+                yield from (line.rstrip("\n") for line in log)
+
+    def apply(self, documents: Sequence[Document]) -> Reference:
+        """Make the documents the wanted state; starts the supervisor if need be. Raises TargetError."""
+        body = {"documents": list(documents), "namespace": self._namespace}
+        self.start()
+        try:
+            answer = self._ask("PUT", "/services", body)
+        except NotRunningError:  # killed in between; applying is idempotent
+            self.start()
+            answer = self._ask("PUT", "/services", body)
+        return Reference(answer["namespace"], answer["name"])
+
+    def watch(self, reference: Reference, timeout: float) -> Iterator[Status]:
+        """Yield the status now and at every change; end after `timeout` seconds, or when deleted.
+
+        Raises NotFoundError where there is no such service, TargetError if the supervisor ends. With
+        no supervisor running there is one status, which says so.
+        """
+        if daemon.read_info(self._state) is None:
+            yield read_status(self._existing(reference))
+            return
+        for document in lines(self._state.socket, _path(reference) + "/watch", timeout):
+            if document is None:
+                return
+            yield read_status(document)
+
+    def get(self, reference: Reference) -> Document | None:
+        """Return the InferenceService with its status, or None where there is none."""
+        try:
+            found: Document = self._ask("GET", _path(reference))
+        except NotFoundError:
+            return None
+        except NotRunningError:
+            record = self._state.read_record(reference)
+            return build_document(record, {}, record.created, down=_DOWN) if record else None
+        return found
+
+    def list(self, namespace: str | None = None) -> builtins.list[Document]:
+        """Return the InferenceServices of one namespace, or of all."""
+        try:
+            found: builtins.list[Document] = self._ask(
+                "GET", "/services" + (f"?namespace={namespace}" if namespace else "")
+            )
+        except NotRunningError:
+            return [
+                build_document(record, {}, record.created, down=_DOWN)
+                for reference, record in self._state.read_records().items()
+                if namespace in (None, reference.namespace)
+            ]
+        return found
+
+    def delete(self, reference: Reference) -> bool:
+        """Remove the service and end what runs for it. False where there was none."""
+        if self._state.read_record(reference) is None:
+            return False
+        self.start()
+        return bool(self._ask("DELETE", _path(reference)))
+
+    def logs(self, reference: Reference, *, follow: bool = False) -> Iterator[str]:
+        """Yield the log lines of the revisions that serve and of the newest. Raises NotFoundError."""
+        self._existing(reference)
+
+        def find() -> builtins.list[tuple[str, Path]]:
+            record = self._state.read_record(reference)
+            names = revisions_of_interest(record) if record else []
+            return [(name, self._state.log_path(reference, name)) for name in names]
+
+        return read_logs(find, follow=follow)
+
+    def ingress(self, reference: Reference) -> Endpoint:
+        """Return the way in through the ingress. Raises NotFoundError or TargetError."""
+        info = self._running()
+        return Endpoint(url=info.ingress or "", host=_service(info, reference).host)
+
+    def direct(self, reference: Reference) -> Endpoint:
+        """Return the way to the TorchServe that serves. Raises NotFoundError or TargetError."""
+        return Endpoint(url=_serving(self._running(), reference).inference or "")
+
+    def management(self, reference: Reference) -> Endpoint:
+        """Return the management API of the TorchServe that serves. Raises NotFoundError or TargetError."""
+        return Endpoint(url=_serving(self._running(), reference).management or "")
+
+    def releases_in_use(self) -> frozenset[str]:
+        """Return `NAME/ID` of every release that is served, wanted or one step back, running or not."""
+        records = self._state.read_records()
+        return frozenset(
+            f"{reference.name}/{release}"
+            for reference, record in records.items()
+            for release in record.in_use
+        )
+
+    def _ask(self, method: str, url: str, body: object = None) -> Any:
+        if not self._state.root.is_dir():
+            raise NotRunningError(_DOWN)
+        return ask(self._state.socket, method, url, body)
+
+    def _existing(self, reference: Reference) -> Document:
+        document = self.get(reference)
+        if document is None:
+            raise NotFoundError(f"there is no service {reference}", hint="`kdeploy list` shows what there is")
+        return document
+
+    def _running(self) -> Info:
+        info = daemon.read_info(self._state)
+        if info is None:
+            raise NotRunningError("the supervisor is not running", hint="`kdeploy local start` starts it")
+        return info
+
+
+def _path(reference: Reference) -> str:
+    return f"/services/{reference.namespace}/{reference.name}"
+
+
+def _listens(info: Info, host: str, port: int) -> bool:
+    shown = f"[{host}]" if ":" in host else host
+    address, _, actual = (info.ingress or "").removeprefix("http://").rpartition(":")
+    return address == shown and (not port or actual == str(port))
+
+
+def _service(info: Info, reference: Reference) -> ServiceInfo:
+    for service in info.services:
+        if (service.namespace, service.name) == (reference.namespace, reference.name):
+            return service
+    raise NotFoundError(f"there is no service {reference}", hint="`kdeploy list` shows what there is")
+
+
+def _serving(info: Info, reference: Reference) -> RevisionInfo:
+    """Return the revision that gets the most requests."""
+    revisions = [r for r in _service(info, reference).revisions if r.percent and r.inference]
+    if not revisions:
+        raise TargetError(f"no release of {reference} serves yet", hint="`kdeploy status` says why")
+    return max(revisions, key=lambda revision: revision.percent)

@@ -1,0 +1,74 @@
+"""Writes the reference pages that are made from the code: `make docs`. A test finds out stale ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import typer
+from typer.main import get_command
+
+from deployer.cli.app import app
+from deployer.cli.main import INTERNAL, INTERRUPTED
+from deployer.config import json_schema
+from deployer.errors import KdeployError
+
+FOLDER = Path(__file__).parent / "reference"
+MADE = "<!-- Made from the code by `make docs`. -->\n\n"
+
+
+def pages() -> dict[Path, str]:
+    """Return the text of every page that is made from the code."""
+    return {
+        FOLDER / "commands.md": commands_page(),
+        FOLDER / "exit-codes.md": exit_codes_page(),
+        FOLDER / "kdeploy.schema.json": json.dumps(json_schema(), indent=2) + "\n",
+    }
+
+
+def commands_page() -> str:
+    """Describe every command, its arguments and its options."""
+    lines = [MADE + "# Commands\n"]
+    for path, command in _walk(get_command(app), "kdeploy"):
+        lines.append(f"## `{path}`\n\n{command.help or ''}\n")
+        rows = []
+        for parameter in command.params:
+            if parameter.name in ("help", "install_completion", "show_completion"):
+                continue
+            names = parameter.opts + parameter.secondary_opts
+            shown = parameter.name.upper() if parameter.param_type_name == "argument" else ", ".join(names)
+            rows.append(f"| `{shown}` | {getattr(parameter, 'help', None) or ''} |")
+        if rows:
+            lines.append("| | |\n|---|---|\n" + "\n".join(rows) + "\n")
+    return "\n".join(lines)
+
+
+def _walk(command: typer.core.TyperCommand, path: str) -> Iterator[tuple[str, typer.core.TyperCommand]]:
+    inner = getattr(command, "commands", {})
+    if not inner:
+        yield path, command
+    for name, child in inner.items():
+        yield from _walk(child, f"{path} {name}")
+
+
+def exit_codes_page() -> str:
+    """List every exit code with what it means."""
+    rows = [
+        (0, "Done.", ""),
+        (INTERNAL, "A bug in kdeploy.", ""),
+        (2, "Wrong usage: an unknown flag, say.", ""),
+    ]
+    for kind in sorted(KdeployError.__subclasses__(), key=lambda kind: kind.exit_code):
+        again = "yes" if kind.retryable else ""
+        rows.append((kind.exit_code, " ".join((kind.__doc__ or "").split()), again))
+    rows.append((INTERRUPTED, "Interrupted by Ctrl-C. Nothing is half done.", "yes"))
+    table = "\n".join(f"| {code} | {what} | {again} |" for code, what, again in rows)
+    head = "| code | meaning | may help to run it again as it is |\n|---|---|---|"
+    return f"{MADE}# Exit codes\n\n{head}\n{table}\n"
+
+
+if __name__ == "__main__":
+    for place, text in pages().items():
+        place.write_text(text, "utf-8")
+        print(f"wrote {place}")

@@ -1,0 +1,135 @@
+"""The command line as such: quick, light, and never a traceback."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from deployer.cli.app import app
+
+ROOT = Path(__file__).parents[2]
+HEAVY = {
+    "kubernetes",
+    "torch",
+    "kserve",
+    "obstore",
+    "jinja2",
+    "aiohttp",
+    "PIL",
+    "yaml",
+    "urllib3",
+    "msgspec",
+    "rich",
+}
+
+
+def kdeploy(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "deployer", *arguments],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom deployer.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    loaded = {name.split(".")[0] for name in ended.stderr.split()}
+    assert "typer" in loaded
+    assert not loaded & HEAVY
+
+
+@pytest.mark.parametrize("command", sorted(getattr(get_command(app), "commands", {})))
+def test_every_command_explains_itself_and_its_options(command: str, tmp_path: Path) -> None:
+    ended = kdeploy(command, "--help", folder=tmp_path)
+    assert ended.returncode == 0
+    assert ended.stdout.startswith("Usage: kdeploy")
+
+
+def test_wrong_usage_is_exit_code_2(tmp_path: Path) -> None:
+    ended = kdeploy("push", "--nonsense", folder=tmp_path)
+    assert ended.returncode == 2
+    assert "--nonsense" in ended.stderr
+    assert ended.stdout == ""
+
+
+def test_no_project_says_what_to_do(tmp_path: Path) -> None:
+    ended = kdeploy("push", folder=tmp_path)
+    assert ended.returncode == 3
+    assert ended.stderr.splitlines()[0].startswith("error: object missing required field")
+    assert "kdeploy init" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_debug_shows_where_it_came_from(tmp_path: Path) -> None:
+    ended = kdeploy("--debug", "push", folder=tmp_path)
+    assert ended.returncode == 3
+    assert "Traceback" in ended.stderr
+
+
+def test_version(tmp_path: Path) -> None:
+    assert kdeploy("--version", folder=tmp_path).stdout == "kdeploy 0.1.0\n"
+
+
+def test_nothing_prompts_without_a_terminal(tmp_path: Path) -> None:
+    assert kdeploy("init", folder=tmp_path).returncode == 0
+    ended = kdeploy("delete", folder=tmp_path)
+    assert ended.returncode == 3
+    assert "--yes" in ended.stderr
+
+
+def test_init_writes_a_project_that_reads_well_and_loses_nothing(tmp_path: Path) -> None:
+    assert kdeploy("init", "my-model", folder=tmp_path).returncode == 0
+    config = kdeploy("config", "-o", "name", folder=tmp_path)
+    assert "model.name" in config.stdout.split()
+    (tmp_path / "handler.py").write_text("mine")
+    again = kdeploy("init", "other", folder=tmp_path)
+    assert again.returncode == 3
+    assert (tmp_path / "handler.py").read_text() == "mine"
+    assert kdeploy("init", "other", "--force", folder=tmp_path).returncode == 0
+    assert (tmp_path / "handler.py").read_text() != "mine"
+    assert kdeploy("init", "No Name", "--folder", "x", folder=tmp_path).returncode == 3
+
+
+def test_config_shows_values_and_sources(tmp_path: Path) -> None:
+    kdeploy("init", folder=tmp_path)
+    ended = kdeploy("config", "--set", "serving.batch-size=3", folder=tmp_path, KDEPLOY_SERVING_GPU="2")
+    lines = {line.split()[0]: line for line in ended.stdout.splitlines()}
+    assert lines["serving.batch-size"].split()[1:] == ["3", "--set", "serving.batch-size"]
+    assert lines["serving.gpu"].split()[1:] == ["2", "KDEPLOY_SERVING_GPU"]
+    assert lines["model.version"].endswith("kdeploy.toml")
+    assert lines["serving.cpu"].endswith("default")
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
+    kdeploy("init", folder=tmp_path)
+    line = f"'{sys.executable}' -m deployer config --schema | head -1; exit ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0
+    assert ended.stderr == ""
+
+
+def test_the_pages_made_from_the_code_are_fresh() -> None:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec
+    assert spec.loader
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    for path, text in generate.pages().items():
+        assert path.read_text("utf-8") == text, f"{path} is stale: make docs"

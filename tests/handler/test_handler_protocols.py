@@ -1,0 +1,343 @@
+"""What the adapter makes of a body, what a row can be read as, and how an answer is written."""
+
+import base64
+import json
+
+import numpy as np
+import pytest
+import torch
+from torchserve_worker import Ask, Worker, ask_json, ask_raw, ask_v1, ask_v2, tensor
+
+IMAGE = base64.b64encode(b"\xff\xd8 not really a picture").decode()
+
+
+def rows_of(*asks):
+    """The rows that a handler gets for these requests."""
+    seen = []
+
+    def entry(data, context):
+        seen.extend(data)
+        return [0] * len(data)
+
+    Worker(entry).predict(*asks)
+    return seen
+
+
+def answer_to(ask, *values):
+    """The one request's answer where the handler returns these values."""
+    [answer] = Worker(lambda data, context: list(values)).predict(ask)
+    return answer
+
+
+# ---- what a row can be read as
+
+
+READINGS = {
+    "data": lambda row: row["data"],
+    "get data": lambda row: row.get("data"),
+    "body data": lambda row: row["body"]["data"],
+    "vision": lambda row: row.get("data") or row.get("body"),
+    "get body": lambda row: row.get("body").get("data"),
+    "if in": lambda row: row["body"]["data"] if "body" in row else row["data"],
+}
+
+
+@pytest.mark.parametrize("read", READINGS.values(), ids=READINGS)
+@pytest.mark.parametrize(
+    "ask", [ask_v1({"data": IMAGE}), ask_v2(tensor([IMAGE], datatype="BYTES"))], ids=["v1", "v2"]
+)
+def test_an_image_is_found_in_each_way_of_reading(ask, read):
+    [row] = rows_of(ask)
+    assert read(row) == IMAGE
+    assert base64.b64decode(read(row)).startswith(b"\xff\xd8")
+
+
+@pytest.mark.parametrize(
+    "instance", [[[1, 2], [3, 4]], [], "text", "", 3.5, 0, None, True, False, [0.0]], ids=repr
+)
+def test_a_bare_instance_is_its_own_data_and_body(instance):
+    [row] = rows_of(ask_v1(instance))
+    assert row["data"] == instance
+    assert row["body"] == instance
+    assert row.get("body") == instance
+    assert (row.get("data") or row.get("body")) == instance
+    assert row.get("other", "default") == "default"
+
+
+def test_a_list_of_lists_makes_a_tensor_as_torchserves_base_handler_makes_it():
+    rows = rows_of(ask_v1([1, 2], [3, 4]), ask_v2(tensor([5, 6], [1, 2])))
+    assert torch.as_tensor(rows).tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert np.array(rows).shape == (3, 2)
+    assert torch.FloatTensor(rows[0].get("data")).tolist() == [1, 2]
+    assert rows[0][1] == 2
+    assert isinstance(rows[0], list)
+
+
+def test_an_object_is_itself_and_knows_nothing_of_body_where_it_is_looped_over():
+    [row] = rows_of(ask_v1({"age": 3, "income": 5}))
+    assert row == {"age": 3, "income": 5}
+    assert list(row) == ["age", "income"]
+    assert json.loads(json.dumps(row)) == {"age": 3, "income": 5}
+    assert row["body"] == row
+    assert row.get("data") is None
+    with pytest.raises(KeyError, match="data"):
+        row["data"]
+
+
+def test_an_objects_own_body_wins():
+    [row] = rows_of(ask_v1({"body": "mine"}))
+    assert row["body"] == row.get("body") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("ask", "row"),
+    [
+        (ask_json({"data": IMAGE}), {"body": {"data": IMAGE}}),
+        (ask_json([1, 2]), {"body": [1, 2]}),
+        (ask_json({"inputs": "a text", "parameters": {}}), {"body": {"inputs": "a text", "parameters": {}}}),
+        (ask_json({"inputs": ["a", "b"]}), {"body": {"inputs": ["a", "b"]}}),
+        (ask_raw(b"\xff\xd8\x00{"), {"body": bytearray(b"\xff\xd8\x00{")}),
+        (ask_raw(b'{"data": 1}'), {"body": bytearray(b'{"data": 1}')}),
+        (ask_raw(b'"instances"'), {"body": bytearray(b'"instances"')}),
+        (ask_raw(b"", name="data"), {"data": bytearray(b"")}),
+        (ask_raw("grün".encode(), "text/plain"), {"body": "grün"}),
+        (
+            Ask((("image", "image/png", b"png"), ("top", "text/plain", b"3"))),
+            {"image": bytearray(b"png"), "top": "3"},
+        ),
+        (Ask(()), {}),
+    ],
+    ids=lambda value: None if isinstance(value, Ask) else str(list(value)),
+)
+def test_anything_else_is_handed_on_as_torchserve_has_it(ask, row):
+    [seen] = rows_of(ask)
+    assert seen == row
+    assert {key: type(value) for key, value in seen.items()} == {
+        key: type(value) for key, value in row.items()
+    }
+
+
+def test_a_body_is_not_copied():
+    worker = Worker(None)
+    worker.code(ask_raw(b"raw"))  # leaves a context with one request in it
+    body, seen = bytearray(b"\xff" * 1000), []
+    worker.adapter.entry = lambda data, context: seen.extend(data) or [0]
+    worker.adapter.answer([{"body": body}], worker.context)
+    assert seen[0]["body"] is body
+
+
+# ---- what is V1 or V2
+
+
+@pytest.mark.parametrize("content_type", ["", "image/png", "text/plain", "application/json; charset=utf-8"])
+@pytest.mark.parametrize("name", ["body", "data"])
+def test_v1_is_recognised_without_a_json_content_type(content_type, name):
+    body = b' \n{"parameters": 1, "instances": ["a", "b"]}'
+    answer = answer_to(ask_raw(body, content_type, name), 1, 2)
+    assert answer.json == {"predictions": [1, 2]}
+    assert answer.content_type == "application/json"
+
+
+def test_v2_is_recognised_without_a_json_content_type():
+    answer = answer_to(ask_raw(json.dumps({"inputs": [tensor([1, 2])]}).encode()), 1, 2)
+    assert answer.json["outputs"][0]["data"] == [1, 2]
+
+
+def test_a_picture_is_not_searched_for_json():
+    body = b'\x89PNG{"instances": [1'
+    assert answer_to(ask_raw(body), "seen").body == b"seen"
+
+
+BAD = {
+    "instances is no list": ask_json({"instances": {"data": 1}}),
+    "instances is null": ask_json({"instances": None}),
+    "truncated": ask_raw(b'{"instances": [1, 2'),
+    "not utf-8": ask_raw(b'{"instances": ["\xff"]}'),
+    "nested without end": ask_raw(b'{"instances": ' + b"[" * 100_000),
+    "no inputs": ask_v2(),
+    "no name": ask_v2({"shape": [1], "datatype": "FP32", "data": [1]}),
+    "one name twice": ask_v2(tensor([1]), tensor([1])),
+    "no datatype": ask_v2({"name": "x", "shape": [1], "data": [1]}),
+    "a datatype that is none": ask_v2(tensor([1], datatype="FLOAT")),
+    "a datatype that is a list": ask_v2(tensor([1], datatype=["FP32"])),
+    "no shape": ask_v2({"name": "x", "datatype": "FP32", "data": [1]}),
+    "no dimension": ask_v2(tensor([1], [])),
+    "an unknown dimension": ask_v2(tensor([1], [-1])),
+    "a shape that is a number": ask_v2(tensor([1], 1)),
+    "a boolean dimension": ask_v2(tensor([1], [True])),
+    "a fractional dimension": ask_v2(tensor([1], [1.0])),
+    "empty slices without number": ask_v2(tensor([], [10**12, 0])),
+    "astronomic": ask_v2(tensor([1], [10**300] * 60)),
+    "too many dimensions": ask_v2(tensor([1], [1] * 65)),
+    "too few values": ask_v2(tensor([1, 2, 3], [2, 2])),
+    "too many values": ask_v2(tensor([1, 2, 3], [2])),
+    "nested otherwise": ask_v2(tensor([[1, 2], [3, 4], [5, 6]], [2, 3])),
+    "ragged": ask_v2(tensor([[1, 2], [3]], [2, 2])),
+    "half nested": ask_v2(tensor([[1, 2], 3], [2, 2])),
+    "no data": ask_v2({"name": "x", "shape": [1], "datatype": "FP32"}),
+    "data that is a string": ask_v2(tensor("a", [1], "BYTES")),
+    "a string among numbers": ask_v2(tensor([1, "2"])),
+    "null among numbers": ask_v2(tensor([1, None])),
+    "a fraction among integers": ask_v2(tensor([1, 1.5], datatype="INT64")),
+    "a number among booleans": ask_v2(tensor([True, 1], datatype="BOOL")),
+    "a number among strings": ask_v2(tensor(["a", 1], datatype="BYTES")),
+    "nested deeper than its shape": ask_v2(tensor([[1], [2]], [2])),
+    "batches that differ": ask_v2(tensor([1, 2]), tensor([1], name="y")),
+}
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
+def test_a_malformed_request_is_400_and_touches_no_other(bad):
+    good = ask_v1({"data": "a"})
+    before, answer, after = Worker(lambda data, context: [len(data)] * len(data)).predict(good, bad, good)
+    assert before.json == after.json == {"predictions": [2]}
+    assert (before.status, after.status) == (200, 200)
+    assert answer.status == 400
+    assert answer.content_type == "application/json"
+    assert list(answer.json) == ["error"]
+    assert len(answer.json["error"]) > 20
+
+
+def test_a_400_says_which_input_is_wrong():
+    [answer] = Worker(lambda data, context: data).predict(ask_v2(tensor([1]), tensor([1, 2], [3], name="y")))
+    assert answer.json == {"error": "inputs[1]: data must be the values of shape [3], flat or nested"}
+
+
+def test_no_instances_are_no_predictions_and_the_handler_is_not_asked():
+    def entry(data, context):
+        raise AssertionError
+
+    v1, v2 = Worker(entry).predict(ask_v1(), ask_v2(tensor([], [0, 3])))
+    assert (v1.status, v1.json) == (200, {"predictions": []})
+    assert v2.json["outputs"] == [{"name": "x", "shape": [0], "datatype": "BYTES", "data": []}]
+
+
+# ---- V2's tensors
+
+
+@pytest.mark.parametrize(
+    ("sent", "rows"),
+    [
+        (tensor([1, 2, 3, 4, 5, 6], [2, 3]), [[1, 2, 3], [4, 5, 6]]),
+        (tensor([[1, 2, 3], [4, 5, 6]], [2, 3]), [[1, 2, 3], [4, 5, 6]]),
+        (tensor([1, 2, 3, 4], [2, 2, 1]), [[[1], [2]], [[3], [4]]]),
+        (tensor([1, 2], [1, 2]), [[1, 2]]),
+        (tensor([True, False], datatype="BOOL"), [True, False]),
+        (tensor(["a", "b"], datatype="BYTES"), ["a", "b"]),
+        (tensor(["a", "b"], [2, 1], datatype="BYTES"), ["a", "b"]),
+        (tensor([["a"], ["b"]], [2, 1], datatype="BYTES"), ["a", "b"]),
+        (tensor(["a", "b"], [1, 2], datatype="BYTES"), [["a", "b"]]),
+    ],
+)
+def test_slices_along_the_first_dimension_are_rows(sent, rows):
+    assert [row["data"] for row in rows_of(ask_v2(sent))] == rows
+
+
+def test_several_inputs_are_cut_side_by_side():
+    ask = ask_v2(tensor(["a", "b"], datatype="BYTES", name="word"), tensor([1, 2, 3, 4], [2, 2], name="box"))
+    assert rows_of(ask) == [{"word": "a", "box": [1, 2]}, {"word": "b", "box": [3, 4]}]
+    assert answer_to(ask, 7, 8).json["outputs"][0]["name"] == "output-0"
+
+
+@pytest.mark.parametrize(
+    ("values", "datatype", "shape", "data"),
+    [
+        ([1, 2], "INT64", [2], [1, 2]),
+        ([1.5, 2], "FP64", [2], [1.5, 2]),
+        ([[1.0, 2.0], [3.0, 4.0]], "FP64", [2, 2], [1.0, 2.0, 3.0, 4.0]),
+        ([True, False], "BOOL", [2], [True, False]),
+        ([True, 1], "BYTES", [2], ["true", "1"]),
+        (["a", "b"], "BYTES", [2], ["a", "b"]),
+        ([["a", "b"], ["c", "d"]], "BYTES", [2, 2], ["a", "b", "c", "d"]),
+        ([{"class": 3}, "b"], "BYTES", [2], ['{"class": 3}', "b"]),
+        ([[1], [1, 2]], "BYTES", [2], ["[1]", "[1, 2]"]),
+        ([None, 1], "BYTES", [2], ["null", "1"]),
+        ([2**63, 1], "BYTES", [2], [str(2**63), "1"]),
+        ([[], []], "BYTES", [2], ["[]", "[]"]),
+        ([b"\x00\xff", b""], "BYTES", [2], ["AP8=", ""]),
+        ([float("nan"), 1.0], "FP64", [2], [None, 1.0]),
+        (list(np.array([1, 2], dtype="int32")), "INT64", [2], [1, 2]),
+        (list(np.ones((2, 1, 2), dtype="float32")), "FP64", [2, 1, 2], [1.0, 1.0, 1.0, 1.0]),
+        (list(torch.tensor([[1, 2], [3, 4]])), "INT64", [2, 2], [1, 2, 3, 4]),
+        ([(1, 2), (3, 4)], "INT64", [2, 2], [1, 2, 3, 4]),
+    ],
+)
+def test_the_output_is_a_tensor_where_the_values_are_one(values, datatype, shape, data):
+    answer = answer_to(ask_v2(tensor([0, 0]), id="mine"), *values)
+    assert answer.content_type == "application/json"
+    assert answer.json == {
+        "model_name": "served-name",
+        "model_version": "1.5",
+        "id": "mine",
+        "outputs": [{"name": "x", "shape": shape, "datatype": datatype, "data": data}],
+    }
+
+
+def test_no_id_is_made_up():
+    assert "id" not in answer_to(ask_v2(tensor([0])), 1).json
+
+
+# ---- answers
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (np.float32(0.5), 0.5),
+        (np.array([[1, 2]]), [[1, 2]]),
+        (torch.tensor([1.5], requires_grad=True), [1.5]),
+        ({"scores": torch.tensor([1, 2])}, {"scores": [1, 2]}),
+        (b"\x00\xff", "AP8="),
+        ([float("nan"), float("-inf"), 1.5], [None, None, 1.5]),
+        (np.array([np.nan, 1.0]), [None, 1.0]),
+        ("grün", "grün"),
+        (None, None),
+    ],
+    ids=str,
+)
+def test_v1_answers_are_plain_json(value, written):
+    assert answer_to(ask_v1(1), value).json == {"predictions": [written]}
+
+
+CIRCLE = []
+CIRCLE.append(CIRCLE)
+UNWRITABLE = {"object": object(), "set": {1, 2}, "key": {(1, 2): 3}, "circle": CIRCLE}
+ONE_ROW = {"v1": ask_v1(0), "v2": ask_v2(tensor([0])), "own": ask_json({"data": 0})}
+
+
+@pytest.mark.parametrize("value", UNWRITABLE.values(), ids=UNWRITABLE)
+@pytest.mark.parametrize("ask", ONE_ROW.values(), ids=ONE_ROW)
+def test_what_cannot_be_written_fails_its_own_request_alone(ask, value):
+    before, answer, after = Worker(lambda data, context: [1, value, 3]).predict(ask_v1(0), ask, ask_v1(0))
+    assert answer.status == 500
+    assert "cannot be written as JSON" in answer.json["error"]
+    assert before.json == {"predictions": [1]}
+    assert after.json == {"predictions": [3]}
+
+
+@pytest.mark.parametrize(
+    ("value", "body"),
+    [
+        ({"class": 3}, json.dumps({"class": 3}, indent=2).encode()),
+        ([1, 2], b"[\n  1,\n  2\n]"),
+        ("text", b"text"),
+        (b"\x00", b"\x00"),
+        (bytearray(b"\x01"), b"\x01"),
+        (float("nan"), b"NaN"),
+    ],
+)
+def test_a_handed_on_request_gets_the_handlers_own_value_as_torchserve_writes_it(value, body):
+    answer = answer_to(ask_raw(b"raw"), value)
+    assert (answer.status, answer.body, answer.content_type) == (200, body, "")
+
+
+def test_a_handed_on_tensor_is_sent_as_torchserve_sends_it():
+    answer = answer_to(ask_raw(b"raw"), torch.tensor([1, 2]))
+    assert answer.body.startswith(b"PK")
+
+
+def test_a_handed_on_text_that_has_no_bytes_fails_alone():
+    """TorchServe's worker would die of it."""
+    text, answer = Worker(lambda data, context: ["good", "\ud800"]).predict(ask_raw(b"a"), ask_raw(b"b"))
+    assert text.body == b"good"
+    assert answer.status == 500

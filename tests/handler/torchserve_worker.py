@@ -1,0 +1,158 @@
+"""TorchServe's own worker around the adapter, without its server: real codec, real Service, real Context."""
+
+import functools
+import importlib.util
+import io
+import json
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import ts
+from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
+from ts.protocol.otf_message_handler import retrieve_msg
+from ts.service import Service
+
+ADAPTER = Path(__file__).parents[2] / "handler" / "kdeploy_handler.py"
+METRICS = Path(ts.__file__).parent / "configs" / "metrics.yaml"
+MANIFEST = {"model": {"modelName": "archived-name", "modelVersion": "1.5", "handler": "kdeploy_handler.py"}}
+
+
+def load_adapter():
+    """A fresh copy of the module, with nothing loaded and nothing learnt."""
+    spec = importlib.util.spec_from_file_location("kdeploy_handler", ADAPTER)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@functools.cache
+def worker_metrics():
+    """TorchServe's own metrics, as a worker makes them once."""
+    metrics = MetricsCacheYamlImpl(config_file_path=str(METRICS))
+    metrics.initialize_cache()
+    return metrics
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request as TorchServe's frontend sends it on: parts of (name, content type, bytes)."""
+
+    parts: tuple
+    headers: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    content_type: str
+    headers: dict
+    body: bytes
+
+    @property
+    def json(self):
+        return json.loads(self.body, parse_constant=_refuse)
+
+
+def _refuse(constant):
+    raise AssertionError(f"{constant} is not JSON")
+
+
+def ask_json(body, **headers):
+    return Ask((("body", "application/json", json.dumps(body).encode()),), headers)
+
+
+def ask_v1(*instances, **headers):
+    return ask_json({"instances": list(instances)}, **headers)
+
+
+def ask_v2(*inputs, **extra):
+    return ask_json({"inputs": list(inputs), **extra})
+
+
+def tensor(data, shape=None, datatype="FP32", name="x"):
+    return {
+        "name": name,
+        "shape": [len(data)] if shape is None else shape,
+        "datatype": datatype,
+        "data": data,
+    }
+
+
+def ask_raw(body, content_type="", name="body"):
+    return Ask(((name, content_type, body),))
+
+
+class Worker:
+    """One loaded model: `predict` takes the requests of one batch and returns their answers."""
+
+    def __init__(self, entry, model_dir="/nowhere", manifest=MANIFEST):
+        self.adapter = load_adapter().Adapter(entry)
+        arguments = ["served-name", str(model_dir), manifest, self.adapter.answer, None, 8, True]
+        self.service = Service(*arguments, worker_metrics())
+        self.service.set_cl_socket(None)
+
+    @property
+    def context(self):
+        return self.service.context
+
+    def predict(self, *asks):
+        code, answers = predict(self.service, *asks)
+        assert code == 200
+        return answers
+
+    def code(self, *asks):
+        """What the whole batch got."""
+        return predict(self.service, *asks)[0]
+
+
+def predict(service, *asks):
+    """One batch over TorchServe's wire format: what the whole of it got, and the answers."""
+    _, batch = retrieve_msg(_Connection(_encode(asks)))
+    return _decode(bytes(service.predict(batch)))
+
+
+class _Connection(io.BytesIO):
+    def recv(self, count):
+        return self.read(count)
+
+
+def _framed(value):
+    value = value if isinstance(value, bytes) else value.encode()
+    return struct.pack("!i", len(value)) + value
+
+
+_END = struct.pack("!i", -1)
+
+
+def _encode(asks):
+    """The frontend's half of TorchServe's wire format."""
+    message = b"I"
+    for number, ask in enumerate(asks):
+        message += _framed(f"request-{number}")
+        message += b"".join(_framed(name) + _framed(value) for name, value in ask.headers.items()) + _END
+        message += (
+            b"".join(_framed(name) + _framed(kind) + _framed(body) for name, kind, body in ask.parts) + _END
+        )
+    return message + _END
+
+
+def _decode(message):
+    """What the frontend reads: the batch's code, and an answer for each request in order."""
+    stream = io.BytesIO(message)
+
+    def integer():
+        return struct.unpack("!i", stream.read(4))[0]
+
+    def text():
+        return stream.read(integer()).decode()
+
+    code, _ = integer(), text()
+    answers = []
+    while (length := integer()) != -1:
+        assert stream.read(length).decode() == f"request-{len(answers)}"
+        content_type, status, _ = text(), integer(), text()
+        headers = {text(): text() for _ in range(integer())}
+        answers.append(Answer(status, content_type, headers, stream.read(integer())))
+    assert stream.read() == b""
+    return code, answers

@@ -1,0 +1,135 @@
+"""Tiny real releases, made by hand in a model store's layout, and the documents that name them."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+Document = dict[str, Any]
+
+ANSWER = """
+import os
+import time
+
+
+def handle(data, context):
+    if data is None:
+        return None
+    for row in data:
+        body = row.get("body") or row.get("data")
+        if isinstance(body, dict) and body.get("sleep"):
+            time.sleep(body["sleep"])
+        if isinstance(body, dict) and body.get("die"):
+            os._exit(1)
+    return [{{"release": {release!r}, "mode": os.environ.get("MODE", "")}} for _ in data]
+"""
+
+IMPORTS_WHAT_IS_NOT_THERE = "import no_such_module_at_all\n\n\ndef handle(data, context):\n    return [1]\n"
+
+RAISES = """
+class Handler:
+    def initialize(self, context):
+        raise ValueError("the weights are of another shape")
+
+    def handle(self, data, context):
+        return [1 for _ in data]
+"""
+
+
+def make_release(
+    folder: Path, name: str, handler: str, *, requirements: str | None = None, extra: dict[str, bytes] | None = None
+) -> Path:
+    """Make a release's folder: `config/config.properties` and `model-store/NAME.mar`."""
+    (folder / "config").mkdir(parents=True)
+    (folder / "model-store").mkdir()
+    model = {"modelName": name, "handler": "handler.py", "modelVersion": "1.0"}
+    with zipfile.ZipFile(folder / "model-store" / f"{name}.mar", "w") as archive:
+        archive.writestr("handler.py", handler)
+        if requirements is not None:
+            model["requirementsFile"] = "requirements.txt"
+            archive.writestr("requirements.txt", requirements)
+        for path, data in (extra or {}).items():
+            archive.writestr(path, data)
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"runtime": "python", "model": model}))
+    version = {
+        "defaultVersion": True,
+        "marName": f"{name}.mar",
+        "minWorkers": 1,
+        "maxWorkers": 1,
+        "batchSize": 1,
+        "maxBatchDelay": 10,
+        "responseTimeout": 60,
+    }
+    snapshot = {"name": "startup.cfg", "modelCount": 1, "models": {name: {"1.0": version}}}
+    lines = [
+        "inference_address=http://0.0.0.0:8080",
+        "management_address=http://127.0.0.1:8081",
+        "metrics_address=http://0.0.0.0:8082",
+        "grpc_inference_port=7070",
+        "grpc_management_port=7071",
+        "disable_token_authorization=true",
+        f"install_py_dep_per_model={str(requirements is not None).lower()}",
+        "max_request_size=1000000",
+        "model_store=/mnt/models/model-store",
+        f"model_snapshot={json.dumps(snapshot)}",
+    ]
+    (folder / "config" / "config.properties").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def make_documents(
+    name: str,
+    release: str,
+    folder: Path,
+    *,
+    canary: int | None = None,
+    env: dict[str, str] | None = None,
+    namespace: str = "default",
+) -> list[Document]:
+    """Make what is applied: a ServingRuntime and an InferenceService, as kdeploy renders them."""
+    container = {
+        "name": "kserve-container",
+        "image": "pytorch/torchserve-kfs:0.12.0",
+        "command": ["torchserve"],
+        "args": [
+            "--foreground",
+            "--ncs",
+            "--model-store=/mnt/models/model-store",
+            "--ts-config=/mnt/models/config/config.properties",
+        ],
+        "env": [
+            {"name": "PIP_QUIET", "value": "3"},
+            {"name": "PIP_LOG", "value": "/tmp/kdeploy-pip.log"},
+        ],
+    }
+    predictor: Document = {
+        "minReplicas": 1,
+        "model": {
+            "modelFormat": {"name": "pytorch"},
+            "runtime": "kdeploy-torchserve-v1",
+            "storageUri": folder.as_uri() + "/",
+            "env": [{"name": key, "value": value} for key, value in (env or {}).items()],
+        },
+    }
+    if canary is not None:
+        predictor["canaryTrafficPercent"] = canary
+    return [
+        {
+            "apiVersion": "serving.kserve.io/v1alpha1",
+            "kind": "ServingRuntime",
+            "metadata": {"name": "kdeploy-torchserve-v1", "namespace": namespace},
+            "spec": {"containers": [container]},
+        },
+        {
+            "apiVersion": "serving.kserve.io/v1beta1",
+            "kind": "InferenceService",
+            "metadata": {
+                "name": name,
+                "namespace": namespace,
+                "labels": {"kdeploy.dev/release": release},
+            },
+            "spec": {"predictor": predictor},
+        },
+    ]

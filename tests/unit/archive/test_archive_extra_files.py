@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deployer.archive import DigestCache, plan_archive, read_members, verify_archive, write_archive
+from deployer.archive.extra_files import extra_files
+from deployer.archive.members import name_fault, names_fault
+from deployer.config import Model
+from deployer.errors import ArchiveError, KdeployError
+
+OWN = {"MAR-INF/MANIFEST.json", "handler.py", "kdeploy_handler.json", "kdeploy_handler.py", "weights.pt"}
+
+
+def put(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(os.fsencode(name))
+
+
+def extras(archive) -> set[str]:
+    return {member.name for member in archive.members} - OWN
+
+
+def test_paths_globs_and_folders(plan, root):
+    put(root, "a.txt", "sub/b.txt", "data/one.json", "data/two.json", "assets/x", "assets/deep/y", "w[1].txt")
+    archive = plan(extra_files=("a.txt", "sub/b.txt", "data/*.json", "assets", "w[1].txt"))
+    assert extras(archive) == {"a.txt", "b.txt", "one.json", "two.json", "x", "deep/y", "w[1].txt"}
+    assert extras(plan(extra_files=(str(root / "a.txt"),))) == {"a.txt"}
+    assert extras(plan(extra_files=("**/*.json",))) == {"one.json", "two.json"}
+    assert extras(plan(extra_files=("./assets/",))) == {"x", "deep/y"}
+
+
+def test_what_no_model_needs_is_left_out(plan, root):
+    put(
+        root,
+        "a/keep.py", "a/.env", "a/__pycache__/keep.pyc", "a/.git/config", "a/sub/.DS_Store", "a/sub/x", "a/.DS_Store",
+        "a/__MACOSX/y",
+    )  # fmt: skip
+    assert extras(plan(extra_files=("a",))) == {"keep.py", ".env", "sub/x"}
+    assert extras(plan(extra_files=("a/*",))) == {"keep.py", "x"}
+
+
+def test_a_file_may_be_named_more_than_once(plan, root):
+    put(root, "a.txt")
+    (root / "same.txt").symlink_to("a.txt")
+    assert extras(plan(extra_files=("a.txt", "*.txt", "a.txt"))) == {"a.txt", "same.txt"}
+    assert extras(plan(extra_files=("handler.py", "weights.pt"))) == set()
+
+
+@pytest.mark.parametrize(
+    ("extra", "what"),
+    [
+        (("a/x", "b/x"), "two files would be x in the archive: a/x and b/x"),
+        (("a", "b"), "two files would be x in the archive: a/x and b/x"),
+        (("a/weights.pt",), "two files would be weights.pt"),
+        (("none",), "none does not exist"),
+        (("*.none",), "matches no file"),
+        (("",), "'' is no path"),
+        (("nul\0",), "is no path"),
+        (("pipe",), "pipe is a device or pipe, not a file"),
+        (("kdeploy_handler.json",), "keeps for itself"),
+        (("kdeploy_handler",), None),
+        (("reserved",), "keeps for itself"),
+        (("mar",), "keeps for itself"),
+        (("a\\b",), "holds a backslash"),
+        (("new\nline",), "control character"),
+        ((os.fsdecode(b"latin\xe9"),), "no UTF-8"),
+        (("clash/one", "clash/two"), "d: is a file and a folder at once"),
+        (("model-config.yaml",), "model-config.yaml is the name of a file that kdeploy adds"),
+    ],
+)
+def test_extra_files_that_cannot_be(plan, root, extra, what):
+    put(
+        root,
+        "a/x", "b/x", "a/weights.pt", "kdeploy_handler.json", "kdeploy_handler/x", "reserved/kdeploy_handler/x.py",
+        "mar/mar-inf/x", "a\\b", "new\nline", os.fsdecode(b"latin\xe9"), "clash/one/d", "clash/two/d/e",
+        "model-config.yaml",
+    )  # fmt: skip
+    (root / "requirements.txt").write_text("numpy")
+    os.mkfifo(root / "pipe")
+    if what is None:
+        plan(extra_files=extra)
+        return
+    with pytest.raises(ArchiveError) as caught:
+        plan(extra_files=extra, requirements_file="requirements.txt")
+    assert what in caught.value.what
+    assert caught.value.where == "kdeploy.toml: model.extra-files"
+
+
+def test_a_config_file_that_is_also_an_extra_file(plan, root):
+    put(root, "requirements.txt")
+    (root / "c.yaml").write_text("a: 1\n")
+    archive = plan(extra_files=("*.yaml",), config_file="c.yaml", requirements_file="requirements.txt")
+    assert next(m for m in archive.members if m.name == "c.yaml").source == b"a: 1\nuseVenv: true\n"
+
+
+def test_a_weights_file_with_a_name_of_kdeploys(plan, root):
+    (root / "weights.pt").rename(root / "MAR-INF")
+    with pytest.raises(ArchiveError) as caught:
+        plan(serialized_file="MAR-INF")
+    assert caught.value.where == "kdeploy.toml: model.serialized-file"
+
+
+def test_an_lsp_archive_may_hold_what_is_kdeploys_elsewhere(plan, root):
+    put(root, "kdeploy_handler.json")
+    assert "kdeploy_handler.json" in {
+        member.name
+        for member in plan(
+            runtime="LSP", handler="BaseHandler", extra_files=("kdeploy_handler.json",)
+        ).members
+    }
+
+
+def test_links(plan, root):
+    put(root, "outside.txt", "a/real.txt", "a/sub/deep.txt", "b/x")
+    (root / "a" / "inside.txt").symlink_to("real.txt")
+    assert extras(plan(extra_files=("a",))) == {"real.txt", "inside.txt", "sub/deep.txt"}
+    (root / "link.txt").symlink_to("outside.txt")
+    assert extras(plan(extra_files=("link.txt",))) == {"link.txt"}
+    (root / "folder").symlink_to("b")
+    assert extras(plan(extra_files=("folder",))) == {"x"}
+    (root / "a" / "out.txt").symlink_to("../outside.txt")
+    with pytest.raises(ArchiveError, match="leads out of"):
+        plan(extra_files=("a",))
+    (root / "a" / "out.txt").unlink()
+    (root / "a" / "loop").symlink_to(".")
+    with pytest.raises(ArchiveError, match="link to a folder"):
+        plan(extra_files=("a",))
+    (root / "a" / "loop").unlink()
+    (root / "a" / "dangling").symlink_to("gone")
+    with pytest.raises(ArchiveError, match="dangling does not exist"):
+        plan(extra_files=("a",))
+
+
+def test_a_folder_that_cannot_be_listed(root, monkeypatch):
+    put(root, "a/x")
+
+    def walk(folder, onerror):
+        onerror(PermissionError(13, "Permission denied", str(folder)))
+        return iter(())
+
+    monkeypatch.setattr(os, "walk", walk)
+    with pytest.raises(ArchiveError, match="cannot be listed: Permission denied"):
+        list(extra_files(("a",), root))
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("a", None), ("a/b", None), (".a", None), ("…", None), ("a b", None), ("C:", None),
+        ("", "empty part"), ("a//b", "empty part"), ("a/", "empty part"), ("./a", "empty part"),
+        ("../a", "leads out"), ("a/..", "leads out"), ("/a", "leads out"),
+        ("a\\b", "backslash"), ("a\0", "control"), ("a\x7f", "control"), ("a\x85", "control"),
+        ("\udce9", "UTF-8"), ("a" * 256, "too long"), ("é" * 128, "too long"), ("/".join(["abc"] * 1100), "too long"),
+    ],
+)  # fmt: skip
+def test_names_of_members(name, fault):
+    found = name_fault(name)
+    assert found is None if fault is None else fault in found
+
+
+def test_names_that_cannot_be_together():
+    assert names_fault(["a", "a.b", "a b", "ab/c"]) is None
+    assert names_fault(["a/b", "a.c", "a"]) == "a: is a file and a folder at once"
+    assert names_fault(["a", "b", "a"]) == "a: is there twice"
+
+
+PARTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8).filter(
+    lambda part: "/" not in part and "\0" not in part
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.dictionaries(st.lists(PARTS, min_size=1, max_size=3).map("/".join), st.binary(max_size=50), max_size=6)
+)
+def test_any_folder_becomes_an_archive_or_one_clear_error(layout):
+    with tempfile.TemporaryDirectory() as name:
+        base = Path(name)
+        bytes_of = []
+        for turn in ("first", "second"):
+            root = base / turn
+            (root / "extra").mkdir(parents=True)
+            (root / "handler.py").write_text("def handle(data, context): ...")
+            for path, content in layout.items():
+                file = root / "extra" / path
+                try:
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_bytes(content)
+                    os.utime(file, (len(turn), 10**9))
+                except OSError:
+                    continue  # "..", a file where a folder would be
+            model = Model(name="m", version="1", handler="handler.py", extra_files=("extra",))
+            digests = DigestCache(root / "digests.json")
+            try:
+                archive = write_archive(plan_archive(model, root, digests), root / "m.mar", digests)
+            except KdeployError as error:
+                bytes_of.append(str(error).replace(turn, ""))
+                continue
+            assert read_members(root / "m.mar") == archive.entries
+            verify_archive(root / "m.mar", archive.members)
+            bytes_of.append((root / "m.mar").read_bytes())
+            shutil.rmtree(root)
+        assert bytes_of[0] == bytes_of[1]

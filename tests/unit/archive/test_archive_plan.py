@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import deployer.archive.plan as plan_module
+from deployer.archive import DigestCache, digest_archive, plan_archive
+from deployer.config import Model
+from deployer.errors import ArchiveError
+from deployer.shipped import shipped
+
+
+def contents(archive):
+    return {
+        member.name: member.source if isinstance(member.source, bytes) else member.source.read_bytes()
+        for member in archive.members
+    }
+
+
+def model_of_manifest(archive):
+    return json.loads(contents(archive)["MAR-INF/MANIFEST.json"])["model"]
+
+
+def test_the_adapter_stands_in_front_of_the_handler(plan):
+    archive = plan()
+    held = contents(archive)
+    assert list(held) == [
+        "MAR-INF/MANIFEST.json", "handler.py", "kdeploy_handler.json", "kdeploy_handler.py", "weights.pt",
+    ]  # fmt: skip
+    assert held["kdeploy_handler.py"] == (shipped("handler") / "kdeploy_handler.py").read_bytes()
+    assert json.loads(held["kdeploy_handler.json"]) == {"handler": "handler.py"}
+    assert model_of_manifest(archive) == {
+        "modelName": "m",
+        "serializedFile": "weights.pt",
+        "handler": "kdeploy_handler.py",
+        "modelVersion": "1.0",
+    }
+    assert archive.warnings == ()
+    assert archive.file_name == "m.mar"
+
+
+@pytest.mark.parametrize(
+    ("handler", "written", "packed"),
+    [
+        ("handler.py", "handler.py", True),
+        ("handler", "handler", True),
+        ("handler.py:predict", "handler.py:predict", True),
+        ("handler:predict", "handler:predict", True),
+        ("below/handler.py:predict", "handler.py:predict", True),
+        ("image_classifier", "image_classifier", False),
+    ],
+)
+def test_every_way_to_name_a_handler(plan, root, handler, written, packed):
+    (root / "handler.py").write_text("def predict(data, context): ...\ndef handle(data, context): ...\n")
+    (root / "below").mkdir()
+    (root / "below" / "handler.py").write_text("def predict(data, context): ...\n")
+    held = contents(plan(handler=handler))
+    assert json.loads(held["kdeploy_handler.json"]) == {"handler": written}
+    assert ("handler.py" in held) is packed
+
+
+def test_torchserves_own_handler_goes_before_a_file_of_that_name(plan, root):
+    (root / "image_classifier.py").write_text("")
+    assert "image_classifier.py" not in contents(plan(handler="image_classifier"))
+
+
+@pytest.mark.parametrize(
+    ("handler", "what", "hint"),
+    [
+        ("missing.py", "missing.py does not exist", "relative to"),
+        ("image_clasifier", "image_clasifier.py does not exist", "image_classifier"),
+        ("handler.py:", "'' is not the name of a function", "file.py:function"),
+        ("handler.py:a.b", "'a.b' is not the name of a function", "file.py:function"),
+        ("my.handler.py", "'my.handler.py' cannot be imported", "without another dot"),
+        (".py", "'.py' cannot be imported", "without another dot"),
+        ("folder.py", "folder.py is a folder", "relative to"),
+        ("nul\0.py", "control character", "rename"),
+    ],
+)
+def test_a_handler_that_cannot_be(plan, root, handler, what, hint):
+    (root / "folder.py").mkdir()
+    with pytest.raises(ArchiveError) as caught:
+        plan(handler=handler)
+    assert what in caught.value.what
+    assert hint in caught.value.hint
+    assert caught.value.where == "kdeploy.toml: model.handler"
+
+
+def test_no_adapter_for_the_lsp_runtime(plan, root, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    (root / "lib").mkdir()
+    (root / "lib" / "mine.so").write_bytes(b"elf")
+    (root / "requirements.txt").write_text("numpy\n")
+    archive = plan(runtime="LSP", handler="lib/mine:Handler", requirements_file="requirements.txt")
+    assert list(contents(archive)) == ["MAR-INF/MANIFEST.json", "mine.so", "requirements.txt", "weights.pt"]
+    assert model_of_manifest(archive)["handler"] == "mine:Handler"
+    assert list(contents(plan(runtime="LSP", handler="TorchScriptHandler"))) == [
+        "MAR-INF/MANIFEST.json", "weights.pt",
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(ArchiveError, match="mine.dylib does not exist"):
+        plan(runtime="LSP", handler="lib/mine:Handler")
+
+
+@pytest.mark.parametrize("name", ["", "M", "1m", "m-", "m_x", "m.x", "m" * 48, "m\n", "../m"])
+def test_a_name_that_kserve_would_refuse(plan, name):
+    with pytest.raises(ArchiveError) as caught:
+        plan(name=name)
+    assert caught.value.where == "kdeploy.toml: model.name"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("version", "a b"), ("runtime", "ruby"), ("archive_format", "rar"), ("python", "2.7"), ("handler", "")],
+)
+def test_a_model_that_was_made_by_hand_is_held_to_the_same_rules(plan, key, value):
+    with pytest.raises(ArchiveError) as caught:
+        plan(**{key: value})
+    assert caught.value.where == f"kdeploy.toml: model.{key.replace('_', '-')}"
+
+
+@pytest.mark.parametrize("key", ["serialized_file", "model_file", "requirements_file", "config_file"])
+@pytest.mark.parametrize(
+    ("file", "what"),
+    [
+        ("none.pt", "does not exist"),
+        ("", "is a folder"),
+        ("pipe", "is a device or pipe"),
+        ("/dev/null", "device"),
+    ],
+)
+def test_files_that_cannot_be_packed(plan, root, key, file, what):
+    os.mkfifo(root / "pipe")
+    with pytest.raises(ArchiveError, match=what) as caught:
+        plan(**{key: file})
+    assert caught.value.where == f"kdeploy.toml: model.{key.replace('_', '-')}"
+
+
+def test_a_file_that_may_not_be_read(tmp_path):
+    (tmp_path / "secret.pt").write_bytes(b"weights")
+    (tmp_path / "secret.pt").chmod(0)
+    for folder in (tmp_path, *tmp_path.parents[:-2]):
+        folder.chmod(0o755)
+    script = f"""
+import os
+if os.getuid() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+from pathlib import Path
+from deployer.archive import DigestCache, plan_archive
+from deployer.config import Model
+from deployer.errors import ArchiveError
+model = Model(name="m", version="1", handler="base_handler", serialized_file="secret.pt")
+try:
+    plan_archive(model, Path({str(tmp_path)!r}), DigestCache(Path("/nonexistent/digests.json")))
+except ArchiveError as error:
+    print(error)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True, text=True, check=False,
+        env={"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
+    assert run.stdout == "kdeploy.toml: model.serialized-file: secret.pt may not be read\n", run.stderr
+
+
+def test_weights_that_are_empty_or_cut_short(plan, root):
+    (root / "empty.pt").touch()
+    with pytest.raises(ArchiveError, match=r"empty.pt is empty"):
+        plan(serialized_file="empty.pt")
+    whole = b"PK\x03\x04" + b"tensor" * 20_000 + b"PK\x05\x06" + bytes(18)
+    (root / "torch.pt").write_bytes(whole)
+    plan(serialized_file="torch.pt")
+    (root / "torch.pt").write_bytes(whole[:-30])
+    with pytest.raises(ArchiveError, match=r"torch.pt is cut short"):
+        plan(serialized_file="torch.pt")
+
+
+def test_weights_that_vanish_between_two_looks(plan, monkeypatch):
+    def fails(path):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(plan_module, "open_source", fails)
+    with pytest.raises(ArchiveError, match="Input/output error"):
+        plan()
+
+
+def test_large_files_are_read_once_and_then_known(plan, root, digests):
+    weights = root / "weights.pt"
+    weights.write_bytes(os.urandom(300_000))
+    archive = plan()
+    assert not archive.sealed
+    with pytest.raises(ValueError, match=r"weights.pt"):
+        _ = archive.digest
+    later = DigestCache(digests._path, clock=lambda: weights.stat().st_ctime_ns + 10**10)
+    sealed = digest_archive(archive, later)
+    assert sealed.sealed
+    again = plan_archive(
+        Model(name="m", version="1.0", handler="handler.py", serialized_file="weights.pt"),
+        root,
+        DigestCache(digests._path),
+    )
+    assert again == sealed
+    assert again.digest == sealed.digest
+    weights.write_bytes(os.urandom(300_000))
+    assert not plan().sealed
+
+
+def test_the_digest_depends_on_names_and_contents_alone(plan, root):
+    digest = plan().digest
+    assert digest.startswith("sha256:")
+    assert plan(archive_format="tgz").digest == digest
+    os.utime(root / "weights.pt", (1, 1))
+    assert plan().digest == digest
+    (root / "weights.pt").write_bytes(b"weightz")
+    assert plan().digest != digest
+    (root / "weights.pt").write_bytes(b"weights")
+    assert plan().digest == digest
+    assert plan(version="2.0").digest != digest
+    (root / "weights.pt").rename(root / "weights.pth")
+    assert plan(serialized_file="weights.pth").digest != digest
+
+
+@pytest.mark.parametrize(
+    ("archive_format", "file"),
+    [("zip-store", "m.mar"), ("default", "m.mar"), ("tgz", "m.tar.gz"), ("no-archive", "m")],
+)
+def test_files_are_called_as_torch_model_archiver_calls_them(plan, archive_format, file):
+    archive = plan(archive_format=archive_format)
+    assert archive.file_name == file
+    assert archive.size == sum(member.size for member in archive.members)
+
+
+def test_a_handler_adapter_that_is_not_installed(plan, monkeypatch, tmp_path):
+    monkeypatch.setattr(plan_module, "shipped", lambda folder: tmp_path / folder)
+    with pytest.raises(ArchiveError, match="adapter does not exist"):
+        plan()
+
+
+def test_importing_the_room_loads_nothing_heavy():
+    script = "import sys, deployer.archive; print(sorted({'yaml', 'model_archiver', 'tarfile', 'torch'} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"
+
+
+def test_requirements_bring_a_virtual_environment(plan, root):
+    (root / "requirements.txt").write_text("scikit-learn\n")
+    archive = plan(requirements_file="requirements.txt")
+    assert contents(archive)["model-config.yaml"] == b"useVenv: true\n"
+    assert model_of_manifest(archive)["configFile"] == "model-config.yaml"
+    assert model_of_manifest(archive)["requirementsFile"] == "requirements.txt"
+
+    (root / "own.yaml").write_text("# mine\nminWorkers: 1")
+    archive = plan(requirements_file="requirements.txt", config_file="own.yaml")
+    assert contents(archive)["own.yaml"] == b"# mine\nminWorkers: 1\nuseVenv: true\n"
+    assert model_of_manifest(archive)["configFile"] == "own.yaml"
+    assert "model-config.yaml" not in contents(archive)
+    assert contents(plan(config_file="own.yaml"))["own.yaml"] == b"# mine\nminWorkers: 1"
+
+
+def test_requirements_that_name_a_file_which_is_not_packed(plan, root):
+    (root / "requirements.txt").write_text("-r base.txt\n-c https://x/y.txt\n-c /etc/c.txt\n-r ${X}/y\n")
+    (root / "base.txt").write_text("numpy\n")
+    with pytest.raises(ArchiveError) as caught:
+        plan(requirements_file="requirements.txt")
+    assert caught.value.where == "requirements.txt:1"
+    plan(requirements_file="requirements.txt", extra_files=("base.txt",))
+
+
+@pytest.mark.parametrize("key", ["requirements_file", "config_file"])
+def test_a_text_that_is_gigantic(plan, root, key):
+    with (root / "big.txt").open("wb") as file:
+        file.truncate(9 << 20)
+    with pytest.raises(ArchiveError, match=r"big.txt has 9,437,184 bytes"):
+        plan(**{key: "big.txt"})
+
+
+def test_a_python_file_that_is_gigantic_is_packed_unparsed(plan, root):
+    with (root / "table.py").open("wb") as file:
+        file.truncate(9 << 20)
+    assert not plan(extra_files=("table.py",)).sealed
+
+
+def test_a_text_that_cannot_be_read_twice(plan, root, monkeypatch):
+    import deployer.archive.files as files_module
+
+    (root / "requirements.txt").write_text("numpy\n")
+    opened, real = [], files_module.open_source
+
+    def once(path: Path):
+        if path in opened:
+            raise OSError(5, "Input/output error")
+        opened.append(path)
+        return real(path)
+
+    monkeypatch.setattr(files_module, "open_source", once)
+    with pytest.raises(ArchiveError, match="Input/output error"):
+        plan(requirements_file="requirements.txt")

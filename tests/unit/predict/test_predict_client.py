@@ -1,0 +1,416 @@
+"""The client against real servers on loopback that answer as TorchServe, Istio and Dex do, or not at all."""
+
+from __future__ import annotations
+
+import base64
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Reply  # type: ignore[import-not-found]
+from PIL import Image
+
+import deployer
+from deployer.errors import ConfigError, PredictError
+from deployer.predict import Client, Failure, Prediction, predict_files
+from deployer.predict import connection as wire
+from deployer.target import Endpoint
+
+ROOT = Path(deployer.__file__).parents[1]
+SECRET = "s3cr3t-t0ken"
+
+
+def never(seconds: float) -> None:
+    raise AssertionError(f"slept {seconds} s")
+
+
+def ask(server, paths, protocol="plain", host=None, **options) -> list[Prediction | Failure]:
+    with Client(Endpoint(server.url, host), "digits", timeout=10, sleep=never, **options) as client:
+        return list(client.predict(paths, protocol))
+
+
+def error_of(answer: Prediction | Failure) -> PredictError:
+    assert isinstance(answer, Failure), answer
+    assert answer.error.hint
+    return answer.error
+
+
+@pytest.fixture
+def picture(tmp_path) -> Path:
+    path = tmp_path / "seven.png"
+    Image.new("L", (8, 8), 7).save(path)
+    return path
+
+
+def like_torchserve(asked) -> Reply:
+    """Answer as kdeploy's handler adapter does for a handler that says how many bytes it got."""
+    if asked.path == "/predictions/digits":
+        return Reply(200, json.dumps({"bytes": len(asked.body)}).encode())
+    document = json.loads(asked.body)
+    if asked.path == "/v1/models/digits:predict":
+        rows = [row["data"] for row in document["instances"]]
+        answers = [{"bytes": len(base64.b64decode(row))} for row in rows]
+        return Reply(200, json.dumps({"predictions": answers}).encode())
+    [tensor] = document["inputs"]
+    data = [json.dumps({"bytes": len(base64.b64decode(row))}) for row in tensor["data"]]
+    out = {"name": "input-0", "shape": [len(data)], "datatype": "BYTES", "data": data}
+    return Reply(200, json.dumps({"model_name": "digits", "outputs": [out]}).encode())
+
+
+@pytest.mark.parametrize("protocol", ["plain", "v1", "v2"])
+def test_a_picture_is_asked_about_in_each_protocol(server, picture, protocol):
+    server.answering = like_torchserve
+    [answer] = ask(server, [picture], protocol)
+    assert answer == Prediction(
+        name=str(picture), value={"bytes": picture.stat().st_size}, milliseconds=answer.milliseconds
+    )
+    assert answer.milliseconds > 0
+    [asked] = server.asked
+    assert asked.method == "POST"
+    assert asked.headers["content-type"] == ("image/png" if protocol == "plain" else "application/json")
+
+
+def test_the_ingress_is_asked_with_the_services_host(server, picture):
+    server.answering = like_torchserve
+    ask(server, [picture], "v1", host="digits.default.example.com", headers={"Authorization": "Bearer x"})
+    [asked] = server.asked
+    assert asked.headers["host"] == "digits.default.example.com"
+    assert asked.headers["authorization"] == "Bearer x"
+
+
+def test_a_path_prefix_of_the_endpoint_is_kept(server, picture):
+    server.answering = lambda asked: Reply(200, json.dumps(asked.path).encode())
+    client = Client(Endpoint(f"{server.url}/serving/team/"), "digits")
+    [answer] = client.predict([picture])
+    assert answer.value == "/serving/team/predictions/digits"
+
+
+def test_json_files_go_as_json(server, tmp_path):
+    server.answering = lambda asked: Reply(200, asked.body)
+    (one := tmp_path / "one.json").write_text('{"x": 1}')
+    [answer] = ask(server, [one])
+    assert answer.value == {"x": 1}
+    server.answering = lambda asked: Reply(
+        200, json.dumps({"predictions": json.loads(asked.body)["instances"]}).encode()
+    )
+    (many := tmp_path / "many.JSON").write_text('{"instances": [1, 2]}')
+    assert [answer.value for answer in ask(server, [one, many], "v1")] == [{"x": 1}, [1, 2]]
+
+
+def test_a_large_picture_is_sent_within_the_limit_and_the_answer_says_so(server, tmp_path):
+    path = tmp_path / "large.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)).save(path)
+    server.answering = like_torchserve
+    for protocol in ("plain", "v1", "v2"):
+        [answer] = ask(server, [path], protocol, max_request_size=30_000)
+        assert answer.note.startswith("large.png: ")
+        assert 15_000 < len(server.asked[-1].body) <= 30_000
+    [answer] = ask(server, [path], "v1", max_request_size=30_000, resize=False)
+    assert answer.milliseconds is None
+    assert str(error_of(answer)).startswith("large.png: ")
+    assert len(server.asked) == 3
+
+
+def test_json_that_is_too_large_once_wrapped_is_not_sent(server, tmp_path):
+    (path := tmp_path / "row.json").write_text('"' + "x" * 50 + '"')
+    [answer] = ask(server, [path], "v1", max_request_size=55)
+    assert "68 bytes, the limit is 55" in error_of(answer).what
+    assert not server.asked
+
+
+def test_answers_come_in_order_and_a_failure_costs_no_other(server, picture, tmp_path):
+    """All eight are on their way at once: each answer waits until the last request has arrived."""
+    everybody = threading.Barrier(8, timeout=20)
+
+    def answering(asked) -> Reply:
+        everybody.wait()
+        if len(asked.body) % 3 == 0:
+            body = b'{"code": 503, "type": "InternalServerException", "message": "Prediction failed"}'
+            return Reply(503, body)
+        return Reply(200, str(len(asked.body)).encode())
+
+    server.answering = answering
+    paths = []
+    for size in range(1, 9):
+        (path := tmp_path / f"{size}.bin").write_bytes(b"x" * size)
+        paths.append(path)
+    missing = tmp_path / "missing.png"
+    answers = ask(server, [missing, *paths])
+    assert [answer.name for answer in answers] == [str(path) for path in [missing, *paths]]
+    values = [answer.value if isinstance(answer, Prediction) else None for answer in answers]
+    assert values == [None, 1, 2, None, 4, 5, None, 7, 8]
+    assert error_of(answers[3]).where == "3.bin"
+
+
+def test_no_more_than_so_many_are_asked_at_once(server, tmp_path):
+    now, most, lock = 0, 0, threading.Lock()
+
+    def answering(asked) -> Reply:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        threading.Event().wait(0.01)
+        with lock:
+            now -= 1
+        return Reply(200, b"1")
+
+    server.answering = answering
+    (path := tmp_path / "x.bin").write_bytes(b"x")
+    assert len(ask(server, [path] * 20, threads=3)) == 20
+    assert most <= 3
+    assert ask(server, []) == []
+
+
+def test_what_nobody_waits_for_is_not_sent(server, tmp_path):
+    (path := tmp_path / "x.bin").write_bytes(b"x")
+    server.answering = lambda asked: Reply(200, b"1")
+    with Client(Endpoint(server.url), "digits", threads=1) as client:
+        answers = client.predict([path] * 500)
+        next(answers)
+        answers.close()
+    assert len(server.asked) < 500
+
+
+def test_a_bug_in_a_thread_is_raised_and_not_waited_for(server):
+    with Client(Endpoint(server.url), "digits") as client, pytest.raises(AttributeError):
+        list(client.predict(["no path"]))  # type: ignore[list-item]
+
+
+# Failures on the wire
+
+
+@contextmanager
+def listener(answering) -> Iterator[str]:
+    """A server below HTTP: `answering` gets the connection once a whole request has arrived."""
+    server = socket.create_server(("127.0.0.1", 0))
+    connections = []
+
+    def run() -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            connections.append(connection)
+            connection.recv(65536)
+            answering(connection)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+    finally:
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+        thread.join(10)
+        for connection in connections:
+            connection.close()
+
+
+def asked_once(url: str, path: Path, timeout: float = 10, **options) -> PredictError:
+    with Client(Endpoint(url), "digits", timeout=timeout, sleep=never, **options) as client:
+        [answer] = client.predict([path])
+    return error_of(answer)
+
+
+def unused_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def test_a_refused_connection_is_tried_again_so_many_times(picture):
+    pauses: list[float] = []
+    url = f"http://127.0.0.1:{unused_port()}"
+    with Client(Endpoint(url), "digits", sleep=pauses.append) as client:
+        [answer] = client.predict([picture])
+    error = error_of(answer)
+    assert error.what == f"nobody listens at {url}"
+    assert "kdeploy status" in error.hint
+    assert "kdeploy rollout" in error.hint
+    assert pauses == list(wire.REFUSED_PAUSES)
+
+
+def test_a_server_that_comes_up_in_between_is_asked(picture):
+    port = unused_port()
+    started = []
+
+    def start(seconds: float) -> None:
+        server = socket.create_server(("127.0.0.1", port))
+        started.append(server)
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n7")
+
+        threading.Thread(target=answer, daemon=True).start()
+
+    with Client(Endpoint(f"http://127.0.0.1:{port}"), "digits", sleep=start) as client:
+        [answer] = client.predict([picture])
+    started[0].close()
+    assert len(started) == 1
+    assert answer.value == 7
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", b"SSH-2.0-OpenSSH_9.2\r\n"],
+    ids=["nothing", "half an answer", "no HTTP"],
+)
+def test_a_request_that_reached_the_server_is_never_sent_again(picture, said):
+    reached = []
+
+    def cut(connection: socket.socket) -> None:
+        reached.append(connection)
+        connection.sendall(said)
+        connection.close()
+
+    with listener(cut) as url:
+        error = asked_once(url, picture)
+    assert "the connection was cut" in error.what
+    assert "kdeploy logs" in error.hint
+    assert len(reached) == 1
+
+
+def test_an_early_413_is_read_though_the_server_takes_no_more(tmp_path):
+    """TorchServe's own answer, to the byte: no body, and the rest of the request is never read."""
+    (path := tmp_path / "large.bin").write_bytes(bytes(6_000_000))
+
+    def refuse(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 413 Request Entity Too Large\r\ncontent-length: 0\r\n\r\n")
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(65536):
+            pass
+
+    with listener(refuse) as url:
+        error = asked_once(url, path)
+    assert "HTTP 413: the request has 6000000 bytes, which is more than the live limit" in error.what
+    assert "serving.max-request-size" in error.hint
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for_longer_than_told(picture):
+    with listener(lambda connection: None) as url:
+        error = asked_once(url, picture, timeout=0.2)
+    assert error.what == f"{url}: no answer within 0.2 s"
+    assert "--timeout" in error.hint
+
+
+def test_an_endless_answer_is_not_read_to_its_end(picture, monkeypatch):
+    monkeypatch.setattr(wire, "ANSWER_LIMIT", 1000)
+
+    def talk(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + b"7" * 5000)
+
+    with listener(talk) as url:
+        assert "more than 0 MiB" in asked_once(url, picture).what
+
+
+def test_a_name_that_cannot_be_resolved(picture):
+    error = asked_once("http://no-such-host.invalid:8080", picture)
+    assert "http://no-such-host.invalid:8080: the name cannot be resolved" in error.what
+
+
+def test_http_where_https_is_asked_for(picture, server):
+    error = asked_once(server.url.replace("http:", "https:"), picture)
+    assert "TLS fails" in error.what
+
+
+@pytest.mark.parametrize(
+    "url", ["", "127.0.0.1:8080", "ftp://a/", "http://", "http://a:b/", "http://[::1", "/x"]
+)
+def test_what_is_no_address_is_refused(url):
+    with pytest.raises(PredictError, match="is no address"):
+        Client(Endpoint(url), "digits")
+
+
+def test_credentials_in_an_address_are_not_shown(picture):
+    error = asked_once(f"http://me:{SECRET}@no-such-host.invalid", picture)
+    assert SECRET not in str(error)
+    assert wire._address("http://[::1]:80/a/", PredictError) == "http://[::1]:80/a"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Authorization": f"Bearer {SECRET}\n"}, {"X": f"{SECRET}\u20ac"}, {f"a b{SECRET[:0]}": SECRET}],
+)
+def test_a_header_that_cannot_be_sent_is_named_and_its_value_is_not(headers):
+    with pytest.raises(PredictError) as caught:
+        Client(Endpoint("http://127.0.0.1"), "digits", headers=headers)
+    assert SECRET not in str(caught.value)
+    assert next(iter(headers)).strip() in caught.value.what
+
+
+def test_a_token_is_in_no_error(server, picture):
+    server.answering = lambda asked: Reply(401, b"")
+    [answer] = ask(server, [picture], headers={"Authorization": f"Bearer {SECRET}"})
+    error = error_of(answer)
+    assert SECRET not in f"{error} {error.hint} {error!r} {error.__cause__!r}"
+
+
+def test_a_redirect_is_not_followed(server, picture):
+    server.answering = lambda asked: Reply(302, b"", {"Location": f"{server.url}/dex/auth?client_id=x"})
+    [answer] = ask(server, [picture], "v1")
+    error = error_of(answer)
+    assert "HTTP 302: redirected to the login page" in error.what
+    assert "client_id" not in error.what
+    assert "--cookie" in error.hint
+    assert len(server.asked) == 1
+
+
+def test_a_login_page_with_status_200_is_no_prediction(server, picture):
+    page = b"<!doctype html><html><title>Log in to Your Account</title></html>"
+    server.answering = lambda asked: Reply(200, page, {"Content-Type": "text/html; charset=utf-8"})
+    for protocol in ("plain", "v1", "v2"):
+        [answer] = ask(server, [picture], protocol)
+        assert "login page" in error_of(answer).what
+
+
+def test_ctrl_c_ends_it_though_no_server_answers(picture):
+    arrived = threading.Event()
+    code = (
+        "import sys, pathlib; sys.path.insert(0, sys.argv[1])\n"
+        "from deployer.predict import Client; from deployer.target import Endpoint\n"
+        "list(Client(Endpoint(sys.argv[2]), 'digits', timeout=600).predict([pathlib.Path(sys.argv[3])] * 3))\n"
+    )
+    with listener(lambda connection: arrived.set()) as url:
+        child = subprocess.Popen(
+            [sys.executable, "-c", code, str(ROOT), url, str(picture)], stderr=subprocess.PIPE
+        )
+        try:
+            assert arrived.wait(30)
+            child.send_signal(signal.SIGINT)
+            _, complaint = child.communicate(timeout=30)
+        finally:
+            child.kill()
+            child.wait()
+    assert b"KeyboardInterrupt" in complaint
+    assert b"Fatal" not in complaint
+
+
+def test_files_are_asked_about_in_one_call(server, picture):
+    server.answering = like_torchserve
+    [answer] = predict_files(Endpoint(server.url), "digits", [picture], protocol="v1", timeout=10)
+    assert answer.value == {"bytes": picture.stat().st_size}
+    with pytest.raises(ConfigError, match="there is no protocol v3") as caught:
+        predict_files(Endpoint(server.url), "digits", [picture], protocol="v3")
+    assert "plain, v1, v2" in caught.value.hint
+
+
+def test_importing_the_room_loads_no_heavy_library():
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import deployer.predict\n"
+        "heavy = {'urllib3', 'PIL', 'http', 'ssl', 'asyncio', 'numpy', 'concurrent'} & set(sys.modules)\n"
+        "sys.exit(', '.join(heavy) or None)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(ROOT)], check=False, capture_output=True)
+    assert (ended.returncode, ended.stderr) == (0, b"")

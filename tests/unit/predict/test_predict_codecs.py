@@ -1,0 +1,289 @@
+"""Requests and answers of the three protocols, to the byte."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployer.errors import PredictError
+from deployer.predict import codecs
+from deployer.predict.codecs import JSON, Payload, Request, decode, encode, request_path, request_size
+
+PROTOCOLS = ("plain", "v1", "v2")
+FILES = st.lists(st.binary(max_size=200), min_size=1, max_size=5)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def request(protocol: str, rows: int = 1) -> Request:
+    return Request(protocol, "/", b"", JSON, rows)
+
+
+def refused(call, *arguments) -> str:
+    with pytest.raises(PredictError) as caught:
+        call(*arguments)
+    assert caught.value.hint
+    return caught.value.what
+
+
+# What is sent
+
+
+@pytest.mark.parametrize(
+    ("protocol", "path"),
+    [
+        ("plain", "/predictions/digits"),
+        ("v1", "/v1/models/digits:predict"),
+        ("v2", "/v2/models/digits/infer"),
+    ],
+)
+def test_each_protocol_has_its_path(protocol, path):
+    assert request_path(protocol, "digits") == path
+
+
+def test_the_documents_are_those_of_the_protocols():
+    two = [Payload(b"one"), Payload(b"two!")]
+    assert json.loads(encode("v1", "m", two).body) == {"instances": [{"data": "b25l"}, {"data": "dHdvIQ=="}]}
+    assert json.loads(encode("v2", "m", two).body) == {
+        "inputs": [{"name": "input-0", "shape": [2], "datatype": "BYTES", "data": ["b25l", "dHdvIQ=="]}]
+    }
+    plain = encode("plain", "m", [Payload(b"\xff\xd8", "image/jpeg")])
+    assert (plain.body, plain.content_type, plain.rows, plain.whole) == (b"\xff\xd8", "image/jpeg", 1, False)
+
+
+@given(FILES)
+def test_files_come_out_of_v1_and_v2_as_they_went_in(files):
+    payloads = [Payload(data) for data in files]
+    v1 = json.loads(encode("v1", "m", payloads).body)["instances"]
+    [v2] = json.loads(encode("v2", "m", payloads).body)["inputs"]
+    assert [base64.b64decode(row["data"], validate=True) for row in v1] == files
+    assert [base64.b64decode(row, validate=True) for row in v2["data"]] == files
+    assert v2["shape"] == [len(files)]
+
+
+@given(FILES, st.sampled_from(PROTOCOLS))
+def test_the_size_of_a_request_is_known_before_it_is_made(files, protocol):
+    files = files[:1] if protocol == "plain" else files
+    made = encode(protocol, "m", [Payload(data) for data in files])
+    assert request_size(protocol, *map(len, files)) == len(made.body)
+    assert made.rows == len(files)
+
+
+def test_nothing_weighs_what_its_frame_weighs():
+    assert request_size("v1") == len(b'{"instances":[]}')
+
+
+# Files of JSON
+
+
+@given(VALUES)
+def test_a_json_file_is_one_instance_of_v1_and_untouched_on_the_plain_path(value):
+    if isinstance(value, dict):
+        value.pop("instances", None)
+    file = Payload(json.dumps(value).encode(), JSON)
+    assert encode("plain", "m", [file]).body == file.data
+    made = encode("v1", "m", [file])
+    assert json.loads(made.body) == {"instances": [value]}
+    assert (made.rows, made.whole) == (1, False)
+
+
+@given(st.lists(VALUES, max_size=4))
+def test_a_json_file_that_is_a_v1_request_is_sent_as_it_is(values):
+    file = Payload(json.dumps({"instances": values}).encode(), JSON)
+    made = encode("v1", "m", [file])
+    assert made == Request("v1", "/v1/models/m:predict", file.data, JSON, len(values), whole=True)
+
+
+def test_a_json_file_that_is_a_v2_request_is_sent_as_it_is():
+    tensor = {"name": "x", "shape": [2, 3], "datatype": "FP32", "data": [1, 2, 3, 4, 5, 6]}
+    file = Payload(json.dumps({"inputs": [tensor]}).encode(), JSON)
+    made = encode("v2", "m", [file])
+    assert (made.body, made.rows, made.whole) == (file.data, 2, True)
+
+
+def test_other_json_has_no_place_in_v2_but_as_bytes():
+    file = Payload(b'{"a": 1}', JSON)
+    [tensor] = json.loads(encode("v2", "m", [file]).body)["inputs"]
+    assert base64.b64decode(tensor["data"][0]) == file.data
+
+
+def test_json_and_pictures_go_together_in_v1():
+    made = encode("v1", "m", [Payload(b'{"instances": []}', JSON), Payload(b"x")])
+    assert json.loads(made.body) == {"instances": [{"instances": []}, {"data": "eA=="}]}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_json_is_sent_in_utf_8_however_it_was_written(encoding):
+    file = Payload('{"a": "ü"}'.encode(encoding), JSON)
+    assert encode("plain", "m", [file]).body == '{"a": "ü"}'.encode()
+    assert json.loads(encode("v1", "m", [file]).body) == {"instances": [{"a": "ü"}]}
+
+
+@pytest.mark.parametrize("data", [b"{", b"", b"\xff\xfe\xff", b"[" * 100_000, b'"\xff"', b"1" * 5000])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_json_file_that_is_none_is_refused(data, protocol):
+    assert "this is no JSON" in refused(encode, protocol, "m", [Payload(data, JSON)])
+
+
+def test_a_request_of_the_wrong_shape_is_refused_before_it_is_sent():
+    assert '"instances" must be a list' in refused(encode, "v1", "m", [Payload(b'{"instances": {}}', JSON)])
+    for inputs in (b"3", b"[]", b"[3]", b"[{}]", b'[{"shape": []}]', b'[{"shape": ["x"]}]'):
+        file = Payload(b'{"inputs": ' + inputs + b"}", JSON)
+        assert '"inputs" must be' in refused(encode, "v2", "m", [file])
+
+
+# Answers
+
+
+@given(st.lists(VALUES, min_size=1, max_size=4))
+def test_predictions_of_v1_come_back_in_order(values):
+    answer = json.dumps({"predictions": values}).encode()
+    assert decode(request("v1", len(values)), answer) == values
+
+
+@given(VALUES)
+def test_a_handlers_own_json_is_the_prediction_of_one_row(value):
+    if isinstance(value, dict):
+        value.pop("predictions", None)
+        value.pop("outputs", None)
+    answer = json.dumps(value).encode()
+    assert decode(request("v1"), answer) == [value]
+    assert decode(request("v2"), answer) == [value]
+    assert decode(request("plain"), answer) == [value]
+
+
+@pytest.mark.parametrize(
+    ("answer", "rows", "words"),
+    [
+        (b'{"predictions": [1]}', 2, "1 entries, 2 were asked for"),
+        (b'{"predictions": [1, 2]}', 1, "2 entries, 1 were asked for"),
+        (b'{"predictions": null}', 1, "must be a list, this is null"),
+        (b'{"predictions": {"a": 1}}', 1, "this is an object"),
+        (b'{"predictions": "a"}', 1, "this is a string"),
+        (b'{"predictions": 3}', 1, "this is a single value"),
+        (b'{"class": "seven"}', 2, 'has no "predictions"'),
+        (b"[1, 2]", 2, 'has no "predictions"'),
+        (b"seven", 1, "no JSON: 'seven'"),
+        (b"", 1, "no JSON: ''"),
+        (b"[" * 100_000, 1, "no JSON"),
+        (b"<!DOCTYPE html><title>Log in</title>", 1, "login page"),
+        (b"\n <html><body>It works", 1, "web page"),
+    ],
+)
+def test_an_answer_that_v1_does_not_allow_is_refused(answer, rows, words):
+    assert words in refused(decode, request("v1", rows), answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "content_type", "value"),
+    [
+        (b'{\n  "class": 7\n}', "", {"class": 7}),
+        (b"seven", "", "seven"),
+        (b"", "text/plain", ""),
+        ("sieben: ü".encode(), "text/plain", "sieben: ü"),
+        (b"7.5", "application/json", 7.5),
+    ],
+)
+def test_a_handlers_own_answer_is_json_or_text(answer, content_type, value):
+    assert decode(request("plain"), answer, content_type) == [value]
+
+
+def test_what_is_neither_json_nor_text_is_no_prediction():
+    assert "4 bytes that are neither" in refused(decode, request("plain"), b"\x89PNG", "image/png")
+    assert "login page" in refused(decode, request("plain"), b"Please sign in", "text/html; charset=utf-8")
+
+
+def test_nan_of_a_handler_is_read():
+    [value] = decode(request("plain"), b"NaN")
+    assert math.isnan(value)
+
+
+# Tensors
+
+
+def tensor(shape, data, datatype="INT64", name="out"):
+    return {"name": name, "shape": shape, "datatype": datatype, "data": data}
+
+
+def outputs(*tensors) -> bytes:
+    return json.dumps({"model_name": "m", "outputs": tensors}).encode()
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=4))
+def test_a_flat_tensor_is_nested_as_its_shape_says(shape):
+    data = list(range(math.prod(shape)))
+    rows = decode(request("v2", shape[0]), outputs(tensor(shape, data)))
+
+    def flat(value):
+        return [leaf for item in value for leaf in flat(item)] if isinstance(value, list) else [value]
+
+    def measured(value):
+        return [len(value), *measured(value[0])] if isinstance(value, list) else []
+
+    assert flat(rows) == data
+    assert measured(rows) == shape
+    assert decode(request("v2", shape[0]), outputs(tensor(shape, rows))) == rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "tensors", "expected"),
+    [
+        (2, [tensor([2], ['{"a": 1}', "seven"], "BYTES")], [{"a": 1}, "seven"]),
+        (1, [tensor([1], ["[1, 2"], "BYTES")], ["[1, 2"]),
+        (1, [tensor([1], ["7"], "BYTES")], ["7"]),
+        (1, [tensor([1], [7], "BYTES")], [7]),
+        (
+            2,
+            [tensor([2], [1, 2], name="a"), tensor([2], [3, 4], name="b")],
+            [{"a": 1, "b": 3}, {"a": 2, "b": 4}],
+        ),
+        (1, [tensor([3], [1, 2, 3])], [[1, 2, 3]]),
+        (1, [tensor([], [5])], [5]),
+        (1, [tensor([3], [1, 2, 3], name="a"), tensor([], [4], name="b")], [{"a": [1, 2, 3], "b": 4}]),
+        (1, [tensor([10**12, 0], [])], [[]]),
+        (0, [tensor([0], [])], []),
+    ],
+)
+def test_rows_are_cut_out_of_the_tensors(rows, tensors, expected):
+    assert decode(request("v2", rows), outputs(*tensors)) == expected
+
+
+@pytest.mark.parametrize(
+    ("rows", "tensors", "words"),
+    [
+        (1, [], "must be a list of tensors"),
+        (1, [3], "outputs[0] has no name"),
+        (1, [{"shape": [1], "data": [1]}], "outputs[0] has no name"),
+        (1, [tensor(None, [1])], "shape must be a list of whole numbers"),
+        (1, [tensor([-1], [1])], "shape must be a list of whole numbers"),
+        (1, [tensor([True], [1])], "shape must be a list of whole numbers"),
+        (1, [tensor([1], "x")], "data must be a list"),
+        (1, [tensor([2], [1])], "shape [2] needs 2 values, data has 1"),
+        (2, [tensor([3], [1, 2, 3])], "[3] rows, 2 were asked for"),
+        (2, [tensor([], [1])], "[1] rows, 2 were asked for"),
+    ],
+)
+def test_tensors_that_cannot_be_are_refused(rows, tensors, words):
+    assert words in refused(decode, request("v2", rows), outputs(*tensors))
+
+
+@given(st.binary(max_size=100) | VALUES.map(lambda value: json.dumps(value).encode()))
+def test_any_answer_is_a_prediction_or_one_clear_error(answer):
+    for protocol in PROTOCOLS:
+        for wrapped in (answer, b'{"predictions": ' + answer + b"}", b'{"outputs": [' + answer + b"]}"):
+            try:
+                assert len(decode(request(protocol), wrapped)) == 1
+            except PredictError as error:
+                assert error.hint
+
+
+def test_the_module_is_pure():
+    assert not {"os", "pathlib", "urllib3", "socket"} & set(vars(codecs))

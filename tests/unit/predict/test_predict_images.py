@@ -1,0 +1,368 @@
+"""Files made fit for the request limit: within it, decodable, upright, and at a scale near the largest."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import threading
+import warnings
+import zlib
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from deployer.errors import PredictError
+from deployer.predict import images
+from deployer.predict.codecs import Payload, encode, request_size
+from deployer.predict.images import fit_image, read_file, sniff
+
+CORNERS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (235, 235, 235)}
+# For each EXIF orientation, what was done to the upright picture before it was stored.
+STORED = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+def photograph(width: int, height: int, seed: int = 0, noise: float = 20.0) -> Image.Image:
+    """An upright picture: a colour in each quarter, under a gradient and noise, as a camera's is."""
+    quarters = np.array(
+        [[CORNERS["red"], CORNERS["green"]], [CORNERS["blue"], CORNERS["white"]]], dtype=np.float32
+    )
+    rows = (np.arange(height) * 2 // max(height, 1)).clip(0, 1)
+    columns = (np.arange(width) * 2 // max(width, 1)).clip(0, 1)
+    pixels = quarters[rows][:, columns]
+    pixels += np.linspace(-15, 15, width)[None, :, None]
+    pixels += np.random.default_rng(seed).normal(0, noise, (height, width, 1))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def write(path: Path, picture: Image.Image, orientation: int = 1, **options) -> Path:
+    turn = STORED[orientation]
+    stored = picture if turn is None else picture.transpose(turn)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(path, exif=exif, **options)
+    return path
+
+
+def corners(picture: Image.Image) -> list[str]:
+    """The nearest colour of each quarter's middle: top left, top right, bottom left, bottom right."""
+    rgb, (width, height) = picture.convert("RGB"), picture.size
+    found = []
+    for y, x in ((1, 1), (1, 3), (3, 1), (3, 3)):
+        box = (width * x // 4 - width // 8, height * y // 4 - height // 8)
+        patch = rgb.crop((*box, box[0] + max(1, width // 4), box[1] + max(1, height // 4)))
+        mean = np.asarray(patch, dtype=float).mean((0, 1))
+        found.append(min(CORNERS, key=lambda name: float(np.abs(mean - CORNERS[name]).sum())))
+    return found
+
+
+def opened(data: bytes) -> Image.Image:
+    picture = Image.open(io.BytesIO(data))
+    picture.load()
+    return picture
+
+
+def refused(path: Path, limit: int = 1000, **options) -> PredictError:
+    with pytest.raises(PredictError) as caught:
+        fit_image(path, limit, **options)
+    assert caught.value.where == path.name
+    assert caught.value.hint
+    return caught.value
+
+
+# What fits is sent as it is
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "bmp", "tiff"])
+def test_a_picture_that_fits_is_sent_byte_for_byte(tmp_path, suffix):
+    path = tmp_path / f"small.{suffix}"
+    photograph(20, 10).save(path)
+    fitted = fit_image(path, path.stat().st_size)
+    assert fitted.data == path.read_bytes()
+    assert fitted.content_type == f"image/{'jpeg' if suffix == 'jpg' else suffix}"
+    assert fitted.note is None
+
+
+def test_any_other_small_file_is_sent_as_plain_bytes(tmp_path):
+    path = tmp_path / "sound.wav"
+    path.write_bytes(b"RIFF....WAVE")
+    assert fit_image(path, 12).content_type == "application/octet-stream"
+    assert sniff(b"\0\0\0\x1cftypavif") == "image/avif"
+    assert sniff(b"MM\0*") == "image/tiff"
+
+
+def test_small_files_are_sent_without_pillow(tmp_path):
+    path = write(tmp_path / "small.png", photograph(8, 8))
+    code = (
+        f"import sys, pathlib; sys.path.insert(0, {str(Path(images.__file__).parents[2])!r})\n"
+        "from deployer.predict import fit_image\n"
+        f"fit_image(pathlib.Path({str(path)!r}), 10_000)\n"
+        "assert not {'PIL', 'urllib3', 'http.client'} & set(sys.modules), sorted(sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# What does not fit is made smaller
+
+
+def test_the_note_says_what_was_done(tmp_path):
+    path = write(tmp_path / "image.jpg", photograph(1200, 900, noise=60), quality=98)
+    size, measure = path.stat().st_size, partial(request_size, "v1")
+    fitted = fit_image(path, 400_000, request_size=measure)
+    width, height = opened(fitted.data).size
+    assert fitted.note == (
+        f"image.jpg: {measure(size) / 1e6:.1f} MB as JSON, limit 400.0 kB: "
+        f"sent as {width}x{height} JPEG ({len(fitted.data) / 1e3:.1f} kB)"
+    )
+    assert fitted.content_type == "image/jpeg"
+
+
+def test_sizes_that_would_read_the_same_are_told_to_the_byte(tmp_path):
+    path = write(tmp_path / "close.jpg", photograph(1200, 900), quality=95)
+    size = path.stat().st_size
+    assert f"{size} bytes, limit {size - 1} bytes" in refused(path, size - 1, resize=False).what
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
+def test_what_is_sent_is_upright_whatever_the_orientation(tmp_path, orientation, suffix):
+    path = write(tmp_path / f"turned.{suffix}", photograph(320, 200), orientation)
+    fitted = fit_image(path, path.stat().st_size // 3)
+    sent = opened(fitted.data)
+    assert corners(sent) == ["red", "green", "blue", "white"]
+    assert abs(sent.width / sent.height - 1.6) < 0.1
+    assert sent.getexif().get(0x0112, 1) == 1
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    width=st.integers(1, 500),
+    height=st.integers(1, 500),
+    mode=st.sampled_from(["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "I;16"]),
+    orientation=st.sampled_from(list(STORED)),
+    protocol=st.sampled_from(["plain", "v1", "v2"]),
+    share=st.floats(0.01, 0.99),
+    noise=st.sampled_from([0.0, 10.0, 80.0]),
+    seed=st.integers(0, 3),
+)
+def test_what_is_sent_is_decodable_and_within_the_limit(
+    tmp_path, width, height, mode, orientation, protocol, share, noise, seed
+):
+    picture = photograph(width, height, seed, noise)
+    if mode in ("RGBA", "LA"):
+        picture = picture.convert(mode)
+        picture.putalpha(128)
+    elif mode == "I;16":
+        picture = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
+    else:
+        picture = picture.convert(mode)
+    path = write(tmp_path / ("p.tiff" if mode == "CMYK" else "p.png"), picture, orientation)
+    limit = max(request_size(protocol, 1500), int(share * request_size(protocol, path.stat().st_size)))
+    fitted = fit_image(path, limit, request_size=partial(request_size, protocol))
+    wire = encode(protocol, "m", [Payload(fitted.data, fitted.content_type)]).body
+    assert len(wire) == request_size(protocol, len(fitted.data)) <= limit
+    sent = opened(fitted.data)
+    if fitted.note is not None:
+        kept = {"RGBA": "RGBA", "LA": "RGBA", "I;16": "I;16", "L": "L", "1": "L"}
+        assert sent.mode == kept.get(mode, "RGB")
+        assert sent.width <= width
+        assert sent.height <= height
+
+
+def test_the_scale_is_near_the_largest_and_found_in_few_tries(tmp_path, monkeypatch):
+    tries = []
+    encoded = images._encoded
+    monkeypatch.setattr(images, "_encoded", lambda *given: tries.append(given) or encoded(*given))
+    path = write(tmp_path / "large.jpg", photograph(1600, 1200), quality=95)
+    for limit in (300_000, 100_000, 30_000, 10_000):
+        tries.clear()
+        fitted = fit_image(path, limit)
+        assert limit * 0.7 <= len(fitted.data) <= limit
+        assert len(tries) <= images.MAX_ENCODES
+
+
+def test_a_heavy_file_of_few_pixels_keeps_them_all(tmp_path):
+    path = tmp_path / "scan.bmp"
+    photograph(800, 600).save(path)
+    assert opened(fit_image(path, 700_000).data).size == (800, 600)
+
+
+def test_a_large_jpeg_is_decoded_small(tmp_path, monkeypatch):
+    path = write(tmp_path / "large.jpg", photograph(1600, 1200), quality=95)
+    whole = []
+    largest = images._largest
+    monkeypatch.setattr(
+        images, "_largest", lambda picture, *given: whole.append(picture.size) or largest(picture, *given)
+    )
+    fit_image(path, 10_000)
+    assert whole[0][0] <= 400
+
+
+def test_transparency_survives_and_an_opaque_alpha_does_not_cost(tmp_path):
+    picture = photograph(200, 200)
+    picture.putalpha(Image.linear_gradient("L").resize((200, 200)))
+    path = write(tmp_path / "clear.png", picture)
+    fitted = fit_image(path, path.stat().st_size // 2)
+    assert fitted.content_type == "image/png"
+    alpha = np.asarray(opened(fitted.data).getchannel("A"))
+    assert alpha[0].mean() < 20
+    assert alpha[-1].mean() > 235
+    picture.putalpha(255)
+    path = write(tmp_path / "opaque.png", picture)
+    assert fit_image(path, path.stat().st_size // 2).content_type == "image/jpeg"
+
+
+def test_comments_and_profiles_are_not_carried_along(tmp_path):
+    path = write(
+        tmp_path / "talkative.jpg", photograph(300, 300), comment=b"c" * 60_000, icc_profile=b"p" * 60_000
+    )
+    sent = opened(fit_image(path, 100_000).data)
+    assert sent.size == (300, 300)
+    assert not {"comment", "icc_profile", "exif"} & set(sent.info)
+
+
+def test_a_broken_exif_block_does_not_spoil_the_picture(tmp_path):
+    path = tmp_path / "junk.jpg"
+    photograph(300, 300).save(path, quality=95, exif=b"Exif\0\0" + b"\xff" * 40)
+    assert fit_image(path, path.stat().st_size // 2).note
+
+
+def test_a_picture_longer_than_a_jpeg_can_be_is_sent_shorter(tmp_path):
+    path = write(tmp_path / "strip.png", photograph(70_000, 4))
+    fitted = fit_image(path, path.stat().st_size - 1)
+    assert opened(fitted.data).width <= 65_500
+
+
+# What cannot be sent
+
+
+def test_without_leave_to_resize_the_sizes_and_the_way_out_are_told(tmp_path):
+    path = write(tmp_path / "image.jpg", photograph(400, 300), quality=95)
+    error = refused(path, 2000, resize=False, request_size=partial(request_size, "v1"))
+    assert "as JSON, limit 2.0 kB" in error.what
+    assert "--no-resize" in error.hint
+    assert "serving.max-request-size" in error.hint
+
+
+def test_a_limit_below_every_picture_is_refused(tmp_path):
+    path = write(tmp_path / "image.jpg", photograph(400, 300))
+    assert "cannot be made as small" in refused(path, 100).what
+    assert "cannot be made as small" in refused(path, 5, request_size=partial(request_size, "v1")).what
+
+
+@pytest.mark.parametrize("suffix", ["txt", "jpg", "png", "tiff", "eps"])
+def test_a_large_file_that_is_no_picture_is_refused(tmp_path, suffix):
+    path = tmp_path / f"large.{suffix}"
+    path.write_bytes((b"%!PS-Adobe-3.0 EPSF-3.0\n" if suffix == "eps" else b"no picture\n") * 1000)
+    assert "no picture that Pillow can read" in refused(path).what
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff", "gif"])
+def test_a_truncated_picture_is_refused(tmp_path, suffix):
+    path = tmp_path / f"cut.{suffix}"
+    photograph(300, 300).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert "no picture that Pillow can read" in refused(path, 500).what
+
+
+def bomb(path: Path, width: int, height: int) -> Path:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(1_000_000))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )
+    return path
+
+
+@pytest.mark.parametrize("side", [10_000, 60_000])
+def test_a_decompression_bomb_is_refused_before_it_goes_off(tmp_path, side):
+    path = bomb(tmp_path / "bomb.png", side, side)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "more pixels than can be decoded safely" in refused(path, 500).what
+
+
+def test_pixels_of_32_bits_are_refused(tmp_path):
+    path = tmp_path / "depth.tiff"
+    Image.fromarray(np.ones((50, 50), dtype=np.float32)).save(path)
+    assert "32 bits" in refused(path).what
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert refused(tmp_path / "empty.jpg").what == "is empty"
+    assert refused(tmp_path / "pipe").what == "is no regular file"
+    assert refused(tmp_path).what == "is a folder"
+    assert refused(tmp_path / "none.jpg").what == "cannot be read: No such file or directory"
+    assert refused(tmp_path / "loop").what.startswith("cannot be read")
+    assert refused(tmp_path / ("x" * 300)).what == "cannot be read: File name too long"
+    assert refused(Path(tmp_path / "a\0b")).what == "cannot be read: embedded null byte"
+
+
+def test_a_gigantic_file_is_not_read(tmp_path):
+    path = tmp_path / "gigantic.bin"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    assert "1099511.6 MB, limit 1.0 kB" in refused(path).what
+    with pytest.raises(PredictError, match="limit"):
+        read_file(path, 1000)
+
+
+def test_other_files_are_read_whole_up_to_the_limit(tmp_path):
+    path = tmp_path / "request.json"
+    path.write_bytes(b"[1]")
+    assert read_file(path, 3) == b"[1]"
+    with pytest.raises(PredictError, match=r"request\.json: 3 bytes, limit 2 bytes"):
+        read_file(path, 2)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(suffix=st.sampled_from(["jpg", "png", "gif", "webp", "bmp", "tiff", "ppm"]), data=st.data())
+def test_hostile_bytes_end_in_a_picture_or_in_one_clear_error(tmp_path, suffix, data):
+    path = tmp_path / f"hostile.{suffix}"
+    photograph(60, 60).save(path)
+    raw = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 8))):
+        raw[data.draw(st.integers(0, min(len(raw) - 1, 400)))] = data.draw(st.integers(0, 255))
+    path.write_bytes(raw)
+    try:
+        fitted = fit_image(path, len(raw) - 1)
+    except PredictError as error:
+        assert error.where == path.name
+    else:
+        assert len(fitted.data) < len(raw)
+
+
+def test_many_threads_fit_at_once(tmp_path):
+    paths = [write(tmp_path / f"{index}.jpg", photograph(300, 200, index)) for index in range(8)]
+    fitted: dict[Path, bytes] = {}
+    threads = [
+        threading.Thread(target=lambda path=path: fitted.update({path: fit_image(path, 8000).data}))
+        for path in paths
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(fitted[path] == fit_image(path, 8000).data for path in paths)

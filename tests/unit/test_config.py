@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+import json
+import os
+import string
+from pathlib import Path
+
+import jsonschema
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployer.config import Config, LocalTarget, Settings, find_file, json_schema, load_settings, read_file
+from deployer.config.settings import KEYS
+from deployer.errors import ConfigError, KdeployError
+
+MINIMAL = '[model]\nname = "digits"\nversion = "1.0"\nhandler = "handler.py"\n'
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "kdeploy.toml"
+
+
+def load(
+    tmp_path: Path,
+    text: str = MINIMAL,
+    *,
+    environment: dict[str, str] | None = None,
+    flags: dict[str, str] | None = None,
+) -> Settings:
+    path = tmp_path / "kdeploy.toml"
+    path.write_text(text, "utf-8")
+    return load_settings(path, environment=environment or {}, flags=flags or {}, folder=tmp_path)
+
+
+def refusal(tmp_path: Path, text: str = MINIMAL, **more: dict[str, str]) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text, **more)
+    return caught.value
+
+
+class TestFold:
+    def test_defaults_need_three_keys(self, tmp_path: Path) -> None:
+        config = load(tmp_path).config
+        assert config.model.name == "digits"
+        assert config.serving.batch_size == 1
+        assert config.targets == {"local": LocalTarget()}
+
+    def test_later_sources_win_and_every_value_knows_its_own(self, tmp_path: Path) -> None:
+        text = MINIMAL + "[serving]\nbatch-size = 2\nmin-workers = 2\nmax-workers = 4\ngpu = 1\n"
+        settings = load(
+            tmp_path,
+            text,
+            environment={"KDEPLOY_SERVING_BATCH_SIZE": "3", "KDEPLOY_SERVING_MAX_WORKERS": "5"},
+            flags={"serving.batch-size": "4"},
+        )
+        values = {key: (value, source) for key, value, source in settings.values()}
+        assert values["serving.batch-size"] == (4, "--set serving.batch-size")
+        assert values["serving.max-workers"] == (5, "KDEPLOY_SERVING_MAX_WORKERS")
+        assert values["serving.min-workers"] == (2, str(tmp_path / "kdeploy.toml"))
+        assert values["serving.cpu"] == ("1", "default")
+        assert values["targets.local.ingress-port"] == (8081, "default")
+
+    def test_every_key_can_be_set_by_a_variable(self, tmp_path: Path) -> None:
+        settings = load(
+            tmp_path,
+            environment={
+                "KDEPLOY_MODEL_EXTRA_FILES": '["a.txt", "b"]',
+                "KDEPLOY_SERVING_ENV": '{"A": "b"}',
+                "KDEPLOY_STORE_URI": "elsewhere",
+                "KDEPLOY_TARGETS_LOCAL_INGRESS_PORT": "0",
+                "KDEPLOY_TORCHSERVE_JOB_QUEUE_SIZE": "7",
+                "KDEPLOY_TORCHSERVE_CPU_LAUNCHER_ENABLE": "true",
+            },
+        )
+        config = settings.config
+        assert config.model.extra_files == ("a.txt", "b")
+        assert config.serving.env == {"A": "b"}
+        assert config.store.uri == "elsewhere"
+        assert config.targets["local"].ingress_port == 0
+        assert config.torchserve == {"job_queue_size": "7", "cpu_launcher_enable": True}
+        assert settings.sources["serving.env.A"] == "KDEPLOY_SERVING_ENV"
+
+    def test_variables_of_no_table_are_none_of_ours(self, tmp_path: Path) -> None:
+        # What Kubernetes sets beside a Service called kdeploy.
+        environment = {"KDEPLOY_PORT": "tcp://10.0.0.1:80", "KDEPLOY_SERVICE_HOST": "10.0.0.1"}
+        assert load(tmp_path, environment=environment).config == load(tmp_path).config
+
+    def test_a_table_set_whole_replaces_its_entries(self, tmp_path: Path) -> None:
+        text = MINIMAL + '[serving.env]\nOLD = "1"\n'
+        settings = load(tmp_path, text, flags={"serving.env": '{"NEW": "2"}'})
+        assert settings.config.serving.env == {"NEW": "2"}
+        assert "serving.env.OLD" not in settings.sources
+
+    def test_a_target_is_made_by_flags_alone(self, tmp_path: Path) -> None:
+        settings = load(tmp_path, flags={"targets.other.namespace": "team"})
+        assert settings.config.targets == {"other": LocalTarget(namespace="team")}
+
+    def test_the_nearest_file_above_is_found(self, tmp_path: Path) -> None:
+        inner = tmp_path / "a" / "b"
+        inner.mkdir(parents=True)
+        (tmp_path / "kdeploy.toml").write_text(MINIMAL)
+        assert find_file(inner) == tmp_path / "kdeploy.toml"
+        settings = load_settings(None, environment={}, flags={}, folder=inner)
+        assert settings.root == tmp_path.resolve()
+
+    def test_without_a_file_flags_may_say_it_all(self, tmp_path: Path) -> None:
+        flags = {"model.name": "a", "model.version": "1", "model.handler": "h.py"}
+        settings = load_settings(None, environment={}, flags=flags, folder=tmp_path)
+        assert settings.path is None
+        assert settings.root == tmp_path.resolve()
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("text", "what", "hint"),
+        [
+            (MINIMAL + "[serving]\nbatchsize = 8\n", "unknown key serving.batchsize", "serving.batch-size"),
+            (MINIMAL + "batch-size = 8\n", "unknown key model.batch-size", "serving.batch-size"),
+            (MINIMAL + "[servin]\n", "unknown key servin", "serving"),
+            (MINIMAL + "[zzz]\n", "unknown key zzz", "known here: model"),
+            (MINIMAL + '[targets.x]\nkind = "local"\nport = 1\n', "targets.x.port", "ingress-port"),
+            (MINIMAL + '[targets.x]\nkind = "nomad"\n', "nomad", "local"),
+            (MINIMAL + "[targets]\n", "no target", "targets.local"),
+            (MINIMAL + '[targets."a b"]\nkind = "local"\n', "'a b' is no name", "lower-case"),
+            (MINIMAL.replace('"1.0"', "1.0"), "expected `str`", 'version = "1.0"'),
+            (MINIMAL.replace("1.0", "1.0-0123456789ab"), "12 hex digits", "shorten"),
+            (MINIMAL.replace("1.0", "1/0"), "regex", "letters, digits"),
+            (MINIMAL.replace("digits", "My_Model"), "regex", "lower-case"),
+            (MINIMAL.replace("digits", "a" * 48), "47", "47 characters"),
+            (MINIMAL + "[serving]\nbatch-size = 0\n", ">= 1", None),
+            (MINIMAL + "[serving]\nbatch-size = true\n", "expected `int`", None),
+            (MINIMAL + "[serving]\nmin-workers = 2\n", "more than serving.max-workers", "max-workers"),
+            (MINIMAL + "[serving]\nmin-replicas = 2\n", "more than serving.max-replicas", "max-replicas"),
+            (MINIMAL + '[serving.env]\nPYTHONPATH = "x"\n', "PYTHONPATH", "extra-files"),
+            (MINIMAL + '[serving.env]\n"A=B" = "x"\n', "'A=B'", "letters"),
+            (MINIMAL + '[serving.env]\nA = "\\u0000"\n', "'A'", "letters"),
+            (MINIMAL + '[serving]\nmemory = "lots"\n', "regex", None),
+            ("[model]\n", "missing required", None),
+            ("model = 3\n", "expected `object`", None),
+            ("targets = 3\n" + MINIMAL, "expected `object`", None),
+            ("[model\n", "not valid TOML", None),
+        ],
+    )
+    def test_says_what_where_and_what_next(
+        self, tmp_path: Path, text: str, what: str, hint: str | None
+    ) -> None:
+        error = refusal(tmp_path, text)
+        assert what in error.what
+        assert str(tmp_path / "kdeploy.toml") in (error.where or "")
+        assert error.hint is None if hint is None else hint in (error.hint or "")
+
+    @pytest.mark.parametrize(
+        ("variable", "hint"),
+        [
+            ("KDEPLOY_SERVING_BATCHSIZE", "KDEPLOY_SERVING_BATCH_SIZE"),
+            ("KDEPLOY_STORE_" + "Q" * 40, "unset it"),
+        ],
+    )
+    def test_an_unknown_variable_within_our_tables(self, tmp_path: Path, variable: str, hint: str) -> None:
+        error = refusal(tmp_path, environment={variable: "8"})
+        assert error.where == variable
+        assert hint in (error.hint or "")
+
+    @pytest.mark.parametrize(
+        ("flag", "text", "hint"),
+        [
+            ("serving.batch-size", "many", None),
+            ("serving.batchsize", "8", "serving.batch-size"),
+            ("model.extra-files", "a.txt", "JSON"),
+            ("serving.env", "[]", None),
+            ("serving.batch-size", "[1]", None),
+            ("model.name.x", "1", None),
+        ],
+    )
+    def test_flags_name_themselves(self, tmp_path: Path, flag: str, text: str, hint: str | None) -> None:
+        error = refusal(tmp_path, flags={flag: text})
+        assert f"--set {flag}" in (error.where or "")
+        assert hint is None or hint in (error.hint or "")
+
+    def test_no_file_at_all(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="missing required") as caught:
+            load_settings(None, environment={}, flags={}, folder=tmp_path)
+        assert "kdeploy init" in (caught.value.hint or "")
+
+    def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="no such file"):
+            read_file(tmp_path / "other.toml")
+
+    def test_a_folder_of_that_name(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="cannot be read"):
+            read_file(tmp_path)
+
+    def test_not_utf8(self, tmp_path: Path) -> None:
+        (tmp_path / "kdeploy.toml").write_bytes(b"\xff\xfe")
+        with pytest.raises(ConfigError, match="not UTF-8 at byte 0"):
+            read_file(tmp_path / "kdeploy.toml")
+
+    def test_gigantic(self, tmp_path: Path) -> None:
+        path = tmp_path / "kdeploy.toml"
+        path.touch()
+        os.truncate(path, 1 << 40)
+        with pytest.raises(ConfigError, match="no config file"):
+            read_file(path)
+
+    def test_endless_nesting(self, tmp_path: Path) -> None:
+        (tmp_path / "kdeploy.toml").write_text("a = " + "[" * 100_000)
+        with pytest.raises(ConfigError, match="not valid TOML"):
+            read_file(tmp_path / "kdeploy.toml")
+
+
+class TestHostileInput:
+    @given(st.binary(max_size=400))
+    def test_any_bytes_are_read_or_refused(
+        self, tmp_path_factory: pytest.TempPathFactory, data: bytes
+    ) -> None:
+        path = tmp_path_factory.mktemp("fuzz") / "kdeploy.toml"
+        path.write_bytes(data)
+        try:
+            read_file(path)
+        except KdeployError as error:
+            assert error.where == str(path)
+
+    VALUES = st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+        max_leaves=6,
+    )
+
+    @given(key=st.sampled_from(KEYS), value=VALUES)
+    def test_any_value_of_any_key_is_taken_or_refused(
+        self, tmp_path_factory: pytest.TempPathFactory, key: str, value: object
+    ) -> None:
+        folder = tmp_path_factory.mktemp("fuzz")
+        flags = {"model.name": "a", "model.version": "1", "model.handler": "h.py", key: json.dumps(value)}
+        try:
+            settings = load_settings(None, environment={}, flags=flags, folder=folder)
+        except ConfigError as error:
+            assert key in (error.where or "") or key.split(".", maxsplit=1)[0] in (error.where or "")
+        else:
+            assert msgspec.convert(msgspec.to_builtins(settings.config), Config) == settings.config
+
+    @given(st.text(alphabet=string.printable, max_size=40))
+    def test_any_name_is_a_dns_label_or_refused(
+        self, tmp_path_factory: pytest.TempPathFactory, name: str
+    ) -> None:
+        flags = {"model.name": name, "model.version": "1", "model.handler": "h.py"}
+        try:
+            settings = load_settings(
+                None, environment={}, flags=flags, folder=tmp_path_factory.mktemp("fuzz")
+            )
+        except ConfigError:
+            return
+        assert settings.config.model.name == name
+        assert name.isascii()
+        assert name[0].isalpha()
+        assert name.replace("-", "a").isalnum()
+
+
+class TestSchema:
+    def test_it_takes_what_the_reader_takes(self, tmp_path: Path) -> None:
+        jsonschema.Draft202012Validator.check_schema(json_schema())
+        jsonschema.validate(read_file(REFERENCE), json_schema())
+
+    def test_it_refuses_an_unknown_key(self, tmp_path: Path) -> None:
+        data = {"model": {"name": "a", "version": "1", "handler": "h.py", "nmae": "x"}}
+        with pytest.raises(jsonschema.ValidationError, match="nmae"):
+            jsonschema.validate(data, json_schema())
+
+    def test_the_reference_file_shows_every_key(self) -> None:
+        shown = {
+            line.lstrip("# ").split(" =")[0] for line in REFERENCE.read_text().splitlines() if " = " in line
+        }
+        wanted = {key.rsplit(".", 1)[-1] for key in KEYS} - {"targets", "torchserve", "env"}
+        wanted |= {field.encode_name for field in msgspec.structs.fields(LocalTarget)}
+        assert wanted <= shown
+
+    def test_the_reference_file_shows_the_defaults(self) -> None:
+        settings = load_settings(REFERENCE, environment={}, flags={}, folder=REFERENCE.parent)
+        minimal = Config(model=settings.config.model)
+        assert settings.config.serving == msgspec.structs.replace(
+            minimal.serving, env=settings.config.serving.env
+        )
+        assert settings.config.store == minimal.store
+        assert settings.config.targets == minimal.targets
+
+    def test_every_key_is_described(self) -> None:
+        for table in json_schema()["$defs"].values():
+            for key, value in table["properties"].items():
+                assert key == "kind" or "description" in value or "$ref" in json.dumps(value), key

@@ -1,0 +1,107 @@
+"""Rendered documents: golden files, and no value that becomes structure."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import jinja2
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployer.config import Serving
+from deployer.manifest import RUNTIME_NAME, _environment, _quote, encode_yaml, render
+from deployer.release import ArchiveRecord, Release, Traffic
+from deployer.shipped import shipped
+from deployer.target import Capabilities, Document
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+KNATIVE = Capabilities(deployment_mode="Knative", canary=True)
+
+
+def release(**serving: object) -> Release:
+    return Release(
+        id="1.0-0123456789ab",
+        name="digits",
+        version="1.0",
+        archive=ArchiveRecord("digits.mar", "sha256:0", ()),
+        serving=Serving(**serving),
+        config_properties="",
+    )
+
+
+def documents(
+    made: Release, percent: int = 100, uri: str = "file:///store/digits/1.0-0123456789ab/"
+) -> list[Document]:
+    return render(made, storage_uri=uri, namespace="team", capabilities=KNATIVE, traffic=Traffic(percent))
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "percent"),
+    [
+        ("default", release(), 100),
+        ("canary", release(protocol_version="v2", min_replicas=0, max_replicas=3), 10),
+        ("gpu", release(gpu=2, cpu="4", memory="16Gi", env={"B": "2", "A": 'it\'s: "1"\n'}), 100),
+    ],
+)
+def test_golden(name: str, made: Release, percent: int) -> None:
+    assert encode_yaml(documents(made, percent)) == (GOLDEN / f"{name}.yaml").read_text("utf-8")
+
+
+def test_the_runtime_is_the_same_whatever_is_released() -> None:
+    plain, other = documents(release())[0], documents(release(gpu=1, image="x", env={"A": "b"}))[0]
+    assert plain == other
+    assert plain["metadata"]["name"] == RUNTIME_NAME
+
+
+def test_gpu_limits_equal_requests_and_choose_the_image() -> None:
+    model = documents(release(gpu=1, gpu_image="mine:gpu"))[1]["spec"]["predictor"]["model"]
+    assert model["resources"]["limits"] == model["resources"]["requests"]
+    assert model["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert model["image"] == "mine:gpu"
+
+
+def test_traffic_is_written_only_for_a_canary() -> None:
+    assert "canaryTrafficPercent" not in documents(release())[1]["spec"]["predictor"]
+    assert documents(release(), 0)[1]["spec"]["predictor"]["canaryTrafficPercent"] == 0
+
+
+@given(value=st.text(st.characters(exclude_categories=["Cs"])), name=st.text("abAB_", min_size=1, max_size=5))
+def test_no_value_becomes_structure(value: str, name: str) -> None:
+    model = documents(release(env={name: value}, image=value or "x"), uri=value)[1]["spec"]["predictor"][
+        "model"
+    ]
+    assert model["env"] == [{"name": name, "value": value}]
+    assert model["image"] == (value or "x")
+    assert model["storageUri"] == value
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"])))
+def test_what_is_printed_is_what_is_applied(value: str) -> None:
+    made = documents(release(env={"A": value}))
+    assert list(yaml.safe_load_all(encode_yaml(made))) == made
+
+
+@pytest.mark.parametrize(
+    "value", ["1e5", "0x1F", "0o17", "1_000", "12e03", "y", "N", "on", "~", "-.inf", "1:30"]
+)
+def test_what_other_readers_take_for_a_number_is_quoted(value: str) -> None:
+    text = encode_yaml(documents(release(env={"A": value})))
+    assert f'value: "{value}"' in text or f"value: '{value}'" in text
+
+
+def test_a_template_never_guesses() -> None:
+    values = {"name": "a", "namespace": "b"}  # and no release
+    with pytest.raises(jinja2.UndefinedError, match="release"):
+        _environment().get_template("inferenceservice.yaml.j2").render(values)
+
+
+def test_only_text_is_quoted() -> None:
+    with pytest.raises(TypeError):
+        _quote(1)
+
+
+def test_the_probe_runs_on_the_serving_images_python() -> None:
+    ast.parse((shipped("manifests") / "probe.py").read_text("utf-8"), feature_version=(3, 9))

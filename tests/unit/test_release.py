@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployer.archive import Archive, Member
+from deployer.config import Config, Model, Serving
+from deployer.errors import IntegrityError, NotFoundError
+from deployer.release import Release, check_release_id, decode_release, encode_release, plan_release
+
+MODEL = Model(name="digits", version="1.0", handler="h.py")
+
+
+def archive(sha256: str | None = "a" * 64, **more: object) -> Archive:
+    member = Member(name="h.py", size=3, sha256=sha256, source=b"x=1")
+    return Archive(name="digits", version="1.0", format="zip-store", members=(member,), **more)
+
+
+def plan(sha256: str = "a" * 64, **config: object) -> Release:
+    return plan_release(Config(**{"model": MODEL, **config}), archive(sha256))
+
+
+def test_the_id_is_the_version_and_twelve_hex() -> None:
+    made = plan()
+    assert made.id.startswith("1.0-")
+    assert check_release_id(made.id) == made.id
+    assert made.label == f"digits/{made.id}"
+    assert made.archive.size == 3
+
+
+def test_the_same_inputs_are_the_same_release() -> None:
+    assert plan() == plan()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"sha256": "b" * 64},
+        {"serving": Serving(batch_size=2)},
+        {"serving": Serving(env={"A": "b"})},
+        {"torchserve": {"netty_client_threads": 4}},
+        {"model": msgspec.structs.replace(MODEL, requirements_file="r.txt")},
+    ],
+)
+def test_anything_that_serves_differently_is_another_release(other: dict[str, object]) -> None:
+    assert plan(**other).id != plan().id
+
+
+def test_what_is_said_of_it_is_no_part_of_it() -> None:
+    warned = plan_release(Config(model=MODEL), archive(warnings=("hm",)))
+    assert warned.id == plan().id
+
+
+def test_an_archive_that_is_not_digested_makes_no_release() -> None:
+    with pytest.raises(ValueError, match="is not known"):
+        plan_release(Config(model=MODEL), archive(None))
+
+
+def test_a_record_is_read_as_it_was_written() -> None:
+    assert decode_release(encode_release(plan()), where="here") == plan()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"batch-size"', b'"batch-siez"'),
+        (b'"size": 3', b'"size": 4'),
+        (b"aaaaaaaa", b"aaaaaaab"),
+        (b'"version": "1.0"', b'"version": "1.1"'),
+        (b"job_queue_size=1000", b"job_queue_size=9999"),
+        (b'"batch-size": 1', b'"batch-size": 2'),
+        (b'"schema": 1', b'"schema": 2'),
+        (b"{", b""),
+    ],
+)
+def test_a_record_that_was_touched_is_refused(old: bytes, new: bytes) -> None:
+    data = encode_release(plan())
+    assert old in data
+    data = data.replace(old, new, 1)
+    with pytest.raises(IntegrityError) as caught:
+        decode_release(data, where="store/release.json")
+    assert caught.value.where == "store/release.json"
+    assert "push" in (caught.value.hint or "")
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_refused(data: bytes) -> None:
+    with pytest.raises(IntegrityError):
+        decode_release(data, where="here")
+
+
+@pytest.mark.parametrize(
+    "text", ["../../etc-0123456789ab/..", "1.0", "", "1.0-0123456789ab\n", "1.0-0123456789aB"]
+)
+def test_what_is_no_id_never_gets_further(text: str) -> None:
+    with pytest.raises(NotFoundError, match="no release id"):
+        check_release_id(text)
+
+
+VERSION = st.from_regex(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,20}[A-Za-z0-9])?", fullmatch=True)
+
+
+@given(one=VERSION, other=VERSION, hex_one=st.text("0123456789abcdef", min_size=12, max_size=12))
+def test_no_id_is_the_prefix_of_another(one: str, other: str, hex_one: str) -> None:
+    from deployer.config.settings import _RELEASE_TAIL
+
+    first = f"{one}-{hex_one}"
+    # The nearest that another version could come: it begins with the whole first id.
+    second = f"{first}-{other}-{hex_one}"
+    assert _RELEASE_TAIL.search(second.rsplit("-", 1)[0])

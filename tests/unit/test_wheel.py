@@ -1,0 +1,46 @@
+"""What is installed: the wheel carries what runs in TorchServe and what is rendered."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_wheel_holds_and_finds_what_is_shipped_beside_the_code(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    installed = tmp_path / "installed"
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(installed)
+        names = file.namelist()
+    assert not [name for name in names if name.endswith((".pt", ".mar")) or "tests/" in name]
+    code = "from deployer.shipped import shipped; print(shipped('handler'), shipped('manifests'), sep='\\n')"
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+    )
+    handler, manifests = (Path(line) for line in found.stdout.splitlines())
+    assert handler.is_relative_to(installed)
+    assert (handler / "kdeploy_handler.py").read_bytes() == (
+        ROOT / "handler" / "kdeploy_handler.py"
+    ).read_bytes()
+    assert {path.name for path in manifests.iterdir()} == {
+        path.name for path in (ROOT / "manifests").iterdir()
+    }
+
+
+def test_a_checkout_finds_its_own() -> None:
+    from deployer.shipped import shipped
+
+    assert shipped("handler") == ROOT / "handler"
