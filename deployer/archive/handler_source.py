@@ -67,7 +67,7 @@ def _check_the_class(tree: ast.Module, names: Counter[str], path: str) -> None:
             hint="define `handle(data, context)`, or a class with `initialize(context)` and "
             "`handle(data, context)`; a class that is only imported does not count",
         )
-    if with_handle == classes and not _may_have(classes[0], "initialize"):
+    if with_handle and with_handle == classes and not _may_have(classes[0], "initialize"):
         raise ArchiveError(
             f"the handler's class {classes[0].name} has no method `initialize`",
             where=f"{path}:{classes[0].lineno}",

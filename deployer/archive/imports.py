@@ -128,11 +128,19 @@ def changes_path(source: Source) -> bool:
 def missing_imports(
     parsed: Iterable[tuple[Source, ast.Module]], known: Callable[[str], bool]
 ) -> list[tuple[str, str]]:
-    """Return the modules that are imported and not `known`, each with the first file:line that needs it."""
+    """Return the modules that are imported and not `known`, each with the first file:line that needs it.
+
+    A relative import keeps its dots; it is missing where the file is in no package.
+    """
     missing: dict[str, str] = {}
     for source, tree in parsed:
-        for module, line in _needed(tree.body, known):
-            if not known(module):
+        within_package = "/" in source.name
+
+        def known_here(module: str, within_package: bool = within_package) -> bool:
+            return within_package if module.startswith(".") else known(module)
+
+        for module, line in _needed(tree.body, known_here):
+            if not known_here(module):
                 missing.setdefault(module, f"{source.path}:{line}")
     return list(missing.items())
 
@@ -143,8 +151,8 @@ def _needed(body: Iterable[ast.AST], known: Callable[[str], bool]) -> Iterator[t
             for alias in statement.names:
                 yield alias.name.partition(".")[0], statement.lineno
         elif isinstance(statement, ast.ImportFrom):
-            if not statement.level:
-                yield (statement.module or "").partition(".")[0], statement.lineno
+            module = (statement.module or statement.names[0].name).partition(".")[0]
+            yield "." * statement.level + module, statement.lineno
         else:
             for block in _blocks(statement, known):
                 yield from _needed(block, known)
@@ -153,7 +161,7 @@ def _needed(body: Iterable[ast.AST], known: Callable[[str], bool]) -> Iterator[t
 def _blocks(statement: ast.AST, known: Callable[[str], bool]) -> Iterator[Sequence[ast.AST]]:
     """Yield the blocks within a statement that have to run."""
     blocks = {
-        name: getattr(statement, name, ()) for name in ("body", "orelse", "finalbody", "handlers", "cases")
+        name: getattr(statement, name, ()) for name in ("body", "handlers", "cases", "orelse", "finalbody")
     }
     if (isinstance(statement, ast.If) and _is_elsewhere(statement.test)) or (
         isinstance(statement, ast.With) and any(_suppresses(item.context_expr) for item in statement.items)

@@ -15,6 +15,7 @@ _REQUIREMENT = re.compile(rf"(?P<name>{_NAME})\s*(?:\[[^\]]*\])?\s*(?:[<>!~]=?|=
 _INCLUDED = re.compile(r"(?P<option>-r|-c|--requirement|--constraint)[\s=]*(?P<file>.+)")
 _EGG = re.compile(rf"#(?:.*&)?egg=(?P<name>{_NAME})")
 _COMMENT = re.compile(r"(^|\s+)#.*$")
+_EDITABLE = ("-e", "--editable")
 _PACKAGE_FILES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2")
 
 _MODULES = {  # of distributions that are called otherwise
@@ -79,11 +80,13 @@ def read_requirements(content: bytes, path: str) -> Requirements:
         if match := _INCLUDED.fullmatch(line):
             included.append((number, match["file"].strip()))
             unseen = unseen or match["option"] in ("-r", "--requirement")
+        elif line.startswith("-") and not line.startswith(_EDITABLE):
+            continue  # another option
         elif name := _distribution(line):
             distributions.append(_normal(name))
-        elif _is_place(line) or line.startswith("-e"):
+        elif _is_place(line):
             unseen = True
-        elif not line.startswith("-"):
+        else:
             raise ArchiveError(
                 f"pip cannot read {line!r}",
                 where=f"{path}:{number}",
@@ -118,17 +121,17 @@ def _distribution(line: str) -> str | None:
     """Return what a line installs, as far as the line itself says so."""
     if egg := _EGG.search(line):
         return egg["name"]
-    file = posixpath.basename(line.partition(";")[0].partition(" @ ")[0].strip())
+    named = _REQUIREMENT.match(line)
+    if named and not named["name"].endswith(_PACKAGE_FILES):
+        return named["name"]
+    file = posixpath.basename(line.partition(";")[0].strip())
     if file.endswith(".whl"):
         return file.partition("-")[0]
-    if file.endswith(_PACKAGE_FILES):
-        return file.rpartition("-")[0] or None
-    named = _REQUIREMENT.match(line)
-    return named["name"] if named else None
+    return file.rpartition("-")[0] if file.endswith(_PACKAGE_FILES) else None
 
 
 def _is_place(line: str) -> bool:
-    return "://" in line or line.startswith((".", "/", "file:")) or "/" in line.partition(" ")[0]
+    return "/" in line or line.startswith(_EDITABLE) or line.endswith(_PACKAGE_FILES)
 
 
 def _normal(name: str) -> str:
@@ -139,7 +142,7 @@ def provides(distribution: str, module: str) -> bool:
     """Whether a distribution may bring a module: known to, or called alike."""
     if module in _MODULES.get(distribution, "").split():
         return True
-    parts = [part for part in distribution.split("-") if part not in ("py", "python")]
+    parts = [part for part in distribution.split("-") if part not in ("py", "python")] or [distribution]
     beginnings = {_bare("".join(parts[:count])) for count in range(1, len(parts) + 1)}
     return _bare(_normal(module).replace("-", "")) in beginnings
 

@@ -99,6 +99,10 @@ def _doubtful_imports(
     parsed: Iterable[tuple[Source, ast.Module]], known: Callable[[str], bool]
 ) -> Iterator[str]:
     for module, where in missing_imports(parsed, known):
+        if module.startswith("."):
+            name = module.lstrip(".")
+            yield f"{where}: imports {module}, but the archive's top is no package; write `import {name}`"
+            continue
         yield (
             f"{where}: imports {module}, which is neither in the archive nor in its requirements, and the "
             "serving image is not known to have it; add it to model.requirements-file or model.extra-files, "

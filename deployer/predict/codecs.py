@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from itertools import chain
 from math import prod
 from typing import Any, Literal
+from urllib.parse import quote
 
 from msgspec import Struct
 
@@ -53,6 +54,7 @@ class Request(Struct, frozen=True):
 
 def request_path(protocol: Protocol, model: str) -> str:
     """Return the path under the endpoint at which `model` is asked."""
+    model = quote(model, safe="")
     return {
         "plain": f"/predictions/{model}",
         "v1": f"/v1/models/{model}:predict",

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from msgspec import Struct
 
@@ -79,8 +79,11 @@ class Connection:
         content_type: str | None = None,
         query: Mapping[str, str | int] | None = None,
     ) -> Answer:
-        """Send one request and return the answer, whatever its status. Tries again only while refused."""
-        url = self.address + quote(path, safe="/:") + (f"?{urlencode(query)}" if query else "")
+        """Send one request and return the answer, whatever its status. Tries again only while refused.
+
+        `path` is percent-encoded where it must be.
+        """
+        url = self.address + path + (f"?{urlencode(query)}" if query else "")
         headers = self._headers | ({"Content-Type": content_type} if content_type else {})
         pauses = iter(self._pauses)
         while (answer := self._exchange(method, url, body, headers)) is None:

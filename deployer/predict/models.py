@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import quote
 
 from msgspec import Struct
 
@@ -154,7 +155,7 @@ class Models:
 
 
 def _path(name: str, version: str | None) -> str:
-    return f"/models/{name}" + (f"/{version}" if version else "")
+    return "/".join(["/models", *(quote(part, safe="") for part in (name, version) if part)])
 
 
 def _flag(value: bool) -> str:

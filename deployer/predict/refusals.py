@@ -1,7 +1,8 @@
 """What an HTTP answer that is no success means: who says it, why, and what to do. Pure.
 
 TorchServe says `{"code", "type", "message"}`; KServe's wrapper `{"error"}` with TorchServe's answer inside;
-kdeploy's handler adapter `{"error", "row"}`; FastAPI `{"detail"}`; Envoy a sentence or nothing at all.
+kdeploy's handler adapter `{"error", "row"}`, its one-node ingress `{"error", "hosts"}`; FastAPI `{"detail"}`;
+Envoy a sentence or nothing at all.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ class Refusal(Struct, frozen=True, kw_only=True):
     kind: str = ""
     text: str = ""
     location: str = ""
-    empty: bool = False
 
 
 class Sentence(Struct, frozen=True):
@@ -66,18 +66,18 @@ def read_refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refusa
     except (ValueError, RecursionError):
         document = None
     if isinstance(document, dict):
-        return _read_document(status, document, location)
+        return _read_document(status, headers, document)
     title = _TITLE.search(text)
     return Refusal(
         status=status,
         speaker=_speaker(headers, text),
         text=_short(title.group(1) if title else text),
         location=location,
-        empty=not text,
     )
 
 
-def _read_document(status: int, document: dict[str, Any], location: str) -> Refusal:
+def _read_document(status: int, headers: Mapping[str, str], document: dict[str, Any]) -> Refusal:
+    location = headers.get("location", "")
     if {"code", "type", "message"} <= document.keys():
         kind, text = str(document["type"]), _short(str(document["message"]))
         return Refusal(status=status, speaker="TorchServe", kind=kind, text=text, location=location)
@@ -93,8 +93,15 @@ def _read_document(status: int, document: dict[str, Any], location: str) -> Refu
                 location=location,
             )
         if "row" in document:
-            text = f"row {document['row']}: {text}"
-        speaker = "the handler" if "row" in document else "the model server"
+            return Refusal(
+                status=status,
+                speaker="the handler",
+                kind="row",
+                text=_short(f"row {document['row']}: {text}"),
+                location=location,
+            )
+        ours = "hosts" in document or "retry-after" in headers  # the one-node target's ingress
+        speaker = "the ingress" if ours else "the model server"
         return Refusal(status=status, speaker=speaker, kind="error", text=_short(text), location=location)
     told = document.get("detail", document.get("message", document))
     text = _short(told if isinstance(told, str) else json.dumps(told))
@@ -105,7 +112,7 @@ def _speaker(headers: Mapping[str, str], text: str) -> str:
     server = headers.get("server", "").lower()
     if "envoy" in server or "x-envoy-upstream-service-time" in headers:
         return f"the ingress ({server})" if server else "the ingress"
-    if any(name in server for name in ("kdeploy", "nginx", "kourier", "traefik")):
+    if any(name in server for name in ("aiohttp", "nginx", "kourier", "traefik")):
         return f"the ingress ({server})"
     if text.startswith(("upstream ", "no healthy upstream", "RBAC: ")):
         return "the ingress (envoy)"
@@ -240,7 +247,7 @@ _TEXTS = (
 
 
 def _handler(refusal: Refusal, _asked: Asked) -> Sentence | None:
-    if refusal.kind != "error":
+    if refusal.kind != "row" and (refusal.kind, refusal.status) not in (("error", 400), ("error", 500)):
         return None
     if refusal.status == 400:
         return Sentence(

@@ -54,7 +54,7 @@ class Project:
         found = []
         for process in psutil.process_iter():
             try:
-                if str(self.folder) in process.environ().get("KDEPLOY_STATE", ""):
+                if str(self.folder) in process.environ().get("KDEPLOY_LOCAL_STATE", ""):
                     found.append(process)
             except psutil.Error:
                 continue

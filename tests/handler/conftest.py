@@ -154,7 +154,7 @@ def torchserve(tmp_path_factory):
         "TMPDIR": str(temporary),
     }
     command = [sys.executable, "-c", "from ts.model_server import start; start()", "--start", "--foreground"]
-    command += ["--ts-config", str(root / "config.properties"), "--disable-token-auth"]
+    command += ["--ts-config", str(root / "config.properties")]
     with (root / "console.log").open("w") as console:
         process = subprocess.Popen(
             command, cwd=root, env=environment, stdout=console, stderr=console, start_new_session=True

@@ -77,6 +77,8 @@ def test_an_object_is_itself_and_knows_nothing_of_body_where_it_is_looped_over()
     [row] = rows_of(ask_v1({"age": 3, "income": 5}))
     assert row == {"age": 3, "income": 5}
     assert list(row) == ["age", "income"]
+    assert "body" in row
+    assert "data" not in row
     assert json.loads(json.dumps(row)) == {"age": 3, "income": 5}
     assert row["body"] == row
     assert row.get("data") is None

@@ -37,9 +37,46 @@ class Handler:
         return [1 for _ in data]
 """
 
+NOISY_BACKEND = """
+import os
+import zipfile
+
+FILES = {
+    "noisy.py": "WORD = 'quiet'",
+    "noisy-1.dist-info/METADATA": "Metadata-Version: 2.1\\nName: noisy\\nVersion: 1",
+    "noisy-1.dist-info/WHEEL": "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any",
+    "noisy-1.dist-info/RECORD": "",
+}
+
+
+def build_wheel(folder, *args, **more):
+    print("a line of a long build\\n" * 8000)
+    name = "noisy-1-py3-none-any.whl"
+    with zipfile.ZipFile(os.path.join(folder, name), "w") as wheel:
+        for path, text in FILES.items():
+            wheel.writestr(path, text + "\\n")
+    return name
+"""
+
+
+def make_noisy_package(folder: Path) -> Path:
+    """Make the source of a package whose build says 180 KB and needs no network."""
+    folder.mkdir()
+    (folder / "backend.py").write_text(NOISY_BACKEND)
+    (folder / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        '[project]\nname = "noisy"\nversion = "1"\n'
+    )
+    return folder
+
 
 def make_release(
-    folder: Path, name: str, handler: str, *, requirements: str | None = None, extra: dict[str, bytes] | None = None
+    folder: Path,
+    name: str,
+    handler: str,
+    *,
+    requirements: str | None = None,
+    extra: dict[str, bytes] | None = None,
 ) -> Path:
     """Make a release's folder: `config/config.properties` and `model-store/NAME.mar`."""
     (folder / "config").mkdir(parents=True)

@@ -94,6 +94,13 @@ class TestFold:
         settings = load(tmp_path, flags={"targets.other.namespace": "team"})
         assert settings.config.targets == {"other": LocalTarget(namespace="team")}
 
+    def test_entries_of_torchserve_are_set_by_flags(self, tmp_path: Path) -> None:
+        flags = {"torchserve.job_queue_size": "7", "torchserve.prefer_direct_buffer": "True"}
+        assert load(tmp_path, flags=flags).config.torchserve == {
+            "job_queue_size": "7",
+            "prefer_direct_buffer": True,
+        }
+
     def test_the_nearest_file_above_is_found(self, tmp_path: Path) -> None:
         inner = tmp_path / "a" / "b"
         inner.mkdir(parents=True)
@@ -137,6 +144,7 @@ class TestRefusals:
             ("[model]\n", "missing required", None),
             ("model = 3\n", "expected `object`", None),
             ("targets = 3\n" + MINIMAL, "expected `object`", None),
+            ("targets = { x = 3 }\n" + MINIMAL, "expected `object`", None),
             ("[model\n", "not valid TOML", None),
         ],
     )

@@ -19,7 +19,11 @@ _FRAME = re.compile(r'^\s+File "(?P<file>[^"]+)", line (?P<line>\d+)')
 # TorchServe looks for a handler that failed to import among its own, and blames that.
 _MISLEADING = "No module named 'ts.torch_handler."
 
+# No second attempt mends these; anything else may, until it has been seen twice.
+_CERTAIN = re.compile(r"(ModuleNotFound|Import|Syntax|Indentation|Tab)Error\b")
 _SAME_TWICE, _ANY = 2, 3
+_PREFIX = re.compile(r"^\S+ \[\w+ *\] \S+ \S+ - ")
+_PIP_ERROR = re.compile(r"^\S+ +ERROR: (?P<text>.*)$")
 
 
 class _Worker:
@@ -66,6 +70,20 @@ class _Worker:
         self._chain, self._joined, self._message = [], False, False
 
 
+def pip_errors(text: str) -> list[str]:
+    """Return the errors in pip's own log, and what a build that failed said last."""
+    errors, before = [], ""
+    for line in text.splitlines():
+        found = _PIP_ERROR.match(line)
+        if found and "exited with" in found["text"]:
+            errors.append(before)
+        elif found and "[present-rich]" not in found["text"]:
+            errors.append(found["text"].strip())
+        elif not found:
+            before = line.partition(" ")[2].strip() or before
+    return list(dict.fromkeys(errors))
+
+
 class LoadLog:
     """Reads a log as it is written; says why the model cannot load as soon as that is certain."""
 
@@ -73,7 +91,9 @@ class LoadLog:
         self.port_taken = False
         self._rest = ""
         self._workers: dict[str, _Worker] = {}
-        self._pip: list[str] | None = None
+        self.pip_failed = False
+        self._pip_speaks = False
+        self._pip: list[str] = []
         self._last: list[str] = []
 
     def feed(self, text: str) -> None:
@@ -85,8 +105,8 @@ class LoadLog:
     @property
     def failure(self) -> str:
         """Why the model will not load, or nothing while it still may."""
-        if self._pip is not None:
-            return f"pip cannot install the model's requirements: {'; '.join(self._pip[:3])}".rstrip(": ")
+        if self.pip_failed:
+            return "; ".join(["pip cannot install the model's requirements", *self._pip[:3]])
         blocked = [w for w in self._workers.values() if self._is_blocked(w)]
         return self.reason if blocked else ""
 
@@ -103,12 +123,12 @@ class LoadLog:
     @property
     def last_words(self) -> str:
         """The last lines that say something: what a process that ended has to say."""
-        errors = [line for line in self._last if "ERROR" in line or "Exception" in line or "rror:" in line]
+        errors = [line for line in self._last if re.search(r"(Exception|[Ee]rror|ERROR): ", line)]
         return " | ".join((errors or self._last)[-3:])
 
     def _read(self, line: str) -> None:
         if line.strip() and not line.startswith(("\tat ", "\t...")):
-            self._last = [*self._last[-19:], line.strip()]
+            self._last = [*self._last[-19:], _PREFIX.sub("", line.strip())]
         said, retry = _WORKER_LINE.match(line), _RETRY.search(line)
         if said:
             self._worker(said["worker"]).read(said["text"])
@@ -116,15 +136,23 @@ class LoadLog:
             self._worker(retry["worker"]).fail()
         elif any(words in line for words in _PORT_TAKEN):
             self.port_taken = True
+        elif self._pip_speaks:
+            self._read_pip(line)
         elif _PIP_FAILED in line:
-            self._pip = []
-        elif self._pip is not None and line.startswith("ERROR: "):
-            self._pip.append(line.removeprefix("ERROR: ").strip())
+            self._pip_speaks = not self.pip_failed
+
+    def _read_pip(self, line: str) -> None:
+        if _PREFIX.match(line):  # TorchServe speaks again: pip has said all that it had to
+            self.pip_failed, self._pip_speaks = True, False
+        elif line.lower().startswith("error: "):
+            self._pip.append(line[len("error: ") :].strip())
 
     def _worker(self, name: str) -> _Worker:
         return self._workers.setdefault(name, _Worker())
 
     @staticmethod
     def _is_blocked(worker: _Worker) -> bool:
+        if worker.attempts and worker.reasons and _CERTAIN.match(worker.reasons[-1]):
+            return True
         same = len(worker.reasons) >= _SAME_TWICE and worker.reasons[-1] == worker.reasons[-2]
         return worker.attempts >= (_SAME_TWICE if same else _ANY)

@@ -15,16 +15,15 @@ import sys
 import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from msgspec import Struct
 
 from deployer.errors import TargetError
 from deployer.properties import MODELS_MOUNT, decode_properties
 from deployer.target import Document
-from deployer.targets.local.revisions import Revision
+from deployer.targets.local.revisions import Revision, release_folder
 
+PIP_LOG = "pip.log"
 INSTALL_HINT = "pip install 'kdeploy[local]'"
 
 # Not handed on to TorchServe: settings of another TorchServe or of kdeploy's own, what KServe refuses
@@ -52,18 +51,6 @@ class Launch(Struct, frozen=True):
     environment: dict[str, str]
     config_path: Path
     properties: str
-
-
-def release_folder(storage_uri: str) -> Path:
-    """Return the folder that a `file://` URL names. Raises TargetError for any other scheme."""
-    parts = urlsplit(storage_uri)
-    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
-        raise TargetError(
-            f"{storage_uri} is not a folder of this machine",
-            where="predictor.model.storageUri",
-            hint="the local target serves file:// releases: use a folder as store.uri",
-        )
-    return Path(url2pathname(parts.path))
 
 
 def plan_launch(
@@ -99,6 +86,8 @@ def plan_launch(
         variable["name"]: _local(str(variable.get("value", "")), mounts)
         for variable in (*container.get("env", ()), *model.get("env", ()))
     }
+    if "PIP_LOG" in variables:
+        variables["PIP_LOG"] = str(logs / PIP_LOG)  # among the logs, which outlive the process
     return Launch(
         command=(*_program(command[0]), *command[1:], f"{_CONFIG_FLAG}={config_path}"),
         environment={**_environment(environment, temporary, logs), **variables},

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from msgspec import Struct, structs
 
@@ -144,6 +147,7 @@ def read_documents(documents: Sequence[Document], namespace: str) -> tuple[Docum
     model = predictor.get("model") or {}
     if not name or not model.get("storageUri"):
         raise TargetError("the InferenceService has no name, or no predictor.model.storageUri")
+    release_folder(model["storageUri"])
     percent = predictor.get("canaryTrafficPercent")
     if percent is not None and not 0 <= percent <= 100:
         raise TargetError(f"{percent} is no percentage", where="predictor.canaryTrafficPercent")
@@ -157,6 +161,18 @@ def read_documents(documents: Sequence[Document], namespace: str) -> tuple[Docum
         None,
     )
     return {**service, "metadata": metadata}, runtime
+
+
+def release_folder(storage_uri: str) -> Path:
+    """Return the folder that a `file://` URL names. Raises TargetError for any other scheme."""
+    parts = urlsplit(storage_uri)
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
+        raise TargetError(
+            f"{storage_uri} is not a folder of this machine",
+            where="predictor.model.storageUri",
+            hint="the local target serves file:// releases: use a folder as store.uri",
+        )
+    return Path(url2pathname(parts.path))
 
 
 def _revision(record: Record, service: Document, runtime: Document) -> Revision:

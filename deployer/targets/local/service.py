@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-import shutil
 import sys
 from collections.abc import AsyncIterator
 
@@ -53,7 +52,10 @@ class Service:
         """Make documents the wanted state. Raises TargetError, with nothing changed."""
         record = want(self.record, service, runtime, now())
         self._state.write_record(record)
+        dropped = {r.name for r in self.record.revisions} - {r.name for r in record.revisions}
         self.record = record
+        for name in dropped:
+            self._state.remove_logs(self.reference, name)
         self.reconcile()
 
     def reconcile(self) -> None:
@@ -102,10 +104,7 @@ class Service:
         self._wake()
         await self.close()
         for revision in self.record.revisions:
-            log = self._state.log_path(self.reference, revision.name)
-            shutil.rmtree(log.with_suffix(""), ignore_errors=True)
-            for path in (log, log.with_suffix(".log.1")):
-                path.unlink(missing_ok=True)
+            self._state.remove_logs(self.reference, revision.name)
 
     async def close(self) -> None:
         """End every TorchServe of the service; it stays wanted."""

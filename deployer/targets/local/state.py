@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shutil
 import stat
 import tempfile
 from pathlib import Path
@@ -140,6 +141,13 @@ class State:
     def log_path(self, reference: Reference, revision: str) -> Path:
         """Return the file that everything a revision's TorchServe says goes to."""
         return self.logs / f"{reference.namespace}.{revision}.log"
+
+    def remove_logs(self, reference: Reference, revision: str) -> None:
+        """Remove what a revision's TorchServe has said."""
+        log = self.log_path(reference, revision)
+        shutil.rmtree(log.with_suffix(""), ignore_errors=True)
+        for path in (log, log.with_suffix(".log.1")):
+            path.unlink(missing_ok=True)
 
     def _record_path(self, reference: Reference) -> Path:
         return self.services / f"{reference.namespace}.{reference.name}.json"

@@ -21,8 +21,8 @@ import aiohttp
 from msgspec import Struct
 
 from deployer.errors import KdeployError
-from deployer.targets.local.diagnosis import LoadLog
-from deployer.targets.local.launch import Ports, plan_launch
+from deployer.targets.local.diagnosis import LoadLog, pip_errors
+from deployer.targets.local.launch import PIP_LOG, Ports, plan_launch
 from deployer.targets.local.probe import ProbeError, probe
 from deployer.targets.local.processes import START_MARK, end_marked, signal_group
 from deployer.targets.local.revisions import Revision
@@ -111,6 +111,9 @@ class TorchServe:
         start = secrets.token_hex(4)
         temporary = self._around.run / start
         temporary.mkdir(mode=0o700)
+        logs = self._log.with_suffix("")
+        logs.mkdir(mode=0o700, exist_ok=True)
+        (logs / PIP_LOG).unlink(missing_ok=True)
         process: Process | None = None
         try:
             ports = _free_ports()
@@ -118,7 +121,7 @@ class TorchServe:
                 self.revision,
                 ports=ports,
                 temporary=temporary,
-                logs=self._log.with_suffix(""),
+                logs=logs,
                 environment=self._around.environment,
             )
             launch.config_path.write_text(launch.properties, "ascii")
@@ -134,7 +137,9 @@ class TorchServe:
                     start_new_session=True,
                 )
             self.pid, self.ports, self.upstream.port = process.pid, ports, ports.inference
-            return await self._watch(process, ports, log, position)
+            reason = await self._watch(process, ports, log, position)
+            self._see(ready=False, reason=reason)
+            return reason
         finally:
             self.upstream.ready = False
             self.pid = self.ports = None
@@ -168,7 +173,7 @@ class TorchServe:
                 if not was_ready:
                     position = self._read_log(log, position)
                     if log.failure or log.port_taken:
-                        return log.failure or "a port was taken"
+                        return self._failure(log) or "a port was taken"
                 self._see(ready=False, reason=self._why(log, missing, was_ready=was_ready))
             patience = RECOVERY_DEADLINE if was_ready else PROGRESS_DEADLINE
             if loop.time() - last_ready > patience:
@@ -176,7 +181,7 @@ class TorchServe:
             await asyncio.wait({ended}, timeout=RUNNING if self.upstream.ready else STARTING)
         if not was_ready:
             self._read_log(log, position)
-            return log.failure or f"TorchServe ended: {log.last_words}"
+            return self._failure(log) or f"TorchServe ended: {log.last_words}"
         return f"TorchServe ended ({_exit(ended.result())})"
 
     async def _probe(self, process: Process, ports: Ports) -> str:
@@ -189,6 +194,13 @@ class TorchServe:
             log = LoadLog()
             self._read_log(log, max(self._log.stat().st_size - _LOG_TAIL, 0))
         return f"{missing}: {log.reason}" if log.reason else missing
+
+    def _failure(self, log: LoadLog) -> str:
+        pip_log = self._log.with_suffix("") / PIP_LOG
+        if log.pip_failed and pip_log.is_file():
+            said = pip_errors(pip_log.read_text("utf-8", "replace"))[-3:]
+            return "; ".join([log.failure, *(line for line in said if line not in log.failure)])
+        return log.failure
 
     def _see(self, *, ready: bool, reason: str = "") -> None:
         if (self.upstream.ready, self.upstream.reason) != (ready, reason):

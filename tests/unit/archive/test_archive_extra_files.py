@@ -59,7 +59,7 @@ def test_a_file_may_be_named_more_than_once(plan, root):
     [
         (("a/x", "b/x"), "two files would be x in the archive: a/x and b/x"),
         (("a", "b"), "two files would be x in the archive: a/x and b/x"),
-        (("a/weights.pt",), "two files would be weights.pt"),
+        (("other/weights.pt",), "two files would be weights.pt"),
         (("none",), "none does not exist"),
         (("*.none",), "matches no file"),
         (("",), "'' is no path"),
@@ -79,7 +79,7 @@ def test_a_file_may_be_named_more_than_once(plan, root):
 def test_extra_files_that_cannot_be(plan, root, extra, what):
     put(
         root,
-        "a/x", "b/x", "a/weights.pt", "kdeploy_handler.json", "kdeploy_handler/x", "reserved/kdeploy_handler/x.py",
+        "a/x", "b/x", "other/weights.pt", "kdeploy_handler.json", "kdeploy_handler/x", "reserved/kdeploy_handler/x.py",
         "mar/mar-inf/x", "a\\b", "new\nline", os.fsdecode(b"latin\xe9"), "clash/one/d", "clash/two/d/e",
         "model-config.yaml",
     )  # fmt: skip
@@ -103,9 +103,12 @@ def test_a_config_file_that_is_also_an_extra_file(plan, root):
 
 def test_a_weights_file_with_a_name_of_kdeploys(plan, root):
     (root / "weights.pt").rename(root / "MAR-INF")
-    with pytest.raises(ArchiveError) as caught:
-        plan(serialized_file="MAR-INF")
-    assert caught.value.where == "kdeploy.toml: model.serialized-file"
+    (root / "model-config.yaml").write_bytes(b"weights")
+    (root / "requirements.txt").write_text("numpy")
+    for name in ("MAR-INF", "model-config.yaml"):
+        with pytest.raises(ArchiveError) as caught:
+            plan(serialized_file=name, requirements_file="requirements.txt")
+        assert caught.value.where == "kdeploy.toml: model.serialized-file"
 
 
 def test_an_lsp_archive_may_hold_what_is_kdeploys_elsewhere(plan, root):

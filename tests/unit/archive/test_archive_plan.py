@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -141,30 +142,30 @@ def test_files_that_cannot_be_packed(plan, root, key, file, what):
     assert caught.value.where == f"kdeploy.toml: model.{key.replace('_', '-')}"
 
 
-def test_a_file_that_may_not_be_read(tmp_path):
-    (tmp_path / "secret.pt").write_bytes(b"weights")
-    (tmp_path / "secret.pt").chmod(0)
-    for folder in (tmp_path, *tmp_path.parents[:-2]):
-        folder.chmod(0o755)
-    script = f"""
-import os
-if os.getuid() == 0:
-    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+def test_a_file_that_may_not_be_read():
+    script = """
+import os, sys
 from pathlib import Path
+import model_archiver.model_packaging_utils
 from deployer.archive import DigestCache, plan_archive
 from deployer.config import Model
 from deployer.errors import ArchiveError
+root = Path(sys.argv[1])
 model = Model(name="m", version="1", handler="base_handler", serialized_file="secret.pt")
+if os.getuid() == 0:  # whom nothing is forbidden
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
 try:
-    plan_archive(model, Path({str(tmp_path)!r}), DigestCache(Path("/nonexistent/digests.json")))
+    plan_archive(model, root, DigestCache(root / "digests.json"))
 except ArchiveError as error:
     print(error)
 """
-    run = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True, text=True, check=False,
-        env={"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"},
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        (Path(name) / "secret.pt").write_bytes(b"weights")
+        (Path(name) / "secret.pt").chmod(0)
+        run = subprocess.run(
+            [sys.executable, "-c", script, name], capture_output=True, text=True, check=False
+        )
     assert run.stdout == "kdeploy.toml: model.serialized-file: secret.pt may not be read\n", run.stderr
 
 

@@ -214,6 +214,23 @@ def test_a_large_jpeg_is_decoded_small(tmp_path, monkeypatch):
     assert whole[0][0] <= 400
 
 
+def test_the_search_ends_though_nothing_fits(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_ENCODES", 1)
+    path = write(tmp_path / "image.png", photograph(400, 300))
+    assert "cannot be made as small" in refused(path, 2000).what
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff"])
+def test_16_bits_stay_16_bits(tmp_path, kind):
+    path = tmp_path / f"depth.{kind}"
+    values = np.linspace(0, 65_535, 40_000).reshape(200, 200)
+    values += np.random.default_rng(0).normal(0, 300, values.shape)
+    Image.fromarray(values.clip(0, 65_535).astype(np.uint16)).save(path)
+    sent = opened(fit_image(path, path.stat().st_size // 3).data)
+    assert sent.mode == "I;16"
+    assert np.asarray(sent).max() > 60_000
+
+
 def test_transparency_survives_and_an_opaque_alpha_does_not_cost(tmp_path):
     picture = photograph(200, 200)
     picture.putalpha(Image.linear_gradient("L").resize((200, 200)))

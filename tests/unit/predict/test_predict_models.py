@@ -6,7 +6,7 @@ import json
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from conftest import Reply  # type: ignore[import-not-found]
+from loopback import Reply
 
 from deployer.errors import ConflictError, NotFoundError, TargetError
 from deployer.predict import Models, RegisteredModel
@@ -73,8 +73,10 @@ def test_a_model_is_registered(server, models):
     )
     assert models.register("m.mar").startswith('Model "m"')
     assert last(server) == (
-        "POST", "/models", {"url": "m.mar", "initial_workers": "1", "synchronous": "true"}
-    )  # fmt: skip
+        "POST",
+        "/models",
+        {"url": "m.mar", "initial_workers": "1", "synchronous": "true"},
+    )
     models.register(
         "https://store/a b&c.mar",
         model_name="other",
@@ -110,24 +112,45 @@ def test_a_model_is_scaled_made_the_default_and_unregistered(server, models):
     models.unregister("m", "1.0")
     assert last(server) == ("DELETE", "/models/m/1.0", {})
     models.unregister("a/../b?c#d")
-    assert server.asked[-1].path == "/models/a/../b%3Fc%23d"
+    assert server.asked[-1].path == "/models/a%2F..%2Fb%3Fc%23d"
 
 
 REFUSALS = [
     (torchserve(404, "ModelNotFoundException", "Model not found: m"), NotFoundError, "kdeploy models list"),
     (torchserve(404, "ModelNotFoundException", "Model not found at: nope.mar"), NotFoundError, "models list"),
-    (torchserve(404, "ModelVersionNotFoundException", "Model version 7 does not exist for model m"),
-     NotFoundError, "kdeploy models describe"),
-    (torchserve(404, "ResourceNotFoundException", "Requested resource is not found"), TargetError, "management port"),
-    (torchserve(409, "ConflictStatusException", "Model version 1.0 is already registered for model m"),
-     ConflictError, "kdeploy models unregister"),
-    (torchserve(403, "InvalidModelVersionException", "Cannot remove default version 1.0 for model m"),
-     TargetError, "kdeploy models set-default"),
-    (torchserve(405, "MethodNotAllowedException", "Requested method is not allowed"), TargetError, "enable_model_api"),
-    (torchserve(400, "BadRequestException", "max_worker cannot be less than min_worker."), TargetError, "kdeploy logs"),
+    (
+        torchserve(404, "ModelVersionNotFoundException", "Model version 7 does not exist for model m"),
+        NotFoundError,
+        "kdeploy models describe",
+    ),
+    (
+        torchserve(404, "ResourceNotFoundException", "Requested resource is not found"),
+        TargetError,
+        "management port",
+    ),
+    (
+        torchserve(409, "ConflictStatusException", "Model version 1.0 is already registered for model m"),
+        ConflictError,
+        "kdeploy models unregister",
+    ),
+    (
+        torchserve(403, "InvalidModelVersionException", "Cannot remove default version 1.0 for model m"),
+        TargetError,
+        "kdeploy models set-default",
+    ),
+    (
+        torchserve(405, "MethodNotAllowedException", "Requested method is not allowed"),
+        TargetError,
+        "enable_model_api",
+    ),
+    (
+        torchserve(400, "BadRequestException", "max_worker cannot be less than min_worker."),
+        TargetError,
+        "kdeploy logs",
+    ),
     (torchserve(400, "InvalidKeyException", "Token Authorization failed."), TargetError, "--token"),
     (Reply(502, b""), TargetError, "kdeploy logs"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("reply", "kind", "hint"), REFUSALS)

@@ -1,0 +1,116 @@
+"""What a test does with a one-node target: roll out, ask for predictions, and put it under load."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from deployer.target import Phase, Reference, Status
+from deployer.targets.local import OneNode
+from deployer.targets.local.processes import STATE_MARK, find_marked
+from tests.local.releases import make_documents
+
+
+class Client:
+    """A one-node target and the ways to ask it."""
+
+    def __init__(self, node: OneNode, state: Path) -> None:
+        self.node = node
+        self.state = state
+
+    def rollout(self, name: str, release: str, folder: Path, **more: Any) -> Status:
+        """Apply a release and wait for its end, be it good or bad."""
+        reference = self.node.apply(make_documents(name, release, folder, **more))
+        return self.wait(reference)
+
+    def wait(self, reference: Reference, timeout: float = 60.0) -> Status:
+        """Wait until a service is ready or has failed."""
+        status: Status | None = None
+        for status in self.node.watch(reference, timeout):
+            if status.phase in (Phase.READY, Phase.FAILED):
+                return status
+        raise AssertionError(f"neither ready nor failed: {status}")
+
+    def ask(
+        self, path: str, body: object = None, *, host: str = "demo.default.example.com"
+    ) -> tuple[int, Any]:
+        """Ask the ingress; returns the HTTP status and the JSON."""
+        url = self.node.info().ingress
+        assert url
+        address, port = url.removeprefix("http://").rsplit(":", 1)
+        connection = http.client.HTTPConnection(address, int(port), timeout=60)
+        try:
+            connection.request(
+                "POST", path, json.dumps(body or {}), {"Host": host, "Content-Type": "application/json"}
+            )
+            answer = connection.getresponse()
+            data = answer.read()
+            return answer.status, json.loads(data) if data else None
+        finally:
+            connection.close()
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process that the one-node target has started, and that lives."""
+        return find_marked({STATE_MARK: str(self.state.resolve() / "local")})
+
+    def java(self) -> list[psutil.Process]:
+        """The JVMs among them."""
+        return [p for p in self.processes() if "org.pytorch.serve.ModelServer" in p.cmdline()]
+
+
+class Load:
+    """50 requests a second on the ingress, each on a clock of its own, until the block ends."""
+
+    def __init__(self, client: Client, rate: float = 50.0) -> None:
+        self.answers: list[tuple[int, Any]] = []
+        url = client.node.info().ingress
+        assert url
+        self._address, self._port = url.removeprefix("http://").rsplit(":", 1)
+        self._rate = rate
+        self._end = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(index,)) for index in range(5)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        for thread in self._threads:
+            thread.join()
+
+    def statuses(self) -> Counter[int]:
+        """How many requests ended with which HTTP status; 0 is a broken connection."""
+        return Counter(status for status, _ in self.answers)
+
+    def wait_for(self, count: int, timeout: float = 30.0) -> None:
+        """Wait until `count` more requests have been answered."""
+        goal, end = len(self.answers) + count, time.monotonic() + timeout
+        while len(self.answers) < goal:
+            assert time.monotonic() < end, "the load does not go on"
+            time.sleep(0.02)
+
+    def _run(self, index: int) -> None:
+        pause = len(self._threads) / self._rate
+        connection = http.client.HTTPConnection(self._address, int(self._port), timeout=60)
+        while not self._end.wait(pause):
+            try:
+                connection.request(
+                    "POST",
+                    "/v1/models/demo:predict",
+                    b'{"instances": [1]}',
+                    {"Host": "demo.default.example.com", "Content-Type": "application/json"},
+                )
+                answer = connection.getresponse()
+                self.answers.append((answer.status, json.loads(answer.read())))
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                self.answers.append((0, repr(error)))
+                connection.close()

@@ -1,0 +1,257 @@
+"""The pure half: revisions and splits, the local form of a command, and what a log says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployer.errors import TargetError
+from deployer.target import Phase, read_status
+from deployer.targets.local.diagnosis import LoadLog, pip_errors
+from deployer.targets.local.launch import Launch, Ports, plan_launch
+from deployer.targets.local.revisions import (
+    HISTORY,
+    Line,
+    Record,
+    arrive,
+    note_failure,
+    read_documents,
+    release_folder,
+    want,
+)
+from deployer.targets.local.status import Seen, build_document
+from tests.local.releases import ANSWER, make_documents, make_release
+
+NOW = "2026-01-01T00:00:00Z"
+FIRST, SECOND, THIRD = (f"demo-predictor-0000{number}" for number in (1, 2, 3))
+
+
+def apply(record: Record | None, release: str, canary: int | None = None) -> Record:
+    documents = make_documents("demo", release, Path("/store") / release, canary=canary)
+    service, runtime = read_documents(documents, "default")
+    assert runtime
+    return want(record, service, runtime, NOW)
+
+
+def split(record: Record) -> list[tuple[str, int]]:
+    return [(line.revision, line.percent) for line in record.traffic]
+
+
+def test_the_first_release_takes_everything_whatever_is_asked() -> None:
+    record = arrive(apply(None, "a", canary=10))
+    assert split(record) == [(FIRST, 100)]
+    assert split(arrive(apply(record, "a", canary=10))) == [(FIRST, 100)]
+
+
+def test_a_canary_stands_against_what_was_last_rolled_out() -> None:
+    record = apply(arrive(apply(None, "a")), "b", canary=10)
+    assert split(record) == [(FIRST, 100)]
+    assert record.needed == {FIRST, SECOND}
+    record = arrive(record)
+    assert split(record) == [(SECOND, 10), (FIRST, 90)]
+    more = arrive(apply(record, "b", canary=50))
+    assert (split(more), len(more.revisions)) == ([(SECOND, 50), (FIRST, 50)], 2)
+    third = arrive(apply(more, "c", canary=10))
+    assert split(third) == [(THIRD, 10), (FIRST, 90)]
+    promoted = arrive(apply(third, "c"))
+    assert split(promoted) == [(THIRD, 100)]
+    assert (promoted.rolled_out, promoted.previous) == (THIRD, FIRST)
+    assert promoted.in_use == {"a", "c"}
+
+
+def test_going_back_is_the_same_revision_again() -> None:
+    record = arrive(apply(arrive(apply(None, "a")), "b"))
+    back = arrive(apply(record, "a"))
+    assert split(back) == [(FIRST, 100)]
+    assert (back.latest, back.rolled_out, back.previous) == (FIRST, FIRST, SECOND)
+    assert len(back.revisions) == 2
+
+
+def test_less_than_everything_after_a_full_rollout_is_kserves_rollback() -> None:
+    record = arrive(apply(arrive(apply(None, "a")), "b"))
+    back = apply(record, "b", canary=0)
+    assert split(arrive(back)) == [(SECOND, 0), (FIRST, 100)]
+    assert apply(back, "b", canary=0) == back
+
+
+def test_applying_the_same_again_changes_nothing_but_a_failure() -> None:
+    record = arrive(apply(None, "a"))
+    assert apply(record, "a") == record
+    failed = note_failure(apply(record, "b"), SECOND, "it breaks")
+    assert failed.needed == {FIRST}
+    again = apply(failed, "b")
+    assert again.revision(SECOND).failure == ""
+    assert again.generation == failed.generation
+
+
+def test_old_revisions_are_forgotten_and_their_numbers_not_used_again() -> None:
+    record = None
+    for number in range(40):
+        record = arrive(apply(record, f"r{number}"))
+    assert record
+    assert record.latest == "demo-predictor-00040"
+    assert len(record.revisions) == HISTORY + 3
+    assert arrive(apply(record, "r1")).latest == "demo-predictor-00041"
+
+
+def test_the_status_tells_loading_ready_lost_and_failed_apart() -> None:
+    record = apply(arrive(apply(None, "a")), "b")
+    seen = {FIRST: Seen(True), SECOND: Seen(False, "it loads")}
+    loading = read_status(build_document(record, seen, NOW))
+    assert (loading.phase, loading.message) == (Phase.PROGRESSING, f"{SECOND}: it loads")
+    failed = build_document(note_failure(record, SECOND, "it breaks"), seen, NOW)
+    assert (read_status(failed).phase, read_status(failed).message) == (Phase.FAILED, "it breaks")
+    assert [(s.release, s.percent) for s in read_status(failed).traffic] == [("a", 100)]
+    record = arrive(record)
+    ready = build_document(record, {SECOND: Seen(True)}, NOW, before=failed)
+    assert read_status(ready).phase is Phase.READY
+    lost = build_document(record, {SECOND: Seen(False, "killed")}, "2026-02-02T00:00:00Z", before=ready)
+    assert (read_status(lost).phase, read_status(lost).reason) == (Phase.PROGRESSING, "RevisionLost")
+    times = {c["type"]: c["lastTransitionTime"] for c in lost["status"]["conditions"]}
+    assert times["Ready"] == "2026-02-02T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3://bucket/demo/", "file://elsewhere/demo", "pvc://claim/demo", "/folder", "https://x/y"]
+)
+def test_only_folders_of_this_machine_are_served(uri: str) -> None:
+    with pytest.raises(TargetError, match="is not a folder of this machine"):
+        release_folder(uri)
+
+
+def test_a_storage_uri_is_decoded() -> None:
+    assert release_folder(Path("/a b/é%20").as_uri() + "/") == Path("/a b/é%20")
+
+
+def launch(folder: Path, environment: dict[str, str], **more: Any) -> Launch:
+    documents = make_documents("demo", "a", folder, **more)
+    service, runtime = read_documents(documents, "default")
+    assert runtime
+    record = want(None, service, runtime, NOW)
+    return plan_launch(
+        record.revision(record.latest),
+        ports=Ports(1, 2, 3, 4, 5, 6),
+        temporary=Path("/private/1"),
+        logs=Path("/logs/x"),
+        environment=environment,
+    )
+
+
+def test_a_command_is_made_local_and_nothing_else_is_changed(tmp_path: Path) -> None:
+    folder = make_release(tmp_path / "a ü", "demo", ANSWER.format(release="a"))
+    env = {"WHEELS": "/mnt/models/wheels", "CACHE": "/tmp/cache:/var/tmp", "PLAIN": "x"}
+    mine = {"TS_NUMBER_OF_GPU": "1", "PYTHONPATH": "/x", "KDEPLOY_A": "1", "HOME": "/home/me", "LC_ALL": "C"}
+    plan = launch(folder, mine, env=env)
+    assert f"--model-store={folder}/model-store" in plan.command
+    assert "--ts-config=/private/1/config.properties" in plan.command
+    assert plan.command.count("--foreground") == 1
+    found = plan.environment
+    assert found["WHEELS"] == f"{folder}/wheels"
+    assert found["CACHE"] == "/private/1/cache:/var/tmp"
+    assert (found["HOME"], found["PLAIN"], found["LC_ALL"]) == ("/home/me", "x", "C.UTF-8")
+    assert not {"TS_NUMBER_OF_GPU", "PYTHONPATH", "KDEPLOY_A"} & found.keys()
+    assert {found["TMPDIR"], found["TEMP"]} == {"/private/1"}
+    assert found["PIP_LOG"] == "/logs/x/pip.log"
+    properties = plan.properties.splitlines()
+    assert "inference_address=http://127.0.0.1:1" in properties
+    assert "grpc_management_port=5" in properties
+    assert not any(line.startswith("model_store") for line in properties)
+
+
+def test_a_release_that_is_gone_or_broken_says_where(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="the release's folder is gone"):
+        launch(tmp_path / "gone", {})
+    folder = make_release(tmp_path / "a", "demo", "")
+    (folder / "config" / "config.properties").unlink()
+    with pytest.raises(TargetError, match="cannot be read"):
+        launch(folder, {})
+
+
+def said(text: str, worker: int = 9000) -> str:
+    stamp = "2026-11-22T09:43:28,327 [INFO ]"
+    return "".join(f"{stamp} W-{worker}-demo_1.0-stdout MODEL_LOG - {line}\n" for line in text.split("\n"))
+
+
+def retry(worker: int = 9000) -> str:
+    return (
+        f"2026-11-22T09:43:28,352 [INFO ] W-{worker}-demo_1.0 org.pytorch.serve.wlm.WorkerThread"
+        f" - Retry worker: {worker} in 1 seconds.\n"
+    )
+
+
+def traceback(error: str) -> str:
+    frame = '  File "/x/models/1/handler.py", line 7, in load\n    f()'
+    return f"Traceback (most recent call last):\n{frame}\n{error}"
+
+
+def test_the_true_exception_is_found_beneath_the_one_it_caused() -> None:
+    log = LoadLog()
+    chained = "\n\nDuring handling of the above exception, another exception occurred:\n\n"
+    text = said(
+        traceback("ModuleNotFoundError: No module named 'foo'")
+        + chained
+        + traceback("ModuleNotFoundError: No module named 'ts.torch_handler.handler'")
+    )
+    for character in text:  # a log is read in whatever pieces it comes
+        log.feed(character)
+    assert log.failure == ""
+    log.feed(retry())
+    assert log.failure == "ModuleNotFoundError: No module named 'foo' (handler.py, line 7)"
+
+
+def test_other_exceptions_get_a_second_chance_and_keep_their_whole_message() -> None:
+    log = LoadLog()
+    error = 'RuntimeError: Error(s) in loading state_dict for Net:\n\tMissing key(s): "a.weight"'
+    log.feed(said(traceback(error)) + retry())
+    assert log.failure == ""
+    log.feed(said("it is tried again") + said(traceback(error)) + retry())
+    assert "RuntimeError: Error(s) in loading state_dict for Net: (handler.py, line 7) Missing" in log.failure
+
+
+def test_a_worker_without_a_word_fails_at_its_third_attempt_and_others_do_not_count() -> None:
+    log = LoadLog()
+    log.feed(retry(9000) + retry(9001) + retry(9002))
+    assert log.failure == ""
+    log.feed(retry(9001) + retry(9001))
+    assert "without a word" in log.failure
+
+
+def test_pips_complaint_is_whole_before_it_is_told() -> None:
+    log = LoadLog()
+    stamp = "2026-11-22T09:44:13,178 [ERROR] main org.pytorch.serve.wlm.ModelManager - "
+    log.feed(f"{stamp}Custom pip package installation failed for model demo:\n")
+    assert log.failure == ""
+    log.feed("ERROR: No matching distribution found for x\n")
+    log.feed(f"{stamp}Error while registering model. Details: Custom pip package installation failed\n")
+    assert log.failure == "pip cannot install the model's requirements; No matching distribution found for x"
+
+
+def test_pips_own_log_tells_what_a_build_said_last() -> None:
+    text = (
+        "2026-11-22T10:09:13,990   gcc: not found\n"
+        "2026-11-22T10:09:13,991   ERROR: [present-rich] Preparing metadata exited with 1\n"
+        "2026-11-22T10:09:13,998 ERROR: [present-rich] metadata generation failed\n"
+        "2026-11-22T10:09:13,999 ERROR: No matching distribution found for y\n"
+    )
+    assert pip_errors(text) == ["gcc: not found", "No matching distribution found for y"]
+
+
+def test_a_taken_port_is_one_only_if_torchserve_says_so() -> None:
+    log = LoadLog()
+    log.feed(said("OSError: Address already in use"))
+    assert not log.port_taken
+    log.feed("java.io.IOException: Failed to bind to address: http://127.0.0.1:23000\n")
+    assert log.port_taken
+    assert "Failed to bind" in log.last_words
+
+
+def test_a_record_survives_its_json() -> None:
+    import msgspec
+
+    record = arrive(apply(arrive(apply(None, "a")), "b", canary=10))
+    assert msgspec.json.decode(msgspec.json.encode(record), type=Record) == record
+    assert record.traffic[0] == Line(SECOND, 10)
+    assert json.loads(msgspec.json.encode(record))["latest"] == SECOND

@@ -1,0 +1,204 @@
+"""A real TorchServe behind the ingress: rolled out, split, switched under load, and failing rightly."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deployer.errors import NotFoundError, TargetError
+from deployer.target import Phase, Reference
+from tests.local.client import Client, Load
+from tests.local.releases import (
+    ANSWER,
+    IMPORTS_WHAT_IS_NOT_THERE,
+    RAISES,
+    make_documents,
+    make_noisy_package,
+    make_release,
+)
+
+pytestmark = pytest.mark.torchserve
+
+DEMO = Reference("default", "demo")
+A, B = "1.0-aaaaaaaaaaaa", "1.0-bbbbbbbbbbbb"
+
+
+@pytest.fixture(scope="module")
+def demo(client: Client, store: Path) -> Client:
+    os.environ["PIP_NO_INDEX"] = "1"  # the supervisor, and so pip, inherit it
+    try:
+        status = client.rollout("demo", A, store / "a")
+    finally:
+        del os.environ["PIP_NO_INDEX"]
+    assert status.phase is Phase.READY
+    return client
+
+
+@pytest.fixture
+def on_a(demo: Client, store: Path) -> Client:
+    """Release A gets everything, whatever the test before has done."""
+    status = demo.rollout("demo", A, store / "a")
+    assert [(share.release, share.percent) for share in status.traffic] == [(A, 100)]
+    return demo
+
+
+def test_a_release_is_served_behind_both_of_its_hosts_and_no_other(on_a: Client) -> None:
+    body = {"instances": [1]}
+    for host in ("demo.default.example.com", "DEMO.default.svc.cluster.local:8081"):
+        for path in ("/v1/models/demo:predict", "/v2/models/demo/infer", "/predictions/demo"):
+            assert on_a.ask(path, body, host=host) == (200, {"release": "a", "mode": ""})
+    status, answer = on_a.ask("/predictions/demo", host="other.default.example.com")
+    assert status == 404
+    assert "demo.default.example.com" in answer["hosts"]
+
+
+def test_what_runs_is_told_with_its_ports_and_the_management_api_is_not_on_the_ingress(on_a: Client) -> None:
+    info = on_a.node.info()
+    [revision] = info.services[0].revisions
+    assert (revision.release, revision.percent, revision.ready) == (A, 100, True)
+    assert on_a.node.management(DEMO).url == revision.management
+    assert on_a.node.direct(DEMO).url == revision.inference
+    assert on_a.ask("/models")[0] in (404, 405)
+    assert any("MODEL_LOG" in line for line in on_a.node.logs(DEMO))
+    assert on_a.node.releases_in_use() == {f"demo/{A}"}
+
+
+def test_the_release_folder_is_only_read(on_a: Client, store: Path) -> None:
+    files = sorted(str(path.relative_to(store / "a")) for path in (store / "a").rglob("*"))
+    assert files == ["config", "config/config.properties", "model-store", "model-store/demo.mar"]
+
+
+def test_a_body_that_is_too_large_is_refused_by_torchserve_itself(on_a: Client) -> None:
+    assert on_a.ask("/predictions/demo", {"data": "x" * 3_000_000})[0] == 413
+
+
+def test_a_canary_gets_exactly_its_percent_and_promoting_it_starts_nothing(on_a: Client, store: Path) -> None:
+    status = on_a.rollout("demo", B, store / "b", canary=10)
+    assert [(s.release, s.percent) for s in status.traffic] == [(B, 10), (A, 90)]
+    answers = Counter(on_a.ask("/predictions/demo")[1]["release"] for _ in range(100))
+    assert answers == {"a": 90, "b": 10}
+    before = {r.pid for r in on_a.node.info().services[0].revisions}
+    status = on_a.rollout("demo", B, store / "b")
+    assert [(s.release, s.percent) for s in status.traffic] == [(B, 100)]
+    [serving] = [r for r in on_a.node.info().services[0].revisions if not r.draining]
+    assert serving.pid in before
+
+
+def test_no_request_is_lost_while_a_b_a_are_rolled_out(on_a: Client, store: Path) -> None:
+    with Load(on_a) as load:
+        load.wait_for(25)
+        for release, folder in ((B, store / "b"), (A, store / "a")):
+            status = on_a.rollout("demo", release, folder)
+            assert [(s.release, s.percent) for s in status.traffic] == [(release, 100)]
+            load.wait_for(25)
+    assert load.statuses() == {200: len(load.answers)}
+    assert {answer["release"] for _, answer in load.answers} == {"a", "b"}
+
+
+@pytest.mark.parametrize("victim", ["JVM", "launcher"])
+def test_a_killed_torchserve_comes_back_by_itself_and_says_why_it_was_away(on_a: Client, victim: str) -> None:
+    [revision] = [r for r in on_a.node.info().services[0].revisions if not r.draining]
+    process = psutil.Process(revision.pid)
+    if victim == "JVM":
+        [process] = process.children()
+    with Load(on_a) as load:
+        load.wait_for(10)
+        process.kill()
+        load.wait_for(10)
+        assert on_a.wait(DEMO).phase is Phase.READY
+        load.wait_for(10)
+    assert set(load.statuses()) == {200, 503}
+    reasons = {answer["error"] for code, answer in load.answers if code == 503}
+    assert all(re.search(r"is not ready: \w|ended while it was answering", reason) for reason in reasons)
+    assert load.answers[-1][0] == 200
+    assert not process.is_running()
+
+
+def test_a_worker_that_dies_is_a_503_until_torchserve_has_it_back(on_a: Client) -> None:
+    assert on_a.ask("/predictions/demo", {"die": True})[0] >= 500
+    for _ in range(100):
+        status, answer = on_a.ask("/predictions/demo")
+        if status == 200:
+            break
+        assert status == 503
+        assert answer
+    assert status == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "handler", "requirements", "reason"),
+    [
+        (
+            "imports",
+            IMPORTS_WHAT_IS_NOT_THERE,
+            None,
+            "No module named 'no_such_module_at_all' (handler.py, line 1)",
+        ),
+        ("raises", RAISES, None, "ValueError: the weights are of another shape (handler.py, line 4)"),
+        (
+            "pip",
+            ANSWER.format(release="p"),
+            "no-such-package-anywhere\n",
+            "satisfies the requirement no-such-package",
+        ),
+    ],
+)
+def test_a_release_that_cannot_load_never_serves_and_says_why(
+    on_a: Client, tmp_path: Path, name: str, handler: str, requirements: str | None, reason: str
+) -> None:
+    bad = make_release(tmp_path / name, "demo", handler, requirements=requirements)
+    with Load(on_a, rate=20) as load:
+        status = on_a.rollout("demo", f"1.0-{name}", bad)
+    assert status.phase is Phase.FAILED
+    assert reason in status.message
+    assert [(share.release, share.percent) for share in status.traffic] == [(A, 100)]
+    assert {(code, answer["release"]) for code, answer in load.answers} == {(200, "a")}
+    document = on_a.node.get(DEMO)
+    assert document
+    assert document["status"]["modelStatus"]["lastFailureInfo"]["reason"] == "ModelLoadFailed"
+    lines = list(on_a.node.logs(DEMO))
+    assert any(line.startswith(f"[{status.traffic[0].revision}] ") for line in lines)
+
+
+def test_requirements_that_say_more_than_a_pipe_holds_are_installed(on_a: Client, tmp_path: Path) -> None:
+    package = make_noisy_package(tmp_path / "noisy")
+    handler = "import noisy\n" + ANSWER.format(release="noisy")
+    release = make_release(tmp_path / "n", "demo", handler, requirements=f"noisy @ {package.as_uri()}\n")
+    status = on_a.rollout("demo", "1.0-noisy", release)
+    assert status.phase is Phase.READY, status.message
+    assert on_a.ask("/predictions/demo")[1]["release"] == "noisy"
+    revision = on_a.node.info().services[0].revisions[0].name
+    log = on_a.state / "local" / "logs" / f"default.{revision}" / "pip.log"
+    assert log.stat().st_size > 64 << 10
+
+
+def test_the_documents_environment_reaches_the_handler(demo: Client, store: Path) -> None:
+    reference = demo.node.apply(make_documents("demo", A, store / "a", env={"MODE": "tést"}))
+    assert demo.wait(reference).phase is Phase.READY
+    assert demo.ask("/predictions/demo")[1] == {"release": "a", "mode": "tést"}
+
+
+def test_what_cannot_be_served_is_refused_before_anything_changes(on_a: Client, tmp_path: Path) -> None:
+    documents = make_documents("demo", B, tmp_path)
+    documents[1]["spec"]["predictor"]["model"]["storageUri"] = "s3://bucket/demo/"
+    with pytest.raises(TargetError, match="s3://bucket/demo/ is not a folder"):
+        on_a.node.apply(documents)
+    status = on_a.wait(DEMO)
+    assert status.release == A
+    assert on_a.rollout("demo", B, tmp_path / "gone").phase is Phase.FAILED
+
+
+def test_a_deleted_service_leaves_nothing(demo: Client, store: Path) -> None:
+    demo.node.apply(make_documents("other", A, store / "a"))
+    assert demo.node.delete(Reference("default", "other"))
+    assert not demo.node.delete(Reference("default", "other"))
+    assert demo.node.get(Reference("default", "other")) is None
+    with pytest.raises(NotFoundError):
+        next(demo.node.watch(Reference("default", "other"), 1.0))
+    assert list((demo.state / "local").rglob("*other*")) == []
+    assert [d["metadata"]["name"] for d in demo.node.list()] == ["demo"]

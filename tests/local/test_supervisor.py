@@ -1,0 +1,177 @@
+"""The supervisor: one per state folder, killed at any moment, and nothing is left running twice."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deployer.errors import TargetError
+from deployer.target import Phase, Reference, read_status
+from deployer.targets.local import OneNode
+from tests.local.client import Client
+from tests.local.releases import make_documents
+
+DEMO = Reference("default", "demo")
+A, B = "1.0-aaaaaaaaaaaa", "1.0-bbbbbbbbbbbb"
+
+
+def kill(client: Client) -> None:
+    pid = client.node.info().pid
+    assert pid
+    supervisor = psutil.Process(pid)
+    supervisor.kill()
+    supervisor.wait(10)
+
+
+def open_node(state: Path, port: int = 0) -> OneNode:
+    return OneNode(state=state, namespace="default", ingress_host="127.0.0.1", ingress_port=port)
+
+
+def test_importing_the_target_loads_nothing_heavy() -> None:
+    heavy = "aiohttp", "psutil", "torch", "asyncio", "typer", "rich"
+    code = f"import sys, deployer.targets.local; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_nothing_is_started_or_written_by_looking(tmp_path: Path) -> None:
+    node = open_node(tmp_path / ".kdeploy")
+    assert node.get(DEMO) is None
+    assert node.list() == []
+    assert node.info().pid is None
+    assert node.releases_in_use() == frozenset()
+    assert not node.stop()
+    assert not node.delete(DEMO)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_starts_at_once_make_one_supervisor(open_node: Callable[[], Client]) -> None:
+    client = open_node()
+    pids: list[int | None] = []
+    threads = [threading.Thread(target=lambda: pids.append(client.node.start().pid)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(pids) == 4
+    assert len(set(pids)) == 1
+    root = client.state / "local"
+    assert stat.S_IMODE(root.stat().st_mode) == 0o700
+    [found] = root.rglob("supervisor.sock")
+    assert stat.S_IMODE(found.stat().st_mode) == 0o600
+    assert client.node.stop()
+    assert client.node.info().pid is None
+    assert not client.node.stop()
+
+
+def test_the_ingress_keeps_its_port_moves_when_told_and_names_the_key_of_a_taken_one(tmp_path: Path) -> None:
+    state = tmp_path / ".kdeploy"
+    node = open_node(state)
+    try:
+        first = node.start().ingress
+        node.stop()
+        assert node.start().ingress == first
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            with pytest.raises(TargetError) as caught:
+                open_node(state, port).start()
+            assert caught.value.where == "targets.local.ingress-port"
+            assert node.info().ingress == first
+            with pytest.raises(TargetError, match=str(port)):
+                open_node(tmp_path / "other", port).start()
+            assert open_node(tmp_path / "other").info().pid is None
+        assert open_node(state, port).start().ingress == f"http://127.0.0.1:{port}"
+    finally:
+        node.stop()
+
+
+def test_a_very_long_path_has_sockets_all_the_same(tmp_path: Path) -> None:
+    node = open_node(tmp_path / ("förder" * 20) / ".kdeploy")
+    try:
+        assert node.start().pid
+        assert node.info().pid
+    finally:
+        assert node.stop()
+
+
+def test_a_supervisor_whose_folder_is_gone_ends(tmp_path: Path) -> None:
+    node = open_node(tmp_path / ".kdeploy")
+    pid = node.start().pid
+    assert pid
+    supervisor = psutil.Process(pid)
+    shutil.rmtree(tmp_path / ".kdeploy")
+    supervisor.wait(10)
+    assert node.info().pid is None
+
+
+def test_a_daemon_that_cannot_start_shows_its_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "aiohttp.py").write_text("raise RuntimeError('this aiohttp is broken')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(TargetError, match="this aiohttp is broken"):
+        open_node(tmp_path / ".kdeploy").start()
+
+
+@pytest.mark.torchserve
+def test_a_killed_supervisor_is_replaced_and_nothing_runs_twice(
+    open_node: Callable[[], Client], store: Path
+) -> None:
+    client = open_node()
+    documents = make_documents("demo", A, store / "a")
+    # Killed while the first release is being loaded: the next command starts over.
+    client.node.apply(documents)
+    while not client.java():
+        time.sleep(0.05)
+    orphans = client.processes()
+    kill(client)
+    assert client.node.get(DEMO) is not None
+    assert read_status(client.node.get(DEMO) or {}).reason == "SupervisorNotRunning"
+    assert client.node.releases_in_use() == {f"demo/{A}"}
+    client.node.apply(documents)
+    assert not any(process.is_running() for process in orphans)
+    assert client.wait(DEMO).phase is Phase.READY
+    # Killed while it serves: `start` restores, under the same address, without another rollout.
+    address, orphans = client.node.info().ingress, client.processes()
+    kill(client)
+    assert client.node.start().ingress == address
+    assert not any(process.is_running() for process in orphans)
+    assert client.wait(DEMO).phase is Phase.READY
+    assert client.ask("/predictions/demo")[1]["release"] == "a"
+    # Killed in the middle of a canary's rollout: both come back, and the split comes about.
+    client.node.apply(make_documents("demo", B, store / "b", canary=20))
+    kill(client)
+    client.node.start()
+    status = client.wait(DEMO)
+    assert [(share.release, share.percent) for share in status.traffic] == [(B, 20), (A, 80)]
+    assert len(client.java()) == 2
+    # Killed, and then stopped: what it has left running is found without it.
+    kill(client)
+    assert client.processes()
+    assert client.node.stop()
+    assert client.processes() == []
+    assert not client.node.stop()
+
+
+@pytest.mark.torchserve
+def test_a_terminated_supervisor_ends_everything_itself(open_node: Callable[[], Client], store: Path) -> None:
+    client = open_node()
+    client.node.apply(make_documents("demo", A, store / "a"))
+    while not client.java():
+        time.sleep(0.05)
+    pid = client.node.info().pid
+    assert pid
+    supervisor = psutil.Process(pid)
+    supervisor.terminate()
+    supervisor.wait(20)
+    assert client.processes() == []
+    assert list((client.state / "local" / "run").iterdir()) == []

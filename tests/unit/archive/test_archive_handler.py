@@ -1,0 +1,382 @@
+from __future__ import annotations
+
+import sys
+import textwrap
+
+import pytest
+
+from deployer.archive.handler_source import check_entry_point, check_model_file
+from deployer.archive.imports import in_standard_library
+from deployer.archive.syntax import Source, later_f_strings, parse
+from deployer.errors import ArchiveError
+
+HERE = sys.version_info.minor
+
+
+def tree_of(text: str, python: str = "3.9"):
+    return parse(Source("h.py", "h.py", textwrap.dedent(text).encode()), python)
+
+
+def refused(text: str, python: str = "3.9") -> ArchiveError:
+    with pytest.raises(ArchiveError) as caught:
+        tree_of(text, python)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("text", "since"),
+    [
+        ("match x:\n case 1: pass", 10),
+        ("a[i := 1]", 10),
+        ("a[1, i := 1]", 10),
+        ("x = {i := 1, 2}", 10),
+        ("x = {i := j for j in k}", 10),
+        ("try:\n pass\nexcept* ValueError:\n pass", 11),
+        ("a[*b]", 11),
+        ("a[*b, 1]", 11),
+        ("a[1:2, *b]", 11),
+        ("def f(*args: *Ts): pass", 11),
+        ("type X = int", 12),
+        ("def f[T](a: T): pass", 12),
+        ("class A[T]: pass", 12),
+        ("f'{d['a']}'", 12),
+        ("f'{\"\\n\".join(x)}'", 12),
+        ("f'''{x # why\n}'''", 12),
+        ("f'{\nx}'", 12),
+        ("class A[T = int]: pass", 13),
+    ],
+)
+def test_syntax_is_refused_on_a_python_that_lacks_it(text, since):
+    error = refused(f"\n{text}", f"3.{since - 1}") if since - 1 <= HERE else None
+    if error is not None:
+        assert error.where > "h.py:1"
+        assert f"does not parse on the serving image's Python 3.{since - 1}" in error.what
+    newer = tree_of(text, f"3.{since}")
+    assert (newer is not None) is (since <= HERE)  # this Python cannot know what a newer one takes
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'with (open("a") as a, open("b") as b):\n pass',
+        "x: int | str = 1",
+        "a[(*b,)]",
+        "a[1, 2]",
+        "a[(i := 1)]",
+        "x = {(i := 1), 2}",
+        "x = {(i := j) for j in k}",
+        "x[1] = {1}",
+        "@a[0].b\ndef f(a, /): pass",
+        "f'{x!r:>{width}}' f\"{d['a']}\" rf'\\d{x}'",
+        "f'''{\nx}\n''' f'a\\n{x}'",
+        "x = '\\d'",
+        "\ufeffx = 1",
+        "async def f():\n return [y async for y in z]",
+        "",
+    ],
+)
+def test_syntax_that_python_39_takes(text):
+    assert tree_of(text) is not None
+
+
+def test_a_star_in_an_index_that_may_stand_in_parentheses_is_let_go():
+    if HERE >= 11:
+        assert tree_of("a[(1), *(b)]") is not None
+
+
+def test_other_encodings():
+    source = Source("h.py", "h.py", "# coding: latin-1\nx = f'{y} é'\na[(z := 'é')]\n".encode("latin-1"))
+    assert parse(source, "3.9") is not None
+    with pytest.raises(ArchiveError):
+        parse(Source("h.py", "h.py", b"x = '\xe9'"), "3.9")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("x = (", 1),
+        ("\n\nreturn 1", 3),
+        ("print 'a'", 1),
+        ("def f(a, a): pass", 1),
+        ("x\0", 1),
+        ("(" * 500, 1),
+        ("x = " + "-" * 100_000 + "1", 1),
+    ],
+)
+def test_what_no_python_takes(text, line):
+    assert refused(text).where == f"h.py:{line}"
+
+
+# Tokens of f-strings as Python 3.12 makes them, recorded: (kind, text, line).
+START, MIDDLE, END, OP, NAME, STRING = (
+    "FSTRING_START",
+    "FSTRING_MIDDLE",
+    "FSTRING_END",
+    "OP",
+    "NAME",
+    "STRING",
+)
+NESTED = [
+    (START, 'f"', 1),
+    (OP, "{", 1),
+    (START, "f'", 1),
+    (MIDDLE, "a", 1),
+    (END, "'", 1),
+    (OP, "}", 1),
+    (END, '"', 1),
+]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "lines"),
+    [
+        ([(NAME, "x", 1), (STRING, "'\\n'", 1), ("COMMENT", "# x", 1), ("NEWLINE", "\n", 1)], []),
+        (
+            [
+                (START, "f'", 1),
+                (MIDDLE, "a\\n", 1),
+                (OP, "{", 1),
+                (NAME, "x", 1),
+                (OP, "}", 1),
+                (END, "'", 1),
+            ],
+            [],
+        ),
+        (NESTED, []),
+        (
+            [
+                (START, "rf'''", 1),
+                (OP, "{", 1),
+                ("NL", "\n", 1),
+                (STRING, '"a"', 2),
+                (OP, "}", 2),
+                (END, "'''", 2),
+            ],
+            [],
+        ),
+        ([(START, "f'", 1), (OP, "{", 1), (STRING, "'a'", 1), (OP, "}", 1), (END, "'", 1)], [1]),
+        ([(START, "f'", 1), (OP, "{", 1), (STRING, '"\\n"', 1), (OP, "}", 1), (END, "'", 1)], [1]),
+        ([(START, "f'", 3), (OP, "{", 3), ("NL", "\n", 3), (NAME, "x", 4), (OP, "}", 4), (END, "'", 4)], [3]),
+        (
+            [
+                (START, "f'''", 1),
+                (OP, "{", 1),
+                ("COMMENT", "# x", 1),
+                ("NL", "\n", 1),
+                (OP, "}", 2),
+                (END, "'''", 2),
+            ],
+            [1],
+        ),
+        (
+            [
+                (START, "f'", 1),
+                (OP, "{", 1),
+                (START, 'f"', 1),
+                (MIDDLE, "\\n", 1),
+                (END, '"', 1),
+                (OP, "}", 1),
+            ],
+            [1],
+        ),
+        ([(START, "f'", 1), (OP, "{", 1), (START, "f'", 1), (END, "'", 1), (OP, "}", 1), (END, "'", 1)], [1]),
+    ],
+)
+def test_f_strings_that_only_python_312_reads(tokens, lines):
+    assert [line for line, _ in later_f_strings(tokens)] == lines
+
+
+CLASS = "class H:\n def initialize(self, c): pass\n def handle(self, d, c): pass\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CLASS,
+        "import torch\nlogger = logging.getLogger(__name__)\nX: int\nY: int = 2\n" + CLASS,
+        "def handle(data, context): pass",
+        "async def handle(data, context): pass",
+        "handle = lambda data, context: data",
+        "from mine import handle",
+        "import x.handle as handle",
+        "try:\n  from mine import handle\nexcept ImportError as e:\n  handle = None",
+        "if x:\n  def handle(): pass",
+        "for handle in y: pass",
+        "with y as (a, handle): pass",
+        "def handle(): pass\nclass A:\n def handle(self): pass\nclass B:\n def handle(self): pass",
+        "from mine import *",
+        "globals()['handle'] = 1",
+        "import sys\nsys.modules[__name__] = 1",
+        "def __getattr__(name): pass",
+        "def f():\n  global handle\n  handle = 1",
+        "H = make_handler()",
+        "H: type = make_handler()",
+        "class H(BaseHandler): pass",
+        "class H(x.Base[int]): pass",
+        "class H(metaclass=Meta): pass",
+        "@register\nclass H: pass",
+        "class Net(nn.Module):\n def forward(self, x): pass\n" + CLASS,
+        "class Row:\n pass\n" + CLASS,
+        CLASS + "class Row(H, metaclass=M): pass",
+        "try:\n import a\nexcept ImportError:\n " + CLASS.replace("\n", "\n "),
+        CLASS + "class B:\n def handle(self): pass\ndel B",
+        CLASS + "class B:\n def handle(self): pass\nB = 1",
+        "class H:\n pass\nH.handle = f",
+        "class H:\n initialize = handle = f",
+    ],
+)
+def test_handlers_that_may_work(text):
+    check_entry_point(tree_of(text), "h.py", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "where"),
+    [
+        ("", "neither a function `handle` nor a class", "h.py"),
+        ("from mine import Handler", "neither a function", "h.py"),
+        ("H = mine.Handler", "neither a function", "h.py"),
+        ("def predict(): pass\nlogger = getLogger()\n", "neither a function", "h.py"),
+        ("class H:\n def predict(self): pass", "neither a function", "h.py"),
+        ("class H(object):\n pass", "neither a function", "h.py"),
+        ("class H(abc.ABC):\n pass", "neither a function", "h.py"),
+        (CLASS + CLASS.replace("H", "B"), "several classes with one: H, B", "h.py"),
+        (CLASS + "class B(H): pass", "several classes with one: H, B", "h.py"),
+        ("\nclass H:\n def handle(self): pass", "class H has no method `initialize`", "h.py:2"),
+    ],
+)
+def test_handlers_that_cannot_work(text, what, where):
+    with pytest.raises(ArchiveError) as caught:
+        check_entry_point(tree_of(text), "h.py", None)
+    assert what in caught.value.what
+    assert caught.value.where == where
+
+
+def test_a_function_that_is_named():
+    check_entry_point(tree_of("def predict(): pass"), "h.py", "predict")
+    check_entry_point(tree_of("from x import *"), "h.py", "predict")
+    with pytest.raises(ArchiveError) as caught:
+        check_entry_point(tree_of("def predikt(): pass"), "h.py", "predict")
+    assert (caught.value.where, caught.value.hint) == ("kdeploy.toml: model.handler", "did you mean predikt?")
+    with pytest.raises(ArchiveError, match=r"h.py defines no predict"):
+        check_entry_point(tree_of("class A:\n def predict(self): pass"), "h.py", "predict")
+
+
+def test_model_files_of_torchserves_own_handlers(plan, root):
+    check_model_file(tree_of("class A(nn.Module): pass\nx = 1"), "m.py", "image_classifier")
+    check_model_file(tree_of("from x import *\nclass A: pass\nclass B: pass"), "m.py", "image_classifier")
+    (root / "net.py").write_text("class Block: pass\nclass Net(Block): pass\n")
+    with pytest.raises(ArchiveError, match=r"several classes \(Block, Net\)"):
+        plan(handler="image_classifier", model_file="net.py")
+    plan(model_file="net.py")
+
+
+def test_files_that_do_not_parse(plan, root):
+    (root / "new.py").write_text("\nmatch x:\n  case 1: pass\n")
+    for change in ({"handler": "new.py"}, {"model_file": "new.py"}):
+        with pytest.raises(ArchiveError) as caught:
+            plan(**change)
+        assert caught.value.where.startswith("new.py:")
+    assert "new.py:" in plan(extra_files=("new.py",)).warnings[0]
+    plan(model_file="new.py", python=f"3.{HERE}")
+    (root / "newer.py").write_text("x = = 1")
+    (warning,) = plan(handler="handler.py", model_file="newer.py", python=f"3.{HERE + 1}").warnings
+    assert warning.startswith(f"newer.py: does not parse on Python 3.{HERE}")
+
+
+def test_imports_that_the_image_may_not_have(plan, root):
+    (root / "handler.py").write_text(
+        textwrap.dedent("""
+        import os, torch.nn as nn, sklearn.svm
+        from numpy import array
+        import net, package.inner, binary
+        from PIL import Image
+        from . import sibling
+        if True:
+            import cv2
+        class Handler:
+            def initialize(self, context):
+                import pandas, pandas
+                from transformers import pipeline
+            def handle(self, data, context):
+                match = 1
+        """)
+    )
+    (root / "net.py").write_text("import lightning\n")
+    (root / "code" / "package").mkdir(parents=True)
+    (root / "code" / "package" / "inner.py").write_text("from .other import x\nimport sklearn\n")
+    (root / "code" / "binary.cpython-39-x86_64-linux-gnu.so").write_bytes(b"elf")
+    extra = ("net.py", "code")
+
+    def doubted(**changes):
+        return [warning.partition(", ")[0] for warning in plan(extra_files=extra, **changes).warnings]
+
+    assert doubted() == [
+        "handler.py:2: imports sklearn",
+        "handler.py:6: imports .sibling",
+        "handler.py:8: imports cv2",
+        "handler.py:11: imports pandas",
+        "net.py:1: imports lightning",
+    ]
+    (root / "requirements.txt").write_text("Scikit_Learn==1.5\nopencv-python-headless\npytorch-lightning\n")
+    assert doubted(requirements_file="requirements.txt", image_modules=("pandas.core", "lightning")) == [
+        "handler.py:6: imports .sibling"
+    ]
+    (root / "requirements.txt").write_text("git+https://host/repo\n")
+    assert doubted(requirements_file="requirements.txt") == ["handler.py:6: imports .sibling"]
+
+
+@pytest.mark.parametrize(
+    ("text", "needed"),
+    [
+        ("try:\n import a1\nexcept ImportError:\n a1 = None", []),
+        (
+            "try:\n import a1\nexcept (ValueError, ModuleNotFoundError):\n import b1\nelse:\n import c1",
+            ["b1", "c1"],
+        ),
+        ("try:\n import a1\nexcept Exception:\n import b1\nfinally:\n import c1", ["b1", "c1"]),
+        ("try:\n import json\nexcept builtins.ImportError:\n import b1", []),
+        ("try:\n import a1\nexcept:\n pass", []),
+        ("try:\n import a1\nexcept ValueError:\n import b1", ["a1", "b1"]),
+        ("with contextlib.suppress(ImportError):\n import a1", []),
+        ("with open(x):\n import a1", ["a1"]),
+        ("with lock:\n import a1", ["a1"]),
+        ("if TYPE_CHECKING:\n import a1\nelse:\n import b1", ["b1"]),
+        ("if typing.TYPE_CHECKING:\n import a1", []),
+        ("if __name__ == '__main__':\n import a1", []),
+        ("if sys.platform == 'x':\n import a1", ["a1"]),
+        ("if f():\n import a1", ["a1"]),
+        ("while x:\n import a1\nelse:\n import b1", ["a1", "b1"]),
+        ("try:\n import tomllib\nexcept ImportError:\n import tomli", ["tomli"]),
+        ("import cgi, distutils", []),
+    ],
+)
+def test_imports_that_may_fail(plan, root, text, needed):
+    (root / "x.py").write_text(text)
+    found = [warning.split(",")[0].split()[-1] for warning in plan(extra_files=("x.py",)).warnings]
+    assert found == needed
+
+
+def test_folders_that_are_put_on_the_path(plan, root):
+    (root / "src" / "deep").mkdir(parents=True)
+    (root / "src" / "deep" / "inner.py").write_text("")
+    (root / "x.py").write_text("import inner")
+    assert len(plan(extra_files=("src", "x.py")).warnings) == 1
+    (root / "x.py").write_text("import sys\nsys.path.append(folder)\nimport inner")
+    assert plan(extra_files=("src", "x.py")).warnings == ()
+
+
+def test_modules_that_hide_others(plan, root):
+    (root / "types.py").write_text("")
+    (root / "utils.py").write_text("")
+    assert [warning.partition(":")[0] for warning in plan(extra_files=("*.py",)).warnings] == ["types"]
+
+
+@pytest.mark.parametrize(
+    ("module", "minor", "there"),
+    [
+        ("os", 9, True), ("tomllib", 10, False), ("tomllib", 11, True), ("distutils", 11, True), ("telnetlib", 12, True),
+        ("distutils", 12, False), ("telnetlib", 13, False), ("zoneinfo", 8, False), ("sklearn", 9, False),
+    ],
+)  # fmt: skip
+def test_the_standard_library_of_another_python(module, minor, there):
+    assert in_standard_library(module, minor) is there

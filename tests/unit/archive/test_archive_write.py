@@ -1,0 +1,417 @@
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+import deployer.archive.layout as layout
+import deployer.archive.partial as partial_module
+import deployer.archive.write as write_module
+from deployer.archive import DigestCache, digest_archive, read_members, verify_archive, write_archive
+from deployer.archive.stream import BLOCK, BUFFERS, pump, sums_of
+from deployer.errors import ArchiveError, DiskFullError
+
+FORMATS = ["zip-store", "default", "tgz", "no-archive"]
+CONTENT = {"MAR-INF/MANIFEST.json": b"{}", "a/b/c.txt": b"abc" * 1000, "empty": b"", "ü.txt": b"u"}
+
+
+def written(destination: Path) -> dict[str, bytes]:
+    """Read an archive of any format with the standard library."""
+    if destination.is_dir():
+        files = [path for path in destination.rglob("*") if path.is_file()]
+        return {path.relative_to(destination).as_posix(): path.read_bytes() for path in files}
+    if tarfile.is_tarfile(destination):
+        with tarfile.open(destination) as tar:
+            return {member.name.removeprefix("m/"): tar.extractfile(member).read() for member in tar}
+    with zipfile.ZipFile(destination) as archive:
+        assert archive.testzip() is None
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.mark.parametrize("archive_format", FORMATS)
+def test_every_format_holds_the_members(tmp_path, archive, digests, archive_format):
+    large = tmp_path / "large.bin"
+    large.write_bytes(os.urandom(BLOCK * (BUFFERS + 3) + 7))
+    planned = archive({**CONTENT, "large.bin": large}, archive_format)
+    told = []
+    sealed = write_archive(planned, tmp_path / planned.file_name, digests, progress=told.append)
+    expected = {**CONTENT, "large.bin": large.read_bytes()}
+    assert written(tmp_path / planned.file_name) == expected
+    assert [(entry.name, entry.size, entry.sha256) for entry in sealed.entries] == [
+        (name, len(content), sums_of(content).sha256) for name, content in sorted(expected.items())
+    ]
+    assert sum(told) == planned.size
+    assert len(told) > BUFFERS
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["large.bin", planned.file_name, "state"][: 3 if (tmp_path / "state").exists() else 2]
+    )
+
+
+@pytest.mark.parametrize("archive_format", FORMATS[:3])
+def test_the_same_bytes_from_another_place_and_time(tmp_path, archive, digests, archive_format):
+    made = []
+    for turn, when in (("one", 10**9), ("two", 1)):
+        (tmp_path / turn).mkdir()
+        source = tmp_path / turn / "w.pt"
+        source.write_bytes(b"weights" * 99)
+        source.chmod(0o600 if turn == "one" else 0o777)
+        os.utime(source, (when, when))
+        write_archive(archive({**CONTENT, "w.pt": source}, archive_format), tmp_path / turn / "m", digests)
+        made.append((tmp_path / turn / "m").read_bytes())
+    assert made[0] == made[1]
+
+
+def test_a_stored_archive_is_the_same_on_any_machine(tmp_path, archive, digests):
+    write_archive(archive({"a": b"one", "b/c": b"two"}), tmp_path / "m.mar", digests)
+    assert sums_of((tmp_path / "m.mar").read_bytes()).sha256 == (
+        "85e670d55db9f9dd254884786b338a279d0570e5c9def280a9e646a08ab36d89"
+    )
+    with zipfile.ZipFile(tmp_path / "m.mar") as made:
+        for info in made.infolist():
+            assert info.date_time == (1980, 1, 1, 0, 0, 0)
+            assert info.external_attr >> 16 == 0o100644
+            assert info.compress_type == zipfile.ZIP_STORED
+
+
+def test_compressed_tars_carry_no_trace_of_the_machine(tmp_path, archive, digests):
+    write_archive(archive(CONTENT, "tgz"), tmp_path / "m.tar.gz", digests)
+    assert (tmp_path / "m.tar.gz").read_bytes()[:10] == b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
+    with tarfile.open(tmp_path / "m.tar.gz") as tar:
+        for member in tar:
+            assert (member.mtime, member.uid, member.gid, member.mode) == (0, 0, 0, 0o644)
+            assert (member.uname, member.gname) == ("", "")
+            assert member.name.startswith("m/")
+
+
+def test_an_older_file_is_replaced_and_an_older_folder_is_not(tmp_path, archive, digests):
+    (tmp_path / "m.mar").write_bytes(b"old")
+    write_archive(archive(CONTENT), tmp_path / "m.mar", digests)
+    assert written(tmp_path / "m.mar") == CONTENT
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "mine").touch()
+    with pytest.raises(ArchiveError, match="replaces no folder") as caught:
+        write_archive(archive(CONTENT, "no-archive"), tmp_path / "m", digests)
+    assert caught.value.where == str(tmp_path / "m")
+    assert list(tmp_path.glob("m/*")) == [tmp_path / "m" / "mine"]
+
+
+@pytest.mark.parametrize("place", ["missing/m.mar", "file/m.mar", "folder", "n" * 300])
+def test_destinations_that_cannot_be(tmp_path, archive, digests, place):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ArchiveError, match="cannot be written") as caught:
+        write_archive(archive(CONTENT), tmp_path / place, digests)
+    assert caught.value.where == str(tmp_path / place)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("archive_format", FORMATS)
+@pytest.mark.parametrize(
+    "change", ["grows", "shrinks", "is touched", "was larger", "was other", "is gone", "is a pipe"]
+)
+def test_a_file_that_changes(tmp_path, archive, archive_format, change):
+    source = tmp_path / "w.pt"
+    source.write_bytes(b"x" * (2 * BLOCK))
+    digests = DigestCache(tmp_path / "digests.json", clock=lambda: 2 * 10**18)
+    planned = archive({"a": b"first", "w.pt": source}, archive_format)
+    if change == "was other":
+        digest_archive(planned, digests)
+        first, weights = planned.members
+        planned = replace(planned, members=(first, replace(weights, sha256="0" * 64)))
+
+    def progress(count: int) -> None:
+        if change == "grows":
+            with source.open("ab") as file:
+                file.write(b"more")
+        elif change == "shrinks":
+            os.truncate(source, BLOCK)
+        elif change == "is touched":
+            os.utime(source, (5, count))
+
+    if change == "was larger":
+        os.truncate(source, BLOCK)
+    elif change in ("is gone", "is a pipe"):
+        source.unlink()
+        if change == "is a pipe":
+            os.mkfifo(source)
+    with pytest.raises(ArchiveError) as caught:
+        write_archive(planned, tmp_path / "out", digests, progress=progress)
+    assert caught.value.where == str(source)
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("*.partial")) + list(tmp_path.glob(".*.partial"))
+    if source.is_file():
+        assert "changed while" in caught.value.what
+        assert DigestCache(tmp_path / "digests.json").lookup(source, source.stat()) is None
+
+
+def test_a_file_that_cannot_be_read_to_its_end(tmp_path, archive, digests, monkeypatch):
+    source = tmp_path / "w.pt"
+    source.write_bytes(b"x" * (2 * BLOCK))
+
+    class Failing:
+        def __init__(self, file):
+            self.file, self.turn = file, 0
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def fileno(self):
+            return self.file.fileno()
+
+        def readinto(self, view):
+            self.turn += 1
+            if self.turn > 1:
+                raise OSError(errno.EIO, "Input/output error")
+            return self.file.readinto(view)
+
+    real = write_module.open_source
+    monkeypatch.setattr(write_module, "open_source", lambda path: Failing(real(path)))
+    with pytest.raises(ArchiveError, match="cannot be read: Input/output error"):
+        write_archive(archive({"w.pt": source}), tmp_path / "m.mar", digests)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["w.pt"]
+
+
+def test_what_the_taker_raises_ends_the_second_thread():
+    def take(view):
+        raise KeyboardInterrupt
+
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        pump(lambda view: len(view), take, 10 * BLOCK)
+    assert threading.active_count() == before
+
+
+def test_sources_that_give_little_at_a_time():
+    content = os.urandom(3 * BLOCK)
+    for size in (0, 1, 1000, 3 * BLOCK):
+        rest = iter([content[at : at + 70_000] for at in range(0, size, 70_000)])
+        taken = bytearray()
+
+        def read(view, rest=rest):
+            piece = next(rest, b"")[: len(view)]
+            view[: len(piece)] = piece
+            return len(piece)
+
+        sums = pump(read, taken.extend, size)
+        assert sums == sums_of(bytes(taken))
+
+
+def test_digests_without_writing(tmp_path, archive):
+    source = tmp_path / "w.pt"
+    source.write_bytes(b"weights")
+    planned = archive({"a": b"one", "w.pt": source})
+    digests = DigestCache(tmp_path / "digests.json", clock=lambda: 2 * 10**18)
+    sealed = digest_archive(planned, digests)
+    assert sealed.digest == write_archive(planned, tmp_path / "m.mar", digests).digest
+    assert digest_archive(sealed, digests) == sealed
+    assert DigestCache(tmp_path / "digests.json").lookup(source, source.stat()) == sealed.members[1].sha256
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from deployer.archive import *
+source = Path(sys.argv[1])
+archive = Archive(name="m", version="1", format=sys.argv[3], members=(
+    Member("a", 3, None, b"one"), Member("w.pt", source.stat().st_size, None, source)))
+def progress(count):
+    if count > 3:
+        print("in the middle", flush=True)
+        time.sleep(600)
+write_archive(archive, Path(sys.argv[2]), DigestCache(source.with_name("digests.json")), progress=progress)
+"""
+
+
+@pytest.mark.parametrize("archive_format", FORMATS)
+def test_kill_9_in_the_middle(tmp_path, archive, digests, archive_format):
+    source, destination = tmp_path / "w.pt", tmp_path / "out" / "m"
+    destination.parent.mkdir()
+    source.write_bytes(os.urandom(3 * BLOCK))
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(source), str(destination), archive_format], stdout=subprocess.PIPE
+    ) as child:
+        try:
+            assert child.stdout.readline() == b"in the middle\n"
+            (abandoned,) = destination.parent.iterdir()
+            planned = archive({"w.pt": source}, archive_format)
+            other = destination.with_name("other")
+            write_archive(planned, other, digests)  # it leaves alone what another is writing
+            if archive_format != "no-archive":
+                write_archive(planned, destination, digests)
+                destination.unlink()
+            assert abandoned.exists()
+        finally:
+            os.kill(child.pid, signal.SIGKILL)
+    assert not destination.exists()
+    write_archive(planned, destination, digests)
+    assert sorted(destination.parent.iterdir()) == [destination, other]
+    assert written(destination) == {"w.pt": source.read_bytes()}
+
+
+def test_two_builds_at_once(tmp_path):
+    contents, destination = [os.urandom(5 * BLOCK) for _ in range(2)], tmp_path / "m.mar"
+    script = CHILD.replace("time.sleep(600)", "sys.stdin.readline(); count = 0")
+    children = []
+    with contextlib.ExitStack() as stack:
+        for number, content in enumerate(contents):
+            (tmp_path / f"{number}").mkdir()
+            source = tmp_path / f"{number}" / "w.pt"
+            source.write_bytes(content)
+            command = [sys.executable, "-c", script, str(source), str(destination), "zip-store"]
+            child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            children.append(stack.enter_context(child))
+        for child in children:
+            assert child.stdout.readline() == b"in the middle\n"
+        for number, child in enumerate(children):
+            child.communicate(b"\n" * 100)
+            assert child.returncode == 0
+            assert written(destination) == {"a": b"one", "w.pt": contents[number]}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "m.mar"]
+
+
+def test_leftovers_that_are_not_certainly_ours(tmp_path, archive, digests):
+    kept = [
+        ".m.mar.partial",
+        f".m.mar.{'g' * 32}.partial",
+        f".n.mar.{'0' * 32}.partial",
+        f"m.mar.{'0' * 32}.partial",
+    ]
+    for name in kept:
+        (tmp_path / name).touch()
+    link = f".m.mar.{'1' * 32}.partial"
+    (tmp_path / link).symlink_to(kept[0])
+    (tmp_path / f".m.mar.{'0' * 32}.partial").touch()
+    write_archive(archive(CONTENT), tmp_path / "m.mar", digests)
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, link, "m.mar"}
+
+
+def test_a_temporary_that_is_swept_away_before_it_is_locked(tmp_path, archive, digests, monkeypatch):
+    real, swept = fcntl.flock, []
+
+    def flock(descriptor, operation):
+        if not swept:
+            swept.extend(tmp_path.glob(".m.mar.*.partial"))
+            swept[0].unlink()
+        return real(descriptor, operation)
+
+    monkeypatch.setattr(partial_module.fcntl, "flock", flock)
+    write_archive(archive(CONTENT), tmp_path / "m.mar", digests)
+    assert swept
+    assert written(tmp_path / "m.mar") == CONTENT
+
+
+def test_a_file_system_without_locks(tmp_path, archive, digests, monkeypatch):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(partial_module.fcntl, "flock", flock)
+    perhaps_alive = tmp_path / f".m.mar.{'0' * 32}.partial"
+    perhaps_alive.touch()
+    write_archive(archive(CONTENT), tmp_path / "m.mar", digests)
+    assert perhaps_alive.exists()
+    assert written(tmp_path / "m.mar") == CONTENT
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: int):
+    """A tmpfs where this process may mount one; else a limit on the size of files, which fails alike."""
+    folder.mkdir()
+    mounted = os.getuid() == 0 and shutil.which("mount") and not subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, check=False
+    ).returncode  # fmt: skip
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        if not mounted:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        if mounted:
+            subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("reserve", [True, False])
+@pytest.mark.parametrize("archive_format", FORMATS)
+def test_a_full_disk(tmp_path, archive, digests, monkeypatch, archive_format, reserve):
+    if not reserve:
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    source = tmp_path / "w.pt"
+    source.write_bytes(os.urandom(3 * BLOCK))
+    planned = archive({"w.pt": source}, archive_format)
+    with small_disk(tmp_path / "disk", BLOCK):
+        with pytest.raises(DiskFullError, match=r"needs 3,145,\d{3} bytes, [\d,]+ are free") as caught:
+            write_archive(planned, tmp_path / "disk" / "m", digests)
+        assert caught.value.where == str(tmp_path / "disk" / "m")
+        assert list((tmp_path / "disk").iterdir()) == []
+
+
+def test_a_limit_on_the_size_of_files(tmp_path, archive, digests):
+    source = tmp_path / "w.pt"
+    source.write_bytes(bytes(3 * BLOCK))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (BLOCK, before[1]))
+    try:
+        with pytest.raises(DiskFullError, match="no file may be as large"):
+            write_archive(archive({"w.pt": source}), tmp_path / "m.mar", digests)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["w.pt"]
+
+
+def test_a_full_disk_of_which_nothing_is_known(tmp_path, archive, digests, monkeypatch):
+    def fails(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", fails)
+    monkeypatch.setattr(write_module.shutil, "disk_usage", fails)
+    with pytest.raises(DiskFullError, match="an unknown number are free"):
+        write_archive(archive(CONTENT), tmp_path / "m.mar", digests)
+
+
+def test_space_that_cannot_be_reserved(tmp_path, archive, digests, monkeypatch):
+    def fails(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", fails, raising=False)
+    write_archive(archive(CONTENT), tmp_path / "m.mar", digests)
+    assert written(tmp_path / "m.mar") == CONTENT
+    monkeypatch.setattr(write_module, "_RESERVED_AT_MOST", 10)
+    monkeypatch.setattr(
+        os, "posix_fallocate", lambda *_: pytest.fail("too large to be reserved"), raising=False
+    )
+    write_archive(archive(CONTENT), tmp_path / "m.mar", digests)
+
+
+@pytest.mark.parametrize("limit", [1, 40, 3000, 3200, 10_000])
+@pytest.mark.parametrize("archive_format", ["zip-store", "default"])
+def test_zip64_where_numbers_need_it(tmp_path, archive, digests, monkeypatch, archive_format, limit):
+    """The limit is lowered from 4 GiB, so that sizes, offsets and the directory pass it one after the other."""
+    monkeypatch.setattr(layout, "_ZIP64_FROM", limit)
+    sealed = write_archive(archive(CONTENT, archive_format), tmp_path / "m.mar", digests)
+    assert written(tmp_path / "m.mar") == CONTENT
+    assert read_members(tmp_path / "m.mar") == sealed.entries
+    verify_archive(tmp_path / "m.mar", sealed.members)
+
+
+def test_more_members_than_16_bits_count(tmp_path, archive, digests):
+    planned = archive({f"{number:05}": b"" for number in range(65_536)})
+    write_archive(planned, tmp_path / "m.mar", digests)
+    with zipfile.ZipFile(tmp_path / "m.mar") as made:
+        assert len(made.infolist()) == 65_536
+    assert len(read_members(tmp_path / "m.mar")) == 65_536
