@@ -98,13 +98,35 @@ def examine(path: Path | None, *, sets: list[str] | None, target: str | None) ->
     from deployer.config import LocalTarget, find_file
     from deployer.targets.local.doctor import checks
 
-    root, config = Path.cwd(), LocalTarget()
+    root, config, gpus = Path.cwd(), LocalTarget(), 0
     if path or sets or find_file(Path.cwd()):
         loaded = settings(path, sets=sets, target=target)
         root, config = loaded.root, target_of(loaded, target)[1]
+        gpus = loaded.config.serving.gpu
     return checks(
-        state=root / config.state, ingress_host=config.ingress_host, ingress_port=config.ingress_port
+        state=root / config.state,
+        ingress_host=config.ingress_host,
+        ingress_port=config.ingress_port,
+        gpus=gpus,
     )
+
+
+def headers(given: list[str]) -> dict[str, str]:
+    """Read `NAME: VALUE`, or with `@FILE` the lines of a file, which keeps secrets off the command line."""
+    lines: list[str] = []
+    for item in given:
+        lines += _lines(Path(item[1:])) if item.startswith("@") else [item]
+    pairs = [line.partition(":") for line in lines]
+    if not all(separator for _, separator, _ in pairs):
+        raise ConfigError("a header has a name, a colon and a value", where="--header", hint="Name: value")
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("the file of headers cannot be read", where=str(path)) from error
 
 
 def duration(text: str) -> float:

@@ -63,26 +63,32 @@ def predict(
     resize: Annotated[
         bool, typer.Option("--resize/--no-resize", help="Shrink images that pass the request limit.")
     ] = True,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--header", metavar="NAME:VALUE|@FILE", help="Send this header, or those in a file, too."
+        ),
+    ] = None,
     timeout: Annotated[str, typer.Option("--timeout", help="How long to wait for an answer.")] = "60s",
     output: OutputFormat = Output.TABLE,
 ) -> None:
     """Ask the model about images: TorchServe itself, or with --kserve through the ingress."""
-    from deployer.predict import Client
+    from deployer.predict import predict_files
 
-    seconds = deps.duration(timeout)
     loaded = deps.settings(config, sets=sets, target=target, namespace=namespace)
     place = deps.open_target(loaded, target)
     reference = deps.reference(loaded, place)
-    client = Client(
+    answers = predict_files(
         place.ingress(reference) if kserve else place.direct(reference),
         loaded.config.model.name,
-        timeout=seconds,
+        images,
+        protocol=(protocol or (Protocol.V1 if kserve else Protocol.PLAIN)).value,
+        headers=deps.headers(header or []),
         max_request_size=loaded.config.serving.max_request_size,
         resize=resize,
+        timeout=deps.duration(timeout),
     )
-    with client:
-        chosen = protocol or (Protocol.V1 if kserve else Protocol.PLAIN)
-        printers.print_answers(client.predict(images, chosen.value), output)
+    printers.print_answers(answers, output)
 
 
 def status(

@@ -45,7 +45,9 @@ class Model(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fi
     ] = "zip-store"
     python: Annotated[
         str,
-        Meta(pattern=r"^3\.[0-9]+$(?!\n)", description="The serving image's Python: handlers must parse on it."),
+        Meta(
+            pattern=r"^3\.[0-9]+$(?!\n)", description="The serving image's Python: handlers must parse on it."
+        ),
     ] = "3.9"
     image_modules: Annotated[
         tuple[str, ...],

@@ -195,7 +195,7 @@ def _page(answer: bytes) -> PredictError:
     login = any(word in answer[:20_000].lower() for word in (b"login", b"log in", b"sign in"))
     return PredictError(
         f"the answer is a {'login' if login else 'web'} page, not a prediction",
-        hint="something stands in front of the model: give --token, --cookie or --header; the model's own "
+        hint="something stands in front of the model: give its credentials with --header; the model's own "
         "URL: kdeploy status",
     )
 

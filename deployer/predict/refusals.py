@@ -134,10 +134,12 @@ def _login(refusal: Refusal, _asked: Asked) -> Sentence | None:
     if re.search(r"dex|auth|login|oauth|oidc|signin", refusal.location, re.IGNORECASE):
         return Sentence(
             f"redirected to the login page {to}: an auth proxy such as Dex stands in front",
-            "log in with the browser and give its session: --cookie 'authservice_session=...', or --token",
+            "log in with the browser and give its session: --header @FILE,"
+            " with the line Cookie: authservice_session=...",
         )
     return Sentence(
-        f"redirected to {to}, which kdeploy does not follow", f"give that address with --ingress: {to}"
+        f"redirected to {to}, which kdeploy does not follow",
+        f"find out what stands in front; it names {to}",
     )
 
 
@@ -146,21 +148,26 @@ def _token(refusal: Refusal, _asked: Asked) -> Sentence | None:
         return None
     return Sentence(
         "TorchServe wants a token for each request",
-        "roll out with disable_token_authorization=true, kdeploy's default: kdeploy rollout; or give --token",
+        "roll out with disable_token_authorization=true, kdeploy's default: kdeploy rollout",
     )
 
 
 def _forbidden(refusal: Refusal, _asked: Asked) -> Sentence | None:
     if refusal.status == 401:
-        return Sentence("the request carries no valid credentials", "give --token, --cookie or --header")
+        return Sentence(
+            "the request carries no valid credentials",
+            "give them: --header @FILE, with the line Authorization: Bearer ...",
+        )
     if refusal.status != 403:
         return None
     if "RBAC" in refusal.text:
         return Sentence(
             "an Istio AuthorizationPolicy does not allow this request",
-            "give the --token of an allowed account, or have the policy allow it",
+            "give those of an allowed account with --header @FILE, or have the policy allow it",
         )
-    return Sentence("these credentials may not ask this model", "give the --token of an account that may")
+    return Sentence(
+        "these credentials may not ask this model", "give those of an account that may, with --header @FILE"
+    )
 
 
 def _missing(refusal: Refusal, asked: Asked) -> Sentence | None:

@@ -94,12 +94,11 @@ class TestFold:
         settings = load(tmp_path, flags={"targets.other.namespace": "team"})
         assert settings.config.targets == {"other": LocalTarget(namespace="team")}
 
-    def test_entries_of_torchserve_are_set_by_flags(self, tmp_path: Path) -> None:
-        flags = {"torchserve.job_queue_size": "7", "torchserve.prefer_direct_buffer": "True"}
-        assert load(tmp_path, flags=flags).config.torchserve == {
-            "job_queue_size": "7",
-            "prefer_direct_buffer": True,
-        }
+    def test_entries_that_users_name_are_set_by_flags(self, tmp_path: Path) -> None:
+        flags = {"torchserve.job_queue_size": "7", "torchserve.async_logging": "True", "serving.env.N": "1"}
+        config = load(tmp_path, flags=flags).config
+        assert config.torchserve == {"job_queue_size": "7", "async_logging": True}
+        assert config.serving.env == {"N": "1"}
 
     def test_the_nearest_file_above_is_found(self, tmp_path: Path) -> None:
         inner = tmp_path / "a" / "b"

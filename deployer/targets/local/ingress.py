@@ -99,6 +99,8 @@ class Ingress:
         return self._runner
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if not request.raw_path.startswith("/"):
+            return web.json_response({"error": f"{request.raw_path!r} is no path"}, status=400)
         route = self._routes.find(request.headers.get("Host", ""))
         if route is None:
             return _not_found(request, self._routes.names())

@@ -18,6 +18,8 @@ from msgspec import Struct, structs
 from deployer.errors import TargetError
 from deployer.target import RELEASE_LABEL, Document, Reference
 
+DOMAIN = "example.com"  # KServe's default
+CLUSTER_DOMAIN = "svc.cluster.local"
 HISTORY = 20  # revisions kept besides those in use, as Knative does
 
 _NOT_TEMPLATE = frozenset({"canaryTrafficPercent", "minReplicas", "maxReplicas"})
@@ -161,6 +163,12 @@ def read_documents(documents: Sequence[Document], namespace: str) -> tuple[Docum
         None,
     )
     return {**service, "metadata": metadata}, runtime
+
+
+def hosts(reference: Reference) -> tuple[str, str]:
+    """Return the two Hosts of a service: the outer one, and the one inside a cluster."""
+    name = f"{reference.name}.{reference.namespace}"
+    return f"{name}.{DOMAIN}", f"{name}.{CLUSTER_DOMAIN}"
 
 
 def release_folder(storage_uri: str) -> Path:

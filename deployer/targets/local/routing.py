@@ -10,9 +10,7 @@ import asyncio
 from collections.abc import Iterable
 
 from deployer.target import Reference
-
-DOMAIN = "example.com"  # KServe's default
-CLUSTER_DOMAIN = "svc.cluster.local"
+from deployer.targets.local.revisions import hosts
 
 
 class Upstream:
@@ -83,9 +81,3 @@ class Routes:
     def names(self) -> list[str]:
         """Return every Host that is answered."""
         return sorted(self._routes)
-
-
-def hosts(reference: Reference) -> tuple[str, str]:
-    """Return the two Hosts of a service: the outer one, and the one inside a cluster."""
-    name = f"{reference.name}.{reference.namespace}"
-    return f"{name}.{DOMAIN}", f"{name}.{CLUSTER_DOMAIN}"

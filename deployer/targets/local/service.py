@@ -12,11 +12,11 @@ import datetime as dt
 import sys
 from collections.abc import AsyncIterator
 
-from deployer.errors import TargetError
+from deployer.errors import KdeployError
 from deployer.target import Document, Reference
 from deployer.targets.local.protocol import RevisionInfo, ServiceInfo
-from deployer.targets.local.revisions import Record, arrive, note_failure, want
-from deployer.targets.local.routing import Route, Routes, hosts
+from deployer.targets.local.revisions import Record, arrive, hosts, note_failure, want
+from deployer.targets.local.routing import Route, Routes
 from deployer.targets.local.state import State
 from deployer.targets.local.status import Seen, build_document
 from deployer.targets.local.torchserve import Surroundings, TorchServe
@@ -202,9 +202,9 @@ class Service:
     def _save(self) -> None:
         try:
             self._state.write_record(self.record)
-        except TargetError as error:
+        except KdeployError as error:
             # What serves goes on; the next change is written again.
-            print(f"{self.reference}: {error}", file=sys.stderr, flush=True)  # noqa: T201
+            sys.stderr.write(f"{self.reference}: {error}\n")
 
 
 def _url(port: int) -> str:

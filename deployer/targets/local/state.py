@@ -12,6 +12,7 @@ Whoever is killed between any two lines leaves the old document or the new one, 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import msgspec
 
-from deployer.errors import TargetError
+from deployer.errors import DiskFullError, TargetError
 from deployer.target import Reference
 from deployer.targets.local.revisions import Record
 
@@ -121,7 +122,7 @@ class State:
         _sync(self.services)
 
     def write(self, path: Path, data: bytes) -> None:
-        """Replace a file of this folder atomically and durably. Raises TargetError."""
+        """Replace a file of this folder atomically and durably. Raises TargetError or DiskFullError."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             with temporary.open("wb") as file:
@@ -132,7 +133,8 @@ class State:
             _sync(path.parent)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise TargetError(
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise (DiskFullError if full else TargetError)(
                 f"the supervisor's state cannot be written: {error.strerror}",
                 where=str(path),
                 hint="free some space, or name another folder: targets.local.state",

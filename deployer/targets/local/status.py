@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from deployer.target import Document
-from deployer.targets.local.revisions import Record
-from deployer.targets.local.routing import hosts
+from deployer.targets.local.revisions import Record, hosts
 
 
 class Seen(Struct, frozen=True):

@@ -77,12 +77,12 @@ class OneNode:
     def watch(self, reference: Reference, timeout: float) -> Iterator[Status]:
         """Yield the status now and at every change; end after `timeout` seconds, or when deleted.
 
-        Raises NotFoundError where there is no such service, TargetError if the supervisor ends. With
-        no supervisor running there is one status, which says so.
+        Raises NotFoundError where there is no such service, TargetError when the supervisor ends. With
+        no supervisor running there is one status, which says so, and then that error.
         """
         if daemon.read_info(self._state) is None:
             yield read_status(self._existing(reference))
-            return
+            raise NotRunningError(_DOWN)
         for document in lines(self._state.socket, _path(reference) + "/watch", timeout):
             if document is None:
                 return

@@ -40,7 +40,8 @@ def test_paths_globs_and_folders(plan, root):
 def test_what_no_model_needs_is_left_out(plan, root):
     put(
         root,
-        "a/keep.py", "a/.env", "a/__pycache__/keep.pyc", "a/.git/config", "a/sub/.DS_Store", "a/sub/x", "a/.DS_Store",
+        "a/keep.py", "a/.env", "a/__pycache__/keep.pyc", "a/.git/config", "a/sub/.DS_Store", "a/sub/x",
+        "a/.DS_Store",
         "a/__MACOSX/y",
     )  # fmt: skip
     assert extras(plan(extra_files=("a",))) == {"keep.py", ".env", "sub/x"}
@@ -79,7 +80,8 @@ def test_a_file_may_be_named_more_than_once(plan, root):
 def test_extra_files_that_cannot_be(plan, root, extra, what):
     put(
         root,
-        "a/x", "b/x", "other/weights.pt", "kdeploy_handler.json", "kdeploy_handler/x", "reserved/kdeploy_handler/x.py",
+        "a/x", "b/x", "other/weights.pt", "kdeploy_handler.json", "kdeploy_handler/x",
+        "reserved/kdeploy_handler/x.py",
         "mar/mar-inf/x", "a\\b", "new\nline", os.fsdecode(b"latin\xe9"), "clash/one/d", "clash/two/d/e",
         "model-config.yaml",
     )  # fmt: skip
@@ -161,7 +163,8 @@ def test_a_folder_that_cannot_be_listed(root, monkeypatch):
         ("", "empty part"), ("a//b", "empty part"), ("a/", "empty part"), ("./a", "empty part"),
         ("../a", "leads out"), ("a/..", "leads out"), ("/a", "leads out"),
         ("a\\b", "backslash"), ("a\0", "control"), ("a\x7f", "control"), ("a\x85", "control"),
-        ("\udce9", "UTF-8"), ("a" * 256, "too long"), ("é" * 128, "too long"), ("/".join(["abc"] * 1100), "too long"),
+        ("\udce9", "UTF-8"), ("a" * 256, "too long"), ("é" * 128, "too long"),
+        ("/".join(["abc"] * 1100), "too long"),
     ],
 )  # fmt: skip
 def test_names_of_members(name, fault):

@@ -374,7 +374,8 @@ def test_modules_that_hide_others(plan, root):
 @pytest.mark.parametrize(
     ("module", "minor", "there"),
     [
-        ("os", 9, True), ("tomllib", 10, False), ("tomllib", 11, True), ("distutils", 11, True), ("telnetlib", 12, True),
+        ("os", 9, True), ("tomllib", 10, False), ("tomllib", 11, True), ("distutils", 11, True),
+        ("telnetlib", 12, True),
         ("distutils", 12, False), ("telnetlib", 13, False), ("zoneinfo", 8, False), ("sklearn", 9, False),
     ],
 )  # fmt: skip

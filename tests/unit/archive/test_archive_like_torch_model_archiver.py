@@ -42,10 +42,12 @@ def project(root: Path) -> Path:
 def by_the_archiver(model: Model, root: Path, out: Path) -> dict[str, bytes]:
     out.mkdir()
     flags = {
-        "--model-name": model.name, "--version": model.version, "--handler": model.handler, "--runtime": model.runtime,
+        "--model-name": model.name, "--version": model.version, "--handler": model.handler,
+        "--runtime": model.runtime,
         "--serialized-file": model.serialized_file, "--model-file": model.model_file,
         "--extra-files": ",".join(model.extra_files) or None, "--requirements-file": model.requirements_file,
-        "--config-file": model.config_file, "--archive-format": model.archive_format, "--export-path": str(out),
+        "--config-file": model.config_file, "--archive-format": model.archive_format,
+        "--export-path": str(out),
     }  # fmt: skip
     command = [sys.executable, "-m", "model_archiver.model_packaging"]
     for flag, value in flags.items():

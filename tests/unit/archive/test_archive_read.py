@@ -97,7 +97,8 @@ def test_two_end_records(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "fault"),
     [
-        ("../a", "leads out"), ("a/../../b", "leads out"), ("/etc/passwd", "leads out"), ("a\\b", "backslash"),
+        ("../a", "leads out"), ("a/../../b", "leads out"), ("/etc/passwd", "leads out"), ("a\\b",
+        "backslash"),
         ("a\nb", "control"), ("a//b", "empty part"), ("folder/", "empty part"), ("x" * 300, "too long"),
     ],
 )  # fmt: skip

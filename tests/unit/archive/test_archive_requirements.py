@@ -90,9 +90,12 @@ def test_any_bytes_are_read_or_refused(content):
     ("distribution", "module"),
     [
         ("scikit-learn", "sklearn"), ("pillow", "PIL"), ("opencv-python", "cv2"), ("pyyaml", "yaml"),
-        ("beautifulsoup4", "bs4"), ("python-dateutil", "dateutil"), ("protobuf", "google"), ("setuptools", "pkg_resources"),
-        ("sentence-transformers", "sentence_transformers"), ("azure-storage-blob", "azure"), ("ruamel-yaml", "ruamel"),
-        ("python-dotenv", "dotenv"), ("pymongo", "pymongo"), ("pymongo", "mongo"), ("foo", "pyfoo"), ("foo-python", "foo"),
+        ("beautifulsoup4", "bs4"), ("python-dateutil", "dateutil"), ("protobuf", "google"), ("setuptools",
+        "pkg_resources"),
+        ("sentence-transformers", "sentence_transformers"), ("azure-storage-blob", "azure"),
+        ("ruamel-yaml", "ruamel"),
+        ("python-dotenv", "dotenv"), ("pymongo", "pymongo"), ("pymongo", "mongo"), ("foo", "pyfoo"),
+        ("foo-python", "foo"),
         ("py", "py"), ("jinja2", "jinja2"), ("nltk", "NLTK"),
     ],
 )  # fmt: skip

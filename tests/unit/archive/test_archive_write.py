@@ -401,7 +401,7 @@ def test_space_that_cannot_be_reserved(tmp_path, archive, digests, monkeypatch):
 @pytest.mark.parametrize("limit", [1, 40, 3000, 3200, 10_000])
 @pytest.mark.parametrize("archive_format", ["zip-store", "default"])
 def test_zip64_where_numbers_need_it(tmp_path, archive, digests, monkeypatch, archive_format, limit):
-    """The limit is lowered from 4 GiB, so that sizes, offsets and the directory pass it one after the other."""
+    """The limit is lowered from 4 GiB, so that sizes, offsets and the directory pass it by turns."""
     monkeypatch.setattr(layout, "_ZIP64_FROM", limit)
     sealed = write_archive(archive(CONTENT, archive_format), tmp_path / "m.mar", digests)
     assert written(tmp_path / "m.mar") == CONTENT

@@ -148,7 +148,7 @@ REFUSALS = [
         TargetError,
         "kdeploy logs",
     ),
-    (torchserve(400, "InvalidKeyException", "Token Authorization failed."), TargetError, "--token"),
+    (torchserve(400, "InvalidKeyException", "Token Authorization failed."), TargetError, "disable_token"),
     (Reply(502, b""), TargetError, "kdeploy logs"),
 ]
 
