@@ -31,4 +31,4 @@ try:
     if not names:
         raise SystemExit("no model is loaded" + pip_error())
 except OSError as error:
-    raise SystemExit("TorchServe's management API does not answer: " + str(error) + pip_error())
+    raise SystemExit("TorchServe's management API does not answer: " + str(error) + pip_error()) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import urllib3
 
-from .conftest import Project
+from .conftest import ROOT, Project
 
 pytestmark = pytest.mark.torchserve
 
@@ -162,6 +163,25 @@ def test_the_requirement_was_installed_for_the_model_alone(served: Project) -> N
     assert answer[0]["prediction"]["word"] == "seven"
     with pytest.raises(ImportError):
         import humanize  # type: ignore[import-not-found] # noqa: F401
+
+
+def test_the_runtimes_probe_asks_for_a_ready_worker(served: Project) -> None:
+    script = (ROOT / "manifests" / "probe.py").read_text()
+    assert script.count("127.0.0.1:8081") == 1
+    info = json.loads(served.run("local", "status", "-o", "json").stdout)
+    management = info["services"][0]["revisions"][0]["management"].removeprefix("http://")
+    ready = script.replace("127.0.0.1:8081", management)
+    assert subprocess.run([sys.executable, "-c", ready], check=False).returncode == 0
+    served.run("models", "scale", "digits", "--min-workers", "0", "--max-workers", "0")
+    try:
+        lost = subprocess.run([sys.executable, "-c", ready], capture_output=True, text=True, check=False)
+        assert (lost.returncode, lost.stderr) == (1, "model digits has no READY worker\n")
+    finally:
+        served.run("models", "scale", "digits", "--min-workers", "1", "--max-workers", "1")
+    script = script.replace("127.0.0.1:8081", "127.0.0.1:1")
+    deaf = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert deaf.returncode == 1
+    assert "does not answer" in deaf.stderr
 
 
 def test_prune_never_removes_what_serves(served: Project) -> None:
