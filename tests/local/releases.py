@@ -45,7 +45,7 @@ FILES = {
     "noisy.py": "WORD = 'quiet'",
     "noisy-1.dist-info/METADATA": "Metadata-Version: 2.1\\nName: noisy\\nVersion: 1",
     "noisy-1.dist-info/WHEEL": "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any",
-    "noisy-1.dist-info/RECORD": "",
+    "noisy-1.dist-info/RECORD": "noisy.py,,",
 }
 
 

@@ -147,6 +147,7 @@ def test_a_worker_that_dies_is_a_503_until_torchserve_has_it_back(on_a: Client) 
             "satisfies the requirement no-such-package",
         ),
     ],
+    ids=["imports", "raises", "pip"],
 )
 def test_a_release_that_cannot_load_never_serves_and_says_why(
     on_a: Client, tmp_path: Path, name: str, handler: str, requirements: str | None, reason: str

@@ -98,9 +98,12 @@ def test_a_very_long_path_has_sockets_all_the_same(tmp_path: Path) -> None:
     node = open_node(tmp_path / ("förder" * 20) / ".kdeploy")
     try:
         assert node.start().pid
-        assert node.info().pid
+        alias = node._state.run.parent
+        assert stat.S_IMODE(alias.stat().st_mode) == 0o700
     finally:
         assert node.stop()
+    assert node.info().pid is None
+    assert not alias.exists()
 
 
 def test_a_supervisor_whose_folder_is_gone_ends(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ _children: list[subprocess.Popen[bytes]] = []  # kept, since they outlive the co
 
 def read_info(state: State) -> Info | None:
     """Ask the supervisor about itself; None where none runs."""
-    if not state.root.is_dir():
+    if state.holder() is None:
         return None
     try:
         return msgspec.convert(ask(state.socket, "GET", "/info"), Info)
@@ -71,7 +71,9 @@ def stop(state: State) -> bool:
             from deployer.targets.local.supervisor import sweep
         except ImportError as error:
             raise TargetError(f"{error.name} is not installed", hint=INSTALL_HINT) from error
-        return sweep(state) > 0 or holder is not None
+        ended = sweep(state)
+        state.remove_alias()
+        return ended > 0 or holder is not None
     finally:
         os.close(lock)
 

@@ -68,6 +68,14 @@ class State:
         """The supervisor's unix socket."""
         return self.run / "supervisor.sock"
 
+    def remove_alias(self) -> None:
+        """Remove the short way to `run`, if there is one; only for who holds the lock."""
+        run = self.run
+        if run != self.root / "run":
+            with contextlib.suppress(OSError):
+                run.unlink()
+                run.parent.rmdir()
+
     def acquire(self) -> int | None:
         """Take the supervisor's lock; returns its file descriptor, or None where another holds it."""
         descriptor = os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

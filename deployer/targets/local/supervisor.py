@@ -80,6 +80,7 @@ class Supervisor:
         await asyncio.gather(*(service.close() for service in self.services.values()))
         await asyncio.to_thread(end_marked, self._around.marks, grace=GRACE)
         await self._session.close()
+        self.state.remove_alias()
 
     def apply(self, documents: Sequence[Document], namespace: str) -> Reference:
         """Make documents the wanted state of their service. Raises TargetError, with nothing changed."""

@@ -154,7 +154,7 @@ class OneNode:
         )
 
     def _ask(self, method: str, url: str, body: object = None) -> Any:
-        if not self._state.root.is_dir():
+        if self._state.holder() is None:
             raise NotRunningError(_DOWN)
         return ask(self._state.socket, method, url, body)
 

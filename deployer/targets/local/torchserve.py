@@ -97,8 +97,8 @@ class TorchServe:
             if 0 < taken < _PORT_ATTEMPTS:
                 continue
             if not self._proven:
-                self.failure = reason
-                self._see(ready=False, reason=reason)
+                self.failure = self.upstream.reason = reason
+                self._changed()
                 return
             deaths = 1 if loop.time() - began > _STEADY else deaths + 1
             pause = min(2.0 ** (deaths - 2), _LONGEST_PAUSE) if deaths > 1 else 0.0
