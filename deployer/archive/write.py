@@ -23,7 +23,6 @@ from deployer.archive.partial import partial
 from deployer.archive.stream import Sums, Take, open_source, pump, sums_of, why
 from deployer.errors import ArchiveError, DiskFullError
 
-_RESERVED_AT_MOST = 2 << 30  # reserving space up front speeds up files of 1 GiB and slows down those of 5
 _LEVEL = 6  # zlib's default, fixed
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # no name, no time, no system
 
@@ -215,7 +214,7 @@ def _stored_size(archive: Archive) -> int:
 def _reserve(descriptor: int, size: int) -> None:
     """Ask for the space at once, where the system can, so that a full disk is found out before the work."""
     reserve = getattr(os, "posix_fallocate", None)
-    if reserve is None or size > _RESERVED_AT_MOST:
+    if reserve is None:
         return
     try:
         reserve(descriptor, 0, size)
