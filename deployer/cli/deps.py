@@ -28,9 +28,13 @@ def settings(
     target: str | None = None,
     namespace: str | None = None,
     store: str | None = None,
+    search: bool = True,
 ) -> Settings:
-    """Load the settings; flags for one thing are short for `--set` of its key."""
-    from deployer.config import load_settings
+    """Load the settings; flags for one thing are short for `--set` of its key.
+
+    Without `search` no kdeploy.toml is looked for where `path` names none.
+    """
+    from deployer.config import find_file, load_settings
 
     flags: dict[str, str] = {}
     for item in sets or []:
@@ -40,6 +44,7 @@ def settings(
         flags[key.strip()] = value
     if store is not None:
         flags["store.uri"] = store
+    path = path or (find_file(Path.cwd()) if search else None)
     loaded = load_settings(path, environment=os.environ, flags=flags, folder=Path.cwd())
     if namespace is None:
         return loaded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -37,24 +38,57 @@ def push(
 
 
 def archive(
-    config: ConfigFile = None,
-    sets: Sets = None,
-    export_path: Annotated[
-        Path, typer.Option("--export-path", help="The folder that the archive is written to.")
-    ] = Path(),
+    model_name: Annotated[
+        str | None,
+        typer.Option("--model-name", help="With it, the flags say it all and no kdeploy.toml is read."),
+    ] = None,
+    version: Annotated[str | None, typer.Option("--version", "-v", help="The model's version.")] = None,
+    handler: Annotated[
+        str | None, typer.Option("--handler", help="A file, file.py:function, or one of TorchServe's own.")
+    ] = None,
+    serialized_file: Annotated[str | None, typer.Option("--serialized-file", help="The weights.")] = None,
+    model_file: Annotated[str | None, typer.Option("--model-file", help="The architecture.")] = None,
+    extra_files: Annotated[
+        str | None, typer.Option("--extra-files", help="More files, globs or folders, separated by commas.")
+    ] = None,
+    requirements_file: Annotated[
+        str | None, typer.Option("--requirements-file", "-r", help="For pip.")
+    ] = None,
+    config_file: Annotated[
+        str | None, typer.Option("--config-file", "-c", help="TorchServe's model-config.yaml.")
+    ] = None,
+    runtime: Annotated[str | None, typer.Option("--runtime", help="python, python3 or LSP.")] = None,
     archive_format: Annotated[
         str | None, typer.Option("--archive-format", help="zip-store, default (deflated), tgz or no-archive.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an archive that is there.")] = False,
+    export_path: Annotated[
+        Path, typer.Option("--export-path", help="The folder that the archive is written to.")
+    ] = Path(),
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an archive that is there.")] = False,
     strict: Strict = False,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="The kdeploy.toml; else the nearest one here or above.")
+    ] = None,
+    sets: Sets = None,
 ) -> None:
-    """Write the model archive to a folder, without a model store: torch-model-archiver's part alone."""
+    """Write the model archive to a folder, with torch-model-archiver's flags or a kdeploy.toml."""
     from deployer.pipeline import export_archive
 
-    extra = [f"model.archive-format={archive_format}"] if archive_format else []
-    loaded = deps.settings(config, sets=[*(sets or []), *extra])
-    path = export_archive(loaded, export_path, printers.Viewer(), force=force, strict=strict)
-    typer.echo(path)
+    flags = {
+        "name": model_name,
+        "version": version,
+        "handler": handler,
+        "serialized-file": serialized_file,
+        "model-file": model_file,
+        "extra-files": json.dumps(extra_files.split(",")) if extra_files else None,
+        "requirements-file": requirements_file,
+        "config-file": config_file,
+        "runtime": runtime,
+        "archive-format": archive_format,
+    }
+    given = [f"model.{key}={value}" for key, value in flags.items() if value is not None]
+    loaded = deps.settings(config, sets=[*(sets or []), *given], search=model_name is None)
+    typer.echo(export_archive(loaded, export_path, printers.Viewer(), force=force, strict=strict))
 
 
 def plan(

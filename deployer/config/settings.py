@@ -67,12 +67,11 @@ def load_settings(
 ) -> Settings:
     """Fold the defaults, the file, the environment and the flags into one checked `Settings`.
 
-    `path` is the file that was asked for; without it the nearest one above `folder` counts. `flags`
-    maps dotted keys to text. Raises ConfigError, which names the source of the value at fault.
+    Without a `path` no file is read, and paths are relative to `folder`. `flags` maps dotted keys to
+    text. Raises ConfigError, which names the source of the value at fault.
     """
-    found = path or find_file(folder)
-    data = read_file(found) if found else {}
-    sources = {key: str(found) for key in _flatten(data)}
+    data = read_file(path) if path else {}
+    sources = {key: str(path) for key in _flatten(data)}
     overrides = [(key, text, name) for name, key, text in _from_environment(environment, data)]
     overrides += [(key, text, f"--set {key}") for key, text in flags.items()]
     for key, text, source in overrides:
@@ -80,10 +79,10 @@ def load_settings(
         # A table that was set whole replaces what was known of its entries.
         sources = {known: value for known, value in sources.items() if not known.startswith(f"{key}.")}
         sources.update(dict.fromkeys(_flatten(_nested(key, _get(data, key))), source))
-    config = _convert(data, sources, found)
-    _check(config, sources, found)
-    root = found.resolve().parent if found else folder.resolve()
-    return Settings(config=config, root=root, path=found, sources=sources)
+    config = _convert(data, sources, path)
+    _check(config, sources, path)
+    root = path.resolve().parent if path else folder.resolve()
+    return Settings(config=config, root=root, path=path, sources=sources)
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -258,8 +257,10 @@ def _convert(data: dict[str, Any], sources: Mapping[str, str], path: Path | None
         key = _path_of(error)
         source = sources.get(key, str(path) if path else FILE_NAME)
         hint = _HINTS.get(key)
-        if not path and "missing required" in str(error):
-            hint = f"there is no {FILE_NAME} here or above: `kdeploy init` writes one"
+        if missing := re.match(r"Object missing required field `(.+?)`", str(error)):
+            lacking = f"{key}.{missing[1]}".strip(".")
+            no_file = None if path else f"there is no {FILE_NAME} here or above: `kdeploy init` writes one"
+            raise ConfigError(f"{lacking} is not set", where=source, hint=no_file) from error
         raise ConfigError(_sentence(error), where=f"{source}: {key}" if key else source, hint=hint) from error
 
 

@@ -72,7 +72,7 @@ def test_wrong_usage_is_exit_code_2(tmp_path: Path) -> None:
 def test_no_project_says_what_to_do(tmp_path: Path) -> None:
     ended = kdeploy("push", folder=tmp_path)
     assert ended.returncode == 3
-    assert ended.stderr.splitlines()[0].startswith("error: object missing required field")
+    assert ended.stderr.splitlines()[0].startswith("error: model is not set")
     assert "kdeploy init" in ended.stderr
     assert "Traceback" not in ended.stderr
 

@@ -121,8 +121,8 @@ def test_what_was_staged_and_not_put_leaves_nothing(store: ModelStore) -> None:
         (lambda folder: (folder / "model-store" / "digits.mar").unlink(), "is missing"),
         (lambda folder: (folder / "config" / "more").write_text("x"), "does not belong"),
         (lambda folder: (folder / "config" / "config.properties").write_text("x=1\n"), "was changed"),
-        (lambda folder: flip(folder / "model-store" / "digits.mar"), ""),
-        (lambda folder: os.truncate(folder / "model-store" / "digits.mar", 20), ""),
+        (lambda folder: flip(folder / "model-store" / "digits.mar"), "."),
+        (lambda folder: os.truncate(folder / "model-store" / "digits.mar", 20), "."),
     ],
 )
 def test_a_touched_release_is_found_out(

@@ -105,7 +105,8 @@ class TestFold:
         inner.mkdir(parents=True)
         (tmp_path / "kdeploy.toml").write_text(MINIMAL)
         assert find_file(inner) == tmp_path / "kdeploy.toml"
-        settings = load_settings(None, environment={}, flags={}, folder=inner)
+        assert find_file(inner.parent.parent.parent) != tmp_path / "kdeploy.toml"
+        settings = load(tmp_path)
         assert settings.root == tmp_path.resolve()
 
     def test_without_a_file_flags_may_say_it_all(self, tmp_path: Path) -> None:
@@ -140,7 +141,8 @@ class TestRefusals:
             (MINIMAL + '[serving.env]\n"A=B" = "x"\n', "'A=B'", "letters"),
             (MINIMAL + '[serving.env]\nA = "\\u0000"\n', "'A'", "letters"),
             (MINIMAL + '[serving]\nmemory = "lots"\n', "regex", None),
-            ("[model]\n", "missing required", None),
+            ("[model]\n", "model.name is not set", None),
+            ("", "model is not set", None),
             ("model = 3\n", "expected `object`", None),
             ("targets = 3\n" + MINIMAL, "expected `object`", None),
             ("targets = { x = 3 }\n" + MINIMAL, "expected `object`", None),
@@ -184,7 +186,7 @@ class TestRefusals:
         assert hint is None or hint in (error.hint or "")
 
     def test_no_file_at_all(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="missing required") as caught:
+        with pytest.raises(ConfigError, match="model is not set") as caught:
             load_settings(None, environment={}, flags={}, folder=tmp_path)
         assert "kdeploy init" in (caught.value.hint or "")
 

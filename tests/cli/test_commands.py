@@ -1,0 +1,100 @@
+"""Commands that need no TorchServe: archive, doctor, local."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+from .conftest import Project
+
+HANDLER = "def handle(data, context):\n    return data\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Project:
+    project = Project(tmp_path / "project")
+    project.folder.mkdir()
+    (project.folder / "handler.py").write_text(HANDLER)
+    (project.folder / "weights.pt").write_bytes(b"w" * 100)
+    (project.folder / "labels.json").write_text("{}")
+    return project
+
+
+FLAGS = ["--model-name", "digits", "--version", "2.0", "--handler", "handler.py"]
+MORE = ["--serialized-file", "weights.pt", "--extra-files", "labels.json,weights.pt.txt"]
+
+
+def test_archive_takes_the_flags_of_torch_model_archiver(folder: Project) -> None:
+    (folder.folder / "weights.pt.txt").write_text("x")
+    (folder.folder / "theirs").mkdir()
+    path = Path(folder.run("archive", *FLAGS, *MORE).stdout.strip())
+    theirs = [
+        sys.executable,
+        "-m",
+        "model_archiver.model_packaging",
+        *FLAGS,
+        *MORE,
+        "--export-path",
+        "theirs",
+    ]
+    environment = {**os.environ, "TMPDIR": str(folder.folder / "theirs")}
+    subprocess.run(theirs, cwd=folder.folder, env=environment, check=True)
+    with (
+        zipfile.ZipFile(folder.folder / path) as ours,
+        zipfile.ZipFile(folder.folder / "theirs" / "digits.mar") as other,
+    ):
+        assert set(ours.namelist()) - set(other.namelist()) == {"kdeploy_handler.py", "kdeploy_handler.json"}
+        for name in set(other.namelist()) - {"MAR-INF/MANIFEST.json"}:
+            assert ours.read(name) == other.read(name)
+
+
+def test_archive_replaces_only_by_force_and_needs_its_flags(folder: Project) -> None:
+    folder.run("archive", *FLAGS)
+    assert "--force" in folder.run("archive", *FLAGS, code=4).stderr
+    folder.run("archive", *FLAGS, "-f")
+    assert "model.version is not set" in folder.run("archive", "--model-name", "digits", code=3).stderr
+
+
+def test_doctor_is_content_here_and_says_what_is_not(folder: Project) -> None:
+    findings = json.loads(folder.run("doctor", "-o", "json").stdout)
+    assert {finding["name"]: finding["status"] for finding in findings}["torchserve"] == "ok"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        folder.environment["KDEPLOY_TARGETS_LOCAL_INGRESS_PORT"] = str(taken.getsockname()[1])
+        (folder.folder / "kdeploy.toml").write_text(
+            '[model]\nname = "digits"\nversion = "1"\nhandler = "handler.py"\n'
+        )
+        ended = folder.run("doctor", code=14)
+    assert "ingress-port" in ended.stderr
+
+
+def test_local_starts_stops_and_tells_the_truth(folder: Project) -> None:
+    (folder.folder / "kdeploy.toml").write_text(
+        '[model]\nname = "digits"\nversion = "1"\nhandler = "handler.py"\n'
+    )
+    assert "nothing was running" in folder.run("local", "stop").stderr
+    assert "not running" in folder.run("local", "status").stderr
+    assert "the ingress listens on http://127.0.0.1:" in folder.run("local", "start").stderr
+    info = json.loads(folder.run("local", "status", "-o", "json").stdout)
+    assert info["services"] == []
+    supervisor = psutil.Process(info["pid"])
+    assert "stopped" in folder.run("local", "stop").stderr
+    assert not supervisor.is_running() or supervisor.status() == psutil.STATUS_ZOMBIE
+    assert folder.run("list", "-A", "-o", "json").stdout == "[]\n"
+    folder.run("local", "logs")
+
+
+def test_a_header_is_read_from_a_file_and_never_shown(folder: Project) -> None:
+    (folder.folder / "kdeploy.toml").write_text(
+        '[model]\nname = "digits"\nversion = "1"\nhandler = "handler.py"\n'
+    )
+    (folder.folder / "secret").write_text("no header but s3cr3t\n")
+    ended = folder.run("predict", "--header", "@secret", "weights.pt", code=7)
+    assert "s3cr3t" not in ended.stdout + ended.stderr
