@@ -25,7 +25,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         _trace()
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        _say("interrupted", hint="running the same command again goes on where this one stopped")
         code = INTERRUPTED
     except typer.Exit as exit_:
         code = exit_.exit_code
@@ -35,6 +34,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         code = 0
     except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback on people
         code = _foreign(error)
+    if code == INTERRUPTED:  # Typer, too, says Ctrl-C with this code
+        _say("interrupted", hint="running the same command again goes on where this one stopped")
     sys.exit(code or 0)
 
 

@@ -1,0 +1,62 @@
+"""A canary and the way back, by commands alone."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import pytest
+import urllib3
+
+from .conftest import Project
+
+pytestmark = pytest.mark.torchserve
+
+CONFIG = """
+[model]
+name = "letters"
+version = "1.0"
+handler = "handler.py"
+"""
+HANDLER = 'def handle(data, context):\n    return ["%s"] * len(data or [])\n'
+
+
+def asked(project: Project, times: int) -> list[str]:
+    url = json.loads(project.run("local", "status", "-o", "json").stdout)["ingress"]
+    pool = urllib3.PoolManager(headers={"Host": "letters.default.example.com"})
+    answers = [pool.request("POST", url + "/predictions/letters", body=b"x") for _ in range(times)]
+    assert {answer.status for answer in answers} == {200}
+    return [answer.data.decode() for answer in answers]
+
+
+def test_a_canary_gets_its_share_and_going_back_is_one_command(project: Project) -> None:
+    (project.folder / "kdeploy.toml").write_text(CONFIG)
+    (project.folder / "handler.py").write_text(HANDLER % "A")
+    first = project.run("rollout").stdout.strip()
+    assert set(asked(project, 20)) == {"A"}
+
+    (project.folder / "handler.py").write_text(HANDLER % "B")
+    second = project.run("rollout", "--canary", "20").stdout.strip()
+    assert second != first
+    assert f"20 % {second}, 80 % {first}" in project.run("status").stdout
+    assert asked(project, 100).count("B") == 20
+    assert project.run("releases").stdout.count("yes") == 2
+
+    # Going on is the same release with everything; going back is the other one.
+    project.run("rollout")
+    assert set(asked(project, 20)) == {"B"}
+    project.run("rollout", "--release", first)
+    assert set(asked(project, 20)) == {"A"}
+    assert project.run("status", "-o", "name").stdout == "letters\n"
+
+    follower = project.start("logs", "--follow")
+    assert follower.stdout is not None
+    assert follower.stdout.readline()
+    follower.send_signal(signal.SIGINT)
+    _, err = follower.communicate(timeout=30)
+    assert follower.returncode == 130
+    assert err.startswith("error: interrupted")
+
+    project.run("delete", "--yes")
+    assert project.run("list", "-o", "json").stdout == "[]\n"
+    assert project.processes() == []

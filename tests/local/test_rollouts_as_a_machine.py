@@ -1,0 +1,87 @@
+"""Rollouts in any order: releases applied, ready, failing, at any percent; what must hold always does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from deployer.targets.local.revisions import Record, arrive, note_failure, read_documents, want
+from tests.local.releases import make_documents
+
+RELEASES = st.sampled_from("abcd")
+PERCENTS = st.sampled_from([None, 0, 10, 50, 100])
+
+
+def applied(record: Record | None, release: str, percent: int | None) -> Record:
+    documents = make_documents("demo", release, Path("/store") / release, canary=percent)
+    service, runtime = read_documents(documents, "default")
+    assert runtime
+    return want(record, service, runtime, "2026-01-01T00:00:00Z")
+
+
+class Rollouts(RuleBasedStateMachine):
+    record: Record
+    last: tuple[str, int | None]
+
+    @initialize(release=RELEASES, percent=PERCENTS)
+    def first(self, release: str, percent: int | None) -> None:
+        self.record, self.last = applied(None, release, percent), (release, percent)
+        self.proven: set[str] = set()
+
+    @rule(release=RELEASES, percent=PERCENTS)
+    def roll_out(self, release: str, percent: int | None) -> None:
+        serving = self.record.traffic
+        self.record, self.last = applied(self.record, release, percent), (release, percent)
+        assert self.record.traffic == serving, "nothing changes for those that serve"
+        assert self.record.revision(self.record.latest).release == release
+        assert not self.record.revision(self.record.latest).failure, "it is given a chance"
+
+    @precondition(
+        lambda self: not any(self.record.revision(line.revision).failure for line in self.record.goal)
+    )
+    @rule()
+    def become_ready(self) -> None:
+        self.proven |= {line.revision for line in self.record.goal}
+        self.record = arrive(self.record)
+        assert self.record.traffic == self.record.goal
+
+    @precondition(lambda self: self.record.latest not in self.proven)
+    @rule()
+    def fail_to_load(self) -> None:
+        serving = self.record.traffic
+        self.record = note_failure(self.record, self.record.latest, "ModuleNotFoundError")
+        assert self.record.traffic == serving
+        assert self.record.latest not in self.record.needed, "what cannot load is not run again"
+
+    @invariant()
+    def every_request_goes_somewhere(self) -> None:
+        assert sum(line.percent for line in self.record.traffic) in (0, 100)
+        assert sum(line.percent for line in self.record.goal) == 100
+
+    @invariant()
+    def only_what_was_ready_serves_and_it_runs(self) -> None:
+        serving = {line.revision for line in self.record.traffic}
+        assert serving <= self.proven
+        assert serving <= self.record.needed
+        assert not any(self.record.revision(name).failure for name in serving)
+
+    @invariant()
+    def the_same_again_changes_nothing(self) -> None:
+        again = applied(self.record, *self.last)
+        assert again.traffic == self.record.traffic
+        assert applied(again, *self.last) == again
+        assert len(again.revisions) == len(self.record.revisions)
+
+    @invariant()
+    def a_release_is_one_revision_and_never_pruned_while_it_serves(self) -> None:
+        releases = [revision.release for revision in self.record.revisions]
+        assert len(releases) == len(set(releases))
+        serving = {self.record.revision(line.revision).release for line in self.record.traffic}
+        assert serving <= self.record.in_use
+
+
+TestRollouts = Rollouts.TestCase
+TestRollouts.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
