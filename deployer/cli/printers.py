@@ -69,7 +69,8 @@ def _pushed(event: Pushed) -> str:
 
 
 def _status(status: Status) -> str:
-    words = _words(status)
+    # Why it failed is said once, by the error that comes next.
+    words = "" if status.phase.value == "Failed" else _words(status)
     shares = _shares(status)
     return f"{status.phase.value}{f' ({words})' if words else ''}{f'; traffic: {shares}' if shares else ''}"
 

@@ -12,6 +12,7 @@ from deployer.errors import TargetError
 from deployer.target import Phase, read_status
 from deployer.targets.local.diagnosis import LoadLog, pip_errors
 from deployer.targets.local.launch import Launch, Ports, plan_launch
+from deployer.targets.local.logs import read_logs
 from deployer.targets.local.revisions import (
     HISTORY,
     Line,
@@ -60,6 +61,15 @@ def test_a_canary_stands_against_what_was_last_rolled_out() -> None:
     assert split(promoted) == [(THIRD, 100)]
     assert (promoted.rolled_out, promoted.previous) == (THIRD, FIRST)
     assert promoted.in_use == {"a", "c"}
+
+
+def test_logs_tell_of_requests_and_not_of_our_own_probes(tmp_path: Path) -> None:
+    log = tmp_path / "demo.log"
+    asked = '2026-01-01T00:00:00 [INFO ] epoll ACCESS_LOG - /127.0.0.1:4 "POST /predictions/demo HTTP/1.1" 200 5'
+    probed = asked.replace("POST /predictions/demo", "GET /models?limit=1000")
+    failed = asked.replace("POST /predictions/demo", "GET /models/demo").replace('" 200', '" 500')
+    log.write_text("\n".join([asked, probed, probed.replace("?limit=1000", "/demo"), failed, ""]))
+    assert list(read_logs(lambda: [("demo", log)], follow=False)) == [asked, failed]
 
 
 def test_going_back_is_the_same_revision_again() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from deployer.targets.local.revisions import Record
 
 _LOOK = 0.2
+# The supervisor's own probes, several times a second while a model loads: nobody's requests.
+_PROBE = re.compile(r'ACCESS_LOG - /127\.0\.0\.1:\d+ "GET /models(\?limit=1000|/[^ ]+) HTTP/1\.1" 200 ')
 
 
 def revisions_of_interest(record: Record) -> list[str]:
@@ -30,7 +33,7 @@ def read_logs(
         for name, path in logs:
             prefix = f"[{name}] " if len(logs) > 1 else ""
             data, positions[path] = _read(path, positions.get(path, 0))
-            yield from (prefix + line for line in data.splitlines())
+            yield from (prefix + line for line in data.splitlines() if not _PROBE.search(line))
         if not follow:
             return
         sleep(_LOOK)
