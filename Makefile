@@ -40,7 +40,8 @@ type: setup  ## Check types, strictly
 	@$(RUN) -m mypy
 
 bench: setup  ## Measure speed side by side with its peers
-	@for bench in bench/*.py; do echo "== $$bench"; $(RUN) "$$bench" || exit 1; done
+	@echo "== bench/: on a quiet machine, or the figures mean nothing"
+	@for bench in archive.py "archive.py --over-4-gib" commands.py; do echo "== $$bench"; $(RUN) bench/$$bench || failed=1; done; exit $${failed:-0}
 
 docs: setup  ## Write the reference pages that are made from the code
 	@$(RUN) docs/generate.py

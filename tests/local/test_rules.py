@@ -65,7 +65,7 @@ def test_a_canary_stands_against_what_was_last_rolled_out() -> None:
 
 def test_logs_tell_of_requests_and_not_of_our_own_probes(tmp_path: Path) -> None:
     log = tmp_path / "demo.log"
-    asked = '2026-01-01T00:00:00 [INFO ] epoll ACCESS_LOG - /127.0.0.1:4 "POST /predictions/demo HTTP/1.1" 200 5'
+    asked = '2026-01-01T00:00:00 [INFO ] ACCESS_LOG - /127.0.0.1:4 "POST /predictions/demo HTTP/1.1" 200 5'
     probed = asked.replace("POST /predictions/demo", "GET /models?limit=1000")
     failed = asked.replace("POST /predictions/demo", "GET /models/demo").replace('" 200', '" 500')
     log.write_text("\n".join([asked, probed, probed.replace("?limit=1000", "/demo"), failed, ""]))
