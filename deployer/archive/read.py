@@ -228,9 +228,10 @@ def _widened(name: str, extra: bytes, numbers: list[int]) -> list[int]:
         if kind == layout.ZIP64_EXTRA:
             fields = extra[at + 4 : at + 4 + length]
         at += 4 + length
-    if len(fields) != 8 * numbers.count(MAX32) or at != len(extra):
+    wide = numbers.count(MAX32)  # none: some write the field all the same, and it says nothing
+    if at != len(extra) or (wide and len(fields) != 8 * wide):
         raise IntegrityError(f"{name}: its extra field is damaged")
-    large = iter(struct.unpack(f"<{len(fields) // 8}Q", fields))
+    large = iter(struct.unpack_from(f"<{wide}Q", fields))
     return [next(large) if number == MAX32 else number for number in numbers]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import tomli
 import typing_extensions
 
 import deployer
@@ -348,7 +349,7 @@ def test_it_works_where_nothing_of_the_local_extra_is_installed(tmp_path):
     """A python that has msgspec alone, no Java, no PATH."""
     site = tmp_path / "site"
     site.mkdir()
-    for module in (msgspec, typing_extensions):
+    for module in (msgspec, tomli, typing_extensions):
         origin = Path(module.__file__)
         source = origin.parent if origin.name == "__init__.py" else origin
         (site / source.name).symlink_to(source)

@@ -235,7 +235,7 @@ def test_a_header_that_is_cut_off_by_the_directory(tmp_path):
     assert refusal(path) == "a: its header is cut short"
 
 
-@pytest.mark.parametrize("extra", [b"\1\0", b"\1\0\x10\0abc", b"\1\0\x08\0" + bytes(8)])
+@pytest.mark.parametrize("extra", [b"\1\0", b"\1\0\x10\0abc"])
 def test_damaged_extra_fields(tmp_path, extra):
     info = zipfile.ZipInfo("a")
     path = tmp_path / "m.mar"

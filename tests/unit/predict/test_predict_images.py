@@ -247,9 +247,9 @@ def test_transparency_survives_and_an_opaque_alpha_does_not_cost(tmp_path):
 
 def test_comments_and_profiles_are_not_carried_along(tmp_path):
     path = write(
-        tmp_path / "talkative.jpg", photograph(300, 300), comment=b"c" * 60_000, icc_profile=b"p" * 60_000
+        tmp_path / "talkative.jpg", photograph(300, 300), comment=b"c" * 30_000, icc_profile=b"p" * 30_000
     )
-    sent = opened(fit_image(path, 100_000).data)
+    sent = opened(fit_image(path, path.stat().st_size - 1).data)
     assert sent.size == (300, 300)
     assert not {"comment", "icc_profile", "exif"} & set(sent.info)
 
