@@ -18,7 +18,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -170,11 +170,9 @@ class FolderStore:
         with (parent / "sweep").open("w") as sweep:
             fcntl.flock(sweep, fcntl.LOCK_EX)
             for lock in parent.glob("*.lock"):
-                with lock.open() as held:
-                    try:
-                        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    except BlockingIOError:
-                        continue
+                # Held by a push that is running, or removed by one that has just ended.
+                with suppress(BlockingIOError, FileNotFoundError), lock.open() as held:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
                     shutil.rmtree(lock.with_suffix(".debris"), ignore_errors=True)
                     lock.unlink()

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,17 @@ def test_two_pushes_of_one_release_at_once(store: ModelStore, push: Push) -> Non
     assert sum(stored.bytes_written > 0 for _, stored in results) == 1
     store.verify(results[0][0])
     assert len(store.list()) == 1
+
+
+def test_pushes_that_begin_and_end_at_once_do_not_meet(store: ModelStore) -> None:
+    def stage() -> int:
+        for _ in range(50):
+            with store.stage() as staging:
+                staging.archive_path("a.mar").write_bytes(b"x")
+        return 50
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sum(threads.map(lambda _: stage(), range(8))) == 400
 
 
 def test_an_unreadable_store_says_so(store: ModelStore) -> None:
