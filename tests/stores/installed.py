@@ -20,10 +20,8 @@ SWIFT = ("swift", "2.38.3")
 AZURITE = ("azurite", "3.37.0")
 DOWNLOADERS = ("0.21.0", "0.16.0")  # of KServe: the newest, and the oldest that PyPI has
 
-
-def cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "kdeploy-tests"
+# Of whoever runs the tests, which give themselves another home.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdeploy-tests"
 
 
 def environment(distribution: str, version: str) -> Path:
@@ -50,15 +48,15 @@ def package(name: str, version: str) -> Path:
 
 def _installed(name: str, install: Callable[[Path], None]) -> Path:
     """Return a folder of the cache, installing it unless it is there; it appears there whole."""
-    place = cache() / name
+    place = CACHE / name
     if place.is_dir():
         return place
-    cache().mkdir(parents=True, exist_ok=True)
-    with (cache() / f"{name}.lock").open("w") as lock:
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if place.is_dir():
             return place
-        building = cache() / f"{name}.partial"
+        building = CACHE / f"{name}.partial"
         shutil.rmtree(building, ignore_errors=True)
         try:
             install(building)
@@ -66,7 +64,7 @@ def _installed(name: str, install: Callable[[Path], None]) -> Path:
             shutil.rmtree(building, ignore_errors=True)
             said = getattr(error, "stderr", b"") or b""
             pytest.skip(
-                f"{name} cannot be installed into {cache()}: `make test` does it, given PyPI and npm: "
+                f"{name} cannot be installed into {CACHE}: `make test` does it, given PyPI and npm: "
                 f"{error} {said.decode(errors='replace')[-300:]}"
             )
         # What is in there is run as `bin/python FILE`, so that it does not matter that it moves.

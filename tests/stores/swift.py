@@ -15,6 +15,8 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import unquote
 
+import psutil
+
 from tests.stores.installed import SWIFT, environment
 
 KEY, SECRET, REGION = "test:tester", "testing", "us-east-1"
@@ -77,6 +79,16 @@ class Swift:
                 found.append(f"{words[verb]} {unquote(words[verb + 1])} {words[verb + 3]}")
         return found
 
+    def settle(self) -> None:
+        """Wait until no request of a dead client is worked on: what it sent may still lie in a socket."""
+        proxy = psutil.Process(self.processes[-1].pid)
+        while True:
+            ours = {connection.laddr.port for connection in psutil.Process().net_connections("tcp")}
+            served = [connection.raddr for connection in proxy.net_connections("tcp") if connection.raddr]
+            if not any(peer.port not in ours for peer in served if peer.port not in self._backends):
+                return
+            time.sleep(0.01)
+
     def start(self) -> Swift:
         for _ in range(3):  # a port is free until somebody takes it
             if self._try():
@@ -97,6 +109,7 @@ class Swift:
         etc.mkdir(exist_ok=True)
         (self.root / "srv" / "d1").mkdir(parents=True, exist_ok=True)
         self.port, *ports = free_ports(4)
+        self._backends = frozenset(ports)
         (etc / "swift.conf").write_text(
             "[swift-hash]\nswift_hash_path_prefix = p\nswift_hash_path_suffix = s\n"
             "[storage-policy:0]\nname = one\ndefault = yes\n"
