@@ -50,7 +50,7 @@ _MEANINGS = (
         "sign in again, and run this once more: an upload goes on where it stopped",
     ),
     (
-        r"InvalidAccessKeyId|SignatureDoesNotMatch|AuthenticationFailed|InvalidToken|Unauthenticated",
+        r"InvalidAccessKeyId|SignatureDoesNotMatch|failed to authenticate|InvalidToken|Unauthenticated",
         "the credentials are not the right ones",
         "look at where they come from: docs/explanation/model-stores.md lists the places",
     ),

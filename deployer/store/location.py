@@ -59,6 +59,8 @@ class Location(Struct, frozen=True, kw_only=True):
 def locate(config: Store, environment: Mapping[str, str], profile_region: str = "") -> Location:
     """Read where the objects are. Raises ConfigError."""
     scheme, _, rest = config.uri.partition("://")
+    if scheme not in ("s3", "gs", "az", "https"):
+        raise _no_location(f"a model store of scheme {scheme}:// is not supported", f"name {_FORMS}")
     if scheme == "s3":
         return _s3(config, rest, environment, profile_region)
     bucket, prefix = _split(rest)
@@ -70,8 +72,6 @@ def locate(config: Store, environment: Mapping[str, str], profile_region: str = 
             raise _no_location(f"https://{bucket} is no model store", "of https:// only Azure's blobs are")
         bucket, prefix = _split(prefix)
         return _azure(config, bucket, prefix, blob["account"])
-    if scheme != "az":
-        raise _no_location(f"a model store of scheme {scheme}:// is not supported", f"name {_FORMS}")
     account = config.account or next((environment[name] for name in _ACCOUNTS if environment.get(name)), "")
     if not account:
         raise ConfigError(

@@ -19,7 +19,7 @@ import psutil
 
 from tests.stores.installed import SWIFT, environment
 
-KEY, SECRET, REGION = "test:tester", "testing", "us-east-1"
+KEY, SECRET = "test:tester", "planted+5f2c9d/secret"
 _VERBS = ("GET", "PUT", "POST", "HEAD", "DELETE")
 _KINDS = ("account", "container", "object")
 _RINGS = """
@@ -41,7 +41,7 @@ allow_account_management = true
 account_autocreate = true
 [filter:tempauth]
 use = egg:swift#tempauth
-user_test_tester = testing .admin
+user_test_tester = planted+5f2c9d/secret .admin
 [filter:s3api]
 use = egg:swift#s3api
 s3_acl = no
