@@ -28,7 +28,7 @@ from deployer.store.credentials import Credentials
 from deployer.store.faults import cloud_error, scrubbed
 from deployer.store.location import Location
 
-CONNECTIONS = 4
+CONNECTIONS = 8
 _BLOCK = 1 << 20
 _TRIES = 5
 _EMPTY = hashlib.sha256(b"").hexdigest()
@@ -109,7 +109,7 @@ class Bucket:
                     preload_content=True,
                 )
             except urllib3.exceptions.HTTPError as error:
-                if not left:
+                if not left or isinstance(error, urllib3.exceptions.SSLError):
                     text = scrubbed(str(error), self._credentials.secrets)
                     raise cloud_error("the upload stopped", self._location.uri, text) from None
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import shutil
 import uuid
@@ -50,14 +51,17 @@ def _lock_new(parent: Path) -> IO[str]:
     with (parent / "sweep").open("w") as sweep:
         fcntl.flock(sweep, fcntl.LOCK_EX)
         for lock in parent.glob("*.lock"):
-            with lock.open() as held:
-                try:
-                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
-                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-                shutil.rmtree(lock.with_suffix(".debris"), ignore_errors=True)
-                lock.unlink()
+            _sweep(lock)
         new = (parent / f"{uuid.uuid4().hex}.lock").open("w")
         fcntl.flock(new, fcntl.LOCK_EX)
     return new
+
+
+def _sweep(lock: Path) -> None:
+    """Remove a staging folder and its lock, unless the process that made them lives."""
+    # A living one may remove them itself at any moment.
+    with contextlib.suppress(FileNotFoundError, BlockingIOError), lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+        shutil.rmtree(lock.with_suffix(".debris"), ignore_errors=True)
+        lock.unlink()

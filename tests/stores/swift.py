@@ -10,8 +10,6 @@ import socket
 import subprocess
 import textwrap
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -56,14 +54,15 @@ _FILTERS = ("catch_errors", "gatekeeper", "listing_formats", "bulk", "slo", "dlo
 class Swift:
     """Four processes of Swift below one folder; they end when this process does, however it does."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, certificate: tuple[Path, Path] | None = None) -> None:
         self.root = root
+        self.certificate = certificate
         self.python = environment(*SWIFT)
         self.processes: list[subprocess.Popen[bytes]] = []
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.certificate else 'http'}://127.0.0.1:{self.port}"
 
     @property
     def requests(self) -> list[str]:
@@ -115,7 +114,8 @@ class Swift:
             "[storage-policy:0]\nname = one\ndefault = yes\n"
         )
         filters = "".join(f"[filter:{name}]\nuse = egg:swift#{name}\n" for name in _FILTERS)
-        (etc / "proxy.conf").write_text(self._default(self.port, "INFO") + _PROXY + filters)
+        tls = "cert_file = {}\nkey_file = {}\n".format(*self.certificate) if self.certificate else ""
+        (etc / "proxy.conf").write_text(self._default(self.port, "INFO") + tls + _PROXY + filters)
         rings = [
             str(word)
             for kind, port in zip(_KINDS, ports, strict=True)
@@ -164,9 +164,7 @@ class Swift:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline and all(process.poll() is None for process in self.processes):
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
-            except urllib.error.HTTPError:
-                return True
+                socket.create_connection(("127.0.0.1", port), 5).close()
             except OSError:
                 time.sleep(0.05)
             else:

@@ -12,8 +12,6 @@ from deployer.config import Store
 from deployer.errors import ConfigError, KdeployError, StoreError
 from deployer.store import open_store
 from deployer.store.faults import cloud_error, scrubbed
-from tests.stores.certificates import make_certificates
-from tests.stores.swift import Swift
 
 
 def refusal(config: Store, folder: Path) -> KdeployError:
@@ -52,35 +50,6 @@ def test_a_wrong_key_of_azure(azure_config: Store, tmp_path: Path, monkeypatch: 
     error = refusal(azure_config, tmp_path)
     assert "credentials are not the right ones" in error.what
     assert "cGxhbnRlZA" not in f"{error} {error.__cause__}"
-
-
-def test_a_certificate_that_nobody_vouches_for(swift: Swift, s3_config: Store, tmp_path: Path) -> None:
-    """The server's side is TLS alone: a client that does not trust it says nothing more."""
-    import ssl
-    import threading
-
-    made = make_certificates(tmp_path, "127.0.0.1")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(made.certificate, made.key)
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def serve() -> None:
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return
-            try:
-                context.wrap_socket(client, server_side=True).close()
-            except OSError:
-                client.close()
-
-    threading.Thread(target=serve, daemon=True).start()
-    config = msgspec.structs.replace(s3_config, endpoint=f"https://127.0.0.1:{listener.getsockname()[1]}")
-    error = refusal(config, tmp_path)
-    listener.close()
-    assert "certificate is not trusted" in error.what
-    assert "store.ca-bundle" in (error.hint or "")
 
 
 def test_a_server_that_is_not_there(s3_config: Store, tmp_path: Path) -> None:
