@@ -39,6 +39,10 @@ _READERS = 8
 Result = TypeVar("Result")
 
 
+class AbsentError(StoreError):
+    """An object is not there."""
+
+
 def open_objects(config: Store, root: Path) -> ObjectStore:
     """Open the object store that a config names; asks nobody yet. Raises ConfigError."""
     credentials = find_credentials(config.uri.partition("://")[0], os.environ)
@@ -136,8 +140,9 @@ class ObjectStore:
         if not found:
             raise StoreError(f"{what}: it is not there", where=self.uri(release))
         record = f"{place}/{RECORD}"
-        self._ask(what, place, lambda: obstore.delete(self._objects, record))
-        if rest := [path for path, _ in found if path != record]:
+        paths = sorted((path for path, _ in found), key=lambda path: path != record)
+        self._ask(what, place, lambda: obstore.delete(self._objects, paths[0]))
+        if rest := paths[1:]:
             self._ask(what, place, lambda: obstore.delete(self._objects, rest))
         if bucket := self._bucket():
             from deployer.store.s3_multipart import abort_uploads
@@ -233,7 +238,7 @@ class ObjectStore:
         path = f"{name}/{release_id}/{RECORD}"
         try:
             changed, content = self._read(path)
-        except FileNotFoundError:
+        except AbsentError:
             return None
         release = decode_release(content, where=self._uri(path))
         if (release.name, release.id) != (name, release_id):
@@ -257,7 +262,7 @@ class ObjectStore:
                 path,
                 lambda: obstore.get(self._objects, path, options={"head": True}),
             )
-        except FileNotFoundError:
+        except AbsentError:
             return None
         return found.meta["size"], found.attributes.get(_DIGEST)
 
@@ -299,10 +304,7 @@ class ObjectStore:
         self._ask("the release cannot be read", path, write)
 
     def _ask(self, what: str, path: str, call: Callable[[], Result]) -> Result:
-        """Call obstore; turn what it refuses into our errors, with every secret out of them.
-
-        FileNotFoundError passes where it is an object that is not there.
-        """
+        """Call obstore; turn what it refuses into our errors, with every secret out of them."""
         from obstore.exceptions import BaseError
 
         try:
@@ -311,7 +313,7 @@ class ObjectStore:
             text = scrubbed(str(error), self._credentials.secrets)
             error.args = (text,)  # the error is chained, and shown when debugging
             if isinstance(error, FileNotFoundError) and not missing_bucket(text):
-                raise
+                raise AbsentError(f"{what}: it is not there", where=self._uri(path)) from error
             raise cloud_error(what, self._uri(path), text) from error
         except OSError as error:
             raise disk_error(what, str(error.filename or self._staging), error) from error
