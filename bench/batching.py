@@ -22,7 +22,7 @@ from pathlib import Path
 
 import urllib3
 
-from deployer.config import load_settings
+from deployer.config import Store, load_settings
 from deployer.pipeline import Pipeline
 from deployer.release import Traffic
 from deployer.rollout import watch_rollout
@@ -53,7 +53,7 @@ def kdeploys(folder: Path, target: OneNode, name: str, batch_size: int) -> list[
         "serving.max-batch-delay": "5",
     }
     settings = load_settings(None, environment={}, flags=flags, folder=folder)
-    pipeline = Pipeline(settings, open_store("store", folder), target, lambda _: None)
+    pipeline = Pipeline(settings, open_store(Store(uri="store"), folder), target, lambda _: None)
     return pipeline.render(pipeline.push(), Traffic())
 
 

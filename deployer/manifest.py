@@ -1,4 +1,4 @@
-"""The documents of a release: its InferenceService and the ServingRuntime that it runs on.
+"""The documents of a release: its InferenceService, the ServingRuntime that it runs on, its ServiceAccount.
 
 Pure but for reading the templates in `manifests/`. Every value passes a filter that writes it as
 one JSON string, which is also YAML, so no value can become structure.
@@ -6,11 +6,13 @@ one JSON string, which is also YAML, so no value can become structure.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from deployer.access import Access
 from deployer.config import Serving
 from deployer.properties import INFERENCE_PORT, METRICS_PORT
 from deployer.release import Release, Traffic
@@ -34,10 +36,14 @@ def render(
     namespace: str,
     capabilities: Capabilities,
     traffic: Traffic | None = None,
+    access: Access | None = None,
 ) -> list[Document]:
-    """Render the documents of a release, in the order in which they are to be applied."""
-    import yaml
+    """Render the documents of a release, in the order in which they are to be applied.
 
+    With `access`, the service runs as the ServiceAccount that may read the model store. The Secret that it
+    may list is none of these documents: `render_secret` makes it, where it is applied.
+    """
+    account = access.service_account(release.name) if access else ""
     values = {
         "name": release.name,
         "namespace": namespace,
@@ -52,12 +58,33 @@ def render(
         "inference_port": INFERENCE_PORT,
         "metrics_port": METRICS_PORT,
         "probe": (shipped("manifests") / "probe.py").read_text("utf-8"),
+        "service_account": account,
     }
-    texts = (
-        _environment().get_template(name).render(values)
-        for name in ("servingruntime.yaml.j2", "inferenceservice.yaml.j2")
-    )
-    return [yaml.safe_load(text) for text in texts]
+    names = ["servingruntime.yaml.j2", "inferenceservice.yaml.j2"]
+    if access and not access.account:
+        secret = access.secret_name(release.name)
+        annotations = access.account_annotations | ({} if secret else access.annotations)
+        values |= {"secret": secret, "account_annotations": annotations}
+        names.insert(0, "serviceaccount.yaml.j2")
+    return [_document(name, values) for name in names]
+
+
+def render_secret(access: Access, *, service: str, namespace: str) -> Document | None:
+    """Render the Secret that lets a service read the model store; None where there is none of ours.
+
+    It holds credentials: it is to be applied and never to be shown or kept.
+    """
+    if not access.data:
+        return None
+    secret = access.secret_name(service)
+    return _document("secret.yaml.j2", {"access": access, "secret": secret, "namespace": namespace})
+
+
+def _document(template: str, values: dict[str, Any]) -> Document:
+    import yaml
+
+    document: Document = yaml.safe_load(_environment().get_template(template).render(values))
+    return document
 
 
 def encode_yaml(documents: list[Document]) -> str:
@@ -88,6 +115,7 @@ def _environment() -> Environment:
         autoescape=False,  # noqa: S701 - YAML, not HTML: the filter below is the escaping
     )
     environment.filters["yaml"] = _quote
+    environment.filters["base64"] = lambda text: base64.b64encode(text.encode()).decode()
     return environment
 
 

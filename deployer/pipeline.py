@@ -15,7 +15,7 @@ from deployer.archive import Archive, DigestCache, digest_archive, plan_archive,
 from deployer.config import Settings
 from deployer.errors import ArchiveError, ConfigError, NotFoundError
 from deployer.events import Applied, Archiving, Emit, Progressed, Pushed, StatusChanged, Unchanged, Warned
-from deployer.manifest import render
+from deployer.manifest import render, render_secret
 from deployer.release import Release, Traffic, check_release_id, plan_release
 from deployer.rollout import watch_rollout
 from deployer.store import ModelStore, Stored
@@ -51,6 +51,8 @@ class Pipeline:
         """Decide everything that a rollout would do. Reads the model files, writes nothing."""
         archive = digest_archive(self._plan_archive(), self._digests)
         release = plan_release(self.settings.config, archive)
+        if fault := self._unreadable():
+            self._emit(Warned(f"{fault}, so a rollout would end here"))
         live = self.target.get(Reference(self.target.namespace, release.name))
         return Plan(
             release=release,
@@ -61,14 +63,30 @@ class Pipeline:
         )
 
     def render(self, release: Release, traffic: Traffic) -> list[Document]:
-        """Render a release's documents for this target."""
+        """Render a release's documents for this target; none of them holds credentials."""
+        capabilities = self.target.capabilities()
+        access = None if capabilities.own_disk else self.store.access()
+        if access and access.caution:
+            self._emit(Warned(access.caution))
         return render(
             release,
             storage_uri=self.store.uri(release),
             namespace=self.target.namespace,
-            capabilities=self.target.capabilities(),
+            capabilities=capabilities,
             traffic=traffic,
+            access=access,
         )
+
+    def secret(self) -> Document | None:
+        """Render the Secret that this project's service reads its model store with, if it needs one.
+
+        It holds credentials: it is to be applied and never to be shown or kept.
+        """
+        access = None if self.target.capabilities().own_disk else self.store.access()
+        if access is None:
+            return None
+        name = self.settings.config.model.name
+        return render_secret(access, service=name, namespace=self.target.namespace)
 
     def push(self) -> Release:
         """Build the model archive and bring it to the model store, unless it is there."""
@@ -104,6 +122,8 @@ class Pipeline:
 
     def rollout(self, release_id: str | None, traffic: Traffic, *, timeout: float | None) -> Release:
         """Bring a release, or what the config makes, to serve; wait `timeout` seconds, or not at all."""
+        if fault := self._unreadable():
+            raise ConfigError(fault, where="store.uri", hint="--store model-store keeps releases in a folder")
         release = self.find(release_id) if release_id else self.push()
         reference = Reference(self.target.namespace, release.name)
         documents = self.render(release, traffic)
@@ -112,7 +132,8 @@ class Pipeline:
             return release
         if release_id:
             self.store.verify(release)
-        self.target.apply(documents)
+        secret = self.secret()
+        self.target.apply([secret, *documents] if secret else documents)
         self._emit(Applied(service=str(reference), release=release.id))
         if timeout is not None:
             for status in watch_rollout(self.target, reference, release.id, timeout):
@@ -153,6 +174,13 @@ class Pipeline:
             )
         archive = plan_archive(model, self.settings.root, self._digests)
         return _checked(archive, self._emit, strict=self._strict)
+
+    def _unreadable(self) -> str | None:
+        """Say why the target could not read this model store; None where it can."""
+        if not self.target.capabilities().own_disk or self.store.access() is None:
+            return None
+        scheme = self.settings.config.store.uri.partition("://")[0]
+        return f"this target reads models from this machine's disk, not from {scheme}://"
 
     def _pushed(self, release: Release, stored: Stored) -> Release:
         self._emit(Pushed(release=release.id, uri=stored.uri, bytes_written=stored.bytes_written))

@@ -70,6 +70,7 @@ class Capabilities(Struct, frozen=True, kw_only=True):
 
     deployment_mode: str
     canary: bool
+    own_disk: bool = False  # it reads models from this machine's disk alone
 
 
 class Target(Protocol):

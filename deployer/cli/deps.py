@@ -87,7 +87,7 @@ def pipeline(loaded: Settings, *, target: str | None = None, emit: Emit, strict:
     from deployer.pipeline import Pipeline
     from deployer.store import open_store
 
-    store = open_store(loaded.config.store.uri, loaded.root)
+    store = open_store(loaded.config.store, loaded.root)
     return Pipeline(loaded, store, open_target(loaded, target), emit, strict=strict)
 
 

@@ -140,6 +140,12 @@ def render(
     pipe = deps.pipeline(loaded, target=target, emit=printers.Viewer())
     traffic = Traffic(100 if canary is None else canary)
     documents = pipe.render(pipe.find(release), traffic) if release else pipe.plan(traffic).documents
+    if secret := pipe.secret():
+        typer.echo(
+            f"left out: Secret {secret['metadata']['name']}, for it holds credentials: "
+            "`kdeploy rollout` applies it",
+            err=True,
+        )
     rows = [(d["kind"], d["metadata"]["name"]) for d in documents]
     printers.print_rows(output, ["kind", "name"], rows, documents, [f"{k}/{n}" for k, n in rows])
 

@@ -15,6 +15,7 @@ Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$
 Quantity = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$(?!\n)")]
 Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
+Endpoint = Annotated[str, Meta(pattern=r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$(?!\n)")]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
 
@@ -86,9 +87,35 @@ class Serving(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_
 
 
 class Store(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
-    """`[store]`: where releases live."""
+    """`[store]`: where releases live. Credentials are never here: each cloud has its own places for them."""
 
-    uri: Annotated[str, Meta(min_length=1, description="A folder.")] = "model-store"
+    uri: Annotated[
+        str,
+        Meta(min_length=1, description="A folder, or s3://, gs:// or az:// with a bucket and a prefix."),
+    ] = "model-store"
+    endpoint: Annotated[
+        Endpoint | None, Meta(description="An S3-compatible server; http:// goes without TLS.")
+    ] = None
+    region: Annotated[Label | None, Meta(description="The bucket's region; else the environment's.")] = None
+    virtual_hosted: Annotated[
+        bool, Meta(description="The bucket is in the host's name, as in https://BUCKET.s3.example.org.")
+    ] = False
+    account: Annotated[Label | None, Meta(description="Azure's storage account.")] = None
+    ca_bundle: Annotated[
+        str | None, Meta(description="The PEM file of who signed the endpoint's certificate.")
+    ] = None
+    ca_config_map: Annotated[
+        Name | None, Meta(description="A ConfigMap on the cluster that holds the same as cabundle.crt.")
+    ] = None
+    service_account: Annotated[
+        Name | None, Meta(description="A ServiceAccount on the cluster that may read; else one is made.")
+    ] = None
+    secret_name: Annotated[
+        Name | None, Meta(description="A Secret on the cluster for the ServiceAccount; else one is made.")
+    ] = None
+    service_account_annotations: Annotated[
+        dict[str, str], Meta(description="Of the ServiceAccount, as a role's; then no Secret is made.")
+    ] = field(default_factory=dict)
 
 
 class LocalTarget(

@@ -6,14 +6,14 @@ import difflib
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_origin
 
 import msgspec
 from msgspec import Struct
 
-from deployer.config.schema import NAME_PATTERN, Config, LocalTarget, TorchServeValue
+from deployer.config.schema import NAME_PATTERN, Config, LocalTarget, Store, TorchServeValue
 from deployer.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -28,11 +28,13 @@ ENVIRONMENT_PREFIX = "KDEPLOY_"
 # A version that holds the tail of a release id could make one release's folder name the prefix of
 # another's, and KServe's downloader, which matches plain prefixes, would fetch both.
 _RELEASE_TAIL = re.compile(r"-[0-9a-f]{12}")
+_SECRET = re.compile(r"key|secret|token|password|credential|sas", re.IGNORECASE)
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 _HINTS = {
     "model.name": "lower-case letters, digits and -, a letter first, at most 47 characters",
     "model.version": 'text of letters, digits, ".", "_" and "-", in quotes: version = "1.0"',
+    "store.endpoint": "http:// or https://, a host, perhaps a port; credentials are never part of it",
     "targets.kind": 'the kinds of target: "local"',
 }
 
@@ -119,6 +121,12 @@ def _refuse_unknown(data: Mapping[str, Any], struct: type[Struct], prefix: str, 
         if key not in known:
             if key == struct.__struct_config__.tag_field:
                 continue
+            if prefix == "store." and _SECRET.search(key):
+                raise ConfigError(
+                    f"store.{key}: credentials do not belong in a config",
+                    where=where,
+                    hint="they are found where the cloud's own tools look: its variables and its files",
+                )
             raise ConfigError(
                 f"unknown key {prefix}{key}", where=where, hint=_nearest(f"{prefix}{key}", prefix, known)
             )
@@ -290,11 +298,29 @@ def _check(config: Config, sources: Mapping[str, str], path: Path | None) -> Non
     for name, value in serving.env.items():
         if what := _env_fault(name, value):
             raise fail("serving.env", what, "letters, digits and _; modules go into model.extra-files")
+    if fault := _store_fault(config.store):
+        raise fail("store", *fault)
+    _check_targets(config, fail)
+
+
+def _check_targets(config: Config, fail: Callable[[str, str, str], ConfigError]) -> None:
     if not config.targets:
         raise fail("targets", "there is no target", 'add [targets.local] with kind = "local"')
     for name in config.targets:
         if not re.match(NAME_PATTERN, name):
             raise fail("targets", f"{name!r} is no name of a target", "lower-case letters, digits and -")
+
+
+def _store_fault(store: Store) -> tuple[str, str] | None:
+    if "://" in store.uri and re.search(r"[?#@]", store.uri):
+        return "store.uri holds more than a place", "credentials do not belong there: s3://bucket/prefix"
+    named = [store.service_account, store.secret_name, store.service_account_annotations]
+    if sum(map(bool, named)) > 1:
+        return (
+            "service-account, secret-name and service-account-annotations exclude each other",
+            "name a ServiceAccount that exists, or say what is to be put in the one that is made",
+        )
+    return None
 
 
 def _env_fault(name: str, value: str) -> str | None:

@@ -8,10 +8,14 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from deployer.errors import ConfigError
+from deployer.access import Access
+from deployer.config import Store
 from deployer.release import Release
 
-__all__ = ["ModelStore", "Staging", "Stored", "open_store"]
+__all__ = ["PROPERTIES", "RECORD", "ModelStore", "Staging", "Stored", "open_store"]
+
+RECORD = "release.json"
+PROPERTIES = Path("config", "config.properties")
 
 
 class Stored(Struct, frozen=True):
@@ -37,6 +41,9 @@ class ModelStore(Protocol):
     def uri(self, release: Release) -> str:
         """Return the storage URI of a release; it ends in `/`."""
 
+    def access(self) -> Access | None:
+        """Return what a cluster needs to read it; None where it is no cluster that can read it."""
+
     def find(self, name: str, release_id: str) -> Release | None:
         """Return a release that is there in whole, or None."""
 
@@ -47,7 +54,10 @@ class ModelStore(Protocol):
         """Open a folder to build a release in; what was not `put` at its end is removed."""
 
     def put(self, release: Release, staging: Staging) -> Stored:
-        """Publish a staged release. Idempotent; IntegrityError where another holds its place."""
+        """Publish a staged release. Idempotent; IntegrityError where another holds its place.
+
+        `bytes_written` is what this call sent, so 0 where all of it was there.
+        """
 
     def verify(self, release: Release) -> None:
         """Compare every stored byte with the release. Raises IntegrityError."""
@@ -56,15 +66,16 @@ class ModelStore(Protocol):
         """Remove a release and return the bytes that this freed."""
 
 
-def open_store(uri: str, root: Path) -> ModelStore:
-    """Open the model store that `store.uri` names; a relative folder is relative to `root`."""
-    scheme, separator, rest = uri.partition("://")
-    if separator and scheme != "file":
-        raise ConfigError(
-            f"a model store of scheme {scheme}:// is not supported",
-            where="store.uri",
-            hint="name a folder, such as model-store",
-        )
-    from deployer.store.folder import FolderStore
+def open_store(config: Store, root: Path) -> ModelStore:
+    """Open the model store that a config names; a relative folder is relative to `root`.
 
-    return FolderStore(root / (rest if separator else uri))
+    Credentials of an object store are looked for where its cloud keeps them. Raises ConfigError.
+    """
+    scheme, separator, rest = config.uri.partition("://")
+    if not separator or scheme == "file":
+        from deployer.store.folder import FolderStore
+
+        return FolderStore(root / (rest if separator else config.uri))
+    from deployer.store.objects import open_objects
+
+    return open_objects(config, root)

@@ -12,24 +12,21 @@ from __future__ import annotations
 
 import builtins
 import errno
-import fcntl
 import os
 import re
 import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO
 
+from deployer.access import Access
 from deployer.archive import verify_archive
 from deployer.config import NAME_PATTERN
-from deployer.errors import DiskFullError, IntegrityError, StoreError
+from deployer.errors import IntegrityError
 from deployer.release import ID_PATTERN, Release, decode_release, encode_release
-from deployer.store import Staging, Stored
+from deployer.store import PROPERTIES, RECORD, Staging, Stored
+from deployer.store.faults import disk_error
+from deployer.store.staging import debris_of, staged
 
-RECORD = "release.json"
-PROPERTIES = Path("config", "config.properties")
 _STAGING = ".staging"
 
 
@@ -43,6 +40,10 @@ class FolderStore:
         """Return the release's folder as a `file://` URL; it ends in `/`."""
         return self._place(release.name, release.id).as_uri() + "/"
 
+    def access(self) -> Access | None:
+        """Return nothing: no cluster reads a folder of this machine."""
+        return None
+
     def find(self, name: str, release_id: str) -> Release | None:
         """Return a release that is there in whole, or None."""
         path = self._place(name, release_id) / RECORD
@@ -51,7 +52,7 @@ class FolderStore:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise _store_error("a release cannot be read", path, error) from error
+            raise disk_error("a release cannot be read", str(path), error) from error
         release = decode_release(data, where=str(path))
         if (release.name, release.id) != (name, release_id):
             raise IntegrityError(
@@ -75,23 +76,9 @@ class FolderStore:
                     found.append((record.stat().st_mtime_ns, release))
         return [release for _, release in sorted(found, key=lambda pair: (pair[0], pair[1].label))]
 
-    @contextmanager
-    def stage(self) -> Iterator[Staging]:
+    def stage(self) -> AbstractContextManager[Staging]:
         """Open a folder to build a release in; what was not `put` at its end is removed."""
-        parent = self.folder / _STAGING
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            lock = self._lock_new(parent)
-            place = Path(lock.name).with_suffix("")
-            (place / "model-store").mkdir(parents=True)
-        except OSError as error:
-            raise _store_error("the model store cannot be written", self.folder, error) from error
-        with lock:
-            try:
-                yield Staging(place)
-            finally:
-                shutil.rmtree(place, ignore_errors=True)
-                Path(lock.name).unlink(missing_ok=True)
+        return staged(self.folder / _STAGING, str(self.folder))
 
     def put(self, release: Release, staging: Staging) -> Stored:
         """Publish a staged release by one rename. Idempotent."""
@@ -110,7 +97,7 @@ class FolderStore:
             # Another push of the same inputs was faster: what it made is what this would have.
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY) and self.find(release.name, release.id):
                 return Stored(self.uri(release), 0)
-            raise _store_error("the release cannot be stored", place, error) from error
+            raise disk_error("the release cannot be stored", str(place), error) from error
         return Stored(self.uri(release), written)
 
     def verify(self, release: Release) -> None:
@@ -122,7 +109,7 @@ class FolderStore:
             found = {path.relative_to(place) for path in place.rglob("*") if not path.is_dir()}
             properties = (place / PROPERTIES).read_bytes() if PROPERTIES in found else b""
         except OSError as error:
-            raise _store_error("the release cannot be read", place, error) from error
+            raise disk_error("the release cannot be read", str(place), error) from error
         hint = f"remove {place} and push again"
         for path in sorted(expected ^ found):
             what = "is missing" if path in expected else "does not belong to the release"
@@ -140,7 +127,7 @@ class FolderStore:
                 # Out of its place by one rename, so that no half of it is ever seen there.
                 place.rename(staging.folder / "deleted")
         except OSError as error:
-            raise _store_error("the release cannot be removed", place, error) from error
+            raise disk_error("the release cannot be removed", str(place), error) from error
         return freed
 
     def _place(self, name: str, release_id: str) -> Path:
@@ -152,33 +139,13 @@ class FolderStore:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
-            raise _store_error("the model store cannot be read", folder, error) from error
+            raise disk_error("the model store cannot be read", str(folder), error) from error
 
     def _make_room(self, release: Release, place: Path, staging: Staging) -> None:
         """Move away what stands in a release's place without being one."""
         if place.is_dir() and not self.find(release.name, release.id) and any(place.iterdir()):
-            place.rename(staging.folder.with_name(f"{staging.folder.name}.debris"))
-            shutil.rmtree(staging.folder.with_name(f"{staging.folder.name}.debris"), ignore_errors=True)
-
-    def _lock_new(self, parent: Path) -> IO[str]:
-        """Remove what killed processes left, then open and lock the lock of a new staging folder.
-
-        A staging folder's lock lies beside it, so that it does not move into the store, and is held
-        as long as its process lives. Both steps are one for other processes: none sees a lock that
-        is not held yet and takes it for a dead one.
-        """
-        with (parent / "sweep").open("w") as sweep:
-            fcntl.flock(sweep, fcntl.LOCK_EX)
-            for lock in parent.glob("*.lock"):
-                # Held by a push that is running, or removed by one that has just ended.
-                with suppress(BlockingIOError, FileNotFoundError), lock.open() as held:
-                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-                    shutil.rmtree(lock.with_suffix(".debris"), ignore_errors=True)
-                    lock.unlink()
-            new = (parent / f"{uuid.uuid4().hex}.lock").open("w")
-            fcntl.flock(new, fcntl.LOCK_EX)
-        return new
+            place.rename(debris_of(staging))
+            shutil.rmtree(debris_of(staging), ignore_errors=True)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -195,19 +162,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _store_error(what: str, path: Path, error: OSError) -> StoreError | DiskFullError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFullError(
-            f"{what}: the disk is full", where=str(path), hint="`kdeploy prune --keep 5` removes old releases"
-        )
-    hints = {
-        errno.EACCES: "give yourself the right to write there",
-        errno.EROFS: "the file system is read-only",
-    }
-    return StoreError(
-        f"{what}: {error.strerror}",
-        where=str(path),
-        hint=hints.get(error.errno or 0, "look at store.uri with `kdeploy config`"),
-    )

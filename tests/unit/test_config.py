@@ -216,6 +216,31 @@ class TestRefusals:
             read_file(tmp_path / "kdeploy.toml")
 
 
+class TestStore:
+    @pytest.mark.parametrize("key", ["secret-access-key", "access-key-id", "sas-token", "password"])
+    def test_credentials_are_refused_without_being_shown(self, tmp_path: Path, key: str) -> None:
+        error = refusal(tmp_path, MINIMAL + f'[store]\n{key} = "planted"\n')
+        assert "credentials do not belong" in error.what
+        assert "planted" not in f"{error} {error.hint}"
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            'uri = "s3://id:planted@models"',
+            'uri = "https://a.blob.core.windows.net/models?sig=planted"',
+            'endpoint = "https://id:planted@s3.example.org"',
+        ],
+    )
+    def test_a_place_holds_no_credentials(self, tmp_path: Path, line: str) -> None:
+        error = refusal(tmp_path, MINIMAL + f"[store]\n{line}\n")
+        assert "planted" not in f"{error} {error.hint}"
+        assert "credentials" in (error.hint or "")
+
+    def test_one_way_into_the_store(self, tmp_path: Path) -> None:
+        text = MINIMAL + '[store]\nservice-account = "a"\nsecret-name = "b"\n'
+        assert "exclude each other" in refusal(tmp_path, text).what
+
+
 class TestHostileInput:
     @given(st.binary(max_size=400))
     def test_any_bytes_are_read_or_refused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 from pathlib import Path
 
 import jinja2
@@ -11,8 +12,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deployer.access import Access
 from deployer.config import Serving
-from deployer.manifest import RUNTIME_NAME, _environment, _quote, encode_yaml, render
+from deployer.manifest import RUNTIME_NAME, _environment, _quote, encode_yaml, render, render_secret
 from deployer.release import ArchiveRecord, Release, Traffic
 from deployer.shipped import shipped
 from deployer.target import Capabilities, Document
@@ -33,9 +35,19 @@ def release(**serving: object) -> Release:
 
 
 def documents(
-    made: Release, percent: int = 100, uri: str = "file:///store/digits/1.0-0123456789ab/"
+    made: Release,
+    percent: int = 100,
+    uri: str = "file:///store/digits/1.0-0123456789ab/",
+    access: Access | None = None,
 ) -> list[Document]:
-    return render(made, storage_uri=uri, namespace="team", capabilities=KNATIVE, traffic=Traffic(percent))
+    return render(
+        made,
+        storage_uri=uri,
+        namespace="team",
+        capabilities=KNATIVE,
+        traffic=Traffic(percent),
+        access=access,
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,6 +60,37 @@ def documents(
 )
 def test_golden(name: str, made: Release, percent: int) -> None:
     assert encode_yaml(documents(made, percent)) == (GOLDEN / f"{name}.yaml").read_text("utf-8")
+
+
+def test_a_service_runs_as_the_account_that_may_read_the_store() -> None:
+    access = Access(data={"KEY": 'it\'s: "1"\n'}, annotations={"place": "here"})
+    account, _, service = documents(release(), access=access)
+    secret = render_secret(access, service="digits", namespace="team")
+    assert secret is not None
+    assert base64.b64decode(secret["data"]["KEY"]).decode() == access.data["KEY"]
+    assert secret["metadata"]["annotations"] == {"place": "here"}
+    assert account["secrets"] == [{"name": secret["metadata"]["name"]}]
+    assert "annotations" not in account["metadata"]
+    assert service["spec"]["predictor"]["serviceAccountName"] == account["metadata"]["name"]
+    assert {d["metadata"]["namespace"] for d in (account, secret, service)} == {"team"}
+    assert access.data["KEY"] not in repr(access)
+
+
+def test_a_role_needs_no_secret() -> None:
+    access = Access(account_annotations={"role": "x"}, annotations={"place": "here"})
+    account = documents(release(), access=access)[0]
+    assert account["metadata"]["annotations"] == {"role": "x", "place": "here"}
+    assert "secrets" not in account
+    assert render_secret(access, service="digits", namespace="team") is None
+
+
+def test_an_account_or_a_secret_that_exists_is_named() -> None:
+    kinds = [d["kind"] for d in documents(release(), access=Access(account="readers"))]
+    assert kinds == ["ServingRuntime", "InferenceService"]
+    service = documents(release(), access=Access(account="readers"))[1]
+    assert service["spec"]["predictor"]["serviceAccountName"] == "readers"
+    account = documents(release(), access=Access(secret="keys"))[0]
+    assert account["secrets"] == [{"name": "keys"}]
 
 
 def test_the_runtime_is_the_same_whatever_is_released() -> None:

@@ -43,7 +43,7 @@ class Project:
             state=self.folder / ".kdeploy", namespace="default", ingress_host="127.0.0.1", ingress_port=0
         )
         self.events.clear()
-        store = open_store(settings.config.store.uri, self.folder)
+        store = open_store(settings.config.store, self.folder)
         return Pipeline(settings, store, target, self.events.append, strict=strict)
 
     def kinds(self) -> list[type]:

@@ -34,7 +34,7 @@ class OneNode:
 
     def capabilities(self) -> Capabilities:
         """Return what this target can do: revisions and splits as KServe in Knative mode."""
-        return Capabilities(deployment_mode="Knative", canary=True)
+        return Capabilities(deployment_mode="Knative", canary=True, own_disk=True)
 
     def start(self) -> Info:
         """Start the supervisor and what was wanted, unless it runs; its ingress moves if the config did.

@@ -1,0 +1,140 @@
+"""Google's cloud on the wire only: no real server of it can be had, so what is sent is looked at.
+
+The other side keeps what it is given and answers as the documentation says; it checks no signature.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+
+from deployer.archive import Archive, DigestCache, Member, write_archive
+from deployer.config import Config, Model, Store
+from deployer.release import plan_release
+from deployer.store import open_store
+
+DATE = "Sun, 22 Nov 2026 10:00:00 GMT"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Objects by their path, as Google's XML API has them."""
+
+    protocol_version = "HTTP/1.1"
+    objects: dict[str, tuple[bytes, dict[str, str]]]
+    seen: list[tuple[str, str, dict[str, str]]]
+
+    def answer(self) -> None:
+        parts = urlsplit(self.path)
+        path = unquote(parts.path)
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.seen.append((self.command, self.path, headers))
+        body = self.rfile.read(int(headers.get("content-length", 0)))
+        query = parse_qs(parts.query, keep_blank_values=True)
+        if self.command == "PUT":
+            self.put(path, body, headers)
+        elif "list-type" in query:
+            self.list(query.get("prefix", [""])[0])
+        elif path not in self.objects:
+            self.say(404, b"<Error><Code>NoSuchKey</Code></Error>")
+        elif self.command == "DELETE":
+            del self.objects[path]
+            self.say(204)
+        else:
+            content, metadata = self.objects[path]
+            self.say(200, content, metadata)
+
+    do_GET = do_HEAD = do_PUT = do_DELETE = answer  # noqa: N815
+
+    def put(self, path: str, body: bytes, headers: dict[str, str]) -> None:
+        if headers.get("x-goog-if-generation-match") == "0" and path in self.objects:
+            return self.say(412)
+        metadata = {name: value for name, value in headers.items() if name.startswith("x-goog-meta-")}
+        self.objects[path] = (body, metadata)
+        return self.say(200)
+
+    def list(self, prefix: str) -> None:
+        found = [path.removeprefix("/models/") for path in sorted(self.objects)]
+        items = "".join(
+            f"<Contents><Key>{key}</Key><Size>{len(self.objects[f'/models/{key}'][0])}</Size>"
+            f'<LastModified>2026-11-22T10:00:00.000Z</LastModified><ETag>"1"</ETag></Contents>'
+            for key in found
+            if key.startswith(prefix)
+        )
+        self.say(200, f"<ListBucketResult>{items}</ListBucketResult>".encode())
+
+    def say(self, status: int, content: bytes = b"", headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        more = {"ETag": '"1"', "x-goog-generation": "1", "Last-Modified": DATE, **(headers or {})}
+        for name, value in {**more, "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def google() -> Iterator[tuple[str, type[Handler]]]:
+    handler = type("Recorded", (Handler,), {"objects": {}, "seen": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", handler
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def account(bare: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A service account's file, with a key of its own, where Google's tools look; return the key."""
+    try:
+        command = ["openssl", "genpkey", "-algorithm", "RSA"]
+        key = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    except FileNotFoundError:
+        pytest.skip("openssl makes the key: apt-get install openssl")
+    path = bare / "account.json"
+    content = {"type": "service_account", "private_key": key, "private_key_id": "1", "client_email": "a@b"}
+    path.write_text(json.dumps(content))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
+    return key
+
+
+def test_a_release_comes_goes_and_is_found(
+    google: tuple[str, type[Handler]], account: str, tmp_path: Path
+) -> None:
+    url, handler = google
+    store = open_store(Store(uri="gs://models/team", endpoint=url), tmp_path)
+    member = Member(name="w.pt", size=1000, sha256=None, source=bytes(1000))
+    archive = Archive(name="digits", version="1.0", format="zip-store", members=(member,))
+    for again in (False, True):
+        with store.stage() as staging:
+            place = staging.archive_path("digits.mar")
+            written = write_archive(archive, place, DigestCache(tmp_path / "digests.json"))
+            release = plan_release(Config(model=Model(name="digits", version="1.0", handler="h")), written)
+            assert (store.put(release, staging).bytes_written == 0) is again
+    assert store.uri(release) == f"gs://models/team/digits/{release.id}/"
+    prefix = f"/models/team/digits/{release.id}"
+    puts = [unquote(path) for method, path, _ in handler.seen if method == "PUT"]
+    assert puts[:3] == [
+        f"{prefix}/{name}" for name in ("config/config.properties", "model-store/digits.mar", "release.json")
+    ]
+    assert handler.objects[f"{prefix}/model-store/digits.mar"][1] == {
+        "x-goog-meta-kdeploydigest": release.archive.digest
+    }
+    assert store.find("digits", release.id) == release
+    assert store.list() == [release]
+    store.verify(release)
+    store.delete(release)
+    deleted = [unquote(path) for method, path, _ in handler.seen if method == "DELETE"]
+    assert deleted[0] == f"{prefix}/release.json"
+    assert handler.objects == {}
+    assert all(headers["authorization"].startswith("Bearer ") for _, _, headers in handler.seen)
+    assert account not in str(handler.seen)

@@ -1,0 +1,163 @@
+"""From credentials, wherever a cloud keeps them, to the documents that let KServe in."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+from deployer.config import Serving, Store
+from deployer.errors import ConfigError
+from deployer.manifest import encode_yaml, render, render_secret
+from deployer.release import ArchiveRecord, Release
+from deployer.store.credentials import find_credentials
+from deployer.store.grants import grant
+from deployer.store.location import locate
+from deployer.target import Capabilities, Document
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+RELEASE = Release(
+    id="1.0-0123456789ab",
+    name="digits",
+    version="1.0",
+    archive=ArchiveRecord("digits.mar", "sha256:0", ()),
+    serving=Serving(),
+    config_properties="",
+)
+KEYS = {"AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": "planted-secret"}
+ACCOUNT = {"AZURE_STORAGE_ACCOUNT": "mymodels"}
+PRINCIPAL = {"AZURE_CLIENT_ID": "id", "AZURE_CLIENT_SECRET": "planted-secret", "AZURE_TENANT_ID": "tenant"}
+S3 = "s3://models/team"
+
+
+def documents(config: Store, environment: dict[str, str]) -> tuple[list[Document], str]:
+    """Return the Secret and the ServiceAccount that are made, the account's name last, and the caution."""
+    scheme = config.uri.partition("://")[0]
+    credentials = find_credentials(scheme, environment)
+    location = locate(config, environment, credentials.region)
+    access = grant(config, location, credentials)
+    secret = render_secret(access, service="digits", namespace="team")
+    rendered = render(
+        RELEASE,
+        storage_uri=location.uri,
+        namespace="team",
+        capabilities=Capabilities(deployment_mode="Knative", canary=True),
+        access=access,
+    )
+    made = [secret] if secret else []
+    return [*made, *(d for d in rendered if d["kind"] == "ServiceAccount")], access.caution
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "environment"),
+    [
+        ("s3-aws", Store(uri=S3, region="eu-central-1"), KEYS),
+        ("s3-compatible", Store(uri=S3, endpoint="http://10.0.0.5:9000"), {**KEYS, "AWS_REGION": "here"}),
+        (
+            "s3-virtual",
+            Store(uri=S3, endpoint="https://s3.example.org", virtual_hosted=True, ca_config_map="ca"),
+            KEYS,
+        ),
+        ("s3-role", Store(uri=S3, service_account_annotations={"eks.amazonaws.com/role-arn": "arn:x"}), KEYS),
+        ("s3-secret", Store(uri=S3, secret_name="keys"), KEYS),
+        ("azure-key", Store(uri="az://models/team"), {**ACCOUNT, "AZURE_STORAGE_KEY": "planted-secret"}),
+        ("azure-principal", Store(uri="az://models/team"), {**ACCOUNT, **PRINCIPAL}),
+    ],
+)
+def test_golden(name: str, config: Store, environment: dict[str, str], tmp_path: Path) -> None:
+    made, caution = documents(config, {"HOME": str(tmp_path), **environment})
+    assert encode_yaml(made) == (GOLDEN / f"access-{name}.yaml").read_text("utf-8")
+    assert caution == ""
+
+
+def google(tmp_path: Path, kind: str) -> dict[str, str]:
+    path = tmp_path / "google.json"
+    path.write_text(json.dumps({"type": kind, "private_key": "planted-secret"}))
+    return {"HOME": str(tmp_path), "GOOGLE_APPLICATION_CREDENTIALS": str(path)}
+
+
+def test_googles_file_goes_as_it_is(tmp_path: Path) -> None:
+    (secret, account), caution = documents(Store(uri="gs://models"), google(tmp_path, "service_account"))
+    ((name, content),) = secret["data"].items()
+    assert name == "gcloud-application-credentials.json"  # KServe mounts it by this name
+    assert json.loads(base64.b64decode(content))["private_key"] == "planted-secret"
+    assert account["secrets"] == [{"name": secret["metadata"]["name"]}]
+    assert caution == ""
+
+
+@pytest.mark.parametrize(
+    ("uri", "environment"),
+    [
+        ("s3://models", {}),
+        ("az://models", ACCOUNT),
+        ("az://models", {**ACCOUNT, "AZURE_STORAGE_SAS_TOKEN": "sv=1&sig=planted-secret"}),
+        ("gs://models", {}),
+    ],
+)
+def test_what_no_secret_can_carry_is_said(uri: str, environment: dict[str, str], tmp_path: Path) -> None:
+    made, caution = documents(Store(uri=uri), {"HOME": str(tmp_path), **environment})
+    assert [d["kind"] for d in made] == ["ServiceAccount"]
+    assert "no credentials that a cluster could use" in caution
+
+
+def test_a_persons_own_login_stays_here(tmp_path: Path) -> None:
+    made, caution = documents(Store(uri="gs://models"), google(tmp_path, "authorized_user"))
+    assert "planted-secret" not in str(made)
+    assert "no credentials that a cluster could use" in caution
+
+
+def test_what_expires_is_said(tmp_path: Path) -> None:
+    environment = {"HOME": str(tmp_path), **KEYS, "AWS_SESSION_TOKEN": "token"}
+    (secret, _), caution = documents(Store(uri=S3), environment)
+    assert base64.b64decode(secret["data"]["AWS_SESSION_TOKEN"]) == b"token"
+    assert "expire" in caution
+
+
+def test_an_account_that_exists_is_all(tmp_path: Path) -> None:
+    assert documents(Store(uri=S3, service_account="models"), {"HOME": str(tmp_path), **KEYS}) == ([], "")
+
+
+def test_profiles_are_read_as_awss_own_tools_do(tmp_path: Path) -> None:
+    folder = tmp_path / ".aws"
+    folder.mkdir()
+    (folder / "credentials").write_text(
+        "[default]\naws_access_key_id = A\naws_secret_access_key = default-secret\n"
+        "[team]\naws_access_key_id = B\naws_secret_access_key = team-secret\n"
+    )
+    (folder / "config").write_text(
+        "[default]\nregion = eu-central-1\n"
+        "[profile team]\nregion = eu-west-3\n"
+        "[profile sso]\nsso_session = x\n"
+    )
+    home = {"HOME": str(tmp_path)}
+    found = find_credentials("s3", home)
+    assert (found.data["AWS_SECRET_ACCESS_KEY"], found.region) == ("default-secret", "eu-central-1")
+    found = find_credentials("s3", {**home, **KEYS, "AWS_PROFILE": "team"})
+    assert (found.data["AWS_SECRET_ACCESS_KEY"], found.region) == ("team-secret", "eu-west-3")
+    assert find_credentials("s3", {**home, **KEYS}).data == KEYS
+    with pytest.raises(ConfigError, match="profile sso holds no access key") as caught:
+        find_credentials("s3", {**home, "AWS_PROFILE": "sso"})
+    assert "export-credentials" in (caught.value.hint or "")
+    (folder / "credentials").write_text("planted-secret")
+    with pytest.raises(ConfigError) as broken:
+        find_credentials("s3", home)
+    assert "planted-secret" not in str(broken.value)
+
+
+def test_azures_connection_string_is_taken_apart() -> None:
+    text = "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=abc+/==;EndpointSuffix=x.net"
+    found = find_credentials("az", {"AZURE_STORAGE_CONNECTION_STRING": text})
+    assert found.data == {"AZURE_STORAGE_ACCESS_KEY": "abc+/=="}
+    assert {text, "abc+/=="} <= found.secrets
+    assert "abc" not in repr(found)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '"planted-secret"'])
+def test_a_file_of_google_that_is_none(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "google.json"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match="no file of Google's") as caught:
+        find_credentials("gs", {"GOOGLE_APPLICATION_CREDENTIALS": str(path)})
+    assert "planted-secret" not in str(caught.value)

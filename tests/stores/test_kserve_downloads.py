@@ -1,0 +1,108 @@
+"""What kdeploy uploads, KServe's own downloader finds, let in by our Secret and ServiceAccount alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deployer.archive import Archive, DigestCache, Member, write_archive
+from deployer.config import Config, Model, Store
+from deployer.manifest import render, render_secret
+from deployer.release import Release, encode_release, plan_release
+from deployer.store import ModelStore, open_store
+from deployer.target import Capabilities
+from tests.stores import azurite as azure
+from tests.stores.azurite import Azurite, Tunnel
+from tests.stores.certificates import make_certificates
+from tests.stores.installed import DOWNLOADERS, environment
+from tests.stores.kserve import container_environment, download
+
+Pushed = tuple[Release, bytes]
+
+
+def push(store: ModelStore, folder: Path, version: str) -> Pushed:
+    member = Member(name="w.pt", size=300_000, sha256=None, source=bytes(300_000))
+    archive = Archive(name="digits", version=version, format="zip-store", members=(member,))
+    with store.stage() as staging:
+        place = staging.archive_path("digits.mar")
+        written = write_archive(archive, place, DigestCache(folder / "digests.json"))
+        release = plan_release(Config(model=Model(name="digits", version=version, handler="h")), written)
+        store.put(release, staging)
+        return release, place.read_bytes() if place.exists() else archive_of(store, release)
+
+
+def archive_of(store: ModelStore, release: Release) -> bytes:
+    """Return the archive of a folder's release, which has moved to its place."""
+    place = Path(store.uri(release).removeprefix("file://"))
+    return (place / "model-store" / "digits.mar").read_bytes()
+
+
+@pytest.fixture(scope="module", params=DOWNLOADERS)
+def kserve(request: pytest.FixtureRequest) -> Path:
+    """The Python of one version of KServe's downloader."""
+    return environment("kserve-storage", request.param)
+
+
+def check(store: ModelStore, folder: Path, kserve: Path, **more: str) -> None:
+    """Push two releases, one's version a prefix of the other's, and download the first."""
+    (release, archive), _ = push(store, folder, "1"), push(store, folder, "10")
+    access = store.access()
+    variables = dict(more)
+    if access:
+        documents = render(
+            release,
+            storage_uri=store.uri(release),
+            namespace="team",
+            capabilities=Capabilities(deployment_mode="Knative", canary=True),
+            access=access,
+        )
+        secret = render_secret(access, service=release.name, namespace="team")
+        assert secret is not None
+        variables |= container_environment([secret, *documents])
+    place = folder / "models"
+    place.mkdir()
+    assert download(kserve, store.uri(release), place, variables) == {
+        "config/config.properties": release.config_properties.encode(),
+        "model-store/digits.mar": archive,
+        "release.json": encode_release(release),
+    }
+
+
+def test_from_s3(kserve: Path, s3_config: Store, tmp_path: Path) -> None:
+    check(open_store(s3_config, tmp_path), tmp_path, kserve)
+
+
+def test_from_a_folder(kserve: Path, tmp_path: Path) -> None:
+    check(open_store(Store(uri="store"), tmp_path), tmp_path, kserve)
+
+
+@pytest.fixture
+def azure_by_its_true_name(
+    kserve: Path, bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Store, dict[str, str]]]:
+    """Azurite with TLS behind the host name that Azure has, and what leads a client there."""
+    made = make_certificates(tmp_path, azure.HOST)
+    (tmp_path / "azurite").mkdir()
+    server = Azurite(tmp_path / "azurite", (made.certificate, made.key)).start()
+    tunnel = Tunnel(azure.HOST, server.port)
+    try:
+        server.make_container("models")
+        monkeypatch.setenv("AZURE_STORAGE_KEY", azure.KEY)
+        monkeypatch.setenv("HTTPS_PROXY", tunnel.url)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        config = Store(uri=f"https://{azure.HOST}/models/team", ca_bundle=str(made.authority))
+        yield config, {"HTTPS_PROXY": tunnel.url, "SSL_CERT_FILE": str(made.authority)}
+    finally:
+        tunnel.close()
+        server.stop()
+
+
+def test_from_azure(
+    kserve: Path, azure_by_its_true_name: tuple[Store, dict[str, str]], tmp_path: Path
+) -> None:
+    config, way = azure_by_its_true_name
+    store = open_store(config, tmp_path)
+    check(store, tmp_path, kserve, **way, REQUESTS_CA_BUNDLE=way["SSL_CERT_FILE"])

@@ -1,0 +1,100 @@
+"""What servers refuse, said in sentences that tell what to do."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from deployer.config import Store
+from deployer.errors import ConfigError, KdeployError, StoreError
+from deployer.store import open_store
+from deployer.store.faults import cloud_error, scrubbed
+
+
+def refusal(config: Store, folder: Path) -> KdeployError:
+    with pytest.raises(KdeployError) as caught:
+        open_store(config, folder).find("digits", "1.0-0123456789ab")
+    return caught.value
+
+
+def test_a_wrong_secret(s3_config: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted")
+    error = refusal(s3_config, tmp_path)
+    assert "credentials are not the right ones" in error.what
+    assert "planted" not in str(error)
+    assert "planted" not in str(error.__cause__)
+
+
+def test_no_such_bucket(s3_config: Store, tmp_path: Path) -> None:
+    error = refusal(msgspec.structs.replace(s3_config, uri="s3://elsewhere"), tmp_path)
+    assert "no such bucket" in error.what
+    assert "kdeploy makes no buckets" in (error.hint or "")
+
+
+def test_no_such_container(azure_config: Store, tmp_path: Path) -> None:
+    error = refusal(msgspec.structs.replace(azure_config, uri="az://elsewhere"), tmp_path)
+    assert "no such bucket" in error.what
+
+
+def test_a_wrong_region(s3_config: Store, tmp_path: Path) -> None:
+    error = refusal(msgspec.structs.replace(s3_config, region="eu-west-3"), tmp_path)
+    assert "another region" in error.what
+    assert "store.region" in (error.hint or "")
+
+
+def test_a_wrong_key_of_azure(azure_config: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_KEY", "cGxhbnRlZA==")
+    error = refusal(azure_config, tmp_path)
+    assert "credentials are not the right ones" in error.what
+    assert "cGxhbnRlZA" not in f"{error} {error.__cause__}"
+
+
+def test_a_server_that_is_not_there(s3_config: Store, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    config = msgspec.structs.replace(s3_config, endpoint=f"http://127.0.0.1:{port}")
+    error = refusal(config, tmp_path)
+    assert "cannot be reached" in error.what
+    assert isinstance(error, StoreError)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("<Code>RequestTimeTooSkewed</Code><Message>The difference</Message>", "clock is wrong"),
+        ("<Code>AccessDenied</Code><Message>Access Denied</Message>", "may not do that"),
+        ("<Code>ExpiredToken</Code>", "have expired"),
+        ("<Code>SlowDown</Code>", "too busy"),
+        ("error sending request for url (http://169.254.169.254/latest)", "there are no credentials"),
+        ("something else", "something else"),
+    ],
+)
+def test_what_services_say(text: str, what: str) -> None:
+    assert what in cloud_error("it failed", "s3://models/", text).what
+
+
+def test_scrubbed_of_every_form() -> None:
+    text = "https://x/?sig=abc%2Fd&a=1 abc/d WebIdentityToken=eyJ abc%2Fd"
+    assert scrubbed(text, ["abc/d"]) == "https://x/?sig=***&a=1 *** WebIdentityToken=*** ***"
+
+
+@pytest.mark.parametrize(
+    ("config", "what"),
+    [
+        (Store(uri="ftp://x"), "not supported"),
+        (Store(uri="s3://"), "names no bucket"),
+        (Store(uri="s3://UPPER/x"), "names no bucket"),
+        (Store(uri="s3://models/a b"), "as it is"),
+        (Store(uri="s3://models/a/../b"), "holds . or .."),
+        (Store(uri="az://models/x"), "account is not named"),
+        (Store(uri="https://example.org/models"), "is no model store"),
+        (Store(uri="s3://models", endpoint="http://host/path"), "https:// and a host"),
+        (Store(uri="s3://models", ca_bundle="no-such.pem"), "CA bundle cannot be read"),
+    ],
+)
+def test_places_that_are_none(config: Store, what: str, bare: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=what):
+        open_store(config, tmp_path)

@@ -1,0 +1,57 @@
+"""A rollout from an object store to a cluster: what is applied, and what of that is shown."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from deployer.config import Store, load_settings
+from deployer.events import Event
+from deployer.pipeline import Pipeline
+from deployer.release import Traffic
+from deployer.store import open_store
+from deployer.target import Capabilities, Document, Reference
+from deployer.targets.local import OneNode
+from tests.stores import swift as s3
+
+
+class Cluster(OneNode):
+    """A target that keeps what is applied, and does as a cluster says of itself."""
+
+    def __init__(self, state: Path) -> None:
+        super().__init__(state=state, namespace="team", ingress_host="127.0.0.1", ingress_port=0)
+        self.applied: list[Document] = []
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities(deployment_mode="Standard", canary=False)
+
+    def apply(self, documents: Sequence[Document]) -> Reference:
+        self.applied = list(documents)
+        return Reference("team", "digits")
+
+
+def pipeline(config: Store, folder: Path, events: list[Event]) -> tuple[Pipeline, Cluster]:
+    (folder / "handler.py").write_text("def handle(data, context):\n    return data\n")
+    flags = {"model.name": "digits", "model.version": "1.0", "model.handler": "handler.py"}
+    flags |= {f"store.{key}": str(value) for key, value in msgspec.to_builtins(config).items() if value}
+    settings = load_settings(None, environment={}, flags=flags, folder=folder)
+    cluster = Cluster(folder / "state")
+    return Pipeline(settings, open_store(settings.config.store, folder), cluster, events.append), cluster
+
+
+def test_credentials_are_applied_and_never_shown(s3_config: Store, tmp_path: Path) -> None:
+    events: list[Event] = []
+    pipe, cluster = pipeline(s3_config, tmp_path, events)
+    release = pipe.rollout(None, Traffic(), timeout=None)
+    kinds = [document["kind"] for document in cluster.applied]
+    assert kinds == ["Secret", "ServiceAccount", "ServingRuntime", "InferenceService"]
+    secret = cluster.applied[0]
+    assert base64.b64decode(secret["data"]["AWS_SECRET_ACCESS_KEY"]).decode() == s3.SECRET
+    assert cluster.applied[-1]["spec"]["predictor"]["model"]["storageUri"] == pipe.store.uri(release)
+    encoded = base64.b64encode(s3.SECRET.encode()).decode()
+    shown = msgspec.json.encode([pipe.plan(Traffic()), pipe.render(release, Traffic()), events]).decode()
+    assert s3.SECRET not in shown
+    assert encoded not in shown
