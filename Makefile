@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
-PYTEST_ARGS ?=
 
 # The rooms that decide and do not do: every branch of them is tested.
 PURE := access archive config events manifest properties release rollout target predict.codecs
+COVERED := $(PURE:%=--cov=deployer.%) --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint type bench docs build clean
@@ -28,8 +28,8 @@ demo: setup  ## Train the example, push it, roll it out, ask it through the ingr
 
 test: setup  ## Run every test
 	@echo "== testing: real TorchServes on loopback, a few minutes on two cores"
-	@$(RUN) -m pytest tests/unit $(PURE:%=--cov=deployer.%) --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
-	@$(RUN) -m pytest tests --ignore tests/unit $(PYTEST_ARGS)
+	@$(RUN) -m pytest -n 2 tests/unit $(COVERED)
+	@$(RUN) -m pytest tests --ignore tests/unit
 
 lint: setup  ## Check style, formatting and which room may import which
 	@$(RUN) -m ruff check .

@@ -6,7 +6,6 @@ The other side keeps what it is given and answers as the documentation says; it 
 from __future__ import annotations
 
 import json
-import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +13,8 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from deployer.archive import Archive, DigestCache, Member, write_archive
 from deployer.config import Config, Model, Store
@@ -95,11 +96,9 @@ def google() -> Iterator[tuple[str, type[Handler]]]:
 @pytest.fixture
 def account(bare: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A service account's file, with a key of its own, where Google's tools look; return the key."""
-    try:
-        command = ["openssl", "genpkey", "-algorithm", "RSA"]
-        key = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    except FileNotFoundError:
-        pytest.skip("openssl makes the key: apt-get install openssl")
+    made = rsa.generate_private_key(65537, 2048)
+    encoding = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    key = made.private_bytes(*encoding).decode()
     path = bare / "account.json"
     content = {"type": "service_account", "private_key": key, "private_key_id": "1", "client_email": "a@b"}
     path.write_text(json.dumps(content))
