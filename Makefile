@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PYTEST_ARGS ?=
 
 # The rooms that decide and do not do: every branch of them is tested.
-PURE := archive config events manifest properties release rollout target predict.codecs
+PURE := archive config events manifest ownership properties release rollout target predict.codecs
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint type bench docs build clean

@@ -13,10 +13,10 @@ import typer
 from deployer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from deployer.config import LocalTarget, Settings
+    from deployer.config import Settings, TargetConfig
     from deployer.events import Emit
     from deployer.pipeline import Pipeline
-    from deployer.target import Reference
+    from deployer.target import Reference, Target
     from deployer.targets.local import OneNode
     from deployer.targets.local.doctor import Finding
 
@@ -27,6 +27,9 @@ def settings(
     sets: list[str] | None = None,
     target: str | None = None,
     namespace: str | None = None,
+    context: str | None = None,
+    kubeconfig: str | None = None,
+    wait_window: str | None = None,
     store: str | None = None,
 ) -> Settings:
     """Load the settings; flags for one thing are short for `--set` of its key."""
@@ -41,13 +44,21 @@ def settings(
     if store is not None:
         flags["store.uri"] = store
     loaded = load_settings(path, environment=os.environ, flags=flags, folder=Path.cwd())
-    if namespace is None:
+    of_target = {
+        "namespace": namespace,
+        "context": context,
+        "kubeconfig": kubeconfig,
+        "wait-window": None if wait_window is None else f"{duration(wait_window):g}",
+    }
+    given = {key: value for key, value in of_target.items() if value is not None}
+    if not given:
         return loaded
-    flags[f"targets.{target_of(loaded, target)[0]}.namespace"] = namespace
+    name, _ = target_of(loaded, target)
+    flags |= {f"targets.{name}.{key}": value for key, value in given.items()}
     return load_settings(path, environment=os.environ, flags=flags, folder=Path.cwd())
 
 
-def target_of(loaded: Settings, name: str | None) -> tuple[str, LocalTarget]:
+def target_of(loaded: Settings, name: str | None) -> tuple[str, TargetConfig]:
     """Return the name and config of the target that was asked for, or of the only one."""
     targets = loaded.config.targets
     name = name or os.environ.get("KDEPLOY_TARGET")
@@ -64,11 +75,34 @@ def target_of(loaded: Settings, name: str | None) -> tuple[str, LocalTarget]:
     return name, targets[name]
 
 
-def open_target(loaded: Settings, name: str | None = None) -> OneNode:
-    """Open a target. Starts nothing."""
-    from deployer.targets.local import OneNode
+def open_target(
+    loaded: Settings, name: str | None = None, *, force_conflicts: bool = False, dry_run: bool = False
+) -> Target:
+    """Open a target. Starts nothing, asks nothing."""
+    from deployer.config import KServeTarget
 
     _, config = target_of(loaded, name)
+    if isinstance(config, KServeTarget):
+        from deployer.targets.kserve import Cluster
+
+        return Cluster(config, force_conflicts=force_conflicts, dry_run=dry_run)
+    if dry_run:
+        raise ConfigError(
+            "one node has no dry run of its own", where="--dry-run", hint="use --dry-run client"
+        )
+    return open_local(loaded, name)
+
+
+def open_local(loaded: Settings, name: str | None = None) -> OneNode:
+    """Open a target that is this machine. Starts nothing."""
+    from deployer.config import LocalTarget
+    from deployer.targets.local import OneNode
+
+    name, config = target_of(loaded, name)
+    if not isinstance(config, LocalTarget):
+        raise ConfigError(
+            "this works on this machine alone", where=f"targets.{name}", hint='--target one of kind = "local"'
+        )
     return OneNode(
         state=loaded.root / config.state,
         namespace=config.namespace,
@@ -77,16 +111,25 @@ def open_target(loaded: Settings, name: str | None = None) -> OneNode:
     )
 
 
-def pipeline(loaded: Settings, *, target: str | None = None, emit: Emit, strict: bool = False) -> Pipeline:
+def pipeline(
+    loaded: Settings,
+    *,
+    target: str | None = None,
+    emit: Emit,
+    strict: bool = False,
+    force_conflicts: bool = False,
+    dry_run: bool = False,
+) -> Pipeline:
     """Put a project's pipeline together."""
     from deployer.pipeline import Pipeline
     from deployer.store import open_store
 
     store = open_store(loaded.config.store.uri, loaded.root)
-    return Pipeline(loaded, store, open_target(loaded, target), emit, strict=strict)
+    place = open_target(loaded, target, force_conflicts=force_conflicts, dry_run=dry_run)
+    return Pipeline(loaded, store, place, emit, strict=strict)
 
 
-def reference(loaded: Settings, target: OneNode, name: str | None = None) -> Reference:
+def reference(loaded: Settings, target: Target, name: str | None = None) -> Reference:
     """Name this project's service, or another one in the target's namespace."""
     from deployer.target import Reference
 
@@ -101,7 +144,14 @@ def examine(path: Path | None, *, sets: list[str] | None, target: str | None) ->
     root, config, gpus = Path.cwd(), LocalTarget(), 0
     if path or sets or find_file(Path.cwd()):
         loaded = settings(path, sets=sets, target=target)
-        root, config = loaded.root, target_of(loaded, target)[1]
+        name, chosen = target_of(loaded, target)
+        if not isinstance(chosen, LocalTarget):
+            raise ConfigError(
+                "the doctor knows this machine alone",
+                where=f"targets.{name}",
+                hint='--target one of kind = "local"',
+            )
+        root, config = loaded.root, chosen
         gpus = loaded.config.serving.gpu
     return checks(
         state=root / config.state,

@@ -79,7 +79,9 @@ def _words(status: Status) -> str:
 
 
 def _shares(status: Status) -> str:
-    return ", ".join(f"{share.percent} % {share.release}" for share in status.traffic if share.percent)
+    return ", ".join(
+        f"{share.percent} % {share.release or share.revision}" for share in status.traffic if share.percent
+    )
 
 
 def size_text(size: int) -> str:

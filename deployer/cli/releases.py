@@ -11,6 +11,8 @@ from deployer.cli import deps, printers
 from deployer.cli.options import (
     Canary,
     ConfigFile,
+    Context,
+    Kubeconfig,
     Namespace,
     Output,
     OutputFormat,
@@ -61,6 +63,8 @@ def plan(
     config: ConfigFile = None,
     target: TargetName = None,
     namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
     store: StoreUri = None,
     sets: Sets = None,
     canary: Canary = None,
@@ -70,7 +74,15 @@ def plan(
     """Say what a rollout would do, and do none of it."""
     from deployer.release import Traffic
 
-    loaded = deps.settings(config, sets=sets, target=target, namespace=namespace, store=store)
+    loaded = deps.settings(
+        config,
+        sets=sets,
+        target=target,
+        namespace=namespace,
+        context=context,
+        kubeconfig=kubeconfig,
+        store=store,
+    )
     pipe = deps.pipeline(loaded, target=target, emit=printers.Viewer(), strict=strict)
     plan = pipe.plan(Traffic(100 if canary is None else canary))
     release = plan.release
@@ -93,6 +105,8 @@ def render(
     config: ConfigFile = None,
     target: TargetName = None,
     namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
     store: StoreUri = None,
     sets: Sets = None,
     release: ReleaseId = None,
@@ -102,7 +116,15 @@ def render(
     """Print the documents that a rollout would apply, for GitOps; writes nothing."""
     from deployer.release import Traffic
 
-    loaded = deps.settings(config, sets=sets, target=target, namespace=namespace, store=store)
+    loaded = deps.settings(
+        config,
+        sets=sets,
+        target=target,
+        namespace=namespace,
+        context=context,
+        kubeconfig=kubeconfig,
+        store=store,
+    )
     pipe = deps.pipeline(loaded, target=target, emit=printers.Viewer())
     traffic = Traffic(100 if canary is None else canary)
     documents = pipe.render(pipe.find(release), traffic) if release else pipe.plan(traffic).documents
