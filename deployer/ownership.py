@@ -30,10 +30,7 @@ def agrees(live: Document, wanted: Document) -> bool:
     Where nobody keeps account of the fields, as on one node, they are compared as they are.
     """
     if not live["metadata"].get("managedFields"):
-        return (live["metadata"].get("labels"), live["spec"]) == (
-            wanted["metadata"].get("labels"),
-            wanted["spec"],
-        )
+        return _labels(live) == _labels(wanted) and bool(live["spec"] == wanted["spec"])
     leaves = dict(_leaves(wanted))
     if not all(_holds(live, path, value) for path, value in leaves.items()):
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
     from deployer.config import Settings, TargetConfig
     from deployer.events import Emit
     from deployer.pipeline import Pipeline
-    from deployer.target import Reference, Target
+    from deployer.target import Document, Reference, Target
+    from deployer.targets.kserve.doctor import Finding as ClusterFinding
     from deployer.targets.local import OneNode
-    from deployer.targets.local.doctor import Finding
+    from deployer.targets.local.doctor import Finding as LocalFinding
 
 
 def settings(
@@ -30,6 +32,7 @@ def settings(
     context: str | None = None,
     kubeconfig: str | None = None,
     wait_window: str | None = None,
+    ingress: str | None = None,
     store: str | None = None,
 ) -> Settings:
     """Load the settings; flags for one thing are short for `--set` of its key."""
@@ -48,6 +51,7 @@ def settings(
         "namespace": namespace,
         "context": context,
         "kubeconfig": kubeconfig,
+        "ingress": ingress,
         "wait-window": None if wait_window is None else f"{duration(wait_window):g}",
     }
     given = {key: value for key, value in of_target.items() if value is not None}
@@ -136,29 +140,47 @@ def reference(loaded: Settings, target: Target, name: str | None = None) -> Refe
     return Reference(target.namespace, name or loaded.config.model.name)
 
 
-def examine(path: Path | None, *, sets: list[str] | None, target: str | None) -> list[Finding]:
-    """Run the checks of a target on this machine; without a kdeploy.toml, those of the defaults."""
-    from deployer.config import LocalTarget, find_file
+def examine(
+    path: Path | None,
+    *,
+    sets: list[str] | None,
+    target: str | None,
+    context: str | None = None,
+    kubeconfig: str | None = None,
+) -> Sequence[LocalFinding | ClusterFinding]:
+    """Run the checks of a target; without a kdeploy.toml, those of this machine as a target."""
+    from deployer.config import KServeTarget, LocalTarget, find_file
     from deployer.targets.local.doctor import checks
 
     root, config, gpus = Path.cwd(), LocalTarget(), 0
     if path or sets or find_file(Path.cwd()):
-        loaded = settings(path, sets=sets, target=target)
-        name, chosen = target_of(loaded, target)
-        if not isinstance(chosen, LocalTarget):
-            raise ConfigError(
-                "the doctor knows this machine alone",
-                where=f"targets.{name}",
-                hint='--target one of kind = "local"',
-            )
-        root, config = loaded.root, chosen
+        loaded = settings(path, sets=sets, target=target, context=context, kubeconfig=kubeconfig)
         gpus = loaded.config.serving.gpu
+        _, chosen = target_of(loaded, target)
+        if isinstance(chosen, KServeTarget):
+            from deployer.targets.kserve import Cluster
+
+            return Cluster(chosen).examine(loaded.config.model.name, gpu=gpus)
+        root, config = loaded.root, chosen
     return checks(
         state=root / config.state,
         ingress_host=config.ingress_host,
         ingress_port=config.ingress_port,
         gpus=gpus,
     )
+
+
+def role(loaded: Settings, target: str | None) -> list[Document]:
+    """Render the Role that a cluster's account needs. Raises ConfigError for a target that has none."""
+    from deployer.config import KServeTarget
+    from deployer.targets.kserve import Cluster
+
+    name, config = target_of(loaded, target)
+    if not isinstance(config, KServeTarget):
+        raise ConfigError(
+            "only a cluster has accounts", where=f"targets.{name}", hint='--target one of kind = "kserve"'
+        )
+    return Cluster(config).role()
 
 
 def headers(given: list[str]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +23,10 @@ from deployer.cli.options import (
     TargetName,
     Yes,
 )
+
+if TYPE_CHECKING:
+    from deployer.config import Settings
+    from deployer.target import Document
 
 
 def push(
@@ -111,11 +115,12 @@ def render(
     sets: Sets = None,
     release: ReleaseId = None,
     canary: Canary = None,
+    rbac: Annotated[
+        bool, typer.Option("--rbac", help="Instead, the account and Role that a CI job needs on the cluster.")
+    ] = False,
     output: OutputFormat = Output.YAML,
 ) -> None:
     """Print the documents that a rollout would apply, for GitOps; writes nothing."""
-    from deployer.release import Traffic
-
     loaded = deps.settings(
         config,
         sets=sets,
@@ -125,11 +130,17 @@ def render(
         kubeconfig=kubeconfig,
         store=store,
     )
-    pipe = deps.pipeline(loaded, target=target, emit=printers.Viewer())
-    traffic = Traffic(100 if canary is None else canary)
-    documents = pipe.render(pipe.find(release), traffic) if release else pipe.plan(traffic).documents
+    documents = deps.role(loaded, target) if rbac else _render(loaded, target, release, canary)
     rows = [(d["kind"], d["metadata"]["name"]) for d in documents]
     printers.print_rows(output, ["kind", "name"], rows, documents, [f"{k}/{n}" for k, n in rows])
+
+
+def _render(loaded: Settings, target: str | None, release: str | None, canary: int | None) -> list[Document]:
+    from deployer.release import Traffic
+
+    pipe = deps.pipeline(loaded, target=target, emit=printers.Viewer())
+    traffic = Traffic(100 if canary is None else canary)
+    return pipe.render(pipe.find(release), traffic) if release else pipe.plan(traffic).documents
 
 
 def releases(

@@ -105,6 +105,15 @@ def predict(
     kserve: Annotated[
         bool, typer.Option("--kserve", help="Ask through the ingress, as V1, with the Host header.")
     ] = False,
+    ingress: Annotated[
+        str | None,
+        typer.Option(
+            "--ingress",
+            envvar="KDEPLOY_INGRESS",
+            metavar="URL",
+            help="On a cluster: the ingress's address; else it is found out.",
+        ),
+    ] = None,
     protocol: Annotated[
         Protocol | None, typer.Option("--protocol", help="How to ask; else v1 with --kserve, plain without.")
     ] = None,
@@ -124,7 +133,13 @@ def predict(
     from deployer.predict import predict_files
 
     loaded = deps.settings(
-        config, sets=sets, target=target, namespace=namespace, context=context, kubeconfig=kubeconfig
+        config,
+        sets=sets,
+        target=target,
+        namespace=namespace,
+        context=context,
+        kubeconfig=kubeconfig,
+        ingress=ingress if kserve else None,
     )
     place = deps.open_target(loaded, target)
     reference = deps.reference(loaded, place)

@@ -14,6 +14,7 @@ Name = Annotated[str, Meta(pattern=NAME_PATTERN, max_length=NAME_MAX)]
 Namespace = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$(?!\n)", max_length=63)]
 Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$(?!\n)", max_length=50)]
 Quantity = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$(?!\n)")]
+Url = Annotated[str, Meta(pattern=r"^https?://[^\s/]+")]
 Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -130,6 +131,9 @@ class KServeTarget(
     deployment_mode: Annotated[
         Literal["Knative", "Standard"] | None,
         Meta(description="KServe's deployment mode; else the one that the cluster is set to."),
+    ] = None
+    ingress: Annotated[
+        Url | None, Meta(description="The ingress's address, as http://ADDRESS; else it is found out.")
     ] = None
     wait_window: Annotated[
         float, Meta(ge=0, le=600, description="Seconds that Ready must last until it is believed.")

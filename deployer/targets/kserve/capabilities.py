@@ -18,7 +18,6 @@ _CONFIG = "inferenceservice-config"
 _CONTROLLER = "kserve-controller-manager"
 _MODES = {"Serverless": "Knative", "RawDeployment": "Standard"}  # as they were called before KServe 0.16
 _KNATIVE = Resource("serving.knative.dev", "v1", "services", "Service")
-_GATEWAY = Resource("gateway.networking.k8s.io", "v1", "gateways", "Gateway")
 _INFERENCE = Resource("serving.kserve.io", "v1beta1", "inferenceservices", "InferenceService")
 
 
@@ -30,11 +29,6 @@ class ClusterFacts(Struct, frozen=True, kw_only=True):
     kserve_version: str | None = None
     configured_mode: str | None = None
     knative: bool = False
-    knative_features: dict[str, str] | None = None
-    gateway_api: bool = False
-    gateway: str | None = None  # NAMESPACE/NAME of the Gateway that KServe is set to use
-    domain: str | None = None
-    domain_template: str | None = None
 
     @property
     def default_mode(self) -> str:
@@ -45,21 +39,12 @@ class ClusterFacts(Struct, frozen=True, kw_only=True):
 def find_facts(api: Api) -> ClusterFacts:
     """Ask the cluster what it can do. Reads only; what may not be read stays None."""
     config = _read(api, CONFIG_MAP, KSERVE_NAMESPACE, _CONFIG)
-    ingress = _json(config, "ingress")
-    knative = _serves(api, _KNATIVE)
-    features = _read(api, CONFIG_MAP, "knative-serving", "config-features") if knative else None
-    gateway_api = bool(ingress.get("enableGatewayApi")) and _serves(api, _GATEWAY)
     return ClusterFacts(
         kubernetes=api.version(),
         kserve=_serves(api, _INFERENCE),
         kserve_version=_version(_read(api, DEPLOYMENT, KSERVE_NAMESPACE, _CONTROLLER)),
         configured_mode=_mode(config),
-        knative=knative,
-        knative_features=None if features is None else features.get("data", {}),
-        gateway_api=gateway_api,
-        gateway=ingress.get("kserveIngressGateway") if gateway_api else None,
-        domain=ingress.get("ingressDomain"),
-        domain_template=ingress.get("domainTemplate"),
+        knative=_serves(api, _KNATIVE),
     )
 
 
@@ -67,6 +52,13 @@ def find_mode(api: Api) -> str:
     """Return the deployment mode that KServe would choose: one or two small requests."""
     mode = _mode(_read(api, CONFIG_MAP, KSERVE_NAMESPACE, _CONFIG))
     return mode or ("Knative" if _serves(api, _KNATIVE) else "Standard")
+
+
+def find_gateway(api: Api) -> str | None:
+    """Return the NAMESPACE/NAME of the Gateway that KServe is set to use; None where it uses none."""
+    ingress = _json(_read(api, CONFIG_MAP, KSERVE_NAMESPACE, _CONFIG), "ingress")
+    gateway = ingress.get("kserveIngressGateway") if ingress.get("enableGatewayApi") else None
+    return str(gateway) if gateway else None
 
 
 def _mode(config: Document | None) -> str | None:

@@ -59,6 +59,25 @@ def describe_serving(service: Document, children: Children) -> Document:
     }
 
 
+def assume_serving(service: Document) -> Document:
+    """Return the InferenceService as if what is Ready were of its own release: all that a list can tell."""
+    predictor = service.get("status", {}).get("components", {}).get("predictor", {})
+    newest = predictor.get("latestReadyRevision")
+    if is_standard(service):
+        newest = f"{service['metadata']['name']}-predictor"
+        conditions = {c["type"]: c.get("status") for c in service.get("status", {}).get("conditions", [])}
+        ready = 1 if conditions.get("Ready") == "True" else 0
+        assumed = {"metadata": {**service["metadata"], "name": newest, "annotations": {}}, "spec": {}}
+        return describe_serving(
+            service, Children(replica_sets=[{**assumed, "status": {"availableReplicas": ready}}])
+        )
+    if newest != predictor.get("latestCreatedRevision"):
+        return service
+    return describe_serving(
+        service, Children(revisions=[{"metadata": {**service["metadata"], "name": newest}}])
+    )
+
+
 def is_standard(service: Document) -> bool:
     """Return whether an InferenceService is served by a Deployment and not by Knative."""
     written = service["metadata"].get("annotations", {}).get(MODE_ANNOTATION)

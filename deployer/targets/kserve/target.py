@@ -16,12 +16,17 @@ from deployer.ownership import FIELD_MANAGER, owners
 from deployer.target import Capabilities, Document, Endpoint, Phase, Reference, Status, read_status
 from deployer.targets.kserve import capabilities
 from deployer.targets.kserve.api import Api
+from deployer.targets.kserve.checks import check_service
 from deployer.targets.kserve.connection import Connection, connect
+from deployer.targets.kserve.doctor import Finding, examine
+from deployer.targets.kserve.ingress import find_ingress
 from deployer.targets.kserve.judge import Judge
 from deployer.targets.kserve.logs import last_lines, read_logs
-from deployer.targets.kserve.refusals import RefusedError, UnknownKindError
+from deployer.targets.kserve.permissions import render_role, require
+from deployer.targets.kserve.refusals import RefusedError
 from deployer.targets.kserve.resources import (
     INFERENCE_SERVICE,
+    NAMESPACE,
     POD,
     REPLICA_SET,
     REVISION,
@@ -29,9 +34,9 @@ from deployer.targets.kserve.resources import (
     resource_of,
 )
 from deployer.targets.kserve.serving import (
-    MODE_ANNOTATION,
     SERVICE_LABEL,
     Children,
+    assume_serving,
     describe_serving,
     is_standard,
     release_of,
@@ -104,7 +109,7 @@ class Cluster:
             service["metadata"].get("namespace", self.namespace), service["metadata"]["name"]
         )
         live = self.api.get(INFERENCE_SERVICE, reference.namespace, reference.name)
-        _check_mode(live, service)
+        self._check(service, live, reference)
         others = [document for document in documents if document is not service]
         applied = [self._apply(document, reference.namespace) for document in others]
         new = self._apply(_without_scaled(service, live), reference.namespace)
@@ -146,9 +151,9 @@ class Cluster:
         return describe_serving(live, self._children(reference, standard=is_standard(live)))
 
     def list(self, namespace: str | None = None) -> builtins.list[Document]:
-        """Return the InferenceServices of one namespace, or of all: one paged list."""
+        """Return the InferenceServices of one namespace, or of all: one paged list, no look at revisions."""
         found, _ = self.api.list(INFERENCE_SERVICE, namespace)
-        return [_assume_release(document) for document in found]
+        return [assume_serving(document) for document in found]
 
     def delete(self, reference: Reference) -> bool:
         """Delete the service; what was made for it is collected by the cluster. False where none was."""
@@ -162,13 +167,21 @@ class Cluster:
 
     def ingress(self, reference: Reference) -> Endpoint:
         """Return the way in through the ingress. Raises NotFoundError or TargetError."""
-        return self.direct(reference)
+        return find_ingress(self.api, reference, self._existing(reference), self._config.ingress)
 
     def direct(self, reference: Reference) -> Endpoint:
         """Refuse: TorchServe's own ports are inside the pod."""
         raise ConfigError(
             "TorchServe itself cannot be asked on a cluster", where=str(reference), hint="add --kserve"
         )
+
+    def examine(self, name: str, *, gpu: int) -> builtins.list[Finding]:
+        """Look at everything that a rollout of a service depends on. Changes nothing."""
+        return examine(self.api, Reference(self.namespace, name), mode=self._config.deployment_mode, gpu=gpu)
+
+    def role(self) -> builtins.list[Document]:
+        """Render the least that an account must be allowed to do here."""
+        return render_role(self.namespace, self.capabilities().deployment_mode)
 
     def releases_in_use(self) -> frozenset[str]:
         """Return `NAME/ID` of every release that is served, wanted or one step back.
@@ -182,14 +195,23 @@ class Cluster:
 
     def _releases_of(self, namespace: str | None) -> frozenset[str]:
         found = self.api.list(INFERENCE_SERVICE, namespace)[0]
-        found += self.api.list(REPLICA_SET, namespace)[0]
-        with contextlib.suppress(UnknownKindError):  # no Knative
-            found += self.api.list(REVISION, namespace)[0]
+        ours = REPLICA_SET if self.capabilities().deployment_mode == "Standard" else REVISION
+        found += self.api.list(ours, namespace)[0]
+        with contextlib.suppress(RefusedError):  # of the other mode: no Knative, or not for this user
+            found += self.api.list(REVISION if ours is REPLICA_SET else REPLICA_SET, namespace)[0]
         named = (
             (one["metadata"].get("labels", {}).get(SERVICE_LABEL, one["metadata"]["name"]), release_of(one))
             for one in found
         )
         return frozenset(f"{name}/{release}" for name, release in named if release)
+
+    def _check(self, service: Document, live: Document | None, reference: Reference) -> None:
+        labels: dict[str, str] = {}
+        with contextlib.suppress(RefusedError):  # a user of one namespace may not look at it from outside
+            space = self.api.get(NAMESPACE, None, reference.namespace) or {"metadata": {}}
+            labels = space["metadata"].get("labels", {})
+        check_service(service, live, labels)
+        require(self.api, reference.namespace, "Standard" if is_standard(service) else "Knative")
 
     def _apply(self, document: Document, namespace: str) -> Document:
         resource = resource_of(document)
@@ -266,20 +288,6 @@ def _in_trouble(status: Status, trouble: KdeployError) -> Status:
     return msgspec.structs.replace(status, reason="Unreachable", message=trouble.what)
 
 
-def _check_mode(live: Document | None, service: Document) -> None:
-    """Refuse to change the deployment mode, which KServe would, in words that name no way out."""
-    if live is None:
-        return
-    wanted = service["metadata"].get("annotations", {}).get(MODE_ANNOTATION)
-    mode = "Standard" if is_standard(live) else "Knative"
-    if wanted and wanted != mode:
-        raise ConfigError(
-            f"{live['metadata']['name']} is served in {mode} mode, which KServe never changes to {wanted}",
-            where="deployment-mode",
-            hint=f'set deployment-mode = "{mode}" for this target, or delete the service first',
-        )
-
-
 def _without_scaled(service: Document, live: Document | None) -> Document:
     """Leave the replicas to whoever scales the service from outside, once they have taken them over."""
     predictor = service["spec"]["predictor"]
@@ -289,16 +297,3 @@ def _without_scaled(service: Document, live: Document | None) -> Document:
     taken = [key for key in _SCALED if set(owners(live, ("spec", "predictor", key))) - {FIELD_MANAGER}]
     kept = {key: value for key, value in predictor.items() if key not in taken}
     return {**service, "spec": {**service["spec"], "predictor": kept}}
-
-
-def _assume_release(service: Document) -> Document:
-    """Give the newest revision in a service's traffic the service's release, once it has been rolled out."""
-    predictor = service.get("status", {}).get("components", {}).get("predictor", {})
-    if predictor.get("latestReadyRevision") != predictor.get("latestCreatedRevision"):
-        return service
-    releases = {"metadata": {"name": predictor.get("latestReadyRevision"), **_labels(service)}}
-    return describe_serving(service, Children(revisions=[releases]))
-
-
-def _labels(service: Document) -> Document:
-    return {"labels": service["metadata"].get("labels", {})}
