@@ -15,6 +15,14 @@ from tests.cluster.kube import ADMIN, Kube
 from tests.cluster.proxy import Proxy
 
 _numbers = itertools.count(1)
+_HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Count a test's own time only: the first of them may have to wait until an API server is built."""
+    for item in items:
+        if _HERE in item.path.parents:
+            item.add_marker(pytest.mark.timeout(120, func_only=True))
 
 
 @pytest.fixture(scope="session")

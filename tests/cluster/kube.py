@@ -90,6 +90,7 @@ class Kube:
         for child in reversed(self._children):
             child.send_signal(signal.SIGKILL)
             child.wait()
+        shutil.rmtree(self.folder / "etcd", ignore_errors=True)
 
     @property
     def url(self) -> str:

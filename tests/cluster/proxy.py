@@ -35,6 +35,7 @@ class Fault:
     times: int = 1
     status: int = 0  # answer this instead of asking the API server
     headers: dict[str, str] = field(default_factory=dict)
+    body: str = ""  # what to answer; else a Status object that says `message` and `reason`
     message: str = "the test wants it so"
     reason: str = ""
     before: float = 0.0  # seconds of silence before anything else
@@ -171,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
             "reason": fault.reason,
             "code": fault.status,
         }
-        data = json.dumps(said).encode()
+        data = (fault.body or json.dumps(said)).encode()
         self.send_response(fault.status)
         for name, value in {**fault.headers, "Content-Length": str(len(data))}.items():
             self.send_header(name, value)

@@ -169,6 +169,48 @@ class TestOthers:
         assert errors == []
 
 
+WRITES = [
+    "PATCH .*servingruntimes.*force",
+    "PATCH .*inferenceservices",
+    "PATCH .*servingruntimes.*fieldManager=kdeploy$",
+]
+
+
+class TestBrokenOff:
+    """A command that dies between any two writes is simply run again."""
+
+    @pytest.mark.parametrize("where", WRITES)
+    def test_an_answer_that_is_lost(
+        self, cluster: Cluster, kube: Kube, namespace: str, proxy: Proxy, where: str
+    ) -> None:
+        with proxy.fault(where, lost=True) as fault:
+            cluster.apply(documents(namespace))
+        assert fault.seen == 1
+        self.ends_right(cluster, kube, namespace)
+
+    @pytest.mark.parametrize("where", WRITES)
+    @pytest.mark.parametrize("status", [403, 409, 422])
+    def test_a_refusal(
+        self, cluster: Cluster, kube: Kube, namespace: str, proxy: Proxy, where: str, status: int
+    ) -> None:
+        with (
+            proxy.fault(where, status=status, times=99),
+            pytest.raises(KdeployError, match="the test wants it"),
+        ):
+            cluster.apply(documents(namespace))
+        self.ends_right(cluster, kube, namespace)
+
+    @staticmethod
+    def ends_right(cluster: Cluster, kube: Kube, namespace: str) -> None:
+        sent = documents(namespace)
+        cluster.apply(sent)
+        service = live(kube, namespace)
+        assert agrees(service, sent[1])
+        runtime = live(kube, namespace, "servingruntimes", sent[0]["metadata"]["name"])
+        owners = [owner["uid"] for owner in runtime["metadata"]["ownerReferences"]]
+        assert owners == [service["metadata"]["uid"]]
+
+
 class TestDelete:
     def test_nothing_is_left(self, cluster: Cluster, kube: Kube, namespace: str) -> None:
         if not kube.collects_garbage:

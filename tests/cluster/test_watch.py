@@ -255,21 +255,15 @@ def test_what_cannot_heal_ends_it_at_once(
 
 
 def test_the_last_lines_of_the_log_are_told(
-    cluster: Cluster, waiting: Callable[..., Waiting], play: Play, monkeypatch: pytest.MonkeyPatch
+    waiting: Callable[..., Waiting], play: Play, proxy: Proxy
 ) -> None:
-    asked: list[dict[str, Any]] = []
-
-    def log(self: Any, namespace: str, pod: str, container: str, **how: Any) -> Iterator[str]:
-        asked.append({"container": container, **how})  # there is no kubelet to ask
-        yield "Traceback (most recent call last):"
-        yield "ModuleNotFoundError: No module named 'x'"
-
-    monkeypatch.setattr("deployer.targets.kserve.api.Api.log", log)
-    one = waiting()
-    crash(play)
-    with pytest.raises(RolloutFailedError, match=r"\n  \| ModuleNotFoundError"):
-        one.end()
-    assert asked == [{"container": "kserve-container", "tail": 20, "previous": True}]
+    said = "Traceback (most recent call last):\nModuleNotFoundError: No module named 'x'"
+    where = "/log.*container=kserve-container.*previous=true.*tailLines=20"
+    with proxy.fault(where, status=200, body=said):  # there is no kubelet to ask
+        one = waiting()
+        crash(play)
+        with pytest.raises(RolloutFailedError, match=r"\n  \| Traceback.*\n  \| ModuleNotFoundError"):
+            one.end()
 
 
 class TestNotYet:
@@ -411,6 +405,14 @@ class TestFaults:
             pytest.raises(TargetError, match="user ci may not watch pods"),
         ):
             list(cluster.watch(play.reference, 10))
+
+
+def test_it_ends_in_time_though_ready(cluster: Cluster, play: Play, namespace: str) -> None:
+    cluster.apply(documents(namespace))
+    play.replica_set(A, available=1)
+    play.ready()
+    *_, last = cluster.watch(play.reference, 1)
+    assert last.phase is Phase.READY
 
 
 def test_its_threads_end_with_it(cluster: Cluster, play: Play, namespace: str) -> None:

@@ -27,7 +27,7 @@ class Judge:
     @property
     def in_window(self) -> bool:
         """Whether the service is Ready and only has to stay so."""
-        return self._ready_since is not None
+        return self._ready_since is not None and self.look_again is not None
 
     def look(self, service: Document, children: Children, now: float) -> Status:
         """Return the status as it is to be believed; `look_again` says when time alone may change it."""
@@ -63,7 +63,7 @@ class Judge:
         )
 
     def _believe(self, failure: Failure, service: Document, now: float) -> bool:
-        same = service.get("status", {}).get("modelStatus") == self._before
+        same = _verdict(service.get("status", {}).get("modelStatus")) == _verdict(self._before)
         if failure.certain or self._before is None or not same:
             self._doubt_since = None
             return True
@@ -71,3 +71,9 @@ class Judge:
             self._doubt_since = now
         self.look_again = self._doubt_since + DOUBT
         return now >= self.look_again
+
+
+def _verdict(model_status: Document | None) -> tuple[object, object]:
+    """Return what of a model status says why it failed; the counts beside it may change for any reason."""
+    model_status = model_status or {}
+    return model_status.get("transitionStatus"), model_status.get("lastFailureInfo")

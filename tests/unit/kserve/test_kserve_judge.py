@@ -36,6 +36,7 @@ def test_ready_must_last() -> None:
     assert (judge.in_window, judge.look_again) == (True, 12)
     assert judge.look(service(), children(), 11.9).phase is Phase.PROGRESSING
     assert judge.look(service(), children(), 12).phase is Phase.READY
+    assert not judge.in_window
 
 
 def test_what_is_interrupted_begins_anew() -> None:
@@ -67,7 +68,7 @@ def test_before_kserve_has_looked() -> None:
 
 def test_a_verdict_that_was_there_before_is_doubted() -> None:
     judge = Judge(window=0, before=BLOCKED)
-    old = service(B, ready="False", modelStatus=BLOCKED)
+    old = service(B, ready="False", modelStatus={**BLOCKED, "copies": {"totalCopies": 1}})
     assert judge.look(old, children(), 10).phase is Phase.PROGRESSING
     assert judge.look_again == 10 + DOUBT
     assert judge.look(old, children(), 10 + DOUBT).phase is Phase.FAILED
