@@ -36,7 +36,7 @@ def settings(
     store: str | None = None,
 ) -> Settings:
     """Load the settings; flags for one thing are short for `--set` of its key."""
-    from deployer.config import load_settings
+    from deployer.config import LocalTarget, load_settings
 
     flags: dict[str, str] = {}
     for item in sets or []:
@@ -57,7 +57,9 @@ def settings(
     given = {key: value for key, value in of_target.items() if value is not None}
     if not given:
         return loaded
-    name, _ = target_of(loaded, target)
+    name, chosen = target_of(loaded, target)
+    if isinstance(chosen, LocalTarget):  # which knows its own; KDEPLOY_INGRESS is about another target
+        given.pop("ingress", None)
     flags |= {f"targets.{name}.{key}": value for key, value in given.items()}
     return load_settings(path, environment=os.environ, flags=flags, folder=Path.cwd())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -165,6 +166,30 @@ def test_flags_choose_cluster_and_namespace(kdeploy: Kdeploy, kubeconfig: Path, 
     ended = kdeploy("list", "--context", "nowhere")
     assert (ended.code, "nowhere" in ended.err) == (3, True)
     assert kdeploy("list", "--kubeconfig", "/no/such/file").code == 3
+
+
+def test_an_interrupted_wait_leaves_what_it_applied_and_goes_on_when_run_again(
+    kdeploy: Kdeploy, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("deployer.targets.kserve.watching.Watching.wait", interrupted)
+        assert kdeploy("rollout").code == 130
+    assert [one for one in threading.enumerate() if one.name.startswith("watch ")] == []
+    become_ready(play)
+    assert kdeploy("rollout").code == 0
+
+
+def test_an_ingress_of_another_target_is_none_of_this_ones(
+    kdeploy: Kdeploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KDEPLOY_INGRESS", "http://127.0.0.1:9")
+    on_cluster = kdeploy("predict", "--kserve", "handler.py")
+    assert (on_cluster.code, "there is no service" in on_cluster.err) == (11, True)
+    here = kdeploy("predict", "--kserve", "handler.py", "--set", 'targets={"l": {"kind": "local"}}')
+    assert "supervisor is not running" in here.err
 
 
 def test_the_doctor(kdeploy: Kdeploy) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import ssl
 import tempfile
@@ -56,7 +55,6 @@ def connect(kubeconfig: str | None, context: str | None) -> Connection:
     from kubernetes import config
     from kubernetes.client import Configuration
 
-    logging.getLogger("kubernetes").addHandler(logging.NullHandler())
     configuration = Configuration()
     files = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
     if _in_a_pod(kubeconfig, context, files):
