@@ -384,6 +384,18 @@ class TestFaults:
         play.ready()
         one.end()
 
+    def test_ready_is_not_believed_of_what_is_not_seen(
+        self, waiting: Callable[..., Waiting], play: Play, proxy: Proxy
+    ) -> None:
+        one = waiting(timeout=2)
+        play.replica_set(A, available=1)
+        play.ready()
+        one.until(lambda status: status.reason == "Ready")
+        with proxy.fault("GET", status=503, times=9999):
+            proxy.drop()
+            with pytest.raises(RolloutTimeoutError, match="Unreachable"):
+                one.end()
+
     def test_a_list_that_fails_is_told_and_tried_again(
         self, waiting: Callable[..., Waiting], play: Play, proxy: Proxy
     ) -> None:

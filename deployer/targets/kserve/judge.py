@@ -39,6 +39,7 @@ class Judge:
             return self._believe_ready(status, now)
         self._ready_since = None
         failure = diagnose(described, children)
+        self._doubt_since = self._doubt_since if failure else None
         if failure and self._believe(failure, service, now):
             self.failure = failure
             return msgspec.structs.replace(

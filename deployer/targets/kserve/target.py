@@ -283,9 +283,11 @@ def _labelled(reference: Reference) -> dict[str, str]:
 
 
 def _in_trouble(status: Status, trouble: KdeployError) -> Status:
-    if status.phase in (Phase.READY, Phase.FAILED):
+    """Say what is wrong; what is not seen right now is not believed to be Ready still."""
+    if status.phase is Phase.FAILED:
         return status
-    return msgspec.structs.replace(status, reason="Unreachable", message=trouble.what)
+    phase = Phase.PENDING if status.phase is Phase.PENDING else Phase.PROGRESSING
+    return msgspec.structs.replace(status, phase=phase, reason="Unreachable", message=trouble.what)
 
 
 def _without_scaled(service: Document, live: Document | None) -> Document:

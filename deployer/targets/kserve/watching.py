@@ -48,7 +48,11 @@ class _Broken(Struct):
     error: KdeployError
 
 
-_Message = _Listed | _Changed | _Broken
+class _Opened(Struct):
+    resource: Resource
+
+
+_Message = _Listed | _Changed | _Broken | _Opened
 
 
 def selections(reference: Reference, *, standard: bool) -> dict[Resource, Mapping[str, str]]:
@@ -67,7 +71,7 @@ class Watching:
     """The live copy, for as long as the `with` lasts. Its threads hold no lock and end with it."""
 
     def __init__(self, api: Api, reference: Reference, *, standard: bool) -> None:
-        self.trouble: KdeployError | None = None
+        self._troubles: dict[Resource, KdeployError] = {}
         self._reference = reference
         self._messages: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         chosen = selections(reference, standard=standard)
@@ -112,6 +116,11 @@ class Watching:
             pods=pods, events=events, revisions=revisions, deployments=deployments, replica_sets=replica_sets
         )
 
+    @property
+    def trouble(self) -> KdeployError | None:
+        """What keeps a part of it from being seen right now."""
+        return next(iter(self._troubles.values()), None)
+
     def wait(self, seconds: float) -> bool:
         """Wait for a change and take in all that there are; False after `seconds` without one.
 
@@ -130,12 +139,14 @@ class Watching:
         if isinstance(message, _Broken):
             if not message.error.retryable:
                 raise message.error
-            self.trouble = message.error
+            self._troubles[message.resource] = message.error
             return
-        self.trouble = None
+        self._troubles.pop(message.resource, None)
         if isinstance(message, _Listed):
             self._unlisted.discard(message.resource)
             self._known[message.resource] = {_uid(d): d for d in message.documents if self._concerns(d)}
+        elif isinstance(message, _Opened):
+            return
         elif message.deleted:
             self._known[message.resource].pop(_uid(message.document), None)
         elif self._concerns(message.document):
@@ -210,6 +221,7 @@ class _Follower(threading.Thread):
             if self._stopping.is_set():
                 self._response.close()
                 return
+            self._messages.put(_Opened(self._resource))
             for kind, document in self._api.read_watch(self._response):
                 self._version = document["metadata"]["resourceVersion"]
                 if kind != "BOOKMARK":
