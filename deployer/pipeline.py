@@ -7,7 +7,6 @@ a command that died is simply run again.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from msgspec import Struct
 
@@ -16,6 +15,7 @@ from deployer.config import Settings
 from deployer.errors import ArchiveError, ConfigError, NotFoundError
 from deployer.events import Applied, Archiving, Emit, Progressed, Pushed, StatusChanged, Unchanged, Warned
 from deployer.manifest import render, render_secret
+from deployer.ownership import agrees
 from deployer.release import Release, Traffic, check_release_id, plan_release
 from deployer.rollout import watch_rollout
 from deployer.store import ModelStore, Stored
@@ -191,11 +191,7 @@ class Pipeline:
         if live is None or read_status(live).phase is not Phase.READY:
             return False
         wanted = next(document for document in documents if document["kind"] == "InferenceService")
-        return _wanted(live) == _wanted(wanted)
-
-
-def _wanted(document: Document) -> tuple[Any, Any]:
-    return document.get("metadata", {}).get("labels"), document.get("spec")
+        return agrees(live, wanted)
 
 
 def export_archive(settings: Settings, folder: Path, emit: Emit, *, force: bool, strict: bool) -> Path:

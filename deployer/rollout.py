@@ -42,8 +42,9 @@ def watch_rollout(target: Target, reference: Reference, release_id: str, timeout
 def _failed(status: Status, release_id: str) -> RolloutFailedError:
     serving = next((share.release for share in status.traffic if share.percent), None)
     stays = f"; {serving} goes on serving" if serving else ""
+    log = "".join(f"\n  | {line}" for line in status.log)
     return RolloutFailedError(
-        f"release {release_id} cannot serve{_because(status)}{stays}",
+        f"release {release_id} cannot serve{_because(status)}{stays}{log}",
         where=str(status.reference),
         hint="`kdeploy logs` shows more; mend the cause and run `kdeploy rollout` again",
     )

@@ -56,6 +56,7 @@ class Status(Struct, frozen=True, kw_only=True):
     url: str | None = None
     revision: str | None = None
     traffic: tuple[Share, ...] = ()
+    log: tuple[str, ...] = ()  # the last lines of what failed
 
 
 class Endpoint(Struct, frozen=True):
@@ -133,6 +134,10 @@ def read_status(document: Document) -> Status:
         for share in predictor.get("traffic", [])
     )
     phase, reason, message = _phase(status, ready)
+    others = [share for share in shares if share.latest and share.release not in (None, release)]
+    if phase is Phase.READY and others:
+        phase, reason = Phase.PROGRESSING, "RevisionNotReady"
+        message = f"{others[0].revision} of release {others[0].release} is the newest that is ready"
     return Status(
         reference=Reference(metadata.get("namespace", "default"), metadata.get("name", "")),
         release=release,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,13 @@ import typer
 from deployer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from deployer.config import LocalTarget, Settings
+    from deployer.config import Settings, TargetConfig
     from deployer.events import Emit
     from deployer.pipeline import Pipeline
-    from deployer.target import Reference
+    from deployer.target import Document, Reference, Target
+    from deployer.targets.kserve.doctor import Finding as ClusterFinding
     from deployer.targets.local import OneNode
-    from deployer.targets.local.doctor import Finding
+    from deployer.targets.local.doctor import Finding as LocalFinding
 
 
 def settings(
@@ -27,6 +29,10 @@ def settings(
     sets: list[str] | None = None,
     target: str | None = None,
     namespace: str | None = None,
+    context: str | None = None,
+    kubeconfig: str | None = None,
+    wait_window: str | None = None,
+    ingress: str | None = None,
     store: str | None = None,
     search: bool = True,
 ) -> Settings:
@@ -34,7 +40,7 @@ def settings(
 
     Without `search` no kdeploy.toml is looked for where `path` names none.
     """
-    from deployer.config import find_file, load_settings
+    from deployer.config import LocalTarget, find_file, load_settings
 
     flags: dict[str, str] = {}
     for item in sets or []:
@@ -46,13 +52,24 @@ def settings(
         flags["store.uri"] = store
     path = path or (find_file(Path.cwd()) if search else None)
     loaded = load_settings(path, environment=os.environ, flags=flags, folder=Path.cwd())
-    if namespace is None:
+    of_target = {
+        "namespace": namespace,
+        "context": context,
+        "kubeconfig": kubeconfig,
+        "ingress": ingress,
+        "wait-window": None if wait_window is None else f"{duration(wait_window):g}",
+    }
+    given = {key: value for key, value in of_target.items() if value is not None}
+    if not given:
         return loaded
-    flags[f"targets.{target_of(loaded, target)[0]}.namespace"] = namespace
+    name, chosen = target_of(loaded, target)
+    if isinstance(chosen, LocalTarget):  # which knows its own; KDEPLOY_INGRESS is about another target
+        given.pop("ingress", None)
+    flags |= {f"targets.{name}.{key}": value for key, value in given.items()}
     return load_settings(path, environment=os.environ, flags=flags, folder=Path.cwd())
 
 
-def target_of(loaded: Settings, name: str | None) -> tuple[str, LocalTarget]:
+def target_of(loaded: Settings, name: str | None) -> tuple[str, TargetConfig]:
     """Return the name and config of the target that was asked for, or of the only one."""
     targets = loaded.config.targets
     name = name or os.environ.get("KDEPLOY_TARGET")
@@ -69,11 +86,34 @@ def target_of(loaded: Settings, name: str | None) -> tuple[str, LocalTarget]:
     return name, targets[name]
 
 
-def open_target(loaded: Settings, name: str | None = None) -> OneNode:
-    """Open a target. Starts nothing."""
-    from deployer.targets.local import OneNode
+def open_target(
+    loaded: Settings, name: str | None = None, *, force_conflicts: bool = False, dry_run: bool = False
+) -> Target:
+    """Open a target. Starts nothing, asks nothing."""
+    from deployer.config import KServeTarget
 
     _, config = target_of(loaded, name)
+    if isinstance(config, KServeTarget):
+        from deployer.targets.kserve import Cluster
+
+        return Cluster(config, force_conflicts=force_conflicts, dry_run=dry_run)
+    if dry_run:
+        raise ConfigError(
+            "one node has no dry run of its own", where="--dry-run", hint="use --dry-run client"
+        )
+    return open_local(loaded, name)
+
+
+def open_local(loaded: Settings, name: str | None = None) -> OneNode:
+    """Open a target that is this machine. Starts nothing."""
+    from deployer.config import LocalTarget
+    from deployer.targets.local import OneNode
+
+    name, config = target_of(loaded, name)
+    if not isinstance(config, LocalTarget):
+        raise ConfigError(
+            "this works on this machine alone", where=f"targets.{name}", hint='--target one of kind = "local"'
+        )
     return OneNode(
         state=loaded.root / config.state,
         namespace=config.namespace,
@@ -82,38 +122,72 @@ def open_target(loaded: Settings, name: str | None = None) -> OneNode:
     )
 
 
-def pipeline(loaded: Settings, *, target: str | None = None, emit: Emit, strict: bool = False) -> Pipeline:
+def pipeline(
+    loaded: Settings,
+    *,
+    target: str | None = None,
+    emit: Emit,
+    strict: bool = False,
+    force_conflicts: bool = False,
+    dry_run: bool = False,
+) -> Pipeline:
     """Put a project's pipeline together."""
     from deployer.pipeline import Pipeline
     from deployer.store import open_store
 
     store = open_store(loaded.config.store, loaded.root)
-    return Pipeline(loaded, store, open_target(loaded, target), emit, strict=strict)
+    place = open_target(loaded, target, force_conflicts=force_conflicts, dry_run=dry_run)
+    return Pipeline(loaded, store, place, emit, strict=strict)
 
 
-def reference(loaded: Settings, target: OneNode, name: str | None = None) -> Reference:
+def reference(loaded: Settings, target: Target, name: str | None = None) -> Reference:
     """Name this project's service, or another one in the target's namespace."""
     from deployer.target import Reference
 
     return Reference(target.namespace, name or loaded.config.model.name)
 
 
-def examine(path: Path | None, *, sets: list[str] | None, target: str | None) -> list[Finding]:
-    """Run the checks of a target on this machine; without a kdeploy.toml, those of the defaults."""
-    from deployer.config import LocalTarget, find_file
+def examine(
+    path: Path | None,
+    *,
+    sets: list[str] | None,
+    target: str | None,
+    context: str | None = None,
+    kubeconfig: str | None = None,
+) -> Sequence[LocalFinding | ClusterFinding]:
+    """Run the checks of a target; without a kdeploy.toml, those of this machine as a target."""
+    from deployer.config import KServeTarget, LocalTarget, find_file
     from deployer.targets.local.doctor import checks
 
     root, config, gpus = Path.cwd(), LocalTarget(), 0
     if path or sets or find_file(Path.cwd()):
-        loaded = settings(path, sets=sets, target=target)
-        root, config = loaded.root, target_of(loaded, target)[1]
+        loaded = settings(path, sets=sets, target=target, context=context, kubeconfig=kubeconfig)
         gpus = loaded.config.serving.gpu
+        _, chosen = target_of(loaded, target)
+        if isinstance(chosen, KServeTarget):
+            from deployer.targets.kserve import Cluster
+
+            return Cluster(chosen).examine(loaded.config.model.name, gpu=gpus)
+        root, config = loaded.root, chosen
     return checks(
         state=root / config.state,
         ingress_host=config.ingress_host,
         ingress_port=config.ingress_port,
         gpus=gpus,
     )
+
+
+def role(loaded: Settings, target: str | None) -> list[Document]:
+    """Render the Role that a cluster's account needs. Raises ConfigError for a target that has none."""
+    from deployer.config import KServeTarget
+    from deployer.targets.kserve import Cluster
+
+    name, config = target_of(loaded, target)
+    if not isinstance(config, KServeTarget):
+        raise ConfigError(
+            "only a cluster has accounts", where=f"targets.{name}", hint='--target one of kind = "kserve"'
+        )
+    return Cluster(config).role()
 
 
 def headers(given: list[str]) -> dict[str, str]:

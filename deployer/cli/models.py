@@ -39,7 +39,7 @@ def _models(
     from deployer.predict import Models
 
     loaded = deps.settings(config, sets=sets, target=target, namespace=namespace)
-    place = deps.open_target(loaded, target)
+    place = deps.open_local(loaded, target)
     with contextlib.closing(Models(place.management(deps.reference(loaded, place, service)))) as models:
         yield models
 

@@ -18,6 +18,13 @@ class Output(str, enum.Enum):
     NAME = "name"
 
 
+class DryRun(str, enum.Enum):
+    """Who is asked what would happen: nobody, or the cluster with all its checks."""
+
+    CLIENT = "client"
+    SERVER = "server"
+
+
 class Protocol(str, enum.Enum):
     """How a prediction is asked for."""
 
@@ -39,6 +46,17 @@ TargetName = Annotated[
 Namespace = Annotated[
     str | None,
     typer.Option("--namespace", "-n", help="The namespace, instead of the target's.", show_default=False),
+]
+Context = Annotated[
+    str | None,
+    typer.Option("--context", help="The kubeconfig's context, instead of the target's.", show_default=False),
+]
+Kubeconfig = Annotated[
+    str | None,
+    typer.Option("--kubeconfig", help="The kubeconfig, instead of the target's.", show_default=False),
+]
+ForceConflicts = Annotated[
+    bool, typer.Option("--force-conflicts", help="On a cluster: take over fields that others hold.")
 ]
 StoreUri = Annotated[
     str | None, typer.Option("--store", help="The model store, instead of store.uri.", show_default=False)

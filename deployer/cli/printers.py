@@ -13,7 +13,8 @@ if TYPE_CHECKING:  # `kdeploy --help` comes through here and prints none of thes
     from deployer.events import Event, Pushed
     from deployer.predict import Failure, Prediction
     from deployer.target import Document, Status
-    from deployer.targets.local.doctor import Finding
+    from deployer.targets.kserve.doctor import Finding as ClusterFinding
+    from deployer.targets.local.doctor import Finding as LocalFinding
     from deployer.targets.local.protocol import Info, RevisionInfo
 
 
@@ -80,7 +81,9 @@ def _words(status: Status) -> str:
 
 
 def _shares(status: Status) -> str:
-    return ", ".join(f"{share.percent} % {share.release}" for share in status.traffic if share.percent)
+    return ", ".join(
+        f"{share.percent} % {share.release or share.revision}" for share in status.traffic if share.percent
+    )
 
 
 def size_text(size: int) -> str:
@@ -220,7 +223,7 @@ def _state(revision: RevisionInfo) -> str:
     return "ready" if revision.ready else f"not ready: {revision.reason}"
 
 
-def print_findings(findings: list[Finding], output: Output) -> None:
+def print_findings(findings: Sequence[LocalFinding | ClusterFinding], output: Output) -> None:
     """Print what the doctor found; raise DoctorError where something would fail."""
     from deployer.errors import DoctorError
 

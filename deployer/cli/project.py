@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from deployer.cli import deps, printers
-from deployer.cli.options import ConfigFile, Output, OutputFormat, Sets, TargetName
+from deployer.cli.options import ConfigFile, Context, Kubeconfig, Output, OutputFormat, Sets, TargetName
 
 
 def init(
@@ -47,9 +47,11 @@ def config(
 def doctor(
     config: ConfigFile = None,
     target: TargetName = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
     sets: Sets = None,
     output: OutputFormat = Output.TABLE,
 ) -> None:
-    """Check what a target needs on this machine, and say how to mend what is missing."""
-    findings = deps.examine(config, sets=sets, target=target)
+    """Check what a target needs, on this machine or on its cluster, and say how to mend what is missing."""
+    findings = deps.examine(config, sets=sets, target=target, context=context, kubeconfig=kubeconfig)
     printers.print_findings(findings, output)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,8 @@ from deployer.cli import deps, printers
 from deployer.cli.options import (
     Canary,
     ConfigFile,
+    Context,
+    Kubeconfig,
     Namespace,
     Output,
     OutputFormat,
@@ -22,6 +24,10 @@ from deployer.cli.options import (
     TargetName,
     Yes,
 )
+
+if TYPE_CHECKING:
+    from deployer.config import Settings
+    from deployer.target import Document
 
 
 def push(
@@ -95,6 +101,8 @@ def plan(
     config: ConfigFile = None,
     target: TargetName = None,
     namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
     store: StoreUri = None,
     sets: Sets = None,
     canary: Canary = None,
@@ -104,7 +112,15 @@ def plan(
     """Say what a rollout would do, and do none of it."""
     from deployer.release import Traffic
 
-    loaded = deps.settings(config, sets=sets, target=target, namespace=namespace, store=store)
+    loaded = deps.settings(
+        config,
+        sets=sets,
+        target=target,
+        namespace=namespace,
+        context=context,
+        kubeconfig=kubeconfig,
+        store=store,
+    )
     pipe = deps.pipeline(loaded, target=target, emit=printers.Viewer(), strict=strict)
     plan = pipe.plan(Traffic(100 if canary is None else canary))
     release = plan.release
@@ -127,16 +143,35 @@ def render(
     config: ConfigFile = None,
     target: TargetName = None,
     namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
     store: StoreUri = None,
     sets: Sets = None,
     release: ReleaseId = None,
     canary: Canary = None,
+    rbac: Annotated[
+        bool, typer.Option("--rbac", help="Instead, the account and Role that a CI job needs on the cluster.")
+    ] = False,
     output: OutputFormat = Output.YAML,
 ) -> None:
     """Print the documents that a rollout would apply, for GitOps; writes nothing."""
+    loaded = deps.settings(
+        config,
+        sets=sets,
+        target=target,
+        namespace=namespace,
+        context=context,
+        kubeconfig=kubeconfig,
+        store=store,
+    )
+    documents = deps.role(loaded, target) if rbac else _render(loaded, target, release, canary)
+    rows = [(d["kind"], d["metadata"]["name"]) for d in documents]
+    printers.print_rows(output, ["kind", "name"], rows, documents, [f"{k}/{n}" for k, n in rows])
+
+
+def _render(loaded: Settings, target: str | None, release: str | None, canary: int | None) -> list[Document]:
     from deployer.release import Traffic
 
-    loaded = deps.settings(config, sets=sets, target=target, namespace=namespace, store=store)
     pipe = deps.pipeline(loaded, target=target, emit=printers.Viewer())
     traffic = Traffic(100 if canary is None else canary)
     documents = pipe.render(pipe.find(release), traffic) if release else pipe.plan(traffic).documents
@@ -146,8 +181,7 @@ def render(
             "`kdeploy rollout` applies it",
             err=True,
         )
-    rows = [(d["kind"], d["metadata"]["name"]) for d in documents]
-    printers.print_rows(output, ["kind", "name"], rows, documents, [f"{k}/{n}" for k, n in rows])
+    return documents
 
 
 def releases(

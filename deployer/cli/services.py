@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,10 @@ from deployer.cli import deps, printers
 from deployer.cli.options import (
     Canary,
     ConfigFile,
+    Context,
+    DryRun,
+    ForceConflicts,
+    Kubeconfig,
     Namespace,
     Output,
     OutputFormat,
@@ -24,17 +28,30 @@ from deployer.cli.options import (
     Yes,
 )
 
+if TYPE_CHECKING:
+    from deployer.pipeline import Pipeline
+    from deployer.release import Traffic
+
 
 def rollout(
     config: ConfigFile = None,
     target: TargetName = None,
     namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
     store: StoreUri = None,
     sets: Sets = None,
     release: ReleaseId = None,
     canary: Canary = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it serves.")] = True,
     timeout: Annotated[str, typer.Option("--timeout", help="How long to wait: 90s, 5m, 1h.")] = "5m",
+    wait_window: Annotated[
+        str | None, typer.Option("--wait-window", help="On a cluster: how long Ready must last. [2s]")
+    ] = None,
+    force_conflicts: ForceConflicts = False,
+    dry_run: Annotated[
+        DryRun | None, typer.Option("--dry-run", help="Only say what would be applied; change nothing.")
+    ] = None,
     strict: Strict = False,
     output: OutputFormat = Output.NAME,
 ) -> None:
@@ -42,10 +59,39 @@ def rollout(
     from deployer.release import Traffic
 
     seconds = deps.duration(timeout) if wait else None
-    loaded = deps.settings(config, sets=sets, target=target, namespace=namespace, store=store)
-    pipe = deps.pipeline(loaded, target=target, emit=printers.Viewer(), strict=strict)
-    done = pipe.rollout(release, Traffic(100 if canary is None else canary), timeout=seconds)
+    loaded = deps.settings(
+        config,
+        sets=sets,
+        target=target,
+        namespace=namespace,
+        context=context,
+        kubeconfig=kubeconfig,
+        wait_window=wait_window,
+        store=store,
+    )
+    pipe = deps.pipeline(
+        loaded,
+        target=target,
+        emit=printers.Viewer(),
+        strict=strict,
+        force_conflicts=force_conflicts,
+        dry_run=dry_run is DryRun.SERVER,
+    )
+    traffic = Traffic(100 if canary is None else canary)
+    if dry_run:
+        _try(pipe, release, traffic, on_target=dry_run is DryRun.SERVER, output=output)
+        return
+    done = pipe.rollout(release, traffic, timeout=seconds)
     printers.print_rows(output, ["release"], [[done.id]], pipe.status(), [done.id])
+
+
+def _try(pipe: Pipeline, release: str | None, traffic: Traffic, *, on_target: bool, output: Output) -> None:
+    """Decide everything, and let a target that was opened to change nothing check it."""
+    documents = pipe.render(pipe.find(release), traffic) if release else pipe.plan(traffic).documents
+    if on_target:
+        pipe.target.apply(documents)
+    rows = [(d["kind"], d["metadata"]["name"]) for d in documents]
+    printers.print_rows(output, ["kind", "name"], rows, documents, [f"{k}/{n}" for k, n in rows])
 
 
 def predict(
@@ -53,10 +99,21 @@ def predict(
     config: ConfigFile = None,
     target: TargetName = None,
     namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
     sets: Sets = None,
     kserve: Annotated[
         bool, typer.Option("--kserve", help="Ask through the ingress, as V1, with the Host header.")
     ] = False,
+    ingress: Annotated[
+        str | None,
+        typer.Option(
+            "--ingress",
+            envvar="KDEPLOY_INGRESS",
+            metavar="URL",
+            help="On a cluster: the ingress's address; else it is found out.",
+        ),
+    ] = None,
     protocol: Annotated[
         Protocol | None, typer.Option("--protocol", help="How to ask; else v1 with --kserve, plain without.")
     ] = None,
@@ -75,7 +132,15 @@ def predict(
     """Ask the model about images: TorchServe itself, or with --kserve through the ingress."""
     from deployer.predict import predict_files
 
-    loaded = deps.settings(config, sets=sets, target=target, namespace=namespace)
+    loaded = deps.settings(
+        config,
+        sets=sets,
+        target=target,
+        namespace=namespace,
+        context=context,
+        kubeconfig=kubeconfig,
+        ingress=ingress if kserve else None,
+    )
     place = deps.open_target(loaded, target)
     reference = deps.reference(loaded, place)
     answers = predict_files(
@@ -96,11 +161,15 @@ def status(
     config: ConfigFile = None,
     target: TargetName = None,
     namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
     sets: Sets = None,
     output: OutputFormat = Output.TABLE,
 ) -> None:
     """Show what a service serves and how it is."""
-    loaded = deps.settings(config, sets=sets, target=target, namespace=namespace)
+    loaded = deps.settings(
+        config, sets=sets, target=target, namespace=namespace, context=context, kubeconfig=kubeconfig
+    )
     document = deps.pipeline(loaded, target=target, emit=printers.Viewer()).status(name)
     printers.print_status(document, output)
 
@@ -109,12 +178,16 @@ def list_services(
     config: ConfigFile = None,
     target: TargetName = None,
     namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
     everywhere: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Of every namespace.")] = False,
     sets: Sets = None,
     output: OutputFormat = Output.TABLE,
 ) -> None:
     """List the services of a target."""
-    loaded = deps.settings(config, sets=sets, target=target, namespace=namespace)
+    loaded = deps.settings(
+        config, sets=sets, target=target, namespace=namespace, context=context, kubeconfig=kubeconfig
+    )
     place = deps.open_target(loaded, target)
     printers.print_services(place.list(None if everywhere else place.namespace), output)
 
@@ -125,10 +198,14 @@ def logs(
     config: ConfigFile = None,
     target: TargetName = None,
     namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
     sets: Sets = None,
 ) -> None:
     """Print the logs of what serves, and of what fails to."""
-    loaded = deps.settings(config, sets=sets, target=target, namespace=namespace)
+    loaded = deps.settings(
+        config, sets=sets, target=target, namespace=namespace, context=context, kubeconfig=kubeconfig
+    )
     place = deps.open_target(loaded, target)
     for line in place.logs(deps.reference(loaded, place, name), follow=follow):
         typer.echo(line)
@@ -139,11 +216,15 @@ def delete(
     config: ConfigFile = None,
     target: TargetName = None,
     namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
     sets: Sets = None,
     yes: Yes = False,
 ) -> None:
     """Take a service away; its releases stay in the model store."""
-    loaded = deps.settings(config, sets=sets, target=target, namespace=namespace)
+    loaded = deps.settings(
+        config, sets=sets, target=target, namespace=namespace, context=context, kubeconfig=kubeconfig
+    )
     place = deps.open_target(loaded, target)
     reference = deps.reference(loaded, place, name)
     if not yes:

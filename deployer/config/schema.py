@@ -11,8 +11,10 @@ NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$(?!\n)"
 NAME_MAX = 47  # Knative's prev-NAME-predictor and KServe's label isvc.NAME-predictor stay within 63
 
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, max_length=NAME_MAX)]
+Namespace = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$(?!\n)", max_length=63)]
 Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$(?!\n)", max_length=50)]
 Quantity = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$(?!\n)")]
+Url = Annotated[str, Meta(pattern=r"^https?://[^\s/]+")]
 Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
 Endpoint = Annotated[str, Meta(pattern=r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$(?!\n)")]
@@ -137,6 +139,35 @@ class LocalTarget(
     )
 
 
+class KServeTarget(
+    Struct,
+    frozen=True,
+    kw_only=True,
+    rename="kebab",
+    forbid_unknown_fields=True,
+    tag="kserve",
+    tag_field="kind",
+):
+    """`[targets.NAME]` with `kind = "kserve"`: a namespace of a Kubernetes cluster with KServe."""
+
+    namespace: Annotated[Namespace | None, Meta(description="The namespace; else the context's own.")] = None
+    context: Annotated[str | None, Meta(description="The context; else kubeconfig's current one.")] = None
+    kubeconfig: Annotated[
+        str | None, Meta(description="The kubeconfig; else KUBECONFIG, ~/.kube/config, or the pod's own.")
+    ] = None
+    deployment_mode: Annotated[
+        Literal["Knative", "Standard"] | None,
+        Meta(description="KServe's deployment mode; else the one that the cluster is set to."),
+    ] = None
+    ingress: Annotated[
+        Url | None, Meta(description="The ingress's address, as http://ADDRESS; else it is found out.")
+    ] = None
+    wait_window: Annotated[
+        float, Meta(ge=0, le=600, description="Seconds that Ready must last until it is believed.")
+    ] = 2.0
+
+
+TargetConfig = LocalTarget | KServeTarget
 TorchServeValue = str | int | float | bool
 
 
@@ -146,7 +177,7 @@ class Config(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_f
     model: Model
     serving: Serving = field(default_factory=Serving)
     store: Store = field(default_factory=Store)
-    targets: Annotated[dict[str, LocalTarget], Meta(description="Where releases are served, by name.")] = (
+    targets: Annotated[dict[str, TargetConfig], Meta(description="Where releases are served, by name.")] = (
         field(default_factory=lambda: {"local": LocalTarget()})
     )
     torchserve: Annotated[

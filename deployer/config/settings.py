@@ -13,7 +13,7 @@ from typing import Any, get_origin
 import msgspec
 from msgspec import Struct
 
-from deployer.config.schema import NAME_PATTERN, Config, LocalTarget, Store, TorchServeValue
+from deployer.config.schema import NAME_PATTERN, Config, KServeTarget, LocalTarget, Store, TorchServeValue
 from deployer.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -35,7 +35,7 @@ _HINTS = {
     "model.name": "lower-case letters, digits and -, a letter first, at most 47 characters",
     "model.version": 'text of letters, digits, ".", "_" and "-", in quotes: version = "1.0"',
     "store.endpoint": "http:// or https://, a host, perhaps a port; credentials are never part of it",
-    "targets.kind": 'the kinds of target: "local"',
+    "targets.kind": 'the kinds of target: "local", "kserve"',
 }
 
 
@@ -136,7 +136,12 @@ def _refuse_unknown(data: Mapping[str, Any], struct: type[Struct], prefix: str, 
         elif (prefix, key) == ("", "targets") and isinstance(value, dict):
             for name, target in value.items():
                 if isinstance(target, dict):
-                    _refuse_unknown(target, LocalTarget, f"targets.{name}.", where)
+                    _refuse_unknown(target, _target_of(target), f"targets.{name}.", where)
+
+
+def _target_of(target: Mapping[str, Any]) -> type[Struct]:
+    """Return the schema of a target by its kind; the local one's while that is not known."""
+    return KServeTarget if target.get("kind") == KServeTarget.__struct_config__.tag else LocalTarget
 
 
 def _nearest(key: str, prefix: str, known: Mapping[str, Any]) -> str:
@@ -170,10 +175,9 @@ def _from_environment(
     """
     names = {_variable(key): key for key in KEYS}
     targets = data.get("targets")
-    for target in ("local", *(targets if isinstance(targets, dict) else ())):
-        names |= {
-            _variable(f"targets.{target}.{key}"): f"targets.{target}.{key}" for key in _fields(LocalTarget)
-        }
+    for target, table in {"local": {}, **(targets if isinstance(targets, dict) else {})}.items():
+        fields = _fields(_target_of(table if isinstance(table, dict) else {}))
+        names |= {_variable(f"targets.{target}.{key}"): f"targets.{target}.{key}" for key in fields}
     tables = tuple(_variable(table) + "_" for table in _fields(Config))
     for name, text in sorted(environment.items()):
         if name in names:
@@ -195,16 +199,29 @@ def _variable(key: str) -> str:
 
 def _set(data: dict[str, Any], key: str, text: str, source: str) -> None:
     """Set a dotted key from text, as the type that the schema wants there."""
-    _refuse_unknown(_nested(key, None), Config, "", source)
     *tables, last = key.split(".")
+    if tables[:1] != ["targets"]:
+        _refuse_unknown(_nested(key, None), Config, "", source)
     table = data
     for name in tables:
         table = table.setdefault(name, {})
         if not isinstance(table, dict):
             raise ConfigError(f"{name} is no table", where=source)
     if len(tables) == 2 and tables[0] == "targets":
-        table.setdefault("kind", "local")
-    table[last] = _parse(text, _leaf_type(tables, last), source)
+        _set_of_target(table, ".".join(tables), last, text, source)
+    else:
+        table[last] = _parse(text, _leaf_type(tables, last), source)
+
+
+def _set_of_target(target: dict[str, Any], prefix: str, last: str, text: str, source: str) -> None:
+    """Set a key of a target, whose kind says which keys it has; a new one is local unless told."""
+    if last == "kind":
+        target[last] = text
+        return
+    target.setdefault("kind", "local")
+    kind = _target_of(target)
+    _refuse_unknown({last: None}, kind, f"{prefix}.", source)
+    target[last] = _parse(text, _fields(kind)[last], source)
 
 
 def _leaf_type(tables: list[str], last: str) -> Any:
@@ -212,9 +229,9 @@ def _leaf_type(tables: list[str], last: str) -> Any:
         return TorchServeValue
     if tables == ["serving", "env"]:
         return str
-    struct: type[Struct] = LocalTarget if tables[:1] == ["targets"] and len(tables) == 2 else Config
-    for name in tables if struct is Config else []:
-        struct = _struct_of(_fields(struct)[name]) or Config
+    struct: type[Struct] = Config
+    for name in tables:
+        struct = _struct_of(_fields(struct).get(name)) or Config
     return _fields(struct).get(last, Any)
 
 

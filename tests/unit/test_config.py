@@ -11,7 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployer.config import Config, LocalTarget, Settings, find_file, json_schema, load_settings, read_file
+from deployer.config import (
+    Config,
+    KServeTarget,
+    LocalTarget,
+    Settings,
+    find_file,
+    json_schema,
+    load_settings,
+    read_file,
+)
 from deployer.config.settings import KEYS
 from deployer.errors import ConfigError, KdeployError
 
@@ -93,6 +102,25 @@ class TestFold:
     def test_a_target_is_made_by_flags_alone(self, tmp_path: Path) -> None:
         settings = load(tmp_path, flags={"targets.other.namespace": "team"})
         assert settings.config.targets == {"other": LocalTarget(namespace="team")}
+
+    def test_a_target_has_the_keys_of_its_kind(self, tmp_path: Path) -> None:
+        text = MINIMAL + '[targets.prod]\nkind = "kserve"\ncontext = "eu"\n'
+        environment = {"KDEPLOY_TARGETS_PROD_NAMESPACE": "team"}
+        settings = load(tmp_path, text, environment=environment, flags={"targets.prod.wait-window": "0.5"})
+        wanted = KServeTarget(context="eu", namespace="team", wait_window=0.5)
+        assert settings.config.targets == {"prod": wanted}
+        with pytest.raises(ConfigError, match=r"unknown key targets\.prod\.ingress-port"):
+            load(tmp_path, text, flags={"targets.prod.ingress-port": "1"})
+        with pytest.raises(ConfigError, match=r"unknown key targets\.prod\.state"):
+            load(tmp_path, text + 'state = "x"\n')
+
+    def test_a_cluster_is_made_by_flags_alone(self, tmp_path: Path) -> None:
+        flags = {"targets.prod.kind": "kserve", "targets.prod.context": "eu"}
+        assert load(tmp_path, flags=flags).config.targets == {"prod": KServeTarget(context="eu")}
+
+    def test_nothing_is_deeper_than_a_targets_key(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="unknown field"):
+            load(tmp_path, flags={"targets.prod.kind": "kserve", "targets.prod.a.b": "1"})
 
     def test_entries_that_users_name_are_set_by_flags(self, tmp_path: Path) -> None:
         flags = {"torchserve.job_queue_size": "7", "torchserve.async_logging": "True", "serving.env.N": "1"}
@@ -304,7 +332,8 @@ class TestSchema:
             line.lstrip("# ").split(" =")[0] for line in REFERENCE.read_text().splitlines() if " = " in line
         }
         wanted = {key.rsplit(".", 1)[-1] for key in KEYS} - {"targets", "torchserve", "env"}
-        wanted |= {field.encode_name for field in msgspec.structs.fields(LocalTarget)}
+        for kind in (LocalTarget, KServeTarget):
+            wanted |= {field.encode_name for field in msgspec.structs.fields(kind)}
         assert wanted <= shown
 
     def test_the_reference_file_shows_the_defaults(self) -> None:
@@ -314,7 +343,7 @@ class TestSchema:
             minimal.serving, env=settings.config.serving.env
         )
         assert settings.config.store == minimal.store
-        assert settings.config.targets == minimal.targets
+        assert settings.config.targets["local"] == minimal.targets["local"]
 
     def test_every_key_is_described(self) -> None:
         for table in json_schema()["$defs"].values():

@@ -1,0 +1,5 @@
+"""The KServe target: a namespace of a Kubernetes cluster, through the Kubernetes API alone."""
+
+from deployer.targets.kserve.target import Cluster
+
+__all__ = ["Cluster"]

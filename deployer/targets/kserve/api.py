@@ -1,0 +1,290 @@
+"""A small client of the Kubernetes API: plain documents in and out, our errors, bounded patience.
+
+Whatever may be asked twice is asked again when the network or the API server fails for a moment, as
+long as `Retry-After` says if it says so. What is created is not, unless it certainly did not arrive.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+import urllib3
+
+from deployer.errors import KdeployError, NotFoundError
+from deployer.ownership import FIELD_MANAGER
+from deployer.target import Document
+from deployer.targets.kserve import refusals
+from deployer.targets.kserve.connection import Connection
+from deployer.targets.kserve.resources import Resource
+
+PAGE = 500  # objects in one answer of a list
+ATTEMPTS = 5
+PATIENCE = 30.0  # seconds: a Retry-After beyond this is for people to wait, not for a command
+
+_AGAIN = (429, 500, 502, 503, 504)
+_WATCH_SECONDS = 60  # a watch is closed and gone on with after this, so that a dead one is found out
+_JSON = "application/json"
+_APPLY = "application/apply-patch+yaml"  # JSON is YAML
+_MERGE = "application/merge-patch+json"
+
+
+class Api:
+    """One cluster's API, asked in the name of the connection's user."""
+
+    def __init__(self, connection: Connection, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._connection = connection
+        self._sleep = sleep
+
+    def get(self, resource: Resource, namespace: str | None, name: str) -> Document | None:
+        """Return an object, or None where there is none; TargetError where the kind is unknown."""
+        try:
+            found: Document = self._ask("GET", resource, namespace, name)
+        except NotFoundError:
+            return None
+        return found
+
+    def list(
+        self, resource: Resource, namespace: str | None, selector: Mapping[str, str] | None = None
+    ) -> tuple[list[Document], str]:
+        """Return the objects that a selector matches, and the version to watch on from; in pages."""
+        found: list[Document] = []
+        query = {"limit": str(PAGE), **(selector or {})}
+        while True:
+            try:
+                page = self._ask("GET", resource, namespace, query=query)
+            except refusals.GoneError:  # the rest of a slow list is forgotten: once more, in one piece
+                found.clear()
+                query = dict(selector or {})
+                continue
+            found += ({"apiVersion": resource.api_version, "kind": resource.kind, **i} for i in page["items"])
+            token = page["metadata"].get("continue")
+            if not token:
+                return found, page["metadata"]["resourceVersion"]
+            query = {**query, "continue": token}
+
+    def apply(
+        self,
+        resource: Resource,
+        document: Document,
+        *,
+        force: bool = False,
+        dry_run: bool = False,
+    ) -> Document:
+        """Apply a document server-side: own what it says, and nothing else. Raises ConflictError."""
+        metadata = document["metadata"]
+        query = {
+            "fieldManager": FIELD_MANAGER,
+            "force": str(force).lower(),
+            **({"dryRun": "All"} if dry_run else {}),
+        }
+        applied: Document = self._ask(
+            "PATCH", resource, metadata.get("namespace"), metadata["name"], query, document, _APPLY
+        )
+        return applied
+
+    def merge(self, resource: Resource, namespace: str, name: str, change: Document) -> Document:
+        """Merge a change into an object; ConflictError where it names a resourceVersion that is old."""
+        query = {"fieldManager": FIELD_MANAGER}
+        merged: Document = self._ask("PATCH", resource, namespace, name, query, change, _MERGE)
+        return merged
+
+    def create(self, resource: Resource, namespace: str | None, document: Document) -> Document:
+        """Create an object. Raises ConflictError where there is one of that name."""
+        created: Document = self._ask("POST", resource, namespace, body=document)
+        return created
+
+    def delete(self, resource: Resource, namespace: str | None, name: str, *, dry_run: bool = False) -> bool:
+        """Delete an object, and in the background what it owns. False where there was none."""
+        query = {"propagationPolicy": "Background", **_dry(dry_run)}
+        try:
+            self._ask("DELETE", resource, namespace, name, query)
+        except NotFoundError:
+            return False
+        return True
+
+    def allowed(self, verb: str, resource: Resource, namespace: str | None) -> bool:
+        """Return whether this user may do something, as the API server's authorizers say."""
+        plural, _, subresource = resource.plural.partition("/")
+        attributes = {"verb": verb, "group": resource.group, "resource": plural, "namespace": namespace}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": {**attributes, "subresource": subresource}},
+        }
+        reviews = Resource("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "", namespaced=False)
+        return bool(self._ask("POST", reviews, None, body=review, repeat=True)["status"]["allowed"])
+
+    def open_watch(
+        self, resource: Resource, namespace: str | None, version: str, selector: Mapping[str, str]
+    ) -> urllib3.BaseHTTPResponse:
+        """Open a watch from a version on; `read_watch` reads it, `shutdown()` ends it from elsewhere."""
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(_WATCH_SECONDS),
+            **selector,
+        }
+        return self._open(resource.path(namespace), query, f"watch {resource.full_name}", _WATCH_SECONDS + 5)
+
+    def read_watch(self, response: urllib3.BaseHTTPResponse) -> Iterator[tuple[str, Document]]:
+        """Yield (type, object) until the API server closes the watch. Raises GoneError, TargetError."""
+        with response:
+            for line in self._lines(response):
+                event = _event(line)
+                if event["type"] == "ERROR":
+                    status = event["object"]
+                    raise self._refusal(int(status.get("code") or 500), json.dumps(status).encode(), "watch")
+                yield event["type"], event["object"]
+
+    def log(
+        self,
+        namespace: str,
+        pod: str,
+        container: str,
+        *,
+        tail: int | None = None,
+        previous: bool = False,
+        follow: bool = False,
+    ) -> Iterator[str]:
+        """Yield the lines of a container's log. Raises NotFoundError, and TargetError while it starts."""
+        query = {"container": container, "previous": str(previous).lower(), "follow": str(follow).lower()}
+        if tail is not None:
+            query["tailLines"] = str(tail)
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
+        response = self._open(path, query, f"get pods/log {namespace}/{pod}", None if follow else 20)
+        with response:
+            for line in self._lines(response):
+                yield line.decode(errors="replace").rstrip("\n")
+
+    def kinds(self, resource: Resource) -> frozenset[str]:
+        """Return the plurals that the cluster knows in a resource's group and version."""
+        path = f"/apis/{resource.group}/{resource.version}"
+        try:
+            found = self._send_again("GET", path, {}, None, _JSON, f"get {path}", repeat=True)
+        except (NotFoundError, refusals.UnknownKindError):
+            return frozenset()
+        return frozenset(one["name"] for one in found["resources"])
+
+    def version(self) -> str:
+        """Return the API server's version, such as v1.31.2."""
+        said = self._send_again("GET", "/version", {}, None, _JSON, "get /version", repeat=True)
+        return str(said["gitVersion"])
+
+    def _ask(
+        self,
+        method: str,
+        resource: Resource,
+        namespace: str | None,
+        name: str | None = None,
+        query: Mapping[str, str] | None = None,
+        body: Document | None = None,
+        content_type: str = _JSON,
+        *,
+        repeat: bool | None = None,
+    ) -> Any:
+        verb = _VERBS[method] if name or method == "POST" else "list"
+        place = "/".join(word for word in (namespace, name) if word)
+        asked = f"{verb} {resource.full_name} {place}".rstrip()
+        again = method != "POST" if repeat is None else repeat
+        return self._send_again(
+            method, resource.path(namespace, name), query or {}, body, content_type, asked, repeat=again
+        )
+
+    def _send_again(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Document | None,
+        content_type: str,
+        asked: str,
+        *,
+        repeat: bool,
+    ) -> Any:
+        for attempt in range(1, ATTEMPTS + 1):
+            pause = random.uniform(0.5, 1.0) * 0.2 * 2**attempt  # noqa: S311 - it spreads requests
+            failure: KdeployError
+            try:
+                response = self._send(method, path, query, body, content_type)
+            except urllib3.exceptions.HTTPError as error:
+                failure = refusals.unreachable(error, self._connection.where)
+                again = repeat or isinstance(error, urllib3.exceptions.NewConnectionError)
+                again = again and failure.retryable
+            else:
+                if response.status < 300:
+                    return json.loads(response.data)
+                if (method, response.status) == ("DELETE", 404) and attempt > 1:
+                    return {}  # the attempt before did it, and only its answer was lost
+                failure = self._refusal(response.status, response.data, asked)
+                again = response.status == 429 or (repeat and response.status in _AGAIN)
+                pause = _retry_after(response.headers, pause)
+            if not again or attempt == ATTEMPTS or pause > PATIENCE:
+                raise failure
+            self._sleep(pause)
+        raise AssertionError
+
+    def _send(
+        self, method: str, path: str, query: Mapping[str, str], body: Document | None, content_type: str
+    ) -> urllib3.BaseHTTPResponse:
+        url = self._connection.host + path + (f"?{urlencode(query)}" if query else "")
+        headers = {**self._connection.headers(), "Accept": _JSON, "Content-Type": content_type}
+        data = json.dumps(body).encode() if body is not None else None
+        return self._connection.pool.request(method, url, body=data, headers=headers)
+
+    def _open(
+        self, path: str, query: Mapping[str, str], asked: str, silence: float | None
+    ) -> urllib3.BaseHTTPResponse:
+        url = f"{self._connection.host}{path}?{urlencode(query)}"
+        timeout = urllib3.Timeout(connect=5.0, read=silence)
+        headers = {**self._connection.headers(), "Accept": "*/*"}
+        try:
+            response = self._connection.pool.request(
+                "GET", url, headers=headers, timeout=timeout, preload_content=False
+            )
+            if response.status < 300:
+                return response
+            refusal = self._refusal(response.status, response.data, asked)
+        except urllib3.exceptions.HTTPError as error:
+            raise refusals.unreachable(error, self._connection.where) from error
+        raise refusal
+
+    def _refusal(self, status: int, body: bytes, asked: str) -> KdeployError:
+        return refusals.read(refusals.Answer(status, body, asked=asked, host=self._connection.where))
+
+    def _lines(self, response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+        """Yield lines as they come, whole ones: each of a watch is JSON and ends in a line break."""
+        rest = b""
+        try:
+            for chunk in response.stream(65536):
+                *lines, rest = (rest + chunk).split(b"\n")
+                yield from lines
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            raise refusals.broken(error, self._connection.where) from error
+        if rest:
+            yield rest
+
+
+def _dry(dry_run: bool) -> dict[str, str]:
+    return {"dryRun": "All"} if dry_run else {}
+
+
+def _event(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:  # cut off by a proxy that ends the answer as if it were whole
+        return {"type": "ERROR", "object": {"code": 500, "message": "the watch broke off"}}
+
+
+_VERBS = {"GET": "get", "PATCH": "patch", "POST": "create", "DELETE": "delete"}
+
+
+def _retry_after(headers: Mapping[str, str], otherwise: float) -> float:
+    """Return the seconds that an answer asks to wait."""
+    given = headers.get("Retry-After", "")
+    return float(given) if given.isdigit() else otherwise

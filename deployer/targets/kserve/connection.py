@@ -1,0 +1,125 @@
+"""The way to a cluster, found as kubectl finds it: kubeconfig, its context, or the account of the pod."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import urllib3
+
+from deployer.errors import ConfigError, TargetError
+
+_CONNECT, _READ = 5.0, 20.0  # seconds; an API server that says nothing for so long is asked again
+
+
+class Connection:
+    """A pool of connections to one API server, and the credentials that it asks for."""
+
+    def __init__(self, configuration: Any, namespace: str, where: str) -> None:
+        self.namespace = namespace
+        self.where = where
+        self.host: str = configuration.host.rstrip("/")
+        self._configuration = configuration
+        options: dict[str, Any] = {
+            "ssl_context": _tls(configuration),
+            "retries": False,
+            "maxsize": 8,
+            "timeout": urllib3.Timeout(connect=_CONNECT, read=_READ),
+        }
+        if configuration.tls_server_name:
+            options["server_hostname"] = configuration.tls_server_name
+        if configuration.proxy:
+            self.pool: urllib3.PoolManager = urllib3.ProxyManager(configuration.proxy, **options)
+        else:
+            self.pool = urllib3.PoolManager(**options)
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers that authenticate; an exec plugin is asked again when its token is over."""
+        auth = self._configuration.auth_settings().get("BearerToken")
+        return {"Authorization": auth["value"]} if auth and auth["value"] else {}
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.pool.clear()
+
+
+def connect(kubeconfig: str | None, context: str | None) -> Connection:
+    """Read the kubeconfig, or the account of the pod that this runs in. Raises ConfigError.
+
+    `kubeconfig` and KUBECONFIG may name several files, which are merged. Asks nothing of the cluster,
+    and never writes to a kubeconfig.
+    """
+    from kubernetes import config
+    from kubernetes.client import Configuration
+
+    configuration = Configuration()
+    files = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+    if _in_a_pod(kubeconfig, context, files):
+        try:
+            config.load_incluster_config(client_configuration=configuration)
+        except (config.ConfigException, OSError) as error:
+            raise ConfigError(f"the pod's own account cannot be used: {error}") from error
+        return Connection(configuration, _pod_namespace(), "the cluster of this pod")
+    # Keys that stand in the kubeconfig are written to files for Python's TLS, and removed once it has
+    # read them.
+    with tempfile.TemporaryDirectory(prefix="kdeploy-") as folder:
+        namespace = _load(configuration, files, context, folder)
+        return Connection(configuration, namespace, configuration.host)
+
+
+def _load(configuration: Any, files: str, context: str | None, folder: str) -> str:
+    import yaml
+    from kubernetes import config
+
+    try:
+        config.load_kube_config(
+            config_file=files,
+            context=context,
+            client_configuration=configuration,
+            persist_config=False,
+            temp_file_path=folder,
+        )
+        contexts, current = config.list_kube_config_contexts(files)
+    except (config.ConfigException, OSError, yaml.YAMLError, TypeError, ValueError) as error:
+        # A YAML error quotes the file, and a kubeconfig holds secrets.
+        said = "it is not valid YAML" if isinstance(error, yaml.YAMLError) else str(error)
+        raise ConfigError(
+            f"no cluster can be found there: {said}",
+            where=f"kubeconfig {files}",
+            hint="name one with --kubeconfig or KUBECONFIG, and a context of it with --context",
+        ) from None
+    chosen = next((one for one in contexts if one["name"] == context), current)
+    return str(chosen["context"].get("namespace") or "default")
+
+
+def _in_a_pod(kubeconfig: str | None, context: str | None, files: str) -> bool:
+    if kubeconfig or context or "KUBERNETES_SERVICE_HOST" not in os.environ:
+        return False
+    return not any(Path(name).expanduser().is_file() for name in files.split(os.pathsep) if name)
+
+
+def _pod_namespace() -> str:
+    try:
+        return Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace").read_text("utf-8").strip()
+    except OSError:
+        return "default"
+
+
+def _tls(configuration: Any) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=configuration.ssl_ca_cert or None)
+        if configuration.cert_file:
+            context.load_cert_chain(configuration.cert_file, configuration.key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise TargetError(
+            f"a certificate of the kubeconfig cannot be used: {getattr(error, 'reason', error)}",
+            where=configuration.host,
+            hint="log in to the cluster again",
+        ) from None
+    if not configuration.verify_ssl:  # the kubeconfig says insecure-skip-tls-verify
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

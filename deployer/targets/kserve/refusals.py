@@ -1,0 +1,206 @@
+"""What an API server's refusal means, said better: one table from its answers to our errors. Pure.
+
+What the API server says is quoted; what was sent to it never is, since that may hold secrets.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import urllib3
+
+from deployer.errors import ConflictError, KdeployError, NotFoundError, RolloutFailedError, TargetError
+
+TEXT_MAX = 600  # characters of a foreign text that an error quotes
+
+_FORBIDDEN = re.compile(
+    r'User "(?P<user>[^"]*)" cannot (?P<verb>\w+) resource "(?P<resource>[^"]+)"'
+    r' in API group "(?P<group>[^"]*)"'
+)
+_MANAGER = re.compile(r'conflict with "(?P<manager>[^"]+)"')
+_WEBHOOK = re.compile(r'admission webhook "(?P<name>[^"]+)" denied the request(?: without explanation)?:? ?')
+_CALLING = re.compile(r'failed calling webhook "(?P<name>[^"]+)"')
+
+
+class GoneError(TargetError):
+    """What a watch was to go on from is forgotten: list again."""
+
+
+class RefusedError(TargetError):
+    """This user or this cluster will not do it, however often it is asked."""
+
+    retryable = False
+
+
+class UnknownKindError(RefusedError):
+    """The cluster has no such kind of object."""
+
+
+class Answer:
+    """An answer that is no success: its HTTP status and the Status object in its body.
+
+    `asked` is what was asked for, a verb and an object in words; `host` who was asked.
+    """
+
+    def __init__(self, status: int, body: bytes, *, asked: str, host: str) -> None:
+        self.status = status
+        self.asked = asked
+        self.host = host
+        try:
+            document = json.loads(body)
+        except ValueError:
+            document = {}
+        document = document if isinstance(document, dict) else {}
+        self.reason = str(document.get("reason") or "")
+        said = document.get("message") or body.decode(errors="replace")
+        self.message = " ".join(str(said).split())[:TEXT_MAX]
+        details = document.get("details") or {}
+        self.causes: list[dict[str, Any]] = details.get("causes") or []
+
+
+def read(answer: Answer) -> KdeployError:
+    """Return the error that an answer stands for."""
+    for applies, error in _TABLE:
+        if applies(answer):
+            return error(answer)
+    return _unexpected(answer)
+
+
+def unreachable(error: urllib3.exceptions.HTTPError, host: str) -> KdeployError:
+    """Return the error that a connection which failed stands for."""
+    text = str(getattr(error, "reason", None) or error)
+    if "CERTIFICATE_VERIFY_FAILED" in text or "certificate" in text.lower():
+        return RefusedError(
+            "the API server's certificate is not the one that the kubeconfig vouches for",
+            where=host,
+            hint="is this the right context? `certificate-authority` in the kubeconfig must be the cluster's",
+        )
+    if isinstance(error, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError):
+        what = "the API server cannot be reached"
+    elif isinstance(error, urllib3.exceptions.TimeoutError):
+        what = "the API server does not answer"
+    else:
+        what = "the connection to the API server broke"
+    return TargetError(what, where=host, hint="check the network, the VPN and the context, and run it again")
+
+
+def broken(error: Exception, host: str) -> KdeployError:
+    """Return the error that an answer which broke off stands for."""
+    if isinstance(error, urllib3.exceptions.HTTPError):
+        return unreachable(error, host)
+    return unreachable(urllib3.exceptions.ProtocolError(str(error)), host)
+
+
+def _unauthorized(answer: Answer) -> KdeployError:
+    return RefusedError(
+        "the cluster does not accept the credentials: a token may have expired",
+        where=answer.host,
+        hint="log in to the cluster again",
+    )
+
+
+def _forbidden(answer: Answer) -> KdeployError:
+    match = _FORBIDDEN.search(answer.message)
+    if match is None:
+        return _denied(answer)
+    resource = ".".join(word for word in (match["resource"], match["group"]) if word)
+    if match["user"] == "system:anonymous":
+        return RefusedError(
+            "the cluster was given no credentials",
+            where=answer.host,
+            hint="log in: the kubeconfig yields no token",
+        )
+    return RefusedError(
+        f"user {match['user']} may not {match['verb']} {resource}",
+        where=answer.asked,
+        hint="`kdeploy render --rbac` prints the Role that grants it",
+    )
+
+
+def _denied(answer: Answer) -> KdeployError:
+    """Admission refuses: a webhook, a quota, a policy; asking again would not help."""
+    match = _WEBHOOK.search(answer.message)
+    said = answer.message[match.end() :] if match else answer.message
+    speaker = f"webhook {match['name']}" if match else "the API server"
+    return RolloutFailedError(f"{speaker} refuses it: {said}", where=answer.asked, hint="mend what it names")
+
+
+def _webhook_down(answer: Answer) -> KdeployError:
+    match = _CALLING.search(answer.message)
+    name = match["name"] if match else ""
+    return TargetError(
+        f"webhook {name} does not answer: {answer.message}",
+        where=answer.asked,
+        hint="is KServe's controller running? `kubectl -n kserve get pods`",
+    )
+
+
+def _conflict(answer: Answer) -> KdeployError:
+    held = [
+        f"{cause.get('field', '').lstrip('.')} is {_manager(cause)}'s"
+        for cause in answer.causes
+        if cause.get("reason") == "FieldManagerConflict"
+    ]
+    if held:
+        return ConflictError(
+            f"others hold what would change: {'; '.join(held)}",
+            where=answer.asked,
+            hint="--force-conflicts takes it over; or let kdeploy.toml say what they want",
+        )
+    return ConflictError(
+        f"it was changed at the same time: {answer.message}", where=answer.asked, hint="run it again"
+    )
+
+
+def _manager(cause: dict[str, Any]) -> str:
+    match = _MANAGER.search(str(cause.get("message")))
+    return match["manager"] if match else "somebody else"
+
+
+def _missing(answer: Answer) -> KdeployError:
+    if "could not find the requested resource" in answer.message or "page not found" in answer.message:
+        return UnknownKindError(
+            "the cluster does not know this kind of object",
+            where=answer.asked,
+            hint="is KServe installed there?",
+        )
+    return NotFoundError(answer.message, where=answer.asked)
+
+
+def _invalid(answer: Answer) -> KdeployError:
+    causes = [f"{cause.get('field')}: {cause.get('message')}" for cause in answer.causes]
+    said = "; ".join(causes) or answer.message
+    return RolloutFailedError(f"the API server takes it for invalid: {said}"[:TEXT_MAX], where=answer.asked)
+
+
+def _gone(answer: Answer) -> KdeployError:
+    return GoneError(answer.message, where=answer.asked)
+
+
+def _busy(answer: Answer) -> KdeployError:
+    return TargetError(
+        f"the API server is busy or in trouble (HTTP {answer.status}): {answer.message}",
+        where=answer.asked,
+        hint="run it again in a while",
+    )
+
+
+def _unexpected(answer: Answer) -> KdeployError:
+    return TargetError(f"the API server answers HTTP {answer.status}: {answer.message}", where=answer.asked)
+
+
+_Error = Callable[[Answer], KdeployError]
+_TABLE: tuple[tuple[Callable[[Answer], object], _Error], ...] = (
+    (lambda a: a.status == 401, _unauthorized),
+    (lambda a: _WEBHOOK.search(a.message), _denied),
+    (lambda a: _CALLING.search(a.message), _webhook_down),
+    (lambda a: a.status == 403, _forbidden),
+    (lambda a: a.status == 404, _missing),
+    (lambda a: a.status == 409, _conflict),
+    (lambda a: a.status == 410, _gone),
+    (lambda a: a.status in (400, 422), _invalid),
+    (lambda a: a.status == 429 or a.status >= 500, _busy),
+)

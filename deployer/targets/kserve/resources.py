@@ -1,0 +1,63 @@
+"""The kinds of Kubernetes objects that are read and written, and where the API server keeps them."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from msgspec import Struct
+
+from deployer.errors import TargetError
+from deployer.target import Document
+
+
+class Resource(Struct, frozen=True):
+    """A kind of object: its API group (empty for the core's), version, plural and kind."""
+
+    group: str
+    version: str
+    plural: str
+    kind: str
+    namespaced: bool = True
+
+    @property
+    def api_version(self) -> str:
+        """What a document of this kind says as `apiVersion`."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    @property
+    def full_name(self) -> str:
+        """The plural with its group, as error messages and RBAC's own have it."""
+        return f"{self.plural}.{self.group}" if self.group else self.plural
+
+    def path(self, namespace: str | None = None, name: str | None = None) -> str:
+        """Return the URL path of the collection, or of one object of it."""
+        root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+        inside = f"/namespaces/{quote(namespace, safe='')}" if self.namespaced and namespace else ""
+        return f"{root}{inside}/{self.plural}" + (f"/{quote(name, safe='')}" if name else "")
+
+
+INFERENCE_SERVICE = Resource("serving.kserve.io", "v1beta1", "inferenceservices", "InferenceService")
+SERVING_RUNTIME = Resource("serving.kserve.io", "v1alpha1", "servingruntimes", "ServingRuntime")
+REVISION = Resource("serving.knative.dev", "v1", "revisions", "Revision")
+DEPLOYMENT = Resource("apps", "v1", "deployments", "Deployment")
+REPLICA_SET = Resource("apps", "v1", "replicasets", "ReplicaSet")
+POD = Resource("", "v1", "pods", "Pod")
+EVENT = Resource("", "v1", "events", "Event")
+NODE = Resource("", "v1", "nodes", "Node", namespaced=False)
+NAMESPACE = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
+CONFIG_MAP = Resource("", "v1", "configmaps", "ConfigMap")
+SECRET = Resource("", "v1", "secrets", "Secret")
+SERVICE = Resource("", "v1", "services", "Service")
+SERVICE_ACCOUNT = Resource("", "v1", "serviceaccounts", "ServiceAccount")
+CLAIM = Resource("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
+
+_WRITTEN = (INFERENCE_SERVICE, SERVING_RUNTIME, SECRET, SERVICE_ACCOUNT, CONFIG_MAP, CLAIM)
+_BY_KIND = {(resource.api_version, resource.kind): resource for resource in _WRITTEN}
+
+
+def resource_of(document: Document) -> Resource:
+    """Return the resource that a document is of. Raises TargetError for one that is never written."""
+    kind = (document.get("apiVersion", ""), document.get("kind", ""))
+    if kind not in _BY_KIND:
+        raise TargetError(f"a document of kind {' '.join(kind)} is not applied")
+    return _BY_KIND[kind]

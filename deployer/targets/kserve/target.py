@@ -1,0 +1,301 @@
+"""A cluster with KServe, as a command sees it. Implements deployer.target.Target."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+
+import msgspec
+
+from deployer.config import KServeTarget
+from deployer.errors import ConfigError, ConflictError, KdeployError, NotFoundError
+from deployer.ownership import FIELD_MANAGER, owners
+from deployer.target import Capabilities, Document, Endpoint, Phase, Reference, Status, read_status
+from deployer.targets.kserve import capabilities
+from deployer.targets.kserve.api import Api
+from deployer.targets.kserve.checks import check_service
+from deployer.targets.kserve.connection import Connection, connect
+from deployer.targets.kserve.doctor import Finding, examine
+from deployer.targets.kserve.ingress import find_ingress
+from deployer.targets.kserve.judge import Judge
+from deployer.targets.kserve.logs import last_lines, read_logs
+from deployer.targets.kserve.permissions import render_role, require
+from deployer.targets.kserve.refusals import RefusedError
+from deployer.targets.kserve.resources import (
+    INFERENCE_SERVICE,
+    NAMESPACE,
+    POD,
+    REPLICA_SET,
+    REVISION,
+    SERVING_RUNTIME,
+    resource_of,
+)
+from deployer.targets.kserve.serving import (
+    SERVICE_LABEL,
+    Children,
+    assume_serving,
+    describe_serving,
+    is_standard,
+    release_of,
+)
+from deployer.targets.kserve.watching import Watching
+
+_AUTOSCALER = "serving.kserve.io/autoscalerClass"
+_OWN_ATTEMPTS = 10
+_SCALED = ("minReplicas", "maxReplicas")
+
+
+class Cluster:
+    """One namespace of a cluster with KServe, in the name of the kubeconfig's user."""
+
+    def __init__(
+        self,
+        config: KServeTarget,
+        *,
+        force_conflicts: bool = False,
+        dry_run: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config = config
+        self._force = force_conflicts
+        self._dry_run = dry_run
+        self._clock = clock
+        self._connected: Connection | None = None
+        self._mode: str | None = config.deployment_mode
+        self._left: dict[Reference, Document] = {}  # the model status that the release before left
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._connected:
+            self._connected.close()
+
+    @property
+    def _connection(self) -> Connection:
+        if self._connected is None:
+            self._connected = connect(self._config.kubeconfig, self._config.context)
+        return self._connected
+
+    @property
+    def api(self) -> Api:
+        """The cluster's API."""
+        return Api(self._connection)
+
+    @property
+    def namespace(self) -> str:
+        """The namespace that references without one are in: the config's, or the context's."""
+        return self._config.namespace or self._connection.namespace
+
+    def capabilities(self) -> Capabilities:
+        """Find out the deployment mode and whether canaries work. Changes nothing."""
+        if self._mode is None:
+            self._mode = capabilities.find_mode(self.api)
+        return Capabilities(deployment_mode=self._mode, canary=self._mode == "Knative")
+
+    def apply(self, documents: Sequence[Document]) -> Reference:
+        """Apply documents server-side, the service's own last; what is made for it goes when it goes.
+
+        Raises ConflictError naming the field and its holder, RolloutFailedError where the cluster
+        refuses them, TargetError.
+        """
+        service = next(document for document in documents if document["kind"] == "InferenceService")
+        reference = Reference(
+            service["metadata"].get("namespace", self.namespace), service["metadata"]["name"]
+        )
+        live = self.api.get(INFERENCE_SERVICE, reference.namespace, reference.name)
+        self._check(service, live, reference)
+        others = [document for document in documents if document is not service]
+        applied = [self._apply(document, reference.namespace) for document in others]
+        new = self._apply(_without_scaled(service, live), reference.namespace)
+        if live and live["metadata"].get("generation") != new["metadata"].get("generation"):
+            self._left[reference] = live.get("status", {}).get("modelStatus", {})
+        if not self._dry_run:
+            for document in applied:
+                self._own(document, new)
+        return reference
+
+    def watch(self, reference: Reference, timeout: float) -> Iterator[Status]:
+        """Yield the status now and at every change; end after `timeout` seconds.
+
+        Ready is told when the serving revision is of the service's own release and Ready has lasted
+        `wait-window` seconds. Raises NotFoundError where there is no such service.
+        """
+        service = self._existing(reference)
+        end = self._clock() + timeout
+        judge = Judge(window=self._config.wait_window, before=self._left.get(reference))
+        with Watching(self.api, reference, standard=is_standard(service)) as watching:
+            while True:
+                limit = judge.look_again if judge.in_window else min(end, judge.look_again or end)
+                changed = watching.wait((limit or end) - self._clock())
+                now = self._clock()
+                if watching.complete and watching.service is None:
+                    raise NotFoundError(f"{reference} was deleted", hint="`kdeploy list` shows what there is")
+                if watching.complete and watching.service:
+                    yield self._status(judge, watching.service, watching, now)
+                elif changed and watching.trouble:
+                    yield _in_trouble(read_status(service), watching.trouble)
+                if now >= end and not judge.in_window:
+                    return
+
+    def get(self, reference: Reference) -> Document | None:
+        """Return the InferenceService with the release of each revision, or None where there is none."""
+        live = self.api.get(INFERENCE_SERVICE, reference.namespace, reference.name)
+        if live is None:
+            return None
+        return describe_serving(live, self._children(reference, standard=is_standard(live)))
+
+    def list(self, namespace: str | None = None) -> builtins.list[Document]:
+        """Return the InferenceServices of one namespace, or of all: one paged list, no look at revisions."""
+        found, _ = self.api.list(INFERENCE_SERVICE, namespace)
+        return [assume_serving(document) for document in found]
+
+    def delete(self, reference: Reference) -> bool:
+        """Delete the service; what was made for it is collected by the cluster. False where none was."""
+        return self.api.delete(INFERENCE_SERVICE, reference.namespace, reference.name, dry_run=self._dry_run)
+
+    def logs(self, reference: Reference, *, follow: bool = False) -> Iterator[str]:
+        """Yield the log lines of every container of every pod of the service. Raises NotFoundError."""
+        self._existing(reference)
+        pods, _ = self.api.list(POD, reference.namespace, _labelled(reference))
+        return read_logs(self.api, pods, follow=follow)
+
+    def ingress(self, reference: Reference) -> Endpoint:
+        """Return the way in through the ingress. Raises NotFoundError or TargetError."""
+        return find_ingress(self.api, reference, self._existing(reference), self._config.ingress)
+
+    def direct(self, reference: Reference) -> Endpoint:
+        """Refuse: TorchServe's own ports are inside the pod."""
+        raise ConfigError(
+            "TorchServe itself cannot be asked on a cluster", where=str(reference), hint="add --kserve"
+        )
+
+    def examine(self, name: str, *, gpu: int) -> builtins.list[Finding]:
+        """Look at everything that a rollout of a service depends on. Changes nothing."""
+        return examine(self.api, Reference(self.namespace, name), mode=self._config.deployment_mode, gpu=gpu)
+
+    def role(self) -> builtins.list[Document]:
+        """Render the least that an account must be allowed to do here."""
+        return render_role(self.namespace, self.capabilities().deployment_mode)
+
+    def releases_in_use(self) -> frozenset[str]:
+        """Return `NAME/ID` of every release that is served, wanted or one step back.
+
+        Of all namespaces, or of the target's own where the user may not see the others.
+        """
+        try:
+            return self._releases_of(None)
+        except RefusedError:
+            return self._releases_of(self.namespace)
+
+    def _releases_of(self, namespace: str | None) -> frozenset[str]:
+        found = self.api.list(INFERENCE_SERVICE, namespace)[0]
+        ours = REPLICA_SET if self.capabilities().deployment_mode == "Standard" else REVISION
+        found += self.api.list(ours, namespace)[0]
+        with contextlib.suppress(RefusedError):  # of the other mode: no Knative, or not for this user
+            found += self.api.list(REVISION if ours is REPLICA_SET else REPLICA_SET, namespace)[0]
+        named = (
+            (one["metadata"].get("labels", {}).get(SERVICE_LABEL, one["metadata"]["name"]), release_of(one))
+            for one in found
+        )
+        return frozenset(f"{name}/{release}" for name, release in named if release)
+
+    def _check(self, service: Document, live: Document | None, reference: Reference) -> None:
+        labels: dict[str, str] = {}
+        with contextlib.suppress(RefusedError):  # a user of one namespace may not look at it from outside
+            space = self.api.get(NAMESPACE, None, reference.namespace) or {"metadata": {}}
+            labels = space["metadata"].get("labels", {})
+        check_service(service, live, labels)
+        require(self.api, reference.namespace, "Standard" if is_standard(service) else "Knative")
+
+    def _apply(self, document: Document, namespace: str) -> Document:
+        resource = resource_of(document)
+        metadata = document["metadata"]
+        placed = {**document, "metadata": {"namespace": namespace, **metadata}}
+        try:
+            return self.api.apply(resource, placed, force=self._force, dry_run=self._dry_run)
+        except ConflictError as error:
+            if resource is SERVING_RUNTIME and not self._force:
+                raise ConflictError(
+                    error.what, where=error.where, hint="every service on this runtime would restart"
+                ) from error
+            raise
+
+    def _own(self, document: Document, service: Document) -> None:
+        """Add the service to an object's owners: it is collected when the last of them is gone.
+
+        The list is one field to the API server, so it is read and written whole, and again when
+        another service did the same in between.
+        """
+        resource, metadata = resource_of(document), document["metadata"]
+        namespace, name = metadata["namespace"], metadata["name"]
+        owner = {
+            "apiVersion": service["apiVersion"],
+            "kind": service["kind"],
+            "name": service["metadata"]["name"],
+            "uid": service["metadata"]["uid"],
+        }
+        for attempt in range(_OWN_ATTEMPTS):
+            held = metadata.get("ownerReferences", [])
+            if any(other["uid"] == owner["uid"] for other in held):
+                return
+            version = metadata["resourceVersion"]
+            change = {"metadata": {"resourceVersion": version, "ownerReferences": [*held, owner]}}
+            try:
+                self.api.merge(resource, namespace, name, change)
+            except ConflictError:
+                found = self.api.get(resource, namespace, name)
+                if found is None or attempt == _OWN_ATTEMPTS - 1:
+                    raise
+                metadata = found["metadata"]
+            else:
+                return
+
+    def _status(self, judge: Judge, service: Document, watching: Watching, now: float) -> Status:
+        status = judge.look(service, watching.children, now)
+        if status.phase is Phase.FAILED and judge.failure:
+            log = last_lines(self.api, status.reference.namespace, judge.failure)
+            return msgspec.structs.replace(status, log=log)
+        return _in_trouble(status, watching.trouble) if watching.trouble else status
+
+    def _children(self, reference: Reference, *, standard: bool) -> Children:
+        resource = REPLICA_SET if standard else REVISION
+        try:
+            found, _ = self.api.list(resource, reference.namespace, _labelled(reference))
+        except RefusedError:
+            return Children()
+        return Children(replica_sets=found) if standard else Children(revisions=found)
+
+    def _existing(self, reference: Reference) -> Document:
+        live = self.api.get(INFERENCE_SERVICE, reference.namespace, reference.name)
+        if live is None:
+            raise NotFoundError(f"there is no service {reference}", hint="`kdeploy list` shows what there is")
+        return live
+
+
+def _labelled(reference: Reference) -> dict[str, str]:
+    return {"labelSelector": f"{SERVICE_LABEL}={reference.name}"}
+
+
+def _in_trouble(status: Status, trouble: KdeployError) -> Status:
+    """Say what is wrong; what is not seen right now is not believed to be Ready still."""
+    if status.phase is Phase.FAILED:
+        return status
+    phase = Phase.PENDING if status.phase is Phase.PENDING else Phase.PROGRESSING
+    return msgspec.structs.replace(status, phase=phase, reason="Unreachable", message=trouble.what)
+
+
+def _without_scaled(service: Document, live: Document | None) -> Document:
+    """Leave the replicas to whoever scales the service from outside, once they have taken them over."""
+    predictor = service["spec"]["predictor"]
+    scaler = ((live or {}).get("metadata", {}).get("annotations") or {}).get(_AUTOSCALER)
+    if live is None or scaler != "external":
+        return service
+    taken = [key for key in _SCALED if set(owners(live, ("spec", "predictor", key))) - {FIELD_MANAGER}]
+    kept = {key: value for key, value in predictor.items() if key not in taken}
+    return {**service, "spec": {**service["spec"], "predictor": kept}}

@@ -1,0 +1,261 @@
+"""A real Kubernetes API server on loopback: found, or built from Debian; started; ended without a trace."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import trustme
+import urllib3
+import yaml
+
+HERE = Path(__file__).parent
+ADMIN = "admin-of-the-tests"  # the token of a user who may do everything
+
+
+def programs() -> dict[str, Path]:
+    """Return where etcd, kube-apiserver and kube-controller-manager are; raise LookupError if nowhere."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdeploy-tests" / "kube-1.20.2"
+    found = _installed(cache)
+    if found is None and platform.system() == "Linux" and shutil.which("apt-get"):
+        built = subprocess.run(
+            ["bash", HERE / "build-kube.sh", cache], capture_output=True, text=True, check=False
+        )
+        found = _installed(cache) if built.returncode == 0 else None
+    if found is None:
+        raise LookupError("there is no kube-apiserver: bash tests/cluster/build-kube.sh builds one on Debian")
+    return found
+
+
+def _installed(cache: Path) -> dict[str, Path] | None:
+    named = {
+        "kube-apiserver": os.environ.get("TEST_ASSET_KUBE_APISERVER"),
+        "etcd": os.environ.get("TEST_ASSET_ETCD"),
+    }
+    folders = [os.environ.get("KUBEBUILDER_ASSETS"), cache / "bin", "/usr/local/kubebuilder/bin"]
+    found = {}
+    for name in ("etcd", "kube-apiserver", "kube-controller-manager"):
+        places = [named.get(name), *(Path(folder) / name for folder in folders if folder), shutil.which(name)]
+        path = next((Path(place) for place in places if place and os.access(place, os.X_OK)), None)
+        if path:
+            found[name] = path
+    return found if {"etcd", "kube-apiserver"} <= found.keys() else None
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+class Kube:
+    """etcd and an API server, with token authentication and RBAC, for as long as the `with` lasts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._children: list[subprocess.Popen[bytes]] = []
+        authority = trustme.CA()
+        served = authority.issue_cert("127.0.0.1", "localhost")
+        self.ca = folder / "ca.pem"
+        self.certificate, self.key = folder / "server.pem", folder / "server.key"
+        authority.cert_pem.write_to_path(self.ca)
+        served.private_key_pem.write_to_path(self.key)
+        for blob in served.cert_chain_pems:
+            blob.write_to_path(self.certificate, append=True)
+        (folder / "tokens.csv").write_text(
+            f'{ADMIN},admin,1,"system:masters"\n' + "".join(f"{u}-token,{u},{u}\n" for u in ("ci", "nobody"))
+        )
+        self.port = 0
+
+    def __enter__(self) -> Kube:
+        try:
+            self._start(programs())
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # The API server first: without its etcd it may hang for minutes.
+        for child in reversed(self._children):
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+        shutil.rmtree(self.folder / "etcd", ignore_errors=True)
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.port}"
+
+    def tls(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=str(self.ca))
+
+    def _start(self, found: dict[str, Path]) -> None:
+        client, peer, self.port = free_ports(3)
+        etcd = f"http://127.0.0.1:{client}"
+        peers = f"http://127.0.0.1:{peer}"
+        self._spawn(
+            found["etcd"],
+            f"--data-dir={self.folder}/etcd",
+            f"--listen-client-urls={etcd}",
+            f"--advertise-client-urls={etcd}",
+            f"--listen-peer-urls={peers}",
+            f"--initial-advertise-peer-urls={peers}",
+            f"--initial-cluster=default={peers}",
+            "--unsafe-no-fsync",
+        )
+        self._spawn(
+            found["kube-apiserver"],
+            f"--etcd-servers={etcd}",
+            "--bind-address=127.0.0.1",
+            f"--secure-port={self.port}",
+            "--service-cluster-ip-range=10.0.0.0/24",
+            f"--client-ca-file={self.ca}",
+            f"--tls-cert-file={self.certificate}",
+            f"--tls-private-key-file={self.key}",
+            f"--token-auth-file={self.folder}/tokens.csv",
+            f"--service-account-key-file={self.key}",
+            f"--service-account-signing-key-file={self.key}",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            "--authorization-mode=Node,RBAC",
+            "--endpoint-reconciler-type=none",
+            "--allow-privileged=true",
+            f"--cert-dir={self.folder}/certs",
+            # Without it every Pod is refused until a controller has made the default account.
+            "--disable-admission-plugins=ServiceAccount",
+        )
+        self._wait()
+        for crd in crds():
+            self.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd)
+        self._wait_for_crds()
+        # After the CRDs, since the garbage collector looks for new kinds every 30 s only.
+        self.collects_garbage = "kube-controller-manager" in found
+        if self.collects_garbage:
+            self._start_controllers(found["kube-controller-manager"])
+
+    def _start_controllers(self, program: Path) -> None:
+        config = self.folder / "controllers.kubeconfig"
+        config.write_text(yaml.safe_dump(self.kubeconfig(ADMIN)))
+        self._spawn(
+            program,
+            f"--kubeconfig={config}",
+            "--controllers=garbagecollector,namespace",
+            "--leader-elect=false",
+            "--port=0",  # its plain port would listen on every interface
+            "--secure-port=0",
+        )
+
+    def _spawn(self, program: Path, *flags: str) -> None:
+        log = (self.folder / f"{program.name}.log").open("wb")
+        self._children.append(
+            subprocess.Popen([program, *flags], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        )
+        log.close()
+
+    def _wait(self) -> None:
+        self.admin = urllib3.PoolManager(
+            ssl_context=self.tls(), headers={"Authorization": f"Bearer {ADMIN}"}, retries=False, maxsize=8
+        )
+        self._until("it is ready", lambda: self.admin.request("GET", f"{self.url}/readyz").data == b"ok")
+
+    def _wait_for_crds(self) -> None:
+        def established() -> bool:
+            items = self.get("/apis/apiextensions.k8s.io/v1/customresourcedefinitions")["items"]
+            states = [
+                {c["type"]: c["status"] for c in item["status"].get("conditions") or []} for item in items
+            ]
+            served = all(state.get("Established") == "True" for state in states)
+            return served and all(
+                self.request("GET", f"/apis/{i['spec']['group']}/{v['name']}/{i['spec']['names']['plural']}")[
+                    0
+                ]
+                == 200
+                for i in items
+                for v in i["spec"]["versions"]
+            )
+
+        self._until("the CRDs are served", established)
+
+    def _until(self, what: str, test: Any, seconds: float = 60.0) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for child in self._children:
+                if child.poll() is not None:
+                    raise RuntimeError(f"a part of the API server ended: see the logs in {self.folder}")
+            try:
+                if test():
+                    return
+            except urllib3.exceptions.HTTPError:
+                pass
+            time.sleep(0.05)
+        raise RuntimeError(f"not within {seconds:g} s: {what}; see the logs in {self.folder}")
+
+    def request(
+        self, method: str, path: str, body: object = None, content_type: str = "application/json"
+    ) -> tuple[int, Any]:
+        headers = {"Authorization": f"Bearer {ADMIN}", "Content-Type": content_type}
+        answer = self.admin.request(
+            method, self.url + path, json=body if body is not None else None, headers=headers
+        )
+        is_json = answer.headers.get("Content-Type", "").startswith("application/json")
+        return answer.status, answer.json() if is_json else {"message": answer.data.decode()}
+
+    def get(self, path: str) -> Any:
+        return self._good("GET", path)
+
+    def create(self, path: str, body: object) -> Any:
+        return self._good("POST", path, body)
+
+    def replace(self, path: str, body: object) -> Any:
+        return self._good("PUT", path, body)
+
+    def merge(self, path: str, body: object) -> Any:
+        return self._good("PATCH", path, body, "application/merge-patch+json")
+
+    def delete(self, path: str) -> Any:
+        return self._good("DELETE", path)
+
+    def _good(
+        self, method: str, path: str, body: object = None, content_type: str = "application/json"
+    ) -> Any:
+        status, answer = self.request(method, path, body, content_type)
+        assert status < 300, f"{method} {path}: {status} {answer.get('message')}"
+        return answer
+
+    def kubeconfig(self, token: str, *, server: str | None = None, namespace: str = "default") -> Any:
+        """Return a kubeconfig of one context, `test`, for the user of a token."""
+        cluster = {"server": server or self.url, "certificate-authority": str(self.ca)}
+        return {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "test", "cluster": cluster}],
+            "users": [{"name": "test", "user": {"token": token}}],
+            "contexts": [
+                {"name": "test", "context": {"cluster": "test", "user": "test", "namespace": namespace}}
+            ],
+            "current-context": "test",
+        }
+
+
+def crds() -> list[Any]:
+    """Return the CRDs to install: KServe's own where KSERVE_CRDS names them, and the tests' small ones."""
+    found = {}
+    folders = [HERE / "crds"]
+    if os.environ.get("KSERVE_CRDS"):
+        folders.append(HERE.parents[1] / os.environ["KSERVE_CRDS"])
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    for folder in folders:
+        for path in sorted(folder.glob("*.yaml")):
+            for document in yaml.load_all(path.read_text("utf-8"), Loader=loader):
+                if document and document["kind"] == "CustomResourceDefinition":
+                    found[document["metadata"]["name"]] = document
+    return list(found.values())

@@ -1,0 +1,226 @@
+"""A proxy between kdeploy and the API server that counts what passes, and fails it as a test asks.
+
+It ends TLS with the API server's own certificate and speaks TLS to it, so that kdeploy cannot tell them
+apart. A fault is given with the requests that it is for, and for how many of them.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from tests.cluster.kube import Kube
+
+READS = ("GET", "HEAD", "OPTIONS")
+_HOP = {"connection", "transfer-encoding", "content-length", "keep-alive"}
+
+
+@dataclass
+class Fault:
+    """What happens to the next `times` requests whose `METHOD path?query` matches `where`."""
+
+    where: str
+    times: int = 1
+    status: int = 0  # answer this instead of asking the API server
+    headers: dict[str, str] = field(default_factory=dict)
+    body: str = ""  # what to answer; else a Status object that says `message` and `reason`
+    message: str = "the test wants it so"
+    reason: str = ""
+    before: float = 0.0  # seconds of silence before anything else
+    cut: int = -1  # reset the connection after so many bytes of the answer's body
+    lost: bool = False  # let the API server do it, and then reset before the answer
+    gone: bool = False  # on a watch: an ERROR event that says 410
+    seen: int = 0
+
+
+class Proxy:
+    """Listens on loopback for as long as the `with` lasts."""
+
+    def __init__(self, kube: Kube) -> None:
+        self.kube = kube
+        self.requests: list[tuple[str, str]] = []  # method, path with query
+        self.faults: list[Fault] = []
+        self._lock = threading.Lock()
+        proxy = self
+
+        class Handler(_Handler):
+            owner = proxy
+
+        self._server = _Server(("127.0.0.1", 0), Handler)
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(kube.certificate, kube.key)
+        self._server.tls = tls
+        self.url = f"https://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Proxy:
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self.drop()
+        self._server.server_close()
+
+    def drop(self) -> None:
+        """Reset every connection that is open."""
+        for one in list(self._server.open):
+            _reset(one)
+
+    @contextmanager
+    def fault(self, where: str, **how: Any) -> Iterator[Fault]:
+        one = Fault(where, **how)
+        with self._lock:
+            self.faults.append(one)
+        try:
+            yield one
+        finally:
+            with self._lock:
+                self.faults.remove(one)
+
+    def take(self, method: str, path: str) -> Fault | None:
+        with self._lock:
+            self.requests.append((method, path))
+            for one in self.faults:
+                if one.seen < one.times and re.search(one.where, f"{method} {path}"):
+                    one.seen += 1
+                    return one
+        return None
+
+    def count(self) -> Counter[str]:
+        """Count requests by method; asking what one may do is no write."""
+        return Counter(m for m, path in self.requests if "selfsubject" not in path)
+
+    def writes(self) -> list[tuple[str, str]]:
+        return [(m, path) for m, path in self.requests if m not in READS and "selfsubject" not in path]
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    tls: ssl.SSLContext
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.open: set[socket.socket] = set()
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        # In the connection's own thread, so that a slow handshake holds up nobody else.
+        try:
+            wrapped = self.tls.wrap_socket(request, server_side=True)
+        except (OSError, ssl.SSLError):
+            return
+        self.open.add(wrapped)
+        try:
+            super().finish_request(wrapped, client_address)
+        finally:
+            self.open.discard(wrapped)
+            wrapped.close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass  # connections break here by design
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    owner: Proxy
+
+    def setup(self) -> None:
+        super().setup()
+        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        kube = self.owner.kube
+        self._upstream = http.client.HTTPSConnection("127.0.0.1", kube.port, context=kube.tls())
+
+    def finish(self) -> None:
+        self._upstream.close()
+        super().finish()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def _serve(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        fault = self.owner.take(self.command, self.path) or Fault("")
+        time.sleep(fault.before)
+        if fault.status:
+            self._answer(fault)
+        elif fault.gone:
+            self._say_gone()
+        else:
+            self._forward(body, fault)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815
+
+    def _answer(self, fault: Fault) -> None:
+        said = {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "status": "Failure",
+            "message": fault.message,
+            "reason": fault.reason,
+            "code": fault.status,
+        }
+        data = (fault.body or json.dumps(said)).encode()
+        self.send_response(fault.status)
+        for name, value in {**fault.headers, "Content-Length": str(len(data))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _say_gone(self) -> None:
+        said = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
+        data = json.dumps({"type": "ERROR", "object": said}).encode() + b"\n"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _forward(self, body: bytes, fault: Fault) -> None:
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP}
+        self._upstream.request(self.command, self.path, body=body or None, headers=headers)
+        answer = self._upstream.getresponse()
+        if fault.lost:
+            answer.read()
+            _reset(self.connection)
+            self.close_connection = True
+            return
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in _HOP:
+                self.send_header(name, value)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        left = fault.cut if fault.cut >= 0 else None
+        while data := answer.read1(65536):
+            if left is not None:
+                data, left = data[:left], left - len(data)
+            if data:
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+            if left is not None and left <= 0:
+                _reset(self.connection)
+                self.close_connection = True
+                return
+        answer.read()  # which is what tells http.client that the connection is free again
+        self.wfile.write(b"0\r\n\r\n")
+
+
+def _reset(one: socket.socket) -> None:
+    """End a connection as a broken network does: with a reset, whatever was still to be read."""
+    try:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        one.shutdown(socket.SHUT_RDWR)
+        socket.socket.close(one)
+    except OSError:
+        pass

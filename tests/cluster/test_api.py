@@ -1,0 +1,315 @@
+"""The client on a real API server: what it does under faults, and which of our errors it raises."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deployer.config import KServeTarget
+from deployer.errors import ConfigError, ConflictError, RolloutFailedError, TargetError
+from deployer.targets.kserve import Cluster
+from deployer.targets.kserve.api import Api
+from deployer.targets.kserve.connection import connect
+from deployer.targets.kserve.refusals import RefusedError, UnknownKindError
+from deployer.targets.kserve.resources import CONFIG_MAP, INFERENCE_SERVICE, POD, Resource
+from tests.cluster.kube import ADMIN, Kube
+from tests.cluster.proxy import Proxy
+
+UNKNOWN = Resource("nobody.example.com", "v1", "things", "Thing")
+
+
+class Slept:
+    """A sleep that only takes note."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def __call__(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+
+
+@pytest.fixture
+def slept() -> Slept:
+    return Slept()
+
+
+@pytest.fixture
+def api(kubeconfig: Path, slept: Slept) -> Api:
+    return Api(connect(str(kubeconfig), None), sleep=slept)
+
+
+def config_map(namespace: str, name: str = "one", **data: str) -> dict[str, object]:
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
+
+
+def test_an_object_is_applied_read_and_deleted(api: Api, namespace: str) -> None:
+    assert api.get(CONFIG_MAP, namespace, "one") is None
+    applied = api.apply(CONFIG_MAP, config_map(namespace, a="1"))
+    assert api.get(CONFIG_MAP, namespace, "one")["data"] == {"a": "1"}
+    assert applied["metadata"]["managedFields"][0]["manager"] == "kdeploy"
+    assert api.delete(CONFIG_MAP, namespace, "one")
+    assert not api.delete(CONFIG_MAP, namespace, "one")
+
+
+def test_a_dry_run_changes_nothing(api: Api, namespace: str) -> None:
+    assert api.apply(CONFIG_MAP, config_map(namespace, a="1"), dry_run=True)["data"] == {"a": "1"}
+    assert api.get(CONFIG_MAP, namespace, "one") is None
+
+
+def test_a_conflict_names_the_field_and_its_holder_and_force_takes_it(
+    api: Api, kube: Kube, namespace: str
+) -> None:
+    api.apply(CONFIG_MAP, config_map(namespace, a="1"))
+    path = CONFIG_MAP.path(namespace, "one")
+    kube.merge(f"{path}?fieldManager=kubectl-edit", {"data": {"a": "2"}})
+    with pytest.raises(ConflictError, match=r"data\.a is kubectl-edit's") as caught:
+        api.apply(CONFIG_MAP, config_map(namespace, a="1"))
+    assert "--force-conflicts" in (caught.value.hint or "")
+    assert api.apply(CONFIG_MAP, config_map(namespace, a="1"), force=True)["data"] == {"a": "1"}
+
+
+def test_a_list_comes_in_pages(
+    api: Api, kube: Kube, namespace: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deployer.targets.kserve.api.PAGE", 2)
+    for number in range(5):
+        kube.create(CONFIG_MAP.path(namespace), config_map(namespace, f"c{number}"))
+    before = len(proxy.requests)
+    found, version = api.list(CONFIG_MAP, namespace)
+    assert [one["metadata"]["name"] for one in found] == [f"c{number}" for number in range(5)]
+    assert found[0]["kind"] == "ConfigMap"
+    assert version
+    assert len(proxy.requests) - before == 3
+
+
+def test_a_list_whose_rest_is_forgotten_is_read_again_whole(
+    api: Api, kube: Kube, namespace: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deployer.targets.kserve.api.PAGE", 2)
+    for number in range(3):
+        kube.create(CONFIG_MAP.path(namespace), config_map(namespace, f"c{number}"))
+    with proxy.fault("GET .*continue=", status=410, reason="Expired"):
+        found, _ = api.list(CONFIG_MAP, namespace)
+    assert len(found) == 3
+
+
+class TestTrouble:
+    @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+    def test_a_moment_of_it_is_waited_out(
+        self, api: Api, namespace: str, proxy: Proxy, slept: Slept, status: int
+    ) -> None:
+        with proxy.fault("PATCH", status=status, times=2):
+            api.apply(CONFIG_MAP, config_map(namespace))
+        assert len(slept.seconds) == 2
+        assert slept.seconds[1] > slept.seconds[0] / 2
+
+    def test_retry_after_is_kept_to(self, api: Api, namespace: str, proxy: Proxy, slept: Slept) -> None:
+        with proxy.fault("GET", status=429, headers={"Retry-After": "7"}):
+            api.get(CONFIG_MAP, namespace, "one")
+        assert slept.seconds == [7.0]
+
+    def test_nobody_waits_for_minutes(self, api: Api, namespace: str, proxy: Proxy, slept: Slept) -> None:
+        with (
+            proxy.fault("GET", status=503, headers={"Retry-After": "600"}),
+            pytest.raises(TargetError, match="503"),
+        ):
+            api.get(CONFIG_MAP, namespace, "one")
+        assert slept.seconds == []
+
+    def test_patience_has_an_end(self, api: Api, namespace: str, proxy: Proxy, slept: Slept) -> None:
+        with proxy.fault("GET", status=500, times=99) as fault, pytest.raises(TargetError, match="HTTP 500"):
+            api.get(CONFIG_MAP, namespace, "one")
+        assert fault.seen == 5
+        assert sum(slept.seconds) < 10
+
+    def test_an_answer_that_breaks_off_is_asked_for_again(
+        self, api: Api, kube: Kube, namespace: str, proxy: Proxy
+    ) -> None:
+        kube.create(CONFIG_MAP.path(namespace), config_map(namespace, a="1" * 1000))
+        with proxy.fault("GET", cut=100, times=2):
+            assert api.get(CONFIG_MAP, namespace, "one")["data"] == {"a": "1" * 1000}
+
+    def test_an_answer_that_is_lost_is_asked_for_again_where_that_does_no_harm(
+        self, api: Api, namespace: str, proxy: Proxy
+    ) -> None:
+        with proxy.fault("PATCH", lost=True):
+            assert api.apply(CONFIG_MAP, config_map(namespace, a="1"))["data"] == {"a": "1"}
+
+    def test_what_is_created_is_not_sent_twice(
+        self, api: Api, namespace: str, proxy: Proxy, slept: Slept
+    ) -> None:
+        with proxy.fault("POST", lost=True), pytest.raises(TargetError, match="broke"):
+            api.create(CONFIG_MAP, namespace, config_map(namespace))
+        assert slept.seconds == []
+        with pytest.raises(ConflictError, match="already exists"):
+            api.create(CONFIG_MAP, namespace, config_map(namespace))
+
+    def test_silence_is_not_waited_for(
+        self, kubeconfig: Path, namespace: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("deployer.targets.kserve.connection._READ", 0.2)
+        impatient = Api(connect(str(kubeconfig), None), sleep=lambda _: None)
+        with proxy.fault("GET", before=1.0, times=1):
+            assert impatient.get(CONFIG_MAP, namespace, "one") is None
+        with proxy.fault("GET", before=0.5, times=9), pytest.raises(TargetError, match="does not answer"):
+            impatient.get(CONFIG_MAP, namespace, "one")
+
+    def test_no_server(self, kube: Kube, tmp_path: Path, slept: Slept) -> None:
+        path = tmp_path / "nobody"
+        path.write_text(yaml.safe_dump(kube.kubeconfig(ADMIN, server="https://127.0.0.1:1")))
+        with pytest.raises(TargetError, match="cannot be reached") as caught:
+            Api(connect(str(path), None), sleep=slept).get(CONFIG_MAP, "default", "one")
+        assert caught.value.where == "https://127.0.0.1:1"
+
+
+class TestRefusals:
+    def test_an_unknown_kind(self, api: Api, namespace: str) -> None:
+        with pytest.raises(UnknownKindError, match="does not know this kind"):
+            api.list(UNKNOWN, namespace)
+
+    def test_a_value_of_the_wrong_type(self, api: Api, namespace: str) -> None:
+        wrong = {
+            "apiVersion": "serving.kserve.io/v1beta1",
+            "kind": "InferenceService",
+            "metadata": {"name": "x", "namespace": namespace},
+            "spec": {"predictor": {"minReplicas": "many"}},
+        }
+        with pytest.raises(RolloutFailedError, match="minReplicas"):
+            api.apply(INFERENCE_SERVICE, wrong)
+
+    def test_a_webhook(self, api: Api, namespace: str, proxy: Proxy) -> None:
+        said = 'admission webhook "inferenceservice.validator" denied the request: minReplicas > maxReplicas'
+        with (
+            proxy.fault("PATCH", status=400, message=said),
+            pytest.raises(RolloutFailedError, match="validator refuses it: minReplicas > maxReplicas"),
+        ):
+            api.apply(CONFIG_MAP, config_map(namespace))
+
+    def test_a_webhook_that_is_down(self, api: Api, namespace: str, proxy: Proxy) -> None:
+        said = (
+            'Internal error occurred: failed calling webhook "inferenceservice.defaulter": connection refused'
+        )
+        with proxy.fault("PATCH", status=500, message=said, times=9), pytest.raises(TargetError) as caught:
+            api.apply(CONFIG_MAP, config_map(namespace))
+        assert "controller" in (caught.value.hint or "")
+
+    def test_a_token_that_is_not_known(self, kube: Kube, tmp_path: Path, namespace: str) -> None:
+        path = tmp_path / "stranger"
+        path.write_text(yaml.safe_dump(kube.kubeconfig("secret-of-a-stranger")))
+        with pytest.raises(RefusedError, match="credentials") as caught:
+            Api(connect(str(path), None)).get(CONFIG_MAP, namespace, "one")
+        assert "secret-of-a-stranger" not in repr(caught.value) + str(caught.value.hint)
+
+    def test_a_user_without_the_right(self, kube: Kube, tmp_path: Path, namespace: str) -> None:
+        path = tmp_path / "nobody"
+        path.write_text(yaml.safe_dump(kube.kubeconfig("nobody-token")))
+        api = Api(connect(str(path), None))
+        with pytest.raises(RefusedError, match="user nobody may not list pods"):
+            api.list(POD, namespace)
+        assert not api.allowed("list", POD, namespace)
+
+    def test_somebody_elses_certificate(self, kube: Kube, tmp_path: Path) -> None:
+        import trustme
+
+        other = tmp_path / "other.pem"
+        trustme.CA().cert_pem.write_to_path(other)
+        config = kube.kubeconfig(ADMIN)
+        config["clusters"][0]["cluster"]["certificate-authority"] = str(other)
+        path = tmp_path / "config"
+        path.write_text(yaml.safe_dump(config))
+        with pytest.raises(RefusedError, match="certificate"):
+            Api(connect(str(path), None)).get(CONFIG_MAP, "default", "one")
+
+
+class TestKubeconfig:
+    def test_several_files_are_merged(
+        self, kube: Kube, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole = kube.kubeconfig(ADMIN, namespace=namespace)
+        contexts, users = tmp_path / "contexts", tmp_path / "users"
+        contexts.write_text(yaml.safe_dump({**whole, "users": []}))
+        users.write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "Config", "users": whole["users"]}))
+        monkeypatch.setenv("KUBECONFIG", f"{contexts}{os.pathsep}{tmp_path / 'missing'}{os.pathsep}{users}")
+        connection = connect(None, None)
+        assert connection.namespace == namespace
+        assert Api(connection).allowed("delete", POD, None)
+
+    def test_a_context_is_chosen(self, kube: Kube, tmp_path: Path) -> None:
+        config = kube.kubeconfig(ADMIN)
+        config["contexts"].append(
+            {"name": "other", "context": {"cluster": "test", "user": "test", "namespace": "elsewhere"}}
+        )
+        path = tmp_path / "config"
+        path.write_text(yaml.safe_dump(config))
+        assert connect(str(path), "other").namespace == "elsewhere"
+        assert connect(str(path), None).namespace == "default"
+        with pytest.raises(ConfigError, match="no-such") as caught:
+            connect(str(path), "no-such")
+        assert "--context" in (caught.value.hint or "")
+
+    def test_no_kubeconfig(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="no cluster"):
+            connect(str(tmp_path / "missing"), None)
+
+    def test_a_broken_one_is_not_quoted(self, tmp_path: Path) -> None:
+        path = tmp_path / "config"
+        path.write_text("users: [{name: a, user: {token: planted-secret}\n  : :")
+        with pytest.raises(ConfigError) as caught:
+            connect(str(path), None)
+        assert "planted-secret" not in str(caught.value) + str(caught.value.__cause__)
+
+    def test_an_exec_plugin_gives_the_token(self, kube: Kube, tmp_path: Path, namespace: str) -> None:
+        plugin = tmp_path / "plugin.py"
+        credential = {
+            "apiVersion": "client.authentication.k8s.io/v1beta1",
+            "kind": "ExecCredential",
+            "status": {"token": ADMIN},
+        }
+        plugin.write_text(f"print('''{json.dumps(credential)}''')")
+        config = kube.kubeconfig("unused")
+        config["users"][0]["user"] = {
+            "exec": {
+                "apiVersion": "client.authentication.k8s.io/v1beta1",
+                "command": sys.executable,
+                "args": [str(plugin)],
+            }
+        }
+        path = tmp_path / "config"
+        path.write_text(yaml.safe_dump(config))
+        assert Api(connect(str(path), None)).get(CONFIG_MAP, namespace, "none") is None
+
+    def test_keys_in_the_kubeconfig_leave_no_file(
+        self, kube: Kube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import base64
+        import tempfile
+
+        config = kube.kubeconfig(ADMIN)
+        config["users"][0]["user"] = {
+            "client-certificate-data": base64.b64encode(kube.certificate.read_bytes()).decode(),
+            "client-key-data": base64.b64encode(kube.key.read_bytes()).decode(),
+        }
+        path = tmp_path / "config"
+        path.write_text(yaml.safe_dump(config))
+        folder = tmp_path / "temporary"
+        folder.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        for _ in range(2):  # the client library remembers the files that it wrote
+            connect(str(path), None)
+            assert list(folder.iterdir()) == []
+
+
+def test_nothing_is_asked_before_it_is_needed(tmp_path: Path) -> None:
+    Cluster(KServeTarget(kubeconfig=str(tmp_path / "missing")))
+
+
+def test_kubernetes_is_loaded_only_for_a_cluster() -> None:
+    code = "import sys, deployer.targets.kserve; sys.exit('kubernetes' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,313 @@
+"""Documents on a real API server: nothing pruned, nothing written twice, nothing taken from others."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployer.config import KServeTarget
+from deployer.errors import ConfigError, ConflictError, KdeployError
+from deployer.ownership import agrees
+from deployer.target import Document, Reference
+from deployer.targets.kserve import Cluster
+from deployer.targets.kserve.resources import INFERENCE_SERVICE, SERVING_RUNTIME
+from tests.cluster.kube import Kube
+from tests.cluster.play import A, B, Play, documents
+from tests.cluster.proxy import Proxy
+
+DIGITS = "/apis/serving.kserve.io/v1beta1/namespaces/{}/inferenceservices/digits"
+
+
+def live(kube: Kube, namespace: str, kind: str = "inferenceservices", name: str = "digits") -> Document:
+    version = "v1beta1" if kind == "inferenceservices" else "v1alpha1"
+    return kube.get(f"/apis/serving.kserve.io/{version}/namespaces/{namespace}/{kind}/{name}")
+
+
+def lost(sent: Any, stored: Any, path: str = "") -> list[str]:
+    """Return the paths of what was sent and is not stored just so."""
+    if isinstance(sent, dict) and isinstance(stored, dict):
+        return [x for key in sent for x in lost(sent[key], stored.get(key), f"{path}.{key}")]
+    if isinstance(sent, list) and isinstance(stored, list) and len(sent) == len(stored):
+        return [x for i, item in enumerate(sent) for x in lost(item, stored[i], f"{path}[{i}]")]
+    return [] if sent == stored else [path]
+
+
+@pytest.mark.parametrize("mode", ["Standard", "Knative"])
+@pytest.mark.parametrize(
+    "serving",
+    [
+        {},
+        {"gpu": 2, "cpu": "1500m", "memory": "16Gi", "env": {"A": "b", "OMP_NUM_THREADS": "1"}},
+        {"protocol_version": "v2", "min_replicas": 0, "max_replicas": 3},
+    ],
+)
+def test_not_one_field_is_pruned(
+    cluster: Cluster, kube: Kube, namespace: str, mode: str, serving: dict[str, Any]
+) -> None:
+    sent = documents(namespace, mode=mode, percent=100 if mode == "Standard" else 10, **serving)
+    assert cluster.apply(sent) == Reference(namespace, "digits")
+    runtime, service = sent
+    assert lost(service, live(kube, namespace)) == []
+    assert lost(runtime, live(kube, namespace, "servingruntimes", runtime["metadata"]["name"])) == []
+
+
+def test_kserves_own_crds_are_used_where_they_are_named(kube: Kube) -> None:
+    crd = kube.get(
+        "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/inferenceservices.serving.kserve.io"
+    )
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    whole = "transformer" in schema["properties"]["spec"]["properties"]
+    assert whole == bool(os.environ.get("KSERVE_CRDS"))
+
+
+def test_what_is_applied_agrees_with_what_is_live(cluster: Cluster, kube: Kube, namespace: str) -> None:
+    sent = documents(namespace, cpu="1500m", memory="2048Mi")
+    cluster.apply(sent)
+    assert agrees(live(kube, namespace), sent[1])
+    # KServe's webhooks add fields and write quantities as Go does.
+    kube.merge(
+        f"{DIGITS.format(namespace)}?fieldManager=kserve",
+        {
+            "metadata": {"labels": {"added": "by-kserve"}},
+            "spec": {"predictor": {"model": {"resources": {"limits": {"memory": "2Gi"}}}}},
+        },
+    )
+    assert agrees(live(kube, namespace), sent[1])
+    assert not agrees(live(kube, namespace), documents(namespace, B)[1])
+
+
+def test_a_canary_that_is_promoted_is_a_difference(cluster: Cluster, kube: Kube, namespace: str) -> None:
+    cluster.apply(documents(namespace, mode="Knative", percent=10))
+    promoted = documents(namespace, mode="Knative")
+    assert not agrees(live(kube, namespace), promoted[1])
+    cluster.apply(promoted)
+    assert agrees(live(kube, namespace), promoted[1])
+    assert "canaryTrafficPercent" not in live(kube, namespace)["spec"]["predictor"]
+
+
+def test_applying_again_changes_nothing(cluster: Cluster, kube: Kube, namespace: str) -> None:
+    cluster.apply(documents(namespace))
+    before = live(kube, namespace)
+    cluster.apply(documents(namespace))
+    assert live(kube, namespace)["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
+
+
+class TestOthers:
+    def test_a_conflict_names_field_and_holder(self, cluster: Cluster, kube: Kube, namespace: str) -> None:
+        cluster.apply(documents(namespace))
+        kube.merge(
+            f"{DIGITS.format(namespace)}?fieldManager=kubectl-edit",
+            {"spec": {"predictor": {"maxReplicas": 5}}},
+        )
+        with pytest.raises(ConflictError, match=r"spec\.predictor\.maxReplicas is kubectl-edit's"):
+            cluster.apply(documents(namespace, max_replicas=2))
+        assert live(kube, namespace)["spec"]["predictor"]["maxReplicas"] == 5
+
+    def test_force_takes_it(self, kubeconfig: Path, kube: Kube, namespace: str) -> None:
+        with Cluster(KServeTarget(kubeconfig=str(kubeconfig)), force_conflicts=True) as cluster:
+            cluster.apply(documents(namespace))
+            kube.merge(
+                f"{DIGITS.format(namespace)}?fieldManager=kubectl-edit",
+                {"spec": {"predictor": {"maxReplicas": 5}}},
+            )
+            cluster.apply(documents(namespace, max_replicas=2))
+        assert live(kube, namespace)["spec"]["predictor"]["maxReplicas"] == 2
+
+    def test_what_others_add_stays(self, cluster: Cluster, kube: Kube, namespace: str) -> None:
+        cluster.apply(documents(namespace))
+        kube.merge(DIGITS.format(namespace), {"metadata": {"annotations": {"theirs": "kept"}}})
+        cluster.apply(documents(namespace, B))
+        assert live(kube, namespace)["metadata"]["annotations"]["theirs"] == "kept"
+
+    def test_replicas_are_left_to_an_external_autoscaler(
+        self, cluster: Cluster, kube: Kube, namespace: str
+    ) -> None:
+        cluster.apply(documents(namespace))
+        kube.merge(
+            f"{DIGITS.format(namespace)}?fieldManager=scaler",
+            {
+                "metadata": {"annotations": {"serving.kserve.io/autoscalerClass": "external"}},
+                "spec": {"predictor": {"minReplicas": 4, "maxReplicas": 9}},
+            },
+        )
+        cluster.apply(documents(namespace, B))
+        predictor = live(kube, namespace)["spec"]["predictor"]
+        assert (predictor["minReplicas"], predictor["maxReplicas"]) == (4, 9)
+        assert predictor["model"]["storageUri"].endswith(f"{B}/")
+
+    def test_a_mode_that_cannot_be_changed(self, cluster: Cluster, kube: Kube, namespace: str) -> None:
+        cluster.apply(documents(namespace, mode="Standard"))
+        with pytest.raises(ConfigError, match="served in Standard mode") as caught:
+            cluster.apply(documents(namespace, mode="Knative"))
+        assert 'deployment-mode = "Standard"' in (caught.value.hint or "")
+
+    def test_of_two_at_once_one_wins_and_nothing_is_mixed(
+        self, kubeconfig: Path, kube: Kube, namespace: str
+    ) -> None:
+        errors: list[KdeployError] = []
+
+        def run(release: str) -> None:
+            with Cluster(KServeTarget(kubeconfig=str(kubeconfig))) as cluster:
+                try:
+                    cluster.apply(documents(namespace, release))
+                except KdeployError as error:
+                    errors.append(error)
+
+        threads = [threading.Thread(target=run, args=(release,)) for release in (A, B)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        found = live(kube, namespace)
+        winner = found["metadata"]["labels"]["kdeploy.dev/release"]
+        assert found["spec"]["predictor"]["model"]["storageUri"] == f"s3://models/digits/{winner}/"
+        assert errors == []
+
+
+WRITES = [
+    "PATCH .*servingruntimes.*force",
+    "PATCH .*inferenceservices",
+    "PATCH .*servingruntimes.*fieldManager=kdeploy$",
+]
+
+
+class TestBrokenOff:
+    """A command that dies between any two writes is simply run again."""
+
+    @pytest.mark.parametrize("where", WRITES)
+    def test_an_answer_that_is_lost(
+        self, cluster: Cluster, kube: Kube, namespace: str, proxy: Proxy, where: str
+    ) -> None:
+        with proxy.fault(where, lost=True) as fault:
+            cluster.apply(documents(namespace))
+        assert fault.seen == 1
+        self.ends_right(cluster, kube, namespace)
+
+    @pytest.mark.parametrize("where", WRITES)
+    @pytest.mark.parametrize("status", [403, 409, 422])
+    def test_a_refusal(
+        self, cluster: Cluster, kube: Kube, namespace: str, proxy: Proxy, where: str, status: int
+    ) -> None:
+        with (
+            proxy.fault(where, status=status, times=99),
+            pytest.raises(KdeployError, match="the test wants it"),
+        ):
+            cluster.apply(documents(namespace))
+        self.ends_right(cluster, kube, namespace)
+
+    @staticmethod
+    def ends_right(cluster: Cluster, kube: Kube, namespace: str) -> None:
+        sent = documents(namespace)
+        cluster.apply(sent)
+        service = live(kube, namespace)
+        assert agrees(service, sent[1])
+        runtime = live(kube, namespace, "servingruntimes", sent[0]["metadata"]["name"])
+        owners = [owner["uid"] for owner in runtime["metadata"]["ownerReferences"]]
+        assert owners == [service["metadata"]["uid"]]
+
+
+class TestDelete:
+    def test_nothing_is_left(self, cluster: Cluster, kube: Kube, namespace: str) -> None:
+        if not kube.collects_garbage:
+            pytest.skip("there is no kube-controller-manager: bash tests/cluster/build-kube.sh builds one")
+        first = cluster.apply(documents(namespace))
+        second = cluster.apply(documents(namespace, name="letters"))
+        runtime = documents(namespace)[0]["metadata"]["name"]
+        held = live(kube, namespace, "servingruntimes", runtime)["metadata"]["ownerReferences"]
+        assert sorted(owner["name"] for owner in held) == ["digits", "letters"]
+        assert cluster.delete(first)
+        assert not cluster.delete(first)
+        assert cluster.get(first) is None
+        assert cluster.delete(second)
+        path = SERVING_RUNTIME.path(namespace, runtime)
+        end = time.monotonic() + 60
+        while kube.request("GET", path)[0] != 404:
+            assert time.monotonic() < end, "the runtime is still there"
+            time.sleep(0.1)
+
+    def test_owners_that_come_at_the_same_time_are_all_kept(
+        self, cluster: Cluster, kube: Kube, namespace: str
+    ) -> None:
+        names = [f"service-{number}" for number in range(5)]
+        threads = [
+            threading.Thread(target=cluster.apply, args=(documents(namespace, name=name),)) for name in names
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        runtime = documents(namespace)[0]["metadata"]["name"]
+        held = live(kube, namespace, "servingruntimes", runtime)["metadata"]["ownerReferences"]
+        assert sorted(owner["name"] for owner in held) == names
+
+    def test_a_lost_answer_does_not_make_it_nothing(
+        self, cluster: Cluster, namespace: str, proxy: Proxy
+    ) -> None:
+        reference = cluster.apply(documents(namespace))
+        with proxy.fault("DELETE", lost=True):
+            assert cluster.delete(reference)
+
+    def test_a_dry_run(self, kubeconfig: Path, cluster: Cluster, kube: Kube, namespace: str) -> None:
+        with Cluster(KServeTarget(kubeconfig=str(kubeconfig)), dry_run=True) as trying:
+            trying.apply(documents(namespace))
+            assert cluster.list(namespace) == []
+            reference = cluster.apply(documents(namespace))
+            trying.apply(documents(namespace, B))
+            assert trying.delete(reference)
+        assert live(kube, namespace)["metadata"]["labels"]["kdeploy.dev/release"] == A
+
+
+class TestList:
+    def test_a_namespace_or_all(self, cluster: Cluster, namespace: str) -> None:
+        cluster.apply(documents(namespace))
+        assert [one["metadata"]["name"] for one in cluster.list(namespace)] == ["digits"]
+        assert cluster.list("nowhere") == []
+        assert namespace in {one["metadata"]["namespace"] for one in cluster.list()}
+
+    def test_a_thousand_services_are_three_requests_at_most(
+        self, cluster: Cluster, kube: Kube, namespace: str, proxy: Proxy
+    ) -> None:
+        (_, service) = documents(namespace)
+        for number in range(1000):
+            named = {**service, "metadata": {**service["metadata"], "name": f"s{number}"}}
+            kube.create(INFERENCE_SERVICE.path(namespace), named)
+        proxy.requests.clear()
+        assert len(cluster.list(namespace)) == 1000
+        assert proxy.count().keys() == {"GET"}
+        assert proxy.count()["GET"] <= 3
+
+
+class TestReleases:
+    def test_in_traffic_and_in_use(self, cluster: Cluster, kube: Kube, namespace: str) -> None:
+        reference = cluster.apply(documents(namespace, A, mode="Knative"))
+        play = Play(kube, namespace)
+        play.revision(A, 1)
+        cluster.apply(documents(namespace, B, mode="Knative", percent=10))
+        play.revision(B, 2)
+        new, old = "digits-predictor-00002", "digits-predictor-00001"
+        traffic = [
+            {"revisionName": new, "percent": 10, "latestRevision": True},
+            {"revisionName": old, "percent": 90, "tag": "prev"},
+        ]
+        play.ready_knative(new, traffic)
+        document = cluster.get(reference)
+        shares = document["status"]["components"]["predictor"]["traffic"]
+        assert [(share["percent"], share["release"]) for share in shares] == [(10, B), (90, A)]
+        assert {f"digits/{A}", f"digits/{B}"} <= cluster.releases_in_use()
+
+    def test_the_mode_is_found_out(self, cluster: Cluster, kube: Kube, namespace: str) -> None:
+        assert cluster.capabilities().deployment_mode == "Knative"  # its CRDs are there
+        kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": "kserve"}})
+        deploy = '{"defaultDeploymentMode": "RawDeployment"}'
+        config = {"metadata": {"name": "inferenceservice-config"}, "data": {"deploy": deploy}}
+        kube.create("/api/v1/namespaces/kserve/configmaps", config)
+        try:
+            found = Cluster(cluster._config).capabilities()
+        finally:
+            kube.delete("/api/v1/namespaces/kserve/configmaps/inferenceservice-config")
+        assert (found.deployment_mode, found.canary) == ("Standard", False)

@@ -1,0 +1,216 @@
+"""`kdeploy` on a cluster, as people type it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from deployer.cli.main import main
+from deployer.release import Release
+from deployer.store.folder import FolderStore
+from tests.cluster.kube import ADMIN, Kube
+from tests.cluster.play import Play
+from tests.cluster.proxy import Proxy
+
+CONFIG = """
+[model]
+name = "digits"
+version = "1.0"
+handler = "handler.py"
+serialized-file = "weights.pt"
+
+[targets.production]
+kind = "kserve"
+deployment-mode = "Standard"
+wait-window = 0.2
+"""
+
+
+class Elsewhere(FolderStore):
+    """A folder that says it is a bucket: what a cluster can reach is another suite's."""
+
+    def uri(self, release: Release) -> str:
+        return f"s3://models/{release.name}/{release.id}/"
+
+
+class Ended:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+Kdeploy = Callable[..., Ended]
+
+
+@pytest.fixture
+def kdeploy(
+    kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Kdeploy:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "kdeploy.toml").write_text(CONFIG)
+    (folder / "handler.py").write_text("def handle(data, context):\n    return data\n")
+    (folder / "weights.pt").write_bytes(b"w" * 1000)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    monkeypatch.setattr("deployer.store.open_store", lambda uri, root: Elsewhere(root / uri))
+    time.sleep(0.15)  # digests are remembered of files that are older than a tick of their clock
+
+    def run(*arguments: str) -> Ended:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main(list(arguments))
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        assert ADMIN not in out + err  # the token, whatever goes wrong
+        return Ended(int(caught.value.code or 0), out, err)
+
+    return run
+
+
+@pytest.fixture
+def play(kube: Kube, namespace: str) -> Play:
+    return Play(kube, namespace)
+
+
+def become_ready(play: Play) -> str:
+    """Play the cluster's part as soon as there is a service: it comes to serve its release."""
+    end = time.monotonic() + 20
+    while play.kube.request("GET", play._service)[0] == 404:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    release = play.service()["metadata"]["labels"]["kdeploy.dev/release"]
+    play.replica_set(release, available=1)
+    play.ready()
+    return str(release)
+
+
+@pytest.fixture
+def rolled_out(kdeploy: Kdeploy, play: Play) -> str:
+    with ThreadPoolExecutor(1) as pool:
+        release: Future[str] = pool.submit(become_ready, play)
+        ended = kdeploy("rollout")
+    assert ended.code == 0, ended.err
+    assert ended.out == f"{release.result()}\n"
+    assert "Ready" in ended.err
+    return release.result()
+
+
+def test_a_second_rollout_of_the_same_writes_nothing(
+    kdeploy: Kdeploy, rolled_out: str, proxy: Proxy, namespace: str
+) -> None:
+    proxy.requests.clear()
+    ended = kdeploy("rollout")
+    assert (ended.code, ended.out) == (0, f"{rolled_out}\n")
+    assert f"unchanged: {namespace}/digits serves release {rolled_out}" in ended.err
+    assert proxy.writes() == []
+
+
+def test_status_list_plan_and_delete(kdeploy: Kdeploy, rolled_out: str, namespace: str, play: Play) -> None:
+    status = kdeploy("status").out
+    assert "Ready" in status
+    assert f"100 % {rolled_out}" in status
+    assert f"digits-{namespace}.example.com" in status
+    listed = json.loads(kdeploy("list", "-o", "json").out)
+    assert [one["metadata"]["name"] for one in listed] == ["digits"]
+    assert f"100 % {rolled_out}" in kdeploy("list").out
+    assert ["serves", "now", rolled_out] in [line.split() for line in kdeploy("plan").out.splitlines()]
+    assert kdeploy("releases").out.split()[-1] == "yes"
+    assert kdeploy("delete", "--yes").code == 0
+    assert kdeploy("status").code == 11
+
+
+def test_a_failure_has_its_exit_code_and_says_why(kdeploy: Kdeploy, play: Play) -> None:
+    assert kdeploy("rollout", "--no-wait").code == 0
+    release = play.service()["metadata"]["labels"]["kdeploy.dev/release"]
+    play.pod(release, main={"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}})
+    ended = kdeploy("rollout")
+    assert ended.code == 8
+    assert "ImagePullBackOff: container kserve-container" in ended.err
+
+
+def test_a_time_out_has_another(kdeploy: Kdeploy) -> None:
+    ended = kdeploy("rollout", "--timeout", "300ms")
+    assert ended.code == 9
+    assert "KServe has not written a status yet" in ended.err
+
+
+def test_a_dry_run_asks_the_cluster_and_changes_nothing(
+    kdeploy: Kdeploy, proxy: Proxy, namespace: str, kube: Kube
+) -> None:
+    ended = kdeploy("rollout", "--dry-run", "server", "-o", "name")
+    assert ended.out == "ServingRuntime/kdeploy-torchserve-v1\nInferenceService/digits\n"
+    assert [path for _, path in proxy.writes() if "dryRun=All" not in path] == []
+    assert kdeploy("list").out.splitlines()[1:] == []
+    ended = kdeploy("rollout", "--dry-run", "client", "-o", "name")
+    assert ended.code == 0
+
+
+def test_what_a_cluster_refuses(kdeploy: Kdeploy, proxy: Proxy) -> None:
+    ended = kdeploy("rollout", "--canary", "10")
+    assert ended.code == 3
+    assert "a canary does nothing in Standard mode" in ended.err
+    assert proxy.writes() == []
+    assert kdeploy("models", "list").code == 3
+    assert kdeploy("local", "start").code == 3
+    assert kdeploy("predict", "x.png").code == 3
+
+
+def test_flags_choose_cluster_and_namespace(kdeploy: Kdeploy, kubeconfig: Path, namespace: str) -> None:
+    assert kdeploy("list", "--context", "test", "--kubeconfig", str(kubeconfig), "-n", "default").code == 0
+    ended = kdeploy("list", "--context", "nowhere")
+    assert (ended.code, "nowhere" in ended.err) == (3, True)
+    assert kdeploy("list", "--kubeconfig", "/no/such/file").code == 3
+
+
+def test_an_interrupted_wait_leaves_what_it_applied_and_goes_on_when_run_again(
+    kdeploy: Kdeploy, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("deployer.targets.kserve.watching.Watching.wait", interrupted)
+        assert kdeploy("rollout").code == 130
+    assert [one for one in threading.enumerate() if one.name.startswith("watch ")] == []
+    become_ready(play)
+    assert kdeploy("rollout").code == 0
+
+
+def test_an_ingress_of_another_target_is_none_of_this_ones(
+    kdeploy: Kdeploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KDEPLOY_INGRESS", "http://127.0.0.1:9")
+    on_cluster = kdeploy("predict", "--kserve", "handler.py")
+    assert (on_cluster.code, "there is no service" in on_cluster.err) == (11, True)
+    here = kdeploy("predict", "--kserve", "handler.py", "--set", 'targets={"l": {"kind": "local"}}')
+    assert "supervisor is not running" in here.err
+
+
+def test_the_doctor(kdeploy: Kdeploy) -> None:
+    ended = kdeploy("doctor", "-o", "json")
+    found = {one["name"]: one["status"] for one in json.loads(ended.out)}
+    assert found == dict.fromkeys(["cluster", "KServe", "deployment mode", "host name", "permissions"], "ok")
+    ended = kdeploy("doctor", "--set", "serving.gpu=1")
+    assert "no node has 1 of nvidia.com/gpu" in ended.out
+    assert ended.code == 0
+
+
+def test_the_doctor_where_there_is_no_cluster(kdeploy: Kdeploy, proxy: Proxy) -> None:
+    with proxy.fault("GET", status=401, times=99):
+        ended = kdeploy("doctor")
+    assert ended.code == 14
+    assert "log in to the cluster again" in ended.err
+
+
+def test_the_role_is_rendered(kdeploy: Kdeploy, namespace: str) -> None:
+    ended = kdeploy("render", "--rbac", "-o", "json")
+    account, role, binding = json.loads(ended.out)
+    assert [account["kind"], role["kind"], binding["kind"]] == ["ServiceAccount", "Role", "RoleBinding"]
+    assert role["metadata"]["namespace"] == namespace
+    assert "*" not in json.dumps(role["rules"])

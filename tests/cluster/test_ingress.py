@@ -1,0 +1,98 @@
+"""The way in, as the objects of a cluster tell it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deployer.config import KServeTarget
+from deployer.errors import NotFoundError, TargetError
+from deployer.target import Endpoint, Reference
+from deployer.targets.kserve import Cluster
+from tests.cluster.kube import Kube
+from tests.cluster.play import Play, documents
+
+ISTIO = "/api/v1/namespaces/istio-system/services"
+
+
+@pytest.fixture
+def reference(cluster: Cluster, kube: Kube, namespace: str) -> Reference:
+    made = cluster.apply(documents(namespace))
+    Play(kube, namespace).ready(url="http://digits.team.example.com/serving/digits")
+    return made
+
+
+@pytest.fixture
+def istio(kube: Kube) -> Iterator[str]:
+    """Istio's ingress Service, without an address yet."""
+    kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": "istio-system"}})
+    ports = [
+        {"name": "status-port", "port": 15021, "nodePort": 31021},
+        {"name": "http2", "port": 8080, "nodePort": 31380},
+        {"name": "https", "port": 443, "nodePort": 31390},
+    ]
+    spec = {"type": "NodePort", "ports": ports, "selector": {"istio": "ingressgateway"}}
+    kube.create(ISTIO, {"metadata": {"name": "istio-ingressgateway"}, "spec": spec})
+    yield f"{ISTIO}/istio-ingressgateway"
+    kube.delete(f"{ISTIO}/istio-ingressgateway")
+
+
+def test_a_load_balancer(cluster: Cluster, kube: Kube, reference: Reference, istio: str) -> None:
+    kube.merge(f"{istio}/status", {"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.9"}]}}})
+    wanted = Endpoint(url="http://203.0.113.9:8080/serving/digits", host="digits.team.example.com")
+    assert cluster.ingress(reference) == wanted
+    kube.merge(f"{istio}/status", {"status": {"loadBalancer": {"ingress": [{"hostname": "lb.example.com"}]}}})
+    Play(kube, reference.namespace).ready(url="https://digits.example.com")
+    assert cluster.ingress(reference) == Endpoint(url="https://lb.example.com:443", host="digits.example.com")
+
+
+def test_a_node_port(cluster: Cluster, kube: Kube, reference: Reference, istio: str) -> None:
+    kube.create("/api/v1/nodes", {"metadata": {"name": "n1"}})
+    addresses = [
+        {"type": "InternalIP", "address": "10.1.2.3"},
+        {"type": "ExternalIP", "address": "2001:db8::1"},
+    ]
+    kube.merge("/api/v1/nodes/n1/status", {"status": {"addresses": addresses}})
+    try:
+        assert cluster.ingress(reference).url == "http://[2001:db8::1]:31380/serving/digits"
+    finally:
+        kube.delete("/api/v1/nodes/n1")
+
+
+def test_one_that_is_named(kubeconfig: Path, reference: Reference) -> None:
+    with Cluster(KServeTarget(kubeconfig=str(kubeconfig), ingress="http://127.0.0.1:9/")) as cluster:
+        assert cluster.ingress(reference).url == "http://127.0.0.1:9/serving/digits"
+
+
+def test_a_gateway(cluster: Cluster, kube: Kube, reference: Reference) -> None:
+    kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": "kserve"}})
+    ingress = json.dumps({"enableGatewayApi": True, "kserveIngressGateway": f"{reference.namespace}/main"})
+    path = "/api/v1/namespaces/kserve/configmaps"
+    kube.create(path, {"metadata": {"name": "inferenceservice-config"}, "data": {"ingress": ingress}})
+    gateway = {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "Gateway",
+        "metadata": {"name": "main"},
+        "status": {"addresses": [{"type": "IPAddress", "value": "198.51.100.7"}]},
+    }
+    try:
+        kube.create(f"/apis/gateway.networking.k8s.io/v1/namespaces/{reference.namespace}/gateways", gateway)
+        assert cluster.ingress(reference).url == "http://198.51.100.7/serving/digits"
+    finally:
+        kube.delete(f"{path}/inferenceservice-config")
+
+
+def test_what_is_not_there(cluster: Cluster, namespace: str) -> None:
+    with pytest.raises(NotFoundError):
+        cluster.ingress(Reference(namespace, "digits"))
+    with pytest.raises(TargetError, match="no URL yet"):
+        cluster.ingress(cluster.apply(documents(namespace)))
+
+
+def test_no_ingress_at_all(cluster: Cluster, reference: Reference) -> None:
+    with pytest.raises(TargetError, match="no ingress") as caught:
+        cluster.ingress(reference)
+    assert "--ingress" in (caught.value.hint or "")

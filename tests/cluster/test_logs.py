@@ -1,0 +1,57 @@
+"""Logs of every container of every pod; the kubelet's part is answered by the proxy."""
+
+from __future__ import annotations
+
+import pytest
+
+from deployer.errors import NotFoundError
+from deployer.targets.kserve import Cluster
+from tests.cluster.kube import Kube
+from tests.cluster.play import A, Play, documents
+from tests.cluster.proxy import Proxy
+
+RUNNING = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
+
+
+@pytest.fixture
+def play(cluster: Cluster, kube: Kube, namespace: str) -> Play:
+    cluster.apply(documents(namespace))
+    return Play(kube, namespace)
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_every_container_of_every_pod(cluster: Cluster, play: Play, proxy: Proxy, follow: bool) -> None:
+    pod = play.pod(A, init={"terminated": {"exitCode": 0}}, main=RUNNING)["metadata"]["name"]
+    with (
+        proxy.fault("/log.*container=storage-initializer", status=200, body="fetched\n"),
+        proxy.fault(
+            f"/log.*container=kserve-container.*follow={str(follow).lower()}", status=200, body="a\n\nb"
+        ),
+    ):
+        lines = list(cluster.logs(play.reference, follow=follow))
+    assert sorted(lines) == [
+        f"{pod} kserve-container: ",
+        f"{pod} kserve-container: a",
+        f"{pod} kserve-container: b",
+        f"{pod} storage-initializer: fetched",
+    ]
+
+
+def test_a_container_that_never_started_has_none(cluster: Cluster, play: Play, proxy: Proxy) -> None:
+    play.pod(A, init={"waiting": {"reason": "PodInitializing"}})
+    assert list(cluster.logs(play.reference)) == []
+    assert [path for _, path in proxy.requests if path.endswith("/log")] == []
+
+
+def test_a_log_that_cannot_be_had_is_said_and_no_failure(cluster: Cluster, play: Play, proxy: Proxy) -> None:
+    play.pod(A, main=RUNNING)
+    with proxy.fault("/log", status=500, message="its node is gone"):
+        (line,) = cluster.logs(play.reference)
+    assert "kserve-container: no log: " in line
+    assert "its node is gone" in line
+
+
+def test_no_service(cluster: Cluster, play: Play) -> None:
+    cluster.delete(play.reference)
+    with pytest.raises(NotFoundError, match="no service"):
+        list(cluster.logs(play.reference))

@@ -1,0 +1,109 @@
+"""The table from an API server's answers to our errors."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import urllib3
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployer.errors import ConflictError, KdeployError, NotFoundError, RolloutFailedError, TargetError
+from deployer.targets.kserve.refusals import (
+    Answer,
+    GoneError,
+    RefusedError,
+    UnknownKindError,
+    broken,
+    read,
+    unreachable,
+)
+
+HOST = "https://127.0.0.1:6443"
+FORBIDDEN = (
+    'inferenceservices.serving.kserve.io "digits" is forbidden: User "ci" cannot patch resource '
+    '"inferenceservices" in API group "serving.kserve.io" in the namespace "team"'
+)
+ANONYMOUS = (
+    'pods is forbidden: User "system:anonymous" cannot list resource "pods" in API group ""'
+    ' in the namespace "x"'
+)
+
+
+def answer(status: int, message: str = "", **more: object) -> KdeployError:
+    body = json.dumps({"kind": "Status", "message": message, **more}).encode()
+    return read(Answer(status, body, asked="patch x", host=HOST))
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind", "what"),
+    [
+        (401, "Unauthorized", RefusedError, "credentials"),
+        (403, FORBIDDEN, RefusedError, r"user ci may not patch inferenceservices\.serving\.kserve\.io"),
+        (403, ANONYMOUS, RefusedError, "no credentials"),
+        (403, 'pods "x" is forbidden: exceeded quota: q', RolloutFailedError, "exceeded quota: q"),
+        (404, 'namespaces "x" not found', NotFoundError, "not found"),
+        (404, "the server could not find the requested resource", UnknownKindError, "kind of object"),
+        (409, "the object has been modified", ConflictError, "changed at the same time"),
+        (410, "too old resource version", GoneError, "too old"),
+        (422, "spec.x: Invalid value", RolloutFailedError, r"invalid: spec\.x"),
+        (400, 'admission webhook "w" denied the request: no', RolloutFailedError, "webhook w refuses it: no"),
+        (500, 'failed calling webhook "w": timeout', TargetError, "webhook w does not answer"),
+        (429, "slow down", TargetError, "busy"),
+        (503, "etcd", TargetError, "HTTP 503"),
+        (418, "teapot", TargetError, "HTTP 418: teapot"),
+    ],
+)
+def test_table(status: int, message: str, kind: type[KdeployError], what: str) -> None:
+    with pytest.raises(kind, match=what):
+        raise answer(status, message)
+
+
+def test_a_conflict_names_every_field_and_holder() -> None:
+    causes = [
+        {"reason": "FieldManagerConflict", "field": ".spec.a", "message": 'conflict with "kubectl" using v1'},
+        {"reason": "FieldManagerConflict", "field": ".spec.b", "message": "unreadable"},
+    ]
+    error = answer(409, "Apply failed", details={"causes": causes})
+    assert "spec.a is kubectl's; spec.b is somebody else's" in error.what
+
+
+def test_causes_of_an_invalid_one_are_told() -> None:
+    error = answer(422, "long", details={"causes": [{"field": "spec.x", "message": "must be an integer"}]})
+    assert error.what.endswith("spec.x: must be an integer")
+
+
+@given(st.integers(400, 599), st.binary(max_size=200))
+def test_any_body_is_an_error_of_ours(status: int, body: bytes) -> None:
+    error = read(Answer(status, body, asked="get x", host=HOST))
+    assert isinstance(error, KdeployError)
+    assert len(error.what) < 800
+
+
+@pytest.mark.parametrize(
+    "body", [b"[]", b"1", b'{"details": null, "message": null}', b'{"message": {"a": 1}}']
+)
+def test_bodies_of_other_shapes(body: bytes) -> None:
+    assert read(Answer(500, body, asked="get x", host=HOST)).retryable
+
+
+@pytest.mark.parametrize(
+    ("error", "what", "retryable"),
+    [
+        (urllib3.exceptions.NewConnectionError(None, "refused"), "cannot be reached", True),  # type: ignore[arg-type]
+        (urllib3.exceptions.ReadTimeoutError(None, "", "slow"), "does not answer", True),  # type: ignore[arg-type]
+        (urllib3.exceptions.ProtocolError("reset"), "broke", True),
+        (urllib3.exceptions.SSLError("CERTIFICATE_VERIFY_FAILED"), "certificate", False),
+    ],
+)
+def test_connections(error: urllib3.exceptions.HTTPError, what: str, retryable: bool) -> None:
+    made = unreachable(error, HOST)
+    assert what in made.what
+    assert made.where == HOST
+    assert made.retryable is retryable
+
+
+def test_what_breaks_off() -> None:
+    assert "broke" in broken(OSError("reset"), HOST).what
+    assert "does not answer" in broken(urllib3.exceptions.TimeoutError("x"), HOST).what
