@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from deployer.cli.main import main
-from deployer.release import Release
-from deployer.store.folder import FolderStore
+from deployer.config import Store
 from tests.cluster.kube import ADMIN, Kube
 from tests.cluster.play import Play
 from tests.cluster.proxy import Proxy
+from tests.stores.swift import SECRET
 
 CONFIG = """
 [model]
@@ -32,13 +32,6 @@ wait-window = 0.2
 """
 
 
-class Elsewhere(FolderStore):
-    """A folder that says it is a bucket: what a cluster can reach is another suite's."""
-
-    def uri(self, release: Release) -> str:
-        return f"s3://models/{release.name}/{release.id}/"
-
-
 class Ended:
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out, err
@@ -49,16 +42,20 @@ Kdeploy = Callable[..., Ended]
 
 @pytest.fixture
 def kdeploy(
-    kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    kubeconfig: Path,
+    s3_config: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> Kdeploy:
     folder = tmp_path / "project"
     folder.mkdir()
-    (folder / "kdeploy.toml").write_text(CONFIG)
+    store = f'\n[store]\nuri = "{s3_config.uri}"\nendpoint = "{s3_config.endpoint}"\n'
+    (folder / "kdeploy.toml").write_text(CONFIG + store)
     (folder / "handler.py").write_text("def handle(data, context):\n    return data\n")
     (folder / "weights.pt").write_bytes(b"w" * 1000)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
-    monkeypatch.setattr("deployer.store.open_store", lambda uri, root: Elsewhere(root / uri))
     time.sleep(0.15)  # digests are remembered of files that are older than a tick of their clock
 
     def run(*arguments: str) -> Ended:
@@ -68,6 +65,7 @@ def kdeploy(
         out, err = capfd.readouterr()
         assert "Traceback" not in err
         assert ADMIN not in out + err  # the token, whatever goes wrong
+        assert SECRET not in out + err  # and the model store's key
         return Ended(int(caught.value.code or 0), out, err)
 
     return run
@@ -144,7 +142,11 @@ def test_a_dry_run_asks_the_cluster_and_changes_nothing(
     kdeploy: Kdeploy, proxy: Proxy, namespace: str, kube: Kube
 ) -> None:
     ended = kdeploy("rollout", "--dry-run", "server", "-o", "name")
-    assert ended.out == "ServingRuntime/kdeploy-torchserve-v1\nInferenceService/digits\n"
+    assert ended.out.split() == [
+        "ServiceAccount/digits-model-store",
+        "ServingRuntime/kdeploy-torchserve-v1",
+        "InferenceService/digits",
+    ]
     assert [path for _, path in proxy.writes() if "dryRun=All" not in path] == []
     assert kdeploy("list").out.splitlines()[1:] == []
     ended = kdeploy("rollout", "--dry-run", "client", "-o", "name")

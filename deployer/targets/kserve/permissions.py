@@ -17,6 +17,8 @@ from deployer.targets.kserve.resources import (
     POD,
     REPLICA_SET,
     REVISION,
+    SECRET,
+    SERVICE_ACCOUNT,
     SERVING_RUNTIME,
     Resource,
 )
@@ -41,7 +43,7 @@ def needed(mode: str) -> list[Permission]:
     made = (DEPLOYMENT, REPLICA_SET) if mode == "Standard" else (REVISION,)
     verbs: dict[Resource, Sequence[str]] = {
         INFERENCE_SERVICE: ("get", *_SEEN, "create", "patch", "delete"),
-        SERVING_RUNTIME: ("get", "create", "patch"),
+        **dict.fromkeys((SERVING_RUNTIME, SERVICE_ACCOUNT, SECRET), ("get", "create", "patch")),
         POD: _SEEN,
         POD_LOG: ("get",),
         EVENT: _SEEN,
