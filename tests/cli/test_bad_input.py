@@ -110,7 +110,7 @@ def test_model_files(bare: Project, spoil: Callable[[Path], None], says: str) ->
         ("model.handler=no_such_file.py", 4, "model.handler"),
         ("model.handler=handler.py:nothing", 4, "nothing"),
         ("model.requirements-file=handler.py", 4, "handler.py:1"),
-        ("store.uri=s3://bucket", 3, "not supported"),
+        ("store.uri=ftp://host/models", 3, "ftp"),
         ("store.uri=weights.pt", 5, "cannot be"),
         ("nonsense", 3, "--set"),
         ("torchserve.model_store=/etc", 3, "torchserve.model_store"),
