@@ -142,15 +142,6 @@ class TestTrouble:
         with proxy.fault("PATCH", lost=True):
             assert api.apply(CONFIG_MAP, config_map(namespace, a="1"))["data"] == {"a": "1"}
 
-    def test_what_is_created_is_not_sent_twice(
-        self, api: Api, namespace: str, proxy: Proxy, slept: Slept
-    ) -> None:
-        with proxy.fault("POST", lost=True), pytest.raises(TargetError, match="broke"):
-            api.create(CONFIG_MAP, namespace, config_map(namespace))
-        assert slept.seconds == []
-        with pytest.raises(ConflictError, match="already exists"):
-            api.create(CONFIG_MAP, namespace, config_map(namespace))
-
     def test_silence_is_not_waited_for(
         self, kubeconfig: Path, namespace: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -1,7 +1,7 @@
 """A small client of the Kubernetes API: plain documents in and out, our errors, bounded patience.
 
-Whatever may be asked twice is asked again when the network or the API server fails for a moment, as
-long as `Retry-After` says if it says so. What is created is not, unless it certainly did not arrive.
+What is asked here may be asked twice, so it is asked again when the network or the API server fails for a
+moment, after as long as `Retry-After` says if it says so.
 """
 
 from __future__ import annotations
@@ -93,11 +93,6 @@ class Api:
         merged: Document = self._ask("PATCH", resource, namespace, name, query, change, _MERGE)
         return merged
 
-    def create(self, resource: Resource, namespace: str | None, document: Document) -> Document:
-        """Create an object. Raises ConflictError where there is one of that name."""
-        created: Document = self._ask("POST", resource, namespace, body=document)
-        return created
-
     def delete(self, resource: Resource, namespace: str | None, name: str, *, dry_run: bool = False) -> bool:
         """Delete an object, and in the background what it owns. False where there was none."""
         query = {"propagationPolicy": "Background", **_dry(dry_run)}
@@ -117,7 +112,7 @@ class Api:
             "spec": {"resourceAttributes": {**attributes, "subresource": subresource}},
         }
         reviews = Resource("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "", namespaced=False)
-        return bool(self._ask("POST", reviews, None, body=review, repeat=True)["status"]["allowed"])
+        return bool(self._ask("POST", reviews, None, body=review)["status"]["allowed"])
 
     def open_watch(
         self, resource: Resource, namespace: str | None, version: str, selector: Mapping[str, str]
@@ -166,14 +161,14 @@ class Api:
         """Return the plurals that the cluster knows in a resource's group and version."""
         path = f"/apis/{resource.group}/{resource.version}"
         try:
-            found = self._send_again("GET", path, {}, None, _JSON, f"get {path}", repeat=True)
+            found = self._send_again("GET", path, {}, None, _JSON, f"get {path}")
         except (NotFoundError, refusals.UnknownKindError):
             return frozenset()
         return frozenset(one["name"] for one in found["resources"])
 
     def version(self) -> str:
         """Return the API server's version, such as v1.31.2."""
-        said = self._send_again("GET", "/version", {}, None, _JSON, "get /version", repeat=True)
+        said = self._send_again("GET", "/version", {}, None, _JSON, "get /version")
         return str(said["gitVersion"])
 
     def _ask(
@@ -185,15 +180,12 @@ class Api:
         query: Mapping[str, str] | None = None,
         body: Document | None = None,
         content_type: str = _JSON,
-        *,
-        repeat: bool | None = None,
     ) -> Any:
         verb = _VERBS[method] if name or method == "POST" else "list"
         place = "/".join(word for word in (namespace, name) if word)
         asked = f"{verb} {resource.full_name} {place}".rstrip()
-        again = method != "POST" if repeat is None else repeat
         return self._send_again(
-            method, resource.path(namespace, name), query or {}, body, content_type, asked, repeat=again
+            method, resource.path(namespace, name), query or {}, body, content_type, asked
         )
 
     def _send_again(
@@ -204,8 +196,6 @@ class Api:
         body: Document | None,
         content_type: str,
         asked: str,
-        *,
-        repeat: bool,
     ) -> Any:
         for attempt in range(1, ATTEMPTS + 1):
             pause = random.uniform(0.5, 1.0) * 0.2 * 2**attempt  # noqa: S311 - it spreads requests
@@ -214,15 +204,14 @@ class Api:
                 response = self._send(method, path, query, body, content_type)
             except urllib3.exceptions.HTTPError as error:
                 failure = refusals.unreachable(error, self._connection.where)
-                again = repeat or isinstance(error, urllib3.exceptions.NewConnectionError)
-                again = again and failure.retryable
+                again = failure.retryable
             else:
                 if response.status < 300:
                     return json.loads(response.data)
                 if (method, response.status) == ("DELETE", 404) and attempt > 1:
                     return {}  # the attempt before did it, and only its answer was lost
                 failure = self._refusal(response.status, response.data, asked)
-                again = response.status == 429 or (repeat and response.status in _AGAIN)
+                again = response.status in _AGAIN
                 pause = _retry_after(response.headers, pause)
             if not again or attempt == ATTEMPTS or pause > PATIENCE:
                 raise failure

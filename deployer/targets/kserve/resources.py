@@ -49,9 +49,8 @@ CONFIG_MAP = Resource("", "v1", "configmaps", "ConfigMap")
 SECRET = Resource("", "v1", "secrets", "Secret")
 SERVICE = Resource("", "v1", "services", "Service")
 SERVICE_ACCOUNT = Resource("", "v1", "serviceaccounts", "ServiceAccount")
-CLAIM = Resource("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
 
-_WRITTEN = (INFERENCE_SERVICE, SERVING_RUNTIME, SECRET, SERVICE_ACCOUNT, CONFIG_MAP, CLAIM)
+_WRITTEN = (INFERENCE_SERVICE, SERVING_RUNTIME, SECRET, SERVICE_ACCOUNT)
 _BY_KIND = {(resource.api_version, resource.kind): resource for resource in _WRITTEN}
 
 
