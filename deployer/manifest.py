@@ -41,26 +41,29 @@ def render(
     """Render the documents of a release, in the order in which they are to be applied.
 
     With `access`, the service runs as the ServiceAccount that may read the model store. The Secret that it
-    may list is none of these documents: `render_secret` makes it, where it is applied.
+    may list is none of these documents: `render_secret` makes it, where it is applied. A runtime that
+    `serving` names is the cluster's own, and none is rendered.
     """
     account = access.service_account(release.name) if access else ""
+    # A node of its own has no other runtime than ours.
+    named = None if capabilities.own_disk else release.serving.runtime
     values = {
         "name": release.name,
         "namespace": namespace,
         "release": release,
         "serving": release.serving,
-        "image": release.serving.gpu_image if release.serving.gpu else release.serving.image,
+        "image": _image(release.serving, named),
         "runtime_image": Serving().image,
         "traffic": traffic or Traffic(),
         "storage_uri": storage_uri,
         "deployment_mode": capabilities.deployment_mode,
-        "runtime": RUNTIME_NAME,
+        "runtime": named or RUNTIME_NAME,
         "inference_port": INFERENCE_PORT,
         "metrics_port": METRICS_PORT,
         "probe": (shipped("manifests") / "probe.py").read_text("utf-8"),
         "service_account": account,
     }
-    names = ["servingruntime.yaml.j2", "inferenceservice.yaml.j2"]
+    names = ["inferenceservice.yaml.j2"] if named else ["servingruntime.yaml.j2", "inferenceservice.yaml.j2"]
     if access and not access.account:
         secret = access.secret_name(release.name)
         annotations = access.account_annotations | ({} if secret else access.annotations)
@@ -78,6 +81,13 @@ def render_secret(access: Access, *, service: str, namespace: str) -> Document |
         return None
     secret = access.secret_name(service)
     return _document("secret.yaml.j2", {"access": access, "secret": secret, "namespace": namespace})
+
+
+def _image(serving: Serving, runtime: str | None) -> str:
+    """Choose the image; nothing where a runtime of the cluster's own has one and the config none."""
+    key = "gpu_image" if serving.gpu else "image"
+    chosen: str = getattr(serving, key)
+    return "" if runtime and chosen == getattr(Serving(), key) else chosen
 
 
 def _document(template: str, values: dict[str, Any]) -> Document:

@@ -49,16 +49,16 @@ class Pipeline:
 
     def plan(self, traffic: Traffic) -> Plan:
         """Decide everything that a rollout would do. Reads the model files, writes nothing."""
-        archive = digest_archive(self._plan_archive(), self._digests)
+        archive = self._digest()
         release = plan_release(self.settings.config, archive)
-        if fault := self._unreadable():
-            self._emit(Warned(f"{fault}, so a rollout would end here"))
+        documents = self.render(release, traffic)
+        self.check(documents)
         live = self.target.get(Reference(self.target.namespace, release.name))
         return Plan(
             release=release,
             stored=self.store.find(release.name, release.id) is not None,
             archive_size=archive.size,
-            documents=self.render(release, traffic),
+            documents=documents,
             serving=read_status(live).release if live else None,
         )
 
@@ -88,9 +88,16 @@ class Pipeline:
         name = self.settings.config.model.name
         return render_secret(access, service=name, namespace=self.target.namespace)
 
+    def with_secret(self, documents: list[Document]) -> list[Document]:
+        """Return what is to be applied: documents, and the Secret first where there is one."""
+        secret = self.secret()
+        return [secret, *documents] if secret else documents
+
     def push(self) -> Release:
         """Build the model archive and bring it to the model store, unless it is there."""
-        archive = self._plan_archive()
+        return self._push(self._plan_archive())
+
+    def _push(self, archive: Archive) -> Release:
         if archive.sealed:
             # Every file is as it was when its digest was taken: the id is known without reading them.
             release = plan_release(self.settings.config, archive)
@@ -109,6 +116,10 @@ class Pipeline:
                 return self._pushed(release, Stored(self.store.uri(release), 0))
             return self._pushed(release, self.store.put(release, staging))
 
+    def release(self, release_id: str | None) -> Release:
+        """Return a release of the model store, or name the one that the config makes. Writes nothing."""
+        return self.find(release_id) if release_id else plan_release(self.settings.config, self._digest())
+
     def find(self, release_id: str) -> Release:
         """Return a release of this model from the model store. Raises NotFoundError."""
         name = self.settings.config.model.name
@@ -122,23 +133,37 @@ class Pipeline:
 
     def rollout(self, release_id: str | None, traffic: Traffic, *, timeout: float | None) -> Release:
         """Bring a release, or what the config makes, to serve; wait `timeout` seconds, or not at all."""
-        if fault := self._unreadable():
-            raise ConfigError(fault, where="store.uri", hint="--store model-store keeps releases in a folder")
-        release = self.find(release_id) if release_id else self.push()
+        archive = None if release_id else self._digest()
+        release = plan_release(self.settings.config, archive) if archive else self.release(release_id)
         reference = Reference(self.target.namespace, release.name)
         documents = self.render(release, traffic)
-        if self._serves_already(reference, documents):
+        unchanged = self._serves_already(reference, documents)
+        wanted = documents if unchanged else self.check(documents, wait=timeout is not None)
+        if archive:
+            self._push(archive)
+        if unchanged:
             self._emit(Unchanged(service=str(reference), release=release.id))
             return release
         if release_id:
             self.store.verify(release)
-        secret = self.secret()
-        self.target.apply([secret, *documents] if secret else documents)
+        self.target.apply(wanted)
         self._emit(Applied(service=str(reference), release=release.id))
         if timeout is not None:
             for status in watch_rollout(self.target, reference, release.id, timeout):
                 self._emit(StatusChanged(status))
         return release
+
+    def check(self, documents: list[Document], *, wait: bool = True) -> list[Document]:
+        """Refuse documents that could not come to serve; return what is to be applied, with the Secret.
+
+        Writes nothing. Raises ConfigError, TargetError, for all that stands in the way at once.
+        """
+        if fault := self._unreadable():
+            raise ConfigError(fault, where="store.uri", hint="--store model-store keeps releases in a folder")
+        wanted = self.with_secret(documents)
+        for caution in self.target.check(wanted, wait=wait):
+            self._emit(Warned(caution))
+        return wanted
 
     def status(self, name: str | None = None) -> Document:
         """Return the live InferenceService. Raises NotFoundError."""
@@ -163,6 +188,9 @@ class Pipeline:
         for release in old if not dry_run else ():
             self.store.delete(release)
         return old
+
+    def _digest(self) -> Archive:
+        return digest_archive(self._plan_archive(), self._digests)
 
     def _plan_archive(self) -> Archive:
         model = self.settings.config.model

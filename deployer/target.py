@@ -84,6 +84,12 @@ class Target(Protocol):
     def capabilities(self) -> Capabilities:
         """Find out what the target can do. Changes nothing."""
 
+    def check(self, documents: Sequence[Document], *, wait: bool = True) -> Sequence[str]:
+        """Refuse documents that could not come to serve; return what may go wrong nevertheless.
+
+        Changes nothing. `wait`: whether it is to be watched, too. Raises KdeployError for all faults at once.
+        """
+
     def apply(self, documents: Sequence[Document]) -> Reference:
         """Make the documents the wanted state. Idempotent. Returns the service's name."""
 

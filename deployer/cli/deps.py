@@ -14,11 +14,11 @@ import typer
 from deployer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from deployer.config import Settings, TargetConfig
+    from deployer.config import KServeTarget, Settings, TargetConfig
     from deployer.events import Emit
     from deployer.pipeline import Pipeline
     from deployer.target import Document, Reference, Target
-    from deployer.targets.kserve.doctor import Finding as ClusterFinding
+    from deployer.targets.kserve.rules import Finding as ClusterFinding
     from deployer.targets.local import OneNode
     from deployer.targets.local.doctor import Finding as LocalFinding
 
@@ -154,6 +154,7 @@ def examine(
     target: str | None,
     context: str | None = None,
     kubeconfig: str | None = None,
+    emit: Emit,
 ) -> Sequence[LocalFinding | ClusterFinding]:
     """Run the checks of a target; without a kdeploy.toml, those of this machine as a target."""
     from deployer.config import KServeTarget, LocalTarget, find_file
@@ -165,9 +166,7 @@ def examine(
         gpus = loaded.config.serving.gpu
         _, chosen = target_of(loaded, target)
         if isinstance(chosen, KServeTarget):
-            from deployer.targets.kserve import Cluster
-
-            return Cluster(chosen).examine(loaded.config.model.name, gpu=gpus)
+            return _examine_cluster(loaded, chosen, emit)
         root, config = loaded.root, chosen
     return checks(
         state=root / config.state,
@@ -175,6 +174,21 @@ def examine(
         ingress_port=config.ingress_port,
         gpus=gpus,
     )
+
+
+def _examine_cluster(loaded: Settings, config: KServeTarget, emit: Emit) -> Sequence[ClusterFinding]:
+    from deployer.pipeline import Pipeline
+    from deployer.release import Traffic
+    from deployer.store import open_store
+    from deployer.targets.kserve import Cluster
+
+    cluster = Cluster(config)
+
+    def render() -> list[Document]:
+        pipe = Pipeline(loaded, open_store(loaded.config.store, loaded.root), cluster, emit)
+        return pipe.with_secret(pipe.render(pipe.release(None), Traffic()))
+
+    return cluster.examine(render)
 
 
 def role(loaded: Settings, target: str | None) -> list[Document]:

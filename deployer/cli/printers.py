@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # `kdeploy --help` comes through here and prints none of thes
     from deployer.events import Event, Pushed
     from deployer.predict import Failure, Prediction
     from deployer.target import Document, Status
-    from deployer.targets.kserve.doctor import Finding as ClusterFinding
+    from deployer.targets.kserve.rules import Finding as ClusterFinding
     from deployer.targets.local.doctor import Finding as LocalFinding
     from deployer.targets.local.protocol import Info, RevisionInfo
 

@@ -53,5 +53,7 @@ def doctor(
     output: OutputFormat = Output.TABLE,
 ) -> None:
     """Check what a target needs, on this machine or on its cluster, and say how to mend what is missing."""
-    findings = deps.examine(config, sets=sets, target=target, context=context, kubeconfig=kubeconfig)
+    findings = deps.examine(
+        config, sets=sets, target=target, context=context, kubeconfig=kubeconfig, emit=printers.Viewer()
+    )
     printers.print_findings(findings, output)

@@ -174,7 +174,7 @@ def _render(loaded: Settings, target: str | None, release: str | None, canary: i
 
     pipe = deps.pipeline(loaded, target=target, emit=printers.Viewer())
     traffic = Traffic(100 if canary is None else canary)
-    documents = pipe.render(pipe.find(release), traffic) if release else pipe.plan(traffic).documents
+    documents = pipe.render(pipe.release(release), traffic)
     if secret := pipe.secret():
         typer.echo(
             f"left out: Secret {secret['metadata']['name']}, for it holds credentials: "

@@ -87,7 +87,8 @@ def rollout(
 
 def _try(pipe: Pipeline, release: str | None, traffic: Traffic, *, on_target: bool, output: Output) -> None:
     """Decide everything, and let a target that was opened to change nothing check it."""
-    documents = pipe.render(pipe.find(release), traffic) if release else pipe.plan(traffic).documents
+    documents = pipe.render(pipe.release(release), traffic)
+    pipe.check(documents)
     if on_target:
         pipe.target.apply(documents)
     rows = [(d["kind"], d["metadata"]["name"]) for d in documents]

@@ -12,6 +12,9 @@ NAME_MAX = 47  # Knative's prev-NAME-predictor and KServe's label isvc.NAME-pred
 
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, max_length=NAME_MAX)]
 Namespace = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$(?!\n)", max_length=63)]
+Subdomain = Annotated[
+    str, Meta(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$(?!\n)", max_length=253)
+]  # what Kubernetes calls most objects
 Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$(?!\n)", max_length=50)]
 Quantity = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$(?!\n)")]
 Url = Annotated[str, Meta(pattern=r"^https?://[^\s/]+")]
@@ -70,6 +73,12 @@ class Serving(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_
     gpu_image: Annotated[str, Meta(min_length=1, description="The same, where `gpu` is not 0.")] = (
         "pytorch/torchserve-kfs:0.12.0-gpu"
     )
+    runtime: Annotated[
+        Subdomain | None,
+        Meta(
+            description="A ServingRuntime of the cluster's own, or a ClusterServingRuntime; else kdeploy's."
+        ),
+    ] = None
     min_workers: Annotated[Positive, Meta(description="TorchServe workers, at least.")] = 1
     max_workers: Annotated[Positive, Meta(description="TorchServe workers, at most.")] = 1
     batch_size: Annotated[Positive, Meta(description="Requests that go to the handler in one call.")] = 1
@@ -158,6 +167,10 @@ class KServeTarget(
     deployment_mode: Annotated[
         Literal["Knative", "Standard"] | None,
         Meta(description="KServe's deployment mode; else the one that the cluster is set to."),
+    ] = None
+    domain_template: Annotated[
+        str | None,
+        Meta(description="KServe's domainTemplate, where its ConfigMap may not be read; else its default."),
     ] = None
     ingress: Annotated[
         Url | None, Meta(description="The ingress's address, as http://ADDRESS; else it is found out.")

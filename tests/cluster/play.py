@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from deployer.access import Access
 from deployer.config import Serving
 from deployer.manifest import render
 from deployer.release import ArchiveRecord, Release, Traffic
@@ -24,6 +25,7 @@ def documents(
     name: str = "digits",
     mode: str = "Standard",
     percent: int = 100,
+    access: Access | None = None,
     **serving: Any,
 ) -> list[Document]:
     """Render a release as kdeploy does."""
@@ -41,6 +43,7 @@ def documents(
         namespace=namespace,
         capabilities=Capabilities(deployment_mode=mode, canary=mode == "Knative"),
         traffic=Traffic(percent),
+        access=access,
     )
 
 

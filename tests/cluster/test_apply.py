@@ -143,7 +143,7 @@ class TestOthers:
     def test_a_mode_that_cannot_be_changed(self, cluster: Cluster, kube: Kube, namespace: str) -> None:
         cluster.apply(documents(namespace, mode="Standard"))
         with pytest.raises(ConfigError, match="served in Standard mode") as caught:
-            cluster.apply(documents(namespace, mode="Knative"))
+            cluster.check(documents(namespace, mode="Knative"))
         assert 'deployment-mode = "Standard"' in (caught.value.hint or "")
 
     def test_of_two_at_once_one_wins_and_nothing_is_mixed(

@@ -197,7 +197,8 @@ def test_an_ingress_of_another_target_is_none_of_this_ones(
 def test_the_doctor(kdeploy: Kdeploy) -> None:
     ended = kdeploy("doctor", "-o", "json")
     found = {one["name"]: one["status"] for one in json.loads(ended.out)}
-    assert found == dict.fromkeys(["cluster", "KServe", "deployment mode", "host name", "permissions"], "ok")
+    looked_at = ["cluster", "KServe", "ingress", "permissions", "namespace", "deployment mode", "host name"]
+    assert found == dict.fromkeys([*looked_at, "runtime", "model store"], "ok")
     ended = kdeploy("doctor", "--set", "serving.gpu=1")
     assert "no node has 1 of nvidia.com/gpu" in ended.out
     assert ended.code == 0

@@ -9,22 +9,45 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deployer.config import KServeTarget
+from deployer.access import Access
+from deployer.config import KServeTarget, Store, load_settings
 from deployer.errors import TargetError
+from deployer.manifest import render_secret
+from deployer.pipeline import Pipeline
+from deployer.release import Traffic
 from deployer.rollout import watch_rollout
-from deployer.target import Phase
+from deployer.store import open_store
+from deployer.target import Document, Phase
 from deployer.targets.kserve import Cluster
 from deployer.targets.kserve.permissions import Permission, needed, render_role
 from deployer.targets.kserve.refusals import RefusedError
+from deployer.targets.kserve.resources import INFERENCE_SERVICE, SECRET
 from tests.cluster.kube import Kube
 from tests.cluster.play import A, Play, documents
 from tests.cluster.proxy import Proxy
 
 RBAC = "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/{}"
 MODES = ("Standard", "Knative")
+DELETE = Permission("delete", INFERENCE_SERVICE)
 EVERY = list(dict.fromkeys(one for mode in MODES for one in needed(mode)))
 
 CiAccount = Callable[..., Cluster]
+
+
+def applied(namespace: str, mode: str) -> list[Document]:
+    """Render a release, and the Secret and ServiceAccount that it reads its model store with."""
+    access = Access(data={"AWS_ACCESS_KEY_ID": "key"})
+    secret = render_secret(access, service="digits", namespace=namespace)
+    assert secret
+    return [secret, *documents(namespace, mode=mode, access=access)]
+
+
+def pipeline(cluster: Cluster, config: Store, folder: Path) -> Pipeline:
+    (folder / "handler.py").write_text("def handle(data, context):\n    return data\n")
+    flags = {"model.name": "digits", "model.version": "1.0", "model.handler": "handler.py"}
+    flags |= {"store.uri": config.uri, "store.endpoint": str(config.endpoint)}
+    settings = load_settings(None, environment={}, flags=flags, folder=folder)
+    return Pipeline(settings, open_store(settings.config.store, folder), cluster, lambda _: None)
 
 
 @pytest.fixture
@@ -62,7 +85,8 @@ def ci(kube: Kube, proxy: Proxy, namespace: str, tmp_path: Path) -> CiAccount:
 def test_it_is_enough(ci: CiAccount, kube: Kube, namespace: str, mode: str) -> None:
     cluster = ci(mode)
     cluster.capabilities()
-    reference = cluster.apply(documents(namespace, mode=mode))
+    assert cluster.check(applied(namespace, mode)) == []
+    reference = cluster.apply(applied(namespace, mode))
     play = Play(kube, namespace)
     if mode == "Standard":
         play.replica_set(A, available=1)
@@ -77,23 +101,45 @@ def test_it_is_enough(ci: CiAccount, kube: Kube, namespace: str, mode: str) -> N
     assert list(cluster.logs(reference)) == []
     assert [one["metadata"]["name"] for one in cluster.list(namespace)] == ["digits"]
     assert cluster.releases_in_use() == {f"digits/{A}"}
-    assert [one.status for one in cluster.examine("digits", gpu=1)].count("failure") == 0
+    wanted = documents(namespace, mode=mode, gpu=1)
+    assert [one.status for one in cluster.examine(lambda: wanted)].count("failure") == 0
     assert cluster.delete(reference)
 
 
 @pytest.mark.parametrize("lacking", EVERY, ids=str)
 def test_every_part_of_it_is_needed_and_named_before_anything_is_written(
-    ci: CiAccount, kube: Kube, namespace: str, proxy: Proxy, lacking: Permission
+    ci: CiAccount,
+    namespace: str,
+    proxy: Proxy,
+    lacking: Permission,
+    s3_config: Store,
+    tmp_path: Path,
 ) -> None:
     mode = next(mode for mode in MODES if lacking in needed(mode))
     cluster = ci(mode, without=lacking)
+    pipe = pipeline(cluster, s3_config, tmp_path)
     with pytest.raises(RefusedError, match=f"may not {lacking.verb} {lacking.resource.full_name}") as caught:
-        cluster.apply(documents(namespace, mode=mode))
+        pipe.target.delete(pipe.reference()) if lacking == DELETE else pipe.rollout(
+            None, Traffic(), timeout=9
+        )
     assert not caught.value.retryable
-    assert proxy.writes() == []
-    if (lacking.verb, lacking.resource.plural) != ("get", "inferenceservices"):
-        (found,) = [one for one in cluster.examine("digits", gpu=0) if one.name == "permissions"]
-        assert str(lacking) in found.detail
+    assert pipe.store.list() == []
+    assert {method for method, _ in proxy.writes()} <= {"DELETE"}
+    (found,) = [one for one in cluster.examine(lambda: applied(namespace, mode)) if one.name == "permissions"]
+    assert str(lacking) in found.detail
+
+
+@pytest.mark.parametrize("needless", [DELETE, *(one for one in EVERY if one.verb == "watch")], ids=str)
+def test_what_a_command_does_not_do_is_not_asked_for(
+    ci: CiAccount, namespace: str, needless: Permission
+) -> None:
+    mode = next(mode for mode in MODES if needless in needed(mode))
+    assert ci(mode, without=needless).check(applied(namespace, mode), wait=needless == DELETE) == []
+
+
+def test_a_rollout_without_credentials_of_ours_needs_no_secrets(ci: CiAccount, namespace: str) -> None:
+    cluster = ci("Standard", without=Permission("create", SECRET))
+    assert cluster.check(documents(namespace)) == []
 
 
 def test_another_namespace_is_out_of_reach(ci: CiAccount) -> None:

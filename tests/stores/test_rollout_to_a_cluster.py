@@ -28,6 +28,9 @@ class Cluster(OneNode):
     def capabilities(self) -> Capabilities:
         return Capabilities(deployment_mode="Standard", canary=False)
 
+    def check(self, documents: Sequence[Document], *, wait: bool = True) -> list[str]:
+        return []
+
     def apply(self, documents: Sequence[Document]) -> Reference:
         self.applied = list(documents)
         return Reference("team", "digits")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cached_property
 from typing import Any
 
 from msgspec import Struct
@@ -11,59 +12,103 @@ from msgspec import Struct
 from deployer.target import Document
 from deployer.targets.kserve.api import Api
 from deployer.targets.kserve.refusals import RefusedError
-from deployer.targets.kserve.resources import CONFIG_MAP, DEPLOYMENT, Resource
+from deployer.targets.kserve.resources import CONFIG_MAP, DEPLOYMENT, INFERENCE_SERVICE, Resource
 
 KSERVE_NAMESPACE = "kserve"
 _CONFIG = "inferenceservice-config"
 _CONTROLLER = "kserve-controller-manager"
 _MODES = {"Serverless": "Knative", "RawDeployment": "Standard"}  # as they were called before KServe 0.16
 _KNATIVE = Resource("serving.knative.dev", "v1", "services", "Service")
-_INFERENCE = Resource("serving.kserve.io", "v1beta1", "inferenceservices", "InferenceService")
 
 
-class ClusterFacts(Struct, frozen=True, kw_only=True):
-    """What was found out; None where it may not be read."""
+class KServeConfig(Struct, frozen=True, kw_only=True):
+    """What KServe is set to by its ConfigMap; the defaults are KServe's own."""
 
-    kubernetes: str
-    kserve: bool
-    kserve_version: str | None = None
-    configured_mode: str | None = None
-    knative: bool = False
+    deployment_mode: str | None = None
+    domain: str = "example.com"
+    domain_template: str = "{{ .Name }}-{{ .Namespace }}.{{ .IngressDomain }}"
+    url_scheme: str = "http"
+    path_template: str = ""
+    ingress_class: str = "istio"
+    gateway: str | None = None  # NAMESPACE/NAME, where the Gateway API is used
+
+    def host(self, name: str, namespace: str) -> str | None:
+        """Return the host that KServe gives to a name in Standard mode; None where it depends on more."""
+        values = {"Name": name, "Namespace": namespace, "IngressDomain": self.domain}
+        host = re.sub(r"{{-?\s*\.(\w+)\s*-?}}", lambda m: values.get(m[1], m[0]), self.domain_template)
+        return None if "{{" in host else host
+
+
+class Discovery:
+    """Finds out what a cluster can do: each object is asked for once, when it is first needed."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    @cached_property
+    def kubernetes(self) -> str:
+        """The API server's version."""
+        return self._api.version()
+
+    @cached_property
+    def kserve(self) -> bool:
+        """Whether KServe is installed."""
+        return INFERENCE_SERVICE.plural in self._api.kinds(INFERENCE_SERVICE)
+
+    @cached_property
+    def version(self) -> str | None:
+        """KServe's version, by the image of its controller; None where that may not be read."""
+        return read_version(_read(self._api, DEPLOYMENT, KSERVE_NAMESPACE, _CONTROLLER))
+
+    @cached_property
+    def knative(self) -> bool:
+        """Whether Knative Serving is installed."""
+        return _KNATIVE.plural in self._api.kinds(_KNATIVE)
+
+    @cached_property
+    def config(self) -> KServeConfig | None:
+        """What KServe is set to; None where that may not be read."""
+        document = _read(self._api, CONFIG_MAP, KSERVE_NAMESPACE, _CONFIG)
+        return read_config(document) if document else None
 
     @property
-    def default_mode(self) -> str:
-        """The mode that KServe would choose, or the one that can work where its choice is unknown."""
-        return self.configured_mode or ("Knative" if self.knative else "Standard")
-
-
-def find_facts(api: Api) -> ClusterFacts:
-    """Ask the cluster what it can do. Reads only; what may not be read stays None."""
-    config = _read(api, CONFIG_MAP, KSERVE_NAMESPACE, _CONFIG)
-    return ClusterFacts(
-        kubernetes=api.version(),
-        kserve=_serves(api, _INFERENCE),
-        kserve_version=_version(_read(api, DEPLOYMENT, KSERVE_NAMESPACE, _CONTROLLER)),
-        configured_mode=_mode(config),
-        knative=_serves(api, _KNATIVE),
-    )
-
-
-def find_mode(api: Api) -> str:
-    """Return the deployment mode that KServe would choose: one or two small requests."""
-    mode = _mode(_read(api, CONFIG_MAP, KSERVE_NAMESPACE, _CONFIG))
-    return mode or ("Knative" if _serves(api, _KNATIVE) else "Standard")
+    def mode(self) -> str:
+        """The mode that KServe would choose, or that can work where its choice is unknown."""
+        configured = self.config.deployment_mode if self.config else None
+        return configured or ("Knative" if self.knative else "Standard")
 
 
 def find_gateway(api: Api) -> str | None:
     """Return the NAMESPACE/NAME of the Gateway that KServe is set to use; None where it uses none."""
-    ingress = _json(_read(api, CONFIG_MAP, KSERVE_NAMESPACE, _CONFIG), "ingress")
-    gateway = ingress.get("kserveIngressGateway") if ingress.get("enableGatewayApi") else None
-    return str(gateway) if gateway else None
+    return read_config(_read(api, CONFIG_MAP, KSERVE_NAMESPACE, _CONFIG) or {}).gateway
 
 
-def _mode(config: Document | None) -> str | None:
-    mode = _json(config, "deploy").get("defaultDeploymentMode")
-    return _MODES.get(mode, str(mode)) if mode else None
+def read_config(document: Document) -> KServeConfig:
+    """Read KServe's ConfigMap: JSON texts, of which what is missing or broken is as by default. Pure."""
+    ingress = _json(document, "ingress")
+    mode = _json(document, "deploy").get("defaultDeploymentMode")
+    named = {
+        "domain": ingress.get("ingressDomain"),
+        "domain_template": ingress.get("domainTemplate"),
+        "url_scheme": ingress.get("urlScheme"),
+        "path_template": ingress.get("pathTemplate"),
+        "ingress_class": ingress.get("ingressClassName"),
+        "gateway": ingress.get("kserveIngressGateway") if ingress.get("enableGatewayApi") is True else None,
+        "deployment_mode": _MODES.get(str(mode), mode),
+    }
+    return KServeConfig(**{key: str(value) for key, value in named.items() if value})
+
+
+def read_version(controller: Document | None) -> str | None:
+    """Read KServe's version from its controller's Deployment. Pure."""
+    containers = (
+        ((controller or {}).get("spec") or {}).get("template", {}).get("spec", {}).get("containers", [])
+    )
+    for container in containers:
+        match = re.search(r"kserve-controller:v?(\d+\.\d+\.\d+\S*)$", container.get("image", ""))
+        if match:
+            return match[1]
+    return None
 
 
 def _read(api: Api, resource: Resource, namespace: str, name: str) -> Document | None:
@@ -73,27 +118,11 @@ def _read(api: Api, resource: Resource, namespace: str, name: str) -> Document |
         return None
 
 
-def _serves(api: Api, resource: Resource) -> bool:
-    return resource.plural in api.kinds(resource)
-
-
-def _json(config: Document | None, key: str) -> dict[str, Any]:
+def _json(config: Document, key: str) -> dict[str, Any]:
     """Read one of the JSON texts that KServe's ConfigMap consists of; empty where it is none."""
-    text = (config or {}).get("data", {}).get(key)
+    text = (config.get("data") or {}).get(key)
     try:
         value = json.loads(text) if text else {}
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _version(controller: Document | None) -> str | None:
-    """Read KServe's version from the image of its controller."""
-    if controller is None:
-        return None
-    containers = controller.get("spec", {}).get("template", {}).get("spec", {}).get("containers", [])
-    for container in containers:
-        match = re.search(r"kserve-controller:v?(\d+\.\d+\.\d+\S*)$", container.get("image", ""))
-        if match:
-            return match[1]
-    return None

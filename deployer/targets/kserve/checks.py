@@ -1,97 +1,222 @@
-"""What KServe would refuse or ignore later and in worse words, found out before the first write. Pure."""
+"""What KServe would refuse or ignore on this very cluster, found out before the first write. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+
+from msgspec import UNSET, Struct, UnsetType
 
 from deployer.errors import ConfigError
 from deployer.target import Document, Reference
-from deployer.targets.kserve.capabilities import KSERVE_NAMESPACE
-from deployer.targets.kserve.serving import MODE_ANNOTATION, is_standard
+from deployer.targets.kserve.capabilities import KSERVE_NAMESPACE, KServeConfig
+from deployer.targets.kserve.refusals import RefusedError
+from deployer.targets.kserve.rules import (
+    GPU,
+    Finding,
+    check_documents,
+    failure,
+    gpus_of,
+    mode_of,
+    ok,
+    service_of,
+)
+from deployer.targets.kserve.runtimes import Seen, check_features, check_runtime, find_runtime
+from deployer.targets.kserve.serving import is_standard
 
-HOST_LABEL_MAX = 63  # bytes of one label of a host name
-_SCHEMES = ("gs", "s3", "pvc", "http", "https", "hdfs", "webhdfs", "oci", "oci+native", "hf")
+HOST_LABEL_MAX, HOST_MAX = 63, 253  # bytes of one label of a host name, and of all of it
+_SHARED = {"ReadWriteMany", "ReadOnlyMany"}
 
 
-def check_service(service: Document, live: Document | None, namespace_labels: dict[str, str]) -> None:
-    """Raise ConfigError for the first rule that an InferenceService breaks.
+class Surroundings(Struct, frozen=True, kw_only=True):
+    """What of the cluster the documents depend on."""
 
-    `live` is the one that is there already; `namespace_labels` are empty where they may not be read.
-    """
+    live: Document | None = None  # the InferenceService that is there already
+    namespace: Seen = UNSET
+    config: KServeConfig | None = None
+    domain_template: str | None = None  # the target's own, where KServe's may not be read
+    version: str | None = None
+    knative: bool = True
+    features: Seen = UNSET
+    nodes: list[Document] | UnsetType = UNSET
+    claim: Seen = UNSET
+    storage_class: Seen = UNSET
+    runtime: Seen = UNSET  # the one of the cluster's own that is named
+    gateway: Seen = UNSET
+
+
+def check(documents: Sequence[Document], around: Surroundings) -> list[Finding]:
+    """Return everything that is found: what is broken, what may go wrong, and what holds."""
+    service = service_of(documents)
     metadata = service["metadata"]
     reference = Reference(metadata["namespace"], metadata["name"])
-    mode = metadata.get("annotations", {}).get(MODE_ANNOTATION, "")
-    for fault in (
-        *_place(reference, namespace_labels),
-        *_names(reference, mode),
-        *_mode(live, mode),
-        *_spec(service, mode),
-    ):
-        raise fault
+    runtime = find_runtime(documents, around.runtime)
+    return [
+        *_namespace(reference, around),
+        *_mode(service, around),
+        *_host(reference, mode_of(service), around),
+        *check_runtime(service, runtime),
+        *check_features(service, runtime, around.features),
+        *_gpu(service, around),
+        *_claim(service, around),
+        *_gateway(service, around),
+        *check_documents(documents),
+    ]
 
 
-def longest_label(reference: Reference, mode: str) -> str:
-    """Return the longest label that a service's name becomes part of: a host's, or a Knative revision's."""
-    if mode == "Standard":
-        return f"{reference.name}-predictor-{reference.namespace}"
-    return f"{reference.name}-predictor-00001"
+def refuse(findings: Sequence[Finding]) -> list[str]:
+    """Raise one error for all that is broken; return what may go wrong, one sentence each."""
+    broken = [one for one in findings if one.status == "failure"]
+    if not broken:
+        return [f"{one.detail}: {one.remedy}" for one in findings if one.status == "warning"]
+    kind = RefusedError if any(one.name == "permissions" for one in broken) else ConfigError
+    if len(broken) == 1:
+        raise kind(broken[0].detail, where=broken[0].where, hint=broken[0].remedy)
+    lines = [f"\n- {one.where}: {one.detail} ({one.remedy})" for one in broken]
+    raise kind(
+        f"{len(broken)} things stand in the way of a rollout{''.join(lines)}",
+        hint="nothing was written; `kdeploy doctor` looks again",
+    )
 
 
-def fits_a_node(resource: str, count: int, nodes: list[Document]) -> bool:
-    """Return whether any node could ever hold so many of a resource."""
-    return any(int(node.get("status", {}).get("allocatable", {}).get(resource, 0)) >= count for node in nodes)
-
-
-def _place(reference: Reference, labels: dict[str, str]) -> Iterator[ConfigError]:
+def _namespace(reference: Reference, around: Surroundings) -> Iterator[Finding]:
+    found = around.namespace
+    if found is None:
+        remedy = f"create it, or choose another: `kubectl create namespace {reference.namespace}`"
+        yield failure("namespace", f"there is no namespace {reference.namespace}", "namespace", remedy)
+        return
+    labels = found["metadata"].get("labels", {}) if found else {}
     if reference.namespace == KSERVE_NAMESPACE or "control-plane" in labels:
-        yield ConfigError(
-            f"KServe fetches no models in namespace {reference.namespace}: it is a control plane's",
-            where="namespace",
-            hint="roll out to another namespace",
+        detail = f"KServe fetches no models in namespace {reference.namespace}: it is a control plane's"
+        yield failure("namespace", detail, "namespace", "roll out to another namespace")
+    elif found and found.get("status", {}).get("phase") == "Terminating":
+        remedy = "wait until it is gone, and create it anew"
+        yield failure("namespace", f"namespace {reference.namespace} is being deleted", "namespace", remedy)
+    else:
+        yield ok("namespace", reference.namespace)
+
+
+def _mode(service: Document, around: Surroundings) -> Iterator[Finding]:
+    name, mode, live = "deployment mode", mode_of(service), around.live
+    lived = "Standard" if live and is_standard(live) else "Knative"
+    default = around.config.deployment_mode if around.config else None
+    if live and lived != mode:
+        detail = (
+            f"{service['metadata']['name']} is served in {lived} mode, which KServe never changes to {mode}"
         )
+        remedy = f'set deployment-mode = "{lived}" for this target, or delete the service first'
+        yield failure(name, detail, "deployment-mode", remedy)
+    elif mode == "Knative" and not around.knative:
+        remedy = 'set deployment-mode = "Standard" for this target'
+        yield failure(name, "Knative, which is not installed", "deployment-mode", remedy)
+    elif _is_old(around.version) and default and default != mode:
+        detail = f"KServe {around.version} knows {mode} by its former name alone, and would choose {default}"
+        remedy = f'KServe 0.16 knows it; or set deployment-mode = "{default}" for this target'
+        yield failure(name, detail, "deployment-mode", remedy)
+    else:
+        yield ok(name, mode)
 
 
-def _names(reference: Reference, mode: str) -> Iterator[ConfigError]:
-    label = longest_label(reference, mode)
-    if len(label) > HOST_LABEL_MAX:
-        yield ConfigError(
-            f"the host name {label} has {len(label)} characters, and DNS takes {HOST_LABEL_MAX}",
-            where="model.name",
-            hint=f"shorten the name of the model or the namespace by {len(label) - HOST_LABEL_MAX}",
-        )
-    if "-predictor" in reference.name and mode == "Knative":
-        yield ConfigError(
-            f"{reference.name}: KServe derives its URL wrongly from a name with -predictor in it",
-            where="model.name",
-            hint="choose another name",
-        )
+def _is_old(version: str | None) -> bool:
+    """Return whether KServe is known to be older than its modes' names."""
+    found = re.match(r"(\d+)\.(\d+)", version or "")
+    return found is not None and (int(found[1]), int(found[2])) < (0, 16)
 
 
-def _mode(live: Document | None, wanted: str) -> Iterator[ConfigError]:
-    mode = "Standard" if live and is_standard(live) else "Knative"
-    if live and wanted and wanted != mode:
-        yield ConfigError(
-            f"{live['metadata']['name']} is served in {mode} mode, which KServe never changes to {wanted}",
-            where="deployment-mode",
-            hint=f'set deployment-mode = "{mode}" for this target, or delete the service first',
-        )
+def _host(reference: Reference, mode: str, around: Surroundings) -> Iterator[Finding]:
+    url = (around.live or {}).get("status", {}).get("url")
+    names = list(_hosts(reference, mode, around))
+    label = max((label for name in names for label in name.split(".")), key=len, default="")
+    longest = max(names, key=len, default="")
+    for what, size, limit in (
+        (f"the host name {label}", len(label), HOST_LABEL_MAX),
+        (f"the host {longest}", len(longest), HOST_MAX),
+    ):
+        if size > limit and not url:
+            detail = f"{what} has {size} characters, and DNS takes {limit}"
+            remedy = f"shorten the name of the model or the namespace by {size - limit}"
+            if mode == "Standard" and not around.config:
+                remedy += "; if KServe's domainTemplate is not its default, say it as domain-template"
+            yield failure("host name", detail, "model.name", remedy)
+            return
+    yield ok(
+        "host name", url or (names[0] if names else "by a domainTemplate that depends on more than names")
+    )
 
 
-def _spec(service: Document, mode: str) -> Iterator[ConfigError]:
+def _hosts(reference: Reference, mode: str, around: Surroundings) -> Iterator[str]:
+    """Yield the names that a service's own becomes part of: hosts, or a Knative revision's and tag's."""
+    name = reference.name
+    if mode != "Standard":
+        yield from (f"{name}-predictor-00001", f"prev-{name}-predictor")
+        return
+    config = around.config or KServeConfig()
+    if around.domain_template and not around.config:
+        config = KServeConfig(domain_template=around.domain_template)
+    for one in (name, f"{name}-predictor"):
+        if host := config.host(one, reference.namespace):
+            yield host
+
+
+def _gpu(service: Document, around: Surroundings) -> Iterator[Finding]:
+    count = gpus_of(service)
+    if not count or around.nodes is UNSET:
+        return
+    if any(int(one.get("status", {}).get("allocatable", {}).get(GPU, 0)) >= count for one in around.nodes):
+        yield ok("GPU", f"a node has {count} of {GPU}")
+        return
+    # An autoscaler may bring such a node, so that this is no failure yet.
+    yield Finding(
+        name="GPU",
+        status="warning",
+        detail=f"no node has {count} of {GPU} now",
+        where="serving.gpu",
+        remedy="is NVIDIA's device plugin running, or does an autoscaler bring such nodes?",
+    )
+
+
+def _claim(service: Document, around: Surroundings) -> Iterator[Finding]:
     predictor = service["spec"]["predictor"]
-    if mode == "Standard" and "canaryTrafficPercent" in predictor:
-        yield ConfigError(
-            "a canary does nothing in Standard mode: KServe sends every request to the new release",
-            where="--canary",
-            hint="leave --canary out, or use a cluster in Knative mode",
-        )
-    uri = predictor["model"]["storageUri"]
-    scheme, separator, _ = uri.partition("://")
-    if not separator or scheme == "file":
-        yield ConfigError(
-            "a pod cannot reach a model store in a folder of this machine",
+    scheme, _, path = predictor["model"]["storageUri"].partition("://")
+    claim, place, namespace = around.claim, path.partition("/")[0], service["metadata"]["namespace"]
+    if scheme != "pvc" or claim is UNSET:
+        return
+    if claim is None:
+        detail = f"there is no PersistentVolumeClaim {place} in namespace {namespace}"
+        yield failure("claim", detail, "store.uri", "a service mounts claims of its own namespace alone")
+        return
+    phase = claim.get("status", {}).get("phase", "Pending")
+    if phase != "Bound" and not (phase == "Pending" and _binds_later(around.storage_class)):
+        detail = f"PersistentVolumeClaim {place} is {phase}, and a pod that mounts it would wait"
+        yield failure("claim", detail, "store.uri", f"`kubectl describe pvc {place}` says why")
+        return
+    modes = set(claim["spec"].get("accessModes", []))
+    several = predictor.get("maxReplicas", 1) > 1 or "canaryTrafficPercent" in predictor
+    if several and not modes & _SHARED:
+        yield Finding(
+            name="claim",
+            status="warning",
+            detail=f"claim {place} is {', '.join(sorted(modes))}: replicas on other nodes cannot start",
             where="store.uri",
-            hint="use one that the cluster reaches",
+            remedy="a claim that is ReadWriteMany or ReadOnlyMany, or one replica",
         )
-    elif scheme not in _SCHEMES:
-        yield ConfigError(f"KServe fetches nothing from {scheme}://", where="store.uri")
+    else:
+        yield ok("claim", f"{place}, {phase}")
+
+
+def _binds_later(storage_class: Seen) -> bool:
+    """Return whether a claim is bound with the first pod; one whose class may not be read, may be."""
+    if storage_class is UNSET:
+        return True
+    return (storage_class or {}).get("volumeBindingMode") == "WaitForFirstConsumer"
+
+
+def _gateway(service: Document, around: Surroundings) -> Iterator[Finding]:
+    name = around.config.gateway if around.config else None
+    if mode_of(service) != "Standard" or not name or around.gateway is UNSET:
+        return
+    if around.gateway is None:
+        detail = f"there is no Gateway {name}, which KServe is set to use: the service would get no way in"
+        yield failure("Gateway", detail, "ConfigMap kserve/inferenceservice-config", "create it")
+    else:
+        yield ok("Gateway", name)

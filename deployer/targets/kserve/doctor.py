@@ -2,94 +2,91 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Sequence
 
-from msgspec import Struct
+from msgspec import UNSET
 
+from deployer.config import KServeTarget
 from deployer.errors import KdeployError
-from deployer.target import Reference
+from deployer.target import Document
 from deployer.targets.kserve.api import Api
-from deployer.targets.kserve.capabilities import ClusterFacts, find_facts
-from deployer.targets.kserve.checks import HOST_LABEL_MAX, fits_a_node, longest_label
-from deployer.targets.kserve.permissions import missing
-from deployer.targets.kserve.refusals import RefusedError
-from deployer.targets.kserve.resources import NODE
+from deployer.targets.kserve.capabilities import Discovery
+from deployer.targets.kserve.checks import Surroundings, check
+from deployer.targets.kserve.permissions import check_permissions, needed
+from deployer.targets.kserve.rules import Finding, failure, gpus_of, mode_of, ok, service_of
+from deployer.targets.kserve.surroundings import look
 
-GPU = "nvidia.com/gpu"
-
-
-class Finding(Struct, frozen=True, kw_only=True):
-    """One thing that was looked at, what was found, and how to mend it."""
-
-    name: str
-    status: Literal["ok", "warning", "failure"]
-    detail: str
-    remedy: str = ""
+_ASK = "ask who runs the cluster"
 
 
-def examine(api: Api, reference: Reference, *, mode: str | None, gpu: int) -> list[Finding]:
-    """Look at everything that a rollout of a service depends on. Changes nothing."""
+def examine(
+    api: Api,
+    discovery: Discovery,
+    target: KServeTarget,
+    namespace: str,
+    render: Callable[[], Sequence[Document]],
+) -> list[Finding]:
+    """Look at everything that a rollout of a project's documents to a namespace depends on. Changes nothing.
+
+    `render` makes the documents; where it cannot, that is one of the findings.
+    """
     try:
-        facts = find_facts(api)
+        found = [ok("cluster", f"Kubernetes {discovery.kubernetes}"), _kserve(discovery)]
+        if not discovery.kserve:
+            return found
+        mode = target.deployment_mode or discovery.mode
+        found += [_ingress(discovery), check_permissions(api, namespace, needed(mode))]
     except KdeployError as error:
-        return [Finding(name="cluster", status="failure", detail=str(error), remedy=error.hint or "")]
-    mode = mode or facts.default_mode
-    return [
-        Finding(name="cluster", status="ok", detail=f"Kubernetes {facts.kubernetes}"),
-        _kserve(facts),
-        _mode(facts, mode),
-        _host(reference, mode),
-        _permissions(api, reference.namespace, mode),
-        *([_gpu(api, gpu)] if gpu else []),
-    ]
-
-
-def _kserve(facts: ClusterFacts) -> Finding:
-    if not facts.kserve:
-        remedy = "install KServe, or choose another context"
-        return Finding(name="KServe", status="failure", detail="it is not installed", remedy=remedy)
-    return Finding(
-        name="KServe", status="ok", detail=facts.kserve_version or "of a version that may not be read"
-    )
-
-
-def _mode(facts: ClusterFacts, mode: str) -> Finding:
-    if mode == "Knative" and not facts.knative:
-        return Finding(
-            name="deployment mode",
-            status="failure",
-            detail="Knative, which is not installed",
-            remedy='set deployment-mode = "Standard" for this target',
-        )
-    known = mode if facts.configured_mode else f"{mode}, which is a guess: KServe's ConfigMap may not be read"
-    return Finding(name="deployment mode", status="ok", detail=known)
-
-
-def _host(reference: Reference, mode: str) -> Finding:
-    label = longest_label(reference, mode)
-    if len(label) > HOST_LABEL_MAX:
-        remedy = f"shorten the name of the model or the namespace by {len(label) - HOST_LABEL_MAX}"
-        return Finding(name="host name", status="failure", detail=f"{label} is too long", remedy=remedy)
-    return Finding(name="host name", status="ok", detail=label)
-
-
-def _permissions(api: Api, namespace: str, mode: str) -> Finding:
-    lacking = missing(api, namespace, mode)
-    if lacking:
-        detail = "this user may not " + ", ".join(map(str, lacking))
-        remedy = "`kdeploy render --rbac` prints the Role that grants it"
-        return Finding(name="permissions", status="failure", detail=detail, remedy=remedy)
-    return Finding(name="permissions", status="ok", detail=f"all that are needed in namespace {namespace}")
-
-
-def _gpu(api: Api, count: int) -> Finding:
+        return [_of(error, "cluster")]
     try:
-        nodes, _ = api.list(NODE, None)
-    except RefusedError:
-        remedy = "ask who runs the cluster whether its nodes have GPUs"
-        return Finding(name="GPU", status="warning", detail="nodes may not be listed", remedy=remedy)
-    if fits_a_node(GPU, count, nodes):
-        return Finding(name="GPU", status="ok", detail=f"a node has {count} of {GPU}")
-    # An autoscaler may bring such a node, so that this is no failure yet.
-    remedy = "is NVIDIA's device plugin running, or does an autoscaler bring such nodes?"
-    return Finding(name="GPU", status="warning", detail=f"no node has {count} of {GPU} now", remedy=remedy)
+        documents = render()
+        around = look(api, discovery, documents, target.domain_template)
+    except KdeployError as error:
+        return [*found, _of(error, "release")]
+    return [*found, *check(documents, around), *_unread(documents, around, target)]
+
+
+def _of(error: KdeployError, name: str) -> Finding:
+    return failure(name, error.what, error.where or "", error.hint or "")
+
+
+def _kserve(discovery: Discovery) -> Finding:
+    if not discovery.kserve:
+        return failure("KServe", "it is not installed", "", "install KServe, or choose another context")
+    return ok("KServe", discovery.version or "of a version that may not be read")
+
+
+def _ingress(discovery: Discovery) -> Finding:
+    config = discovery.config
+    if config is None:
+        return ok("ingress", "as KServe's ConfigMap says, which may not be read")
+    way = f"Gateway {config.gateway}" if config.gateway else f"ingress class {config.ingress_class}"
+    hosts = config.path_template or config.domain_template
+    return ok("ingress", f"{way}, {config.url_scheme}://, {hosts}, domain {config.domain}")
+
+
+def _unread(documents: Sequence[Document], around: Surroundings, target: KServeTarget) -> list[Finding]:
+    """Return what could not be looked at, because this user may not read it."""
+    service = service_of(documents)
+    found = []
+    if not around.config and not target.deployment_mode:
+        found.append(
+            _warning(
+                "deployment mode",
+                f"{mode_of(service)} is a guess: KServe's ConfigMap may not be read",
+                "set deployment-mode for this target",
+            )
+        )
+    if gpus_of(service) and around.nodes is UNSET:
+        found.append(_warning("GPU", "nodes may not be listed", f"{_ASK} whether its nodes have GPUs"))
+    if service["spec"]["predictor"]["model"]["storageUri"].startswith("pvc://") and around.claim is UNSET:
+        found.append(_warning("claim", "claims may not be read", f"{_ASK} whether it is there, and Bound"))
+    ours = any(document["kind"] == "ServingRuntime" for document in documents)
+    if not ours and around.runtime is UNSET:
+        remedy = f"{_ASK} whether it is there, and serves pytorch"
+        found.append(_warning("runtime", "the cluster's runtimes may not be read", remedy))
+    return found
+
+
+def _warning(name: str, detail: str, remedy: str) -> Finding:
+    return Finding(name=name, status="warning", detail=detail, remedy=remedy)

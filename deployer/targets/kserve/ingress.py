@@ -11,9 +11,8 @@ from deployer.target import Document, Endpoint, Reference
 from deployer.targets.kserve.api import Api
 from deployer.targets.kserve.capabilities import find_gateway
 from deployer.targets.kserve.refusals import RefusedError
-from deployer.targets.kserve.resources import NODE, SERVICE, Resource
+from deployer.targets.kserve.resources import GATEWAY, NODE, SERVICE, Resource
 
-_GATEWAY = Resource("gateway.networking.k8s.io", "v1", "gateways", "Gateway")
 _SERVICES = (
     ("istio-system", "istio-ingressgateway"),
     ("kourier-system", "kourier"),
@@ -51,7 +50,7 @@ def _of_gateway(api: Api, scheme: str) -> Iterator[str]:
     if not name:
         return
     namespace, _, gateway = name.partition("/")
-    found = _read(api, _GATEWAY, namespace, gateway)
+    found = _read(api, GATEWAY, namespace, gateway)
     for address in (found or {}).get("status", {}).get("addresses", []):
         yield f"{scheme}://{_host(address['value'])}"
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from msgspec import Struct
 
 from deployer.target import Document
 from deployer.targets.kserve.api import Api
-from deployer.targets.kserve.refusals import RefusedError
 from deployer.targets.kserve.resources import (
     DEPLOYMENT,
     EVENT,
@@ -22,10 +21,12 @@ from deployer.targets.kserve.resources import (
     SERVING_RUNTIME,
     Resource,
 )
+from deployer.targets.kserve.rules import Finding, failure, ok
 
 ACCOUNT = "kdeploy"  # the name of the Role, and of the ServiceAccount that it is bound to
 POD_LOG = Resource("", "v1", "pods/log", "Pod")
 _SEEN = ("list", "watch")
+_WRITTEN = (INFERENCE_SERVICE, SERVING_RUNTIME, SERVICE_ACCOUNT, SECRET)
 
 
 class Permission(Struct, frozen=True):
@@ -39,36 +40,35 @@ class Permission(Struct, frozen=True):
 
 
 def needed(mode: str) -> list[Permission]:
-    """Return what a rollout in a deployment mode does, and what list, logs and delete do."""
+    """Return what all commands together do in a deployment mode."""
+    return [*to_roll_out(_WRITTEN, mode, wait=True), Permission("delete", INFERENCE_SERVICE)]
+
+
+def to_roll_out(kinds: Collection[Resource], mode: str, *, wait: bool) -> list[Permission]:
+    """Return what a rollout of documents of some kinds does; to wait it reads what KServe makes of them."""
     made = (DEPLOYMENT, REPLICA_SET) if mode == "Standard" else (REVISION,)
-    verbs: dict[Resource, Sequence[str]] = {
-        INFERENCE_SERVICE: ("get", *_SEEN, "create", "patch", "delete"),
-        **dict.fromkeys((SERVING_RUNTIME, SERVICE_ACCOUNT, SECRET), ("get", "create", "patch")),
-        POD: _SEEN,
-        POD_LOG: ("get",),
-        EVENT: _SEEN,
-        **dict.fromkeys(made, _SEEN),
-    }
-    return [Permission(verb, resource) for resource, each in verbs.items() for verb in each]
+    seen = dict.fromkeys((INFERENCE_SERVICE, POD, EVENT, *made), _SEEN) | {POD_LOG: ("get",)}
+    return [
+        *(Permission(verb, resource) for resource in kinds for verb in ("get", "create", "patch")),
+        *(Permission(verb, resource) for resource, verbs in seen.items() for verb in verbs if wait),
+    ]
 
 
-def missing(api: Api, namespace: str, mode: str) -> list[Permission]:
-    """Ask the API server which of them this user has not."""
-    wanted = needed(mode)
+def missing(api: Api, namespace: str, wanted: Sequence[Permission]) -> list[Permission]:
+    """Ask the API server which permissions this user has not."""
     with ThreadPoolExecutor(max_workers=8) as pool:
         granted = pool.map(lambda one: api.allowed(one.verb, one.resource, namespace), wanted)
         return [one for one, may in zip(wanted, granted, strict=True) if not may]
 
 
-def require(api: Api, namespace: str, mode: str) -> None:
-    """Raise RefusedError, naming every verb and resource, where one is missing."""
-    lacking = missing(api, namespace, mode)
-    if lacking:
-        raise RefusedError(
-            f"this user may not {', '.join(map(str, lacking))}",
-            where=f"namespace {namespace}",
-            hint="`kdeploy render --rbac` prints the Role that grants it",
-        )
+def check_permissions(api: Api, namespace: str, wanted: Sequence[Permission]) -> Finding:
+    """Find out whether this user may do all that is wanted; every verb and resource missing is named."""
+    lacking = missing(api, namespace, wanted)
+    if not lacking:
+        return ok("permissions", f"all that are needed in namespace {namespace}")
+    detail = f"this user may not {', '.join(map(str, lacking))}"
+    remedy = "`kdeploy render --rbac` prints the Role that grants it"
+    return failure("permissions", detail, f"namespace {namespace}", remedy)
 
 
 def render_role(namespace: str, mode: str) -> list[Document]:

@@ -6,6 +6,7 @@ import builtins
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from types import TracebackType
 
 import msgspec
@@ -14,25 +15,25 @@ from deployer.config import KServeTarget
 from deployer.errors import ConfigError, ConflictError, KdeployError, NotFoundError
 from deployer.ownership import FIELD_MANAGER, owners
 from deployer.target import Capabilities, Document, Endpoint, Phase, Reference, Status, read_status
-from deployer.targets.kserve import capabilities
 from deployer.targets.kserve.api import Api
-from deployer.targets.kserve.checks import check_service
+from deployer.targets.kserve.capabilities import Discovery
+from deployer.targets.kserve.checks import check, refuse
 from deployer.targets.kserve.connection import Connection, connect
-from deployer.targets.kserve.doctor import Finding, examine
+from deployer.targets.kserve.doctor import examine
 from deployer.targets.kserve.ingress import find_ingress
 from deployer.targets.kserve.judge import Judge
 from deployer.targets.kserve.logs import last_lines, read_logs
-from deployer.targets.kserve.permissions import render_role, require
+from deployer.targets.kserve.permissions import check_permissions, render_role, to_roll_out
 from deployer.targets.kserve.refusals import RefusedError
 from deployer.targets.kserve.resources import (
     INFERENCE_SERVICE,
-    NAMESPACE,
     POD,
     REPLICA_SET,
     REVISION,
     SERVING_RUNTIME,
     resource_of,
 )
+from deployer.targets.kserve.rules import Finding, mode_of, service_of
 from deployer.targets.kserve.serving import (
     SERVICE_LABEL,
     Children,
@@ -41,6 +42,7 @@ from deployer.targets.kserve.serving import (
     is_standard,
     release_of,
 )
+from deployer.targets.kserve.surroundings import look
 from deployer.targets.kserve.watching import Watching
 
 _AUTOSCALER = "serving.kserve.io/autoscalerClass"
@@ -64,7 +66,6 @@ class Cluster:
         self._dry_run = dry_run
         self._clock = clock
         self._connected: Connection | None = None
-        self._mode: str | None = config.deployment_mode
         self._left: dict[Reference, Document] = {}  # the model status that the release before left
 
     def __enter__(self) -> Cluster:
@@ -87,6 +88,10 @@ class Cluster:
         """The cluster's API."""
         return Api(self._connection)
 
+    @cached_property
+    def _discovery(self) -> Discovery:
+        return Discovery(self.api)
+
     @property
     def namespace(self) -> str:
         """The namespace that references without one are in: the config's, or the context's."""
@@ -94,9 +99,20 @@ class Cluster:
 
     def capabilities(self) -> Capabilities:
         """Find out the deployment mode and whether canaries work. Changes nothing."""
-        if self._mode is None:
-            self._mode = capabilities.find_mode(self.api)
-        return Capabilities(deployment_mode=self._mode, canary=self._mode == "Knative")
+        mode = self._config.deployment_mode or self._discovery.mode
+        return Capabilities(deployment_mode=mode, canary=mode == "Knative")
+
+    def check(self, documents: Sequence[Document], *, wait: bool = True) -> builtins.list[str]:
+        """Refuse what KServe, Knative or Kubernetes would refuse or ignore later, all of it at once.
+
+        Returns what may go wrong nevertheless. Raises ConfigError, RefusedError for permissions, TargetError.
+        """
+        kinds = dict.fromkeys(resource_of(document) for document in documents)
+        service = service_of(documents)
+        wanted = to_roll_out(kinds, mode_of(service), wait=wait)
+        around = look(self.api, self._discovery, documents, self._config.domain_template)
+        allowed = check_permissions(self.api, service["metadata"]["namespace"], wanted)
+        return refuse([allowed, *check(documents, around)])
 
     def apply(self, documents: Sequence[Document]) -> Reference:
         """Apply documents server-side, the service's own last; what is made for it goes when it goes.
@@ -104,12 +120,11 @@ class Cluster:
         Raises ConflictError naming the field and its holder, RolloutFailedError where the cluster
         refuses them, TargetError.
         """
-        service = next(document for document in documents if document["kind"] == "InferenceService")
+        service = service_of(documents)
         reference = Reference(
             service["metadata"].get("namespace", self.namespace), service["metadata"]["name"]
         )
         live = self.api.get(INFERENCE_SERVICE, reference.namespace, reference.name)
-        self._check(service, live, reference)
         others = [document for document in documents if document is not service]
         applied = [self._apply(document, reference.namespace) for document in others]
         new = self._apply(_without_scaled(service, live), reference.namespace)
@@ -175,9 +190,9 @@ class Cluster:
             "TorchServe itself cannot be asked on a cluster", where=str(reference), hint="add --kserve"
         )
 
-    def examine(self, name: str, *, gpu: int) -> builtins.list[Finding]:
-        """Look at everything that a rollout of a service depends on. Changes nothing."""
-        return examine(self.api, Reference(self.namespace, name), mode=self._config.deployment_mode, gpu=gpu)
+    def examine(self, render: Callable[[], Sequence[Document]]) -> builtins.list[Finding]:
+        """Look at everything that a rollout of the documents depends on. Changes nothing."""
+        return examine(self.api, self._discovery, self._config, self.namespace, render)
 
     def role(self) -> builtins.list[Document]:
         """Render the least that an account must be allowed to do here."""
@@ -204,14 +219,6 @@ class Cluster:
             for one in found
         )
         return frozenset(f"{name}/{release}" for name, release in named if release)
-
-    def _check(self, service: Document, live: Document | None, reference: Reference) -> None:
-        labels: dict[str, str] = {}
-        with contextlib.suppress(RefusedError):  # a user of one namespace may not look at it from outside
-            space = self.api.get(NAMESPACE, None, reference.namespace) or {"metadata": {}}
-            labels = space["metadata"].get("labels", {})
-        check_service(service, live, labels)
-        require(self.api, reference.namespace, "Standard" if is_standard(service) else "Knative")
 
     def _apply(self, document: Document, namespace: str) -> Document:
         resource = resource_of(document)

@@ -13,6 +13,7 @@ from deployer.targets.local import daemon
 from deployer.targets.local.connection import NotRunningError, ask, lines
 from deployer.targets.local.logs import read_logs, revisions_of_interest
 from deployer.targets.local.protocol import Info, RevisionInfo, ServiceInfo
+from deployer.targets.local.revisions import read_documents
 from deployer.targets.local.state import State
 from deployer.targets.local.status import build_document
 
@@ -62,6 +63,11 @@ class OneNode:
         if self._state.supervisor_log.is_file():
             with self._state.supervisor_log.open(encoding="utf-8", errors="replace") as log:
                 yield from (line.rstrip("\n") for line in log)
+
+    def check(self, documents: Sequence[Document], *, wait: bool = True) -> builtins.list[str]:  # noqa: ARG002
+        """Refuse documents that cannot be served here. Raises TargetError."""
+        read_documents(documents, self._namespace)
+        return []
 
     def apply(self, documents: Sequence[Document]) -> Reference:
         """Make the documents the wanted state; starts the supervisor if need be. Raises TargetError."""

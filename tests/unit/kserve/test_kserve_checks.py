@@ -1,4 +1,4 @@
-"""What is refused before the first write."""
+"""What this very cluster would refuse or ignore, before the first write."""
 
 from __future__ import annotations
 
@@ -8,75 +8,224 @@ import pytest
 
 from deployer.errors import ConfigError
 from deployer.target import Document
-from deployer.targets.kserve.checks import check_service, fits_a_node
-from deployer.targets.kserve.serving import MODE_ANNOTATION
+from deployer.targets.kserve.capabilities import KServeConfig
+from deployer.targets.kserve.checks import Surroundings, check, refuse
+from deployer.targets.kserve.refusals import RefusedError
+from deployer.targets.kserve.rules import GPU, Finding
+from tests.unit.kserve.test_kserve_rules import rendered
+
+GOOD = Surroundings()
+CLAIM = "pvc://models/digits/"
 
 
-def service(
-    name: str = "digits", namespace: str = "team", mode: str = "Knative", **predictor: Any
-) -> Document:
-    model = {"storageUri": "s3://models/digits/1/"}
-    return {
-        "metadata": {"name": name, "namespace": namespace, "annotations": {MODE_ANNOTATION: mode}},
-        "spec": {"predictor": {"model": model, **predictor}},
-    }
+def named(name: str, namespace: str = "team", mode: str = "Standard") -> list[Document]:
+    made = rendered(name=name, mode=mode)
+    made[-1]["metadata"]["namespace"] = namespace
+    return made
 
 
-def at(uri: str) -> Document:
-    return service(model={"storageUri": uri})
+def around(**seen: Any) -> Surroundings:
+    return Surroundings(**seen)
+
+
+def node(count: str) -> Document:
+    return {"status": {"allocatable": {GPU: count}}}
+
+
+def claim(phase: str = "Bound", *modes: str) -> Document:
+    return {"spec": {"accessModes": list(modes or ["ReadWriteOnce"])}, "status": {"phase": phase}}
+
+
+def runtime(**spec: Any) -> Document:
+    return {"spec": {"supportedModelFormats": [{"name": "pytorch"}], "containers": [], **spec}}
+
+
+def on_theirs(mode: str = "Standard") -> list[Document]:
+    """Render a service on a runtime of the cluster's own."""
+    return rendered(mode=mode, runtime="theirs")
+
+
+def config(**said: Any) -> KServeConfig:
+    return KServeConfig(**said)
 
 
 @pytest.mark.parametrize(
-    "good",
+    ("good", "place"),
     [
-        service(),
-        service(mode="Standard"),
-        service(canaryTrafficPercent=10),
-        service("a" * 47),
-        service("a" * 26, "b" * 26, mode="Standard"),
-        at("pvc://claim/path"),
-        at("oci+native://registry/image"),
-        at("https://account.blob.core.windows.net/models/digits/"),
+        (rendered(), GOOD),
+        (rendered(mode="Knative"), GOOD),
+        (rendered(), around(namespace={"metadata": {"labels": {"team": "vision"}}})),
+        (rendered(), around(live=rendered()[-1])),
+        (rendered(), around(config=config(deployment_mode="Knative"), version="0.16.0-rc1")),
+        (rendered(), around(config=config(deployment_mode="Standard"), version="0.15.2")),
+        (rendered(), around(config=config(gateway="kserve/gateway"), gateway={"metadata": {}})),
+        (rendered(), around(config=config(gateway="kserve/gateway"))),
+        (rendered(mode="Knative"), around(config=config(gateway="kserve/gateway"), gateway=None)),
+        (named("a" * 47, mode="Knative"), GOOD),
+        (named("a" * 26, "b" * 26), GOOD),
+        (named("a" * 40, "b" * 60), around(domain_template="{{.Name}}.{{.Namespace}}.{{.IngressDomain}}")),
+        (named("a" * 40, "b" * 60), around(config=config(domain_template="{{.Labels.team}}.x"))),
+        (named("a" * 40, "b" * 60), around(live={**rendered()[-1], "status": {"url": "http://digits"}})),
+        (rendered(gpu=2), around(nodes=[node("1"), {}, node("2")])),
+        (rendered(gpu=2), GOOD),
+        (rendered(uri=CLAIM), around(claim=claim())),
+        (rendered(uri=CLAIM), GOOD),
+        (rendered(uri=CLAIM), around(claim=claim("Pending"))),
+        (
+            rendered(uri=CLAIM),
+            around(claim=claim("Pending"), storage_class={"volumeBindingMode": "WaitForFirstConsumer"}),
+        ),
+        (rendered(uri=CLAIM, max_replicas=2), around(claim=claim("Bound", "ReadOnlyMany"))),
+        (on_theirs(), around(runtime=runtime(protocolVersions=["v1", "v2"]))),
+        (on_theirs(), around(runtime=runtime())),
+        (on_theirs(), GOOD),
+        (on_theirs(), around(runtime=runtime(tolerations=[{}]), features=None)),
+        (
+            on_theirs("Knative"),
+            around(
+                runtime=runtime(tolerations=[{}], volumes=[{"name": "a", "emptyDir": {}}]),
+                features={"data": {"kubernetes.podspec-tolerations": "Enabled"}},
+            ),
+        ),
     ],
 )
-def test_what_is_taken(good: Document) -> None:
-    check_service(good, None, {"team": "vision"})
-    check_service(good, good, {})
+def test_what_is_taken(good: list[Document], place: Surroundings) -> None:
+    assert refuse(check(good, place)) == []
 
 
 @pytest.mark.parametrize(
-    ("bad", "what"),
+    ("bad", "place", "what"),
     [
-        (service(namespace="kserve"), "fetches no models in namespace kserve"),
-        (service("a" * 48), "has 64 characters"),
-        (service("a" * 27, "b" * 26, mode="Standard"), "has 64 characters"),
-        (service("my-predictor"), "derives its URL wrongly"),
-        (service(mode="Standard", canaryTrafficPercent=10), "does nothing in Standard mode"),
-        (at("file:///store/digits/"), "cannot reach a model store in a folder"),
-        (at("/store/digits/"), "cannot reach a model store in a folder"),
-        (at("ftp://x/y"), "fetches nothing from ftp://"),
+        (rendered(), around(namespace=None), "there is no namespace team"),
+        (named("digits", "kserve"), GOOD, "fetches no models in namespace kserve"),
+        (rendered(), around(namespace={"metadata": {"labels": {"control-plane": "x"}}}), "a control plane's"),
+        (
+            rendered(),
+            around(namespace={"metadata": {}, "status": {"phase": "Terminating"}}),
+            "is being deleted",
+        ),
+        (
+            rendered(mode="Knative"),
+            around(live=rendered()[-1]),
+            "served in Standard mode, which KServe",
+        ),
+        (rendered(mode="Knative"), around(knative=False), "Knative, which is not installed"),
+        (
+            rendered(),
+            around(config=config(deployment_mode="Knative"), version="0.15.2"),
+            "KServe 0.15.2 knows Standard by its former name alone, and would choose Knative",
+        ),
+        (named("a" * 48, mode="Knative"), GOOD, "has 64 characters"),
+        (named("a" * 27, "b" * 26), GOOD, "has 64 characters"),
+        (
+            named("a" * 40, "b" * 60),
+            around(
+                config=config(
+                    domain="c" * 63 + "." + "d" * 63 + "." + "e" * 30,
+                    domain_template=("{{ .Name }}.{{ .Namespace }}.{{ .IngressDomain }}"),
+                )
+            ),
+            "has 270 characters, and DNS takes 253",
+        ),
+        (
+            rendered(),
+            around(config=config(gateway="kserve/gateway"), gateway=None),
+            "no Gateway kserve/g",
+        ),
+        (rendered(uri=CLAIM), around(claim=None), "no PersistentVolumeClaim models in namespace team"),
+        (rendered(uri=CLAIM), around(claim=claim("Lost")), "models is Lost"),
+        (rendered(uri=CLAIM), around(claim=claim("Pending"), storage_class=None), "models is Pending"),
+        (
+            rendered(uri=CLAIM),
+            around(claim=claim("Pending"), storage_class={"volumeBindingMode": "Immediate"}),
+            "models is Pending",
+        ),
+        (on_theirs(), around(runtime=None), "neither a ServingRuntime nor a ClusterServingRuntime theirs"),
+        (on_theirs(), around(runtime=runtime(disabled=True)), "theirs is disabled"),
+        (on_theirs(), around(runtime=runtime(multiModel=True)), "theirs is for ModelMesh"),
+        (
+            on_theirs(),
+            around(runtime=runtime(supportedModelFormats=[{"name": "onnx"}])),
+            "theirs serves onnx, and not pytorch",
+        ),
+        (on_theirs(), around(runtime=runtime(protocolVersions=["v2"])), "theirs speaks v2, and not v1"),
+        (
+            on_theirs("Knative"),
+            around(runtime=runtime(nodeSelector={"gpu": "a100"}), features=None),
+            "Knative refuses nodeSelector while its feature kubernetes.podspec-nodeselector is off",
+        ),
+        (
+            on_theirs("Knative"),
+            around(
+                runtime=runtime(volumes=[{"name": "a", "emptyDir": {}}]),
+                features={"data": {"kubernetes.podspec-volumes-emptydir": "Disabled"}},
+            ),
+            "Knative refuses volumes.emptyDir",
+        ),
+        (
+            on_theirs("Knative"),
+            around(
+                runtime=runtime(containers=[{"securityContext": {"capabilities": {"add": ["SYS_ADMIN"]}}}]),
+                features={"data": {}},
+            ),
+            "Knative refuses capabilities.add",
+        ),
+        (
+            on_theirs("Knative"),
+            around(
+                runtime=runtime(containers=[{"env": [{"name": "A", "valueFrom": {"fieldRef": {}}}]}]),
+                features={"data": None},
+            ),
+            "Knative refuses env.valueFrom.fieldRef",
+        ),
     ],
 )
-def test_what_is_refused(bad: Document, what: str) -> None:
+def test_what_is_refused(bad: list[Document], place: Surroundings, what: str) -> None:
     with pytest.raises(ConfigError, match=what) as caught:
-        check_service(bad, None, {})
+        refuse(check(bad, place))
     assert caught.value.where
+    assert caught.value.hint
 
 
-def test_a_control_planes_namespace() -> None:
-    with pytest.raises(ConfigError, match="control plane"):
-        check_service(service(), None, {"control-plane": "kserve"})
+@pytest.mark.parametrize(
+    ("doubtful", "place", "what"),
+    [
+        (rendered(gpu=2), around(nodes=[node("1"), {}]), "no node has 2 of nvidia.com/gpu now: is NVIDIA's"),
+        (
+            rendered(uri=CLAIM, max_replicas=2),
+            around(claim=claim()),
+            "claim models is ReadWriteOnce: ",
+        ),
+        (
+            rendered(uri=CLAIM, mode="Knative", percent=10),
+            around(claim=claim("Bound", "ReadWriteOncePod")),
+            "claim models is ReadWriteOncePod: replicas",
+        ),
+    ],
+)
+def test_what_may_go_wrong_is_told(doubtful: list[Document], place: Surroundings, what: str) -> None:
+    (said,) = refuse(check(doubtful, place))
+    assert said.startswith(what)
 
 
-def test_the_mode_stays_as_it_is() -> None:
-    old = service(mode="RawDeployment")
-    with pytest.raises(ConfigError, match="served in Standard mode"):
-        check_service(service(mode="Knative"), old, {})
-    check_service(service(mode="Standard"), old, {})
+def test_what_is_rendered_needs_none_of_knatives_flags() -> None:
+    findings = check(rendered(mode="Knative", gpu=1, env={"A": "1"}), around(features=None))
+    assert [one for one in findings if one.name == "Knative features"] == []
 
 
-def test_a_node_that_could_hold_it() -> None:
-    nodes = [{"status": {"allocatable": {"nvidia.com/gpu": "2"}}}, {"status": {}}]
-    assert fits_a_node("nvidia.com/gpu", 2, nodes)
-    assert not fits_a_node("nvidia.com/gpu", 3, nodes)
-    assert not fits_a_node("nvidia.com/gpu", 1, [])
+def test_all_that_is_broken_is_said_at_once() -> None:
+    findings = check(rendered(percent=10, uri="ftp://x/y"), around(namespace=None))
+    with pytest.raises(ConfigError) as caught:
+        refuse(findings)
+    lines = caught.value.what.splitlines()
+    assert lines[0] == "3 things stand in the way of a rollout"
+    assert lines[1].startswith("- namespace: there is no namespace team (create it")
+    assert [line.partition(":")[0] for line in lines[2:]] == ["- --canary", "- store.uri"]
+
+
+def test_a_permission_that_is_missing_is_no_fault_of_the_config() -> None:
+    lacking = Finding(name="permissions", status="failure", detail="may not", where="namespace team")
+    with pytest.raises(RefusedError, match="may not"):
+        refuse([lacking])
+    with pytest.raises(RefusedError, match="2 things"):
+        refuse([lacking, *check(rendered(percent=10), GOOD)])

@@ -1,0 +1,101 @@
+"""Reads what the checks of a service's documents depend on: each object once, and several at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from msgspec import UNSET
+
+from deployer.target import Document
+from deployer.targets.kserve.api import Api
+from deployer.targets.kserve.capabilities import Discovery
+from deployer.targets.kserve.checks import Surroundings
+from deployer.targets.kserve.refusals import RefusedError, UnknownKindError
+from deployer.targets.kserve.resources import (
+    CLAIM,
+    CLUSTER_SERVING_RUNTIME,
+    CONFIG_MAP,
+    GATEWAY,
+    INFERENCE_SERVICE,
+    NAMESPACE,
+    NODE,
+    SERVING_RUNTIME,
+    STORAGE_CLASS,
+)
+from deployer.targets.kserve.rules import gpus_of, mode_of, service_of
+from deployer.targets.kserve.runtimes import Seen, find_runtime, flags_of
+
+_READERS = 8
+
+Asked = dict[str, Callable[[], Any]]
+
+
+def look(
+    api: Api, discovery: Discovery, documents: Sequence[Document], domain_template: str | None
+) -> Surroundings:
+    """Read all that a service's documents depend on, but what may not be read. Raises TargetError."""
+    service = service_of(documents)
+    namespace, name = service["metadata"]["namespace"], service["metadata"]["name"]
+    live = api.get(INFERENCE_SERVICE, namespace, name)
+    found = _read(_first(api, discovery, documents))
+    found |= _read(_second(api, discovery, documents, found))
+    return Surroundings(live=live, domain_template=domain_template, **found)
+
+
+def _first(api: Api, discovery: Discovery, documents: Sequence[Document]) -> Asked:
+    service = service_of(documents)
+    namespace, model = service["metadata"]["namespace"], service["spec"]["predictor"]["model"]
+    scheme, _, path = model["storageUri"].partition("://")
+    asked: Asked = {
+        "namespace": lambda: api.get(NAMESPACE, None, namespace),
+        "config": lambda: discovery.config,
+    }
+    if mode_of(service) == "Knative":
+        asked["knative"] = lambda: discovery.knative
+    if gpus_of(service):
+        asked["nodes"] = lambda: api.list(NODE, None)[0]
+    if scheme == "pvc":
+        asked["claim"] = lambda: api.get(CLAIM, namespace, path.partition("/")[0])
+    if find_runtime(documents, UNSET) is UNSET:
+        asked["runtime"] = lambda: _runtime(api, namespace, model["runtime"])
+    return asked
+
+
+def _second(api: Api, discovery: Discovery, documents: Sequence[Document], found: Mapping[str, Any]) -> Asked:
+    """Ask for what only some clusters make interesting."""
+    service, asked = service_of(documents), Asked()
+    mode, config = mode_of(service), discovery.config
+    if mode == "Standard" and config and config.gateway:
+        space, _, gateway = config.gateway.partition("/")
+        asked["gateway"] = lambda: api.get(GATEWAY, space, gateway)
+    if config and config.deployment_mode not in (None, mode):
+        asked["version"] = lambda: discovery.version
+    runtime: Seen = find_runtime(documents, found.get("runtime", UNSET))
+    if mode == "Knative" and flags_of(service, runtime or None):
+        asked["features"] = lambda: api.get(CONFIG_MAP, "knative-serving", "config-features")
+    claim = found.get("claim") or {}
+    if claim.get("status", {}).get("phase") == "Pending" and (name := claim["spec"].get("storageClassName")):
+        asked["storage_class"] = lambda: api.get(STORAGE_CLASS, None, name)
+    return asked
+
+
+def _runtime(api: Api, namespace: str, name: str) -> Document | None:
+    """Look for a runtime where KServe does: in the namespace, then in the cluster."""
+    return api.get(SERVING_RUNTIME, namespace, name) or api.get(CLUSTER_SERVING_RUNTIME, None, name)
+
+
+def _read(asked: Asked) -> dict[str, Any]:
+    with ThreadPoolExecutor(max_workers=_READERS) as pool:
+        found = zip(asked, pool.map(_answer, asked.values()), strict=True)
+        return {name: value for name, value in found if value is not UNSET}
+
+
+def _answer(ask: Callable[[], Any]) -> Any:
+    try:
+        return ask()
+    except UnknownKindError:
+        return None
+    except RefusedError:
+        return UNSET

@@ -1,0 +1,234 @@
+"""What is looked at on a cluster before the first write: real objects, each asked for once."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deployer.config import KServeTarget
+from deployer.errors import ConfigError
+from deployer.target import Document
+from deployer.targets.kserve import Cluster
+from deployer.targets.kserve.resources import INFERENCE_SERVICE
+from deployer.targets.kserve.rules import DOCUMENT_MAX
+from tests.cluster.kube import Kube
+from tests.cluster.play import documents
+from tests.cluster.proxy import Proxy
+
+CONFIG_MAPS = "/api/v1/namespaces/{}/configmaps"
+RUNTIMES = "/apis/serving.kserve.io/v1alpha1"
+GATEWAYS = "/apis/gateway.networking.k8s.io/v1/namespaces/kserve/gateways"
+
+Put = Callable[..., None]
+
+
+@pytest.fixture
+def put(kube: Kube) -> Iterator[Put]:
+    """Create objects that are not the test's namespace's own, and take them away again."""
+    with ExitStack() as after:
+
+        def create(path: str, name: str, **document: Any) -> None:
+            kube.create(path, {"metadata": {"name": name}, **document})
+            after.callback(kube.delete, f"{path}/{name}")
+
+        yield create
+
+
+@pytest.fixture
+def kserve(kube: Kube, put: Put) -> Callable[..., None]:
+    """Set KServe up: what its ConfigMap says about the ingress, its default mode, its version."""
+
+    def configure(*, mode: str = "Standard", version: str = "0.20.0", **ingress: Any) -> None:
+        for name in ("kserve", "knative-serving"):
+            kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+        deploy = json.dumps({"defaultDeploymentMode": mode})
+        data = {"deploy": deploy, "ingress": json.dumps(ingress)}
+        put(CONFIG_MAPS.format("kserve"), "inferenceservice-config", data=data)
+        labels = {"app": "kserve"}
+        containers = [{"name": "manager", "image": f"kserve/kserve-controller:v{version}"}]
+        pod = {"metadata": {"labels": labels}, "spec": {"containers": containers}}
+        spec = {"selector": {"matchLabels": labels}, "template": pod}
+        put("/apis/apps/v1/namespaces/kserve/deployments", "kserve-controller-manager", spec=spec)
+
+    return configure
+
+
+def on_theirs(namespace: str, mode: str = "Standard") -> list[Document]:
+    """Render a release for a runtime of the cluster's own."""
+    return documents(namespace, mode=mode, runtime="theirs")
+
+
+def runtime(**spec: Any) -> Document:
+    formats = [{"name": "pytorch", "version": "1"}]
+    return {
+        "apiVersion": "serving.kserve.io/v1alpha1",
+        "spec": {"supportedModelFormats": formats, "containers": [{"name": "kserve-container"}], **spec},
+    }
+
+
+@contextmanager
+def refused(*what: str) -> Iterator[None]:
+    with pytest.raises(ConfigError) as caught:
+        yield
+    for one in what:
+        assert one in caught.value.what
+
+
+def test_each_object_is_asked_for_once(
+    cluster: Cluster, kserve: Callable[..., None], put: Put, namespace: str, proxy: Proxy
+) -> None:
+    kserve(mode="Knative", version="0.15.2", enableGatewayApi=True, kserveIngressGateway="kserve/gateway")
+    put(GATEWAYS, "gateway", apiVersion="gateway.networking.k8s.io/v1", kind="Gateway")
+    put(f"{RUNTIMES}/clusterservingruntimes", "theirs", kind="ClusterServingRuntime", **runtime())
+    made = documents(namespace, gpu=1, runtime="theirs")
+    made[-1]["spec"]["predictor"]["model"]["storageUri"] = "pvc://models/digits/"
+    made[-1]["spec"]["predictor"]["canaryTrafficPercent"] = 10
+    with refused(
+        "3 things", "a canary does nothing", "KServe 0.15.2 knows Standard", "no PersistentVolumeClaim"
+    ):
+        cluster.check(made)
+    asked = Counter(path.partition("?")[0] for method, path in proxy.requests if method == "GET")
+    assert max(asked.values()) == 1
+    assert len(asked) == 9
+    assert proxy.writes() == []
+
+
+def test_a_namespace_that_is_not_there(cluster: Cluster, kube: Kube) -> None:
+    with refused("there is no namespace nowhere"):
+        cluster.check(documents("nowhere"))
+    control_plane = {"metadata": {"name": "plane", "labels": {"control-plane": "x"}}}
+    kube.request("POST", "/api/v1/namespaces", control_plane)
+    with refused("a control plane's"):
+        cluster.check(documents("plane"))
+
+
+def test_the_domain_template_is_kserves(
+    cluster: Cluster, kserve: Callable[..., None], kube: Kube, kubeconfig: Path
+) -> None:
+    long = "n" * 50
+    kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": long}})
+    with refused("has 67 characters"):
+        cluster.check(documents(long))
+    template = "{{ .Name }}.{{ .Namespace }}.{{ .IngressDomain }}"
+    with Cluster(KServeTarget(kubeconfig=str(kubeconfig), domain_template=template)) as told:
+        assert told.check(documents(long)) == []
+    kserve(domainTemplate=template, ingressDomain="models.example.org", urlScheme="https")
+    with Cluster(cluster._config) as fresh:
+        assert fresh.check(documents(long)) == []
+        details = {one.name: one.detail for one in fresh.examine(lambda: documents(long))}
+    assert details["host name"] == f"digits.{long}.models.example.org"
+    assert details["ingress"] == f"ingress class istio, https://, {template}, domain models.example.org"
+    assert details["KServe"] == "0.20.0"
+
+
+def test_a_gateway_that_is_not_there(
+    cluster: Cluster, kserve: Callable[..., None], put: Put, namespace: str
+) -> None:
+    kserve(enableGatewayApi=True, kserveIngressGateway="kserve/gateway")
+    with refused("there is no Gateway kserve/gateway"):
+        cluster.check(documents(namespace))
+    put(GATEWAYS, "gateway", apiVersion="gateway.networking.k8s.io/v1", kind="Gateway")
+    assert cluster.check(documents(namespace)) == []
+
+
+def test_a_runtime_of_the_clusters_own(cluster: Cluster, kube: Kube, namespace: str, put: Put) -> None:
+    with refused("neither a ServingRuntime nor a ClusterServingRuntime theirs"):
+        cluster.check(on_theirs(namespace))
+    put(f"{RUNTIMES}/clusterservingruntimes", "theirs", kind="ClusterServingRuntime", **runtime())
+    assert cluster.check(on_theirs(namespace)) == []
+    # One of the namespace comes before one of the cluster.
+    here = {"metadata": {"name": "theirs"}, "kind": "ServingRuntime", **runtime(protocolVersions=["v2"])}
+    kube.create(f"{RUNTIMES}/namespaces/{namespace}/servingruntimes", here)
+    with refused("theirs speaks v2, and not v1"):
+        cluster.check(on_theirs(namespace))
+
+
+def test_what_a_runtime_needs_of_knative(
+    cluster: Cluster, kserve: Callable[..., None], put: Put, namespace: str, proxy: Proxy
+) -> None:
+    kserve(mode="Knative")
+    picky = runtime(nodeSelector={"gpu": "a100"})
+    put(f"{RUNTIMES}/clusterservingruntimes", "theirs", kind="ClusterServingRuntime", **picky)
+    with refused("Knative refuses nodeSelector while its feature kubernetes.podspec-nodeselector is off"):
+        cluster.check(on_theirs(namespace, "Knative"))
+    flags = {"kubernetes.podspec-nodeselector": "enabled"}
+    put(CONFIG_MAPS.format("knative-serving"), "config-features", data=flags)
+    assert cluster.check(on_theirs(namespace, "Knative")) == []
+    assert cluster.check(documents(namespace, mode="Knative")) == []
+    assert [path for _, path in proxy.requests if "config-features" in path] == [
+        "/api/v1/namespaces/knative-serving/configmaps/config-features"
+    ] * 2
+
+
+def test_a_claim(cluster: Cluster, kube: Kube, namespace: str, put: Put) -> None:
+    made = documents(namespace)
+    made[-1]["spec"]["predictor"]["model"]["storageUri"] = "pvc://models/digits/"
+    with refused("there is no PersistentVolumeClaim models"):
+        cluster.check(made)
+    kind = {"provisioner": "x.example.org", "volumeBindingMode": "Immediate"}
+    put("/apis/storage.k8s.io/v1/storageclasses", f"at-once-{namespace}", **kind)
+    path = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims"
+    resources = {"requests": {"storage": "1Gi"}}
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": resources}
+    kube.create(
+        path, {"metadata": {"name": "models"}, "spec": {**spec, "storageClassName": f"at-once-{namespace}"}}
+    )
+    with refused("models is Pending"):
+        cluster.check(made)
+    kube.merge(f"{path}/models/status", {"status": {"phase": "Bound"}})
+    assert cluster.check(made) == []
+    made[-1]["spec"]["predictor"]["maxReplicas"] = 2
+    assert "claim models is ReadWriteOnce" in cluster.check(made)[0]
+
+
+def test_a_gpu_that_no_node_has_is_told(cluster: Cluster, kube: Kube, namespace: str, put: Put) -> None:
+    (said,) = cluster.check(documents(namespace, gpu=2))
+    assert said.startswith("no node has 2 of nvidia.com/gpu now")
+    put("/api/v1/nodes", f"node-{namespace}")
+    kube.merge(f"/api/v1/nodes/node-{namespace}/status", {"status": {"allocatable": {"nvidia.com/gpu": "2"}}})
+    assert cluster.check(documents(namespace, gpu=2)) == []
+
+
+def test_a_document_is_as_large_as_the_api_server_takes(cluster: Cluster, kube: Kube, namespace: str) -> None:
+    smaller, larger = (documents(namespace, env={"A": "x" * (DOCUMENT_MAX + by)}) for by in (-4096, 4096))
+    assert cluster.check(smaller) == []
+    with refused("and the API server takes 1,572,864"):
+        cluster.check(larger)
+    made = [kube.request("POST", INFERENCE_SERVICE.path(namespace), one[-1]) for one in (larger, smaller)]
+    assert [status for status, _ in made] == [500, 201]
+    assert "too large" in made[0][1]["message"]
+
+
+def test_a_cluster_without_kserve(cluster: Cluster, proxy: Proxy, namespace: str) -> None:
+    with proxy.fault("GET /apis/serving.kserve.io/v1beta1$", status=404, message="page not found", times=9):
+        found = cluster.examine(lambda: documents(namespace))
+    assert [(one.name, one.status) for one in found] == [("cluster", "ok"), ("KServe", "failure")]
+
+
+def test_the_doctor_tells_what_may_not_be_read(
+    kube: Kube, proxy: Proxy, namespace: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "nobody"
+    path.write_text(yaml.safe_dump(kube.kubeconfig("nobody-token", server=proxy.url, namespace=namespace)))
+    rule = {"apiGroups": ["serving.kserve.io"], "resources": ["inferenceservices"], "verbs": ["get"]}
+    rbac = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}"
+    kube.create(f"{rbac}/roles", {"metadata": {"name": "nobody"}, "rules": [rule]})
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "nobody"}
+    user = {"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "nobody"}
+    kube.create(
+        f"{rbac}/rolebindings", {"metadata": {"name": "nobody"}, "roleRef": reference, "subjects": [user]}
+    )
+    made = documents(namespace, mode="Knative", gpu=1, runtime="theirs")
+    made[-1]["spec"]["predictor"]["model"]["storageUri"] = "pvc://models/digits/"
+    with Cluster(KServeTarget(kubeconfig=str(path))) as cluster:
+        found = cluster.examine(lambda: made)
+    unread = {one.name for one in found if one.status == "warning"}
+    assert unread == {"deployment mode", "GPU", "claim", "runtime"}
+    assert [one.name for one in found if one.status == "failure"] == ["permissions"]
