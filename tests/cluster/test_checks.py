@@ -125,7 +125,7 @@ def test_the_domain_template_is_kserves(
         details = {one.name: one.detail for one in fresh.examine(lambda: documents(long))}
     assert details["host name"] == f"digits.{long}.models.example.org"
     assert details["ingress"] == f"ingress class istio, https://, {template}, domain models.example.org"
-    assert details["KServe"] == "0.20.0"
+    assert details["KServe"] == "0.20.0, Standard mode by default"
 
 
 def test_a_gateway_that_is_not_there(

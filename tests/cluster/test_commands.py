@@ -13,9 +13,11 @@ import pytest
 
 from deployer.cli.main import main
 from deployer.config import Store
+from deployer.store import open_store
 from tests.cluster.kube import ADMIN, Kube
 from tests.cluster.play import Play
 from tests.cluster.proxy import Proxy
+from tests.contract.sides import side_of
 from tests.stores.swift import SECRET
 
 CONFIG = """
@@ -107,6 +109,7 @@ def test_a_second_rollout_of_the_same_writes_nothing(
     assert (ended.code, ended.out) == (0, f"{rolled_out}\n")
     assert f"unchanged: {namespace}/digits serves release {rolled_out}" in ended.err
     assert proxy.writes() == []
+    assert len(proxy.requests) <= 4
 
 
 def test_status_list_plan_and_delete(kdeploy: Kdeploy, rolled_out: str, namespace: str, play: Play) -> None:
@@ -163,6 +166,47 @@ def test_what_a_cluster_refuses(kdeploy: Kdeploy, proxy: Proxy) -> None:
     assert kdeploy("predict", "x.png").code == 3
 
 
+BROKEN = ("--canary", "10", "--set", "serving.runtime=theirs")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("rollout",),
+        ("rollout", "--no-wait"),
+        ("rollout", "--dry-run", "client"),
+        ("rollout", "--dry-run", "server"),
+        ("plan",),
+    ],
+    ids=" ".join,
+)
+def test_all_that_stands_in_the_way_is_said_before_anything_is_written(
+    kdeploy: Kdeploy, proxy: Proxy, command: tuple[str, ...]
+) -> None:
+    ended = kdeploy(*command, *BROKEN)
+    assert ended.code == 3
+    assert "error: 2 things stand in the way of a rollout" in ended.err
+    assert "- serving.runtime: there is neither a ServingRuntime nor a ClusterServingRuntime" in ended.err
+    assert "- --canary: a canary does nothing in Standard mode" in ended.err
+    assert proxy.writes() == []
+    assert kdeploy("releases").out.splitlines()[1:] == []
+    # GitOps renders what another account applies.
+    assert kdeploy("render", *BROKEN).code == 0
+
+
+def test_a_release_is_checked_before_its_archive_is_read(
+    kdeploy: Kdeploy, proxy: Proxy, s3_config: Store, tmp_path: Path
+) -> None:
+    release = kdeploy("push").out.strip()
+    store = open_store(s3_config, tmp_path)
+    pushed = store.find("digits", release)
+    assert pushed
+    side_of(store).write(pushed, "model-store/digits.mar", b"damaged: whoever reads it finds out")
+    assert kdeploy("rollout", "--release", release, "--canary", "10").code == 3
+    assert kdeploy("rollout", "--release", release).code == 6
+    assert proxy.writes() == []
+
+
 def test_flags_choose_cluster_and_namespace(kdeploy: Kdeploy, kubeconfig: Path, namespace: str) -> None:
     assert kdeploy("list", "--context", "test", "--kubeconfig", str(kubeconfig), "-n", "default").code == 0
     ended = kdeploy("list", "--context", "nowhere")
@@ -197,11 +241,23 @@ def test_an_ingress_of_another_target_is_none_of_this_ones(
 def test_the_doctor(kdeploy: Kdeploy) -> None:
     ended = kdeploy("doctor", "-o", "json")
     found = {one["name"]: one["status"] for one in json.loads(ended.out)}
-    looked_at = ["cluster", "KServe", "ingress", "permissions", "namespace", "deployment mode", "host name"]
-    assert found == dict.fromkeys([*looked_at, "runtime", "model store"], "ok")
+    of_cluster = ["cluster", "KServe", "Knative", "ingress", "permissions"]
+    of_release = ["namespace", "deployment mode", "host name", "runtime", "model store"]
+    assert found == dict.fromkeys([*of_cluster, *of_release], "ok")
     ended = kdeploy("doctor", "--set", "serving.gpu=1")
     assert "no node has 1 of nvidia.com/gpu" in ended.out
     assert ended.code == 0
+
+
+def test_the_doctor_runs_every_check_on_what_would_be_applied(kdeploy: Kdeploy, proxy: Proxy) -> None:
+    ended = kdeploy("doctor", "-o", "json", "--set", "serving.runtime=theirs")
+    failed = {one["name"]: one["where"] for one in json.loads(ended.out) if one["status"] == "failure"}
+    assert (ended.code, failed) == (14, {"runtime": "serving.runtime"})
+    ended = kdeploy("doctor", "-o", "json", "--set", "model.serialized-file=none.pt")
+    failed = {one["name"]: one["detail"] for one in json.loads(ended.out) if one["status"] == "failure"}
+    assert ended.code == 14
+    assert failed.keys() == {"release"}
+    assert proxy.writes() == []
 
 
 def test_the_doctor_where_there_is_no_cluster(kdeploy: Kdeploy, proxy: Proxy) -> None:

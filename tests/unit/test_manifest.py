@@ -62,6 +62,24 @@ def test_golden(name: str, made: Release, percent: int) -> None:
     assert encode_yaml(documents(made, percent)) == (GOLDEN / f"{name}.yaml").read_text("utf-8")
 
 
+def test_a_runtime_of_the_clusters_own_is_named_and_not_rendered() -> None:
+    (service,) = documents(release(runtime="kserve-torchserve"))
+    model = service["spec"]["predictor"]["model"]
+    assert model["runtime"] == "kserve-torchserve"
+    assert "image" not in model
+    for own in ({"image": "own:1"}, {"gpu": 1, "gpu_image": "own:1"}):
+        (service,) = documents(release(runtime="kserve-torchserve", **own))
+        assert service["spec"]["predictor"]["model"]["image"] == "own:1"
+
+
+def test_one_node_has_no_runtime_but_ours() -> None:
+    here = Capabilities(deployment_mode="Knative", canary=True, own_disk=True)
+    made = release(runtime="kserve-torchserve")
+    runtime, service = render(made, storage_uri="file:///s/", namespace="team", capabilities=here)
+    assert service["spec"]["predictor"]["model"]["runtime"] == runtime["metadata"]["name"] == RUNTIME_NAME
+    assert service["spec"]["predictor"]["model"]["image"] == made.serving.image
+
+
 def test_a_service_runs_as_the_account_that_may_read_the_store() -> None:
     access = Access(data={"KEY": 'it\'s: "1"\n'}, annotations={"place": "here"})
     account, _, service = documents(release(), access=access)

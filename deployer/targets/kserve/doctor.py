@@ -35,7 +35,8 @@ def examine(
         if not discovery.kserve:
             return found
         mode = target.deployment_mode or discovery.mode
-        found += [_ingress(discovery), check_permissions(api, namespace, needed(mode))]
+        knative = ok("Knative", "installed" if discovery.knative else "not installed")
+        found += [knative, _ingress(discovery), check_permissions(api, namespace, needed(mode))]
     except KdeployError as error:
         return [_of(error, "cluster")]
     try:
@@ -53,7 +54,9 @@ def _of(error: KdeployError, name: str) -> Finding:
 def _kserve(discovery: Discovery) -> Finding:
     if not discovery.kserve:
         return failure("KServe", "it is not installed", "", "install KServe, or choose another context")
-    return ok("KServe", discovery.version or "of a version that may not be read")
+    version = discovery.version or "of a version that may not be read"
+    default = discovery.config.deployment_mode if discovery.config else None
+    return ok("KServe", f"{version}, {default} mode by default" if default else version)
 
 
 def _ingress(discovery: Discovery) -> Finding:
