@@ -152,8 +152,8 @@ def test_a_dry_run_asks_the_cluster_and_changes_nothing(
     ]
     assert [path for _, path in proxy.writes() if "dryRun=All" not in path] == []
     assert kdeploy("list").out.splitlines()[1:] == []
-    ended = kdeploy("rollout", "--dry-run", "client", "-o", "name")
-    assert ended.code == 0
+    ended = kdeploy("rollout", "--dry-run", "client", "-o", "name", "--set", "serving.gpu=1")
+    assert (ended.code, "warning: no node has 1 of nvidia.com/gpu now" in ended.err) == (0, True)
 
 
 def test_what_a_cluster_refuses(kdeploy: Kdeploy, proxy: Proxy) -> None:

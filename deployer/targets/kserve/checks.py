@@ -101,9 +101,7 @@ def _mode(service: Document, around: Surroundings) -> Iterator[Finding]:
     lived = "Standard" if live and is_standard(live) else "Knative"
     default = around.config.deployment_mode if around.config else None
     if live and lived != mode:
-        detail = (
-            f"{service['metadata']['name']} is served in {lived} mode, which KServe never changes to {mode}"
-        )
+        detail = f"it is served in {lived} mode, which KServe never changes to {mode}"
         remedy = f'set deployment-mode = "{lived}" for this target, or delete the service first'
         yield failure(name, detail, "deployment-mode", remedy)
     elif mode == "Knative" and not around.knative:
@@ -139,9 +137,8 @@ def _host(reference: Reference, mode: str, around: Surroundings) -> Iterator[Fin
                 remedy += "; if KServe's domainTemplate is not its default, say it as domain-template"
             yield failure("host name", detail, "model.name", remedy)
             return
-    yield ok(
-        "host name", url or (names[0] if names else "by a domainTemplate that depends on more than names")
-    )
+    unknown = "by a domainTemplate that depends on more than names"
+    yield ok("host name", url or next(iter(names), unknown))
 
 
 def _hosts(reference: Reference, mode: str, around: Surroundings) -> Iterator[str]:
