@@ -24,10 +24,6 @@ def named(name: str, namespace: str = "team", mode: str = "Standard") -> list[Do
     return made
 
 
-def around(**seen: Any) -> Surroundings:
-    return Surroundings(**seen)
-
-
 def node(count: str) -> Document:
     return {"status": {"allocatable": {GPU: count}}}
 
@@ -45,44 +41,46 @@ def on_theirs(mode: str = "Standard") -> list[Document]:
     return rendered(mode=mode, runtime="theirs")
 
 
-def config(**said: Any) -> KServeConfig:
-    return KServeConfig(**said)
-
-
 @pytest.mark.parametrize(
     ("good", "place"),
     [
         (rendered(), GOOD),
         (rendered(mode="Knative"), GOOD),
-        (rendered(), around(namespace={"metadata": {"labels": {"team": "vision"}}})),
-        (rendered(), around(live=rendered()[-1])),
-        (rendered(), around(config=config(deployment_mode="Knative"), version="0.16.0-rc1")),
-        (rendered(), around(config=config(deployment_mode="Standard"), version="0.15.2")),
-        (rendered(), around(config=config(gateway="kserve/gateway"), gateway={"metadata": {}})),
-        (rendered(), around(config=config(gateway="kserve/gateway"))),
-        (rendered(mode="Knative"), around(config=config(gateway="kserve/gateway"), gateway=None)),
+        (rendered(), Surroundings(namespace={"metadata": {"labels": {"team": "vision"}}})),
+        (rendered(), Surroundings(live=rendered()[-1])),
+        (rendered(), Surroundings(config=KServeConfig(deployment_mode="Knative"), version="0.16.0-rc1")),
+        (rendered(), Surroundings(config=KServeConfig(deployment_mode="Standard"), version="0.15.2")),
+        (rendered(), Surroundings(config=KServeConfig(gateway="kserve/gateway"), gateway={"metadata": {}})),
+        (rendered(), Surroundings(config=KServeConfig(gateway="kserve/gateway"))),
+        (rendered(mode="Knative"), Surroundings(config=KServeConfig(gateway="kserve/gateway"), gateway=None)),
         (named("a" * 47, mode="Knative"), GOOD),
         (named("a" * 26, "b" * 26), GOOD),
-        (named("a" * 40, "b" * 60), around(domain_template="{{.Name}}.{{.Namespace}}.{{.IngressDomain}}")),
-        (named("a" * 40, "b" * 60), around(config=config(domain_template="{{.Labels.team}}.x"))),
-        (named("a" * 40, "b" * 60), around(live={**rendered()[-1], "status": {"url": "http://digits"}})),
-        (rendered(gpu=2), around(nodes=[node("1"), {}, node("2")])),
+        (
+            named("a" * 40, "b" * 60),
+            Surroundings(domain_template="{{.Name}}.{{.Namespace}}.{{.IngressDomain}}"),
+        ),
+        (named("a" * 40, "b" * 60), Surroundings(config=KServeConfig(domain_template="{{.Labels.team}}.x"))),
+        (
+            named("a" * 40, "b" * 60),
+            Surroundings(live={**rendered()[-1], "status": {"url": "http://digits"}}),
+        ),
+        (rendered(gpu=2), Surroundings(nodes=[node("1"), {}, node("2")])),
         (rendered(gpu=2), GOOD),
-        (rendered(uri=CLAIM), around(claim=claim())),
+        (rendered(uri=CLAIM), Surroundings(claim=claim())),
         (rendered(uri=CLAIM), GOOD),
-        (rendered(uri=CLAIM), around(claim=claim("Pending"))),
+        (rendered(uri=CLAIM), Surroundings(claim=claim("Pending"))),
         (
             rendered(uri=CLAIM),
-            around(claim=claim("Pending"), storage_class={"volumeBindingMode": "WaitForFirstConsumer"}),
+            Surroundings(claim=claim("Pending"), storage_class={"volumeBindingMode": "WaitForFirstConsumer"}),
         ),
-        (rendered(uri=CLAIM, max_replicas=2), around(claim=claim("Bound", "ReadOnlyMany"))),
-        (on_theirs(), around(runtime=runtime(protocolVersions=["v1", "v2"]))),
-        (on_theirs(), around(runtime=runtime())),
+        (rendered(uri=CLAIM, max_replicas=2), Surroundings(claim=claim("Bound", "ReadOnlyMany"))),
+        (on_theirs(), Surroundings(runtime=runtime(protocolVersions=["v1", "v2"]))),
+        (on_theirs(), Surroundings(runtime=runtime())),
         (on_theirs(), GOOD),
-        (on_theirs(), around(runtime=runtime(tolerations=[{}]), features=None)),
+        (on_theirs(), Surroundings(runtime=runtime(tolerations=[{}]), features=None)),
         (
             on_theirs("Knative"),
-            around(
+            Surroundings(
                 runtime=runtime(tolerations=[{}], volumes=[{"name": "a", "emptyDir": {}}]),
                 features={"data": {"kubernetes.podspec-tolerations": "Enabled"}},
             ),
@@ -96,31 +94,35 @@ def test_what_is_taken(good: list[Document], place: Surroundings) -> None:
 @pytest.mark.parametrize(
     ("bad", "place", "what"),
     [
-        (rendered(), around(namespace=None), "there is no namespace team"),
+        (rendered(), Surroundings(namespace=None), "there is no namespace team"),
         (named("digits", "kserve"), GOOD, "fetches no models in namespace kserve"),
-        (rendered(), around(namespace={"metadata": {"labels": {"control-plane": "x"}}}), "a control plane's"),
         (
             rendered(),
-            around(namespace={"metadata": {}, "status": {"phase": "Terminating"}}),
+            Surroundings(namespace={"metadata": {"labels": {"control-plane": "x"}}}),
+            "a control plane's",
+        ),
+        (
+            rendered(),
+            Surroundings(namespace={"metadata": {}, "status": {"phase": "Terminating"}}),
             "is being deleted",
         ),
         (
             rendered(mode="Knative"),
-            around(live=rendered()[-1]),
+            Surroundings(live=rendered()[-1]),
             "served in Standard mode, which KServe",
         ),
-        (rendered(mode="Knative"), around(knative=False), "Knative, which is not installed"),
+        (rendered(mode="Knative"), Surroundings(knative=False), "Knative, which is not installed"),
         (
             rendered(),
-            around(config=config(deployment_mode="Knative"), version="0.15.2"),
+            Surroundings(config=KServeConfig(deployment_mode="Knative"), version="0.15.2"),
             "KServe 0.15.2 knows Standard by its former name alone, and would choose Knative",
         ),
         (named("a" * 48, mode="Knative"), GOOD, "has 64 characters"),
         (named("a" * 27, "b" * 26), GOOD, "has 64 characters"),
         (
             named("a" * 40, "b" * 60),
-            around(
-                config=config(
+            Surroundings(
+                config=KServeConfig(
                     domain="c" * 63 + "." + "d" * 63 + "." + "e" * 30,
                     domain_template=("{{ .Name }}.{{ .Namespace }}.{{ .IngressDomain }}"),
                 )
@@ -129,34 +131,38 @@ def test_what_is_taken(good: list[Document], place: Surroundings) -> None:
         ),
         (
             rendered(),
-            around(config=config(gateway="kserve/gateway"), gateway=None),
+            Surroundings(config=KServeConfig(gateway="kserve/gateway"), gateway=None),
             "no Gateway kserve/g",
         ),
-        (rendered(uri=CLAIM), around(claim=None), "no PersistentVolumeClaim models in namespace team"),
-        (rendered(uri=CLAIM), around(claim=claim("Lost")), "models is Lost"),
-        (rendered(uri=CLAIM), around(claim=claim("Pending"), storage_class=None), "models is Pending"),
+        (rendered(uri=CLAIM), Surroundings(claim=None), "no PersistentVolumeClaim models in namespace team"),
+        (rendered(uri=CLAIM), Surroundings(claim=claim("Lost")), "models is Lost"),
+        (rendered(uri=CLAIM), Surroundings(claim=claim("Pending"), storage_class=None), "models is Pending"),
         (
             rendered(uri=CLAIM),
-            around(claim=claim("Pending"), storage_class={"volumeBindingMode": "Immediate"}),
+            Surroundings(claim=claim("Pending"), storage_class={"volumeBindingMode": "Immediate"}),
             "models is Pending",
         ),
-        (on_theirs(), around(runtime=None), "neither a ServingRuntime nor a ClusterServingRuntime theirs"),
-        (on_theirs(), around(runtime=runtime(disabled=True)), "theirs is disabled"),
-        (on_theirs(), around(runtime=runtime(multiModel=True)), "theirs is for ModelMesh"),
         (
             on_theirs(),
-            around(runtime=runtime(supportedModelFormats=[{"name": "onnx"}])),
+            Surroundings(runtime=None),
+            "neither a ServingRuntime nor a ClusterServingRuntime theirs",
+        ),
+        (on_theirs(), Surroundings(runtime=runtime(disabled=True)), "theirs is disabled"),
+        (on_theirs(), Surroundings(runtime=runtime(multiModel=True)), "theirs is for ModelMesh"),
+        (
+            on_theirs(),
+            Surroundings(runtime=runtime(supportedModelFormats=[{"name": "onnx"}])),
             "theirs serves onnx, and not pytorch",
         ),
-        (on_theirs(), around(runtime=runtime(protocolVersions=["v2"])), "theirs speaks v2, and not v1"),
+        (on_theirs(), Surroundings(runtime=runtime(protocolVersions=["v2"])), "theirs speaks v2, and not v1"),
         (
             on_theirs("Knative"),
-            around(runtime=runtime(nodeSelector={"gpu": "a100"}), features=None),
+            Surroundings(runtime=runtime(nodeSelector={"gpu": "a100"}), features=None),
             "Knative refuses nodeSelector while its feature kubernetes.podspec-nodeselector is off",
         ),
         (
             on_theirs("Knative"),
-            around(
+            Surroundings(
                 runtime=runtime(volumes=[{"name": "a", "emptyDir": {}}]),
                 features={"data": {"kubernetes.podspec-volumes-emptydir": "Disabled"}},
             ),
@@ -164,7 +170,7 @@ def test_what_is_taken(good: list[Document], place: Surroundings) -> None:
         ),
         (
             on_theirs("Knative"),
-            around(
+            Surroundings(
                 runtime=runtime(containers=[{"securityContext": {"capabilities": {"add": ["SYS_ADMIN"]}}}]),
                 features={"data": {}},
             ),
@@ -172,7 +178,7 @@ def test_what_is_taken(good: list[Document], place: Surroundings) -> None:
         ),
         (
             on_theirs("Knative"),
-            around(
+            Surroundings(
                 runtime=runtime(containers=[{"env": [{"name": "A", "valueFrom": {"fieldRef": {}}}]}]),
                 features={"data": None},
             ),
@@ -190,15 +196,19 @@ def test_what_is_refused(bad: list[Document], place: Surroundings, what: str) ->
 @pytest.mark.parametrize(
     ("doubtful", "place", "what"),
     [
-        (rendered(gpu=2), around(nodes=[node("1"), {}]), "no node has 2 of nvidia.com/gpu now: is NVIDIA's"),
+        (
+            rendered(gpu=2),
+            Surroundings(nodes=[node("1"), {}]),
+            "no node has 2 of nvidia.com/gpu now: is NVIDIA's",
+        ),
         (
             rendered(uri=CLAIM, max_replicas=2),
-            around(claim=claim()),
+            Surroundings(claim=claim()),
             "claim models is ReadWriteOnce: ",
         ),
         (
             rendered(uri=CLAIM, mode="Knative", percent=10),
-            around(claim=claim("Bound", "ReadWriteOncePod")),
+            Surroundings(claim=claim("Bound", "ReadWriteOncePod")),
             "claim models is ReadWriteOncePod: replicas",
         ),
     ],
@@ -209,12 +219,12 @@ def test_what_may_go_wrong_is_told(doubtful: list[Document], place: Surroundings
 
 
 def test_what_is_rendered_needs_none_of_knatives_flags() -> None:
-    findings = check(rendered(mode="Knative", gpu=1, env={"A": "1"}), around(features=None))
+    findings = check(rendered(mode="Knative", gpu=1, env={"A": "1"}), Surroundings(features=None))
     assert [one for one in findings if one.name == "Knative features"] == []
 
 
 def test_all_that_is_broken_is_said_at_once() -> None:
-    findings = check(rendered(percent=10, uri="ftp://x/y"), around(namespace=None))
+    findings = check(rendered(percent=10, uri="ftp://x/y"), Surroundings(namespace=None))
     with pytest.raises(ConfigError) as caught:
         refuse(findings)
     lines = caught.value.what.splitlines()
