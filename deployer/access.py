@@ -16,7 +16,8 @@ class Access(Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
 
     With `account` or `secret` one that exists is named, and none is made. `data` and `annotations` are
     those of the Secret that is made otherwise; without data, there is none, and the annotations are the
-    ServiceAccount's, beside `account_annotations`. `caution` is what may go wrong later.
+    ServiceAccount's, beside `account_annotations`. `pod_labels` are what pods need to be given its identity.
+    `caution` is what may go wrong later.
     """
 
     account: str = ""
@@ -24,6 +25,7 @@ class Access(Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
     data: dict[str, str] = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
     account_annotations: dict[str, str] = field(default_factory=dict)
+    pod_labels: dict[str, str] = field(default_factory=dict)
     caution: str = ""
 
     def __repr__(self) -> str:

@@ -62,6 +62,7 @@ def render(
         "metrics_port": METRICS_PORT,
         "probe": (shipped("manifests") / "probe.py").read_text("utf-8"),
         "service_account": account,
+        "pod_labels": access.pod_labels if access else {},
     }
     names = ["inferenceservice.yaml.j2"] if named else ["servingruntime.yaml.j2", "inferenceservice.yaml.j2"]
     if access and not access.account:

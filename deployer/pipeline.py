@@ -6,6 +6,8 @@ a command that died is simply run again.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from msgspec import Struct
@@ -50,7 +52,7 @@ class Pipeline:
     def plan(self, traffic: Traffic) -> Plan:
         """Decide everything that a rollout would do. Reads the model files, writes nothing."""
         archive = self._digest()
-        release = plan_release(self.settings.config, archive)
+        release = self._plan_release(archive)
         documents = self.render(release, traffic)
         self.check(documents)
         live = self.target.get(Reference(self.target.namespace, release.name))
@@ -100,7 +102,7 @@ class Pipeline:
     def _push(self, archive: Archive) -> Release:
         if archive.sealed:
             # Every file is as it was when its digest was taken: the id is known without reading them.
-            release = plan_release(self.settings.config, archive)
+            release = self._plan_release(archive)
             if self.store.find(release.name, release.id):
                 return self._pushed(release, Stored(self.store.uri(release), 0))
         with self.store.stage() as staging:
@@ -111,14 +113,14 @@ class Pipeline:
                 self._digests,
                 progress=lambda size: self._emit(Progressed(size)),
             )
-            release = plan_release(self.settings.config, written)
+            release = self._plan_release(written)
             if self.store.find(release.name, release.id):
                 return self._pushed(release, Stored(self.store.uri(release), 0))
             return self._pushed(release, self.store.put(release, staging))
 
     def release(self, release_id: str | None) -> Release:
         """Return a release of the model store, or name the one that the config makes. Writes nothing."""
-        return self.find(release_id) if release_id else plan_release(self.settings.config, self._digest())
+        return self.find(release_id) if release_id else self._plan_release(self._digest())
 
     def find(self, release_id: str) -> Release:
         """Return a release of this model from the model store. Raises NotFoundError."""
@@ -134,7 +136,7 @@ class Pipeline:
     def rollout(self, release_id: str | None, traffic: Traffic, *, timeout: float | None) -> Release:
         """Bring a release, or what the config makes, to serve; wait `timeout` seconds, or not at all."""
         archive = None if release_id else self._digest()
-        release = plan_release(self.settings.config, archive) if archive else self.release(release_id)
+        release = self._plan_release(archive) if archive else self.release(release_id)
         reference = Reference(self.target.namespace, release.name)
         documents = self.render(release, traffic)
         unchanged = self._serves_already(reference, documents)
@@ -200,8 +202,11 @@ class Pipeline:
                 where="model.archive-format",
                 hint="`kdeploy archive` writes the other formats",
             )
-        archive = plan_archive(model, self.settings.root, self._digests)
-        return _checked(archive, self._emit, strict=self._strict)
+        return _planned(self.settings, self._digests, self._emit, strict=self._strict)
+
+    def _plan_release(self, archive: Archive) -> Release:
+        with _located(self.settings):
+            return plan_release(self.settings.config, archive)
 
     def _unreadable(self) -> str | None:
         """Say why the target could not read this model store; None where it can."""
@@ -225,7 +230,7 @@ class Pipeline:
 def export_archive(settings: Settings, folder: Path, emit: Emit, *, force: bool, strict: bool) -> Path:
     """Write a project's model archive to a folder, in whatever format the config names."""
     digests = DigestCache(settings.root / DIGESTS)
-    archive = _checked(plan_archive(settings.config.model, settings.root, digests), emit, strict=strict)
+    archive = _planned(settings, digests, emit, strict=strict)
     path = folder / archive.file_name
     if path.exists() and not force:
         raise ArchiveError("it is there already", where=str(path), hint="--force replaces it")
@@ -234,7 +239,19 @@ def export_archive(settings: Settings, folder: Path, emit: Emit, *, force: bool,
     return path
 
 
-def _checked(archive: Archive, emit: Emit, *, strict: bool) -> Archive:
+@contextmanager
+def _located(settings: Settings) -> Iterator[None]:
+    """Let an error about a key name the file, variable or flag that set it."""
+    try:
+        yield
+    except (ArchiveError, ConfigError) as error:
+        error.where = error.where and settings.located(error.where)
+        raise
+
+
+def _planned(settings: Settings, digests: DigestCache, emit: Emit, *, strict: bool) -> Archive:
+    with _located(settings):
+        archive = plan_archive(settings.config.model, settings.root, digests)
     for warning in archive.warnings:
         emit(Warned(warning))
     if archive.warnings and strict:

@@ -25,7 +25,7 @@ from deployer.archive.extra_files import extra_files
 from deployer.archive.files import Files
 from deployer.archive.handler_source import HANDLER_KEY
 from deployer.archive.members import Archive, names_fault
-from deployer.archive.requirements import Requirements, read_requirements
+from deployer.archive.requirements import Requirements, read_requirements, refuse_credentials
 from deployer.archive.sources import check_sources
 from deployer.archive.stream import open_source, why
 from deployer.config import NAME_MAX, NAME_PATTERN, Model
@@ -77,7 +77,7 @@ def plan_archive(model: Model, root: Path, digests: DigestCache) -> Archive:
     files.own(MANIFEST, _manifest(model, ADAPTER if python else handler.written, config_file))
     if fault := names_fault(files.members):
         raise ArchiveError(fault, where=EXTRA_FILES_KEY)
-    _check_included(requirements, files.members, model)
+    _check_included(requirements, files, model)
     warnings: tuple[str, ...] = ()
     if python:
         entry = (posixpath.basename(handler.file) if handler.file else None, handler.function)
@@ -189,16 +189,20 @@ def _add_requirements(files: Files, model: Model) -> Requirements:
     return read_requirements(content, model.requirements_file)
 
 
-def _check_included(requirements: Requirements, names: Collection[str], model: Model) -> None:
+def _check_included(requirements: Requirements, files: Files, model: Model) -> None:
     """See that the files that a requirements file names lie beside it in the archive, where pip will look."""
     for line, file in requirements.included:
-        elsewhere = "://" in file or file.startswith("/") or "$" in file
-        if not elsewhere and posixpath.normpath(file) not in names:
+        if "://" in file or file.startswith("/") or "$" in file:
+            continue
+        found = files.members.get(posixpath.normpath(file))
+        if not found:
             raise ArchiveError(
                 f"names {file}, which is not in the archive",
                 where=f"{model.requirements_file}:{line}",
                 hint=f"add {file} to model.extra-files",
             )
+        content = found.source if isinstance(found.source, bytes) else found.source.read_bytes()
+        refuse_credentials(content.decode("utf-8", "replace"), file)
 
 
 def _add_config(files: Files, model: Model, *, use_venv: bool) -> str | None:

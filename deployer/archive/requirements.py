@@ -17,6 +17,9 @@ _EGG = re.compile(rf"#(?:.*&)?egg=(?P<name>{_NAME})")
 _COMMENT = re.compile(r"(^|\s+)#.*$")
 _EDITABLE = ("-e", "--editable")
 _PACKAGE_FILES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2")
+_LOGIN = re.compile(r"://(?P<user>[^\s/@:]*)(?::(?P<password>[^\s/@]*))?@")
+_TOKEN_FROM = 20  # letters of a user without a password: so long is a token, and no name of anybody's
+_VARIABLES = re.compile(r"(\$\{[A-Z0-9_]+\})*")  # as pip knows them
 
 _MODULES = {  # of distributions that are called otherwise
     "antlr4-python3-runtime": "antlr4",
@@ -72,6 +75,7 @@ def read_requirements(content: bytes, path: str) -> Requirements:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ArchiveError("the requirements file is not UTF-8", where=path) from error
+    refuse_credentials(text, path)
     distributions: list[str] = []
     included: list[tuple[int, str]] = []
     unseen = False
@@ -99,6 +103,22 @@ def read_requirements(content: bytes, path: str) -> Requirements:
             hint="name what the handler needs, or leave model.requirements-file out",
         )
     return Requirements(tuple(distributions), tuple(included), unseen)
+
+
+def refuse_credentials(text: str, path: str) -> None:
+    """Keep what opens an index out of the archive, which all who may read the model store can read.
+
+    `ArchiveError` with file and line.
+    """
+    for number, line in enumerate(text.splitlines(), start=1):
+        for found in _LOGIN.finditer(line):
+            secret = found["password"] or (found["user"] if len(found["user"]) >= _TOKEN_FROM else "")
+            if not _VARIABLES.fullmatch(secret):
+                raise ArchiveError(
+                    "credentials in a URL would be in the archive, for all to read",
+                    where=f"{path}:{number}",
+                    hint="write ${NAME} in their place: pip puts in the serving container's variable NAME",
+                )
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:

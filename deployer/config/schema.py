@@ -17,7 +17,7 @@ Subdomain = Annotated[
 ]  # what Kubernetes calls most objects
 Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$(?!\n)", max_length=50)]
 Quantity = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$(?!\n)")]
-Url = Annotated[str, Meta(pattern=r"^https?://[^\s/]+")]
+Url = Annotated[str, Meta(pattern=r"^https?://[^\s/@]+(/|$)")]
 Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
 Endpoint = Annotated[str, Meta(pattern=r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$(?!\n)")]

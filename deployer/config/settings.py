@@ -57,6 +57,11 @@ class Settings(Struct, frozen=True, kw_only=True):
         for key, value in flat.items():
             yield key, value, self.sources.get(key, "default")
 
+    def located(self, where: str) -> str:
+        """Return `kdeploy.toml: KEY` with what set the key in place of the file's usual name."""
+        file, _, key = where.partition(": ")
+        return f"{self.sources.get(key, self.path or FILE_NAME)}: {key}" if file == FILE_NAME else where
+
 
 def find_file(start: Path) -> Path | None:
     """Return the nearest `kdeploy.toml`, in `start` or a folder above it."""
@@ -280,7 +285,8 @@ def _convert(data: dict[str, Any], sources: Mapping[str, str], path: Path | None
         return msgspec.convert(data, Config)
     except msgspec.ValidationError as error:
         key = _path_of(error)
-        source = sources.get(key, str(path) if path else FILE_NAME)
+        below = (name for inner, name in sources.items() if key and inner.startswith(f"{key}."))
+        source = sources.get(key) or next(below, str(path) if path else FILE_NAME)
         hint = _HINTS.get(key)
         if missing := re.match(r"Object missing required field `(.+?)`", str(error)):
             lacking = f"{key}.{missing[1]}".strip(".")

@@ -97,7 +97,7 @@ class Client:
         )
         if not 200 <= answer.status < 300:
             asked = Asked(self._model, self._host, len(request.body), self._limit)
-            raise explain(answer.status, answer.headers, answer.body, asked)
+            raise explain(answer.status, *self._connection.fit_to_quote(answer), asked)
         return codecs.decode(request, answer.body, answer.headers.get("content-type", ""))
 
     def prepare(self, path: Path, protocol: Protocol) -> tuple[Request, str | None]:

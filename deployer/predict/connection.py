@@ -56,6 +56,9 @@ class Connection:
         self.address = _address(endpoint.url, failure)
         self.timeout = timeout
         self._headers = {**_checked(headers or {}, failure)}
+        # A token, a cookie's value; words as short as `Bearer` give nothing away.
+        words = re.split(r"[\s,;=]+", " ".join(self._headers.values()))
+        self._said = [word for word in words if len(word) > 7]
         if endpoint.host:
             self._headers |= _checked({"Host": endpoint.host}, failure)
         self._sleep = sleep
@@ -95,6 +98,14 @@ class Connection:
                 )
             self._sleep(pause)
         return answer
+
+    def fit_to_quote(self, answer: Answer) -> tuple[dict[str, str], bytes]:
+        """Return an answer's headers and body without what the request's own headers said."""
+        headers, body = dict(answer.headers), answer.body
+        for word in self._said:
+            headers = {name: value.replace(word, "***") for name, value in headers.items()}
+            body = body.replace(word.encode("latin-1"), b"***")
+        return headers, body
 
     def _exchange(self, method: str, url: str, body: bytes, headers: dict[str, str]) -> Answer | None:
         """Return the answer, or None where nobody listens and so nothing was sent."""
@@ -177,13 +188,14 @@ class Connection:
 
 def _address(url: str, failure: type[KdeployError]) -> str:
     """Return the endpoint's URL without a trailing slash or credentials, fit to be shown."""
+    shown = url.rpartition("@")[2]
     try:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port is not None else ""
     except ValueError as error:
-        raise failure(f"{url!r} is no address: {error}", hint="write it as http://HOST:PORT") from error
+        raise failure(f"{shown!r} is no address", hint="write it as http://HOST:PORT") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise failure(f"{url!r} is no address", hint="write it as http://HOST:PORT")
+        raise failure(f"{shown!r} is no address", hint="write it as http://HOST:PORT")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
 

@@ -1,29 +1,35 @@
 """Credentials of an object store, found where each cloud's own tools keep them; never shown, never written.
 
 S3: the environment, then the profile (`AWS_PROFILE`, else `default`) in `~/.aws/credentials` and
-`~/.aws/config`. Azure: account key, connection string, SAS token or service principal in the environment.
-Google: the file that `GOOGLE_APPLICATION_CREDENTIALS` names, else what `gcloud auth application-default
-login` wrote. Where there are none, obstore asks what the machine has: web identity, instance metadata.
+`~/.aws/config`, and the process that it may name. Azure: account key, connection string, SAS token or
+service principal in the environment. Google: the file that `GOOGLE_APPLICATION_CREDENTIALS` names, else what
+`gcloud auth application-default login` wrote. Where there are none, obstore asks what the machine has: web
+identity, instance metadata.
 """
 
 from __future__ import annotations
 
 import configparser
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import msgspec
 from msgspec import Struct, field
 
 from deployer.errors import ConfigError
 
 GOOGLE_FILE = "gcloud-application-credentials.json"  # as KServe calls it
 _AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_STRONGER = {"role_arn", "sso_session", "sso_start_url"}  # what AWS's own tools ask before a process
 _AZURE_KEYS = (
     "AZURE_STORAGE_KEY",
     "AZURE_STORAGE_ACCESS_KEY",
     "AZURE_STORAGE_ACCOUNT_KEY",
 )
+_SECRET_VARIABLE = re.compile(r"(AWS|AZURE|GOOGLE)_.*(KEY|SECRET|TOKEN|PASSWORD|SAS|CONNECTION).*(?<!_FILE)")
+_LOGIN = re.compile(r"//[^/@:]*:([^/@]*)@")
 _AZURE_PRINCIPAL = {
     "AZ_CLIENT_ID": "AZURE_CLIENT_ID",
     "AZ_CLIENT_SECRET": "AZURE_CLIENT_SECRET",
@@ -49,9 +55,21 @@ class Credentials(Struct, frozen=True, kw_only=True):
 
 def find_credentials(scheme: str, environment: Mapping[str, str]) -> Credentials:
     """Look for the credentials of a scheme; with none found, `data` is empty. Raises ConfigError."""
-    if scheme == "s3":
-        return _aws(environment)
-    return _google(environment) if scheme == "gs" else _azure(environment)
+    if scheme == "gs":
+        found = _google(environment)
+    else:
+        found = _aws(environment) if scheme == "s3" else _azure(environment)
+        for name, value in {**found.data, "AZURE_STORAGE_SAS_TOKEN": found.sas}.items():
+            if not value.isprintable():
+                raise ConfigError("it holds a line break, or another character that is no text", where=name)
+    return msgspec.structs.replace(found, secrets=found.secrets | _of_variables(environment))
+
+
+def _of_variables(environment: Mapping[str, str]) -> frozenset[str]:
+    """Return what may be a secret in variables that obstore reads by itself, and the passwords of proxies."""
+    named = {value for name, value in environment.items() if _SECRET_VARIABLE.fullmatch(name)}
+    logins = (_LOGIN.search(value) for name, value in environment.items() if name.lower().endswith("_proxy"))
+    return frozenset((named | {login[1] for login in logins if login}) - {""})
 
 
 def _aws(environment: Mapping[str, str]) -> Credentials:
@@ -64,9 +82,14 @@ def _aws(environment: Mapping[str, str]) -> Credentials:
     region = section.get("region", "")
     if set(_AWS[:2]) <= set(by_file):
         return _keys(by_file, region)
+    if section.get("credential_process") and not section.keys() & _STRONGER:
+        from deployer.store.aws_process import ask_process
+
+        data, lasting = ask_process(section["credential_process"], profile or "default")
+        return msgspec.structs.replace(_keys(data, region), lasting=lasting)
     if profile:
         raise ConfigError(
-            f"profile {profile} holds no access key: it asks for a sign-in, a role or a process",
+            f"profile {profile} holds no access key: it asks for a sign-in or a role",
             where="AWS_PROFILE",
             hint=f"`aws configure export-credentials --profile {profile} --format env` prints keys: "
             "set those, and unset AWS_PROFILE",

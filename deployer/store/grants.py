@@ -8,6 +8,7 @@ from deployer.store.credentials import Credentials
 from deployer.store.location import Location, host_of
 
 _KSERVE = "serving.kserve.io/"
+_IDENTITY = "azure.workload.identity/"  # whose webhook looks at labelled pods alone
 
 
 def grant(config: Store, location: Location, credentials: Credentials) -> Access:
@@ -22,7 +23,12 @@ def grant(config: Store, location: Location, credentials: Credentials) -> Access
         return Access(secret=config.secret_name)
     annotations = _s3_annotations(config, location) if location.scheme == "s3" else {}
     if config.service_account_annotations:
-        return Access(account_annotations=config.service_account_annotations, annotations=annotations)
+        of_azure = any(name.startswith(_IDENTITY) for name in config.service_account_annotations)
+        return Access(
+            account_annotations=config.service_account_annotations,
+            annotations=annotations,
+            pod_labels={f"{_IDENTITY}use": "true"} if of_azure else {},
+        )
     data = {} if location.scheme == "gs" and not credentials.lasting else credentials.data
     return Access(data=data, annotations=annotations, caution=_caution(data, credentials))
 

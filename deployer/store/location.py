@@ -45,7 +45,9 @@ class Location(Struct, frozen=True, kw_only=True):
 
     @property
     def bucket_url(self) -> str:
-        """The URL of an S3 bucket, to which `/` and a key are added."""
+        """The URL of a bucket of S3 or a container of Azure, to which `/` and a key are added."""
+        if self.scheme == "az":
+            return f"{self.endpoint or f'https://{self.account}.blob.core.windows.net'}/{self.bucket}"
         if not self.virtual_hosted:
             return f"{self.endpoint}/{self.bucket}"
         scheme, _, rest = self.endpoint.partition("://")
@@ -71,7 +73,7 @@ def locate(config: Store, environment: Mapping[str, str], profile_region: str = 
         if not blob:
             raise _no_location(f"https://{bucket} is no model store", "of https:// only Azure's blobs are")
         bucket, prefix = _split(prefix)
-        return _azure(config, bucket, prefix, blob["account"])
+        return _azure(config, bucket, prefix, blob["account"], environment)
     account = config.account or next((environment[name] for name in _ACCOUNTS if environment.get(name)), "")
     if not account:
         raise ConfigError(
@@ -79,7 +81,7 @@ def locate(config: Store, environment: Mapping[str, str], profile_region: str = 
             where="store.account",
             hint="set it there, or AZURE_STORAGE_ACCOUNT in the environment",
         )
-    return _azure(config, bucket, prefix, account)
+    return _azure(config, bucket, prefix, account, environment)
 
 
 _ACCOUNTS = ("AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_ACCOUNT_NAME")
@@ -117,13 +119,15 @@ def _s3(config: Store, rest: str, environment: Mapping[str, str], profile_region
     )
 
 
-def _azure(config: Store, bucket: str, prefix: str, account: str) -> Location:
+def _azure(config: Store, bucket: str, prefix: str, account: str, environment: Mapping[str, str]) -> Location:
+    variables = ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")  # which obstore reads by itself
+    endpoint = config.endpoint or next((environment[name] for name in variables if environment.get(name)), "")
     return Location(
         scheme="az",
         bucket=bucket,
         prefix=prefix,
         account=account,
-        endpoint=(config.endpoint or "").rstrip("/"),
+        endpoint=endpoint.rstrip("/"),
     )
 
 

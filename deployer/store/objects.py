@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -171,9 +172,8 @@ class ObjectStore:
         size = file.stat().st_size
         if self._holds(path, size, digest):
             return 0
-        if size >= LARGE and (bucket := self._bucket()):
-            sent = self._put_parts(bucket, path, file, digest)
-        else:
+        sent = self._put_parts(path, file, digest) if size >= LARGE else None
+        if sent is None:
             self._ask(
                 "the upload stopped",
                 path,
@@ -203,11 +203,24 @@ class ObjectStore:
 
         return Bucket(self.location, self._credentials, self._ca_bundle)
 
-    def _put_parts(self, bucket: Bucket, path: str, file: Path, digest: str) -> int:
-        from deployer.store.s3_multipart import upload
+    def _put_parts(self, path: str, file: Path, digest: str) -> int | None:
+        """Bring a file there in parts that another process can go on with; None where that cannot be.
 
-        return upload(
-            bucket,
+        It needs a key in our hands, or a SAS token: what obstore finds by itself it keeps.
+        """
+        send: Callable[..., int]
+        if bucket := self._bucket():
+            from deployer.store import s3_multipart
+
+            send = partial(s3_multipart.upload, bucket)
+        elif self._credentials.sas or "AZURE_STORAGE_ACCESS_KEY" in self._credentials.data:
+            from deployer.store import azure_blocks
+            from deployer.store.azure_requests import Container
+
+            send = partial(azure_blocks.upload, Container(self.location, self._credentials, self._ca_bundle))
+        else:
+            return None
+        return send(
             self.location.key(path),
             file,
             {_DIGEST: digest},

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 from xml.etree import ElementTree as ET
 
-from deployer.store.s3_requests import CONNECTIONS, Answer, Bucket, Slice
+from deployer.store.s3_requests import Bucket
+from deployer.store.transport import Answer, Slice, in_parallel
 
 PART = 16 << 20
 _MOST_PARTS = 10_000
@@ -112,14 +112,7 @@ def _send(bucket: Bucket, key: str, upload_id: str, file: IO[bytes], size: int) 
             raise bucket.refused("the upload stopped", key, answer)
         return answer.etag, part.size
 
-    pool = ThreadPoolExecutor(CONNECTIONS)
-    try:
-        done = list(pool.map(send, range(1, -(-size // length) + 1)))
-    except BaseException:
-        stopped.set()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+    done = in_parallel(range(1, -(-size // length) + 1), send, stopped)
     etags = [etag for etag, _ in done if etag]
     return (etags if len(etags) == len(done) else []), sum(count for _, count in done)
 

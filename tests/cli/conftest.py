@@ -12,7 +12,15 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.stores.planted import MARK
+
 ROOT = Path(__file__).parents[2]
+# What TorchServe's own environment may hold, whatever starts it, and nobody may find elsewhere.
+PLANTED = {
+    "AWS_SECRET_ACCESS_KEY": MARK,
+    "AZURE_STORAGE_KEY": MARK,
+    "PIP_INDEX_URL": f"https://user:{MARK}@pypi.example.org/simple",
+}
 
 
 class Project:
@@ -74,6 +82,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def served(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """The example, rolled out once for every test that only asks it."""
     project = Project(tmp_path_factory.mktemp("a project ü") / "digits")
+    project.environment |= PLANTED
     shutil.copytree(trained, project.folder)
     project.run("rollout")
     yield project

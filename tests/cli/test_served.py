@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import urllib3
 
+from tests.stores.planted import MARK, contents, holders
+
 from .conftest import ROOT, Project
 
 pytestmark = pytest.mark.torchserve
@@ -190,3 +192,11 @@ def test_prune_never_removes_what_serves(served: Project) -> None:
     assert served.run("prune", "--keep", "1", "--dry-run").stdout.split() == made[:2]
     assert served.run("prune", "--keep", "1", "--yes").stdout.split() == made[:2]
     assert set(served.run("releases", "-o", "name").stdout.split()) == {serving, made[2]}
+
+
+def test_secrets_of_the_environment_are_in_no_file_no_log_and_no_answer(served: Project) -> None:
+    commands = ("status", "list", "doctor", "config", "releases")
+    said = [served.run(command, "-o", "json") for command in commands]
+    said += [served.run("logs"), served.run("local", "logs"), served.run("models", "list", "-o", "json")]
+    texts = {str(one.args): (one.stdout + one.stderr).encode() for one in said}
+    assert holders(texts | contents(served.folder), MARK) == []

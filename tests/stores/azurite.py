@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import re
 import socket
 import subprocess
 import threading
@@ -11,16 +12,19 @@ import time
 import warnings
 from email.utils import formatdate
 from pathlib import Path
+from urllib.parse import unquote, urlencode
 
 import urllib3
 
 from tests.stores.installed import AZURITE, package
-from tests.stores.swift import _die_with_parent, free_ports
+from tests.stores.swift import _die_with_parent, free_ports, settle
 
 ACCOUNT = "devstoreaccount1"
 HOST = f"{ACCOUNT}.blob.core.windows.net"
 # Published by Microsoft: the key of every Azurite there is.
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+_LINE = re.compile(r'"(\w+) (\S+) HTTP/1.1" (\d+)')
 
 
 class Azurite:
@@ -35,16 +39,28 @@ class Azurite:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/{ACCOUNT}"
 
+    @property
+    def requests(self) -> list[str]:
+        """What was asked, a line each: method, path with its query, status."""
+        lines = (self.root / "access.log").read_text("utf-8", "replace").splitlines()
+        found = (_LINE.search(line) for line in lines)
+        return [f"{match[1]} {unquote(match[2])} {match[3]}" for match in found if match]
+
+    def settle(self) -> None:
+        """Wait until no request of a dead client is worked on."""
+        settle(self.process)
+
     def start(self) -> Azurite:
         (self.port,) = free_ports(1)
         program = self.package / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
-        command = ["node", str(program), "--silent", "--skipApiVersionCheck", "--disableTelemetry"]
+        command = ["node", str(program), "--skipApiVersionCheck", "--disableTelemetry"]
         command += ["--blobHost", "127.0.0.1", "--blobPort", str(self.port), "--location", str(self.root)]
         if self.certificate:
             command += ["--cert", str(self.certificate[0]), "--key", str(self.certificate[1])]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=_die_with_parent
-        )
+        with (self.root / "access.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.DEVNULL, preexec_fn=_die_with_parent
+            )
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
@@ -77,6 +93,16 @@ class Azurite:
     def stop(self) -> None:
         self.process.terminate()
         self.process.wait(10)
+
+
+def sas() -> str:
+    """Return a SAS token of the account that may do everything for a day."""
+    end = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 86400))
+    fields = {"sp": "rwdlac", "ss": "b", "srt": "sco", "st": "", "se": end, "sip": "", "spr": "http,https"}
+    text = "\n".join([ACCOUNT, *fields.values(), "2021-08-06", "", ""])
+    digest = hmac.digest(base64.b64decode(KEY), text.encode(), "sha256")
+    given = {name: value for name, value in fields.items() if value}
+    return urlencode({"sv": "2021-08-06", **given, "sig": base64.b64encode(digest).decode()})
 
 
 class Tunnel:

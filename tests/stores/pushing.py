@@ -13,7 +13,7 @@ import pytest
 
 from deployer.config import Store
 
-Start = Callable[[Store], "subprocess.Popen[bytes]"]
+Start = Callable[..., "subprocess.Popen[bytes]"]
 
 _PUSH = """
 import sys
@@ -22,8 +22,8 @@ import msgspec
 from deployer.archive import Archive, DigestCache, Member, write_archive
 from deployer.config import Config, Model, Store
 from deployer.release import plan_release
-from deployer.store import open_store, s3_multipart
-s3_multipart.PART = 5 << 20  # the least that S3 takes, so that there are many
+from deployer.store import azure_blocks, open_store, s3_multipart
+s3_multipart.PART = azure_blocks.BLOCK = int(sys.argv[3]) << 20
 folder = Path(sys.argv[1])
 store = open_store(msgspec.json.decode(sys.argv[2], type=Store), folder)
 weights = folder / "weights.bin"
@@ -39,13 +39,16 @@ with store.stage() as staging:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start a push of the weights; it says `go` when the upload begins, and at the end how much it sent."""
+    """Start a push of the weights, in parts of so many MiB (S3 takes none of less than 5).
+
+    It says `go` when the upload begins, and at the end how much it sent."""
     (tmp_path / "weights.bin").write_bytes(random.Random(1).randbytes(70_000_000))
     children: list[subprocess.Popen[bytes]] = []
 
-    def start(config: Store) -> subprocess.Popen[bytes]:
+    def start(config: Store, part: int = 5) -> subprocess.Popen[bytes]:
         text = msgspec.json.encode(config).decode()
-        child = subprocess.Popen([sys.executable, "-c", _PUSH, str(tmp_path), text], stdout=subprocess.PIPE)
+        command = [sys.executable, "-c", _PUSH, str(tmp_path), text, str(part)]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE)
         children.append(child)
         assert child.stdout is not None
         assert child.stdout.readline() == b"go\n"

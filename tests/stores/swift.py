@@ -80,13 +80,7 @@ class Swift:
 
     def settle(self) -> None:
         """Wait until no request of a dead client is worked on: what it sent may still lie in a socket."""
-        proxy = psutil.Process(self.processes[-1].pid)
-        while True:
-            ours = {connection.laddr.port for connection in psutil.Process().net_connections("tcp")}
-            served = [connection.raddr for connection in proxy.net_connections("tcp") if connection.raddr]
-            if not any(peer.port not in ours for peer in served if peer.port not in self._backends):
-                return
-            time.sleep(0.01)
+        settle(self.processes[-1], self._backends)
 
     def start(self) -> Swift:
         for _ in range(3):  # a port is free until somebody takes it
@@ -170,6 +164,17 @@ class Swift:
             else:
                 return True
         return False
+
+
+def settle(server: subprocess.Popen[bytes], backends: frozenset[int] = frozenset()) -> None:
+    """Wait until a server has no connection but to its backends and with this process."""
+    process = psutil.Process(server.pid)
+    while True:
+        ours = {connection.laddr.port for connection in psutil.Process().net_connections("tcp")}
+        served = [connection.raddr for connection in process.net_connections("tcp") if connection.raddr]
+        if not any(peer.port not in ours | backends for peer in served):
+            return
+        time.sleep(0.01)
 
 
 def free_ports(count: int) -> list[int]:

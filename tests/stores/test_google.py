@@ -6,6 +6,7 @@ The other side keeps what it is given and answers as the documentation says; it 
 from __future__ import annotations
 
 import json
+import random
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from deployer.archive import Archive, DigestCache, Member, write_archive
 from deployer.config import Config, Model, Store
+from deployer.errors import StoreError
 from deployer.release import plan_release
 from deployer.store import open_store
 
@@ -29,6 +31,8 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     objects: dict[str, tuple[bytes, dict[str, str]]]
+    uploads: dict[str, tuple[dict[str, str], dict[int, bytes]]]
+    refused: list[int]  # a status for each of the next parts
     seen: list[tuple[str, str, dict[str, str]]]
 
     def answer(self) -> None:
@@ -38,7 +42,9 @@ class Handler(BaseHTTPRequestHandler):
         self.seen.append((self.command, self.path, headers))
         body = self.rfile.read(int(headers.get("content-length", 0)))
         query = parse_qs(parts.query, keep_blank_values=True)
-        if self.command == "PUT":
+        if "uploads" in query or "uploadId" in query:
+            self.multipart(path, body, headers, query)
+        elif self.command == "PUT":
             self.put(path, body, headers)
         elif "list-type" in query:
             self.list(query.get("prefix", [""])[0])
@@ -51,7 +57,29 @@ class Handler(BaseHTTPRequestHandler):
             content, metadata = self.objects[path]
             self.say(200, content, metadata)
 
-    do_GET = do_HEAD = do_PUT = do_DELETE = answer  # noqa: N815
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815
+
+    def multipart(self, path: str, body: bytes, headers: dict[str, str], query: dict[str, list[str]]) -> None:
+        """Take an object in parts: it is there, under the metadata of the beginning, once it is complete."""
+        if "uploads" in query:
+            name = str(len(self.uploads))
+            metadata = {key: value for key, value in headers.items() if key.startswith("x-goog-meta-")}
+            self.uploads[name] = (metadata, {})
+            begun = f"<UploadId>{name}</UploadId>"
+            answer = f"<InitiateMultipartUploadResult>{begun}</InitiateMultipartUploadResult>"
+            return self.say(200, answer.encode())
+        metadata, parts = self.uploads[query["uploadId"][0]]
+        if self.command == "DELETE":
+            del self.uploads[query["uploadId"][0]]
+            return self.say(204)
+        if self.command == "PUT":
+            if self.refused:
+                return self.say(self.refused.pop(0))
+            parts[int(query["partNumber"][0])] = body
+            return self.say(200)
+        assert body.count(b"<PartNumber>") == len(parts)
+        self.objects[path] = (b"".join(content for _, content in sorted(parts.items())), metadata)
+        return self.say(200, b"<CompleteMultipartUploadResult><ETag>1</ETag></CompleteMultipartUploadResult>")
 
     def put(self, path: str, body: bytes, headers: dict[str, str]) -> None:
         if headers.get("x-goog-if-generation-match") == "0" and path in self.objects:
@@ -85,7 +113,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def google() -> Iterator[tuple[str, type[Handler]]]:
-    handler = type("Recorded", (Handler,), {"objects": {}, "seen": []})
+    handler = type("Recorded", (Handler,), {"objects": {}, "seen": [], "uploads": {}, "refused": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}", handler
@@ -137,3 +165,29 @@ def test_a_release_comes_goes_and_is_found(
     assert handler.objects == {}
     assert all(headers["authorization"].startswith("Bearer ") for _, _, headers in handler.seen)
     assert account not in str(handler.seen)
+
+
+def test_what_is_larger_than_a_part_is_there_whole_or_not_at_all(
+    google: tuple[str, type[Handler]], account: str, tmp_path: Path
+) -> None:
+    url, handler = google
+    store = open_store(Store(uri="gs://models/team", endpoint=url), tmp_path)
+    content = random.Random(1).randbytes(40_000_000)
+    member = Member(name="w.pt", size=len(content), sha256=None, source=content)
+    archive = Archive(name="digits", version="1.0", format="zip-store", members=(member,))
+    with store.stage() as staging:
+        place = staging.archive_path("digits.mar")
+        written = write_archive(archive, place, DigestCache(tmp_path / "digests.json"))
+        release = plan_release(Config(model=Model(name="digits", version="1.0", handler="h")), written)
+        handler.refused += [403]
+        with pytest.raises(StoreError, match="may not do that"):
+            store.put(release, staging)
+        assert not [path for path in handler.objects if path.endswith(".mar")]
+        assert handler.uploads == {}  # what was begun is given up
+        handler.refused[:] = [503]  # which is tried again
+        assert store.put(release, staging).bytes_written > len(content)
+        archived = place.read_bytes()
+    found, metadata = handler.objects[f"/models/team/digits/{release.id}/model-store/digits.mar"]
+    assert found == archived
+    assert metadata == {"x-goog-meta-kdeploydigest": release.archive.digest}
+    store.verify(release)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from deployer.config import Serving, Store
+from deployer.archive import Archive
+from deployer.config import Config, Model, Serving, Store
 from deployer.errors import ConfigError
 from deployer.manifest import encode_yaml, render, render_secret
-from deployer.release import ArchiveRecord, Release
+from deployer.release import ArchiveRecord, Release, plan_release
+from deployer.store.aws_process import ask_process
 from deployer.store.credentials import find_credentials
 from deployer.store.grants import grant
 from deployer.store.location import locate
@@ -47,7 +51,9 @@ def documents(config: Store, environment: dict[str, str]) -> tuple[list[Document
         access=access,
     )
     made = [secret] if secret else []
-    return [*made, *(d for d in rendered if d["kind"] == "ServiceAccount")], access.caution
+    # Of the service itself, only where the store has a say in its labels.
+    kinds = {"ServiceAccount"} | ({"InferenceService"} if access.pod_labels else set())
+    return [*made, *(d for d in rendered if d["kind"] in kinds)], access.caution
 
 
 @pytest.mark.parametrize(
@@ -61,6 +67,11 @@ def documents(config: Store, environment: dict[str, str]) -> tuple[list[Document
             KEYS,
         ),
         ("s3-role", Store(uri=S3, service_account_annotations={"eks.amazonaws.com/role-arn": "arn:x"}), KEYS),
+        (
+            "azure-workload-identity",
+            Store(uri="az://models", service_account_annotations={"azure.workload.identity/client-id": "id"}),
+            ACCOUNT,
+        ),
         ("s3-secret", Store(uri=S3, secret_name="keys"), KEYS),
         ("azure-key", Store(uri="az://models/team"), {**ACCOUNT, "AZURE_STORAGE_KEY": "planted-secret"}),
         ("azure-principal", Store(uri="az://models/team"), {**ACCOUNT, **PRINCIPAL}),
@@ -70,6 +81,15 @@ def test_golden(name: str, config: Store, environment: dict[str, str], tmp_path:
     made, caution = documents(config, {"HOME": str(tmp_path), **environment})
     assert encode_yaml(made) == (GOLDEN / f"access-{name}.yaml").read_text("utf-8")
     assert caution == ""
+
+
+def test_who_may_read_the_store_is_no_part_of_a_release() -> None:
+    archive = Archive(name="digits", version="1.0", format="zip-store", members=())
+    config = Config(model=Model(name="digits", version="1.0", handler="h"))
+    annotations = {"azure.workload.identity/client-id": "id"}
+    store = Store(uri="az://models", service_account_annotations=annotations)
+    labelled = msgspec.structs.replace(config, store=store)
+    assert plan_release(config, archive).id == plan_release(labelled, archive).id
 
 
 def google(tmp_path: Path, kind: str) -> dict[str, str]:
@@ -144,6 +164,68 @@ def test_profiles_are_read_as_awss_own_tools_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as broken:
         find_credentials("s3", home)
     assert "planted-secret" not in str(broken.value)
+
+
+KEYS_OF_A_PROCESS = '"Version": 1, "AccessKeyId": "C", "SecretAccessKey": "process-secret"'
+
+
+def process(folder: Path, printed: str, more: str = "") -> dict[str, str]:
+    """Return an environment whose AWS profile names a process that prints this."""
+    (folder / ".aws").mkdir()
+    text = f"import sys; print({printed!r}); print('planted', file=sys.stderr){more}"
+    (folder / "print.py").write_text(text)
+    command = f"credential_process = '{sys.executable}' '{folder}/print.py'"
+    (folder / ".aws" / "config").write_text(f"[profile team]\nregion = eu-west-3\n{command}\n")
+    return {"HOME": str(folder), "AWS_PROFILE": "team"}
+
+
+@pytest.mark.parametrize(
+    ("more", "lasting"),
+    [
+        ("", True),
+        (', "SessionToken": "process-token", "Expiration": "2999-01-01T00:00:00Z"', False),
+        (', "Expiration": "2999-01-01T00:00:00"', False),
+    ],
+)
+def test_a_process_of_a_profile_gives_keys(
+    more: str, lasting: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found = find_credentials("s3", process(tmp_path, "{" + KEYS_OF_A_PROCESS + more + "}"))
+    assert (found.data["AWS_SECRET_ACCESS_KEY"], found.region) == ("process-secret", "eu-west-3")
+    assert found.data.get("AWS_SESSION_TOKEN") == ("process-token" if "SessionToken" in more else None)
+    assert found.lasting is lasting
+    assert set(found.data.values()) <= found.secrets
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("printed", "more", "what"),
+    [
+        ("planted", "", "does not print keys"),
+        ('{"Version": 1, "AccessKeyId": "planted"}', "", "does not print keys"),
+        ("{" + KEYS_OF_A_PROCESS.replace("1", "2", 1) + "}", "", "in version 2"),
+        ("{" + KEYS_OF_A_PROCESS + ', "Expiration": "2020-01-01T00:00:00Z"}', "", "have expired"),
+        ("planted", "; sys.exit('planted')", "ends with exit code 1"),
+    ],
+)
+def test_a_process_of_a_profile_that_gives_none(
+    printed: str, more: str, what: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError, match=what) as caught:
+        find_credentials("s3", process(tmp_path, printed, more))
+    assert "profile team" in str(caught.value)
+    said = "".join([str(caught.value), *capfd.readouterr()])
+    assert "planted" not in said
+    assert "process-secret" not in said
+
+
+def test_a_process_that_never_ends_or_is_not_there() -> None:
+    with pytest.raises(ConfigError, match=r"does not end within 0.1 s"):
+        ask_process(f"'{sys.executable}' -c 'import time; time.sleep(60)'", "team", seconds=0.1)
+    for command in ("/no/such/planted", "'planted"):
+        with pytest.raises(ConfigError, match="cannot be started") as caught:
+            ask_process(command, "team")
+        assert "planted" not in str(caught.value)
 
 
 def test_azures_connection_string_is_taken_apart() -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import threading
+import zipfile
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -76,6 +81,37 @@ def test_from_s3(kserve: Path, s3_config: Store, tmp_path: Path) -> None:
 
 def test_from_a_folder(kserve: Path, tmp_path: Path) -> None:
     check(open_store(Store(uri="store"), tmp_path), tmp_path, kserve)
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".zip"])
+def test_from_an_archive_over_http(kserve: Path, suffix: str, tmp_path: Path) -> None:
+    store = open_store(Store(uri="store"), tmp_path)
+    release, archive = push(store, tmp_path, "1")
+    place = Path(store.uri(release).removeprefix("file://"))
+    (tmp_path / "served").mkdir()
+    name = f"digits-{release.id}{suffix}"
+    # The command that docs/explanation/model-stores.md gives.
+    command = ["tar", "-C", place, "-caf", tmp_path / "served" / name]
+    if suffix == ".zip":
+        with zipfile.ZipFile(tmp_path / "served" / name, "w") as packed:
+            for path in sorted(place.rglob("*")):
+                packed.write(path, path.relative_to(place))
+    else:
+        subprocess.run([*command, "config", "model-store", "release.json"], check=True)
+    serve = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "served"))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), serve)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}).start()
+    (tmp_path / "models").mkdir()
+    try:
+        found = download(kserve, f"http://127.0.0.1:{server.server_port}/{name}", tmp_path / "models", {})
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert found == {
+        "config/config.properties": release.config_properties.encode(),
+        "model-store/digits.mar": archive,
+        "release.json": encode_release(release),
+    }
 
 
 @pytest.fixture

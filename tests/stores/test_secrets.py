@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import base64
+import json
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 
+from deployer.cli.main import main
 from deployer.config import Store
 from tests.stores import azurite as azure
 from tests.stores import swift as s3
+from tests.stores.planted import MARK, contents, holders, parrot, uploaded
+
+__all__ = ["parrot"]
 
 CONFIG = """
 [model]
@@ -24,7 +29,6 @@ handler = "handler.py"
 serialized-file = "weights.pt"
 [store]
 uri = "{uri}"
-endpoint = "{endpoint}"
 {more}
 """
 EVERY = (
@@ -47,9 +51,9 @@ class Project:
         (folder / "tmp").mkdir(parents=True)
         (folder / "handler.py").write_text("def handle(data, context):\n    return data\n")
         (folder / "weights.pt").write_bytes(b"w" * 1000)
-        more = f'account = "{config.account}"' if config.account else ""
-        text = CONFIG.format(uri=config.uri, endpoint=config.endpoint, more=more)
-        (folder / "kdeploy.toml").write_text(text)
+        keys = {"endpoint": config.endpoint, "account": config.account}
+        more = "\n".join(f'{key} = "{value}"' for key, value in keys.items() if value)
+        (folder / "kdeploy.toml").write_text(CONFIG.format(uri=config.uri, more=more))
 
     def run(self, *arguments: str) -> int:
         done = subprocess.run(
@@ -65,11 +69,7 @@ class Project:
 
     def holds(self, *secrets: str) -> list[str]:
         """Return every place that holds a secret in any of the forms that it travels in."""
-        forms = {form for one in secrets for form in (one, quote(one, safe=""), repr(one)[1:-1])}
-        forms |= {base64.b64encode(one.encode()).decode() for one in secrets}
-        files = [path for path in self.folder.rglob("*") if path.is_file()]
-        texts = {str(path): path.read_bytes().decode("latin-1") for path in files} | {"said": self.said}
-        return [place for place, text in texts.items() if any(form in text for form in forms)]
+        return holders(contents(self.folder) | {"said": self.said.encode()}, *secrets)
 
 
 @pytest.fixture
@@ -82,6 +82,9 @@ def test_of_s3s_variables(s3_config: Store, project: Callable[[Store], Project])
     assert [here.run(*command) for command in EVERY] == [0] * len(EVERY)
     assert here.holds(s3.SECRET) == []
     assert "1.0-" in here.said
+    objects = uploaded(s3_config, here.folder)
+    assert len(objects) == 3
+    assert holders(objects, s3.SECRET, s3.KEY) == []
 
 
 def test_of_s3s_files_and_of_refusals(
@@ -130,3 +133,143 @@ def test_a_local_rollout_of_objects_is_refused_before_a_push(
     here.said = ""
     assert here.run("releases", "-o", "name") == 0
     assert "1.0-" not in here.said
+
+
+def aws_files(home: Path, *lines: str) -> dict[str, str]:
+    (home / ".aws").mkdir()
+    (home / ".aws" / "credentials").write_text("\n".join(["[default]", *lines]))
+    return {}
+
+
+def google_file(home: Path, content: Mapping[str, str]) -> dict[str, str]:
+    (home / "google.json").write_text(json.dumps(content))
+    return {"GOOGLE_APPLICATION_CREDENTIALS": str(home / "google.json")}
+
+
+def token_file(home: Path) -> str:
+    (home / "token").write_text(f"{MARK}/token+\n")
+    return str(home / "token")
+
+
+KEYS = {"AWS_ACCESS_KEY_ID": f"AKIA{MARK}", "AWS_SECRET_ACCESS_KEY": f"{MARK}/key+"}
+PRINCIPAL = {"AZURE_CLIENT_ID": "id", "AZURE_TENANT_ID": "tenant"}
+SOURCES: dict[str, tuple[str, Callable[[Path], dict[str, str]]]] = {
+    "keys": ("s3", lambda home: KEYS),
+    "session": ("s3", lambda home: {**KEYS, "AWS_SESSION_TOKEN": f"{MARK}/token+=="}),
+    "broken over two lines": ("s3", lambda home: {**KEYS, "AWS_SESSION_TOKEN": f"{MARK}\n{MARK}"}),
+    "profile": (
+        "s3",
+        lambda home: aws_files(home, f"aws_access_key_id={MARK}", f"aws_secret_access_key={MARK}"),
+    ),
+    "half a profile": ("s3", lambda home: aws_files(home, f"aws_secret_access_key={MARK}")),
+    "a broken profile": ("s3", lambda home: aws_files(home, MARK)),
+    "web identity": (
+        "s3",
+        lambda home: {"AWS_ROLE_ARN": "arn:x", "AWS_WEB_IDENTITY_TOKEN_FILE": token_file(home)},
+    ),
+    "account key": ("az", lambda home: {"AZURE_STORAGE_KEY": f"{MARK}a"}),
+    "no account key": ("az", lambda home: {"AZURE_STORAGE_KEY": f"{MARK}!"}),
+    "connection string": ("az", lambda home: {"AZURE_STORAGE_CONNECTION_STRING": f"AccountKey={MARK}a"}),
+    "SAS": ("az", lambda home: {"AZURE_STORAGE_SAS_TOKEN": f"?sv=2021-08-06&sig={MARK}%2Fx%3D"}),
+    "principal": ("az", lambda home: {**PRINCIPAL, "AZURE_CLIENT_SECRET": f"{MARK}/secret~ x"}),
+    "federated": ("az", lambda home: {**PRINCIPAL, "AZURE_FEDERATED_TOKEN_FILE": token_file(home)}),
+    "bearer": ("az", lambda home: {"AZURE_STORAGE_TOKEN": MARK}),
+    "service account": (
+        "gs",
+        lambda home: google_file(
+            home, {"type": "service_account", "private_key": MARK, "client_email": MARK}
+        ),
+    ),
+    "own sign-in": (
+        "gs",
+        lambda home: google_file(
+            home, {"type": "authorized_user", "client_id": "x", "client_secret": MARK, "refresh_token": MARK}
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_of_every_source_where_the_far_side_quotes_all_it_is_sent(
+    source: str,
+    parrot: tuple[str, list[str]],
+    bare: Path,
+    project: Callable[[Store], Project],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    url, _ = parrot
+    scheme, plant = SOURCES[source]
+    here = project(Store(uri=f"{scheme}://models/team", endpoint=url, account="account"))
+    # Nothing leaves loopback, and the way out has a password, too.
+    way_out = url.replace("//", f"//user:{MARK}@")
+    for name, value in {
+        "AZURE_AUTHORITY_HOST": url,
+        "HTTPS_PROXY": way_out,
+        "https_proxy": way_out,
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+        "KDEPLOY_DEBUG": "1",
+        **plant(bare),
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(here.folder)
+    monkeypatch.setattr(tempfile, "tempdir", str(here.folder / "tmp"))
+    for command in (("push",), ("plan", "-o", "json"), ("prune", "--keep", "1", "--yes"), ("config",)):
+        with pytest.raises(SystemExit):
+            main(list(command))
+    here.said = "".join(capfd.readouterr())
+    assert "Traceback" in here.said
+    assert here.holds(MARK) == []
+
+
+@pytest.mark.parametrize("source", ["session", "account key", "SAS"])
+def test_of_a_push_that_is_killed_while_it_sends(
+    source: str, bare: Path, project: Callable[[Store], Project]
+) -> None:
+    scheme, plant = SOURCES[source]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(30)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        here = project(Store(uri=f"{scheme}://models/team", endpoint=url, account="account"))
+        here.environment |= plant(bare)
+        child = subprocess.Popen(
+            [sys.executable, "-m", "deployer", "push"],
+            cwd=here.folder,
+            env=here.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        while True:
+            client = listener.accept()[0]
+            with client:
+                if client.recv(65536).startswith(b"PUT"):
+                    child.kill()
+                    break
+                client.sendall(b"HTTP/1.1 404 None\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        here.said = child.communicate()[0]
+    assert any("digits.mar" in name for name in contents(here.folder))
+    assert here.holds(MARK) == []
+
+
+def test_of_what_pip_reads_with_a_password(project: Callable[[Store], Project], bare: Path) -> None:
+    here = project(Store(uri="models"))
+    here.environment["PIP_INDEX_URL"] = f"https://user:{MARK}@pypi.example.org/simple"
+    subprocess.run(["git", "init", "--quiet"], cwd=here.folder, check=True)
+    remote = f"https://user:{MARK}@git.example.org/models.git"
+    subprocess.run(["git", "remote", "add", "origin", remote], cwd=here.folder, check=True)
+    requirements = here.folder / "requirements.txt"
+    sets = ("--set", "model.requirements-file=requirements.txt", "--set", "store.uri=models")
+    for line in (
+        f"--index-url https://user:{MARK}@pypi.example.org/simple",
+        f"# -i https://user:{MARK}@pypi.example.org/simple",
+        f"thing @ git+https://{MARK}{MARK}@git.example.org/thing.git",
+    ):
+        requirements.write_text(f"numpy\n{line}\n")
+        assert here.run("push", *sets) == 4
+        assert "requirements.txt:2" in here.said
+    requirements.write_text("--index-url https://${PIP_USER}:${PIP_TOKEN}@pypi.example.org/simple\nnumpy\n")
+    assert here.run("push", *sets) == 0
+    (here.folder / ".git" / "config").unlink()
+    assert here.holds(MARK) == []

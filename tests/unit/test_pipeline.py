@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deployer.config import load_settings
-from deployer.errors import ArchiveError, ConfigError, NotFoundError
+from deployer.errors import ArchiveError, ConfigError, KdeployError, NotFoundError
 from deployer.events import Archiving, Event, Pushed, Warned
 from deployer.pipeline import Pipeline, export_archive
 from deployer.release import Traffic
@@ -64,6 +64,27 @@ def test_unchanged_inputs_are_neither_read_nor_written_again(project: Project) -
     (pushed,) = project.events
     assert isinstance(pushed, Pushed)
     assert pushed.bytes_written == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "flags", "where"),
+    [
+        ('handler = "none.py"', {}, "other.toml: model.handler"),
+        ('handler = "handler.py"', {"model.model-file": "x"}, "--set model.model-file: model.model-file"),
+        ('handler = "handler.py"\n[torchserve]\nmodel_store = "x"', {}, "other.toml: torchserve.model_store"),
+    ],
+)
+def test_an_error_is_where_the_value_was_set(
+    line: str, flags: dict[str, str], where: str, project: Project, tmp_path: Path
+) -> None:
+    path = tmp_path / "other.toml"
+    path.write_text(f'[model]\nname = "digits"\nversion = "1"\n{line}\n')
+    settings = load_settings(path, environment={}, flags=flags, folder=tmp_path)
+    target = project.pipeline().target
+    pipe = Pipeline(settings, open_store(settings.config.store, tmp_path), target, project.events.append)
+    with pytest.raises(KdeployError) as caught:
+        pipe.push()
+    assert (caught.value.where or "").endswith(where)
 
 
 def test_without_the_remembered_digests_it_is_found_out_in_one_pass(project: Project) -> None:

@@ -6,6 +6,7 @@ moment, after as long as `Retry-After` says if it says so.
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import time
@@ -210,7 +211,7 @@ class Api:
                     return json.loads(response.data)
                 if (method, response.status) == ("DELETE", 404) and attempt > 1:
                     return {}  # the attempt before did it, and only its answer was lost
-                failure = self._refusal(response.status, response.data, asked)
+                failure = self._refusal(response.status, _without_values(response.data, body), asked)
                 again = response.status in _AGAIN
                 pause = _retry_after(response.headers, pause)
             if not again or attempt == ATTEMPTS or pause > PATIENCE:
@@ -257,6 +258,15 @@ class Api:
             raise refusals.broken(error, self._connection.where) from error
         if rest:
             yield rest
+
+
+def _without_values(answer: bytes, sent: Document | None) -> bytes:
+    """Take a Secret's values out of a refusal that quotes them, as a webhook's may."""
+    for value in (sent or {}).get("data", {}).values() if (sent or {}).get("kind") == "Secret" else ():
+        plain = base64.b64decode(value)
+        for form in (value.encode(), json.dumps(plain.decode(errors="replace"))[1:-1].encode(), plain):
+            answer = answer.replace(form, b"***") if form else answer
+    return answer
 
 
 def _dry(dry_run: bool) -> dict[str, str]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import ssl
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +25,7 @@ class Connection:
 
     def __init__(self, configuration: Any, namespace: str, where: str) -> None:
         self.namespace = namespace
-        self.where = where
+        self.where = re.sub(r"//[^/@]*@", "//", where)  # what stands before @ may be a password
         self.host: str = configuration.host.rstrip("/")
         self._configuration = configuration
         options: dict[str, Any] = {
@@ -37,9 +42,20 @@ class Connection:
             self.pool = urllib3.PoolManager(**options)
 
     def headers(self) -> dict[str, str]:
-        """Return the headers that authenticate; an exec plugin is asked again when its token is over."""
-        auth = self._configuration.auth_settings().get("BearerToken")
-        return {"Authorization": auth["value"]} if auth and auth["value"] else {}
+        """Return the headers that authenticate; an exec plugin is asked again when its token is over.
+
+        Raises TargetError where it fails then, or where the token is none that a header can carry.
+        """
+        with _asking_the_plugin(self.where):
+            auth = self._configuration.auth_settings().get("BearerToken")
+        value = auth["value"].strip() if auth and auth["value"] else ""  # files of tokens end in a line break
+        if not (value.isascii() and value.isprintable()):
+            raise TargetError(
+                "the kubeconfig's token has a character that no token has",
+                where=self.where,
+                hint="log in to the cluster again",
+            )
+        return {"Authorization": value} if value else {}
 
     def close(self) -> None:
         """Close every connection."""
@@ -75,13 +91,14 @@ def _load(configuration: Any, files: str, context: str | None, folder: str) -> s
     from kubernetes import config
 
     try:
-        config.load_kube_config(
-            config_file=files,
-            context=context,
-            client_configuration=configuration,
-            persist_config=False,
-            temp_file_path=folder,
-        )
+        with _asking_the_plugin(f"kubeconfig {files}"):
+            config.load_kube_config(
+                config_file=files,
+                context=context,
+                client_configuration=configuration,
+                persist_config=False,
+                temp_file_path=folder,
+            )
         contexts, current = config.list_kube_config_contexts(files)
     except (config.ConfigException, OSError, yaml.YAMLError, TypeError, ValueError) as error:
         # A YAML error quotes the file, and a kubeconfig holds secrets.
@@ -93,6 +110,47 @@ def _load(configuration: Any, files: str, context: str | None, folder: str) -> s
         ) from None
     chosen = next((one for one in contexts if one["name"] == context), current)
     return str(chosen["context"].get("namespace") or "default")
+
+
+# What the kubernetes client logs of an exec plugin, and what it means.
+_PLUGIN_FAULTS = (
+    (r"exec: process returned (-?\d+)", r"ended with exit code \1"),
+    (r"No such file or directory|Permission denied", "is not installed"),
+    (r"plugin api version", "speaks another version of the API than the kubeconfig names"),
+)
+
+
+@contextmanager
+def _asking_the_plugin(where: str) -> Iterator[None]:
+    """Turn a failure of an exec plugin into an error of ours. Raises TargetError.
+
+    The kubernetes client logs such a failure, with all that the plugin said, and goes on without a token.
+    What a plugin says may hold one, so none of it is shown.
+    """
+    said: list[str] = []
+    thread = threading.get_ident()
+
+    def take(record: logging.LogRecord) -> bool:
+        ours = record.module == "kube_config" and record.thread == thread
+        if ours:
+            said.append(record.getMessage())
+        return not ours
+
+    root = logging.getLogger()
+    root.addFilter(take)
+    try:
+        yield
+    finally:
+        root.removeFilter(take)
+    if said:
+        found = ((re.search(pattern, said[0]), what) for pattern, what in _PLUGIN_FAULTS)
+        fault = next((match.expand(what) for match, what in found if match), "gave no credentials")
+        raise TargetError(
+            f"the kubeconfig's exec plugin {fault}",
+            where=where,
+            hint="log in to the cluster again; `kubectl config view --minify` shows the plugin's command, "
+            "which says more when you run it yourself",
+        )
 
 
 def _in_a_pod(kubeconfig: str | None, context: str | None, files: str) -> bool:

@@ -272,6 +272,11 @@ def test_requirements_that_name_a_file_which_is_not_packed(plan, root):
         plan(requirements_file="requirements.txt")
     assert caught.value.where == "requirements.txt:1"
     plan(requirements_file="requirements.txt", extra_files=("base.txt",))
+    (root / "base.txt").write_text("-i https://user:planted@host/simple\nnumpy\n")
+    with pytest.raises(ArchiveError, match="credentials in a URL") as caught:
+        plan(requirements_file="requirements.txt", extra_files=("base.txt",))
+    assert caught.value.where == "base.txt:1"
+    assert "planted" not in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["requirements_file", "config_file"])

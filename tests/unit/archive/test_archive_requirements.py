@@ -73,6 +73,35 @@ def test_lines_that_pip_cannot_read(text, where):
     assert caught.value.where == f"requirements.txt{where}"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "-i https://user:secret@host/simple",
+        "--extra-index-url=https://secret:@host/simple".replace("secret", "s" * 40),
+        "# git+https://user:${TOKEN}secret@host/a.git",
+        f"a @ https://{'s' * 40}@host/a.zip",
+    ],
+)
+def test_credentials_in_a_url_are_refused(line):
+    with pytest.raises(ArchiveError, match="would be in the archive") as caught:
+        read(f"numpy\n{line}")
+    assert caught.value.where == "requirements.txt:2"
+    assert "${NAME}" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "-i https://${PIP_USER}:${PIP_TOKEN}@host/simple",
+        "-i https://VssSessionToken@host/simple",
+        "git+ssh://git@host/a.git#egg=a",
+        "git+https://host/repo.git@main#egg=a",
+    ],
+)
+def test_a_login_that_gives_nothing_away(line):
+    assert read(f"numpy\n{line}").distributions[0] == "numpy"
+
+
 def test_bytes_that_are_no_text():
     with pytest.raises(ArchiveError, match="not UTF-8"):
         read_requirements(b"numpy\xff", "requirements.txt")

@@ -1,0 +1,200 @@
+"""Secrets of a cluster's user, of a model store, of a request: the live Secret has them, and nothing else."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deployer.cli.main import main
+from deployer.config import Store
+from deployer.errors import TargetError
+from deployer.targets.kserve.connection import connect
+from tests.cluster.kube import ADMIN, Kube
+from tests.cluster.play import Play
+from tests.cluster.proxy import Proxy
+from tests.cluster.test_commands import CONFIG, play
+from tests.stores.planted import MARK, contents, holders, parrot, uploaded
+from tests.stores.swift import KEY, SECRET
+
+__all__ = ["parrot", "play"]
+
+COMMANDS = (
+    ("push", "-o", "json"),
+    ("plan", "-o", "json"),
+    ("render",),
+    ("render", "--rbac", "-o", "json"),
+    ("rollout", "--dry-run", "client", "-o", "json"),
+    ("rollout", "--dry-run", "server", "-o", "json"),
+    ("rollout", "--no-wait", "-o", "json"),
+    ("rollout", "--timeout", "200ms"),
+    ("status", "-o", "json"),
+    ("list", "-o", "json"),
+    ("logs",),
+    ("doctor", "-o", "json"),
+    ("config", "-o", "json"),
+    ("predict", "--kserve", "--header", "@headers", "-o", "json", "weights.json"),
+    ("releases", "-o", "json"),
+    ("verify",),
+    ("prune", "--keep", "1", "--yes"),
+    ("delete", "--yes"),
+)
+Say = Callable[..., str]
+
+
+@pytest.fixture
+def project(s3_config: Store, tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    (folder / "tmp").mkdir(parents=True)
+    store = f'\n[store]\nuri = "{s3_config.uri}"\nendpoint = "{s3_config.endpoint}"\n'
+    (folder / "kdeploy.toml").write_text(CONFIG + store)
+    (folder / "handler.py").write_text("def handle(data, context):\n    return data\n")
+    (folder / "weights.pt").write_bytes(b"w" * 1000)
+    (folder / "weights.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def say(
+    project: Path, kubeconfig: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Say:
+    """Run a command and return all that it says, its traceback included."""
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    monkeypatch.setattr(tempfile, "tempdir", str(project / "tmp"))
+
+    def say(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as caught:
+            main(["--debug", *arguments])
+        out, err = capfd.readouterr()
+        return f"{' '.join(arguments)} ends with {caught.value.code}: {out}{err}"
+
+    monkeypatch.setenv("KDEPLOY_DEBUG", "")  # which --debug sets for good
+    return say
+
+
+def test_whatever_goes_well_or_is_refused(
+    say: Say,
+    project: Path,
+    parrot: tuple[str, list[str]],
+    s3_config: Store,
+    kube: Kube,
+    namespace: str,
+    proxy: Proxy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url, _ = parrot
+    (project / "headers").write_text(f"Authorization: Bearer {MARK}\nX-Key: {MARK}\n")
+    monkeypatch.setenv("KDEPLOY_INGRESS", url)
+    said = {" ".join(command): say(*command).encode() for command in COMMANDS}
+    assert b"ends with 0" in said["rollout --no-wait -o json"]
+    assert b"ends with 9" in said["rollout --timeout 200ms"]
+    secret = kube.get(f"/api/v1/namespaces/{namespace}/secrets/digits-model-store")
+    assert base64.b64decode(secret["data"]["AWS_SECRET_ACCESS_KEY"]).decode() == SECRET
+    said["rollout again"] = say("rollout", "--no-wait", "-o", "json").encode()
+    (project / "headers").unlink()
+    everything = said | contents(project) | uploaded(s3_config, project)
+    assert holders(everything, SECRET, KEY, ADMIN, MARK) == []
+    # A webhook quotes the Secret that it refuses, decoded and as it was sent.
+    quoted = f"no {SECRET} nor {base64.b64encode(SECRET.encode()).decode()}"
+    with proxy.fault("PATCH .*/secrets/", status=400, message=quoted, times=9):
+        refused = say("rollout", "--no-wait")
+    assert "no *** nor ***" in refused
+    assert holders({"refused": refused.encode()}, SECRET) == []
+
+
+def test_a_prediction_that_is_refused_with_the_request_in_the_answer(
+    say: Say, project: Path, parrot: tuple[str, list[str]], play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, heard = parrot
+    (project / "headers").write_text(f"Authorization: Bearer {MARK}\nCookie: session={MARK}; a=b\n")
+    monkeypatch.setenv("KDEPLOY_INGRESS", url)
+    say("rollout", "--no-wait")
+    play.ready()
+    said = say("predict", "--kserve", "--header", "@headers", "weights.json")
+    assert MARK in heard[0]
+    assert "Bearer ***" in said
+    assert MARK not in said
+
+
+def user(kind: str, folder: Path) -> dict[str, Any]:
+    """Return a user of a kubeconfig who is let in, or not, by a secret with the mark in it."""
+    version = "client.authentication.k8s.io/v1"
+    told = {"apiVersion": version, "kind": "ExecCredential", "status": {"token": MARK}}
+    programs = {
+        "plugin": f"print({json.dumps(told)!r})",
+        "plugin that fails": f"import sys; print('{MARK}'); sys.exit('{MARK}')",
+        "plugin that prints no JSON": f"print('{MARK}')",
+        "plugin of another version": f"print({json.dumps(told | {'apiVersion': MARK})!r})",
+    }
+    if kind in programs:
+        arguments = ["-c", programs[kind]]
+        return {"exec": {"apiVersion": version, "command": sys.executable, "args": arguments}}
+    (folder / "token").write_text(f"{MARK}\n")
+    data = base64.b64encode(MARK.encode()).decode()
+    return {
+        "token": {"token": MARK},
+        "token over two lines": {"token": f"{MARK}\n{MARK}"},
+        "token file": {"tokenFile": str(folder / "token")},
+        "password": {"username": "a", "password": MARK},
+        "broken key": {"token": "x", "client-key-data": data, "client-certificate-data": data},
+        "plugin that is not there": {"exec": {"apiVersion": version, "command": f"/no/{MARK}"}},
+        "plugin of no version": {"exec": {"command": MARK}},
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        ("token", "does not accept the credentials"),
+        ("token over two lines", "a character that no token has"),
+        ("token file", "does not accept the credentials"),
+        ("password", ""),
+        ("broken key", "a certificate of the kubeconfig cannot be used"),
+        ("plugin", "does not accept the credentials"),
+        ("plugin that fails", "exec plugin ended with exit code 1"),
+        ("plugin that prints no JSON", "exec plugin gave no credentials"),
+        ("plugin of another version", "exec plugin speaks another version"),
+        ("plugin that is not there", "exec plugin is not installed"),
+        ("plugin of no version", "exec plugin gave no credentials"),
+    ],
+)
+def test_whoever_asks(kind: str, what: str, say: Say, kubeconfig: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load(kubeconfig.read_text())
+    config["users"][0]["user"] = user(kind, tmp_path)
+    kubeconfig.write_text(yaml.safe_dump(config))
+    for command in (("list",), ("rollout", "--no-wait")):
+        said = say(*command)
+        assert what in said
+        assert "bug in kdeploy" not in said
+        if "plugin" in kind:
+            assert "log in to the cluster again" in said
+        assert holders({"said": said.encode()} | contents(tmp_path / "project"), MARK) == []
+
+
+def test_a_plugin_that_fails_when_its_token_is_over(
+    kubeconfig: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    version = "client.authentication.k8s.io/v1"
+    status = {"token": MARK, "expirationTimestamp": "2020-01-01T00:00:00Z"}
+    told = json.dumps({"apiVersion": version, "kind": "ExecCredential", "status": status})
+    (tmp_path / "told").write_text(told)
+    program = "import os, sys; print(open(sys.argv[1]).read()); os.remove(sys.argv[1])"
+    arguments = ["-c", program, str(tmp_path / "told")]
+    config = yaml.safe_load(kubeconfig.read_text())
+    config["users"][0]["user"] = {
+        "exec": {"apiVersion": version, "command": sys.executable, "args": arguments}
+    }
+    kubeconfig.write_text(yaml.safe_dump(config))
+    connection = connect(str(kubeconfig), None)
+    with pytest.raises(TargetError, match="exec plugin ended with exit code 1") as caught:
+        connection.headers()
+    assert "log in" in (caught.value.hint or "")
+    assert capfd.readouterr() == ("", "")
