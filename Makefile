@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 # The rooms that decide and do not do: every branch of them is tested.
-PURE := access archive config events manifest ownership properties release rollout target predict.codecs
+PURE := access archive cli.view config events manifest ownership properties release rollout target predict.codecs
 COVERED := $(PURE:%=--cov=deployer.%) --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered
 
 .DEFAULT_GOAL := help
@@ -41,7 +41,7 @@ type: setup  ## Check types, strictly
 
 bench: setup  ## Measure speed side by side with its peers
 	@echo "== bench/: on a quiet machine, or the figures mean nothing"
-	@for bench in archive.py "archive.py --over-4-gib" commands.py batching.py upload.py; do echo "== $$bench"; $(RUN) bench/$$bench || failed=1; done; exit $${failed:-0}
+	@for bench in archive.py "archive.py --over-4-gib" commands.py batching.py upload.py waiting.py; do echo "== $$bench"; $(RUN) bench/$$bench || failed=1; done; exit $${failed:-0}
 
 docs: setup  ## Write the reference pages that are made from the code
 	@$(RUN) docs/generate.py

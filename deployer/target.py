@@ -7,10 +7,13 @@ reads the status of either.
 from __future__ import annotations
 
 import enum
+import socket
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
+
+from deployer.errors import KdeployError
 
 Document = dict[str, Any]  # a Kubernetes object as plain JSON
 
@@ -59,11 +62,23 @@ class Status(Struct, frozen=True, kw_only=True):
     log: tuple[str, ...] = ()  # the last lines of what failed
 
 
+class Tunnel(Protocol):
+    """A way to a server that has no address here. Safe to share by threads."""
+
+    @property
+    def fault(self) -> KdeployError | None:
+        """Why a connection that was opened came to nothing, where it did."""
+
+    def open(self) -> socket.socket:
+        """Open one more connection. Raises TargetError."""
+
+
 class Endpoint(Struct, frozen=True):
-    """Where predictions are asked for: a base URL, and the Host header if the ingress wants one."""
+    """Where predictions are asked for: a base URL, the Host header if the ingress wants one, a way there."""
 
     url: str
     host: str | None = None
+    tunnel: Tunnel | None = None
 
 
 class Capabilities(Struct, frozen=True, kw_only=True):
@@ -105,8 +120,11 @@ class Target(Protocol):
     def delete(self, reference: Reference) -> bool:
         """Remove the service and what was made for it. False where there was none."""
 
-    def logs(self, reference: Reference, *, follow: bool = False) -> Iterator[str]:
-        """Yield the log lines of what serves and of what fails to."""
+    def logs(self, reference: Reference, *, follow: bool = False, previous: bool = False) -> Iterator[str]:
+        """Yield the log lines of what serves and of what fails to.
+
+        With `follow` they go on as they come, until the service is deleted; `previous` are those before.
+        """
 
     def ingress(self, reference: Reference) -> Endpoint:
         """Return the way in through the ingress. Raises NotFoundError or TargetError."""

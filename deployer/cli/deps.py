@@ -204,24 +204,6 @@ def role(loaded: Settings, target: str | None) -> list[Document]:
     return Cluster(config).role()
 
 
-def headers(given: list[str]) -> dict[str, str]:
-    """Read `NAME: VALUE`, or with `@FILE` the lines of a file, which keeps secrets off the command line."""
-    lines: list[str] = []
-    for item in given:
-        lines += _lines(Path(item[1:])) if item.startswith("@") else [item]
-    pairs = [line.partition(":") for line in lines]
-    if not all(separator for _, separator, _ in pairs):
-        raise ConfigError("a header has a name, a colon and a value", where="--header", hint="Name: value")
-    return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line for line in path.read_text("utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("the file of headers cannot be read", where=str(path)) from error
-
-
 def duration(text: str) -> float:
     """Read a duration, such as 90s, 5m or 1h, in seconds."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?", text)

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from deployer.cli import view
 from deployer.cli.options import Output
 
 if TYPE_CHECKING:  # `kdeploy --help` comes through here and prints none of these
+    from types import TracebackType
+
+    from rich.live import Live
+    from rich.text import Text
+
     from deployer.events import Event, Pushed
     from deployer.predict import Failure, Prediction
-    from deployer.target import Document, Status
+    from deployer.target import Document
     from deployer.targets.kserve.rules import Finding as ClusterFinding
     from deployer.targets.local.doctor import Finding as LocalFinding
     from deployer.targets.local.protocol import Info, RevisionInfo
+
+
+_STYLES = {"Ready": "bold green", "Failed": "bold red"}
+
+
+def open_viewer() -> Viewer:
+    """Return who prints a rollout: live where stderr is a terminal, else a line for every change."""
+    live = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    return LiveViewer() if live else Viewer()
 
 
 class Viewer:
@@ -36,6 +53,14 @@ class Viewer:
         sys.stderr.write(_sentence(event) + "\n")
         sys.stderr.flush()
 
+    def __enter__(self) -> Viewer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
     def _bar(self, size: int) -> None:
         self._written += size
         if sys.stderr.isatty() and self._size:
@@ -43,6 +68,57 @@ class Viewer:
             end = "\n" if share == 1.0 else ""
             sys.stderr.write(f"\r  {'#' * int(40 * share):<40} {share:4.0%}{end}")
             sys.stderr.flush()
+
+
+class LiveViewer(Viewer):
+    """Shows a rollout on a terminal as it is right now, and leaves one line of it there at the end."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._began = clock()
+        self._view = view.View()
+        self._live: Live | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Take in one event."""
+        from deployer import events
+
+        self._view = view.see(self._view, event)
+        if isinstance(event, events.StatusChanged):
+            self._show()
+            return
+        if isinstance(event, events.Applied):
+            self._began = self._clock()
+        super().__call__(event)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+        if self._live and self._view.status:
+            after = view.elapsed_text(self._clock() - self._began)
+            sys.stderr.write(f"{view.sentence(self._view.status)}; after {after}\n")
+
+    def _show(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        if self._live is None:
+            console = Console(stderr=True, highlight=False)
+            self._live = Live(
+                get_renderable=self._render, console=console, transient=True, redirect_stdout=False
+            )
+            self._live.start()
+        self._live.refresh()
+
+    def _render(self) -> Text:
+        from rich.text import Text
+
+        first, *rest = view.lines(self._view, self._clock() - self._began) or [""]
+        phase = first.partition(" ")[0]
+        return Text("\n").join([Text(first, _STYLES.get(phase, "bold yellow")), *map(Text, rest)])
 
 
 def _sentence(event: Event) -> str:
@@ -59,7 +135,7 @@ def _sentence(event: Event) -> str:
     if isinstance(event, events.Unchanged):
         return f"unchanged: {event.service} serves release {event.release}"
     if isinstance(event, events.StatusChanged):
-        return _status(event.status)
+        return view.sentence(event.status)
     return ""
 
 
@@ -67,23 +143,6 @@ def _pushed(event: Pushed) -> str:
     if not event.bytes_written:
         return f"unchanged: release {event.release} is in the model store"
     return f"pushed release {event.release}: {size_text(event.bytes_written)} to {event.uri}"
-
-
-def _status(status: Status) -> str:
-    # Why it failed is said once, by the error that comes next.
-    words = "" if status.phase.value == "Failed" else _words(status)
-    shares = _shares(status)
-    return f"{status.phase.value}{f' ({words})' if words else ''}{f'; traffic: {shares}' if shares else ''}"
-
-
-def _words(status: Status) -> str:
-    return ": ".join(word for word in (status.reason, status.message) if word)
-
-
-def _shares(status: Status) -> str:
-    return ", ".join(
-        f"{share.percent} % {share.release or share.revision}" for share in status.traffic if share.percent
-    )
 
 
 def size_text(size: int) -> str:
@@ -150,11 +209,11 @@ def print_status(document: Document, output: Output) -> None:
         ("service", status.reference),
         ("phase", status.phase.value),
         ("release", status.release or "-"),
-        ("traffic", _shares(status) or "none"),
+        ("traffic", view.shares(status) or "none"),
         ("url", status.url or "-"),
     ]
-    if _words(status):
-        rows.insert(2, ("reason", _words(status)))
+    if view.words(status):
+        rows.insert(2, ("reason", view.words(status)))
     print_rows(output, ["what", "value"], rows, document, [status.reference.name])
 
 
@@ -164,7 +223,14 @@ def print_services(documents: list[Document], output: Output) -> None:
 
     statuses = [read_status(document) for document in documents]
     rows = [
-        (s.reference.name, s.reference.namespace, s.phase.value, s.release or "-", _shares(s), s.url or "-")
+        (
+            s.reference.name,
+            s.reference.namespace,
+            s.phase.value,
+            s.release or "-",
+            view.shares(s),
+            s.url or "-",
+        )
         for s in statuses
     ]
     columns = ["name", "namespace", "phase", "release", "traffic", "url"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from deployer.cli import deps, printers
+from deployer.cli.headers import read_headers
 from deployer.cli.options import (
     Canary,
     ConfigFile,
@@ -27,6 +29,7 @@ from deployer.cli.options import (
     TargetName,
     Yes,
 )
+from deployer.errors import ConfigError
 
 if TYPE_CHECKING:
     from deployer.pipeline import Pipeline
@@ -69,20 +72,22 @@ def rollout(
         wait_window=wait_window,
         store=store,
     )
-    pipe = deps.pipeline(
-        loaded,
-        target=target,
-        emit=printers.Viewer(),
-        strict=strict,
-        force_conflicts=force_conflicts,
-        dry_run=dry_run is DryRun.SERVER,
-    )
     traffic = Traffic(100 if canary is None else canary)
-    if dry_run:
-        _try(pipe, release, traffic, on_target=dry_run is DryRun.SERVER, output=output)
-        return
-    done = pipe.rollout(release, traffic, timeout=seconds)
-    printers.print_rows(output, ["release"], [[done.id]], pipe.status(), [done.id])
+    with printers.open_viewer() as viewer:
+        pipe = deps.pipeline(
+            loaded,
+            target=target,
+            emit=viewer,
+            strict=strict,
+            force_conflicts=force_conflicts,
+            dry_run=dry_run is DryRun.SERVER,
+        )
+        if dry_run:
+            _try(pipe, release, traffic, on_target=dry_run is DryRun.SERVER, output=output)
+            return
+        done = pipe.rollout(release, traffic, timeout=seconds)
+    service = pipe.status() if output in (Output.JSON, Output.YAML) else None
+    printers.print_rows(output, ["release"], [[done.id]], service, [done.id])
 
 
 def _try(pipe: Pipeline, release: str | None, traffic: Traffic, *, on_target: bool, output: Output) -> None:
@@ -111,8 +116,8 @@ def predict(
         typer.Option(
             "--ingress",
             envvar="KDEPLOY_INGRESS",
-            metavar="URL",
-            help="On a cluster: the ingress's address; else it is found out.",
+            metavar="URL|port-forward",
+            help="On a cluster: the ingress's address, or the way through the API server; else found out.",
         ),
     ] = None,
     protocol: Annotated[
@@ -125,6 +130,18 @@ def predict(
         list[str] | None,
         typer.Option(
             "--header", metavar="NAME:VALUE|@FILE", help="Send this header, or those in a file, too."
+        ),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--token", metavar="@FILE|-", help="Send this bearer token; with --kserve also KDEPLOY_TOKEN."
+        ),
+    ] = None,
+    cookie: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cookie", metavar="[NAME=]@FILE", help="Send this cookie; with --kserve also KDEPLOY_COOKIE."
         ),
     ] = None,
     timeout: Annotated[str, typer.Option("--timeout", help="How long to wait for an answer.")] = "60s",
@@ -149,7 +166,7 @@ def predict(
         loaded.config.model.name,
         images,
         protocol=(protocol or (Protocol.V1 if kserve else Protocol.PLAIN)).value,
-        headers=deps.headers(header or []),
+        headers=read_headers(header or [], token, cookie or [], os.environ if kserve else {}),
         max_request_size=loaded.config.serving.max_request_size,
         resize=resize,
         timeout=deps.duration(timeout),
@@ -196,6 +213,9 @@ def list_services(
 def logs(
     name: ServiceName = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
+    previous: Annotated[
+        bool, typer.Option("--previous", "-p", help="Of each container's run before this one.")
+    ] = False,
     config: ConfigFile = None,
     target: TargetName = None,
     namespace: Namespace = None,
@@ -207,8 +227,10 @@ def logs(
     loaded = deps.settings(
         config, sets=sets, target=target, namespace=namespace, context=context, kubeconfig=kubeconfig
     )
+    if follow and previous:
+        raise ConfigError("a run that is over says nothing more", where="--follow", hint="leave one out")
     place = deps.open_target(loaded, target)
-    for line in place.logs(deps.reference(loaded, place, name), follow=follow):
+    for line in place.logs(deps.reference(loaded, place, name), follow=follow, previous=previous):
         typer.echo(line)
 
 

@@ -6,6 +6,7 @@ Nothing else in kdeploy reads this file, or the environment for settings.
 from deployer.config.schema import (
     NAME_MAX,
     NAME_PATTERN,
+    PORT_FORWARD,
     Config,
     KServeTarget,
     LocalTarget,
@@ -21,6 +22,7 @@ __all__ = [
     "FILE_NAME",
     "NAME_MAX",
     "NAME_PATTERN",
+    "PORT_FORWARD",
     "Config",
     "KServeTarget",
     "LocalTarget",

@@ -17,7 +17,8 @@ Subdomain = Annotated[
 ]  # what Kubernetes calls most objects
 Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$(?!\n)", max_length=50)]
 Quantity = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$(?!\n)")]
-Url = Annotated[str, Meta(pattern=r"^https?://[^\s/@]+(/|$)")]
+PORT_FORWARD = "port-forward"  # as an ingress: the API server is the way to it
+Ingress = Annotated[str, Meta(pattern=rf"^(https?://[^\s/@]+(/|$)|{PORT_FORWARD}$)")]
 Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
 Endpoint = Annotated[str, Meta(pattern=r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$(?!\n)")]
@@ -173,7 +174,8 @@ class KServeTarget(
         Meta(description="KServe's domainTemplate, where its ConfigMap may not be read; else its default."),
     ] = None
     ingress: Annotated[
-        Url | None, Meta(description="The ingress's address, as http://ADDRESS; else it is found out.")
+        Ingress | None,
+        Meta(description="The ingress's address, as http://ADDRESS, or port-forward; else it is found out."),
     ] = None
     wait_window: Annotated[
         float, Meta(ge=0, le=600, description="Seconds that Ready must last until it is believed.")

@@ -7,6 +7,7 @@ and a header's value is in no error.
 from __future__ import annotations
 
 import re
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,10 @@ from urllib.parse import urlencode, urlsplit
 from msgspec import Struct
 
 from deployer.errors import KdeployError
-from deployer.target import Endpoint
+from deployer.target import Endpoint, Tunnel
 
 if TYPE_CHECKING:
-    from urllib3 import BaseHTTPResponse
+    from urllib3 import BaseHTTPResponse, PoolManager
 
 CONNECT_TIMEOUT = 10.0  # seconds
 REFUSED_PAUSES = (0.1, 0.2, 0.4, 0.8)  # seconds between tries while nobody listens
@@ -63,11 +64,14 @@ class Connection:
             self._headers |= _checked({"Host": endpoint.host}, failure)
         self._sleep = sleep
         self._pauses = pauses
+        self._tunnel = endpoint.tunnel
         self._pool = urllib3.PoolManager(
             maxsize=connections,
             retries=False,
             timeout=urllib3.Timeout(connect=min(CONNECT_TIMEOUT, timeout), read=timeout),
         )
+        if endpoint.tunnel:
+            _lead_through(endpoint.tunnel, self._pool)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -124,6 +128,9 @@ class Connection:
         except HTTPError as error:
             if isinstance(error.__cause__, ConnectionRefusedError):
                 return None
+            fault = self._tunnel.fault if self._tunnel else None
+            if fault:
+                raise self.failure(fault.what, where=fault.where, hint=fault.hint) from error
             raise self._explain(error, len(body)) from error
 
     def _read(self, response: BaseHTTPResponse) -> Answer:
@@ -157,7 +164,7 @@ class Connection:
             (
                 exceptions.ConnectTimeoutError,
                 "no connection within {wait:g} s: a firewall or a wrong address drops it",
-                "see the address: kdeploy status",
+                "see the address: kdeploy status; on a cluster, --ingress port-forward goes another way",
             ),
             (
                 exceptions.TimeoutError,
@@ -184,6 +191,27 @@ class Connection:
                     f"{self.address}: " + what.format(wait=wait, cause=cause, sent=sent), hint=hint
                 )
         return self.failure(f"{self.address}: {error}", hint="see the address: kdeploy status")
+
+
+def _lead_through(tunnel: Tunnel, pool: PoolManager) -> None:
+    """Let a pool take its connections from a tunnel, TLS included."""
+    from urllib3 import connection, connectionpool
+
+    class Plain(connection.HTTPConnection):
+        def _new_conn(self) -> socket.socket:
+            return tunnel.open()
+
+    class Secure(connection.HTTPSConnection):
+        def _new_conn(self) -> socket.socket:
+            return tunnel.open()
+
+    class PlainPool(connectionpool.HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(connectionpool.HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    pool.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
 
 
 def _address(url: str, failure: type[KdeployError]) -> str:

@@ -134,8 +134,8 @@ def _login(refusal: Refusal, _asked: Asked) -> Sentence | None:
     if re.search(r"dex|auth|login|oauth|oidc|signin", refusal.location, re.IGNORECASE):
         return Sentence(
             f"redirected to the login page {to}: an auth proxy such as Dex stands in front",
-            "log in with the browser and give its session: --header @FILE,"
-            " with the line Cookie: authservice_session=...",
+            "log in with the browser and give its session:"
+            " --cookie authservice_session=@FILE, or KDEPLOY_COOKIE",
         )
     return Sentence(
         f"redirected to {to}, which kdeploy does not follow",
@@ -156,17 +156,18 @@ def _forbidden(refusal: Refusal, _asked: Asked) -> Sentence | None:
     if refusal.status == 401:
         return Sentence(
             "the request carries no valid credentials",
-            "give them: --header @FILE, with the line Authorization: Bearer ...",
+            "give a token: --token @FILE, or KDEPLOY_TOKEN",
         )
     if refusal.status != 403:
         return None
     if "RBAC" in refusal.text:
         return Sentence(
             "an Istio AuthorizationPolicy does not allow this request",
-            "give those of an allowed account with --header @FILE, or have the policy allow it",
+            "give the token of an allowed account with --token @FILE, or have the policy allow it",
         )
     return Sentence(
-        "these credentials may not ask this model", "give those of an account that may, with --header @FILE"
+        "these credentials may not ask this model",
+        "give those of an account that may: --token @FILE, or --cookie NAME=@FILE",
     )
 
 

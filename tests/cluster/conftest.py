@@ -58,6 +58,14 @@ def kubeconfig(kube: Kube, proxy: Proxy, namespace: str, tmp_path: Path) -> Path
 
 
 @pytest.fixture
+def straight(kube: Kube, namespace: str, tmp_path: Path) -> Path:
+    """A kubeconfig whose server is the API server itself."""
+    path = tmp_path / "kubeconfig-straight"
+    path.write_text(yaml.safe_dump(kube.kubeconfig(ADMIN, namespace=namespace)))
+    return path
+
+
+@pytest.fixture
 def cluster(kubeconfig: Path) -> Iterator[Cluster]:
     with Cluster(KServeTarget(kubeconfig=str(kubeconfig), wait_window=0.3)) as target:
         yield target

@@ -164,6 +164,13 @@ class Play:
         self.kube.merge(f"{self._core}/pods/{name}/status", {"status": status})
         return made
 
+    def restart(self, pod: str) -> None:
+        """Let a pod's container run once more."""
+        path = f"{self._core}/pods/{pod}/status"
+        status = self.kube.get(path)["status"]
+        status["containerStatuses"][0]["restartCount"] += 1
+        self.kube.merge(path, {"status": status})
+
     def deployment(self, release: str, conditions: list[Document]) -> Document:
         name, labels = f"{self.name}-predictor", self.labels(release)
         made = self.kube.create(

@@ -16,22 +16,10 @@ from deployer.config import Store
 from deployer.store import open_store
 from tests.cluster.kube import ADMIN, Kube
 from tests.cluster.play import Play
+from tests.cluster.project import write_project
 from tests.cluster.proxy import Proxy
 from tests.contract.sides import side_of
 from tests.stores.swift import SECRET
-
-CONFIG = """
-[model]
-name = "digits"
-version = "1.0"
-handler = "handler.py"
-serialized-file = "weights.pt"
-
-[targets.production]
-kind = "kserve"
-deployment-mode = "Standard"
-wait-window = 0.2
-"""
 
 
 class Ended:
@@ -50,12 +38,7 @@ def kdeploy(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> Kdeploy:
-    folder = tmp_path / "project"
-    folder.mkdir()
-    store = f'\n[store]\nuri = "{s3_config.uri}"\nendpoint = "{s3_config.endpoint}"\n'
-    (folder / "kdeploy.toml").write_text(CONFIG + store)
-    (folder / "handler.py").write_text("def handle(data, context):\n    return data\n")
-    (folder / "weights.pt").write_bytes(b"w" * 1000)
+    folder = write_project(tmp_path / "project", s3_config)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
     time.sleep(0.15)  # digests are remembered of files that are older than a tick of their clock

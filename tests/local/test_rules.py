@@ -12,7 +12,7 @@ from deployer.errors import TargetError
 from deployer.target import Phase, read_status
 from deployer.targets.local.diagnosis import LoadLog, pip_errors
 from deployer.targets.local.launch import Launch, Ports, plan_launch
-from deployer.targets.local.logs import read_logs
+from deployer.targets.local.logs import read_logs, read_previous
 from deployer.targets.local.revisions import (
     HISTORY,
     Line,
@@ -70,6 +70,12 @@ def test_logs_tell_of_requests_and_not_of_our_own_probes(tmp_path: Path) -> None
     failed = asked.replace("POST /predictions/demo", "GET /models/demo").replace('" 200', '" 500')
     log.write_text("\n".join([asked, probed, probed.replace("?limit=1000", "/demo"), failed, ""]))
     assert list(read_logs(lambda: [("demo", log)], follow=False)) == [asked, failed]
+    (tmp_path / "demo.log.1").write_text(f"{probed}\nolder\n")
+    assert list(read_previous([("demo", log)])) == ["older"]
+    assert list(read_previous([("demo", log), ("next", tmp_path / "next.log")])) == [
+        "[demo] older",
+        "[next] there is no log before this one",
+    ]
 
 
 def test_going_back_is_the_same_revision_again() -> None:

@@ -18,19 +18,20 @@ import pytest
 
 SWIFT = ("swift", "2.38.3")
 AZURITE = ("azurite", "3.37.0")
+SDK = ("kserve", "0.21.0", "kubernetes<37")  # whose models newer clients cannot take
 DOWNLOADERS = ("0.21.0", "0.16.0")  # of KServe: the newest, and the oldest that PyPI has
 
 # Of whoever runs the tests, which give themselves another home.
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdeploy-tests"
 
 
-def environment(distribution: str, version: str) -> Path:
-    """Return the Python of a virtual environment that holds one distribution of PyPI."""
+def environment(distribution: str, version: str, *beside: str) -> Path:
+    """Return the Python of a virtual environment that holds a distribution and what goes beside it."""
 
     def install(folder: Path) -> None:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True, capture_output=True)
         pip = [folder / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-        subprocess.run([*pip, f"{distribution}=={version}"], check=True, capture_output=True)
+        subprocess.run([*pip, f"{distribution}=={version}", *beside], check=True, capture_output=True)
 
     return _installed(f"{distribution}-{version}", install) / "bin" / "python"
 

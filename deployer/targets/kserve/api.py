@@ -21,6 +21,7 @@ from deployer.ownership import FIELD_MANAGER
 from deployer.target import Document
 from deployer.targets.kserve import refusals
 from deployer.targets.kserve.connection import Connection
+from deployer.targets.kserve.forward import Forward
 from deployer.targets.kserve.resources import Resource
 
 PAGE = 500  # objects in one answer of a list
@@ -157,6 +158,10 @@ class Api:
         with response:
             for line in self._lines(response):
                 yield line.decode(errors="replace").rstrip("\n")
+
+    def forward(self, namespace: str, pod: str, port: int) -> Forward:
+        """Return the way to a port of a pod; nothing is asked before it is used."""
+        return Forward(self._connection, namespace, pod, port)
 
     def kinds(self, resource: Resource) -> frozenset[str]:
         """Return the plurals that the cluster knows in a resource's group and version."""

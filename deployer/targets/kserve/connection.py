@@ -11,11 +11,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import urllib3
 
 from deployer.errors import ConfigError, TargetError
+
+if TYPE_CHECKING:
+    from websocket import WebSocket
 
 _CONNECT, _READ = 5.0, 20.0  # seconds; an API server that says nothing for so long is asked again
 
@@ -28,8 +32,9 @@ class Connection:
         self.where = re.sub(r"//[^/@]*@", "//", where)  # what stands before @ may be a password
         self.host: str = configuration.host.rstrip("/")
         self._configuration = configuration
+        self._tls = _tls(configuration)
         options: dict[str, Any] = {
-            "ssl_context": _tls(configuration),
+            "ssl_context": self._tls,
             "retries": False,
             "maxsize": 8,
             "timeout": urllib3.Timeout(connect=_CONNECT, read=_READ),
@@ -56,6 +61,29 @@ class Connection:
                 hint="log in to the cluster again",
             )
         return {"Authorization": value} if value else {}
+
+    def websocket(self, path: str, protocol: str) -> WebSocket:
+        """Open a WebSocket that speaks one subprotocol. Raises what the websocket package raises, OSError."""
+        import websocket
+
+        options: dict[str, Any] = {"context": self._tls}
+        if self._configuration.tls_server_name:
+            options["server_hostname"] = self._configuration.tls_server_name
+        proxy = urlsplit(self._configuration.proxy or "")
+        opened = websocket.create_connection(
+            "ws" + self.host.removeprefix("http") + path,
+            timeout=_READ,
+            header=self.headers(),
+            subprotocols=[protocol],
+            sslopt=options,
+            suppress_origin=True,
+            http_proxy_host=proxy.hostname,
+            http_proxy_port=proxy.port,
+            http_proxy_auth=(proxy.username, proxy.password),
+            redirect_limit=0,  # or the credentials would go wherever an answer says
+        )
+        opened.settimeout(None)
+        return opened
 
     def close(self) -> None:
         """Close every connection."""

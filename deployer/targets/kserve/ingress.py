@@ -1,23 +1,32 @@
-"""The way in from outside: the address of the cluster's ingress, and the Host that it routes by."""
+"""The way in from outside: the ingress's address, or a forward to a pod of it; and the Host it routes by."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
+from deployer.config import PORT_FORWARD
 from deployer.errors import TargetError
 from deployer.target import Document, Endpoint, Reference
 from deployer.targets.kserve.api import Api
 from deployer.targets.kserve.capabilities import find_gateway
 from deployer.targets.kserve.refusals import RefusedError
-from deployer.targets.kserve.resources import GATEWAY, NODE, SERVICE, Resource
+from deployer.targets.kserve.resources import GATEWAY, NODE, POD, SERVICE, Resource
+from deployer.targets.kserve.serving import is_standard
 
-_SERVICES = (
-    ("istio-system", "istio-ingressgateway"),
-    ("kourier-system", "kourier"),
-    ("knative-serving", "kourier"),
+_ISTIO, _KOURIER, _KNATIVE = "istio-system", "kourier-system", "knative-serving"
+_OUTSIDE = (
+    (_ISTIO, "istio-ingressgateway"),
+    (_KOURIER, "kourier"),
+    (_KNATIVE, "kourier"),
     ("ingress-nginx", "ingress-nginx-controller"),
+)
+_INSIDE = (  # for services that are not to be reached from outside
+    (_ISTIO, "knative-local-gateway"),
+    (_KOURIER, "kourier-internal"),
+    (_KNATIVE, "kourier-internal"),
 )
 _PORT_NAMES = {"http": ("http2", "http", "http80"), "https": ("https",)}
 _PORTS = {"http": 80, "https": 443}
@@ -26,45 +35,130 @@ _PORTS = {"http": 80, "https": 443}
 def find_ingress(api: Api, reference: Reference, service: Document, named: str | None) -> Endpoint:
     """Return where a service is asked from outside: the ingress that is `named`, or one that is found.
 
-    The path prefix of `status.url` is kept, its host is the Host header. Raises TargetError.
+    Where none has an address out here, or `named` says so, the API server forwards to a pod of it. The path
+    prefix of `status.url` is kept, its host is the Host header. Raises TargetError.
     """
     url = service.get("status", {}).get("url")
     if not url:
         raise TargetError(f"{reference} has no URL yet", hint="`kdeploy status` says what it is waiting for")
-    wanted = urlsplit(url)
-    address = named or _discover(api, wanted.scheme)
-    return Endpoint(url=address.rstrip("/") + wanted.path.rstrip("/"), host=wanted.netloc)
+    search = _Search(api, urlsplit(url))
+    address = search.address() if named is None else named
+    if address and address != PORT_FORWARD:
+        return Endpoint(url=address.rstrip("/") + search.wanted.path.rstrip("/"), host=search.wanted.netloc)
+    return search.forward(reference if is_standard(service) else None)
 
 
-def _discover(api: Api, scheme: str) -> str:
-    for address in (*_of_gateway(api, scheme), *_of_services(api, scheme)):
-        return address
-    raise TargetError(
-        "no ingress of this cluster has an address that can be found out",
-        hint="name it with --ingress http://ADDRESS, or KDEPLOY_INGRESS",
-    )
+class _Search:
+    """Looks through a cluster for the ingress of a URL, and keeps in mind what it was not let see."""
 
+    def __init__(self, api: Api, wanted: SplitResult) -> None:
+        self.wanted = wanted
+        self._api = api
+        self._inside = _is_inside(wanted.hostname or "")
+        self._refused: list[RefusedError] = []
 
-def _of_gateway(api: Api, scheme: str) -> Iterator[str]:
-    name = find_gateway(api)
-    if not name:
-        return
-    namespace, _, gateway = name.partition("/")
-    found = _read(api, GATEWAY, namespace, gateway)
-    for address in (found or {}).get("status", {}).get("addresses", []):
-        yield f"{scheme}://{_host(address['value'])}"
+    def address(self) -> str | None:
+        """Return the first address that reaches the ingress from outside."""
+        if self._inside:
+            return None
+        return next(chain(self._of_gateway(), self._of_services()), None)
 
+    def forward(self, standard: Reference | None) -> Endpoint:
+        """Return the way through the API server to a pod of the ingress.
 
-def _of_services(api: Api, scheme: str) -> Iterator[str]:
-    for namespace, name in _SERVICES:
-        service = _read(api, SERVICE, namespace, name)
-        port = _port(service, scheme) if service else None
-        if not service or not port:
-            continue
-        for entry in service.get("status", {}).get("loadBalancer", {}).get("ingress", []):
-            yield f"{scheme}://{_host(entry.get('ip') or entry['hostname'])}:{port['port']}"
-        if port.get("nodePort"):
-            yield from (f"{scheme}://{_host(address)}:{port['nodePort']}" for address in _nodes(api))
+        Where there is none, in Standard mode, it is to a pod of the service itself.
+        """
+        found = [*self._gateway_services(), *self._services(_INSIDE if self._inside else _OUTSIDE)]
+        if standard:
+            found += self._services([(standard.namespace, f"{standard.name}-predictor")])
+        for service in found:
+            port = _port(service, self.wanted.scheme)
+            pod = self._pod(service) if port else None
+            if port and pod:
+                metadata = pod["metadata"]
+                tunnel = self._api.forward(metadata["namespace"], metadata["name"], _target(port, pod))
+                url = f"{self.wanted.scheme}://{self.wanted.netloc}{self.wanted.path.rstrip('/')}"
+                return Endpoint(url=url, host=self.wanted.netloc, tunnel=tunnel)
+        raise self._nothing(found)
+
+    def _nothing(self, found: list[Document]) -> TargetError:
+        hint = "name it with --ingress http://ADDRESS, or KDEPLOY_INGRESS"
+        names = ", ".join(f"{one['metadata']['namespace']}/{one['metadata']['name']}" for one in found)
+        if self._refused:
+            return RefusedError(
+                f"no way in is found, and {self._refused[0].what}", hint=f"ask an admin for it, or {hint}"
+            )
+        if found:
+            return TargetError(f"no pod of Service {names} is ready for {self.wanted.scheme}", hint=hint)
+        return TargetError("no ingress of this cluster has an address that can be found out", hint=hint)
+
+    def _of_gateway(self) -> Iterator[str]:
+        name = find_gateway(self._api)
+        if not name:
+            return
+        namespace, _, gateway = name.partition("/")
+        found = self._read(GATEWAY, namespace, gateway) or {}
+        addresses = [str(one["value"]) for one in found.get("status", {}).get("addresses", [])]
+        inside = {one["spec"].get("clusterIP") for one in self._gateway_services()} if addresses else set()
+        for address in addresses:
+            if address not in inside and not _is_inside(address):
+                yield f"{self.wanted.scheme}://{_host(address)}"
+
+    def _of_services(self) -> Iterator[str]:
+        scheme = self.wanted.scheme
+        for service in self._services(_OUTSIDE):
+            port = _port(service, scheme)
+            if not port:
+                continue
+            for entry in service.get("status", {}).get("loadBalancer", {}).get("ingress", []):
+                yield f"{scheme}://{_host(entry.get('ip') or entry['hostname'])}:{port['port']}"
+            if port.get("nodePort"):
+                yield from (f"{scheme}://{_host(address)}:{port['nodePort']}" for address in self._nodes())
+
+    def _services(self, names: Iterable[tuple[str, str]]) -> Iterator[Document]:
+        found = (self._read(SERVICE, namespace, name) for namespace, name in names)
+        return (service for service in found if service)
+
+    def _gateway_services(self) -> list[Document]:
+        """Return the Services that Istio or Envoy Gateway have made for the Gateway."""
+        name = find_gateway(self._api)
+        if not name:
+            return []
+        namespace, _, gateway = name.partition("/")
+        envoy = "gateway.envoyproxy.io/owning-gateway-"
+        return [
+            *self._list(SERVICE, namespace, {"gateway.networking.k8s.io/gateway-name": gateway}),
+            *self._list(
+                SERVICE, "envoy-gateway-system", {f"{envoy}namespace": namespace, f"{envoy}name": gateway}
+            ),
+        ]
+
+    def _nodes(self) -> Iterator[str]:
+        for kind in ("ExternalIP", "InternalIP"):
+            for node in self._list(NODE, None, {}):
+                addresses = node.get("status", {}).get("addresses", [])
+                yield from (one["address"] for one in addresses if one["type"] == kind)
+
+    def _pod(self, service: Document) -> Document | None:
+        """Return a pod that the Service sends requests to."""
+        selector = service["spec"].get("selector")
+        pods = self._list(POD, service["metadata"]["namespace"], selector) if selector else []
+        return next((pod for pod in pods if _ready(pod)), None)
+
+    def _read(self, resource: Resource, namespace: str, name: str) -> Document | None:
+        try:
+            return self._api.get(resource, namespace, name)
+        except RefusedError as error:
+            self._refused.append(error)
+            return None
+
+    def _list(self, resource: Resource, namespace: str | None, labels: Mapping[str, str]) -> list[Document]:
+        selector = ",".join(f"{key}={value}" for key, value in labels.items())
+        try:
+            return self._api.list(resource, namespace, {"labelSelector": selector} if selector else None)[0]
+        except RefusedError as error:
+            self._refused.append(error)
+            return []
 
 
 def _port(service: Document, scheme: str) -> dict[str, Any] | None:
@@ -73,22 +167,26 @@ def _port(service: Document, scheme: str) -> dict[str, Any] | None:
     return next(fits, None)
 
 
-def _nodes(api: Api) -> Iterator[str]:
-    try:
-        nodes, _ = api.list(NODE, None)
-    except RefusedError:
-        return
-    for kind in ("ExternalIP", "InternalIP"):
-        for node in nodes:
-            addresses = node.get("status", {}).get("addresses", [])
-            yield from (one["address"] for one in addresses if one["type"] == kind)
+def _target(port: dict[str, Any], pod: Document) -> int:
+    """Return the pod's port that a Service's port leads to; it may be named."""
+    wanted = port.get("targetPort", port["port"])
+    named = {
+        one.get("name"): one["containerPort"]
+        for container in pod["spec"]["containers"]
+        for one in container.get("ports", [])
+    }
+    return int(named.get(wanted, port["port"] if isinstance(wanted, str) else wanted))
 
 
-def _read(api: Api, resource: Resource, namespace: str, name: str) -> Document | None:
-    try:
-        return api.get(resource, namespace, name)
-    except RefusedError:
-        return None
+def _ready(pod: Document) -> bool:
+    conditions = pod.get("status", {}).get("conditions", [])
+    ready = any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+    return ready and "deletionTimestamp" not in pod["metadata"]
+
+
+def _is_inside(host: str) -> bool:
+    """Whether a name means something within the cluster only."""
+    return ".svc." in f"{host}."
 
 
 def _host(address: str) -> str:

@@ -22,7 +22,7 @@ from deployer.targets.kserve.connection import Connection, connect
 from deployer.targets.kserve.doctor import examine
 from deployer.targets.kserve.ingress import find_ingress
 from deployer.targets.kserve.judge import Judge
-from deployer.targets.kserve.logs import last_lines, read_logs
+from deployer.targets.kserve.logs import follow_logs, last_lines, read_logs
 from deployer.targets.kserve.permissions import check_permissions, render_role, to_roll_out
 from deployer.targets.kserve.refusals import RefusedError
 from deployer.targets.kserve.resources import (
@@ -174,11 +174,13 @@ class Cluster:
         """Delete the service; what was made for it is collected by the cluster. False where none was."""
         return self.api.delete(INFERENCE_SERVICE, reference.namespace, reference.name, dry_run=self._dry_run)
 
-    def logs(self, reference: Reference, *, follow: bool = False) -> Iterator[str]:
+    def logs(self, reference: Reference, *, follow: bool = False, previous: bool = False) -> Iterator[str]:
         """Yield the log lines of every container of every pod of the service. Raises NotFoundError."""
         self._existing(reference)
+        if follow:
+            return follow_logs(self.api, reference)
         pods, _ = self.api.list(POD, reference.namespace, _labelled(reference))
-        return read_logs(self.api, pods, follow=follow)
+        return read_logs(self.api, pods, previous=previous)
 
     def ingress(self, reference: Reference) -> Endpoint:
         """Return the way in through the ingress. Raises NotFoundError or TargetError."""

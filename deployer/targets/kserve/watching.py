@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import TracebackType
 
 import urllib3
@@ -52,7 +52,11 @@ class _Opened(Struct):
     resource: Resource
 
 
-_Message = _Listed | _Changed | _Broken | _Opened
+class _Woken(Struct):
+    pass
+
+
+_Message = _Listed | _Changed | _Broken | _Opened | _Woken
 
 
 def selections(reference: Reference, *, standard: bool) -> dict[Resource, Mapping[str, str]]:
@@ -70,11 +74,15 @@ def selections(reference: Reference, *, standard: bool) -> dict[Resource, Mappin
 class Watching:
     """The live copy, for as long as the `with` lasts. Its threads hold no lock and end with it."""
 
-    def __init__(self, api: Api, reference: Reference, *, standard: bool) -> None:
+    def __init__(
+        self, api: Api, reference: Reference, *, standard: bool, only: Collection[Resource] = ()
+    ) -> None:
+        """Watch what belongs to a service; with `only`, nothing but that of it."""
         self._troubles: dict[Resource, KdeployError] = {}
         self._reference = reference
         self._messages: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         chosen = selections(reference, standard=standard)
+        chosen = {resource: query for resource, query in chosen.items() if not only or resource in only}
         self._known: dict[Resource, dict[str, Document]] = {}
         self._unlisted = set(chosen)
         self._followers = [
@@ -135,7 +143,13 @@ class Watching:
         except queue.Empty:
             return changed
 
+    def wake(self) -> None:
+        """Let `wait` return, from another thread."""
+        self._messages.put(_Woken())
+
     def _take(self, message: _Message) -> None:
+        if isinstance(message, _Woken):
+            return
         if isinstance(message, _Broken):
             if not message.error.retryable:
                 raise message.error

@@ -31,13 +31,27 @@ def read_logs(
     logs = find()
     while logs:
         for name, path in logs:
-            prefix = f"[{name}] " if len(logs) > 1 else ""
             data, positions[path] = _read(path, positions.get(path, 0))
-            yield from (prefix + line for line in data.splitlines() if not _PROBE.search(line))
+            yield from _lines(data, name if len(logs) > 1 else "")
         if not follow:
             return
         sleep(_LOOK)
         logs = find()
+
+
+def read_previous(logs: list[tuple[str, Path]]) -> Iterator[str]:
+    """Yield the lines from before each log was begun anew, which is when it has grown large."""
+    for name, path in logs:
+        older = path.with_suffix(".log.1")
+        if older.is_file():
+            yield from _lines(_read(older, 0)[0], name if len(logs) > 1 else "")
+        else:
+            yield f"[{name}] there is no log before this one"
+
+
+def _lines(data: str, name: str) -> Iterator[str]:
+    prefix = f"[{name}] " if name else ""
+    return (prefix + line for line in data.splitlines() if not _PROBE.search(line))
 
 
 def _read(path: Path, position: int) -> tuple[str, int]:

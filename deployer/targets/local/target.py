@@ -11,7 +11,7 @@ from deployer.errors import NotFoundError, TargetError
 from deployer.target import Capabilities, Document, Endpoint, Reference, Status, read_status
 from deployer.targets.local import daemon
 from deployer.targets.local.connection import NotRunningError, ask, lines
-from deployer.targets.local.logs import read_logs, revisions_of_interest
+from deployer.targets.local.logs import read_logs, read_previous, revisions_of_interest
 from deployer.targets.local.protocol import Info, RevisionInfo, ServiceInfo
 from deployer.targets.local.revisions import read_documents
 from deployer.targets.local.state import State
@@ -126,7 +126,7 @@ class OneNode:
         self.start()
         return bool(self._ask("DELETE", _path(reference)))
 
-    def logs(self, reference: Reference, *, follow: bool = False) -> Iterator[str]:
+    def logs(self, reference: Reference, *, follow: bool = False, previous: bool = False) -> Iterator[str]:
         """Yield the log lines of the revisions that serve and of the newest. Raises NotFoundError."""
         self._existing(reference)
 
@@ -135,7 +135,7 @@ class OneNode:
             names = revisions_of_interest(record) if record else []
             return [(name, self._state.log_path(reference, name)) for name in names]
 
-        return read_logs(find, follow=follow)
+        return read_previous(find()) if previous else read_logs(find, follow=follow)
 
     def ingress(self, reference: Reference) -> Endpoint:
         """Return the way in through the ingress. Raises NotFoundError or TargetError."""

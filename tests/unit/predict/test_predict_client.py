@@ -386,7 +386,7 @@ def test_a_redirect_is_not_followed(server, picture):
     error = error_of(answer)
     assert "HTTP 302: redirected to the login page" in error.what
     assert "client_id" not in error.what
-    assert "--header @" in error.hint
+    assert "--cookie authservice_session=@" in error.hint
     assert len(server.asked) == 1
 
 

@@ -1,0 +1,80 @@
+"""The headers that a prediction is sent with: those that are given, a token, cookies.
+
+A token and a cookie come from a file, stdin or the environment, and never from the command line, which every
+user of this machine can read. None is ever printed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from deployer.errors import ConfigError
+
+TOKEN, COOKIE = "KDEPLOY_TOKEN", "KDEPLOY_COOKIE"
+
+
+def read_headers(
+    given: Sequence[str], token: str | None, cookies: Sequence[str], environment: Mapping[str, str]
+) -> dict[str, str]:
+    """Read `NAME: VALUE` or `@FILE` of lines like that, `@FILE` or `-` of a token, `[NAME=]@FILE` of cookies.
+
+    What is given replaces what is in the environment, and a header by its name both. Raises ConfigError,
+    which quotes no value.
+    """
+    headers = (
+        *_of_token(token, environment.get(TOKEN)),
+        *_of_cookies(cookies, environment.get(COOKIE)),
+        *_given(given),
+    )
+    return dict({name.lower(): (name, value) for name, value in headers}.values())
+
+
+def _of_token(option: str | None, variable: str | None) -> Iterator[tuple[str, str]]:
+    token = variable
+    if option == "-":
+        token = sys.stdin.read()
+    elif option is not None:
+        if not option.startswith("@"):
+            raise _open_secret("--token", f"--token @FILE, --token - for stdin, or {TOKEN}")
+        token = _read(option[1:], "--token")
+    if token is None:
+        return
+    if not token.strip():
+        raise ConfigError("the token is empty", where="--token" if option else TOKEN)
+    yield "Authorization", f"Bearer {token.strip()}"
+
+
+def _of_cookies(options: Sequence[str], variable: str | None) -> Iterator[tuple[str, str]]:
+    cookies = []
+    for option in options:
+        name, separator, file = option.partition("@")
+        if not separator or (name and (not name.endswith("=") or name.count("=") > 1)):
+            raise _open_secret("--cookie", f"--cookie NAME=@FILE, --cookie @FILE, or {COOKIE}")
+        cookies += [name + line.strip() for line in _read(file, "--cookie").splitlines() if line.strip()]
+    if cookies or variable:
+        yield "Cookie", "; ".join(cookies) or str(variable).strip()
+
+
+def _given(options: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for option in options:
+        lines = _read(option[1:], "--header").splitlines() if option.startswith("@") else [option]
+        for line in filter(str.strip, lines):
+            name, separator, value = line.partition(":")
+            if not separator:
+                raise ConfigError(
+                    "a header has a name, a colon and a value", where="--header", hint="Name: value"
+                )
+            yield name.strip(), value.strip()
+
+
+def _open_secret(where: str, hint: str) -> ConfigError:
+    return ConfigError("every user of this machine can read a command line", where=where, hint=hint)
+
+
+def _read(file: str, option: str) -> str:
+    try:
+        return Path(file).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("the file cannot be read", where=f"{option} @{file}") from error

@@ -1,0 +1,71 @@
+"""What a rollout looks like from here: events folded into a view, a view told in lines. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:  # `kdeploy --help` comes through here and needs none of these
+    from deployer.events import Event
+    from deployer.target import Status
+
+
+class View(NamedTuple):
+    """What is known of the service that is rolled out; nothing at first."""
+
+    service: str = ""
+    status: Status | None = None
+
+
+def see(view: View, event: Event) -> View:
+    """Return the view after an event."""
+    from deployer.events import Applied, StatusChanged
+
+    if isinstance(event, Applied):
+        return View(event.service)
+    if isinstance(event, StatusChanged):
+        return view._replace(status=event.status)
+    return view
+
+
+def lines(view: View, seconds: float) -> list[str]:
+    """Tell a view in lines: the release and its phase, why it is in it, and a line for each revision."""
+    status = view.status
+    if status is None:
+        return []
+    told = [f"{status.phase.value}  {view.service}  release {status.release}  {elapsed_text(seconds)}"]
+    if reason := words(status):
+        told.append(f"  {reason}")
+    width = max((len(share.revision) for share in status.traffic), default=0)
+    told += (
+        f"  {share.revision:<{width}}  {share.percent:3} %  {share.release or 'unknown release'}"
+        for share in status.traffic
+    )
+    return told
+
+
+def sentence(status: Status) -> str:
+    """Tell a status in one line."""
+    # Why it failed is said once, by the error that comes next.
+    reason = "" if status.phase.value == "Failed" else words(status)
+    traffic = shares(status)
+    return (
+        f"{status.phase.value}{f' ({reason})' if reason else ''}{f'; traffic: {traffic}' if traffic else ''}"
+    )
+
+
+def words(status: Status) -> str:
+    """Tell why a service is in its phase."""
+    return ": ".join(word for word in (status.reason, status.message) if word)
+
+
+def shares(status: Status) -> str:
+    """Tell which releases get how much of the traffic."""
+    return ", ".join(
+        f"{share.percent} % {share.release or share.revision}" for share in status.traffic if share.percent
+    )
+
+
+def elapsed_text(seconds: float) -> str:
+    """Write a duration as people read it: 9 s, 2 min 05 s."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -1,0 +1,30 @@
+"""A project that packs quickly, for commands on a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deployer.config import Store
+
+CONFIG = """
+[model]
+name = "digits"
+version = "1.0"
+handler = "handler.py"
+serialized-file = "weights.pt"
+
+[targets.production]
+kind = "kserve"
+deployment-mode = "Standard"
+wait-window = 0.2
+"""
+
+
+def write_project(folder: Path, store: Store) -> Path:
+    """Write a project whose releases go to a store; return its folder."""
+    folder.mkdir()
+    where = f'\n[store]\nuri = "{store.uri}"\nendpoint = "{store.endpoint}"\n'
+    (folder / "kdeploy.toml").write_text(CONFIG + where)
+    (folder / "handler.py").write_text("def handle(data, context):\n    return data\n")
+    (folder / "weights.pt").write_bytes(b"w" * 1000)
+    return folder

@@ -1,0 +1,93 @@
+"""How soon `kdeploy rollout`, a process, ends: after Ready, and after what cannot heal."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deployer.config import Store
+from tests.cluster.ahead import Ahead, Command
+from tests.cluster.kube import Kube
+from tests.cluster.play import Play
+from tests.cluster.project import write_project
+
+READY = 20
+WINDOW = 0.05  # seconds
+
+
+@pytest.fixture
+def plays(kube: Kube, namespace: str) -> list[Play]:
+    """A service in a namespace of its own for each of the commands."""
+    names = [f"{namespace}-{number}" for number in range(READY + len(FAILURES))]
+    for name in names:
+        kube.create("/api/v1/namespaces", {"metadata": {"name": name}})
+    return [Play(kube, name) for name in names]
+
+
+@pytest.fixture
+def ahead(
+    straight: Path, s3_config: Store, plays: list[Play], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Ahead, list[Command]]]:
+    """Rollouts that wait already, in processes of their own."""
+    folder = write_project(tmp_path / "project", s3_config)
+    monkeypatch.setenv("KUBECONFIG", str(straight))
+    commands = [
+        Command(
+            ["rollout", "--namespace", play.namespace, "--wait-window", f"{WINDOW}s", "--timeout", "60s"],
+            str(tmp_path / play.namespace),
+        )
+        for play in plays
+    ]
+    with Ahead(commands, folder) as running:
+        yield running, commands
+
+
+def wait_until_it_waits(command: Command) -> None:
+    end = time.monotonic() + 60
+    while not (command.err.exists() and "Pending" in command.err.read_text()):
+        assert time.monotonic() < end, command.err.read_text()
+        time.sleep(0.02)
+
+
+def crash(play: Play, release: str) -> None:
+    back_off = {"reason": "CrashLoopBackOff", "message": "back-off 10s restarting failed container"}
+    play.pod(release, main={"waiting": back_off, "last": {"exitCode": 1, "message": "No module named 'x'"}})
+
+
+def no_image(play: Play, release: str) -> None:
+    play.pod(release, main={"waiting": {"reason": "ErrImagePull", "message": "not found"}})
+
+
+def blocked(play: Play, release: str) -> None:
+    play.failed_to_load(reason="ModelLoadFailed", message="out of memory")
+
+
+FAILURES = (crash, no_image, blocked)
+
+
+def test_it_exits_soon_after_ready_and_after_a_failure(
+    ahead: tuple[Ahead, list[Command]], plays: list[Play]
+) -> None:
+    running, commands = ahead
+    for command in commands:
+        wait_until_it_waits(command)
+    release = plays[0].service()["metadata"]["labels"]["kdeploy.dev/release"]
+    late = []
+    for number, play in enumerate(plays[:READY]):
+        play.replica_set(release, available=1)
+        play.ready()
+        written = time.monotonic()
+        assert running.wait(number)[0] == 0, commands[number].err.read_text()
+        assert commands[number].out.read_text() == f"{release}\n"
+        late.append(running.wait(number)[1] - written - WINDOW)
+    assert statistics.median(late) <= 0.5, late
+    for number, (play, fails) in enumerate(zip(plays[READY:], FAILURES, strict=True), READY):
+        fails(play, release)
+        written = time.monotonic()
+        code, ended = running.wait(number)
+        assert code == 8, commands[number].err.read_text()
+        assert ended - written <= 3

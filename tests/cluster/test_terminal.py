@@ -1,0 +1,159 @@
+"""`kdeploy rollout` on a terminal: a view that changes in place, one line that stays, and a sane terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+import termios
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from deployer.config import Store
+from tests.cluster.kube import Kube
+from tests.cluster.play import Play
+from tests.cluster.project import write_project
+
+# The terminal becomes the one of the process, so that what is typed there interrupts it.
+KDEPLOY = """
+import fcntl, sys, termios
+fcntl.ioctl(2, termios.TIOCSCTTY, 0)
+from deployer.cli import main
+main(sys.argv[1:])
+"""
+HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
+COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-7]m")
+
+
+class Terminal:
+    """A command whose stdin and stderr are a terminal."""
+
+    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+        self._master, self._slave = pty.openpty()
+        self._before = termios.tcgetattr(self._slave)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", KDEPLOY, *arguments],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "TERM": "xterm", **environment},
+            stdin=self._slave,
+            stdout=subprocess.PIPE,
+            stderr=self._slave,
+            text=True,
+            start_new_session=True,
+        )
+        self.shown = ""
+        self._more = threading.Condition()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        while data := os.read(self._master, 65536):
+            with self._more:
+                self.shown += data.decode(errors="replace")
+                self._more.notify_all()
+            if data.endswith(b"\0"):
+                return
+
+    def until(self, words: str) -> None:
+        with self._more:
+            assert self._more.wait_for(lambda: words in self.shown, 30), self.shown
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._master, keys)
+
+    def end(self) -> tuple[int, str, list[str]]:
+        """Return the exit code, what is on stdout, and what the terminal shows after the live view."""
+        out, _ = self.process.communicate(timeout=30)
+        assert termios.tcgetattr(self._slave) == self._before
+        self._read_all()
+        assert self.shown.count(HIDE) == self.shown.count(SHOW) > 0
+        assert self.shown.rindex(HIDE) < self.shown.rindex(SHOW)
+        rest = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.shown[self.shown.rindex(SHOW) :])
+        return self.process.returncode, out, rest.strip("\r\n\0").splitlines()
+
+    def _read_all(self) -> None:
+        if self._reader.is_alive():
+            os.write(self._slave, b"\0")  # which is where the reader ends
+            self._reader.join(10)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+        self._read_all()
+        os.close(self._master)
+        os.close(self._slave)
+
+
+Open = Callable[..., Terminal]
+
+
+@pytest.fixture
+def play(kube: Kube, namespace: str) -> Play:
+    return Play(kube, namespace)
+
+
+@pytest.fixture
+def kdeploy(
+    straight: Path, s3_config: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Open]:
+    folder = write_project(tmp_path / "project", s3_config)
+    monkeypatch.setenv("KUBECONFIG", str(straight))
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    opened: list[Terminal] = []
+
+    def start(*arguments: str, **environment: str) -> Terminal:
+        opened.append(Terminal(folder, *arguments, **environment))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.close()
+
+
+def test_a_rollout_is_seen_interrupted_gone_on_with_and_ends(kdeploy: Open, play: Play) -> None:
+    terminal = kdeploy("rollout")
+    terminal.until("KServe has not written a status yet")
+    play.ready(ready=False)
+    terminal.until(f"Progressing  {play.reference}")
+    terminal.until("  1 s")  # time goes on without an event
+    terminal.type(b"\x03")
+    code, out, (last, *error) = terminal.end()
+    assert (code, out) == (130, "")
+    assert re.fullmatch(r"Progressing; after \d+ s", last)
+    assert error[0] == "error: interrupted"
+    assert COLOUR.search(terminal.shown)
+
+    release = play.service()["metadata"]["labels"]["kdeploy.dev/release"]
+    terminal = kdeploy("rollout", NO_COLOR="1")
+    terminal.until("Progressing")
+    play.replica_set(release, available=1)
+    play.ready()
+    code, out, lines = terminal.end()
+    assert (code, out) == (0, f"{release}\n")
+    assert re.fullmatch(rf"Ready; traffic: 100 % {release}; after \d+ s", lines[0])
+    assert lines[1:] == []
+    assert not COLOUR.search(terminal.shown)
+
+
+def test_an_error_stands_below_what_was_seen(kdeploy: Open, play: Play) -> None:
+    terminal = kdeploy("rollout")
+    terminal.until("KServe has not written a status yet")
+    play.failed_to_load(reason="ModelLoadFailed", message="out of memory")
+    code, out, (last, *error) = terminal.end()
+    assert (code, out) == (8, "")
+    assert re.fullmatch(r"Failed; after \d+ s", last)
+    assert error[0].startswith("error: release ")
+    assert "ModelLoadFailed: KServe says: out of memory" in error[0]
+
+
+def test_a_terminal_that_can_do_nothing_gets_lines(kdeploy: Open) -> None:
+    terminal = kdeploy("rollout", "--timeout", "100ms", TERM="dumb")
+    terminal.process.wait(30)
+    terminal.until("error: ")
+    assert "\x1b" not in terminal.shown
+    assert "Pending (KServe has not written a status yet)" in terminal.shown

@@ -1,0 +1,86 @@
+"""What is rendered is what KServe's own SDK takes it for: through its models and back, nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deployer.config import Serving
+from deployer.manifest import render
+from deployer.release import ArchiveRecord, Release, Traffic
+from deployer.target import Capabilities, Document
+from tests.stores.installed import SDK, environment
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+KINDS = ("InferenceService", "ServingRuntime")
+VARIANTS = (
+    Serving(),
+    Serving(protocol_version="v2", min_replicas=0, max_replicas=5, env={"A": "1", "B": 'it\'s "b"'}),
+    Serving(gpu=2, cpu="4", memory="16Gi", batch_size=8, max_workers=2, response_timeout=300),
+)
+
+
+def rendered() -> list[Document]:
+    """Every document of the golden files, and of a few configs in both deployment modes."""
+    found = [
+        document
+        for path in sorted(GOLDEN.glob("*.yaml"))
+        for document in yaml.safe_load_all(path.read_text())
+    ]
+    for serving in VARIANTS:
+        for mode in ("Knative", "Standard"):
+            release = Release(
+                id="1.0-0123456789ab",
+                name="digits",
+                version="1.0",
+                archive=ArchiveRecord("digits.mar", "sha256:0", ()),
+                serving=serving,
+                config_properties="",
+            )
+            found += render(
+                release,
+                storage_uri="s3://models/digits/1.0-0123456789ab/",
+                namespace="team",
+                capabilities=Capabilities(deployment_mode=mode, canary=mode == "Knative"),
+                traffic=Traffic(10 if mode == "Knative" else 100),
+            )
+    return [document for document in found if document["kind"] in KINDS]
+
+
+def round_trip(documents: list[Document]) -> list[Document]:
+    ended = subprocess.run(
+        [environment(*SDK), Path(__file__).with_name("kserve_sdk.py")],
+        input=json.dumps(documents),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    back: list[Document] = json.loads(ended.stdout)
+    return back
+
+
+def lost(sent: Any, back: Any, path: str = "") -> Iterator[str]:
+    """Name every field that did not come back as it was; what the SDK adds is its own affair."""
+    if isinstance(sent, dict) and isinstance(back, dict):
+        for key, value in sent.items():
+            yield from lost(value, back.get(key), f"{path}.{key}")
+    elif isinstance(sent, list) and isinstance(back, list) and len(sent) == len(back):
+        for index, value in enumerate(sent):
+            yield from lost(value, back[index], f"{path}[{index}]")
+    elif sent != back:
+        yield path
+
+
+def test_not_one_field_is_lost() -> None:
+    documents = rendered()
+    assert {document["kind"] for document in documents} == set(KINDS)
+    unknown = {**documents[0], "spec": {**documents[0]["spec"], "fieldOfNobody": {"a": [1]}}}
+    *back, pruned = round_trip([*documents, unknown])
+    assert list(lost(documents, back)) == []
+    assert list(lost(unknown, pruned)) == [".spec.fieldOfNobody"]  # or the above would find out nothing
