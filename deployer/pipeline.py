@@ -30,7 +30,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     """What a rollout would do: nothing of it has been done."""
 
     release: Release
-    stored: bool
+    stored: bool | None  # None where looking would make something
     archive_size: int
     documents: list[Document]
     serving: str | None
@@ -58,7 +58,7 @@ class Pipeline:
         live = self.target.get(Reference(self.target.namespace, release.name))
         return Plan(
             release=release,
-            stored=self.store.find(release.name, release.id) is not None,
+            stored=self.store.find(release.name, release.id) is not None if self.store.passive else None,
             archive_size=archive.size,
             documents=documents,
             serving=read_status(live).release if live else None,
@@ -148,6 +148,7 @@ class Pipeline:
             return release
         if release_id:
             self.store.verify(release)
+        self.store.close()
         self.target.apply(wanted)
         self._emit(Applied(service=str(reference), release=release.id))
         if timeout is not None:

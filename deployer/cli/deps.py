@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,14 @@ if TYPE_CHECKING:
     from deployer.config import KServeTarget, Settings, TargetConfig
     from deployer.events import Emit
     from deployer.pipeline import Pipeline
+    from deployer.store import ModelStore
+    from deployer.store.shell import Shell
     from deployer.target import Document, Reference, Target
     from deployer.targets.kserve.rules import Finding as ClusterFinding
     from deployer.targets.local import OneNode
     from deployer.targets.local.doctor import Finding as LocalFinding
+
+opened = ExitStack()  # what a command opens, and the end of the command closes, however it ends
 
 
 def settings(
@@ -96,7 +101,7 @@ def open_target(
     if isinstance(config, KServeTarget):
         from deployer.targets.kserve import Cluster
 
-        return Cluster(config, force_conflicts=force_conflicts, dry_run=dry_run)
+        return Cluster(config, loaded.config.store, force_conflicts=force_conflicts, dry_run=dry_run)
     if dry_run:
         raise ConfigError(
             "one node has no dry run of its own", where="--dry-run", hint="use --dry-run client"
@@ -133,11 +138,32 @@ def pipeline(
 ) -> Pipeline:
     """Put a project's pipeline together."""
     from deployer.pipeline import Pipeline
-    from deployer.store import open_store
 
-    store = open_store(loaded.config.store, loaded.root)
+    store = _open_store(loaded, target, emit)
     place = open_target(loaded, target, force_conflicts=force_conflicts, dry_run=dry_run)
     return Pipeline(loaded, store, place, emit, strict=strict)
+
+
+def _open_store(loaded: Settings, target: str | None, emit: Emit) -> ModelStore:
+    """Open the model store; it is closed when the command ends."""
+    from deployer.store import open_store
+
+    shell = _shell(loaded, target, emit) if loaded.config.store.uri.startswith("pvc://") else None
+    store = open_store(loaded.config.store, loaded.root, shell)
+    opened.callback(store.close)
+    return store
+
+
+def _shell(loaded: Settings, target: str | None, emit: Emit) -> Shell:
+    """Return a shell in the claim of the model store, on the target or else kubeconfig's own cluster."""
+    from deployer.config import KServeTarget
+    from deployer.events import Warned
+    from deployer.targets.kserve import Cluster
+
+    _, config = target_of(loaded, target)
+    store, serving = loaded.config.store, loaded.config.serving
+    cluster = Cluster(config if isinstance(config, KServeTarget) else KServeTarget(), store)
+    return cluster.shell(store.helper_image or serving.image, lambda text: emit(Warned(text)))
 
 
 def reference(loaded: Settings, target: Target, name: str | None = None) -> Reference:
@@ -166,7 +192,7 @@ def examine(
         gpus = loaded.config.serving.gpu
         _, chosen = target_of(loaded, target)
         if isinstance(chosen, KServeTarget):
-            return _examine_cluster(loaded, chosen, emit)
+            return _examine_cluster(loaded, target, chosen, emit)
         root, config = loaded.root, chosen
     return checks(
         state=root / config.state,
@@ -176,16 +202,17 @@ def examine(
     )
 
 
-def _examine_cluster(loaded: Settings, config: KServeTarget, emit: Emit) -> Sequence[ClusterFinding]:
+def _examine_cluster(
+    loaded: Settings, target: str | None, config: KServeTarget, emit: Emit
+) -> Sequence[ClusterFinding]:
     from deployer.pipeline import Pipeline
     from deployer.release import Traffic
-    from deployer.store import open_store
     from deployer.targets.kserve import Cluster
 
-    cluster = Cluster(config)
+    cluster = Cluster(config, loaded.config.store)
 
     def render() -> list[Document]:
-        pipe = Pipeline(loaded, open_store(loaded.config.store, loaded.root), cluster, emit)
+        pipe = Pipeline(loaded, _open_store(loaded, target, emit), cluster, emit)
         return pipe.with_secret(pipe.render(pipe.release(None), Traffic()))
 
     return cluster.examine(render)
@@ -201,7 +228,7 @@ def role(loaded: Settings, target: str | None) -> list[Document]:
         raise ConfigError(
             "only a cluster has accounts", where=f"targets.{name}", hint='--target one of kind = "kserve"'
         )
-    return Cluster(config).role()
+    return Cluster(config, loaded.config.store).role()
 
 
 def duration(text: str) -> float:

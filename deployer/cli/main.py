@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import typer
 
+from deployer.cli import deps
 from deployer.cli.app import app
 from deployer.errors import KdeployError
 
@@ -22,7 +23,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     atexit.register(gc.freeze)  # or Python looks through all of it for garbage as it ends, for 0.1 s
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        code = app(arguments, prog_name="kdeploy", standalone_mode=False)
+        with deps.opened:
+            code = app(arguments, prog_name="kdeploy", standalone_mode=False)
     except KdeployError as error:
         _say(str(error.what), where=error.where, hint=error.hint)
         _trace()

@@ -125,6 +125,8 @@ def plan(
     plan = pipe.plan(Traffic(100 if canary is None else canary))
     release = plan.release
     upload = "nothing: it is in the model store" if plan.stored else printers.size_text(plan.archive_size)
+    if plan.stored is None:
+        upload += ", unless it is in the model store"
     rows = [
         ("release", release.id),
         (

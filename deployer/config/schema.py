@@ -103,7 +103,10 @@ class Store(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fi
 
     uri: Annotated[
         str,
-        Meta(min_length=1, description="A folder, or s3://, gs:// or az:// with a bucket and a prefix."),
+        Meta(
+            min_length=1,
+            description="A folder; s3://, gs:// or az:// with a bucket and a prefix; pvc://CLAIM/PATH.",
+        ),
     ] = "model-store"
     endpoint: Annotated[
         Endpoint | None, Meta(description="An S3-compatible server; http:// goes without TLS.")
@@ -128,6 +131,15 @@ class Store(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fi
     service_account_annotations: Annotated[
         dict[str, str], Meta(description="Of the ServiceAccount, as a role's; then no Secret is made.")
     ] = field(default_factory=dict)
+    helper_image: Annotated[
+        str | None, Meta(description="What a Pod runs that mounts a claim; else the serving image.")
+    ] = None
+    create_claim: Annotated[
+        Quantity | None, Meta(description="The size of a claim that is made where there is none.")
+    ] = None
+    claim_access_mode: Annotated[
+        Literal["ReadWriteMany", "ReadWriteOnce"], Meta(description="The access mode of such a claim.")
+    ] = "ReadWriteMany"
 
 
 class LocalTarget(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
 from deployer.access import Access
 from deployer.config import Store
 from deployer.release import Release
+
+if TYPE_CHECKING:
+    from deployer.store.shell import Shell
 
 __all__ = ["PROPERTIES", "RECORD", "ModelStore", "Staging", "Stored", "open_store"]
 
@@ -37,6 +40,8 @@ class Staging(Struct, frozen=True):
 
 class ModelStore(Protocol):
     """A place for releases. Every method may raise StoreError."""
+
+    passive: bool  # whether looking at it makes nothing anywhere, not even for a moment
 
     def uri(self, release: Release) -> str:
         """Return the storage URI of a release; it ends in `/`."""
@@ -65,17 +70,25 @@ class ModelStore(Protocol):
     def delete(self, release: Release) -> int:
         """Remove a release and return the bytes that this freed."""
 
+    def close(self) -> None:
+        """Let go of what was opened to reach it, which must not be in the way of what serves."""
 
-def open_store(config: Store, root: Path) -> ModelStore:
+
+def open_store(config: Store, root: Path, shell: Shell | None = None) -> ModelStore:
     """Open the model store that a config names; a relative folder is relative to `root`.
 
-    Credentials of an object store are looked for where its cloud keeps them. Raises ConfigError.
+    Credentials of an object store are looked for where its cloud keeps them. A claim is reached by the
+    `shell` that mounts it. Raises ConfigError.
     """
     scheme, separator, rest = config.uri.partition("://")
     if not separator or scheme == "file":
         from deployer.store.folder import FolderStore
 
         return FolderStore(root / (rest if separator else config.uri))
+    if scheme == "pvc" and shell:
+        from deployer.store.pvc import ClaimStore
+
+        return ClaimStore(config, shell, root)
     from deployer.store.objects import open_objects
 
     return open_objects(config, root)

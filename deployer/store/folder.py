@@ -33,6 +33,8 @@ _STAGING = ".staging"
 class FolderStore:
     """A model store in a folder of this machine, or of a mounted volume."""
 
+    passive = True
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
 
@@ -129,6 +131,9 @@ class FolderStore:
         except OSError as error:
             raise disk_error("the release cannot be removed", str(place), error) from error
         return freed
+
+    def close(self) -> None:
+        """Do nothing: nothing is held open."""
 
     def _place(self, name: str, release_id: str) -> Path:
         return self.folder / name / release_id

@@ -1,4 +1,4 @@
-"""Where an object store is: read from `[store]` and the environment, and written as KServe reads it. Pure."""
+"""Where a bucket or a claim is: from `[store]` and the environment, written as KServe reads it. Pure."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from msgspec import Struct
 from deployer.config import Store
 from deployer.errors import ConfigError
 
+_CLAIM = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _BUCKET = re.compile(r"[a-z0-9][-a-z0-9._]{1,221}")
 # Letters that no cloud, no downloader and no URL writes in another way.
 _PREFIX = re.compile(r"[A-Za-z0-9_.=+-]+(/[A-Za-z0-9_.=+-]+)*")
 _BLOB_HOST = re.compile(r"(?P<account>[a-z0-9]{3,24})\.blob\.core\.windows\.net")
-_FORMS = "s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or a folder"
+_FORMS = "s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, pvc://CLAIM/PATH or a folder"
 
 
 class Location(Struct, frozen=True, kw_only=True):
@@ -131,12 +132,41 @@ def _azure(config: Store, bucket: str, prefix: str, account: str, environment: M
     )
 
 
+class Claim(Struct, frozen=True):
+    """A PersistentVolumeClaim, and the path in it below which releases lie."""
+
+    name: str
+    path: str
+
+    @property
+    def uri(self) -> str:
+        """The storage URI below which releases lie, as KServe understands it; it ends in `/`."""
+        return f"pvc://{self.name}/{self.path}/" if self.path else f"pvc://{self.name}/"
+
+    @property
+    def folder(self) -> str:
+        """The folder of the releases, relative to the claim's own; no option to any program."""
+        return f"./{self.path}" if self.path else "."
+
+
+def locate_claim(uri: str) -> Claim:
+    """Read where a store of `pvc://CLAIM/PATH` is. Raises ConfigError."""
+    name, _, path = uri.removeprefix("pvc://").partition("/")
+    if not _CLAIM.fullmatch(name):
+        raise _no_location("it names no claim", "name pvc://CLAIM/PATH")
+    return Claim(name, _checked_prefix(path))
+
+
 def _split(rest: str) -> tuple[str, str]:
     """Split a bucket from the prefix; what a downloader would read in another way is refused."""
     bucket, _, prefix = rest.partition("/")
-    prefix = prefix.rstrip("/")
     if not _BUCKET.fullmatch(bucket):
         raise _no_location("it names no bucket", f"name {_FORMS}")
+    return bucket, _checked_prefix(prefix)
+
+
+def _checked_prefix(prefix: str) -> str:
+    prefix = prefix.rstrip("/")
     if prefix and not _PREFIX.fullmatch(prefix):
         raise _no_location(
             "its prefix would not reach every downloader as it is",
@@ -144,7 +174,7 @@ def _split(rest: str) -> tuple[str, str]:
         )
     if {".", ".."} & set(prefix.split("/")):
         raise _no_location("its prefix holds . or ..", "write the prefix out")
-    return bucket, prefix
+    return prefix
 
 
 def _no_location(what: str, hint: str) -> ConfigError:

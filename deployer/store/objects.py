@@ -9,7 +9,6 @@ from __future__ import annotations
 import builtins
 import os
 import re
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -20,18 +19,18 @@ from typing import TYPE_CHECKING, TypeVar
 from deployer.access import Access
 from deployer.archive import verify_archive
 from deployer.config import NAME_PATTERN, Store
-from deployer.errors import DiskFullError, IntegrityError, StoreError
+from deployer.errors import IntegrityError, StoreError
 from deployer.release import ID_PATTERN, Release, decode_release, encode_release
 from deployer.store import PROPERTIES, RECORD, Staging, Stored
 from deployer.store.credentials import Credentials, find_credentials
 from deployer.store.faults import cloud_error, disk_error, missing_bucket, scrubbed
 from deployer.store.grants import grant
 from deployer.store.location import Location, locate
+from deployer.store.staging import STAGING, require_room, staged
 
 if TYPE_CHECKING:
     from deployer.store.s3_requests import Bucket
 
-STAGING = Path(".kdeploy", "staging")
 LARGE = 64 << 20  # from here on, an upload that is killed goes on where it stopped
 _DIGEST = "kdeploydigest"  # Azure takes no - in such a name, and some proxies no _
 _PART = 16 << 20
@@ -53,6 +52,8 @@ def open_objects(config: Store, root: Path) -> ObjectStore:
 
 class ObjectStore:
     """A model store in a bucket. Implements deployer.store.ModelStore."""
+
+    passive = True
 
     def __init__(self, config: Store, location: Location, credentials: Credentials, root: Path) -> None:
         from deployer.store.clouds import connect
@@ -98,8 +99,6 @@ class ObjectStore:
 
     def stage(self) -> AbstractContextManager[Staging]:
         """Open a local folder to build a release in; nothing of it stays."""
-        from deployer.store.staging import staged
-
         return staged(self._staging, str(self._staging))
 
     def put(self, release: Release, staging: Staging) -> Stored:
@@ -150,6 +149,9 @@ class ObjectStore:
 
             abort_uploads(bucket, self.location.key(f"{place}/"))
         return sum(size for _, size in found)
+
+    def close(self) -> None:
+        """Do nothing: nothing is held open."""
 
     def _put_bytes(self, path: str, content: bytes, digest: str) -> int:
         import obstore
@@ -301,13 +303,7 @@ class ObjectStore:
     def _download(self, path: str, place: Path, size: int) -> None:
         import obstore
 
-        free = shutil.disk_usage(place.parent).free
-        if free < size:
-            raise DiskFullError(
-                f"the archive takes {size:,} bytes to be looked at, and {free:,} are free",
-                where=str(place.parent),
-                hint="make room there",
-            )
+        require_room(place.parent, size)
 
         def write() -> None:
             with place.open("wb") as file:

@@ -11,8 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from deployer.errors import DiskFullError
 from deployer.store import Staging
 from deployer.store.faults import disk_error
+
+STAGING = Path(".kdeploy", "staging")  # where a release is built that is stored elsewhere
 
 
 @contextmanager
@@ -34,6 +37,17 @@ def staged(parent: Path, store: str) -> Iterator[Staging]:
         finally:
             shutil.rmtree(place, ignore_errors=True)
             Path(lock.name).unlink(missing_ok=True)
+
+
+def require_room(folder: Path, size: int) -> None:
+    """Raise DiskFullError where an archive of so many bytes has no room to be looked at."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise DiskFullError(
+            f"the archive takes {size:,} bytes to be looked at, and {free:,} are free",
+            where=str(folder),
+            hint="make room there",
+        )
 
 
 def debris_of(staging: Staging) -> Path:

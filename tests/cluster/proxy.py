@@ -6,6 +6,7 @@ apart. A fault is given with the requests that it is for, and for how many of th
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import re
@@ -39,7 +40,7 @@ class Fault:
     message: str = "the test wants it so"
     reason: str = ""
     before: float = 0.0  # seconds of silence before anything else
-    cut: int = -1  # reset the connection after so many bytes of the answer's body
+    cut: int = -1  # reset the connection after so many bytes of the answer's body, or of an upgraded one
     lost: bool = False  # let the API server do it, and then reset before the answer
     gone: bool = False  # on a watch: an ERROR event that says 410
     seen: int = 0
@@ -158,6 +159,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(fault)
         elif fault.gone:
             self._say_gone()
+        elif self.headers.get("Upgrade"):
+            self._tunnel(fault)
         else:
             self._forward(body, fault)
 
@@ -214,6 +217,38 @@ class _Handler(BaseHTTPRequestHandler):
                 return
         answer.read()  # which is what tells http.client that the connection is free again
         self.wfile.write(b"0\r\n\r\n")
+
+    def _tunnel(self, fault: Fault) -> None:
+        """Pass a connection that is upgraded through, both ways, as bytes."""
+        plain = socket.create_connection(("127.0.0.1", self.owner.kube.port))
+        upstream = self.owner.kube.tls().wrap_socket(plain, server_hostname="127.0.0.1")
+        head = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
+        upstream.sendall(f"{self.requestline}\r\n{head}\r\n".encode())
+        pair = [self.connection, upstream]
+        left = [fault.cut]
+
+        def pump(source: socket.socket, to: socket.socket) -> None:
+            with contextlib.suppress(OSError, ValueError):
+                while data := source.recv(65536):
+                    if fault.cut >= 0:
+                        left[0] -= len(data)
+                        if left[0] <= 0:
+                            break
+                    to.sendall(data)
+            end = _reset if fault.cut >= 0 and left[0] <= 0 else _close
+            for one in pair:
+                end(one)
+
+        back = threading.Thread(target=pump, args=pair[::-1])
+        back.start()
+        pump(*pair)
+        back.join()
+        self.close_connection = True
+
+
+def _close(one: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        one.shutdown(socket.SHUT_RDWR)
 
 
 def _reset(one: socket.socket) -> None:

@@ -17,18 +17,21 @@ from deployer.pipeline import Pipeline
 from deployer.release import Traffic
 from deployer.rollout import watch_rollout
 from deployer.store import open_store
+from deployer.store.pvc import ClaimStore
 from deployer.target import Document, Phase
 from deployer.targets.kserve import Cluster
-from deployer.targets.kserve.permissions import Permission, needed, render_role
+from deployer.targets.kserve.permissions import Permission, needed, needed_for_store, render_role
 from deployer.targets.kserve.refusals import RefusedError
 from deployer.targets.kserve.resources import INFERENCE_SERVICE, SECRET
 from tests.cluster.kube import Kube
+from tests.cluster.kubelet import Kubelet
 from tests.cluster.play import A, Play, documents
 from tests.cluster.proxy import Proxy
 
 RBAC = "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/{}"
 MODES = ("Standard", "Knative")
 DELETE = Permission("delete", INFERENCE_SERVICE)
+CLAIM_STORE = Store(uri="pvc://models/a", create_claim="1Gi")
 EVERY = list(dict.fromkeys(one for mode in MODES for one in needed(mode)))
 
 CiAccount = Callable[..., Cluster]
@@ -54,8 +57,8 @@ def pipeline(cluster: Cluster, config: Store, folder: Path) -> Pipeline:
 def ci(kube: Kube, proxy: Proxy, namespace: str, tmp_path: Path) -> CiAccount:
     """Bind the rendered Role to a user, without one of its permissions if so asked, and be that user."""
 
-    def bind(mode: str, without: Permission | None = None) -> Cluster:
-        _, role, binding = render_role(namespace, mode)
+    def bind(mode: str, without: Permission | None = None, store: Store | None = None) -> Cluster:
+        _, role, binding = render_role(namespace, mode, needed_for_store(store or Store()))
         if without:
             for rule in role["rules"]:
                 if (rule["resources"], rule["apiGroups"]) == (
@@ -69,7 +72,7 @@ def ci(kube: Kube, proxy: Proxy, namespace: str, tmp_path: Path) -> CiAccount:
         kube.create(RBAC.format(namespace, "rolebindings"), {**binding, "subjects": [user]})
         path = tmp_path / "ci"
         path.write_text(yaml.safe_dump(kube.kubeconfig("ci-token", server=proxy.url, namespace=namespace)))
-        cluster = Cluster(KServeTarget(kubeconfig=str(path), deployment_mode=mode, wait_window=0.1))
+        cluster = Cluster(KServeTarget(kubeconfig=str(path), deployment_mode=mode, wait_window=0.1), store)
         granted = next(one for one in needed(mode) if one != without)
         end = time.monotonic() + 10
         while not cluster.api.allowed(granted.verb, granted.resource, namespace):
@@ -140,6 +143,26 @@ def test_what_a_command_does_not_do_is_not_asked_for(
 def test_a_rollout_without_credentials_of_ours_needs_no_secrets(ci: CiAccount, namespace: str) -> None:
     cluster = ci("Standard", without=Permission("create", SECRET))
     assert cluster.check(documents(namespace)) == []
+
+
+def test_it_is_enough_for_a_model_store_in_a_claim(
+    ci: CiAccount, kube: Kube, namespace: str, tmp_path: Path
+) -> None:
+    with Kubelet(kube, namespace, tmp_path / "claims") as kubelet:
+        shell = ci("Standard", store=CLAIM_STORE).shell("image", print)
+        assert ClaimStore(CLAIM_STORE, shell, tmp_path).list() == []
+        shell.close()
+        assert len(kubelet.pods) == 1
+
+
+@pytest.mark.parametrize("lacking", needed_for_store(CLAIM_STORE), ids=str)
+def test_every_part_of_that_is_needed_and_named_before_anything_is_written(
+    ci: CiAccount, namespace: str, proxy: Proxy, lacking: Permission
+) -> None:
+    shell = ci("Standard", lacking, CLAIM_STORE).shell("image", print)
+    with pytest.raises(RefusedError, match=f"may not {lacking.verb} {lacking.resource.full_name}"):
+        list(shell.run("true"))
+    assert proxy.writes() == []
 
 
 def test_another_namespace_is_out_of_reach(ci: CiAccount) -> None:

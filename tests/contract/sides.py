@@ -14,6 +14,7 @@ from deployer.release import Release
 from deployer.store import ModelStore
 from deployer.store.folder import FolderStore
 from deployer.store.objects import ObjectStore
+from deployer.store.pvc import ClaimStore
 
 
 class Side(Protocol):
@@ -64,6 +65,15 @@ class FolderSide:
         return self.folder / release.name / release.id
 
 
+class ClaimSide(FolderSide):
+    scheme = "pvc"
+
+    def __init__(self, store: ClaimStore) -> None:
+        self.folder = store._shell.folder / store.claim.path
+        self.staging = store._staging
+        self._aged = 0
+
+
 class ObjectSide:
     def __init__(self, store: ObjectStore) -> None:
         self.scheme = store.location.uri.partition("://")[0]
@@ -103,5 +113,9 @@ class ObjectSide:
 
 
 def side_of(store: ModelStore) -> Side:
-    sides: dict[type, Callable[..., Side]] = {FolderStore: FolderSide, ObjectStore: ObjectSide}
+    sides: dict[type, Callable[..., Side]] = {
+        FolderStore: FolderSide,
+        ClaimStore: ClaimSide,
+        ObjectStore: ObjectSide,
+    }
     return sides[type(store)](store)

@@ -21,24 +21,25 @@ from deployer.release import Release, plan_release
 from deployer.store import ModelStore, Stored, open_store
 from deployer.store.folder import FolderStore
 from tests.contract.sides import Side, side_of
+from tests.shell import FolderShell
 
 Push = Callable[..., tuple[Release, Stored]]
 
 
-STORES = ["folder", "folder with a blank and an ü", "file URL", "s3", "azure"]
+STORES = ["folder", "folder with a blank and an ü", "file URL", "s3", "azure", "claim"]
 
 
 @pytest.fixture(params=STORES)
 def config(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param in ("s3", "azure"):
         return request.getfixturevalue(f"{request.param}_config")
-    uris = {"folder": "store", "file URL": f"file://{tmp_path}/store"}
+    uris = {"folder": "store", "file URL": f"file://{tmp_path}/store", "claim": "pvc://models/a/b"}
     return Store(uri=uris.get(request.param, "model store ü"))
 
 
 @pytest.fixture
 def store(config: Store, tmp_path: Path) -> ModelStore:
-    return open_store(config, tmp_path)
+    return open_store(config, tmp_path, FolderShell(tmp_path / "claim"))
 
 
 @pytest.fixture
@@ -216,7 +217,9 @@ from deployer.archive import Archive, DigestCache, Member, write_archive
 from deployer.config import Config, Model, Store
 from deployer.release import plan_release
 from deployer.store import open_store
-store = open_store(msgspec.json.decode(sys.argv[2], type=Store), Path(sys.argv[1]))
+from tests.shell import FolderShell
+folder = Path(sys.argv[1])
+store = open_store(msgspec.json.decode(sys.argv[2], type=Store), folder, FolderShell(folder / "claim"))
 member = Member(name="w.pt", size=20_000_000, sha256=None, source=bytes(20_000_000))
 archive = Archive(name="digits", version="1.0", format="zip-store", members=(member,))
 print("go", flush=True)

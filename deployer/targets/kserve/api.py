@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 import urllib3
 
-from deployer.errors import KdeployError, NotFoundError
+from deployer.errors import ConflictError, KdeployError, NotFoundError
 from deployer.ownership import FIELD_MANAGER
 from deployer.target import Document
 from deployer.targets.kserve import refusals
@@ -88,6 +88,19 @@ class Api:
             "PATCH", resource, metadata.get("namespace"), metadata["name"], query, document, _APPLY
         )
         return applied
+
+    def create(self, resource: Resource, document: Document) -> Document:
+        """Create an object; one of its name that is there already is returned as it is."""
+        metadata = document["metadata"]
+        query = {"fieldManager": FIELD_MANAGER}
+        try:
+            created: Document = self._ask("POST", resource, metadata["namespace"], query=query, body=document)
+        except ConflictError:
+            found = self.get(resource, metadata["namespace"], metadata["name"])
+            if found is None:
+                raise
+            return found
+        return created
 
     def merge(self, resource: Resource, namespace: str, name: str, change: Document) -> Document:
         """Merge a change into an object; ConflictError where it names a resourceVersion that is old."""

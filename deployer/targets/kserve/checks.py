@@ -35,6 +35,7 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     namespace: Seen = UNSET
     config: KServeConfig | None = None
     domain_template: str | None = None  # the target's own, where KServe's may not be read
+    makes_claim: bool = False  # as the model store is set to do
     version: str | None = None
     knative: bool = True
     features: Seen = UNSET
@@ -178,9 +179,13 @@ def _claim(service: Document, around: Surroundings) -> Iterator[Finding]:
     claim, place, namespace = around.claim, path.partition("/")[0], service["metadata"]["namespace"]
     if scheme != "pvc" or claim is UNSET:
         return
+    if claim is None and around.makes_claim:
+        yield ok("claim", f"{place}, which the first push makes")
+        return
     if claim is None:
         detail = f"there is no PersistentVolumeClaim {place} in namespace {namespace}"
-        yield failure("claim", detail, "store.uri", "a service mounts claims of its own namespace alone")
+        remedy = 'make it, or set create-claim = "10Gi" in [store]'
+        yield failure("claim", detail, "store.uri", remedy)
         return
     phase = claim.get("status", {}).get("phase", "Pending")
     if phase != "Bound" and not (phase == "Pending" and _binds_later(around.storage_class)):

@@ -66,21 +66,15 @@ class Connection:
         """Open a WebSocket that speaks one subprotocol. Raises what the websocket package raises, OSError."""
         import websocket
 
-        options: dict[str, Any] = {"context": self._tls}
-        if self._configuration.tls_server_name:
-            options["server_hostname"] = self._configuration.tls_server_name
-        proxy = urlsplit(self._configuration.proxy or "")
         opened = websocket.create_connection(
             "ws" + self.host.removeprefix("http") + path,
             timeout=_READ,
             header=self.headers(),
             subprotocols=[protocol],
-            sslopt=options,
+            sslopt={"context": self._tls, "server_hostname": self._configuration.tls_server_name},
             suppress_origin=True,
-            http_proxy_host=proxy.hostname,
-            http_proxy_port=proxy.port,
-            http_proxy_auth=(proxy.username, proxy.password),
             redirect_limit=0,  # or the credentials would go wherever an answer says
+            **_proxy(self._configuration.proxy),
         )
         opened.settimeout(None)
         return opened
@@ -192,6 +186,19 @@ def _pod_namespace() -> str:
         return Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace").read_text("utf-8").strip()
     except OSError:
         return "default"
+
+
+def _proxy(url: str | None) -> dict[str, Any]:
+    """Return a WebSocket's options for a proxy; the environment has had its say in the configuration."""
+    if not url:
+        return {"http_no_proxy": ["*"]}
+    parts = urlsplit(url)
+    return {
+        "http_proxy_host": parts.hostname,
+        "http_proxy_port": parts.port or 80,
+        "http_proxy_auth": (parts.username, parts.password) if parts.username else None,
+        "http_no_proxy": [""],
+    }
 
 
 def _tls(configuration: Any) -> ssl.SSLContext:

@@ -54,11 +54,23 @@ def diagnose(service: Document, children: Children) -> Failure | None:
     release = release_of(service)
     pods = [pod for pod in children.pods if release_of(pod) == release and _wanted(pod)]
     for pod in pods:
-        if failure := _of_containers(pod, children.events) or _of_scheduling(pod, children.events):
+        if failure := diagnose_pod(pod, children.events):
             return failure
     made = [*children.replica_sets, *children.deployments, *children.revisions]
     made = [one for one in made if release_of(one) == release]
     return _of_conditions(made) or _of_events(service, made, children.events) or _of_model(service)
+
+
+def diagnose_pod(pod: Document, events: list[Document]) -> Failure | None:
+    """Return why a pod cannot come to run, or None while it still may."""
+    return _of_containers(pod, events) or _of_scheduling(pod, events)
+
+
+def explain_pod(pod: Document, events: list[Document]) -> str:
+    """Return what a pod waits for, or why it ended: the last complaint, else its own words, or nothing."""
+    ended = [state["terminated"] for _, state in _states(pod) if "terminated" in state]
+    own = (ended[0].get("reason", ""), ended[0].get("message", "")) if ended else _waiting(pod)
+    return _event(pod, events) or _join(*own)
 
 
 def explain_waiting(service: Document, children: Children) -> tuple[str, str]:
@@ -67,12 +79,18 @@ def explain_waiting(service: Document, children: Children) -> tuple[str, str]:
     for pod in children.pods:
         if release_of(pod) != release or not _wanted(pod):
             continue
-        for condition in _conditions(pod):
-            if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-                return "Unschedulable", f"pod {_name(pod)}: {condition.get('message', '')}"
-        for container, state in _states(pod):
-            if waiting := state.get("waiting"):
-                return str(waiting.get("reason", "Waiting")), f"container {container} of pod {_name(pod)}"
+        if (waiting := _waiting(pod))[0]:
+            return waiting
+    return "", ""
+
+
+def _waiting(pod: Document) -> tuple[str, str]:
+    for condition in _conditions(pod):
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return "Unschedulable", f"pod {_name(pod)}: {condition.get('message', '')}"
+    for container, state in _states(pod):
+        if waiting := state.get("waiting"):
+            return str(waiting.get("reason", "Waiting")), f"container {container} of pod {_name(pod)}"
     return "", ""
 
 

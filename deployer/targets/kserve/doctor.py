@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 
 from msgspec import UNSET
 
-from deployer.config import KServeTarget
+from deployer.config import KServeTarget, Store
 from deployer.errors import KdeployError
 from deployer.target import Document
 from deployer.targets.kserve.api import Api
 from deployer.targets.kserve.capabilities import Discovery
 from deployer.targets.kserve.checks import Surroundings, check
-from deployer.targets.kserve.permissions import check_permissions, needed
+from deployer.targets.kserve.permissions import check_permissions, needed, needed_for_store
 from deployer.targets.kserve.rules import Finding, failure, gpus_of, mode_of, ok, service_of
 from deployer.targets.kserve.surroundings import look
 
@@ -23,6 +23,7 @@ def examine(
     api: Api,
     discovery: Discovery,
     target: KServeTarget,
+    store: Store,
     namespace: str,
     render: Callable[[], Sequence[Document]],
 ) -> list[Finding]:
@@ -36,12 +37,13 @@ def examine(
             return found
         mode = target.deployment_mode or discovery.mode
         knative = ok("Knative", "installed" if discovery.knative else "not installed")
-        found += [knative, _ingress(discovery), check_permissions(api, namespace, needed(mode))]
+        wanted = [*needed(mode), *needed_for_store(store)]
+        found += [knative, _ingress(discovery), check_permissions(api, namespace, wanted)]
     except KdeployError as error:
         return [_of(error, "cluster")]
     try:
         documents = render()
-        around = look(api, discovery, documents, target.domain_template)
+        around = look(api, discovery, documents, target, store)
     except KdeployError as error:
         return [*found, _of(error, "release")]
     return [*found, *check(documents, around), *_unread(documents, around, target)]

@@ -11,7 +11,7 @@ from deployer.target import Document, Reference
 from deployer.targets.kserve.api import Api
 from deployer.targets.kserve.diagnosis import Failure
 from deployer.targets.kserve.resources import INFERENCE_SERVICE, POD
-from deployer.targets.kserve.watching import Watching
+from deployer.targets.kserve.watching import Watching, selections
 
 LAST_LINES = 20
 
@@ -52,7 +52,8 @@ def follow_logs(api: Api, reference: Reference) -> Iterator[str]:
             lines.put(line)
             watching.wake()
 
-    with Watching(api, reference, standard=True, only=(INFERENCE_SERVICE, POD)) as watching:
+    everything = selections(reference, standard=True)
+    with Watching(api, reference, {one: everything[one] for one in (INFERENCE_SERVICE, POD)}) as watching:
         while not watching.complete or watching.service:
             watching.wait(_DAY)
             for pod in watching.children.pods:

@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from msgspec import Struct
 
+from deployer.config import Store
 from deployer.target import Document
 from deployer.targets.kserve.api import Api
 from deployer.targets.kserve.resources import (
+    CLAIM,
     DEPLOYMENT,
     EVENT,
     INFERENCE_SERVICE,
@@ -25,6 +27,7 @@ from deployer.targets.kserve.rules import Finding, failure, ok
 
 ACCOUNT = "kdeploy"  # the name of the Role, and of the ServiceAccount that it is bound to
 POD_LOG = Resource("", "v1", "pods/log", "Pod")
+POD_EXEC = Resource("", "v1", "pods/exec", "Pod")
 _SEEN = ("list", "watch")
 _WRITTEN = (INFERENCE_SERVICE, SERVING_RUNTIME, SERVICE_ACCOUNT, SECRET)
 
@@ -54,6 +57,20 @@ def to_roll_out(kinds: Collection[Resource], mode: str, *, wait: bool) -> list[P
     ]
 
 
+def needed_for_store(store: Store) -> list[Permission]:
+    """Return what the model store itself does on the cluster: a Pod mounts it, where it is in a claim."""
+    if not store.uri.startswith("pvc://"):
+        return []
+    verbs: dict[Resource, Sequence[str]] = {
+        CLAIM: ("get", "create") if store.create_claim else ("get",),
+        POD: ("get", *_SEEN, "create", "delete"),
+        # By WebSocket exec is a GET; API servers from 1.35 on want `create` as well.
+        POD_EXEC: ("get", "create"),
+        EVENT: _SEEN,
+    }
+    return [Permission(verb, resource) for resource, each in verbs.items() for verb in each]
+
+
 def missing(api: Api, namespace: str, wanted: Sequence[Permission]) -> list[Permission]:
     """Ask the API server which permissions this user has not."""
     with ThreadPoolExecutor(max_workers=8) as pool:
@@ -71,10 +88,10 @@ def check_permissions(api: Api, namespace: str, wanted: Sequence[Permission]) ->
     return failure("permissions", detail, f"namespace {namespace}", remedy)
 
 
-def render_role(namespace: str, mode: str) -> list[Document]:
-    """Render an account for CI with just these permissions in just this namespace."""
+def render_role(namespace: str, mode: str, more: Sequence[Permission] = ()) -> list[Document]:
+    """Render an account for CI with a rollout's permissions, and more, in just this namespace."""
     rules: dict[Resource, list[str]] = {}
-    for one in needed(mode):
+    for one in dict.fromkeys([*needed(mode), *more]):
         rules.setdefault(one.resource, []).append(one.verb)
     metadata = {
         "name": ACCOUNT,

@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec import UNSET
 
+from deployer.config import KServeTarget, Store
 from deployer.target import Document
 from deployer.targets.kserve.api import Api
 from deployer.targets.kserve.capabilities import Discovery
@@ -33,7 +34,7 @@ Asked = dict[str, Callable[[], Any]]
 
 
 def look(
-    api: Api, discovery: Discovery, documents: Sequence[Document], domain_template: str | None
+    api: Api, discovery: Discovery, documents: Sequence[Document], target: KServeTarget, store: Store
 ) -> Surroundings:
     """Read all that a service's documents depend on, but what may not be read. Raises TargetError."""
     service = service_of(documents)
@@ -41,7 +42,9 @@ def look(
     live = api.get(INFERENCE_SERVICE, namespace, name)
     found = _read(_first(api, discovery, documents))
     found |= _read(_second(api, discovery, documents, found))
-    return Surroundings(live=live, domain_template=domain_template, **found)
+    return Surroundings(
+        live=live, domain_template=target.domain_template, makes_claim=bool(store.create_claim), **found
+    )
 
 
 def _first(api: Api, discovery: Discovery, documents: Sequence[Document]) -> Asked:

@@ -11,7 +11,7 @@ from types import TracebackType
 
 import msgspec
 
-from deployer.config import KServeTarget
+from deployer.config import KServeTarget, Store
 from deployer.errors import ConfigError, ConflictError, KdeployError, NotFoundError
 from deployer.ownership import FIELD_MANAGER, owners
 from deployer.target import Capabilities, Document, Endpoint, Phase, Reference, Status, read_status
@@ -20,10 +20,11 @@ from deployer.targets.kserve.capabilities import Discovery
 from deployer.targets.kserve.checks import check, refuse
 from deployer.targets.kserve.connection import Connection, connect
 from deployer.targets.kserve.doctor import examine
+from deployer.targets.kserve.helper_pod import HelperPod
 from deployer.targets.kserve.ingress import find_ingress
 from deployer.targets.kserve.judge import Judge
 from deployer.targets.kserve.logs import follow_logs, last_lines, read_logs
-from deployer.targets.kserve.permissions import check_permissions, render_role, to_roll_out
+from deployer.targets.kserve.permissions import check_permissions, needed_for_store, render_role, to_roll_out
 from deployer.targets.kserve.refusals import RefusedError
 from deployer.targets.kserve.resources import (
     INFERENCE_SERVICE,
@@ -43,7 +44,7 @@ from deployer.targets.kserve.serving import (
     release_of,
 )
 from deployer.targets.kserve.surroundings import look
-from deployer.targets.kserve.watching import Watching
+from deployer.targets.kserve.watching import Watching, selections
 
 _AUTOSCALER = "serving.kserve.io/autoscalerClass"
 _OWN_ATTEMPTS = 10
@@ -56,12 +57,14 @@ class Cluster:
     def __init__(
         self,
         config: KServeTarget,
+        store: Store | None = None,
         *,
         force_conflicts: bool = False,
         dry_run: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
+        self._store = store or Store()
         self._force = force_conflicts
         self._dry_run = dry_run
         self._clock = clock
@@ -109,8 +112,8 @@ class Cluster:
         """
         kinds = dict.fromkeys(resource_of(document) for document in documents)
         service = service_of(documents)
-        wanted = to_roll_out(kinds, mode_of(service), wait=wait)
-        around = look(self.api, self._discovery, documents, self._config.domain_template)
+        wanted = [*to_roll_out(kinds, mode_of(service), wait=wait), *needed_for_store(self._store)]
+        around = look(self.api, self._discovery, documents, self._config, self._store)
         allowed = check_permissions(self.api, service["metadata"]["namespace"], wanted)
         return refuse([allowed, *check(documents, around)])
 
@@ -144,7 +147,8 @@ class Cluster:
         service = self._existing(reference)
         end = self._clock() + timeout
         judge = Judge(window=self._config.wait_window, before=self._left.get(reference))
-        with Watching(self.api, reference, standard=is_standard(service)) as watching:
+        chosen = selections(reference, standard=is_standard(service))
+        with Watching(self.api, reference, chosen) as watching:
             while True:
                 limit = judge.look_again if judge.in_window else min(end, judge.look_again or end)
                 changed = watching.wait((limit or end) - self._clock())
@@ -194,11 +198,16 @@ class Cluster:
 
     def examine(self, render: Callable[[], Sequence[Document]]) -> builtins.list[Finding]:
         """Look at everything that a rollout of the documents depends on. Changes nothing."""
-        return examine(self.api, self._discovery, self._config, self.namespace, render)
+        return examine(self.api, self._discovery, self._config, self._store, self.namespace, render)
+
+    def shell(self, image: str, note: Callable[[str], None]) -> HelperPod:
+        """Return a shell in the claim of the model store; its Pod is made when it is first used."""
+        return HelperPod(lambda: (self._connection, self.namespace), self._store, image, note)
 
     def role(self) -> builtins.list[Document]:
-        """Render the least that an account must be allowed to do here."""
-        return render_role(self.namespace, self.capabilities().deployment_mode)
+        """Render the least that an account must be allowed to do here, in the model store, too."""
+        more = needed_for_store(self._store)
+        return render_role(self.namespace, self.capabilities().deployment_mode, more)
 
     def releases_in_use(self) -> frozenset[str]:
         """Return `NAME/ID` of every release that is served, wanted or one step back.

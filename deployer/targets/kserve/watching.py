@@ -1,4 +1,4 @@
-"""A live copy of what belongs to one InferenceService, kept by watches: no polling.
+"""A live copy of what belongs to one InferenceService, or Pod, kept by watches: no polling.
 
 Each selection of objects is listed once and watched from there by a thread of its own, which goes on
 after whatever breaks: a watch that times out, a dropped connection, a version that is forgotten (410).
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 
 import urllib3
@@ -74,15 +74,10 @@ def selections(reference: Reference, *, standard: bool) -> dict[Resource, Mappin
 class Watching:
     """The live copy, for as long as the `with` lasts. Its threads hold no lock and end with it."""
 
-    def __init__(
-        self, api: Api, reference: Reference, *, standard: bool, only: Collection[Resource] = ()
-    ) -> None:
-        """Watch what belongs to a service; with `only`, nothing but that of it."""
+    def __init__(self, api: Api, reference: Reference, chosen: Mapping[Resource, Mapping[str, str]]) -> None:
         self._troubles: dict[Resource, KdeployError] = {}
         self._reference = reference
         self._messages: queue.SimpleQueue[_Message] = queue.SimpleQueue()
-        chosen = selections(reference, standard=standard)
-        chosen = {resource: query for resource, query in chosen.items() if not only or resource in only}
         self._known: dict[Resource, dict[str, Document]] = {}
         self._unlisted = set(chosen)
         self._followers = [

@@ -1,0 +1,215 @@
+"""A model store in a PersistentVolumeClaim: the layout of a folder's, reached through a shell that mounts it.
+
+    PATH/NAME/RELEASE-ID/config/config.properties
+                         model-store/NAME.mar
+                         release.json
+    PATH/.staging/NAME.RELEASE-ID/         what is being uploaded
+
+A release comes to its place by one rename on the volume, so it is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import builtins
+import re
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TypeVar
+
+from deployer.access import Access
+from deployer.archive import verify_archive
+from deployer.config import NAME_PATTERN, Store
+from deployer.errors import IntegrityError, StoreError
+from deployer.release import ID_PATTERN, Release, decode_release, encode_release
+from deployer.store import PROPERTIES, RECORD, Staging, Stored
+from deployer.store.faults import disk_error
+from deployer.store.location import locate_claim
+from deployer.store.shell import BrokenError, ExitError, Shell, ask, refused
+from deployer.store.shell_upload import ATTEMPTS, Upload
+from deployer.store.staging import STAGING, require_room, staged
+
+_FIND = '[ ! -f "$1" ] || cat "$1"'
+
+# A record that is removed while this runs is one that is not there.
+_LIST = """
+[ -d "$1" ] || { echo .; exit; }
+cd "$1"
+if [ "$2" ]; then set -- "$2"/*/release.json; else set -- */*/release.json; fi
+for file; do
+  case $file in *[!-A-Za-z0-9._/]*) continue ;; esac
+  changed=$(stat -c %Y "$file" 2>/dev/null) && text=$(cat "$file" 2>/dev/null) || continue
+  printf '%s %s %s\\n%s\\n' "$changed" "${#text}" "$file" "$text"
+done
+"""
+
+_FILES = """
+[ -d "$1" ] || { echo .; exit; }
+cd "$1"
+find . ! -type d -exec stat -c '%s %n' {} +
+"""
+
+_DELETE = """
+place=$1 trash=$2
+mkdir -p "${trash%/*}"
+[ ! -e "$place" ] || mv "$place" "$trash"
+rm -rf "$trash" "$3"
+"""
+
+_TAIL = 'tail -c +"$2" "$1"'
+
+Result = TypeVar("Result")
+
+
+class ClaimStore:
+    """A model store in a claim. Implements deployer.store.ModelStore."""
+
+    passive = False
+
+    def __init__(
+        self, config: Store, shell: Shell, root: Path, *, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self.claim = locate_claim(config.uri)
+        self._account = config.service_account
+        self._shell = shell
+        self._staging = root / STAGING
+        self._sleep = sleep
+
+    def uri(self, release: Release) -> str:
+        """Return the storage URI of a release, as KServe mounts it; it ends in `/`."""
+        return f"{self.claim.uri}{release.label}/"
+
+    def access(self) -> Access:
+        """Return the ServiceAccount that a service runs as: a claim is mounted, and needs no credentials."""
+        return Access(account=self._account or "default")
+
+    def find(self, name: str, release_id: str) -> Release | None:
+        """Return a release that is there in whole, or None; one run of the shell."""
+        place = f"{name}/{release_id}/{RECORD}"
+        content = self._ask(_FIND, f"{self.claim.folder}/{place}")
+        return self._decode(content, name, release_id) if content else None
+
+    def list(self, name: str | None = None) -> builtins.list[Release]:
+        """Return the releases of one model, or of all, the oldest push first.
+
+        Of two that were pushed within one second, the order is by name.
+        """
+        rest = self._ask(_LIST, self.claim.folder, name or "")
+        found: builtins.list[tuple[int, Release]] = []
+        while rest:
+            head, _, rest = rest.partition(b"\n")
+            changed, size, path = head.decode().split(" ")
+            content, rest = rest[: int(size)], rest[int(size) + 1 :]
+            model, release_id, _ = path.split("/")
+            if re.match(NAME_PATTERN, model) and re.match(ID_PATTERN, release_id):
+                found.append((int(changed), self._decode(content, model, release_id)))
+        return [release for _, release in sorted(found, key=lambda pair: (pair[0], pair[1].label))]
+
+    def stage(self) -> AbstractContextManager[Staging]:
+        """Open a local folder to build a release in; nothing of it stays."""
+        return staged(self._staging, str(self._staging))
+
+    def put(self, release: Release, staging: Staging) -> Stored:
+        """Publish a staged release: what is there is not sent again, and all is compared. Idempotent."""
+        names = (str(PROPERTIES), _archive(release), RECORD)
+        try:
+            (staging.folder / PROPERTIES).parent.mkdir(exist_ok=True)
+            (staging.folder / PROPERTIES).write_bytes(release.config_properties.encode())
+            (staging.folder / RECORD).write_bytes(encode_release(release))
+            upload = Upload(self._shell, where=self.uri(release), folder=staging.folder, names=names)
+            upload.run(self._place(release), self._uploading(release), self._sleep)
+        except OSError as error:
+            raise disk_error("the release cannot be sent", str(staging.folder), error) from error
+        return Stored(self.uri(release), upload.sent)
+
+    def verify(self, release: Release) -> None:
+        """Compare every stored byte with the release, by downloading it. Raises IntegrityError."""
+        where, hint = self.uri(release), f"remove what is below {self.uri(release)} and push again"
+        archive = _archive(release)
+        expected = {str(PROPERTIES), archive, RECORD}
+        found = self._files(release)
+        for path in sorted(expected ^ set(found)):
+            what = "is missing" if path in expected else "does not belong to the release"
+            raise IntegrityError(f"{path} {what}", where=where, hint=hint)
+        if self._ask(_FIND, f"{self._place(release)}/{PROPERTIES}") != release.config_properties.encode():
+            raise IntegrityError("config.properties was changed", where=where, hint=hint)
+        with self.stage() as staging:
+            copy = staging.archive_path(release.archive.file_name)
+            self._download(f"{self._place(release)}/{archive}", copy, found[archive])
+            try:
+                verify_archive(copy, release.archive.members)
+            except IntegrityError as error:
+                raise IntegrityError(error.what, where=where + archive, hint=hint) from error
+
+    def delete(self, release: Release) -> int:
+        """Remove a release, by one rename first, and return the bytes that this freed."""
+        found = self._files(release)
+        if not found:
+            raise StoreError("the release cannot be removed: it is not there", where=self.uri(release))
+        uploading = self._uploading(release)
+        self._ask(_DELETE, self._place(release), f"{uploading}.{uuid.uuid4().hex}", uploading)
+        return sum(found.values())
+
+    def close(self) -> None:
+        """Let go of the claim, which not every volume lends to two nodes at once."""
+        self._shell.close()
+
+    def _decode(self, content: bytes, name: str, release_id: str) -> Release:
+        where = f"{self.claim.uri}{name}/{release_id}/{RECORD}"
+        release = decode_release(content, where=where)
+        if (release.name, release.id) != (name, release_id):
+            raise IntegrityError(
+                f"it tells of {release.label}", where=where, hint="a release folder was renamed: undo that"
+            )
+        return release
+
+    def _place(self, release: Release) -> str:
+        return f"{self.claim.folder}/{release.label}"
+
+    def _uploading(self, release: Release) -> str:
+        return f"{self.claim.folder}/.staging/{release.name}.{release.id}"
+
+    def _files(self, release: Release) -> dict[str, int]:
+        """Return every file of a release with its size."""
+        lines = self._ask(_FILES, self._place(release)).decode(errors="replace").splitlines()
+        pairs = (line.partition(" ./") for line in lines)
+        return {name: int(size) if size.isdigit() else 0 for size, _, name in pairs}
+
+    def _download(self, path: str, copy: Path, size: int) -> None:
+        """Bring a file here, going on where the stream breaks or ends too early."""
+        require_room(copy.parent, size)
+
+        def go_on() -> None:
+            with copy.open("ab") as file:
+                for data in self._shell.run(_TAIL, path, str(file.tell() + 1)):
+                    file.write(data)
+                if file.tell() != size:
+                    raise BrokenError("the download broke off", where=self.claim.uri, hint="run this again")
+
+        try:
+            self._patiently(go_on, lambda: copy.stat().st_size)
+        except ExitError as error:
+            raise refused(error, self.claim.uri) from error
+        except OSError as error:
+            raise disk_error("the release cannot be read", str(copy), error) from error
+
+    def _ask(self, script: str, *arguments: str) -> bytes:
+        return self._patiently(lambda: ask(self._shell, self.claim.uri, script, *arguments))
+
+    def _patiently(self, call: Callable[[], Result], progress: Callable[[], int] = lambda: 0) -> Result:
+        """Call again when the way to the shell breaks, some times in a row without progress."""
+        tries, before = 0, 0
+        while True:
+            try:
+                return call()
+            except BrokenError:
+                tries, before = (tries + 1 if progress() <= before else 1), progress()
+                if tries == ATTEMPTS:
+                    raise
+            self._sleep(0.2 * 2**tries)
+
+
+def _archive(release: Release) -> str:
+    return f"model-store/{release.archive.file_name}"

@@ -1,0 +1,230 @@
+"""The Pod that mounts a claim for one command: made when it is first needed, deleted when the command ends.
+
+Where a command is killed, its Pod ends by its own deadline, and the next command deletes what is left of it.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+
+from deployer.config import Store
+from deployer.errors import KdeployError, RolloutFailedError, StoreError
+from deployer.store.location import locate_claim
+from deployer.store.shell import BrokenError, ExitError
+from deployer.target import Document, Reference
+from deployer.targets.kserve.api import Api
+from deployer.targets.kserve.checks import refuse
+from deployer.targets.kserve.connection import Connection
+from deployer.targets.kserve.diagnosis import diagnose_pod, explain_pod
+from deployer.targets.kserve.permissions import check_permissions, needed_for_store
+from deployer.targets.kserve.refusals import RefusedError
+from deployer.targets.kserve.resources import CLAIM, EVENT, POD
+from deployer.targets.kserve.shell import run_in_pod
+from deployer.targets.kserve.watching import Watching
+
+DEADLINE = 3600  # seconds that such a Pod lives at most; a command that needs longer gets another one
+PATIENCE = 600.0  # seconds until it must run: its image may have to be pulled
+MOUNT = "/mnt/model-store"
+_LABELS = {"app.kubernetes.io/managed-by": "kdeploy", "app.kubernetes.io/component": "model-store"}
+_USER = 1000  # as in the ServingRuntime, so that what is written can be read there
+
+
+class HelperPod:
+    """A shell in a Pod that mounts a claim. Implements deployer.store.shell.Shell."""
+
+    def __init__(
+        self,
+        connect: Callable[[], tuple[Connection, str]],
+        store: Store,
+        image: str,
+        note: Callable[[str], None],
+    ) -> None:
+        self._connect = connect  # to a cluster and its namespace, once it is needed
+        self._store = store
+        self._claim = locate_claim(store.uri).name
+        self._image = image
+        self._note = note
+        self._name = ""
+
+    def run(self, script: str, *arguments: str, source: Iterable[bytes] = ()) -> Iterator[bytes]:
+        """Run a script in the claim's folder; where the Pod has ended, the next run gets another one.
+
+        Raises ExitError, BrokenError, and StoreError or TargetError where there can be no such Pod.
+        """
+        connection, namespace = self._connect()
+        if not self._name:
+            self._start(Api(connection), namespace)
+        command = ["sh", "-c", script, "sh", *arguments]
+        try:
+            yield from run_in_pod(connection, namespace, self._name, command, source)
+        except (ExitError, RefusedError):
+            raise
+        except KdeployError as error:
+            if not _runs(Api(connection).get(POD, namespace, self._name)):
+                self.close()
+            raise BrokenError(error.what, where=error.where, hint=error.hint) from error
+
+    def close(self) -> None:
+        """Delete the Pod, if there is one. Never raises an error of ours: it ends by itself, too."""
+        name, self._name = self._name, ""
+        if not name:
+            return
+        connection, namespace = self._connect()
+        try:
+            Api(connection).delete(POD, namespace, name)
+        except KdeployError as error:
+            self._note(f"Pod {namespace}/{name} could not be deleted, and ends within the hour: {error}")
+
+    def _start(self, api: Api, namespace: str) -> None:
+        refuse([check_permissions(api, namespace, needed_for_store(self._store))])
+        self._find_claim(api, namespace)
+        self._name = f"kdeploy-store-{uuid.uuid4().hex[:10]}"
+        try:
+            pod = api.create(POD, _document(self._claim, self._image, namespace, self._name))
+        except RolloutFailedError as error:
+            raise StoreError(
+                f"no Pod can be made that mounts the claim: {error.what}", where=error.where, hint=error.hint
+            ) from error
+        _sweep(api, namespace, pod)
+        self._wait(api, Reference(namespace, self._name))
+
+    def _find_claim(self, api: Api, namespace: str) -> None:
+        name, store = self._claim, self._store
+        if api.get(CLAIM, namespace, name):
+            return
+        if not store.create_claim:
+            raise StoreError(
+                f"there is no PersistentVolumeClaim {name} in namespace {namespace}",
+                where="store.uri",
+                hint='make it, or set create-claim = "10Gi" in [store] to have it made',
+            )
+        api.create(
+            CLAIM,
+            {
+                "apiVersion": CLAIM.api_version,
+                "kind": CLAIM.kind,
+                "metadata": {"name": name, "namespace": namespace, "labels": _LABELS},
+                "spec": {
+                    "accessModes": [store.claim_access_mode],
+                    "resources": {"requests": {"storage": store.create_claim}},
+                },
+            },
+        )
+
+    def _wait(self, api: Api, pod: Reference) -> None:
+        """Wait until the Pod runs; say what it waits for. Raises StoreError where it never will."""
+        end, told = time.monotonic() + PATIENCE, ""
+        chosen = {
+            POD: {"fieldSelector": f"metadata.name={pod.name}"},
+            EVENT: {"fieldSelector": f"involvedObject.name={pod.name}"},
+        }
+        with Watching(api, pod, chosen) as watching:
+            while time.monotonic() < end:
+                watching.wait(end - time.monotonic())
+                if not watching.complete:
+                    continue
+                found, events = next(iter(watching.children.pods), None), watching.children.events
+                if _runs(found):
+                    return
+                said = _still_waiting(pod, found, events)
+                if said and said != told:
+                    told = said
+                    self._note(f"the Pod that mounts claim {self._claim} waits: {said}")
+        raise StoreError(
+            f"after {PATIENCE:g} s no Pod runs that mounts the claim: {told or 'no reason is told'}",
+            where=f"pod {pod}",
+            hint=f"look at the claim: `kubectl -n {pod.namespace} describe pvc {self._claim}`",
+        )
+
+
+def _still_waiting(pod: Reference, found: Document | None, events: list[Document]) -> str:
+    """Return what a Pod that does not run yet waits for. Raises StoreError where it never will."""
+    said = explain_pod(found, events) if found else "it was deleted"
+    if found is None or _ended(found):
+        what = f"ended before it ran: {said or 'no reason is told'}"
+    elif failure := diagnose_pod(found, events):
+        what = f"cannot run: {failure.reason}: {failure.message}"
+    else:
+        return said
+    raise StoreError(
+        f"the Pod that mounts the claim {what}",
+        where=f"pod {pod}",
+        hint="store.helper-image names another image with a shell",
+    )
+
+
+def _sweep(api: Api, namespace: str, own: Document) -> None:
+    """Delete the Pods of commands that were killed: those that ended, or are older than any may be."""
+    selector = ",".join(f"{key}={value}" for key, value in _LABELS.items())
+    for pod in api.list(POD, namespace, {"labelSelector": selector})[0]:
+        # Both times are the API server's, whatever the clock here says.
+        age = _created(own) - _created(pod)
+        if _ended(pod) or age > DEADLINE:
+            api.delete(POD, namespace, pod["metadata"]["name"])
+
+
+def _created(pod: Document) -> float:
+    return datetime.fromisoformat(pod["metadata"]["creationTimestamp"].replace("Z", "+00:00")).timestamp()
+
+
+def _ended(pod: Document) -> bool:
+    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+
+
+def _runs(pod: Document | None) -> bool:
+    if pod is None or "deletionTimestamp" in pod["metadata"]:
+        return False
+    states = pod.get("status", {}).get("containerStatuses", [])
+    return not _ended(pod) and any("running" in (one.get("state") or {}) for one in states)
+
+
+def _document(claim: str, image: str, namespace: str, name: str) -> Document:
+    """Render the Pod, as strict as Pod Security's `restricted` wants it."""
+    return {
+        "apiVersion": POD.api_version,
+        "kind": POD.kind,
+        # A sidecar of a mesh would end neither with the Pod's work nor be of any use to it.
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": {**_LABELS, "sidecar.istio.io/inject": "false"},
+        },
+        "spec": {
+            "activeDeadlineSeconds": DEADLINE,
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 1,
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": _USER,
+                "runAsGroup": _USER,
+                "fsGroup": _USER,
+                "fsGroupChangePolicy": "OnRootMismatch",
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": "shell",
+                    "image": image,
+                    "command": ["sleep", str(DEADLINE)],
+                    # Scripts are run here, too.
+                    "workingDir": MOUNT,
+                    "securityContext": {
+                        "allowPrivilegeEscalation": False,
+                        "readOnlyRootFilesystem": True,
+                        "capabilities": {"drop": ["ALL"]},
+                    },
+                    "resources": {
+                        "requests": {"cpu": "100m", "memory": "64Mi"},
+                        "limits": {"cpu": "1", "memory": "512Mi"},
+                    },
+                    "volumeMounts": [{"name": "models", "mountPath": MOUNT}],
+                }
+            ],
+            "volumes": [{"name": "models", "persistentVolumeClaim": {"claimName": claim}}],
+        },
+    }

@@ -1,0 +1,226 @@
+"""A stand-in for a kubelet: a Node whose Pods come to run, and whose containers are a shell in a folder.
+
+The API server proxies `exec` to it as to any kubelet: by HTTPS to the Node's address and port, the WebSocket
+passed through. What a container runtime would run in the container is run here, in a folder for each claim.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import ssl
+import threading
+from pathlib import Path
+from typing import Any
+
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from deployer.target import Document
+from tests.cluster.kube import Kube
+
+NODE = "kubelet-of-the-tests"
+_PROTOCOL = "v4.channel.k8s.io"
+_RUNNING = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
+
+
+class Kubelet:
+    """Serves exec, and plays scheduler and kubelet for the Pods of one namespace, while the `with` lasts."""
+
+    def __init__(self, kube: Kube, namespace: str, folder: Path) -> None:
+        self.kube, self.namespace, self.folder = kube, namespace, folder
+        self.commands: list[list[str]] = []
+        self.received = 0  # bytes of stdin
+        self.pods: list[Document] = []  # as they were first seen
+        self.deleted: list[str] = []
+        self.status: Document | None = None  # instead of running, what Pods come to
+        self.loses: list[int] = []  # of the next commands with stdin, how many bytes of its tail are lost
+        self.stalls = 0  # so many of the next commands never get their stdin
+        self.refuses = ""  # what the container runtime says in place of running a command
+        self.executing = threading.Event()
+        self._changed = threading.Condition()
+        self._running = 0
+        self._pods = f"/api/v1/namespaces/{namespace}/pods"
+
+    def __enter__(self) -> Kubelet:
+        self._loop = asyncio.new_event_loop()
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=[self._serve()])
+        self._thread.start()
+        assert self._started.wait(10)
+        self._join()
+        self._player = threading.Thread(target=self._play)
+        self._player.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._watch.shutdown()
+        self._player.join()
+        self._loop.call_soon_threadsafe(self._stop.set_result, None)
+        self._thread.join()
+        self._loop.close()
+        self.kube.delete(f"/api/v1/nodes/{NODE}-{self.namespace}")
+
+    def path(self, claim: str) -> Path:
+        """Return the folder that stands in for a claim's volume."""
+        return self.folder / claim
+
+    def _join(self) -> None:
+        node = f"{NODE}-{self.namespace}"
+        self.kube.create("/api/v1/nodes", {"metadata": {"name": node}})
+        status = {
+            "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": self.port}},
+        }
+        self.kube.merge(f"/api/v1/nodes/{node}/status", {"status": status})
+        self._watch = self.kube.admin.request(
+            "GET", f"{self.kube.url}{self._pods}?watch=true&resourceVersion=0", preload_content=False
+        )
+
+    def _play(self) -> None:
+        rest = b""
+        with contextlib.suppress(Exception):  # how the watch ends when it is shut down
+            for data in self._watch.stream(65536):
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    event = json.loads(line)
+                    if event["type"] == "DELETED":
+                        self.deleted.append(event["object"]["metadata"]["name"])
+                    else:
+                        self._bring_on(event["object"])
+
+    def _bring_on(self, pod: Document) -> None:
+        path = f"{self._pods}/{pod['metadata']['name']}"
+        if "deletionTimestamp" in pod["metadata"]:
+            self.kube.request("DELETE", f"{path}?gracePeriodSeconds=0")
+        elif not pod["spec"].get("nodeName"):
+            self.pods.append(pod)
+            target = {"kind": "Node", "name": f"{NODE}-{self.namespace}"}
+            self.kube.request("POST", f"{path}/binding", {"metadata": pod["metadata"], "target": target})
+        elif "containerStatuses" not in pod["status"] and pod["status"]["phase"] == "Pending":
+            claim = pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"]
+            self.path(claim).mkdir(parents=True, exist_ok=True)
+            container = {"name": "shell", "image": "i", "imageID": "", "ready": True, "restartCount": 0}
+            running = {"phase": "Running", "containerStatuses": [{**container, "state": _RUNNING}]}
+            self.set_status(pod["metadata"]["name"], self.status or running)
+
+    def wait_for(self, received: int) -> bool:
+        """Wait until so many bytes of stdin have come."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.received >= received, timeout=20)
+
+    def settle(self) -> None:
+        """Wait until no command runs."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._running == 0, timeout=20)
+
+    def set_status(self, pod: str, status: Document) -> None:
+        self.kube.request(
+            "PATCH", f"{self._pods}/{pod}/status", {"status": status}, "application/merge-patch+json"
+        )
+
+    async def _serve(self) -> None:
+        self._stop = self._loop.create_future()
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(self.kube.certificate, self.kube.key)
+        app = web.Application()
+        app.router.add_get("/exec/{namespace}/{pod}/{container}", self._exec)
+        runner = web.AppRunner(app, shutdown_timeout=1.0)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
+        await site.start()
+        self.port = runner.addresses[0][1]
+        self._started.set()
+        await self._stop
+        await runner.cleanup()
+
+    async def _exec(self, request: web.Request) -> web.StreamResponse:
+        pod = self.kube.get(f"{self._pods}/{request.match_info['pod']}")
+        claim = pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"]
+        socket = web.WebSocketResponse(protocols=[_PROTOCOL], max_msg_size=0, timeout=0.5)
+        await socket.prepare(request)
+        command = request.query.getall("command")
+        self.commands.append(command)
+        if self.refuses:
+            failure = {"status": "Failure", "reason": "InternalError", "message": self.refuses, "code": 500}
+            await socket.send_bytes(b"\x03" + json.dumps(failure).encode())
+            await socket.close()
+            return socket
+        self._run(1)
+        child = await asyncio.create_subprocess_exec(
+            *command,
+            cwd=self.path(claim),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        feeding = asyncio.create_task(self._feed(socket, child.stdin))
+        try:
+            for channel in (1, 2, 3):
+                await socket.send_bytes(bytes([channel]))
+            await asyncio.gather(_pump(socket, 1, child.stdout), _pump(socket, 2, child.stderr))
+            await socket.send_bytes(b"\x03" + json.dumps(_status(await child.wait())).encode())
+            await socket.close(code=WSCloseCode.OK)
+        except ConnectionError:
+            pass  # the client is gone
+        finally:
+            feeding.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await feeding
+            child.stdin.close()
+            await child.wait()
+            self._run(-1)
+        return socket
+
+    def _run(self, more: int) -> None:
+        with self._changed:
+            self._running += more
+            self._changed.notify_all()
+
+    async def _feed(self, socket: web.WebSocketResponse, stdin: asyncio.StreamWriter) -> None:
+        """Pass stdin on; where the client goes away, the command sees its end."""
+        held, keep = b"", None
+        async for message in socket:
+            if message.type is not WSMsgType.BINARY:
+                break
+            if self.stalls:
+                self.stalls -= 1
+                async for _ in socket:
+                    pass  # until the client is gone
+                break
+            if keep is None:
+                keep = self.loses.pop(0) if self.loses else 0
+            self.executing.set()
+            with self._changed:
+                self.received += len(message.data) - 1
+                self._changed.notify_all()
+            held += message.data[1:]
+            data, held = held[: len(held) - keep], held[len(held) - keep :]
+            with contextlib.suppress(ConnectionError):
+                stdin.write(data)
+                await stdin.drain()
+            if keep and _is_whole(self.commands[-1], self.received):
+                break
+        stdin.close()
+
+
+def _is_whole(command: list[str], received: int) -> bool:
+    """Whether a command has been sent all that it was told to take."""
+    return received >= int(command[-1])
+
+
+async def _pump(socket: web.WebSocketResponse, channel: int, stream: asyncio.StreamReader) -> None:
+    while data := await stream.read(65536):
+        await socket.send_bytes(bytes([channel]) + data)
+
+
+def _status(code: int) -> dict[str, Any]:
+    if code == 0:
+        return {"metadata": {}, "status": "Success"}
+    return {
+        "metadata": {},
+        "status": "Failure",
+        "message": f"command terminated with non-zero exit code: {code}",
+        "reason": "NonZeroExitCode",
+        "details": {"causes": [{"reason": "ExitCode", "message": str(code if code > 0 else 128 - code)}]},
+    }
