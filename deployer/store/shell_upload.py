@@ -23,7 +23,7 @@ _READ = 1 << 18  # bytes in memory at a time
 
 _LOOK = """
 place=$1 staging=$2 blocks=$3; shift 3
-if [ -f "$place/release.json" ]; then rm -rf "$staging"; echo there; echo .; exit; fi
+if [ -f "$place/release.json" ]; then rm -rf "$staging" || :; echo there; echo .; exit; fi
 while [ $# -gt 0 ]; do
   file=$staging/$1 size=0 i=0
   mkdir -p "${file%/*}"
@@ -38,21 +38,22 @@ while [ $# -gt 0 ]; do
 done
 """
 
-# Without its folder, another push has published the release meanwhile: the next look tells.
-_SEND = """
-[ -d "${1%/*}" ] || exit 0
-head -c "$3" | dd of="$1" bs=1048576 seek="$2" conv=notrunc,fsync
-"""
+_SEND = 'head -c "$3" | dd of="$1" bs=1048576 seek="$2" conv=notrunc,fsync'
 
+# What stands in the place without being a release gives way; unless another push was faster just then.
 _PUBLISH = """
 place=$1 staging=$2 trash=$3
-if [ -f "$place/release.json" ]; then rm -rf "$staging"; echo .; exit; fi
-[ ! -e "$place" ] || mv "$place" "$trash"
+if [ -e "$place" ] && [ ! -f "$place/release.json" ]; then
+  mv "$place" "$trash"
+  [ ! -f "$trash/release.json" ] || mv "$trash" "$place"
+fi
 mkdir -p "${place%/*}"
-mv "$staging" "$place" || [ -f "$place/release.json" ]
-rm -rf "$trash"
-find "${staging%/*}" -mindepth 1 -maxdepth 1 -mtime +7 -exec rm -rf {} +
+[ -f "$place/release.json" ] || mv "$staging" "$place" || [ -f "$place/release.json" ]
+rm -rf "$trash" "$staging" "$place/${staging##*/}" || :
+find "${staging%/*}" -mindepth 1 -maxdepth 1 -mtime +7 -exec rm -rf {} + || :
 """
+
+_PUBLISHED = '[ ! -f "$1/release.json" ] || echo there'
 
 _Segment = tuple[str, int]  # a file's name below the release, and a number
 
@@ -92,6 +93,11 @@ class Upload:
             except BrokenError as error:
                 failure = error
                 sleep(0.2 * 2**tries)
+            except StoreError:
+                # Another push that publishes the release takes the folder away under this one's hands.
+                if not ask(self._shell, self._where, _PUBLISHED, place):
+                    raise
+                return
             tries += 1
             if tries == ATTEMPTS:
                 raise failure

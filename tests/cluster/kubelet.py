@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WSCloseCode, web
 
 from deployer.target import Document
 from tests.cluster.kube import Kube
@@ -154,7 +154,7 @@ class Kubelet:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        feeding = asyncio.create_task(self._feed(socket, child.stdin))
+        feeding = asyncio.create_task(self._feed(socket, child.stdin, command))
         try:
             for channel in (1, 2, 3):
                 await socket.send_bytes(bytes([channel]))
@@ -177,36 +177,33 @@ class Kubelet:
             self._running += more
             self._changed.notify_all()
 
-    async def _feed(self, socket: web.WebSocketResponse, stdin: asyncio.StreamWriter) -> None:
+    async def _feed(
+        self, socket: web.WebSocketResponse, stdin: asyncio.StreamWriter, command: list[str]
+    ) -> None:
         """Pass stdin on; where the client goes away, the command sees its end."""
-        held, keep = b"", None
+        got, loses = 0, None
         async for message in socket:
-            if message.type is not WSMsgType.BINARY:
-                break
             if self.stalls:
                 self.stalls -= 1
                 async for _ in socket:
                     pass  # until the client is gone
                 break
-            if keep is None:
-                keep = self.loses.pop(0) if self.loses else 0
+            if loses is None:
+                loses = self.loses.pop(0) if self.loses else 0
             self.executing.set()
+            data = message.data[1:]
             with self._changed:
-                self.received += len(message.data) - 1
+                self.received += len(data)
                 self._changed.notify_all()
-            held += message.data[1:]
-            data, held = held[: len(held) - keep], held[len(held) - keep :]
+            if loses:  # such a command's last argument says how much it takes
+                data = data[: max(0, int(command[-1]) - loses - got)]
+            got += len(message.data) - 1
             with contextlib.suppress(ConnectionError):
                 stdin.write(data)
                 await stdin.drain()
-            if keep and _is_whole(self.commands[-1], self.received):
+            if loses and got >= int(command[-1]):
                 break
         stdin.close()
-
-
-def _is_whole(command: list[str], received: int) -> bool:
-    """Whether a command has been sent all that it was told to take."""
-    return received >= int(command[-1])
 
 
 async def _pump(socket: web.WebSocketResponse, channel: int, stream: asyncio.StreamReader) -> None:

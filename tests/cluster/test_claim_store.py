@@ -330,12 +330,17 @@ def test_what_it_waits_for_is_told(
     assert "describe pvc models" in ended.err
 
 
-def test_through_the_proxy_of_a_kubeconfig(
-    kube: Kube, kubelet: Kubelet, claim: None, namespace: str, tmp_path: Path
+def test_through_a_proxy(
+    kube: Kube,
+    kubelet: Kubelet,
+    claim: None,
+    namespace: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tunnel = Tunnel("localhost", kube.port)
     config = kube.kubeconfig(ADMIN, server="https://localhost", namespace=namespace)
-    config["clusters"][0]["cluster"]["proxy-url"] = tunnel.url
+    monkeypatch.setenv("HTTPS_PROXY", tunnel.url)
     (tmp_path / "proxied").write_text(yaml.safe_dump(config))
     with Cluster(KServeTarget(kubeconfig=str(tmp_path / "proxied")), Store(uri="pvc://models")) as cluster:
         shell = cluster.shell("image", print)
