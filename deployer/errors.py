@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+DIFFERENT = 15  # no failure: how `kdeploy diff` ends where a rollout would change something
+
 
 class KdeployError(Exception):
     """A failure with an exit code of its own, foreseen and explained."""

@@ -7,9 +7,11 @@ webhooks add to an InferenceService is not ours, so it is no difference.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any
+
+from msgspec import Struct
 
 from deployer.target import Document
 
@@ -19,9 +21,20 @@ _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
 _UNITS = {None: Decimal(1), "m": Decimal("0.001")}
 _UNITS |= {unit: Decimal(1000) ** power for power, unit in enumerate("kMGT", 1)}
 _UNITS |= {f"{unit}i": Decimal(1024) ** power for power, unit in enumerate("KMGT", 1)}
+_BESIDE = frozenset({"apiVersion", "kind", "metadata", "status"})
 _SET_BY_SERVER = {("apiVersion",), ("kind",), ("metadata", "name"), ("metadata", "namespace")}
 
+_INSIDE = {FIELD_MANAGER, "manager", "kserve-controller-manager"}  # its controller's binary is `manager`
+
 Path = tuple[str, ...]
+
+
+class Outside(Struct, frozen=True):
+    """A field that was changed outside of kdeploy; with no manager, it was taken out."""
+
+    field: str
+    manager: str = ""
+    since: str = ""
 
 
 def agrees(live: Document, wanted: Document) -> bool:
@@ -30,7 +43,7 @@ def agrees(live: Document, wanted: Document) -> bool:
     Where nobody keeps account of the fields, as on one node, they are compared as they are.
     """
     if not live["metadata"].get("managedFields"):
-        return _labels(live) == _labels(wanted) and bool(live["spec"] == wanted["spec"])
+        return _labels(live) == _labels(wanted) and _content(live) == _content(wanted)
     leaves = dict(_leaves(wanted))
     if not all(_holds(live, path, value) for path, value in leaves.items()):
         return False
@@ -40,6 +53,10 @@ def agrees(live: Document, wanted: Document) -> bool:
 def _labels(document: Document) -> dict[str, str]:
     labels: dict[str, str] = document["metadata"].get("labels", {})
     return labels
+
+
+def _content(document: Document) -> Document:
+    return {key: value for key, value in document.items() if key not in _BESIDE}
 
 
 def owned(live: Document) -> set[Path]:
@@ -53,8 +70,42 @@ def owned(live: Document) -> set[Path]:
 
 def owners(live: Document, path: Path) -> list[str]:
     """Return the managers that hold a field, the last writer last."""
+    return [entry["manager"] for entry in _holders(live, path)]
+
+
+def changed_outside(live: Document, applied: Document) -> list[Outside]:
+    """Return the fields of an applied document that others hold now, or that are otherwise than applied."""
+    ours = owned(live)
+    found = []
+    for path, value in _leaves(applied):
+        holders = _holders(live, path)
+        others = [entry for entry in holders if entry["manager"] not in _INSIDE]
+        if others and (path not in ours or not _holds(live, path, value)):
+            last = others[-1]
+            found.append(Outside(".".join(path), last["manager"], last.get("time", "")))
+        elif not holders and not _holds(live, path, value):
+            found.append(Outside(".".join(path)))
+    return found
+
+
+def leave_to_others(wanted: Document, live: Document, paths: Sequence[Path]) -> Document:
+    """Leave out of a document those of the fields that another manager holds."""
+    for path in paths:
+        if set(owners(live, path)) - {FIELD_MANAGER}:
+            wanted = _without(wanted, path)
+    return wanted
+
+
+def _without(document: Document, path: Path) -> Document:
+    name, *rest = path
+    if not rest:
+        return {key: value for key, value in document.items() if key != name}
+    return {**document, name: _without(document[name], tuple(rest))}
+
+
+def _holders(live: Document, path: Path) -> list[Document]:
     entries = sorted(live.get("metadata", {}).get("managedFields", []), key=lambda e: e.get("time", ""))
-    return [entry["manager"] for entry in entries if path in set(_paths(entry.get("fieldsV1", {})))]
+    return [entry for entry in entries if path in set(_paths(entry.get("fieldsV1", {})))]
 
 
 def _leaves(document: Document, prefix: Path = ()) -> Iterator[tuple[Path, Any]]:
@@ -89,15 +140,18 @@ def _holds(live: Document, path: Path, wanted: Any) -> bool:
         if not isinstance(value, dict) or name not in value:
             return False
         value = value[name]
-    return _same(value, wanted)
+    return same(value, wanted)
 
 
-def _same(live: Any, wanted: Any) -> bool:
-    """Compare values; KServe's webhooks write quantities their own way, and add keys to items of lists."""
+def same(live: Any, wanted: Any) -> bool:
+    """Return whether a live value says what is wanted.
+
+    KServe's webhooks write quantities their own way, and add keys to items of lists.
+    """
     if isinstance(wanted, dict) and isinstance(live, dict):
-        return all(key in live and _same(live[key], value) for key, value in wanted.items())
+        return all(key in live and same(live[key], value) for key, value in wanted.items())
     if isinstance(wanted, list) and isinstance(live, list):
-        return len(live) == len(wanted) and all(map(_same, live, wanted))
+        return len(live) == len(wanted) and all(map(same, live, wanted))
     return bool(live == wanted) or (_amount(live) is not None and _amount(live) == _amount(wanted))
 
 

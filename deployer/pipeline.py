@@ -14,14 +14,17 @@ from msgspec import Struct
 
 from deployer.archive import Archive, DigestCache, digest_archive, plan_archive, write_archive
 from deployer.config import Settings
-from deployer.errors import ArchiveError, ConfigError, NotFoundError
+from deployer.differences import Difference, compare
+from deployer.errors import ArchiveError, ConfigError, KdeployError, NotFoundError
 from deployer.events import Applied, Archiving, Emit, Progressed, Pushed, StatusChanged, Unchanged, Warned
+from deployer.history import APPLYING, INTERRUPTED, READY
 from deployer.manifest import render, render_secret
-from deployer.ownership import agrees
+from deployer.origin import find_origin
+from deployer.ownership import Outside, changed_outside
 from deployer.release import Release, Traffic, check_release_id, plan_release
-from deployer.rollout import watch_rollout
+from deployer.rollout import read_outcome, watch_rollout
 from deployer.store import ModelStore, Stored
-from deployer.target import Document, Phase, Reference, Target, read_status
+from deployer.target import Document, Reference, Status, Target, read_status
 
 DIGESTS = Path(".kdeploy", "digests.json")  # the digests of files that have not changed since
 
@@ -54,7 +57,7 @@ class Pipeline:
         archive = self._digest()
         release = self._plan_release(archive)
         documents = self.render(release, traffic)
-        self.check(documents)
+        self.check(self.with_secret(documents))
         live = self.target.get(Reference(self.target.namespace, release.name))
         return Plan(
             release=release,
@@ -138,9 +141,10 @@ class Pipeline:
         archive = None if release_id else self._digest()
         release = self._plan_release(archive) if archive else self.release(release_id)
         reference = Reference(self.target.namespace, release.name)
-        documents = self.render(release, traffic)
-        unchanged = self._serves_already(reference, documents)
-        wanted = documents if unchanged else self.check(documents, wait=timeout is not None)
+        documents = self.with_secret(self.render(release, traffic))
+        unchanged = self.target.serves(documents)
+        if not unchanged:
+            self.check(documents, wait=timeout is not None)
         if archive:
             self._push(archive)
         if unchanged:
@@ -149,24 +153,38 @@ class Pipeline:
         if release_id:
             self.store.verify(release)
         self.store.close()
-        self.target.apply(wanted)
+        self.target.apply(documents, find_origin(self.settings.root, archive=release.archive.digest))
         self._emit(Applied(service=str(reference), release=release.id))
         if timeout is not None:
-            for status in watch_rollout(self.target, reference, release.id, timeout):
-                self._emit(StatusChanged(status))
+            self._wait(reference, release.id, timeout)
         return release
 
-    def check(self, documents: list[Document], *, wait: bool = True) -> list[Document]:
-        """Refuse documents that could not come to serve; return what is to be applied, with the Secret.
+    def check(self, documents: list[Document], *, wait: bool = True) -> None:
+        """Refuse documents that could not come to serve. Writes nothing.
 
-        Writes nothing. Raises ConfigError, TargetError, for all that stands in the way at once.
+        Raises ConfigError, TargetError, for all that stands in the way at once.
         """
         if fault := self._unreadable():
             raise ConfigError(fault, where="store.uri", hint="--store model-store keeps releases in a folder")
-        wanted = self.with_secret(documents)
-        for caution in self.target.check(wanted, wait=wait):
+        for caution in self.target.check(documents, wait=wait):
             self._emit(Warned(caution))
-        return wanted
+
+    def diff(self, release_id: str | None, traffic: Traffic) -> list[Difference]:
+        """Return what a rollout would change of what is live. Changes nothing."""
+        compared = self.target.preview(self.with_secret(self.render(self.release(release_id), traffic)))
+        return [found for live, after in compared if (found := compare(live, after))]
+
+    def changed_outside(self, document: Document) -> list[Outside]:
+        """Return what others have changed of a live InferenceService since it was last rolled out."""
+        metadata = document["metadata"]
+        try:
+            entries = self.target.history(Reference(metadata["namespace"], metadata["name"]))
+        except KdeployError as error:  # whoever may only look at services sees all the rest
+            self._emit(Warned(f"what was changed outside of kdeploy is not known: {error}"))
+            return []
+        applied = [entry for entry in entries if entry.outcome not in (APPLYING, INTERRUPTED)]
+        services = [d for entry in applied[-1:] for d in entry.documents if d["kind"] == "InferenceService"]
+        return [found for service in services for found in changed_outside(document, service)]
 
     def status(self, name: str | None = None) -> Document:
         """Return the live InferenceService. Raises NotFoundError."""
@@ -220,12 +238,23 @@ class Pipeline:
         self._emit(Pushed(release=release.id, uri=stored.uri, bytes_written=stored.bytes_written))
         return release
 
-    def _serves_already(self, reference: Reference, documents: list[Document]) -> bool:
-        live = self.target.get(reference)
-        if live is None or read_status(live).phase is not Phase.READY:
-            return False
-        wanted = next(document for document in documents if document["kind"] == "InferenceService")
-        return agrees(live, wanted)
+    def _wait(self, reference: Reference, release_id: str, timeout: float) -> None:
+        status: Status | None = None
+        try:
+            for status in watch_rollout(self.target, reference, release_id, timeout):
+                self._emit(StatusChanged(status))
+        except KdeployError as error:
+            self._note(reference, read_outcome(error, status))
+            raise
+        self._note(reference, READY)
+
+    def _note(self, reference: Reference, outcome: str | None) -> None:
+        """Note how it ended; that this cannot be noted does not change how it ended."""
+        try:
+            if outcome:
+                self.target.note_outcome(reference, outcome)
+        except KdeployError as error:
+            self._emit(Warned(f"the history does not say how it ended: {error}"))
 
 
 def export_archive(settings: Settings, folder: Path, emit: Emit, *, force: bool, strict: bool) -> Path:

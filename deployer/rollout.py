@@ -5,10 +5,12 @@ It serves, it cannot come to serve, or the time is over. Nothing here knows whic
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
-from deployer.errors import ConflictError, RolloutFailedError, RolloutTimeoutError
-from deployer.target import Phase, Reference, Status, Target
+from deployer.errors import ConflictError, KdeployError, RolloutFailedError, RolloutTimeoutError
+from deployer.history import REPLACED, TIMED_OUT, describe_author
+from deployer.target import Entry, Phase, Reference, Status, Target
 
 
 def watch_rollout(target: Target, reference: Reference, release_id: str, timeout: float) -> Iterator[Status]:
@@ -24,7 +26,7 @@ def watch_rollout(target: Target, reference: Reference, release_id: str, timeout
         last = status
         if status.release != release_id:
             raise ConflictError(
-                f"release {status.release} was applied while {release_id} was being rolled out",
+                f"{_by_whom(target, status)} while {release_id} was being rolled out",
                 where=str(reference),
                 hint="`kdeploy status` shows what serves; run the rollout again if it should be this one",
             )
@@ -37,6 +39,25 @@ def watch_rollout(target: Target, reference: Reference, release_id: str, timeout
         where=str(reference),
         hint="it may still come: `kdeploy status`, `kdeploy logs`; --timeout waits longer",
     )
+
+
+def read_outcome(error: KdeployError, last: Status | None) -> str | None:
+    """Return how a wait that ended with an error is to be called; None where that says nothing of it."""
+    if isinstance(error, RolloutFailedError):
+        return (last.reason if last else "") or Phase.FAILED.value
+    return {RolloutTimeoutError: TIMED_OUT, ConflictError: REPLACED}.get(type(error))
+
+
+def _by_whom(target: Target, status: Status) -> str:
+    """Say that another release was applied, and by whom if the history tells."""
+    entries: list[Entry] = []
+    with contextlib.suppress(KdeployError):
+        entries = target.history(status.reference)
+    if entries and entries[-1].release == status.release:
+        newest = entries[-1]
+        at = f"at {newest.when[11:19]} UTC"
+        return f"{describe_author(newest)} applied release {status.release} {at}"
+    return f"release {status.release} was applied"
 
 
 def _failed(status: Status, release_id: str) -> RolloutFailedError:

@@ -89,6 +89,34 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     own_disk: bool = False  # it reads models from this machine's disk alone
 
 
+class Origin(Struct, frozen=True, kw_only=True):
+    """Where a rollout comes from: `user@machine`, the model archive's digest, the project's commit."""
+
+    who: str = ""
+    archive: str = ""
+    commit: str = ""
+
+
+class Entry(Struct, frozen=True, kw_only=True):
+    """One rollout in a target's history. Times are UTC, as Kubernetes writes them.
+
+    `account` is the cluster's user, `since` the time of the outcome; no Secret is among the documents.
+    """
+
+    number: int = 0
+    release: str = ""
+    archive: str = ""
+    storage_uri: str = ""
+    percent: int = 100
+    who: str = ""
+    account: str = ""
+    commit: str = ""
+    when: str = ""
+    outcome: str = ""
+    since: str = ""
+    documents: tuple[Document, ...] = ()
+
+
 class Target(Protocol):
     """Where releases are served. Every method may raise TargetError."""
 
@@ -105,8 +133,23 @@ class Target(Protocol):
         Changes nothing. `wait`: whether it is to be watched, too. Raises KdeployError for all faults at once.
         """
 
-    def apply(self, documents: Sequence[Document]) -> Reference:
-        """Make the documents the wanted state. Idempotent. Returns the service's name."""
+    def serves(self, documents: Sequence[Document]) -> bool:
+        """Return whether just these documents serve already, so that applying them would change nothing."""
+
+    def preview(self, documents: Sequence[Document]) -> list[tuple[Document | None, Document]]:
+        """Return each document as it is, None where it is not there, and as applying would leave it."""
+
+    def apply(self, documents: Sequence[Document], origin: Origin | None = None) -> Reference:
+        """Make the documents the wanted state, and an entry of the history. Returns the service's name.
+
+        Idempotent. Raises ConflictError, with nothing changed, where somebody else is just doing it.
+        """
+
+    def history(self, reference: Reference) -> list[Entry]:
+        """Return what was applied to a service, the oldest first."""
+
+    def note_outcome(self, reference: Reference, outcome: str) -> None:
+        """Note in the history how the wait for what was applied here last has ended."""
 
     def watch(self, reference: Reference, timeout: float) -> Iterator[Status]:
         """Yield the status now and at every change; end after `timeout` seconds."""

@@ -12,7 +12,7 @@ from typer.main import get_command
 from deployer.cli.app import app
 from deployer.cli.main import INTERNAL, INTERRUPTED
 from deployer.config import json_schema
-from deployer.errors import KdeployError
+from deployer.errors import DIFFERENT, KdeployError
 
 FOLDER = Path(__file__).parent / "reference"
 MADE = "<!-- Made from the code by `make docs`. -->\n\n"
@@ -46,7 +46,7 @@ def commands_page() -> str:
 
 def _walk(command: typer.core.TyperCommand, path: str) -> Iterator[tuple[str, typer.core.TyperCommand]]:
     inner = getattr(command, "commands", {})
-    if not inner:
+    if not inner or getattr(command, "invoke_without_command", False):
         yield path, command
     for name, child in inner.items():
         yield from _walk(child, f"{path} {name}")
@@ -62,6 +62,7 @@ def exit_codes_page() -> str:
     for kind in sorted(KdeployError.__subclasses__(), key=lambda kind: kind.exit_code):
         again = "yes" if kind.retryable else ""
         rows.append((kind.exit_code, " ".join((kind.__doc__ or "").split()), again))
+    rows.append((DIFFERENT, "No failure: `kdeploy diff` found what a rollout would change.", ""))
     rows.append((INTERRUPTED, "Interrupted by Ctrl-C. Nothing is half done.", "yes"))
     table = "\n".join(f"| {code} | {what} | {again} |" for code, what, again in rows)
     head = "| code | meaning | may help to run it again as it is |\n|---|---|---|"

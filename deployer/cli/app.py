@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from deployer import __version__
-from deployer.cli import local, models, project, releases, services
+from deployer.cli import local, models, project, releases, rollouts, services
 
 app = typer.Typer(
     name="kdeploy",
@@ -49,7 +49,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "push": releases.push,
     "plan": releases.plan,
     "render": releases.render,
-    "rollout": services.rollout,
+    "diff": services.diff,
     "predict": services.predict,
     "status": services.status,
     "list": services.list_services,
@@ -62,5 +62,6 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 }
 for name, command in _COMMANDS.items():
     app.command(name=name)(command)
+app.add_typer(rollouts.app, name="rollout")
 app.add_typer(local.app, name="local")
 app.add_typer(models.app, name="models")

@@ -37,6 +37,7 @@ def settings(
     context: str | None = None,
     kubeconfig: str | None = None,
     wait_window: str | None = None,
+    history_limit: int | None = None,
     ingress: str | None = None,
     store: str | None = None,
     search: bool = True,
@@ -63,6 +64,7 @@ def settings(
         "kubeconfig": kubeconfig,
         "ingress": ingress,
         "wait-window": None if wait_window is None else f"{duration(wait_window):g}",
+        "history-limit": None if history_limit is None else str(history_limit),
     }
     given = {key: value for key, value in of_target.items() if value is not None}
     if not given:

@@ -200,23 +200,6 @@ def value_text(value: object) -> str:
     return "-" if value is None else json.dumps(value)
 
 
-def print_status(document: Document, output: Output) -> None:
-    """Print one service."""
-    from deployer.target import read_status
-
-    status = read_status(document)
-    rows: list[tuple[str, object]] = [
-        ("service", status.reference),
-        ("phase", status.phase.value),
-        ("release", status.release or "-"),
-        ("traffic", view.shares(status) or "none"),
-        ("url", status.url or "-"),
-    ]
-    if view.words(status):
-        rows.insert(2, ("reason", view.words(status)))
-    print_rows(output, ["what", "value"], rows, document, [status.reference.name])
-
-
 def print_services(documents: list[Document], output: Output) -> None:
     """Print the services of a target, a line each."""
     from deployer.target import read_status

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from deployer.cli import deps, printers
+from deployer.cli import deps, printers, reports
 from deployer.cli.headers import read_headers
 from deployer.cli.options import (
     Canary,
     ConfigFile,
     Context,
-    DryRun,
     ForceConflicts,
     Kubeconfig,
     Namespace,
@@ -29,14 +28,10 @@ from deployer.cli.options import (
     TargetName,
     Yes,
 )
-from deployer.errors import ConfigError
-
-if TYPE_CHECKING:
-    from deployer.pipeline import Pipeline
-    from deployer.release import Traffic
+from deployer.errors import DIFFERENT, ConfigError
 
 
-def rollout(
+def diff(
     config: ConfigFile = None,
     target: TargetName = None,
     namespace: Namespace = None,
@@ -46,22 +41,13 @@ def rollout(
     sets: Sets = None,
     release: ReleaseId = None,
     canary: Canary = None,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it serves.")] = True,
-    timeout: Annotated[str, typer.Option("--timeout", help="How long to wait: 90s, 5m, 1h.")] = "5m",
-    wait_window: Annotated[
-        str | None, typer.Option("--wait-window", help="On a cluster: how long Ready must last. [2s]")
-    ] = None,
     force_conflicts: ForceConflicts = False,
-    dry_run: Annotated[
-        DryRun | None, typer.Option("--dry-run", help="Only say what would be applied; change nothing.")
-    ] = None,
     strict: Strict = False,
-    output: OutputFormat = Output.NAME,
+    output: OutputFormat = Output.TABLE,
 ) -> None:
-    """Bring a release to serve, pushing it first where needed, and wait until it does."""
+    """Show what a rollout would change of what is live, and change nothing; exit code 15 if it would."""
     from deployer.release import Traffic
 
-    seconds = deps.duration(timeout) if wait else None
     loaded = deps.settings(
         config,
         sets=sets,
@@ -69,35 +55,14 @@ def rollout(
         namespace=namespace,
         context=context,
         kubeconfig=kubeconfig,
-        wait_window=wait_window,
         store=store,
     )
-    traffic = Traffic(100 if canary is None else canary)
-    with printers.open_viewer() as viewer:
-        pipe = deps.pipeline(
-            loaded,
-            target=target,
-            emit=viewer,
-            strict=strict,
-            force_conflicts=force_conflicts,
-            dry_run=dry_run is DryRun.SERVER,
-        )
-        if dry_run:
-            _try(pipe, release, traffic, on_target=dry_run is DryRun.SERVER, output=output)
-            return
-        done = pipe.rollout(release, traffic, timeout=seconds)
-    service = pipe.status() if output in (Output.JSON, Output.YAML) else None
-    printers.print_rows(output, ["release"], [[done.id]], service, [done.id])
-
-
-def _try(pipe: Pipeline, release: str | None, traffic: Traffic, *, on_target: bool, output: Output) -> None:
-    """Decide everything, and let a target that was opened to change nothing check it."""
-    documents = pipe.render(pipe.release(release), traffic)
-    pipe.check(documents)
-    if on_target:
-        pipe.target.apply(documents)
-    rows = [(d["kind"], d["metadata"]["name"]) for d in documents]
-    printers.print_rows(output, ["kind", "name"], rows, documents, [f"{k}/{n}" for k, n in rows])
+    emit = printers.Viewer()
+    pipe = deps.pipeline(loaded, target=target, emit=emit, strict=strict, force_conflicts=force_conflicts)
+    differences = pipe.diff(release, Traffic(100 if canary is None else canary))
+    reports.print_differences(differences, output)
+    if differences:
+        raise typer.Exit(DIFFERENT)
 
 
 def predict(
@@ -188,8 +153,9 @@ def status(
     loaded = deps.settings(
         config, sets=sets, target=target, namespace=namespace, context=context, kubeconfig=kubeconfig
     )
-    document = deps.pipeline(loaded, target=target, emit=printers.Viewer()).status(name)
-    printers.print_status(document, output)
+    pipe = deps.pipeline(loaded, target=target, emit=printers.Viewer())
+    document = pipe.status(name)
+    reports.print_status(document, pipe.changed_outside(document), output)
 
 
 def list_services(

@@ -192,6 +192,9 @@ class KServeTarget(
     wait_window: Annotated[
         float, Meta(ge=0, le=600, description="Seconds that Ready must last until it is believed.")
     ] = 2.0
+    history_limit: Annotated[
+        int, Meta(ge=1, le=1000, description="Rollouts that the cluster remembers of a service.")
+    ] = 20
 
 
 TargetConfig = LocalTarget | KServeTarget

@@ -48,6 +48,16 @@ def test_a_canary_gets_its_share_and_going_back_is_one_command(project: Project)
     project.run("rollout", "--release", first)
     assert set(asked(project, 20)) == {"A"}
     assert project.run("status", "-o", "name").stdout == "letters\n"
+    assert "1 of 1 ready" in project.run("status").stdout
+    entries = json.loads(project.run("rollout", "history", "-o", "json").stdout)
+    assert [(entry["release"], entry["percent"], entry["outcome"]) for entry in entries] == [
+        (first, 100, "Ready"),
+        (second, 20, "Ready"),
+        (second, 100, "Ready"),
+        (first, 100, "Ready"),
+    ]
+    assert f'+    kdeploy.dev/release: "{second}"\n' in project.run("diff", code=15).stdout
+    assert project.run("diff", "--release", first).stdout == ""
 
     follower = project.start("logs", "--follow")
     assert follower.stdout is not None

@@ -7,7 +7,7 @@ from typing import Any
 
 from deployer.access import Access
 from deployer.config import Serving
-from deployer.manifest import render
+from deployer.manifest import render, render_secret
 from deployer.release import ArchiveRecord, Release, Traffic
 from deployer.target import RELEASE_LABEL, Capabilities, Document, Reference
 from deployer.targets.kserve.serving import SERVICE_LABEL
@@ -28,7 +28,7 @@ def documents(
     access: Access | None = None,
     **serving: Any,
 ) -> list[Document]:
-    """Render a release as kdeploy does."""
+    """Render a release as kdeploy does, with its Secret where `access` has credentials."""
     made = Release(
         id=release,
         name=name,
@@ -37,7 +37,8 @@ def documents(
         serving=Serving(**serving),
         config_properties="",
     )
-    return render(
+    secret = render_secret(access, service=name, namespace=namespace) if access else None
+    rendered = render(
         made,
         storage_uri=f"s3://models/{name}/{release}/",
         namespace=namespace,
@@ -45,6 +46,7 @@ def documents(
         traffic=Traffic(percent),
         access=access,
     )
+    return [secret, *rendered] if secret else rendered
 
 
 class Play:

@@ -155,7 +155,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         fault = self.owner.take(self.command, self.path) or Fault("")
         time.sleep(fault.before)
-        if fault.status:
+        if fault.before and self._left():
+            self.close_connection = True
+        elif fault.status:
             self._answer(fault)
         elif fault.gone:
             self._say_gone()
@@ -165,6 +167,18 @@ class _Handler(BaseHTTPRequestHandler):
             self._forward(body, fault)
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815
+
+    def _left(self) -> bool:
+        """Say whether the client has gone: what it asked for and never sent on is not done."""
+        self.connection.settimeout(0)
+        try:
+            return self.connection.recv(1) == b""
+        except ssl.SSLWantReadError:
+            return False
+        except OSError:
+            return True
+        finally:
+            self.connection.settimeout(None)
 
     def _answer(self, fault: Fault) -> None:
         said = {

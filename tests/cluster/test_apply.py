@@ -102,11 +102,11 @@ class TestOthers:
         cluster.apply(documents(namespace))
         kube.merge(
             f"{DIGITS.format(namespace)}?fieldManager=kubectl-edit",
-            {"spec": {"predictor": {"maxReplicas": 5}}},
+            {"spec": {"predictor": {"model": {"image": "theirs"}}}},
         )
-        with pytest.raises(ConflictError, match=r"spec\.predictor\.maxReplicas is kubectl-edit's"):
-            cluster.apply(documents(namespace, max_replicas=2))
-        assert live(kube, namespace)["spec"]["predictor"]["maxReplicas"] == 5
+        with pytest.raises(ConflictError, match=r"spec\.predictor\.model\.image is kubectl-edit's"):
+            cluster.apply(documents(namespace, image="ours"))
+        assert live(kube, namespace)["spec"]["predictor"]["model"]["image"] == "theirs"
 
     def test_force_takes_it(self, kubeconfig: Path, kube: Kube, namespace: str) -> None:
         with Cluster(KServeTarget(kubeconfig=str(kubeconfig)), force_conflicts=True) as cluster:
@@ -124,14 +124,15 @@ class TestOthers:
         cluster.apply(documents(namespace, B))
         assert live(kube, namespace)["metadata"]["annotations"]["theirs"] == "kept"
 
-    def test_replicas_are_left_to_an_external_autoscaler(
-        self, cluster: Cluster, kube: Kube, namespace: str
+    @pytest.mark.parametrize("autoscaler", ["external", "keda", "hpa"])
+    def test_replicas_are_left_to_whoever_took_them_over(
+        self, cluster: Cluster, kube: Kube, namespace: str, autoscaler: str
     ) -> None:
         cluster.apply(documents(namespace))
         kube.merge(
             f"{DIGITS.format(namespace)}?fieldManager=scaler",
             {
-                "metadata": {"annotations": {"serving.kserve.io/autoscalerClass": "external"}},
+                "metadata": {"annotations": {"serving.kserve.io/autoscalerClass": autoscaler}},
                 "spec": {"predictor": {"minReplicas": 4, "maxReplicas": 9}},
             },
         )
@@ -146,32 +147,12 @@ class TestOthers:
             cluster.check(documents(namespace, mode="Knative"))
         assert 'deployment-mode = "Standard"' in (caught.value.hint or "")
 
-    def test_of_two_at_once_one_wins_and_nothing_is_mixed(
-        self, kubeconfig: Path, kube: Kube, namespace: str
-    ) -> None:
-        errors: list[KdeployError] = []
-
-        def run(release: str) -> None:
-            with Cluster(KServeTarget(kubeconfig=str(kubeconfig))) as cluster:
-                try:
-                    cluster.apply(documents(namespace, release))
-                except KdeployError as error:
-                    errors.append(error)
-
-        threads = [threading.Thread(target=run, args=(release,)) for release in (A, B)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        found = live(kube, namespace)
-        winner = found["metadata"]["labels"]["kdeploy.dev/release"]
-        assert found["spec"]["predictor"]["model"]["storageUri"] == f"s3://models/digits/{winner}/"
-        assert errors == []
-
 
 WRITES = [
+    "POST .*controllerrevisions",
     "PATCH .*servingruntimes.*force",
     "PATCH .*inferenceservices",
+    "PATCH .*controllerrevisions.*fieldManager=kdeploy$",
     "PATCH .*servingruntimes.*fieldManager=kdeploy$",
 ]
 
@@ -226,8 +207,8 @@ class TestDelete:
         assert cluster.delete(second)
         path = SERVING_RUNTIME.path(namespace, runtime)
         end = time.monotonic() + 60
-        while kube.request("GET", path)[0] != 404:
-            assert time.monotonic() < end, "the runtime is still there"
+        while kube.request("GET", path)[0] != 404 or cluster.history(first) or cluster.history(second):
+            assert time.monotonic() < end, "the runtime or the history is still there"
             time.sleep(0.1)
 
     def test_owners_that_come_at_the_same_time_are_all_kept(

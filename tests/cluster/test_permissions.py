@@ -102,6 +102,8 @@ def test_it_is_enough(ci: CiAccount, kube: Kube, namespace: str, mode: str) -> N
     assert last.traffic[0].release == A
     assert cluster.get(reference)
     assert list(cluster.logs(reference)) == []
+    cluster.note_outcome(reference, "Ready")
+    assert [one.outcome for one in cluster.history(reference)] == ["Ready"]
     assert [one["metadata"]["name"] for one in cluster.list(namespace)] == ["digits"]
     assert cluster.releases_in_use() == {f"digits/{A}"}
     wanted = documents(namespace, mode=mode, gpu=1)

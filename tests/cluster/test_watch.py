@@ -330,7 +330,7 @@ class TestNotYet:
     ) -> None:
         one = waiting(A)
         cluster.apply(documents(namespace, B))
-        with pytest.raises(ConflictError, match=f"release {B} was applied"):
+        with pytest.raises(ConflictError, match=f"applied release {B} at"):
             one.end()
 
     def test_it_is_deleted(self, cluster: Cluster, waiting: Callable[..., Waiting], play: Play) -> None:

@@ -13,7 +13,7 @@ from deployer.events import Event
 from deployer.pipeline import Pipeline
 from deployer.release import Traffic
 from deployer.store import open_store
-from deployer.target import Capabilities, Document, Reference
+from deployer.target import Capabilities, Document, Origin, Reference
 from deployer.targets.local import OneNode
 from tests.stores import swift as s3
 
@@ -31,7 +31,7 @@ class Cluster(OneNode):
     def check(self, documents: Sequence[Document], *, wait: bool = True) -> list[str]:
         return []
 
-    def apply(self, documents: Sequence[Document]) -> Reference:
+    def apply(self, documents: Sequence[Document], origin: Origin | None = None) -> Reference:
         self.applied = list(documents)
         return Reference("team", "digits")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from deployer.ownership import agrees, owned, owners
+from deployer.ownership import Outside, agrees, changed_outside, leave_to_others, owned, owners
 from deployer.target import Document
 
 OURS = {
@@ -101,3 +101,49 @@ def test_owners() -> None:
     assert owners(live(), ("spec", "predictor", "maxReplicas")) == ["scaler"]
     assert owners(live(), ("spec", "predictor", "minReplicas")) == ["kdeploy"]
     assert owners(live(), ("spec", "nothing")) == []
+
+
+class TestChangedOutside:
+    def held(self, manager: str, fields: Document, *more: Document, **predictor: Any) -> Document:
+        document = wanted(**predictor)
+        document["metadata"]["managedFields"] = [
+            *more,
+            entry({"f:spec": {"f:predictor": fields}}, manager, "Update", "2026-01-01T12:03:11Z"),
+        ]
+        return document
+
+    def test_what_is_as_it_was_applied_is_not(self) -> None:
+        assert changed_outside(live(), wanted()) == []
+        assert changed_outside(wanted(), wanted()) == []  # one node keeps no account
+        together = self.held("kubectl", {"f:minReplicas": {}}, entry(OURS))
+        assert changed_outside(together, wanted()) == []  # who wants the same changes nothing
+
+    def test_another_value_names_who_and_when(self) -> None:
+        document = self.held("kubectl-edit", {"f:minReplicas": {}}, entry(OURS), minReplicas=3)
+        found = changed_outside(document, wanted())
+        assert found == [Outside("spec.predictor.minReplicas", "kubectl-edit", "2026-01-01T12:03:11Z")]
+
+    def test_a_field_that_was_taken_over(self) -> None:
+        ours = {"f:metadata": {"f:labels": {"f:kdeploy.dev/release": {}}}}
+        document = self.held("argocd", {"f:minReplicas": {}}, entry(ours))
+        assert [(one.field, one.manager) for one in changed_outside(document, wanted())] == [
+            ("spec.predictor.minReplicas", "argocd")
+        ]
+
+    def test_a_field_that_was_taken_out(self) -> None:
+        document = self.held("kubectl-edit", {"f:maxReplicas": {}}, entry(OURS))
+        del document["spec"]["predictor"]["minReplicas"]
+        document["metadata"]["managedFields"][0] = entry({"f:metadata": {}})
+        assert Outside("spec.predictor.minReplicas") in changed_outside(document, wanted())
+
+    @pytest.mark.parametrize("manager", ["manager", "kdeploy"])
+    def test_kserve_is_not_outside(self, manager: str) -> None:
+        document = self.held(manager, {"f:minReplicas": {}}, entry(OURS), minReplicas=3)
+        assert changed_outside(document, wanted()) == []
+
+
+def test_what_others_hold_is_left_to_them() -> None:
+    paths = (("spec", "predictor", "minReplicas"), ("spec", "predictor", "maxReplicas"))
+    left = leave_to_others(wanted(maxReplicas=9), live(), paths)
+    assert left["spec"]["predictor"] == wanted()["spec"]["predictor"]
+    assert left["metadata"] == wanted()["metadata"]

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployer.errors import ConflictError, KdeployError, RolloutFailedError, RolloutTimeoutError
-from deployer.rollout import watch_rollout
-from deployer.target import Phase, Reference, Share, Status, read_status
+from deployer.rollout import read_outcome, watch_rollout
+from deployer.target import Entry, Phase, Reference, Share, Status, read_status
 
 SNAPSHOTS = Path(__file__).parents[1] / "snapshots"
 SERVICE = Reference("default", "digits")
@@ -23,11 +23,15 @@ A, B = "1.0-aaaaaaaaaaaa", "1.0-bbbbbbbbbbbb"
 class Scripted:
     """A target that shows given statuses, and then nothing more until the time is over."""
 
-    def __init__(self, *statuses: Status) -> None:
+    def __init__(self, *statuses: Status, history: list[Entry] | None = None) -> None:
         self.statuses = statuses
+        self._history = history or []
 
     def watch(self, reference: Reference, timeout: float) -> Iterator[Status]:
         yield from self.statuses
+
+    def history(self, reference: Reference) -> list[Entry]:
+        return self._history
 
 
 def status(phase: Phase, release: str | None = B, **more: Any) -> Status:
@@ -74,6 +78,32 @@ def test_a_time_out_is_no_failure_and_says_where_it_stood() -> None:
 def test_another_release_is_a_conflict(other: str | None) -> None:
     with pytest.raises(ConflictError, match="was applied"):
         watched(status(Phase.PROGRESSING), status(Phase.READY, other))
+
+
+@pytest.mark.parametrize(
+    ("release", "told"),
+    [(A, f"alice@laptop applied release {A} at 12:03:11 UTC while"), (B, f"release {A} was applied while")],
+)
+def test_a_conflict_names_who_did_it_where_the_history_tells(release: str, told: str) -> None:
+    entry = Entry(release=release, who="alice@laptop", when="2026-01-01T12:03:11Z")
+    target = Scripted(status(Phase.READY, A), history=[entry])
+    with pytest.raises(ConflictError, match=told):
+        list(watch_rollout(target, SERVICE, B, 5))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("error", "last", "outcome"),
+    [
+        (RolloutFailedError("x"), status(Phase.FAILED, reason="ImagePullBackOff"), "ImagePullBackOff"),
+        (RolloutFailedError("x"), status(Phase.FAILED), "Failed"),
+        (RolloutFailedError("x"), None, "Failed"),
+        (RolloutTimeoutError("x"), None, "TimedOut"),
+        (ConflictError("x"), None, "Replaced"),
+        (KdeployError("the network broke"), None, None),
+    ],
+)
+def test_how_a_wait_has_ended(error: KdeployError, last: Status | None, outcome: str | None) -> None:
+    assert read_outcome(error, last) == outcome
 
 
 STATUSES = st.lists(st.builds(status, st.sampled_from(Phase), st.sampled_from([A, B])), max_size=8)

@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 import urllib3
 
-from deployer.errors import ConflictError, KdeployError, NotFoundError
+from deployer.errors import KdeployError, NotFoundError
 from deployer.ownership import FIELD_MANAGER
 from deployer.target import Document
 from deployer.targets.kserve import refusals
@@ -90,16 +90,10 @@ class Api:
         return applied
 
     def create(self, resource: Resource, document: Document) -> Document:
-        """Create an object; one of its name that is there already is returned as it is."""
-        metadata = document["metadata"]
+        """Create an object; ConflictError where there is one of its name, by an attempt of this, too."""
         query = {"fieldManager": FIELD_MANAGER}
-        try:
-            created: Document = self._ask("POST", resource, metadata["namespace"], query=query, body=document)
-        except ConflictError:
-            found = self.get(resource, metadata["namespace"], metadata["name"])
-            if found is None:
-                raise
-            return found
+        namespace = document["metadata"]["namespace"]
+        created: Document = self._ask("POST", resource, namespace, query=query, body=document)
         return created
 
     def merge(self, resource: Resource, namespace: str, name: str, change: Document) -> Document:
@@ -242,7 +236,7 @@ class Api:
     ) -> urllib3.BaseHTTPResponse:
         url = self._connection.host + path + (f"?{urlencode(query)}" if query else "")
         headers = {**self._connection.headers(), "Accept": _JSON, "Content-Type": content_type}
-        data = json.dumps(body).encode() if body is not None else None
+        data = _encode(body) if body is not None else None
         return self._connection.pool.request(method, url, body=data, headers=headers)
 
     def _open(
@@ -285,6 +279,11 @@ def _without_values(answer: bytes, sent: Document | None) -> bytes:
         for form in (value.encode(), json.dumps(plain.decode(errors="replace"))[1:-1].encode(), plain):
             answer = answer.replace(form, b"***") if form else answer
     return answer
+
+
+def _encode(body: Document) -> bytes:
+    """Encode without blanks, as the API server does: what may never change it compares byte by byte."""
+    return json.dumps(body, separators=(",", ":")).encode()
 
 
 def _dry(dry_run: bool) -> dict[str, str]:

@@ -27,9 +27,11 @@ _CONNECT, _READ = 5.0, 20.0  # seconds; an API server that says nothing for so l
 class Connection:
     """A pool of connections to one API server, and the credentials that it asks for."""
 
-    def __init__(self, configuration: Any, namespace: str, where: str) -> None:
+    def __init__(self, configuration: Any, namespace: str, where: str, user: str = "") -> None:
+        """`user` is what the kubeconfig calls the user; empty for a pod's own account."""
         self.namespace = namespace
         self.where = re.sub(r"//[^/@]*@", "//", where)  # what stands before @ may be a password
+        self.user = user
         self.host: str = configuration.host.rstrip("/")
         self._configuration = configuration
         self._tls = _tls(configuration)
@@ -104,11 +106,12 @@ def connect(kubeconfig: str | None, context: str | None) -> Connection:
     # Keys that stand in the kubeconfig are written to files for Python's TLS, and removed once it has
     # read them.
     with tempfile.TemporaryDirectory(prefix="kdeploy-") as folder:
-        namespace = _load(configuration, files, context, folder)
-        return Connection(configuration, namespace, configuration.host)
+        chosen = _load(configuration, files, context, folder)
+        namespace = str(chosen.get("namespace") or "default")
+        return Connection(configuration, namespace, configuration.host, str(chosen.get("user") or ""))
 
 
-def _load(configuration: Any, files: str, context: str | None, folder: str) -> str:
+def _load(configuration: Any, files: str, context: str | None, folder: str) -> dict[str, Any]:
     import yaml
     from kubernetes import config
 
@@ -130,8 +133,8 @@ def _load(configuration: Any, files: str, context: str | None, folder: str) -> s
             where=f"kubeconfig {files}",
             hint="name one with --kubeconfig or KUBECONFIG, and a context of it with --context",
         ) from None
-    chosen = next((one for one in contexts if one["name"] == context), current)
-    return str(chosen["context"].get("namespace") or "default")
+    chosen: dict[str, Any] = next((one for one in contexts if one["name"] == context), current)["context"]
+    return chosen
 
 
 # What the kubernetes client logs of an exec plugin, and what it means.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 
 from deployer.config import Store
-from deployer.errors import KdeployError, RolloutFailedError, StoreError
+from deployer.errors import ConflictError, KdeployError, RolloutFailedError, StoreError
 from deployer.store.location import locate_claim
 from deployer.store.shell import BrokenError, ExitError
 from deployer.target import Document, Reference
@@ -21,7 +21,7 @@ from deployer.targets.kserve.connection import Connection
 from deployer.targets.kserve.diagnosis import diagnose_pod, explain_pod
 from deployer.targets.kserve.permissions import check_permissions, needed_for_store
 from deployer.targets.kserve.refusals import RefusedError
-from deployer.targets.kserve.resources import CLAIM, EVENT, POD
+from deployer.targets.kserve.resources import CLAIM, EVENT, POD, Resource
 from deployer.targets.kserve.shell import run_in_pod
 from deployer.targets.kserve.watching import Watching
 
@@ -83,7 +83,7 @@ class HelperPod:
         self._find_claim(api, namespace)
         self._name = f"kdeploy-store-{uuid.uuid4().hex[:10]}"
         try:
-            pod = api.create(POD, _document(self._claim, self._image, namespace, self._name))
+            pod = _make(api, POD, _document(self._claim, self._image, namespace, self._name))
         except RolloutFailedError as error:
             raise StoreError(
                 f"no Pod can be made that mounts the claim: {error.what}", where=error.where, hint=error.hint
@@ -101,7 +101,8 @@ class HelperPod:
                 where="store.uri",
                 hint='make it, or set create-claim = "10Gi" in [store] to have it made',
             )
-        api.create(
+        _make(
+            api,
             CLAIM,
             {
                 "apiVersion": CLAIM.api_version,
@@ -138,6 +139,18 @@ class HelperPod:
             where=f"pod {pod}",
             hint=f"look at the claim: `kubectl -n {pod.namespace} describe pvc {self._claim}`",
         )
+
+
+def _make(api: Api, resource: Resource, document: Document) -> Document:
+    """Create an object; one of its name, by an attempt whose answer was lost or by others, is as good."""
+    try:
+        return api.create(resource, document)
+    except ConflictError:
+        metadata = document["metadata"]
+        found = api.get(resource, metadata["namespace"], metadata["name"])
+        if found is None:
+            raise
+        return found
 
 
 def _still_waiting(pod: Reference, found: Document | None, events: list[Document]) -> str:

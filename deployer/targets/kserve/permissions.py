@@ -12,6 +12,7 @@ from deployer.target import Document
 from deployer.targets.kserve.api import Api
 from deployer.targets.kserve.resources import (
     CLAIM,
+    CONTROLLER_REVISION,
     DEPLOYMENT,
     EVENT,
     INFERENCE_SERVICE,
@@ -53,6 +54,7 @@ def to_roll_out(kinds: Collection[Resource], mode: str, *, wait: bool) -> list[P
     seen = dict.fromkeys((INFERENCE_SERVICE, POD, EVENT, *made), _SEEN) | {POD_LOG: ("get",)}
     return [
         *(Permission(verb, resource) for resource in kinds for verb in ("get", "create", "patch")),
+        *(Permission(verb, CONTROLLER_REVISION) for verb in ("get", "list", "create", "patch", "delete")),
         *(Permission(verb, resource) for resource, verbs in seen.items() for verb in verbs if wait),
     ]
 

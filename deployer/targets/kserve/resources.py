@@ -44,6 +44,7 @@ CLUSTER_SERVING_RUNTIME = Resource(
 REVISION = Resource("serving.knative.dev", "v1", "revisions", "Revision")
 DEPLOYMENT = Resource("apps", "v1", "deployments", "Deployment")
 REPLICA_SET = Resource("apps", "v1", "replicasets", "ReplicaSet")
+CONTROLLER_REVISION = Resource("apps", "v1", "controllerrevisions", "ControllerRevision")
 POD = Resource("", "v1", "pods", "Pod")
 EVENT = Resource("", "v1", "events", "Event")
 NODE = Resource("", "v1", "nodes", "Node", namespaced=False)

@@ -59,6 +59,23 @@ def describe_serving(service: Document, children: Children) -> Document:
     }
 
 
+def count_replicas(service: Document, children: Children) -> Document:
+    """Return the InferenceService with the predictor's replicas: how many are ready, and how many wanted."""
+    if not service.get("status"):
+        return service
+    if is_standard(service):
+        owned = [one for one in children.replica_sets if _component(one) == "predictor"]
+        ready = sum(_status(one, "availableReplicas") for one in owned)
+        wanted = sum(int(one["spec"].get("replicas", 1)) for one in owned)
+    else:
+        ready = sum(_status(one, "actualReplicas") for one in children.revisions)
+        wanted = sum(_status(one, "desiredReplicas") for one in children.revisions)
+    status = service["status"]
+    components = status.get("components", {})
+    predictor = {**components.get("predictor", {}), "replicas": {"ready": ready, "wanted": wanted}}
+    return {**service, "status": {**status, "components": {**components, "predictor": predictor}}}
+
+
 def assume_serving(service: Document) -> Document:
     """Return the InferenceService as if what is Ready were of its own release: all that a list can tell."""
     predictor = service.get("status", {}).get("components", {}).get("predictor", {})

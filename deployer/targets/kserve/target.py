@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import datetime as dt
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -12,15 +13,34 @@ from types import TracebackType
 import msgspec
 
 from deployer.config import KServeTarget, Store
-from deployer.errors import ConfigError, ConflictError, KdeployError, NotFoundError
-from deployer.ownership import FIELD_MANAGER, owners
-from deployer.target import Capabilities, Document, Endpoint, Phase, Reference, Status, read_status
+from deployer.errors import ConfigError, KdeployError, NotFoundError, TargetError
+from deployer.history import plan_entry, write_time
+from deployer.ownership import agrees, leave_to_others
+from deployer.target import (
+    Capabilities,
+    Document,
+    Endpoint,
+    Entry,
+    Origin,
+    Phase,
+    Reference,
+    Status,
+    read_status,
+)
 from deployer.targets.kserve.api import Api
+from deployer.targets.kserve.applying import (
+    add_owner,
+    apply_document,
+    find_document,
+    is_applied,
+    owner_of,
+)
 from deployer.targets.kserve.capabilities import Discovery
 from deployer.targets.kserve.checks import check, refuse
 from deployer.targets.kserve.connection import Connection, connect
 from deployer.targets.kserve.doctor import examine
 from deployer.targets.kserve.helper_pod import HelperPod
+from deployer.targets.kserve.history import History, Rollout
 from deployer.targets.kserve.ingress import find_ingress
 from deployer.targets.kserve.judge import Judge
 from deployer.targets.kserve.logs import follow_logs, last_lines, read_logs
@@ -31,7 +51,6 @@ from deployer.targets.kserve.resources import (
     POD,
     REPLICA_SET,
     REVISION,
-    SERVING_RUNTIME,
     resource_of,
 )
 from deployer.targets.kserve.rules import Finding, mode_of, service_of
@@ -39,6 +58,7 @@ from deployer.targets.kserve.serving import (
     SERVICE_LABEL,
     Children,
     assume_serving,
+    count_replicas,
     describe_serving,
     is_standard,
     release_of,
@@ -46,9 +66,7 @@ from deployer.targets.kserve.serving import (
 from deployer.targets.kserve.surroundings import look
 from deployer.targets.kserve.watching import Watching, selections
 
-_AUTOSCALER = "serving.kserve.io/autoscalerClass"
-_OWN_ATTEMPTS = 10
-_SCALED = ("minReplicas", "maxReplicas")
+_SCALED = (("spec", "predictor", "minReplicas"), ("spec", "predictor", "maxReplicas"))
 
 
 class Cluster:
@@ -69,6 +87,7 @@ class Cluster:
         self._dry_run = dry_run
         self._clock = clock
         self._connected: Connection | None = None
+        self._entries: dict[Reference, int] = {}  # the history's numbers of what was applied here
         self._left: dict[Reference, Document] = {}  # the model status that the release before left
 
     def __enter__(self) -> Cluster:
@@ -117,26 +136,87 @@ class Cluster:
         allowed = check_permissions(self.api, service["metadata"]["namespace"], wanted)
         return refuse([allowed, *check(documents, around)])
 
-    def apply(self, documents: Sequence[Document]) -> Reference:
-        """Apply documents server-side, the service's own last; what is made for it goes when it goes.
+    def serves(self, documents: Sequence[Document]) -> bool:
+        """Return whether just these documents serve already: two or three small requests.
 
-        Raises ConflictError naming the field and its holder, RolloutFailedError where the cluster
-        refuses them, TargetError.
+        A Secret is looked at, too, since a rotated one is no part of the release; and it is what a rollout
+        finishes last.
         """
         service = service_of(documents)
-        reference = Reference(
-            service["metadata"].get("namespace", self.namespace), service["metadata"]["name"]
+        live = self.get(self._reference(service))
+        if live is None or read_status(live).phase is not Phase.READY:
+            return False
+        return agrees(live, self._wanted(service, live)) and all(
+            is_applied(self.api, document, self.namespace, live)
+            for document in documents
+            if document["kind"] == "Secret"
         )
+
+    def preview(self, documents: Sequence[Document]) -> builtins.list[tuple[Document | None, Document]]:
+        """Return each document as it is live and as applying would leave it. Changes nothing.
+
+        Raises ConflictError where another manager holds a field that would change.
+        """
+        compared: builtins.list[tuple[Document | None, Document]] = []
+        for document in documents:
+            live = find_document(self.api, document, self.namespace)
+            after = document
+            if live:
+                wanted = self._wanted(document, live)
+                after = apply_document(self.api, wanted, self.namespace, force=self._force, dry_run=True)
+            compared.append((live, after))
+        return compared
+
+    def apply(self, documents: Sequence[Document], origin: Origin | None = None) -> Reference:
+        """Apply documents server-side, the service's own last; what is made for it goes when it goes.
+
+        The rollout is an entry of the history from before the first write on. Raises ConflictError naming
+        who is just rolling out, or the field that would change and its holder, RolloutFailedError where
+        the cluster refuses the documents, TargetError.
+        """
+        service = service_of(documents)
+        reference = self._reference(service)
         live = self.api.get(INFERENCE_SERVICE, reference.namespace, reference.name)
-        others = [document for document in documents if document is not service]
-        applied = [self._apply(document, reference.namespace) for document in others]
-        new = self._apply(_without_scaled(service, live), reference.namespace)
+        if self._dry_run:
+            for document in (*_others(documents), self._wanted(service, live)):
+                apply_document(self.api, document, reference.namespace, force=self._force, dry_run=True)
+            return reference
+        history = History(self.api, reference, self._clock)
+        entry = plan_entry(
+            documents, origin or Origin(), now=write_time(_utc()), account=self._connection.user
+        )
+        with history.begin(entry) as rollout:
+            self._apply(documents, reference, rollout)
+        self._entries[reference] = rollout.number
+        with contextlib.suppress(TargetError):  # what is not pruned now is pruned next time
+            history.prune(self._config.history_limit)
+        return reference
+
+    def _apply(self, documents: Sequence[Document], reference: Reference, rollout: Rollout) -> None:
+        """Apply everything, and let the service own it: the first of the documents last of all."""
+        applied = []
+        for document in _others(documents):
+            rollout.check()
+            applied.append(apply_document(self.api, document, reference.namespace, force=self._force))
+        rollout.check()
+        live = self.api.get(INFERENCE_SERVICE, reference.namespace, reference.name)
+        wanted = self._wanted(service_of(documents), live)
+        new = apply_document(self.api, wanted, reference.namespace, force=self._force)
         if live and live["metadata"].get("generation") != new["metadata"].get("generation"):
             self._left[reference] = live.get("status", {}).get("modelStatus", {})
-        if not self._dry_run:
-            for document in applied:
-                self._own(document, new)
-        return reference
+        owner = owner_of(new)
+        rollout.done(owner)
+        for document in reversed(applied):
+            add_owner(self.api, document, owner)
+
+    def history(self, reference: Reference) -> builtins.list[Entry]:
+        """Return what was applied to a service, the oldest first, from its ControllerRevisions."""
+        return History(self.api, reference).read()
+
+    def note_outcome(self, reference: Reference, outcome: str) -> None:
+        """Note in the history how the wait for what was applied here last has ended."""
+        if reference in self._entries:
+            History(self.api, reference).note(self._entries[reference], outcome)
 
     def watch(self, reference: Reference, timeout: float) -> Iterator[Status]:
         """Yield the status now and at every change; end after `timeout` seconds.
@@ -167,7 +247,8 @@ class Cluster:
         live = self.api.get(INFERENCE_SERVICE, reference.namespace, reference.name)
         if live is None:
             return None
-        return describe_serving(live, self._children(reference, standard=is_standard(live)))
+        children = self._children(reference, standard=is_standard(live))
+        return count_replicas(describe_serving(live, children), children)
 
     def list(self, namespace: str | None = None) -> builtins.list[Document]:
         """Return the InferenceServices of one namespace, or of all: one paged list, no look at revisions."""
@@ -176,7 +257,12 @@ class Cluster:
 
     def delete(self, reference: Reference) -> bool:
         """Delete the service; what was made for it is collected by the cluster. False where none was."""
-        return self.api.delete(INFERENCE_SERVICE, reference.namespace, reference.name, dry_run=self._dry_run)
+        history = History(self.api, reference)
+        orphans = history.orphans()
+        found = self.api.delete(INFERENCE_SERVICE, reference.namespace, reference.name, dry_run=self._dry_run)
+        if not self._dry_run:
+            history.remove(orphans)
+        return found
 
     def logs(self, reference: Reference, *, follow: bool = False, previous: bool = False) -> Iterator[str]:
         """Yield the log lines of every container of every pod of the service. Raises NotFoundError."""
@@ -231,48 +317,15 @@ class Cluster:
         )
         return frozenset(f"{name}/{release}" for name, release in named if release)
 
-    def _apply(self, document: Document, namespace: str) -> Document:
-        resource = resource_of(document)
-        metadata = document["metadata"]
-        placed = {**document, "metadata": {"namespace": namespace, **metadata}}
-        try:
-            return self.api.apply(resource, placed, force=self._force, dry_run=self._dry_run)
-        except ConflictError as error:
-            if resource is SERVING_RUNTIME and not self._force:
-                raise ConflictError(
-                    error.what, where=error.where, hint="every service on this runtime would restart"
-                ) from error
-            raise
+    def _reference(self, service: Document) -> Reference:
+        metadata = service["metadata"]
+        return Reference(metadata.get("namespace", self.namespace), metadata["name"])
 
-    def _own(self, document: Document, service: Document) -> None:
-        """Add the service to an object's owners: it is collected when the last of them is gone.
-
-        The list is one field to the API server, so it is read and written whole, and again when
-        another service did the same in between.
-        """
-        resource, metadata = resource_of(document), document["metadata"]
-        namespace, name = metadata["namespace"], metadata["name"]
-        owner = {
-            "apiVersion": service["apiVersion"],
-            "kind": service["kind"],
-            "name": service["metadata"]["name"],
-            "uid": service["metadata"]["uid"],
-        }
-        for attempt in range(_OWN_ATTEMPTS):
-            held = metadata.get("ownerReferences", [])
-            if any(other["uid"] == owner["uid"] for other in held):
-                return
-            version = metadata["resourceVersion"]
-            change = {"metadata": {"resourceVersion": version, "ownerReferences": [*held, owner]}}
-            try:
-                self.api.merge(resource, namespace, name, change)
-            except ConflictError:
-                found = self.api.get(resource, namespace, name)
-                if found is None or attempt == _OWN_ATTEMPTS - 1:
-                    raise
-                metadata = found["metadata"]
-            else:
-                return
+    def _wanted(self, document: Document, live: Document | None) -> Document:
+        """Return what is to be applied: the replicas are left to whoever has taken them over."""
+        if self._force or live is None or document["kind"] != "InferenceService":
+            return document
+        return leave_to_others(document, live, _SCALED)
 
     def _status(self, judge: Judge, service: Document, watching: Watching, now: float) -> Status:
         status = judge.look(service, watching.children, now)
@@ -308,12 +361,13 @@ def _in_trouble(status: Status, trouble: KdeployError) -> Status:
     return msgspec.structs.replace(status, phase=phase, reason="Unreachable", message=trouble.what)
 
 
-def _without_scaled(service: Document, live: Document | None) -> Document:
-    """Leave the replicas to whoever scales the service from outside, once they have taken them over."""
-    predictor = service["spec"]["predictor"]
-    scaler = ((live or {}).get("metadata", {}).get("annotations") or {}).get(_AUTOSCALER)
-    if live is None or scaler != "external":
-        return service
-    taken = [key for key in _SCALED if set(owners(live, ("spec", "predictor", key))) - {FIELD_MANAGER}]
-    kept = {key: value for key, value in predictor.items() if key not in taken}
-    return {**service, "spec": {**service["spec"], "predictor": kept}}
+def _service(documents: Sequence[Document]) -> Document:
+    return next(document for document in documents if document["kind"] == "InferenceService")
+
+
+def _others(documents: Sequence[Document]) -> builtins.list[Document]:
+    return [document for document in documents if document["kind"] != "InferenceService"]
+
+
+def _utc() -> dt.datetime:
+    return dt.datetime.now(dt.timezone.utc)

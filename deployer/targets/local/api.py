@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from deployer.errors import KdeployError
-from deployer.target import Reference
+from deployer.target import Origin, Reference
 from deployer.targets.local.protocol import Failure
 from deployer.targets.local.supervisor import Supervisor
 
@@ -34,6 +34,7 @@ class Api:
                 web.get(service, self._get),
                 web.delete(service, self._delete),
                 web.get(service + "/watch", self._watch),
+                web.put(service + "/outcome", self._outcome),
             ]
         )
         # A watcher that goes away ends its watch; whoever still watches does not hold up the end.
@@ -73,10 +74,18 @@ class Api:
 
     async def _apply(self, request: web.Request) -> web.Response:
         wanted = await request.json()
-        return _json(self._supervisor.apply(wanted["documents"], wanted["namespace"]))
+        origin = msgspec.convert(wanted["origin"], Origin)
+        reference = self._supervisor.apply(wanted["documents"], wanted["namespace"], origin)
+        number = self._supervisor.find(reference).record.history[-1].number
+        return _json({"namespace": reference.namespace, "name": reference.name, "number": number})
 
     async def _get(self, request: web.Request) -> web.Response:
         return _json(self._supervisor.find(_reference(request)).document)
+
+    async def _outcome(self, request: web.Request) -> web.Response:
+        ended = await request.json()
+        self._supervisor.find(_reference(request)).note_outcome(ended["number"], ended["outcome"])
+        return _json({})
 
     async def _delete(self, request: web.Request) -> web.Response:
         return _json(await self._supervisor.delete(_reference(request)))

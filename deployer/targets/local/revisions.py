@@ -16,11 +16,12 @@ from urllib.request import url2pathname
 from msgspec import Struct, structs
 
 from deployer.errors import TargetError
-from deployer.target import RELEASE_LABEL, Document, Reference
+from deployer.history import APPLIED, superfluous
+from deployer.target import RELEASE_LABEL, Document, Entry, Reference
 
 DOMAIN = "example.com"  # KServe's default
 CLUSTER_DOMAIN = "svc.cluster.local"
-HISTORY = 20  # revisions kept besides those in use, as Knative does
+HISTORY = 20  # rollouts that are remembered, and revisions kept besides those in use, as Knative does
 
 _NOT_TEMPLATE = frozenset({"canaryTrafficPercent", "minReplicas", "maxReplicas"})
 
@@ -55,6 +56,7 @@ class Record(Struct, frozen=True, kw_only=True):
     rolled_out: str = ""
     previous: str = ""
     traffic: tuple[Line, ...] = ()
+    history: tuple[Entry, ...] = ()
 
     @property
     def reference(self) -> Reference:
@@ -117,6 +119,23 @@ def want(record: Record | None, service: Document, runtime: Document, now: str) 
     if back and record.previous not in ("", before):
         record = structs.replace(record, rolled_out=record.previous)
     return _without_old_revisions(record)
+
+
+def remember(record: Record, entry: Entry) -> Record:
+    """Add what was applied to a service's history."""
+    number = record.history[-1].number + 1 if record.history else 1
+    history = (*record.history, structs.replace(entry, number=number, outcome=APPLIED))
+    old = superfluous(history, HISTORY)
+    return structs.replace(record, history=history[len(old) :])
+
+
+def note_outcome(record: Record, number: int, outcome: str, now: str) -> Record:
+    """Note in the history how a rollout has ended."""
+    history = tuple(
+        structs.replace(entry, outcome=outcome, since=now) if entry.number == number else entry
+        for entry in record.history
+    )
+    return structs.replace(record, history=history)
 
 
 def arrive(record: Record) -> Record:

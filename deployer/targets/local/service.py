@@ -13,9 +13,9 @@ import sys
 from collections.abc import AsyncIterator
 
 from deployer.errors import KdeployError
-from deployer.target import Document, Reference
+from deployer.target import Document, Entry, Reference
 from deployer.targets.local.protocol import RevisionInfo, ServiceInfo
-from deployer.targets.local.revisions import Record, arrive, hosts, note_failure, want
+from deployer.targets.local.revisions import Record, arrive, hosts, note_failure, note_outcome, remember, want
 from deployer.targets.local.routing import Route, Routes
 from deployer.targets.local.state import State
 from deployer.targets.local.status import Seen, build_document
@@ -48,15 +48,20 @@ class Service:
         """The service's name."""
         return self.record.reference
 
-    def want(self, service: Document, runtime: Document) -> None:
+    def want(self, service: Document, runtime: Document, entry: Entry) -> None:
         """Make documents the wanted state. Raises TargetError, with nothing changed."""
-        record = want(self.record, service, runtime, now())
+        record = remember(want(self.record, service, runtime, now()), entry)
         self._state.write_record(record)
         dropped = {r.name for r in self.record.revisions} - {r.name for r in record.revisions}
         self.record = record
         for name in dropped:
             self._state.remove_logs(self.reference, name)
         self.reconcile()
+
+    def note_outcome(self, number: int, outcome: str) -> None:
+        """Note in the history how a rollout has ended."""
+        self.record = note_outcome(self.record, number, outcome, now())
+        self._state.write_record(self.record)
 
     def reconcile(self) -> None:
         """Bring what runs one look nearer to what is wanted, and tell whoever watches."""

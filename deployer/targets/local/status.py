@@ -55,12 +55,12 @@ def _status(record: Record, seen: Mapping[str, Seen], now: str, before: Document
         "deploymentMode": "Knative",
         "servingRuntimeName": record.runtime["metadata"]["name"],
         "conditions": [_dated(kind, c, since.get(kind), now) for kind, c in conditions.items()],
-        "components": {"predictor": _predictor(record, outer)},
+        "components": {"predictor": _predictor(record, seen, outer)},
         "modelStatus": _model_status(record, seen, now, before, arrived=arrived),
     }
 
 
-def _predictor(record: Record, host: str) -> Document:
+def _predictor(record: Record, seen: Mapping[str, Seen], host: str) -> Document:
     releases = {revision.name: revision.release for revision in record.revisions}
     names = {
         "latestCreatedRevision": record.latest,
@@ -79,7 +79,13 @@ def _predictor(record: Record, host: str) -> Document:
     ]
     if len(traffic) == 2:  # as KServe tags the revision that a canary stands against
         traffic[1]["tag"] = "prev"
-    return {**{key: name for key, name in names.items() if name}, "traffic": traffic, "url": f"http://{host}"}
+    ready = sum(one.ready for name, one in seen.items() if name in record.needed)
+    return {
+        **{key: name for key, name in names.items() if name},
+        "traffic": traffic,
+        "replicas": {"ready": ready, "wanted": len(record.needed)},
+        "url": f"http://{host}",
+    }
 
 
 def _conditions(

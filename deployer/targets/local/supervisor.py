@@ -15,11 +15,12 @@ import aiohttp
 import msgspec
 
 from deployer.errors import NotFoundError, TargetError
-from deployer.target import Document, Reference
+from deployer.history import plan_entry
+from deployer.target import Document, Origin, Reference
 from deployer.targets.local.ingress import Ingress
 from deployer.targets.local.processes import INSTANCE_MARK, STATE_MARK, end_marked
 from deployer.targets.local.protocol import Info
-from deployer.targets.local.revisions import Record, read_documents, want
+from deployer.targets.local.revisions import Record, read_documents, remember, want
 from deployer.targets.local.routing import Routes
 from deployer.targets.local.service import Service, now
 from deployer.targets.local.state import State
@@ -82,17 +83,18 @@ class Supervisor:
         await self._session.close()
         self.state.remove_alias()
 
-    def apply(self, documents: Sequence[Document], namespace: str) -> Reference:
+    def apply(self, documents: Sequence[Document], namespace: str, origin: Origin) -> Reference:
         """Make documents the wanted state of their service. Raises TargetError, with nothing changed."""
         service, runtime = read_documents(documents, namespace)
         metadata = service["metadata"]
         reference = Reference(metadata["namespace"], metadata["name"])
         runtime = runtime or self._known_runtime(reference, service)
         known = self.services.get(reference)
+        entry = plan_entry(documents, origin, now=now())
         if known:
-            known.want(service, runtime)
+            known.want(service, runtime, entry)
         else:
-            record = want(None, service, runtime, now())
+            record = remember(want(None, service, runtime, now()), entry)
             self.state.write_record(record)
             self._adopt(reference, record)
         return reference

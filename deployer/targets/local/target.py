@@ -7,8 +7,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from deployer.errors import NotFoundError, TargetError
-from deployer.target import Capabilities, Document, Endpoint, Reference, Status, read_status
+from deployer.ownership import agrees
+from deployer.target import (
+    Capabilities,
+    Document,
+    Endpoint,
+    Entry,
+    Origin,
+    Phase,
+    Reference,
+    Status,
+    read_status,
+)
 from deployer.targets.local import daemon
 from deployer.targets.local.connection import NotRunningError, ask, lines
 from deployer.targets.local.logs import read_logs, read_previous, revisions_of_interest
@@ -27,6 +40,7 @@ class OneNode:
         self._state = State(state)
         self._namespace = namespace
         self._ingress = (ingress_host, ingress_port)
+        self._entries: dict[Reference, int] = {}  # the history's numbers of what was applied here
 
     @property
     def namespace(self) -> str:
@@ -46,8 +60,6 @@ class OneNode:
         info = daemon.start(self._state, host, port)
         if _listens(info, host, port):
             return info
-        import msgspec
-
         return msgspec.convert(self._ask("PUT", "/ingress", {"host": host, "port": port}), Info)
 
     def stop(self) -> bool:
@@ -69,16 +81,45 @@ class OneNode:
         read_documents(documents, self._namespace)
         return []
 
-    def apply(self, documents: Sequence[Document]) -> Reference:
+    def serves(self, documents: Sequence[Document]) -> bool:
+        """Return whether just these documents serve already."""
+        service = _wanted(documents)
+        live = self.get(_reference(service))
+        return live is not None and read_status(live).phase is Phase.READY and agrees(live, service)
+
+    def preview(self, documents: Sequence[Document]) -> builtins.list[tuple[Document | None, Document]]:
+        """Return each document as it was applied last, None where it was not, and as it would be."""
+        record = self._state.read_record(_reference(_wanted(documents)))
+        held = {"InferenceService": record.service, "ServingRuntime": record.runtime} if record else {}
+        return [(held.get(document["kind"]), document) for document in documents]
+
+    def apply(self, documents: Sequence[Document], origin: Origin | None = None) -> Reference:
         """Make the documents the wanted state; starts the supervisor if need be. Raises TargetError."""
-        body = {"documents": list(documents), "namespace": self._namespace}
+        body = {
+            "documents": list(documents),
+            "namespace": self._namespace,
+            "origin": msgspec.to_builtins(origin or Origin()),
+        }
         self.start()
         try:
             answer = self._ask("PUT", "/services", body)
         except NotRunningError:  # killed in between; applying is idempotent
             self.start()
             answer = self._ask("PUT", "/services", body)
-        return Reference(answer["namespace"], answer["name"])
+        reference = Reference(answer["namespace"], answer["name"])
+        self._entries[reference] = answer["number"]
+        return reference
+
+    def history(self, reference: Reference) -> builtins.list[Entry]:
+        """Return what was applied to a service, the oldest first; no supervisor has to run."""
+        record = self._state.read_record(reference)
+        return list(record.history) if record else []
+
+    def note_outcome(self, reference: Reference, outcome: str) -> None:
+        """Note in the history how the wait for what was applied here last has ended."""
+        if reference in self._entries:
+            ended = {"number": self._entries[reference], "outcome": outcome}
+            self._ask("PUT", _path(reference) + "/outcome", ended)
 
     def watch(self, reference: Reference, timeout: float) -> Iterator[Status]:
         """Yield the status now and at every change; end after `timeout` seconds, or when deleted.
@@ -175,6 +216,14 @@ class OneNode:
         if info is None:
             raise NotRunningError("the supervisor is not running", hint="`kdeploy local start` starts it")
         return info
+
+
+def _wanted(documents: Sequence[Document]) -> Document:
+    return next(document for document in documents if document["kind"] == "InferenceService")
+
+
+def _reference(service: Document) -> Reference:
+    return Reference(service["metadata"]["namespace"], service["metadata"]["name"])
 
 
 def _path(reference: Reference) -> str:

@@ -1,0 +1,44 @@
+"""Where a rollout comes from: who runs it, on which machine, and the commit of the project."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+from deployer.target import Origin
+
+_PATIENCE = 5.0  # seconds: the commit is good to know and not worth more
+
+
+def find_origin(project: Path, *, archive: str) -> Origin:
+    """Return who rolls out an archive of this digest, from which commit of the project's folder."""
+    return Origin(who=_who(), archive=archive, commit=_commit(project))
+
+
+def _who() -> str:
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container may run as a number that has no name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def _commit(project: Path) -> str:
+    """Return the commit that is checked out, with -dirty where tracked files differ; or nothing."""
+    describe = ["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    try:
+        told = subprocess.run(
+            # A look only: no lock is taken, and no program that the checkout names is run.
+            ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", *describe],
+            cwd=project,
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return told.stdout.strip() if told.returncode == 0 else ""

@@ -1,0 +1,43 @@
+"""A process that rolls out, round after round, what the test says: `KUBECONFIG NAMESPACE WHO`.
+
+Each line on stdin is a service and a release; each line on stdout how applying that release ended.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from deployer.access import Access
+from deployer.config import KServeTarget
+from deployer.errors import KdeployError
+from deployer.target import Document, Origin
+from deployer.targets.kserve import Cluster
+from tests.cluster.play import documents
+
+
+def whole(namespace: str, release: str, name: str = "digits") -> list[Document]:
+    """Render a release, with a Secret and a ServiceAccount that name it, too."""
+    access = Access(data={"AWS_ACCESS_KEY_ID": release}, account_annotations={"example.org/release": release})
+    return documents(namespace, release, name=name, access=access)
+
+
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    kubeconfig, namespace, who = sys.argv[1:]
+    with Cluster(KServeTarget(kubeconfig=kubeconfig, deployment_mode="Standard")) as cluster:
+        say("ready")
+        for line in sys.stdin:
+            name, release = line.split()
+            try:
+                cluster.apply(whole(namespace, release, name), Origin(who=who))
+                say("applied")
+            except KdeployError as error:
+                say(f"{type(error).__name__}: {error.what}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,323 @@
+"""What a cluster remembers of rollouts, and that of two at once one wins and nothing is mixed."""
+
+from __future__ import annotations
+
+import base64
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from deployer.config import KServeTarget
+from deployer.errors import ConflictError, KdeployError, TargetError
+from deployer.history import APPLIED, INTERRUPTED
+from deployer.rollout import watch_rollout
+from deployer.target import Document, Origin, Reference
+from deployer.targets.kserve import Cluster, history
+from deployer.targets.kserve.resources import SERVING_RUNTIME
+from tests.cluster.kube import Kube
+from tests.cluster.play import A, B, Play, documents
+from tests.cluster.proxy import Proxy
+from tests.cluster.rolling import whole
+
+ALICE, BOB = Origin(who="alice@laptop"), Origin(who="bob@desk")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def digits(namespace: str) -> Reference:
+    return Reference(namespace, "digits")
+
+
+def stored(kube: Kube, namespace: str) -> list[Document]:
+    found = kube.get(f"/apis/apps/v1/namespaces/{namespace}/controllerrevisions")["items"]
+    return sorted(found, key=lambda one: one["revision"])
+
+
+def releases(kube: Kube, namespace: str, name: str = "digits") -> set[str]:
+    """Return the releases that the objects of a service are of: one, unless something is mixed."""
+    core = f"/api/v1/namespaces/{namespace}"
+    account = kube.get(f"{core}/serviceaccounts/{name}-model-store")
+    secret = kube.get(f"{core}/secrets/{name}-model-store")
+    service = Play(kube, namespace, name).service()
+    uri = service["spec"]["predictor"]["model"]["storageUri"]
+    return {
+        account["metadata"]["annotations"]["example.org/release"],
+        base64.b64decode(secret["data"]["AWS_ACCESS_KEY_ID"]).decode(),
+        service["metadata"]["labels"]["kdeploy.dev/release"],
+        uri.rstrip("/").rpartition("/")[2],
+    }
+
+
+class TestEntries:
+    def test_what_was_applied_by_whom_and_how_it_ended(
+        self, cluster: Cluster, kube: Kube, namespace: str, digits: Reference
+    ) -> None:
+        sent = whole(namespace, A)
+        # Which encoders of JSON write differently.
+        env = [{"name": "A", "value": "ü <&> \\ \u2028 \b \ud7ff"}]
+        sent[-1]["spec"]["predictor"]["model"]["env"] = env
+        origin = Origin(who="alice@laptop", archive="sha256:0", commit="abc-dirty")
+        cluster.apply(sent, origin)
+        (entry,) = cluster.history(digits)
+        assert (entry.number, entry.release, entry.percent, entry.outcome) == (1, A, 100, APPLIED)
+        assert (entry.who, entry.account, entry.commit) == ("alice@laptop", "test", "abc-dirty")
+        assert (entry.archive, entry.storage_uri) == ("sha256:0", f"s3://models/digits/{A}/")
+        assert entry.documents == tuple(sent[1:])
+        cluster.note_outcome(digits, "Ready")
+        cluster.apply(whole(namespace, B), origin)
+        assert [(one.number, one.release, one.outcome) for one in cluster.history(digits)] == [
+            (1, A, "Ready"),
+            (2, B, APPLIED),
+        ]
+        uid = Play(kube, namespace).service()["metadata"]["uid"]
+        for one in stored(kube, namespace):
+            assert [owner["uid"] for owner in one["metadata"]["ownerReferences"]] == [uid]
+            assert base64.b64encode(A.encode()).decode() not in str(one)  # as the Secret holds it
+
+    def test_the_oldest_are_forgotten(self, kubeconfig: Path, namespace: str, digits: Reference) -> None:
+        config = KServeTarget(kubeconfig=str(kubeconfig), history_limit=2)
+        with Cluster(config) as cluster:
+            for release in (A, B, A, B):
+                cluster.apply(documents(namespace, release))
+            assert [one.number for one in cluster.history(digits)] == [3, 4]
+
+    def test_what_cannot_be_read_is_no_obstacle(
+        self, cluster: Cluster, kube: Kube, namespace: str, digits: Reference
+    ) -> None:
+        cluster.apply(documents(namespace))
+        (one,) = stored(kube, namespace)
+        metadata = {"name": "digits-kdeploy-7", "labels": one["metadata"]["labels"]}
+        path = f"/apis/apps/v1/namespaces/{namespace}/controllerrevisions"
+        kube.create(path, {"metadata": metadata, "revision": 7, "data": {"of": "another version"}})
+        cluster.apply(documents(namespace, B))
+        assert [(e.number, e.release) for e in cluster.history(digits)] == [(1, A), (7, ""), (8, B)]
+
+    def test_services_do_not_see_each_others(self, cluster: Cluster, namespace: str) -> None:
+        for name in ("digits", "digits-kdeploy"):
+            cluster.apply(documents(namespace, name=name))
+        assert len(cluster.history(Reference(namespace, "digits"))) == 1
+
+    def test_a_dry_run_is_none(
+        self, kubeconfig: Path, cluster: Cluster, namespace: str, digits: Reference
+    ) -> None:
+        with Cluster(KServeTarget(kubeconfig=str(kubeconfig)), dry_run=True) as trying:
+            trying.apply(documents(namespace))
+        assert cluster.history(digits) == []
+
+
+@pytest.fixture
+def killed(
+    cluster: Cluster, proxy: Proxy, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], None]:
+    """Apply release A as Alice, up to a write, and die there with nothing noted."""
+
+    def die_before(write: str) -> None:
+        with monkeypatch.context() as patch, proxy.fault(write, status=403, times=99) as fault:
+            patch.setattr(history.Rollout, "__exit__", lambda self, *_: history._running.discard(self._run))
+            with pytest.raises(KdeployError):
+                cluster.apply(whole(namespace, A), ALICE)
+        assert fault.seen
+
+    return die_before
+
+
+GAPS = [
+    "PATCH .*/secrets.*force",
+    "PATCH .*/serviceaccounts.*force",
+    "PATCH .*/servingruntimes.*force",
+    "PATCH .*/inferenceservices",
+    "PATCH .*/controllerrevisions",
+    "PATCH .*/servingruntimes.*fieldManager=kdeploy$",
+    "PATCH .*/serviceaccounts.*fieldManager=kdeploy$",
+    "PATCH .*/secrets.*fieldManager=kdeploy$",
+]
+
+
+class TestKilled:
+    @pytest.mark.parametrize("write", GAPS)
+    def test_the_same_run_again_goes_on(
+        self,
+        cluster: Cluster,
+        kube: Kube,
+        namespace: str,
+        digits: Reference,
+        killed: Callable[[str], None],
+        write: str,
+    ) -> None:
+        killed(write)
+        cluster.apply(whole(namespace, A), ALICE)
+        self.all_is_whole(kube, namespace, A)
+        outcomes = [one.outcome for one in cluster.history(digits)]
+        done = GAPS.index(write) > GAPS.index("PATCH .*/controllerrevisions")  # it was noted as applied
+        assert outcomes == ([APPLIED, APPLIED] if done else [APPLIED])
+
+    @pytest.mark.parametrize("write", [GAPS[1], GAPS[4]])
+    def test_another_user_of_this_machine_does_not_wait_for_the_dead(
+        self,
+        cluster: Cluster,
+        kube: Kube,
+        namespace: str,
+        digits: Reference,
+        killed: Callable[[str], None],
+        write: str,
+    ) -> None:
+        killed(write)
+        cluster.apply(whole(namespace, B), BOB)
+        self.all_is_whole(kube, namespace, B)
+        assert [one.outcome for one in cluster.history(digits)] == [INTERRUPTED, APPLIED]
+
+    def test_another_machine_waits_for_two_minutes(
+        self,
+        cluster: Cluster,
+        kube: Kube,
+        namespace: str,
+        killed: Callable[[str], None],
+        proxy: Proxy,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        killed(GAPS[3])
+        monkeypatch.setattr(history, "_place", lambda: "another-machine")
+        proxy.requests.clear()
+        with pytest.raises(ConflictError, match=f"alice@laptop as test is rolling out release {A} since"):
+            cluster.apply(whole(namespace, B), BOB)
+        assert proxy.writes() == []
+        (one,) = stored(kube, namespace)
+        long_ago = {"metadata": {"annotations": {"kdeploy.dev/since": "2026-01-01T00:00:00Z"}}}
+        path = f"/apis/apps/v1/namespaces/{namespace}/controllerrevisions"
+        kube.merge(f"{path}/{one['metadata']['name']}", long_ago)
+        cluster.apply(whole(namespace, B), BOB)
+        self.all_is_whole(kube, namespace, B)
+
+    def test_what_is_left_of_the_first_rollout_goes_with_delete(
+        self, cluster: Cluster, kube: Kube, namespace: str, digits: Reference, killed: Callable[[str], None]
+    ) -> None:
+        killed("PATCH .*/inferenceservices")
+        assert len(stored(kube, namespace)) == 1
+        assert not cluster.delete(digits)
+        assert stored(kube, namespace) == []
+
+    def test_what_is_refused_blocks_nobody(
+        self,
+        cluster: Cluster,
+        namespace: str,
+        digits: Reference,
+        proxy: Proxy,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        with proxy.fault("PATCH .*/inferenceservices", status=422), pytest.raises(KdeployError):
+            cluster.apply(whole(namespace, A), ALICE)
+        assert [one.outcome for one in cluster.history(digits)] == [INTERRUPTED]
+        monkeypatch.setattr(history, "_place", lambda: "another-machine")
+        cluster.apply(whole(namespace, B), BOB)
+
+    def test_who_is_too_slow_stops_before_others_may_begin(
+        self, kubeconfig: Path, kube: Kube, namespace: str, proxy: Proxy
+    ) -> None:
+        times = iter([0.0, 1.0, 59.0, 61.0])
+        with (
+            Cluster(KServeTarget(kubeconfig=str(kubeconfig)), clock=lambda: next(times)) as slow,
+            pytest.raises(TargetError, match="more than 60 s"),
+        ):
+            slow.apply(whole(namespace, A), ALICE)
+        assert not [path for method, path in proxy.writes() if "servingruntimes" in path]
+
+    @staticmethod
+    def all_is_whole(kube: Kube, namespace: str, release: str) -> None:
+        assert releases(kube, namespace) == {release}
+        uid = Play(kube, namespace).service()["metadata"]["uid"]
+        core = f"/api/v1/namespaces/{namespace}"
+        paths = [f"{core}/{kind}/digits-model-store" for kind in ("secrets", "serviceaccounts")]
+        paths.append(SERVING_RUNTIME.path(namespace, "kdeploy-torchserve-v1"))
+        for one in [*map(kube.get, paths), *stored(kube, namespace)]:
+            assert [owner["uid"] for owner in one["metadata"]["ownerReferences"]] == [uid]
+
+
+class Rolling:
+    """A process of its own that applies what it is told."""
+
+    def __init__(self, kubeconfig: Path, namespace: str, who: str) -> None:
+        command = [sys.executable, "-m", "tests.cluster.rolling", str(kubeconfig), namespace, who]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.process = subprocess.Popen(command, cwd=ROOT, text=True, **pipes)  # type: ignore[call-overload]
+
+    def read(self) -> str:
+        return self.process.stdout.readline().strip()
+
+    def start(self, name: str, release: str) -> None:
+        self.process.stdin.write(f"{name} {release}\n")
+        self.process.stdin.flush()
+
+
+@pytest.fixture
+def two(kubeconfig: Path, namespace: str) -> Iterator[tuple[Rolling, Rolling]]:
+    started = [Rolling(kubeconfig, namespace, who) for who in ("alice@laptop", "bob@desk")]
+    try:
+        assert [one.read() for one in started] == ["ready", "ready"]
+        yield started[0], started[1]
+    finally:
+        for one in started:
+            one.process.send_signal(signal.SIGKILL)
+            one.process.communicate()
+
+
+class TestTwoAtOnce:
+    def test_one_wins_or_they_come_one_after_the_other(
+        self, two: tuple[Rolling, Rolling], cluster: Cluster, kube: Kube, namespace: str
+    ) -> None:
+        alice, bob = two
+        ended: list[list[str]] = []
+        names = ["digits"] * 6 + [f"fresh-{number}" for number in range(6)]
+        for name in names:
+            alice.start(name, A)
+            bob.start(name, B)
+            ended.append([alice.read(), bob.read()])
+            assert len(releases(kube, namespace, name)) == 1, ended
+            newest = cluster.history(Reference(namespace, name))[-1]
+            assert releases(kube, namespace, name) == {newest.release}
+            assert newest.outcome == APPLIED
+        lost = [line for lines in ended for line in lines if line != "applied"]
+        assert lost, "in none of the rounds did they meet"
+        for line in lost:
+            assert line.startswith("ConflictError: ")
+            assert f"alice@laptop as test is rolling out release {A}" in line or (
+                f"bob@desk as test is rolling out release {B}" in line
+            )
+        assert all("applied" in lines for lines in ended)
+
+    def test_kill_9_in_the_middle(
+        self, two: tuple[Rolling, Rolling], kube: Kube, namespace: str, proxy: Proxy, digits: Reference
+    ) -> None:
+        alice, bob = two
+        with proxy.fault("PATCH .*/inferenceservices", before=3.0) as held:
+            alice.start("digits", A)
+            while not held.seen:
+                time.sleep(0.01)
+            bob.start("digits", B)
+            assert f"alice@laptop as test is rolling out release {A}" in bob.read()
+            alice.process.send_signal(signal.SIGKILL)
+            alice.process.wait()
+            bob.start("digits", B)
+            assert bob.read() == "applied"
+        TestKilled.all_is_whole(kube, namespace, B)
+
+
+def test_who_replaced_it_is_named(cluster: Cluster, kube: Kube, namespace: str, digits: Reference) -> None:
+    cluster.apply(documents(namespace, A), ALICE)
+    watching = watch_rollout(cluster, digits, A, 20)
+    next(watching)
+    cluster.apply(documents(namespace, B), BOB)
+    with pytest.raises(ConflictError, match=f"bob@desk as test applied release {B} at .* UTC while {A} was"):
+        list(watching)
+
+
+def test_an_entry_is_created_but_once(
+    cluster: Cluster, namespace: str, digits: Reference, proxy: Proxy
+) -> None:
+    with proxy.fault("POST .*controllerrevisions", lost=True):
+        cluster.apply(documents(namespace))
+    assert [(one.number, one.outcome) for one in cluster.history(digits)] == [(1, APPLIED)]

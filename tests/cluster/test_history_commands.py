@@ -1,0 +1,246 @@
+"""`kdeploy diff`, `status` and `rollout history` on a cluster, as people type them."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deployer.target import Document
+from deployer.targets.kserve.permissions import ACCOUNT
+from tests.cluster.kube import Kube
+from tests.cluster.play import Play
+from tests.cluster.proxy import Proxy
+from tests.cluster.test_commands import Kdeploy, become_ready, kdeploy, play, rolled_out
+from tests.stores.swift import SECRET
+
+__all__ = ["kdeploy", "play", "rolled_out"]  # the fixtures
+
+EDIT = "fieldManager=kubectl-edit"
+
+
+def services(namespace: str) -> str:
+    return f"/apis/serving.kserve.io/v1beta1/namespaces/{namespace}/inferenceservices/digits"
+
+
+def secrets(namespace: str) -> str:
+    return f"/api/v1/namespaces/{namespace}/secrets/digits-model-store"
+
+
+def rewrite(kube: Kube, path: str, change: Document) -> None:
+    """Change an object so that nobody holds what is new, as a webhook's changes are held by nobody."""
+    held = kube.get(path)["metadata"]["managedFields"]
+    kube.merge(path, change)
+    kube.merge(path, {"metadata": {"managedFields": held}})
+
+
+def history(kdeploy: Kdeploy) -> list[Document]:
+    ended = kdeploy("rollout", "history", "-o", "json")
+    assert ended.code == 0
+    entries: list[Document] = json.loads(ended.out)
+    return entries
+
+
+class TestHistory:
+    def test_how_each_rollout_ended(self, kdeploy: Kdeploy, rolled_out: str, play: Play) -> None:
+        assert "serves release" in kdeploy("rollout").err  # which is no entry
+        kdeploy("rollout", "--no-wait", "--set", "serving.batch-size=2")
+        assert kdeploy("rollout", "--timeout", "100ms", "--set", "serving.batch-size=3").code == 9
+        kdeploy("rollout", "--no-wait", "--set", "serving.batch-size=4")
+        release = play.service()["metadata"]["labels"]["kdeploy.dev/release"]
+        play.pod(release, main={"waiting": {"reason": "InvalidImageName", "message": "no such image"}})
+        assert kdeploy("rollout", "--set", "serving.batch-size=4").code == 8
+        entries = history(kdeploy)
+        ends = [entry["outcome"] for entry in entries]
+        assert ends == ["Ready", "applied", "TimedOut", "applied", "InvalidImageName"]
+        assert [entry["number"] for entry in entries] == [1, 2, 3, 4, 5]
+        assert entries[0]["release"] == rolled_out
+        assert entries[0]["who"].startswith(f"{getpass.getuser()}@")
+        assert entries[0]["archive"].startswith("sha256:")
+        kinds = [document["kind"] for document in entries[0]["documents"]]
+        assert kinds == ["ServiceAccount", "ServingRuntime", "InferenceService"]
+        table = kdeploy("rollout", "history").out.splitlines()
+        assert table[0].split() == ["NUMBER", "RELEASE", "TRAFFIC", "WHEN", "WHO", "COMMIT", "OUTCOME"]
+        assert table[1].split()[:4] == ["1", rolled_out, "100", "%"]
+        assert kdeploy("rollout", "history", "-o", "name").out.split()[0] == rolled_out
+        assert kdeploy("rollout", "--no-wait", "--history-limit", "2").code == 0
+        assert [entry["number"] for entry in history(kdeploy)] == [5, 6]
+
+    def test_that_it_cannot_be_noted_does_not_change_the_end(
+        self, kdeploy: Kdeploy, play: Play, proxy: Proxy
+    ) -> None:
+        kdeploy("rollout", "--no-wait")
+        release = play.service()["metadata"]["labels"]["kdeploy.dev/release"]
+        play.pod(release, main={"waiting": {"reason": "InvalidImageName", "message": "no such image"}})
+        note = "PATCH .*controllerrevisions"
+        with proxy.fault(note), proxy.fault(note, status=403, times=9):  # the first goes through
+            ended = kdeploy("rollout")
+        assert ended.code == 8
+        assert "warning: the history does not say how it ended" in ended.err
+        assert [entry["outcome"] for entry in history(kdeploy)] == ["applied", "applied"]
+
+    def test_options_before_its_name_are_refused(self, kdeploy: Kdeploy) -> None:
+        ended = kdeploy("rollout", "-n", "elsewhere", "history")
+        assert ended.code == 2
+        assert "--namespace" in ended.err
+        assert kdeploy("rollout", "nonsense").code == 2
+
+
+class TestRotation:
+    def test_a_rotated_secret_is_applied_though_the_release_is_the_same(
+        self, kdeploy: Kdeploy, rolled_out: str, kube: Kube, namespace: str, proxy: Proxy
+    ) -> None:
+        before = kube.get(secrets(namespace))
+        rewrite(kube, secrets(namespace), {"data": {"AWS_SECRET_ACCESS_KEY": "b2xk"}})
+        ended = kdeploy("rollout")
+        assert ended.code == 0, ended.err
+        assert "applied" in ended.err
+        assert kube.get(secrets(namespace))["data"] == before["data"]
+        proxy.requests.clear()
+        assert "serves release" in kdeploy("rollout").err
+        assert proxy.writes() == []
+        assert len([path for _, path in proxy.requests if "/secrets/" in path]) == 1
+        assert len(proxy.requests) <= 6
+        kube.merge(secrets(namespace), {"metadata": {"ownerReferences": None}})  # as a kill -9 may leave it
+        assert kdeploy("rollout").code == 0
+        assert kube.get(secrets(namespace))["metadata"]["ownerReferences"]
+
+
+class TestDiff:
+    def test_of_what_is_not_there(self, kdeploy: Kdeploy, proxy: Proxy) -> None:
+        ended = kdeploy("diff")
+        assert ended.code == 15
+        assert "+kind: InferenceService" in ended.out
+        assert "AWS_SECRET_ACCESS_KEY: (hidden)" in ended.out
+        assert proxy.writes() == []
+
+    def test_of_each_field(
+        self, kdeploy: Kdeploy, rolled_out: str, kube: Kube, namespace: str, proxy: Proxy
+    ) -> None:
+        resources = {"limits": {"memory": "2048Mi"}}
+        spec = {"predictor": {"model": {"resources": resources}}}
+        rewrite(kube, services(namespace), {"metadata": {"labels": {"their": "own"}}, "spec": spec})
+        ended = kdeploy("diff")
+        assert (ended.code, ended.out) == (0, "")
+        rewrite(kube, secrets(namespace), {"data": {"AWS_SECRET_ACCESS_KEY": "b2xk"}})
+        before = kube.get(services(namespace))
+        proxy.requests.clear()
+        changed = ("--set", "serving.cpu=3", "--set", 'serving.env={"A": "b"}')
+        ended = kdeploy("diff", *changed)
+        assert ended.code == 15
+        lines = ended.out.splitlines()
+        assert '-          cpu: "1"' in lines
+        assert '+          cpu: "3"' in lines
+        assert "+  AWS_SECRET_ACCESS_KEY: (changed)" in lines
+        assert "b2xk" not in ended.out
+        assert {path.partition("?")[2].count("dryRun=All") for _, path in proxy.writes()} == {1}
+        assert kube.get(services(namespace)) == before
+        found = json.loads(kdeploy("diff", *changed, "-o", "json").out)
+        assert [one["kind"] for one in found] == ["Secret", "InferenceService"]
+        fields = {change["path"]: change for change in found[1]["changes"]}
+        assert fields["spec.predictor.model.resources.limits.cpu"]["after"] == "3"
+        assert fields["spec.predictor.model.env"]["before"] is None
+        assert kdeploy("diff", *changed, "-o", "name").out.split()[-1] == "InferenceService/digits"
+        edited = {"spec": {"predictor": {"maxReplicas": 5, "model": {"image": "theirs"}}}}
+        kube.merge(f"{services(namespace)}?{EDIT}", edited)
+        ended = kdeploy("diff")
+        assert ended.code == 12
+        assert "spec.predictor.model.image is kubectl-edit's" in ended.err
+        ended = kdeploy("diff", "--force-conflicts")
+        assert ended.code == 15
+        assert "-      image: theirs" in ended.out
+
+    def test_get_and_patch_are_enough(
+        self, kdeploy: Kdeploy, rolled_out: str, kube: Kube, proxy: Proxy, namespace: str, tmp_path: Path
+    ) -> None:
+        resources = ["inferenceservices", "servingruntimes", "serviceaccounts", "secrets"]
+        rule = {"apiGroups": ["", "serving.kserve.io"], "resources": resources, "verbs": ["get", "patch"]}
+        rbac = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}"
+        kube.create(f"{rbac}/roles", {"metadata": {"name": ACCOUNT}, "rules": [rule]})
+        group = "rbac.authorization.k8s.io"
+        binding = {
+            "metadata": {"name": ACCOUNT},
+            "roleRef": {"apiGroup": group, "kind": "Role", "name": ACCOUNT},
+            "subjects": [{"kind": "User", "apiGroup": group, "name": "ci"}],
+        }
+        kube.create(f"{rbac}/rolebindings", binding)
+        path = tmp_path / "ci"
+        path.write_text(yaml.safe_dump(kube.kubeconfig("ci-token", server=proxy.url, namespace=namespace)))
+        assert kdeploy("diff", "--kubeconfig", str(path)).code == 0
+        assert kdeploy("diff", "--kubeconfig", str(path), "--set", "serving.cpu=3").code == 15
+        status = kdeploy("status", "--kubeconfig", str(path))
+        assert status.code == 0
+        assert "warning: what was changed outside of kdeploy is not known" in status.err
+
+
+class TestStatus:
+    def test_everything_about_a_service_and_what_was_changed_outside(
+        self, kdeploy: Kdeploy, rolled_out: str, kube: Kube, namespace: str
+    ) -> None:
+        lines = [line.split() for line in kdeploy("status").out.splitlines()]
+        told = {line[0]: " ".join(line[1:]) for line in lines}
+        assert told["release"] == rolled_out
+        assert told["revision"].startswith("digits-predictor-")
+        assert told["traffic"] == f"100 % {rolled_out}"
+        assert told["wanted"] == f"traffic 100 % {rolled_out}"
+        assert told["replicas"] == "1 of 1 ready; 1 to 1"
+        assert told["runtime"] == "kdeploy-torchserve-v1"
+        assert told["image"] == "pytorch/torchserve-kfs:0.12.0"
+        assert ["condition", "Ready", "True"] in lines
+        assert "changed" not in told
+        document = json.loads(kdeploy("status", "-o", "json").out)
+        assert document["changedOutside"] == []
+        assert document["status"]["components"]["predictor"]["replicas"] == {"ready": 1, "wanted": 1}
+        finalized = {"metadata": {"finalizers": ["example.org/f"]}}
+        kube.merge(f"{services(namespace)}?fieldManager=manager", finalized)
+        edited = {
+            "metadata": {"annotations": {"their": "own"}},
+            "spec": {"predictor": {"maxReplicas": 5, "serviceAccountName": None}},
+        }
+        try:
+            kube.merge(f"{services(namespace)}?{EDIT}", edited)
+            ended = kdeploy("status")
+            assert "spec.predictor.maxReplicas by kubectl-edit at 20" in ended.out
+            assert "spec.predictor.serviceAccountName taken out" in ended.out
+            found = json.loads(kdeploy("status", "-o", "json").out)["changedOutside"]
+            assert [one["field"] for one in found] == [
+                "spec.predictor.maxReplicas",
+                "spec.predictor.serviceAccountName",
+            ]
+        finally:
+            kube.merge(services(namespace), {"metadata": {"finalizers": []}})
+
+
+def test_replicas_that_others_took_over_are_no_difference(
+    kdeploy: Kdeploy, rolled_out: str, kube: Kube, namespace: str, proxy: Proxy
+) -> None:
+    scaled = {"spec": {"predictor": {"minReplicas": 2, "maxReplicas": 7}}}
+    kube.merge(f"{services(namespace)}?fieldManager=keda-operator", scaled)
+    proxy.requests.clear()
+    assert "serves release" in kdeploy("rollout").err
+    assert proxy.writes() == []
+    assert kdeploy("diff").code == 0
+    assert kdeploy("rollout", "--no-wait", "--force-conflicts").code == 0
+    assert kube.get(services(namespace))["spec"]["predictor"]["maxReplicas"] == 1
+
+
+def test_it_works_where_nothing_but_the_name_is_known(
+    kdeploy: Kdeploy, play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert kdeploy("rollout", "--no-wait").code == 0
+    become_ready(play)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    text = '[model]\nname = "other"\nversion = "1"\nhandler = "h.py"\n[targets.production]\nkind = "kserve"\n'
+    (elsewhere / "kdeploy.toml").write_text(text)
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    assert [entry.split()[0] for entry in kdeploy("rollout", "history", "digits").out.splitlines()] == [
+        "NUMBER",
+        "1",
+    ]
+    assert kdeploy("rollout", "history").out.splitlines()[1:] == []
+    assert SECRET not in kdeploy("status", "digits", "-o", "json").out
