@@ -120,6 +120,4 @@ def scrubbed(text: str, secrets: Iterable[str]) -> str:
         if len(secret) > 3:
             text = text.replace(secret, "***")
     # What a URL carries as its right to be asked, whoever put it there.
-    return re.sub(
-        r"(?i)\b(sig|X-Amz-Signature|X-Amz-Security-Token|WebIdentityToken)=[^&\s\"')]+", r"\1=***", text
-    )
+    return _IN_URL.sub(r"\1=***", text)

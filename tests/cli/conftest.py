@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PLANTED = {
     "AWS_SECRET_ACCESS_KEY": MARK,
     "AZURE_STORAGE_KEY": MARK,
-    "PIP_INDEX_URL": f"https://user:{MARK}@pypi.example.org/simple",
+    "PIP_TOKEN": MARK,
 }
 
 

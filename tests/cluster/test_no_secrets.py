@@ -170,7 +170,7 @@ def test_whoever_asks(kind: str, what: str, say: Say, kubeconfig: Path, tmp_path
     config = yaml.safe_load(kubeconfig.read_text())
     config["users"][0]["user"] = user(kind, tmp_path)
     kubeconfig.write_text(yaml.safe_dump(config))
-    for command in (("list",), ("rollout", "--no-wait")):
+    for command in (("doctor",), ("rollout", "--no-wait")):
         said = say(*command)
         assert what in said
         assert "bug in kdeploy" not in said
