@@ -350,7 +350,7 @@ class TestRefusals:
     def test_credentials_follow_no_redirect(
         self, kubeconfig: Path, proxy: Proxy, reference: Reference, kourier: str, files: list[Path]
     ) -> None:
-        elsewhere = {"Location": f"{proxy.url}/elsewhere"}
+        elsewhere = {"Location": f"{proxy.url}/elsewhere".replace("https", "wss")}
         with (
             Cluster(KServeTarget(kubeconfig=str(kubeconfig))) as cluster,
             proxy.fault("/portforward", status=302, headers=elsewhere),
