@@ -8,6 +8,7 @@ from deployer.target import RELEASE_LABEL, Document, Phase, read_status
 from deployer.targets.kserve.serving import (
     Children,
     assume_serving,
+    count_replicas,
     describe_serving,
     is_standard,
     release_of,
@@ -111,3 +112,18 @@ def test_before_there_is_a_status() -> None:
     assert is_standard(bare)
     assert describe_serving(bare, Children()) == bare
     assert release_of(bare) is None
+
+
+def test_replicas_are_counted_over_what_serves() -> None:
+    def counted(mode: str, children: Children) -> Document:
+        document: Document = count_replicas(service(mode=mode, url="u"), children)
+        predictor = document["status"]["components"]["predictor"]
+        assert predictor["url"] == "u"
+        return predictor["replicas"]
+
+    sets = [replica_set(A, 1, wanted=2, available=1), replica_set(B, 2, wanted=1, available=0)]
+    transformer = replica_set(B, 3, wanted=5, available=5, component="transformer")
+    assert counted("Standard", Children(replica_sets=[*sets, transformer])) == {"ready": 1, "wanted": 3}
+    revision = {"metadata": {"name": "r"}, "status": {"actualReplicas": 1, "desiredReplicas": 2}}
+    assert counted("Serverless", Children(revisions=[revision])) == {"ready": 1, "wanted": 2}
+    assert count_replicas({"metadata": {}}, Children()) == {"metadata": {}}
