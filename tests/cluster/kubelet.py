@@ -56,6 +56,7 @@ class Kubelet:
     def __exit__(self, *_: object) -> None:
         self._watch.shutdown()
         self._player.join()
+        self.settle()
         self._loop.call_soon_threadsafe(self._stop.set_result, None)
         self._thread.join()
         self._loop.close()
@@ -169,6 +170,7 @@ class Kubelet:
                 await feeding
             child.stdin.close()
             await child.wait()
+            child._transport.close()  # or it complains when it is collected after the loop's end
             self._run(-1)
         return socket
 

@@ -175,8 +175,9 @@ def _sweep(api: Api, namespace: str, own: Document) -> None:
     for pod in api.list(POD, namespace, {"labelSelector": selector})[0]:
         # Both times are the API server's, whatever the clock here says.
         age = _created(own) - _created(pod)
-        if _ended(pod) or age > DEADLINE:
-            api.delete(POD, namespace, pod["metadata"]["name"])
+        name = pod["metadata"]["name"]
+        if name != own["metadata"]["name"] and (_ended(pod) or age > DEADLINE):
+            api.delete(POD, namespace, name)
 
 
 def _created(pod: Document) -> float:
