@@ -40,6 +40,17 @@ class Viewer:
 
     def __init__(self) -> None:
         self._size = self._written = 0
+        self._done = "nothing was applied"  # of what was begun, for whoever stops it
+
+    def __enter__(self) -> Viewer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Say how far it came if it is stopped."""
+        if kind is KeyboardInterrupt:
+            sys.stderr.write(f"\nstopped: {self._done}\n")
 
     def __call__(self, event: Event) -> None:
         """Print one event."""
@@ -50,16 +61,9 @@ class Viewer:
             return
         if isinstance(event, events.Archiving):
             self._size, self._written = event.size, 0
+        self._done = _so_far(event) or self._done
         sys.stderr.write(_sentence(event) + "\n")
         sys.stderr.flush()
-
-    def __enter__(self) -> Viewer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
 
     def _bar(self, size: int) -> None:
         self._written += size
@@ -100,6 +104,7 @@ class LiveViewer(Viewer):
         if self._live and self._view.status:
             after = view.elapsed_text(self._clock() - self._began)
             sys.stderr.write(f"{view.sentence(self._view.status)}; after {after}\n")
+        super().__exit__(kind, error, trace)
 
     def _show(self) -> None:
         from rich.console import Console
@@ -136,6 +141,20 @@ def _sentence(event: Event) -> str:
         return f"unchanged: {event.service} serves release {event.release}"
     if isinstance(event, events.StatusChanged):
         return view.sentence(event.status)
+    return ""
+
+
+def _so_far(event: Event) -> str:
+    """Say what is sure once an event has happened, if that is more than before."""
+    from deployer import events
+
+    if isinstance(event, events.Pushed):
+        return f"release {event.release} is in the model store; some of its documents may have been applied"
+    if isinstance(event, events.Applied):
+        return (
+            f"release {event.release} is applied to {event.service} and may still come to serve: "
+            "`kdeploy status` shows it"
+        )
     return ""
 
 

@@ -17,6 +17,8 @@ import trustme
 import urllib3
 import yaml
 
+from tests.children import die_with_parent
+
 HERE = Path(__file__).parent
 ADMIN = "admin-of-the-tests"  # the token of a user who may do everything
 
@@ -113,7 +115,7 @@ class Kube:
             f"--initial-cluster=default={peers}",
             "--unsafe-no-fsync",
         )
-        self._spawn(
+        self._api_server = (
             found["kube-apiserver"],
             f"--etcd-servers={etcd}",
             "--bind-address=127.0.0.1",
@@ -133,6 +135,7 @@ class Kube:
             # Without it every Pod is refused until a controller has made the default account.
             "--disable-admission-plugins=ServiceAccount",
         )
+        self._spawn(*self._api_server)
         self._wait()
         for crd in crds():
             self.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd)
@@ -141,6 +144,16 @@ class Kube:
         self.collects_garbage = "kube-controller-manager" in found
         if self.collects_garbage:
             self._start_controllers(found["kube-controller-manager"])
+
+    def restart(self) -> None:
+        """Kill the API server, and start it again on what its etcd holds."""
+        old = self._children[1]
+        old.kill()
+        old.wait()
+        self._spawn(*self._api_server)
+        self._children[1] = self._children.pop()
+        self._wait()
+        self._wait_for_crds()
 
     def _start_controllers(self, program: Path) -> None:
         config = self.folder / "controllers.kubeconfig"
@@ -155,11 +168,16 @@ class Kube:
         )
 
     def _spawn(self, program: Path, *flags: str) -> None:
-        log = (self.folder / f"{program.name}.log").open("wb")
-        self._children.append(
-            subprocess.Popen([program, *flags], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        log = (self.folder / f"{program.name}.log").open("ab")
+        child = subprocess.Popen(
+            [program, *flags],
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            preexec_fn=die_with_parent,
         )
         log.close()
+        self._children.append(child)
 
     def _wait(self) -> None:
         self.admin = urllib3.PoolManager(

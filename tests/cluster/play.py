@@ -115,7 +115,9 @@ class Play:
     def labels(self, release: str) -> dict[str, str]:
         return {SERVICE_LABEL: self.name, "component": "predictor", RELEASE_LABEL: release}
 
-    def replica_set(self, release: str, *, available: int, replicas: int = 1, number: int = 1) -> Document:
+    def replica_set(
+        self, release: str, *, available: int, replicas: int = 1, number: int | None = None
+    ) -> Document:
         """Create a ReplicaSet of a release, or change the one that is there."""
         name = f"{self.name}-predictor-{release[-6:]}"
         labels = self.labels(release)
@@ -124,11 +126,7 @@ class Play:
             self.kube.create(
                 path,
                 {
-                    "metadata": {
-                        "name": name,
-                        "labels": labels,
-                        "annotations": {"deployment.kubernetes.io/revision": str(number)},
-                    },
+                    "metadata": {"name": name, "labels": labels},
                     "spec": {
                         "replicas": replicas,
                         "selector": {"matchLabels": labels},
@@ -136,7 +134,11 @@ class Play:
                     },
                 },
             )
-        document = self.kube.merge(f"{path}/{name}", {"spec": {"replicas": replicas}})
+            number = 1 if number is None else number
+        change: Document = {"spec": {"replicas": replicas}}
+        if number is not None:
+            change["metadata"] = {"annotations": {"deployment.kubernetes.io/revision": str(number)}}
+        document = self.kube.merge(f"{path}/{name}", change)
         status = {"replicas": replicas, "availableReplicas": available, "readyReplicas": available}
         return self.kube.merge(f"{path}/{name}/status", {"status": status}) or document
 

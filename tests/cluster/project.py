@@ -16,15 +16,15 @@ serialized-file = "weights.pt"
 [targets.production]
 kind = "kserve"
 deployment-mode = "Standard"
-wait-window = 0.2
+wait-window = {window}
 """
 
 
-def write_project(folder: Path, store: Store) -> Path:
+def write_project(folder: Path, store: Store, *, window: float = 0.2) -> Path:
     """Write a project whose releases go to a store; return its folder."""
     folder.mkdir()
     where = f'\n[store]\nuri = "{store.uri}"\nendpoint = "{store.endpoint}"\n'
-    (folder / "kdeploy.toml").write_text(CONFIG + where)
+    (folder / "kdeploy.toml").write_text(CONFIG.format(window=window) + where)
     (folder / "handler.py").write_text("def handle(data, context):\n    return data\n")
     (folder / "weights.pt").write_bytes(b"w" * 1000)
     return folder

@@ -28,7 +28,7 @@ READS = ("GET", "HEAD", "OPTIONS")
 _HOP = {"connection", "transfer-encoding", "content-length", "keep-alive"}
 
 
-@dataclass
+@dataclass(eq=False)
 class Fault:
     """What happens to the next `times` requests whose `METHOD path?query` matches `where`."""
 
@@ -39,11 +39,25 @@ class Fault:
     body: str = ""  # what to answer; else a Status object that says `message` and `reason`
     message: str = "the test wants it so"
     reason: str = ""
+    skip: int = 0  # how many requests pass first
     before: float = 0.0  # seconds of silence before anything else
     cut: int = -1  # reset the connection after so many bytes of the answer's body, or of an upgraded one
+    slow: float = 0.0  # seconds between the pieces of the answer
+    reset: bool = False  # reset the connection, and let the API server know nothing
     lost: bool = False  # let the API server do it, and then reset before the answer
+    hold: bool = False  # before such a reset, say nothing for as long as the client listens
     gone: bool = False  # on a watch: an ERROR event that says 410
     seen: int = 0
+    passed: int = 0
+    held: threading.Event = field(default_factory=threading.Event)  # it holds a request, or has answered it
+    over: threading.Event = field(default_factory=threading.Event)  # the test wants it no more
+
+    def matches(self, request: str) -> bool:
+        return re.search(self.where, request) is not None
+
+    @property
+    def wanted(self) -> bool:
+        return self.seen < self.times and self.passed >= self.skip
 
 
 class Proxy:
@@ -83,23 +97,33 @@ class Proxy:
 
     @contextmanager
     def fault(self, where: str, **how: Any) -> Iterator[Fault]:
-        one = Fault(where, **how)
-        with self._lock:
-            self.faults.append(one)
-        try:
+        with self.failing(Fault(where, **how)) as (one,):
             yield one
+
+    @contextmanager
+    def failing(self, *faults: Fault) -> Iterator[tuple[Fault, ...]]:
+        """Let several faults happen. A request counts as passed for all of them once none of them has it."""
+        with self._lock:
+            self.faults += faults
+        try:
+            yield faults
         finally:
             with self._lock:
-                self.faults.remove(one)
+                self.faults = [one for one in self.faults if one not in faults]
+            for one in faults:
+                one.over.set()
 
     def take(self, method: str, path: str) -> Fault | None:
         with self._lock:
             self.requests.append((method, path))
-            for one in self.faults:
-                if one.seen < one.times and re.search(one.where, f"{method} {path}"):
-                    one.seen += 1
-                    return one
-        return None
+            meant = [one for one in self.faults if one.matches(f"{method} {path}")]
+            taken = next((one for one in meant if one.wanted), None)
+            if taken:
+                taken.seen += 1
+            if taken is None or taken.slow:
+                for one in meant:
+                    one.passed += 1
+        return taken
 
     def count(self) -> Counter[str]:
         """Count requests by method; asking what one may do is no write."""
@@ -157,10 +181,13 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(fault.before)
         if fault.before and self._left():
             self.close_connection = True
+        elif fault.reset or (fault.hold and not fault.lost):
+            self._leave(fault)
         elif fault.status:
             self._answer(fault)
         elif fault.gone:
             self._say_gone()
+            fault.held.set()
         elif self.headers.get("Upgrade"):
             self._tunnel(fault)
         else:
@@ -204,14 +231,29 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
+    def _leave(self, fault: Fault) -> None:
+        """Reset the connection; if it is to be held, once the client has gone or the fault is over."""
+        fault.held.set()
+        self.connection.settimeout(0.05)
+        while fault.hold and not fault.over.is_set():
+            try:
+                if not self.connection.recv(1):
+                    break
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+        _reset(self.connection)
+        self.close_connection = True
+
     def _forward(self, body: bytes, fault: Fault) -> None:
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP}
         self._upstream.request(self.command, self.path, body=body or None, headers=headers)
         answer = self._upstream.getresponse()
         if fault.lost:
-            answer.read()
-            _reset(self.connection)
-            self.close_connection = True
+            if "watch=true" not in self.path:
+                answer.read()
+            self._leave(fault)
             return
         self.send_response(answer.status)
         for name, value in answer.getheaders():
@@ -223,8 +265,9 @@ class _Handler(BaseHTTPRequestHandler):
         while data := answer.read1(65536):
             if left is not None:
                 data, left = data[:left], left - len(data)
-            if data:
-                self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+            for piece in _pieces(data, 3 if fault.slow else 1):
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+                time.sleep(fault.slow)
             if left is not None and left <= 0:
                 _reset(self.connection)
                 self.close_connection = True
@@ -263,6 +306,11 @@ class _Handler(BaseHTTPRequestHandler):
 def _close(one: socket.socket) -> None:
     with contextlib.suppress(OSError):
         one.shutdown(socket.SHUT_RDWR)
+
+
+def _pieces(data: bytes, count: int) -> list[bytes]:
+    size = max(-(-len(data) // count), 1)
+    return [data[start : start + size] for start in range(0, len(data), size)]
 
 
 def _reset(one: socket.socket) -> None:

@@ -157,7 +157,7 @@ class TestTrouble:
         path.write_text(yaml.safe_dump(kube.kubeconfig(ADMIN, server="https://127.0.0.1:1")))
         with pytest.raises(TargetError, match="cannot be reached") as caught:
             Api(connect(str(path), None), sleep=slept).get(CONFIG_MAP, "default", "one")
-        assert caught.value.where == "https://127.0.0.1:1"
+        assert (caught.value.where or "").endswith("on https://127.0.0.1:1 (context test)")
 
 
 class TestRefusals:

@@ -15,6 +15,7 @@ from deployer.errors import ConfigError, ConflictError, KdeployError
 from deployer.ownership import agrees
 from deployer.target import Document, Reference
 from deployer.targets.kserve import Cluster
+from deployer.targets.kserve.api import Api
 from deployer.targets.kserve.resources import INFERENCE_SERVICE, SERVING_RUNTIME
 from tests.cluster.kube import Kube
 from tests.cluster.play import A, B, Play, documents
@@ -172,8 +173,16 @@ class TestBrokenOff:
     @pytest.mark.parametrize("where", WRITES)
     @pytest.mark.parametrize("status", [403, 409, 422])
     def test_a_refusal(
-        self, cluster: Cluster, kube: Kube, namespace: str, proxy: Proxy, where: str, status: int
+        self,
+        cluster: Cluster,
+        kube: Kube,
+        namespace: str,
+        proxy: Proxy,
+        monkeypatch: pytest.MonkeyPatch,
+        where: str,
+        status: int,
     ) -> None:
+        monkeypatch.setitem(Api.__init__.__kwdefaults__, "sleep", lambda seconds: None)
         with (
             proxy.fault(where, status=status, times=99),
             pytest.raises(KdeployError, match="the test wants it"),

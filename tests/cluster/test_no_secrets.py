@@ -19,8 +19,9 @@ from deployer.errors import TargetError
 from deployer.targets.kserve.connection import connect
 from tests.cluster.kube import ADMIN, Kube
 from tests.cluster.play import Play
+from tests.cluster.project import write_project
 from tests.cluster.proxy import Proxy
-from tests.cluster.test_commands import CONFIG, play
+from tests.cluster.test_commands import play
 from tests.stores.planted import MARK, contents, holders, parrot, uploaded
 from tests.stores.swift import KEY, SECRET
 
@@ -51,12 +52,8 @@ Say = Callable[..., str]
 
 @pytest.fixture
 def project(s3_config: Store, tmp_path: Path) -> Path:
-    folder = tmp_path / "project"
-    (folder / "tmp").mkdir(parents=True)
-    store = f'\n[store]\nuri = "{s3_config.uri}"\nendpoint = "{s3_config.endpoint}"\n'
-    (folder / "kdeploy.toml").write_text(CONFIG + store)
-    (folder / "handler.py").write_text("def handle(data, context):\n    return data\n")
-    (folder / "weights.pt").write_bytes(b"w" * 1000)
+    folder = write_project(tmp_path / "project", s3_config)
+    (folder / "tmp").mkdir()
     (folder / "weights.json").write_text("{}")
     return folder
 

@@ -16,8 +16,9 @@ from urllib.parse import unquote, urlencode
 
 import urllib3
 
+from tests.children import die_with_parent
 from tests.stores.installed import AZURITE, package
-from tests.stores.swift import _die_with_parent, free_ports, settle
+from tests.stores.swift import free_ports, settle
 
 ACCOUNT = "devstoreaccount1"
 HOST = f"{ACCOUNT}.blob.core.windows.net"
@@ -59,7 +60,7 @@ class Azurite:
             command += ["--cert", str(self.certificate[0]), "--key", str(self.certificate[1])]
         with (self.root / "access.log").open("wb") as log:
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.DEVNULL, preexec_fn=_die_with_parent
+                command, stdout=log, stderr=subprocess.DEVNULL, preexec_fn=die_with_parent
             )
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline and self.process.poll() is None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import getpass
 import os
-import signal
 import socket
 import subprocess
 import textwrap
@@ -15,6 +13,7 @@ from urllib.parse import unquote
 
 import psutil
 
+from tests.children import die_with_parent
 from tests.stores.installed import SWIFT, environment
 
 KEY, SECRET = "test:tester", "planted+5f2c9d/secret"
@@ -133,7 +132,7 @@ class Swift:
                         stderr=subprocess.STDOUT,
                         env=child,
                         cwd=self.root,
-                        preexec_fn=_die_with_parent,
+                        preexec_fn=die_with_parent,
                     )
                 )
         return all(self._answers(port) for port in ports) and self._answers(self.port)
@@ -183,8 +182,3 @@ def free_ports(count: int) -> list[int]:
     for one in sockets:
         one.close()
     return ports
-
-
-def _die_with_parent() -> None:
-    if hasattr(ctypes.CDLL(None), "prctl"):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)

@@ -1,7 +1,8 @@
 """A small client of the Kubernetes API: plain documents in and out, our errors, bounded patience.
 
 What is asked here may be asked twice, so it is asked again when the network or the API server fails for a
-moment, after as long as `Retry-After` says if it says so.
+moment, after as long as `Retry-After` says if it says so. Where a write has got no answer in the end, the
+error says that it may have been done.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import urllib3
@@ -28,11 +29,13 @@ PAGE = 500  # objects in one answer of a list
 ATTEMPTS = 5
 PATIENCE = 30.0  # seconds: a Retry-After beyond this is for people to wait, not for a command
 
-_AGAIN = (429, 500, 502, 503, 504)
 _WATCH_SECONDS = 60  # a watch is closed and gone on with after this, so that a dead one is found out
+_WATCH_SILENCE = _WATCH_SECONDS + 5.0
 _JSON = "application/json"
 _APPLY = "application/apply-patch+yaml"  # JSON is YAML
 _MERGE = "application/merge-patch+json"
+_REVIEWS = Resource("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "", namespaced=False)
+_Answer = TypeVar("_Answer")
 
 
 class Api:
@@ -60,13 +63,16 @@ class Api:
             try:
                 page = self._ask("GET", resource, namespace, query=query)
             except refusals.GoneError:  # the rest of a slow list is forgotten: once more, in one piece
+                if "limit" not in query:
+                    raise
                 found.clear()
                 query = dict(selector or {})
                 continue
-            found += ({"apiVersion": resource.api_version, "kind": resource.kind, **i} for i in page["items"])
-            token = page["metadata"].get("continue")
+            items, metadata = page.get("items") or [], page.get("metadata") or {}
+            found += ({"apiVersion": resource.api_version, "kind": resource.kind, **one} for one in items)
+            token = metadata.get("continue")
             if not token:
-                return found, page["metadata"]["resourceVersion"]
+                return found, metadata.get("resourceVersion", "")
             query = {**query, "continue": token}
 
     def apply(
@@ -120,8 +126,8 @@ class Api:
             "kind": "SelfSubjectAccessReview",
             "spec": {"resourceAttributes": {**attributes, "subresource": subresource}},
         }
-        reviews = Resource("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "", namespaced=False)
-        return bool(self._ask("POST", reviews, None, body=review)["status"]["allowed"])
+        answer = self._ask("POST", _REVIEWS, None, body=review)
+        return bool((answer.get("status") or {}).get("allowed"))
 
     def open_watch(
         self, resource: Resource, namespace: str | None, version: str, selector: Mapping[str, str]
@@ -134,17 +140,21 @@ class Api:
             "timeoutSeconds": str(_WATCH_SECONDS),
             **selector,
         }
-        return self._open(resource.path(namespace), query, f"watch {resource.full_name}", _WATCH_SECONDS + 5)
+        return self._open(
+            resource.path(namespace), query, f"watch {resource.full_name}", silence=_WATCH_SILENCE
+        )
 
     def read_watch(self, response: urllib3.BaseHTTPResponse) -> Iterator[tuple[str, Document]]:
         """Yield (type, object) until the API server closes the watch. Raises GoneError, TargetError."""
         with response:
             for line in self._lines(response):
-                event = _event(line)
-                if event["type"] == "ERROR":
-                    status = event["object"]
-                    raise self._refusal(int(status.get("code") or 500), json.dumps(status).encode(), "watch")
-                yield event["type"], event["object"]
+                kind, document = _event(line)
+                if kind == "":
+                    raise refusals.broken(ValueError("that is no event"), self._connection.where)
+                if kind == "ERROR":
+                    said = json.dumps(document).encode()
+                    raise self._read_refusal(int(document.get("code") or 500), said, "watch")
+                yield kind, document
 
     def log(
         self,
@@ -161,8 +171,17 @@ class Api:
         if tail is not None:
             query["tailLines"] = str(tail)
         path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
-        response = self._open(path, query, f"get pods/log {namespace}/{pod}", None if follow else 20)
-        with response:
+        asked = f"get pods/log {namespace}/{pod}"
+
+        def ask() -> urllib3.BaseHTTPResponse:
+            try:
+                return self._open(path, query, asked, endless=follow)
+            except refusals.PassingError as error:
+                if error.status == 500:  # what the API server heard of the node, and would hear again
+                    raise refusals.RefusedError(error.what, where=error.where, hint=error.hint) from error
+                raise
+
+        with self._again(ask) as response:
             for line in self._lines(response):
                 yield line.decode(errors="replace").rstrip("\n")
 
@@ -177,12 +196,12 @@ class Api:
             found = self._send_again("GET", path, {}, None, _JSON, f"get {path}")
         except (NotFoundError, refusals.UnknownKindError):
             return frozenset()
-        return frozenset(one["name"] for one in found["resources"])
+        return frozenset(one["name"] for one in found.get("resources") or [])
 
     def version(self) -> str:
         """Return the API server's version, such as v1.31.2."""
         said = self._send_again("GET", "/version", {}, None, _JSON, "get /version")
-        return str(said["gitVersion"])
+        return str(said.get("gitVersion") or "of an unknown version")
 
     def _ask(
         self,
@@ -209,55 +228,104 @@ class Api:
         body: Document | None,
         content_type: str,
         asked: str,
-    ) -> Any:
-        for attempt in range(1, ATTEMPTS + 1):
-            pause = random.uniform(0.5, 1.0) * 0.2 * 2**attempt  # noqa: S311 - it spreads requests
-            failure: KdeployError
+    ) -> Document:
+        in_doubt = False
+
+        def send() -> Document:
+            nonlocal in_doubt
             try:
-                response = self._send(method, path, query, body, content_type)
-            except urllib3.exceptions.HTTPError as error:
-                failure = refusals.unreachable(error, self._connection.where)
-                again = failure.retryable
-            else:
-                if response.status < 300:
-                    return json.loads(response.data)
-                if (method, response.status) == ("DELETE", 404) and attempt > 1:
-                    return {}  # the attempt before did it, and only its answer was lost
-                failure = self._refusal(response.status, _without_values(response.data, body), asked)
-                again = response.status in _AGAIN
-                pause = _retry_after(response.headers, pause)
-            if not again or attempt == ATTEMPTS or pause > PATIENCE:
-                raise failure
+                return self._send(method, path, query, body, content_type, asked)
+            except refusals.PassingError as error:
+                in_doubt = in_doubt or error.done
+                raise
+            except NotFoundError:
+                if method == "DELETE" and in_doubt:
+                    return {}  # an attempt before did it, and only its answer was lost
+                raise
+
+        try:
+            # A merge names the version that it is for, so that it is outdated for ever.
+            return self._again(send, outdated=content_type != _MERGE)
+        except KdeployError as error:
+            changes = method != "GET" and "dryRun" not in query and not path.endswith(_REVIEWS.plural)
+            if in_doubt and changes:
+                raise refusals.doubted(error) from error
+            raise
+
+    def _again(self, ask: Callable[[], _Answer], *, outdated: bool = False) -> _Answer:
+        """Ask until it is answered, or refused, or patience is at an end."""
+        again = (refusals.PassingError, refusals.OutdatedError) if outdated else (refusals.PassingError,)
+        for attempt in range(1, ATTEMPTS):
+            try:
+                return ask()
+            except again as error:
+                pause = random.uniform(0.5, 1.0) * 0.2 * 2**attempt  # noqa: S311 - it spreads requests
+                if isinstance(error, refusals.PassingError) and error.after is not None:
+                    pause = error.after
+                if pause > PATIENCE:
+                    raise
             self._sleep(pause)
-        raise AssertionError
+        return ask()
 
     def _send(
-        self, method: str, path: str, query: Mapping[str, str], body: Document | None, content_type: str
-    ) -> urllib3.BaseHTTPResponse:
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Document | None,
+        content_type: str,
+        asked: str,
+    ) -> Document:
         url = self._connection.host + path + (f"?{urlencode(query)}" if query else "")
         headers = {**self._connection.headers(), "Accept": _JSON, "Content-Type": content_type}
         data = _encode(body) if body is not None else None
-        return self._connection.pool.request(method, url, body=data, headers=headers)
+        try:
+            response = self._connection.pool.request(method, url, body=data, headers=headers)
+        except urllib3.exceptions.HTTPError as error:
+            raise refusals.unreachable(error, f"{asked} on {self._connection.where}") from error
+        found = _document(response)
+        if found is None:
+            raise self._refusal(response, asked, body)
+        return found
 
     def _open(
-        self, path: str, query: Mapping[str, str], asked: str, silence: float | None
+        self,
+        path: str,
+        query: Mapping[str, str],
+        asked: str,
+        *,
+        silence: float | None = None,
+        endless: bool = False,
     ) -> urllib3.BaseHTTPResponse:
+        """Open an answer to be read as it comes. `silence` is in seconds, else the connection's own."""
         url = f"{self._connection.host}{path}?{urlencode(query)}"
-        timeout = urllib3.Timeout(connect=5.0, read=silence)
         headers = {**self._connection.headers(), "Accept": "*/*"}
+        timed = silence or endless
+        options: dict[str, Any] = {"timeout": urllib3.Timeout(connect=5.0, read=silence)} if timed else {}
         try:
             response = self._connection.pool.request(
-                "GET", url, headers=headers, timeout=timeout, preload_content=False
+                "GET", url, headers=headers, preload_content=False, **options
             )
-            if response.status < 300:
+            if response.status < 300 and not _is_page(response):
                 return response
-            refusal = self._refusal(response.status, response.data, asked)
+            refusal = self._refusal(response, asked)
         except urllib3.exceptions.HTTPError as error:
-            raise refusals.unreachable(error, self._connection.where) from error
+            raise refusals.unreachable(error, f"{asked} on {self._connection.where}") from error
         raise refusal
 
-    def _refusal(self, status: int, body: bytes, asked: str) -> KdeployError:
-        return refusals.read(refusals.Answer(status, body, asked=asked, host=self._connection.where))
+    def _refusal(
+        self, response: urllib3.BaseHTTPResponse, asked: str, sent: Document | None = None
+    ) -> KdeployError:
+        said = _without_values(response.data, sent)
+        return self._read_refusal(
+            response.status, said, asked, after=_seconds(response.headers.get("Retry-After"))
+        )
+
+    def _read_refusal(
+        self, status: int, body: bytes, asked: str, *, after: float | None = None
+    ) -> KdeployError:
+        answer = refusals.Answer(status, body, asked=asked, host=self._connection.where, after=after)
+        return refusals.read(answer)
 
     def _lines(self, response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
         """Yield lines as they come, whole ones: each of a watch is JSON and ends in a line break."""
@@ -290,17 +358,35 @@ def _dry(dry_run: bool) -> dict[str, str]:
     return {"dryRun": "All"} if dry_run else {}
 
 
-def _event(line: bytes) -> Any:
+def _document(response: urllib3.BaseHTTPResponse) -> Document | None:
+    """Return the object that an answer is, or None where it is a refusal or no answer of an API server."""
     try:
-        return json.loads(line)
-    except ValueError:  # cut off by a proxy that ends the answer as if it were whole
-        return {"type": "ERROR", "object": {"code": 500, "message": "the watch broke off"}}
+        found = json.loads(response.data) if response.status < 300 else None
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _is_page(response: urllib3.BaseHTTPResponse) -> bool:
+    """Return whether something else answers, with a page for people."""
+    return response.headers.get("Content-Type", "").startswith("text/html")
+
+
+def _event(line: bytes) -> tuple[str, Document]:
+    """Read a line of a watch; its type is empty where it is none, cut off by what stands between, say."""
+    try:
+        event = json.loads(line)
+        kind, document = str(event["type"]), event["object"]
+        if kind != "ERROR":
+            document["metadata"]["resourceVersion"]
+    except (ValueError, KeyError, TypeError):
+        return "", {}
+    return kind, document
 
 
 _VERBS = {"GET": "get", "PATCH": "patch", "POST": "create", "DELETE": "delete"}
 
 
-def _retry_after(headers: Mapping[str, str], otherwise: float) -> float:
-    """Return the seconds that an answer asks to wait."""
-    given = headers.get("Retry-After", "")
-    return float(given) if given.isdigit() else otherwise
+def _seconds(retry_after: str | None) -> float | None:
+    """Read what an answer asks to wait; a date is passed over."""
+    return float(retry_after) if retry_after and retry_after.isdigit() else None

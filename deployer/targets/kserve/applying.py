@@ -6,6 +6,7 @@ from deployer.errors import ConflictError
 from deployer.ownership import agrees
 from deployer.target import Document
 from deployer.targets.kserve.api import Api
+from deployer.targets.kserve.refusals import OutdatedError
 from deployer.targets.kserve.resources import SERVING_RUNTIME, resource_of
 
 _OWN_ATTEMPTS = 10
@@ -20,7 +21,7 @@ def apply_document(
     try:
         return api.apply(resource, placed, force=force, dry_run=dry_run)
     except ConflictError as error:
-        if resource is SERVING_RUNTIME and not force:
+        if resource is SERVING_RUNTIME and not force and not isinstance(error, OutdatedError):
             raise ConflictError(
                 error.what, where=error.where, hint="every service on this runtime would restart"
             ) from error

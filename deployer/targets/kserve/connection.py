@@ -107,11 +107,15 @@ def connect(kubeconfig: str | None, context: str | None) -> Connection:
     # read them.
     with tempfile.TemporaryDirectory(prefix="kdeploy-") as folder:
         chosen = _load(configuration, files, context, folder)
-        namespace = str(chosen.get("namespace") or "default")
-        return Connection(configuration, namespace, configuration.host, str(chosen.get("user") or ""))
+        named = chosen["context"]
+        where = f"{configuration.host} (context {chosen['name']})"
+        return Connection(
+            configuration, str(named.get("namespace") or "default"), where, str(named.get("user") or "")
+        )
 
 
 def _load(configuration: Any, files: str, context: str | None, folder: str) -> dict[str, Any]:
+    """Read a context into the configuration, and return it."""
     import yaml
     from kubernetes import config
 
@@ -133,7 +137,7 @@ def _load(configuration: Any, files: str, context: str | None, folder: str) -> d
             where=f"kubeconfig {files}",
             hint="name one with --kubeconfig or KUBECONFIG, and a context of it with --context",
         ) from None
-    chosen: dict[str, Any] = next((one for one in contexts if one["name"] == context), current)["context"]
+    chosen: dict[str, Any] = next((one for one in contexts if one["name"] == context), current)
     return chosen
 
 

@@ -40,8 +40,10 @@ def find_ingress(api: Api, reference: Reference, service: Document, named: str |
     """
     url = service.get("status", {}).get("url")
     if not url:
-        raise TargetError(f"{reference} has no URL yet", hint="`kdeploy status` says what it is waiting for")
-    search = _Search(api, urlsplit(url))
+        raise TargetError(
+            "it has no URL yet", where=str(reference), hint="`kdeploy status` says what it is waiting for"
+        )
+    search = _Search(api, urlsplit(url), str(reference))
     address = search.address() if named is None else named
     if address and address != PORT_FORWARD:
         return Endpoint(url=address.rstrip("/") + search.wanted.path.rstrip("/"), host=search.wanted.netloc)
@@ -51,8 +53,9 @@ def find_ingress(api: Api, reference: Reference, service: Document, named: str |
 class _Search:
     """Looks through a cluster for the ingress of a URL, and keeps in mind what it was not let see."""
 
-    def __init__(self, api: Api, wanted: SplitResult) -> None:
+    def __init__(self, api: Api, wanted: SplitResult, where: str) -> None:
         self.wanted = wanted
+        self._where = where
         self._api = api
         self._inside = _is_inside(wanted.hostname or "")
         self._refused: list[RefusedError] = []
@@ -86,11 +89,15 @@ class _Search:
         names = ", ".join(f"{one['metadata']['namespace']}/{one['metadata']['name']}" for one in found)
         if self._refused:
             return RefusedError(
-                f"no way in is found, and {self._refused[0].what}", hint=f"ask an admin for it, or {hint}"
+                f"no way in is found, and {self._refused[0].what}",
+                where=self._where,
+                hint=f"ask an admin for it, or {hint}",
             )
         if found:
-            return TargetError(f"no pod of Service {names} is ready for {self.wanted.scheme}", hint=hint)
-        return TargetError("no ingress of this cluster has an address that can be found out", hint=hint)
+            what = f"no pod of Service {names} is ready for {self.wanted.scheme}"
+        else:
+            what = "no ingress of this cluster has an address that can be found out"
+        return TargetError(what, where=self._where, hint=hint)
 
     def _of_gateway(self) -> Iterator[str]:
         name = find_gateway(self._api)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from msgspec import Struct
 
 from deployer.config import Store
 from deployer.target import Document
 from deployer.targets.kserve.api import Api
+from deployer.targets.kserve.parallel import ask_all
 from deployer.targets.kserve.resources import (
     CLAIM,
     CONTROLLER_REVISION,
@@ -75,9 +76,8 @@ def needed_for_store(store: Store) -> list[Permission]:
 
 def missing(api: Api, namespace: str, wanted: Sequence[Permission]) -> list[Permission]:
     """Ask the API server which permissions this user has not."""
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        granted = pool.map(lambda one: api.allowed(one.verb, one.resource, namespace), wanted)
-        return [one for one, may in zip(wanted, granted, strict=True) if not may]
+    granted = ask_all([partial(api.allowed, one.verb, one.resource, namespace) for one in wanted])
+    return [one for one, may in zip(wanted, granted, strict=True) if not may]
 
 
 def check_permissions(api: Api, namespace: str, wanted: Sequence[Permission]) -> Finding:

@@ -29,8 +29,36 @@ class GoneError(TargetError):
     """What a watch was to go on from is forgotten: list again."""
 
 
+class PassingError(TargetError):
+    """The network or the API server fails, perhaps for a moment only: ask again.
+
+    `done` is whether what was asked may have been done all the same; `status` is of HTTP, where there was
+    an answer, and `after` how many seconds it says to wait.
+    """
+
+    done = True
+    status = 0
+    after: float | None = None
+
+
+class UntouchedError(PassingError):
+    """It fails before anything can have been done."""
+
+    done = False
+
+
+class OutdatedError(ConflictError):
+    """Somebody else changed the object at the same time."""
+
+
 class RefusedError(TargetError):
     """This user or this cluster will not do it, however often it is asked."""
+
+    retryable = False
+
+
+class LoginError(TargetError):
+    """Not the API server answers, but what stands before it and wants people to log in."""
 
     retryable = False
 
@@ -42,21 +70,25 @@ class UnknownKindError(RefusedError):
 class Answer:
     """An answer that is no success: its HTTP status and the Status object in its body.
 
-    `asked` is what was asked for, a verb and an object in words; `host` who was asked.
+    `asked` is what was asked for, a verb and an object in words; `host` who was asked; `after` is
+    its Retry-After in seconds.
     """
 
-    def __init__(self, status: int, body: bytes, *, asked: str, host: str) -> None:
+    def __init__(
+        self, status: int, body: bytes, *, asked: str, host: str, after: float | None = None
+    ) -> None:
         self.status = status
-        self.asked = asked
-        self.host = host
+        self.where = f"{asked} on {host}"
+        self.after = after
         try:
             document = json.loads(body)
         except ValueError:
             document = {}
         document = document if isinstance(document, dict) else {}
         self.reason = str(document.get("reason") or "")
-        said = document.get("message") or body.decode(errors="replace")
+        said = document.get("message") or _text(body.decode(errors="replace"))
         self.message = " ".join(str(said).split())[:TEXT_MAX]
+        self.is_page = body.lstrip()[:1] == b"<"
         details = document.get("details") or {}
         self.causes: list[dict[str, Any]] = details.get("causes") or []
 
@@ -69,35 +101,58 @@ def read(answer: Answer) -> KdeployError:
     return _unexpected(answer)
 
 
-def unreachable(error: urllib3.exceptions.HTTPError, host: str) -> KdeployError:
-    """Return the error that a connection which failed stands for."""
+def doubted(failure: KdeployError) -> KdeployError:
+    """Add to the error of a write that it may have been done."""
+    return type(failure)(
+        f"{failure.what}; what was asked may have been done all the same",
+        where=failure.where,
+        hint=failure.hint,
+    )
+
+
+def unreachable(error: urllib3.exceptions.HTTPError, where: str) -> KdeployError:
+    """Return the error that a connection which failed stands for; `where` says whose."""
     text = str(getattr(error, "reason", None) or error)
     if "CERTIFICATE_VERIFY_FAILED" in text or "certificate" in text.lower():
         return RefusedError(
             "the API server's certificate is not the one that the kubeconfig vouches for",
-            where=host,
+            where=where,
             hint="is this the right context? `certificate-authority` in the kubeconfig must be the cluster's",
         )
+    hint = "check the network, the VPN and the context, and run it again"
     if isinstance(error, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError):
-        what = "the API server cannot be reached"
-    elif isinstance(error, urllib3.exceptions.TimeoutError):
-        what = "the API server does not answer"
-    else:
-        what = "the connection to the API server broke"
-    return TargetError(what, where=host, hint="check the network, the VPN and the context, and run it again")
+        return UntouchedError("the API server cannot be reached", where=where, hint=hint)
+    if isinstance(error, urllib3.exceptions.TimeoutError):
+        return PassingError("the API server does not answer", where=where, hint=hint)
+    return PassingError("the connection to the API server broke", where=where, hint=hint)
 
 
-def broken(error: Exception, host: str) -> KdeployError:
+def broken(error: Exception, where: str) -> KdeployError:
     """Return the error that an answer which broke off stands for."""
     if isinstance(error, urllib3.exceptions.HTTPError):
-        return unreachable(error, host)
-    return unreachable(urllib3.exceptions.ProtocolError(str(error)), host)
+        return unreachable(error, where)
+    return unreachable(urllib3.exceptions.ProtocolError(str(error)), where)
+
+
+def _strange(answer: Answer) -> KdeployError:
+    """Something between here and the API server answers in its place."""
+    if answer.is_page or answer.status >= 300:
+        return LoginError(
+            f"a web page answers instead of the API server: {answer.message}",
+            where=answer.where,
+            hint="log in to the cluster, or its VPN; is its address in the kubeconfig the right one?",
+        )
+    return PassingError(
+        "the API server's answer cannot be read: it is no JSON object",
+        where=answer.where,
+        hint="check the network, the VPN and the context, and run it again",
+    )
 
 
 def _unauthorized(answer: Answer) -> KdeployError:
     return RefusedError(
         "the cluster does not accept the credentials: a token may have expired",
-        where=answer.host,
+        where=answer.where,
         hint="log in to the cluster again",
     )
 
@@ -110,12 +165,12 @@ def _forbidden(answer: Answer) -> KdeployError:
     if match["user"] == "system:anonymous":
         return RefusedError(
             "the cluster was given no credentials",
-            where=answer.host,
+            where=answer.where,
             hint="log in: the kubeconfig yields no token",
         )
     return RefusedError(
         f"user {match['user']} may not {match['verb']} {resource}",
-        where=answer.asked,
+        where=answer.where,
         hint="`kdeploy render --rbac` prints the Role that grants it",
     )
 
@@ -125,15 +180,15 @@ def _denied(answer: Answer) -> KdeployError:
     match = _WEBHOOK.search(answer.message)
     said = answer.message[match.end() :] if match else answer.message
     speaker = f"webhook {match['name']}" if match else "the API server"
-    return RolloutFailedError(f"{speaker} refuses it: {said}", where=answer.asked, hint="mend what it names")
+    return RolloutFailedError(f"{speaker} refuses it: {said}", where=answer.where, hint="mend what it names")
 
 
 def _webhook_down(answer: Answer) -> KdeployError:
     match = _CALLING.search(answer.message)
     name = match["name"] if match else ""
-    return TargetError(
+    return UntouchedError(
         f"webhook {name} does not answer: {answer.message}",
-        where=answer.asked,
+        where=answer.where,
         hint="is KServe's controller running? `kubectl -n kserve get pods`",
     )
 
@@ -147,12 +202,12 @@ def _conflict(answer: Answer) -> KdeployError:
     if held:
         return ConflictError(
             f"others hold what would change: {'; '.join(held)}",
-            where=answer.asked,
+            where=answer.where,
             hint="--force-conflicts takes it over; or let kdeploy.toml say what they want",
         )
-    return ConflictError(
-        f"it was changed at the same time: {answer.message}", where=answer.asked, hint="run it again"
-    )
+    kind = ConflictError if answer.reason == "AlreadyExists" else OutdatedError
+    what = f"it was changed at the same time: {answer.message}"
+    return kind(what, where=answer.where, hint="run it again")
 
 
 def _manager(cause: dict[str, Any]) -> str:
@@ -164,36 +219,44 @@ def _missing(answer: Answer) -> KdeployError:
     if "could not find the requested resource" in answer.message or "page not found" in answer.message:
         return UnknownKindError(
             "the cluster does not know this kind of object",
-            where=answer.asked,
+            where=answer.where,
             hint="is KServe installed there?",
         )
-    return NotFoundError(answer.message, where=answer.asked)
+    return NotFoundError(answer.message, where=answer.where, hint="`kdeploy list` shows what there is")
 
 
 def _invalid(answer: Answer) -> KdeployError:
     causes = [f"{cause.get('field')}: {cause.get('message')}" for cause in answer.causes]
     said = "; ".join(causes) or answer.message
-    return RolloutFailedError(f"the API server takes it for invalid: {said}"[:TEXT_MAX], where=answer.asked)
+    what = f"the API server takes it for invalid: {said}"[:TEXT_MAX]
+    return RolloutFailedError(what, where=answer.where, hint="mend what it names")
 
 
 def _gone(answer: Answer) -> KdeployError:
-    return GoneError(answer.message, where=answer.asked)
+    return GoneError(answer.message, where=answer.where, hint="run it again")
 
 
 def _busy(answer: Answer) -> KdeployError:
-    return TargetError(
-        f"the API server is busy or in trouble (HTTP {answer.status}): {answer.message}",
-        where=answer.asked,
-        hint="run it again in a while",
-    )
+    kind = UntouchedError if answer.status == 429 else PassingError
+    what = f"the API server is busy or in trouble (HTTP {answer.status}): {answer.message}"
+    error = kind(what, where=answer.where, hint="run it again in a while")
+    error.status, error.after = answer.status, answer.after
+    return error
 
 
 def _unexpected(answer: Answer) -> KdeployError:
-    return TargetError(f"the API server answers HTTP {answer.status}: {answer.message}", where=answer.asked)
+    what = f"the API server answers HTTP {answer.status}: {answer.message}"
+    return TargetError(what, where=answer.where, hint="is this an API server? check the context")
+
+
+def _text(body: str) -> str:
+    """Return the words of a text that may be a page for browsers."""
+    return re.sub(r"<style.*?</style>|<script.*?</script>|<[^>]*>", " ", body, flags=re.DOTALL)
 
 
 _Error = Callable[[Answer], KdeployError]
 _TABLE: tuple[tuple[Callable[[Answer], object], _Error], ...] = (
+    (lambda a: a.status < 400, _strange),
     (lambda a: a.status == 401, _unauthorized),
     (lambda a: _WEBHOOK.search(a.message), _denied),
     (lambda a: _CALLING.search(a.message), _webhook_down),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from msgspec import UNSET
@@ -13,6 +13,7 @@ from deployer.target import Document
 from deployer.targets.kserve.api import Api
 from deployer.targets.kserve.capabilities import Discovery
 from deployer.targets.kserve.checks import Surroundings
+from deployer.targets.kserve.parallel import ask_all
 from deployer.targets.kserve.refusals import RefusedError, UnknownKindError
 from deployer.targets.kserve.resources import (
     CLAIM,
@@ -27,8 +28,6 @@ from deployer.targets.kserve.resources import (
 )
 from deployer.targets.kserve.rules import gpus_of, mode_of, service_of
 from deployer.targets.kserve.runtimes import Seen, find_runtime, flags_of
-
-_READERS = 8
 
 Asked = dict[str, Callable[[], Any]]
 
@@ -90,9 +89,8 @@ def _runtime(api: Api, namespace: str, name: str) -> Document | None:
 
 
 def _read(asked: Asked) -> dict[str, Any]:
-    with ThreadPoolExecutor(max_workers=_READERS) as pool:
-        found = zip(asked, pool.map(_answer, asked.values()), strict=True)
-        return {name: value for name, value in found if value is not UNSET}
+    found = zip(asked, ask_all([partial(_answer, ask) for ask in asked.values()]), strict=True)
+    return {name: value for name, value in found if value is not UNSET}
 
 
 def _answer(ask: Callable[[], Any]) -> Any:

@@ -137,19 +137,17 @@ class Cluster:
         return refuse([allowed, *check(documents, around)])
 
     def serves(self, documents: Sequence[Document]) -> bool:
-        """Return whether just these documents serve already: two or three small requests.
+        """Return whether just these documents serve already: a small request for each, and one more.
 
-        A Secret is looked at, too, since a rotated one is no part of the release; and it is what a rollout
-        finishes last.
+        All of them are looked at: a rotated Secret is no part of the release, and the first document is
+        what a rollout finishes last.
         """
         service = service_of(documents)
         live = self.get(self._reference(service))
         if live is None or read_status(live).phase is not Phase.READY:
             return False
         return agrees(live, self._wanted(service, live)) and all(
-            is_applied(self.api, document, self.namespace, live)
-            for document in documents
-            if document["kind"] == "Secret"
+            is_applied(self.api, document, self.namespace, live) for document in _others(documents)
         )
 
     def preview(self, documents: Sequence[Document]) -> builtins.list[tuple[Document | None, Document]]:
@@ -233,13 +231,13 @@ class Cluster:
                 limit = judge.look_again if judge.in_window else min(end, judge.look_again or end)
                 changed = watching.wait((limit or end) - self._clock())
                 now = self._clock()
-                if watching.complete and watching.service is None:
-                    raise NotFoundError(f"{reference} was deleted", hint="`kdeploy list` shows what there is")
-                if watching.complete and watching.service:
-                    yield self._status(judge, watching.service, watching, now)
+                if watching.complete:
+                    yield self._status(judge, self._same(service, watching.service), watching, now)
                 elif changed and watching.trouble:
                     yield _in_trouble(read_status(service), watching.trouble)
                 if now >= end and not judge.in_window:
+                    if not watching.complete:
+                        yield _in_trouble(read_status(service), watching.trouble or watching.silence)
                     return
 
     def get(self, reference: Reference) -> Document | None:
@@ -327,6 +325,17 @@ class Cluster:
             return document
         return leave_to_others(document, live, _SCALED)
 
+    def _same(self, service: Document, found: Document | None) -> Document:
+        """Return the service as it is now. Raises NotFoundError where it is there no more."""
+        if found and found["metadata"]["uid"] == service["metadata"]["uid"]:
+            return found
+        anew = ", and another was made of its name" if found else ""
+        raise NotFoundError(
+            f"{service['metadata']['name']} was deleted while its release was being rolled out{anew}",
+            where=f"namespace {service['metadata']['namespace']} on {self._connection.where}",
+            hint="`kdeploy list` shows what there is; `kdeploy rollout` again makes it",
+        )
+
     def _status(self, judge: Judge, service: Document, watching: Watching, now: float) -> Status:
         status = judge.look(service, watching.children, now)
         if status.phase is Phase.FAILED and judge.failure:
@@ -347,6 +356,10 @@ class Cluster:
         if live is None:
             raise NotFoundError(f"there is no service {reference}", hint="`kdeploy list` shows what there is")
         return live
+
+
+def _reference(document: Document, namespace: str) -> Reference:
+    return Reference(document["metadata"].get("namespace", namespace), document["metadata"]["name"])
 
 
 def _labelled(reference: Reference) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Mapping
 from types import TracebackType
 
@@ -29,6 +30,7 @@ from deployer.targets.kserve.resources import (
 )
 from deployer.targets.kserve.serving import SERVICE_LABEL, Children
 
+_PATIENCE = 1.0  # seconds that threads get to end; one that a silent API server holds ends with the process
 _PAUSE_MAX = 2.0  # seconds between attempts while the API server cannot be reached
 
 
@@ -95,8 +97,9 @@ class Watching:
     ) -> None:
         for follower in self._followers:
             follower.stop()
+        end = time.monotonic() + _PATIENCE
         for follower in self._followers:
-            follower.join(timeout=1.0)
+            follower.join(max(end - time.monotonic(), 0.0))
 
     @property
     def complete(self) -> bool:
@@ -123,6 +126,12 @@ class Watching:
     def trouble(self) -> KdeployError | None:
         """What keeps a part of it from being seen right now."""
         return next(iter(self._troubles.values()), None)
+
+    @property
+    def silence(self) -> KdeployError:
+        """What has not been seen at all, where `complete` is False."""
+        names = sorted(resource.full_name for resource in self._unlisted)
+        return TargetError(f"the API server has not listed {', '.join(names)}")
 
     def wait(self, seconds: float) -> bool:
         """Wait for a change and take in all that there are; False after `seconds` without one.

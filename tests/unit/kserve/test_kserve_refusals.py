@@ -13,9 +13,13 @@ from deployer.errors import ConflictError, KdeployError, NotFoundError, RolloutF
 from deployer.targets.kserve.refusals import (
     Answer,
     GoneError,
+    LoginError,
+    OutdatedError,
+    PassingError,
     RefusedError,
     UnknownKindError,
     broken,
+    doubted,
     read,
     unreachable,
 )
@@ -53,6 +57,8 @@ def answer(status: int, message: str = "", **more: object) -> KdeployError:
         (429, "slow down", TargetError, "busy"),
         (503, "etcd", TargetError, "HTTP 503"),
         (418, "teapot", TargetError, "HTTP 418: teapot"),
+        (302, "Found", LoginError, "a web page answers"),
+        (200, "half an answer", PassingError, "no JSON object"),
     ],
 )
 def test_table(status: int, message: str, kind: type[KdeployError], what: str) -> None:
@@ -107,3 +113,25 @@ def test_connections(error: urllib3.exceptions.HTTPError, what: str, retryable: 
 def test_what_breaks_off() -> None:
     assert "broke" in broken(OSError("reset"), HOST).what
     assert "does not answer" in broken(urllib3.exceptions.TimeoutError("x"), HOST).what
+
+
+def test_a_page_for_people_is_told_by_its_words() -> None:
+    page = b"<!DOCTYPE html>\n<style>p { color: red }</style><title>Sign in</title><p>to go on"
+    login = read(Answer(200, page, asked="get x", host=HOST))
+    assert isinstance(login, LoginError)
+    assert "Sign in to go on" in login.what
+    assert "color" not in login.what
+    assert "HTTP 503): Sign in to go on" in read(Answer(503, page, asked="get x", host=HOST)).what
+
+
+def test_of_conflicts_only_what_changed_meanwhile_is_worth_asking_again() -> None:
+    assert isinstance(answer(409, "modified", reason="Conflict"), OutdatedError)
+    assert not isinstance(answer(409, "there is one", reason="AlreadyExists"), OutdatedError)
+
+
+def test_what_may_have_been_done_is_said() -> None:
+    error = doubted(answer(500, "oops"))
+    assert isinstance(error, PassingError)
+    assert "may have been done" in error.what
+    assert error.where == f"patch x on {HOST}"
+    assert not answer(429, "slow down").done  # type: ignore[attr-defined]

@@ -1,0 +1,167 @@
+"""`kill -9` and Ctrl-C of `kdeploy rollout` at every step: the next one ends right, and nothing is left."""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from deployer.config import Store
+from tests.cluster.faults import (
+    S3_KEYS,
+    Controller,
+    kdeploy,
+    new_namespace,
+    objects,
+    shown,
+    steps,
+    wrong,
+)
+from tests.cluster.kube import ADMIN, Kube
+from tests.cluster.project import write_project
+from tests.cluster.proxy import Proxy
+from tests.stores.swift import Swift
+
+ROOT = Path(__file__).parents[2]
+KILLS, STOPS = signal.SIGKILL, signal.SIGINT
+
+
+class Case:
+    """One rollout that is ended while one request of it, or its answer, is on its way."""
+
+    def __init__(self, folder: Path, step: tuple[str, int], *, answered: bool, by: signal.Signals) -> None:
+        self.folder, self.step, self.answered, self.by = folder, step, answered, by
+        self.code, self.said = 0, ""
+
+    def __str__(self) -> str:
+        place = "after the answer to" if self.answered else "before"
+        return f"{self.by.name} {place} {shown(self.step)}\n{self.code} {self.said}"
+
+
+class Project:
+    """A project and a namespace for each rollout of it."""
+
+    def __init__(self, kube: Kube, folder: Path) -> None:
+        self.kube, self.folder = kube, folder
+
+    def rollout(self, proxy: Proxy, namespace: str) -> list[str]:
+        """Write a kubeconfig that leads through a proxy, and return what rolls out through it."""
+        config = self.kube.kubeconfig(ADMIN, server=proxy.url, namespace=namespace)
+        cluster = config["clusters"][0]["cluster"]
+        authority = Path(cluster.pop("certificate-authority")).read_bytes()
+        cluster["certificate-authority-data"] = base64.b64encode(authority).decode()
+        path = self.folder / f"{namespace}.kubeconfig"
+        path.write_text(yaml.safe_dump(config))
+        return ["rollout", "--kubeconfig", str(path)]
+
+    def end(self, case: Case) -> str | None:
+        """Start it, end it where the case says; return what is wrong with how it ended."""
+        pattern, before = case.step
+        temporary = case.folder / "temporary"
+        temporary.mkdir(parents=True)
+        with (
+            Proxy(self.kube) as proxy,
+            proxy.fault(pattern, skip=before, hold=True, lost=case.answered) as fault,
+        ):
+            child = subprocess.Popen(
+                [sys.executable, "-m", "deployer", *self.rollout(proxy, case.folder.name)],
+                env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            if not fault.held.wait(30):
+                child.kill()
+                return f"it did not come so far: {child.communicate()}"
+            child.send_signal(case.by)
+            try:
+                _, case.said = child.communicate(timeout=10)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                return f"it goes on: {child.communicate()}"
+        case.code = child.returncode
+        if left := list(temporary.iterdir()):
+            return f"it left {left}"
+        return None if case.by is KILLS else unclear(case)
+
+
+def unclear(case: Case) -> str | None:
+    """Return why this is not how a command says that it was stopped."""
+    lines = [line.partition(":")[0] for line in case.said.splitlines()]
+    if case.code != 130 or "Traceback" in case.said:
+        return "it is not stopped in order"
+    said = [lines.count(word) for word in ("stopped", "error", "hint")]
+    return None if said == [1, 1, 1] else "it does not say what was done and what to do"
+
+
+@pytest.fixture(scope="module")
+def project(kube: Kube, swift: Swift, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    folder = tmp_path_factory.mktemp("killed")
+    write_project(
+        folder / "project", Store(uri=f"s3://models/{uuid.uuid4().hex}", endpoint=swift.url), window=0.05
+    )
+    with Controller(kube), pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder / "project")
+        for name, value in {**S3_KEYS, "HOME": str(folder)}.items():
+            patch.setenv(name, value)
+        yield Project(kube, folder)
+
+
+def plan(found: list[tuple[str, int]], by: signal.Signals) -> Iterator[tuple[tuple[str, int], bool]]:
+    """Yield where to end it: each write is killed on both sides and stopped on one; some of the reads."""
+    for number, step in enumerate(found):
+        if not step[0].startswith("^GET") and "selfsubject" not in step[0]:
+            yield from (
+                (step, answered) for answered in (False, True) if by is KILLS or answered == number % 2
+            )
+        elif number % 4 == 2 * (by is KILLS):
+            yield step, number % 8 < 4
+
+
+@pytest.mark.parametrize("by", [KILLS, STOPS], ids=lambda by: by.name)
+def test_the_next_rollout_ends_right_and_nothing_is_left(
+    project: Project, kube: Kube, by: signal.Signals
+) -> None:
+    clean = new_namespace(kube)
+    with Proxy(kube) as proxy:
+        ended = kdeploy(*project.rollout(proxy, clean))
+        assert ended.code == 0, ended.err
+        found = list(steps(proxy.requests))
+    names, release = set(objects(kube, clean)), ended.out.strip()
+    cases = [
+        Case(project.folder / new_namespace(kube), step, answered=answered, by=by)
+        for step, answered in plan(found, by)
+    ]
+    with ThreadPoolExecutor(4) as pool:
+        faults = list(pool.map(project.end, cases))
+    assert [f"{fault}: {case}" for fault, case in zip(faults, cases, strict=True) if fault] == []
+    with Proxy(kube) as proxy:
+        for case in cases:
+            ended = kdeploy(*project.rollout(proxy, case.folder.name))
+            assert ended.code == 0, f"{case}{ended.err}"
+            assert wrong(kube, case.folder.name, release, names) is None, f"{case}{ended.err}"
+
+
+def test_the_servers_of_the_tests_end_with_them(tmp_path: Path) -> None:
+    code = (
+        "import sys, time, pathlib; from tests.cluster.kube import Kube;"
+        "kube = Kube(pathlib.Path(sys.argv[1])); kube._spawn(pathlib.Path('/bin/sleep'), '60');"
+        "print(kube._children[0].pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=ROOT, stdout=subprocess.PIPE)
+    with parent:
+        assert parent.stdout is not None
+        server = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    server.wait(10)
