@@ -98,7 +98,7 @@ def test_another_release_that_was_applied_is_seen_afterwards(
 ) -> None:
     with unseen(proxy, "inferenceservices"):
         cluster.apply(documents(namespace, B))
-    with pytest.raises(ConflictError, match=f"release {B} was applied"):
+    with pytest.raises(ConflictError, match=f"applied release {B}"):
         waiting.end()
 
 

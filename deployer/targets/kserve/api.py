@@ -244,8 +244,8 @@ class Api:
                 raise
 
         try:
-            # A merge names the version that it is for, so that it is outdated for ever.
-            return self._again(send, outdated=content_type != _MERGE)
+            # What names the version that it is for is outdated for ever.
+            return self._again(send, outdated="resourceVersion" not in (body or {}).get("metadata", {}))
         except KdeployError as error:
             changes = method != "GET" and "dryRun" not in query and not path.endswith(_REVIEWS.plural)
             if in_doubt and changes:
