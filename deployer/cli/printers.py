@@ -50,7 +50,7 @@ class Viewer:
     ) -> None:
         """Say how far it came if it is stopped."""
         if kind is KeyboardInterrupt:
-            sys.stderr.write(f"\nstopped: {self._done}\n")
+            sys.stderr.write(f"stopped: {self._done}\n")
 
     def __call__(self, event: Event) -> None:
         """Print one event."""

@@ -122,9 +122,10 @@ def test_a_rollout_is_seen_interrupted_gone_on_with_and_ends(kdeploy: Open, play
     terminal.until(f"Progressing  {play.reference}")
     terminal.until("  1 s")  # time goes on without an event
     terminal.type(b"\x03")
-    code, out, (last, *error) = terminal.end()
+    code, out, (last, stopped, *error) = terminal.end()
     assert (code, out) == (130, "")
     assert re.fullmatch(r"Progressing; after \d+ s", last)
+    assert stopped.startswith("stopped: release ")
     assert error[0] == "error: interrupted"
     assert COLOUR.search(terminal.shown)
 
