@@ -1,0 +1,113 @@
+"""How long commands on a cluster take that have nothing to wait for, as a user runs them: whole processes.
+
+Against the tests' API server, with a model store in OpenStack Swift: a rollout of what serves already, and a list
+of 1,000 services; beside Python's import of the Kubernetes client, which neither can do without. What each asks
+of the API server is counted. Ends with 1 if a bar is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from deployer.config import Store  # noqa: E402
+from deployer.store.credentials import find_credentials  # noqa: E402
+from deployer.store.location import locate  # noqa: E402
+from deployer.store.s3_requests import Bucket  # noqa: E402
+from deployer.targets.kserve.resources import INFERENCE_SERVICE  # noqa: E402
+from tests.cluster.faults import S3_KEYS, Controller  # noqa: E402
+from tests.cluster.kube import ADMIN, Kube  # noqa: E402
+from tests.cluster.play import documents  # noqa: E402
+from tests.cluster.project import write_project  # noqa: E402
+from tests.cluster.proxy import Proxy  # noqa: E402
+from tests.stores.swift import Swift  # noqa: E402
+
+KDEPLOY = [sys.executable, "-m", "deployer"]
+SERVICES = 1000
+PEER = "import kubernetes.client"
+COMMANDS = {  # what is run, and the seconds and requests that it may take
+    "rollout, unchanged": (("rollout",), 1.5, 6),
+    f"list -A, {SERVICES} services": (("list", "-A"), 3.0, 3),
+}
+
+
+def seconds(command: list[str], folder: Path) -> float:
+    started = time.perf_counter()
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return time.perf_counter() - started
+
+
+def measure(proxy: Proxy, folder: Path, runs: int) -> bool:
+    taken: dict[str, list[float]] = {what: [] for what in (PEER, *COMMANDS)}
+    asked: dict[str, list[tuple[str, str]]] = {}
+    for _ in range(runs):  # alternating, so that a busy moment falls on all
+        taken[PEER].append(seconds([sys.executable, "-c", PEER], folder))
+        for what, (command, _bar, _limit) in COMMANDS.items():
+            proxy.requests.clear()
+            taken[what].append(seconds([*KDEPLOY, *command], folder))
+            asked[what] = list(proxy.requests)
+    peer = statistics.median(taken[PEER])
+    print(f"commands on a cluster, median of {runs}\n\n{PEER:26}{peer:8.2f} s")
+    kept = True
+    for what, (_command, bar, limit) in COMMANDS.items():
+        median = statistics.median(taken[what])
+        writes = sum(method != "GET" for method, _ in asked[what])
+        good = median <= bar and len(asked[what]) <= limit and writes == 0
+        kept = kept and good
+        said = f"{len(asked[what])} requests, {writes} writes   <= {bar} s, {limit} requests"
+        print(f"{what:26}{median:8.2f} s{median / peer:7.1f}x   {said}{'' if good else '  MISSED'}")
+    return kept
+
+
+def run(folder: Path, runs: int) -> bool:
+    os.environ.update(S3_KEYS)
+    (folder / "swift").mkdir()
+    (folder / "kube").mkdir()
+    swift = Swift(folder / "swift").start()
+    try:
+        store = Store(uri="s3://models/bench", endpoint=swift.url)
+        Bucket(locate(store, os.environ), find_credentials("s3", os.environ), None).ask("PUT")
+        project = write_project(folder / "project", store)
+        with Kube(folder / "kube") as kube, Proxy(kube) as proxy:
+            config = folder / "kubeconfig"
+            config.write_text(yaml.safe_dump(kube.kubeconfig(ADMIN, server=proxy.url)))
+            os.environ["KUBECONFIG"] = str(config)
+            with Controller(kube):
+                seconds([*KDEPLOY, "rollout"], project)
+            _, service = documents("default")
+            for number in range(SERVICES - 1):
+                named = {**service, "metadata": {**service["metadata"], "name": f"s{number}"}}
+                kube.create(INFERENCE_SERVICE.path("default"), named)
+            return measure(proxy, project, runs)
+    finally:
+        swift.stop()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=5)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        try:
+            return 0 if run(Path(name), options.runs) else 1
+        except (LookupError, pytest.skip.Exception) as missing:  # a server cannot be had
+            print(missing)
+            return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
