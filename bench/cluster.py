@@ -1,8 +1,8 @@
 """How long commands on a cluster take that have nothing to wait for, as a user runs them: whole processes.
 
-Against the tests' API server, with a model store in OpenStack Swift: a rollout of what serves already, and a list
-of 1,000 services; beside Python's import of the Kubernetes client, which neither can do without. What each asks
-of the API server is counted. Ends with 1 if a bar is missed.
+Against the tests' API server, with a model store in OpenStack Swift: a rollout of what serves already, and a
+list of 1,000 services; beside Python's import of the Kubernetes client, which neither can do without. What
+each asks of the API server is counted. Ends with 1 if a bar is missed.
 """
 
 from __future__ import annotations
