@@ -6,7 +6,7 @@ a command that died is simply run again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from deployer.ownership import Outside, changed_outside
 from deployer.release import Release, Traffic, check_release_id, plan_release
 from deployer.rollout import read_outcome, watch_rollout
 from deployer.store import ModelStore, Stored
-from deployer.target import Document, Reference, Status, Target, read_status
+from deployer.target import Document, Entry, Reference, Status, Target, read_status
 
 DIGESTS = Path(".kdeploy", "digests.json")  # the digests of files that have not changed since
 
@@ -174,14 +174,17 @@ class Pipeline:
         compared = self.target.preview(self.with_secret(self.render(self.release(release_id), traffic)))
         return [found for live, after in compared if (found := compare(live, after))]
 
-    def changed_outside(self, document: Document) -> list[Outside]:
-        """Return what others have changed of a live InferenceService since it was last rolled out."""
+    def history(self, document: Document) -> list[Entry]:
+        """Return what was rolled out to a live InferenceService; a warning where it is not known."""
         metadata = document["metadata"]
         try:
-            entries = self.target.history(Reference(metadata["namespace"], metadata["name"]))
+            return self.target.history(Reference(metadata["namespace"], metadata["name"]))
         except KdeployError as error:  # whoever may only look at services sees all the rest
             self._emit(Warned(f"what was changed outside of kdeploy is not known: {error}"))
             return []
+
+    def changed_outside(self, document: Document, entries: Sequence[Entry]) -> list[Outside]:
+        """Return what others have changed of a live InferenceService since the last of its rollouts."""
         applied = [entry for entry in entries if entry.outcome not in (APPLYING, INTERRUPTED)]
         services = [d for entry in applied[-1:] for d in entry.documents if d["kind"] == "InferenceService"]
         return [found for service in services for found in changed_outside(document, service)]

@@ -100,7 +100,7 @@ def decode_release(data: bytes, *, where: str) -> Release:
 
     Raises IntegrityError, naming `where` it was read.
     """
-    hint = "push it again; `kdeploy verify` checks the others"
+    hint = f"remove what is below {where.rpartition('/')[0]}/ and push it again"
     try:
         release = msgspec.json.decode(data, type=Release)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -65,9 +65,9 @@ def _failed(status: Status, release_id: str) -> RolloutFailedError:
     stays = f"; {serving} goes on serving" if serving else ""
     log = "".join(f"\n  | {line}" for line in status.log)
     return RolloutFailedError(
-        f"release {release_id} cannot serve{_because(status)}{stays}{log}",
+        f"release {release_id} cannot serve{_because(status).rstrip('.')}{stays}{log}",
         where=str(status.reference),
-        hint="`kdeploy logs` shows more; mend the cause and run `kdeploy rollout` again",
+        hint="`kdeploy logs` shows what its containers said; mend the cause and run `kdeploy rollout` again",
     )
 
 

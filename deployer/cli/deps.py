@@ -215,7 +215,10 @@ def _examine_cluster(
 
     def render() -> list[Document]:
         pipe = Pipeline(loaded, _open_store(loaded, target, emit), cluster, emit)
-        return pipe.with_secret(pipe.render(pipe.release(None), Traffic()))
+        release = pipe.release(None)
+        if pipe.store.passive:
+            pipe.store.find(release.name, release.id)
+        return pipe.with_secret(pipe.render(release, Traffic()))
 
     return cluster.examine(render)
 

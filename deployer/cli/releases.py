@@ -24,6 +24,7 @@ from deployer.cli.options import (
     TargetName,
     Yes,
 )
+from deployer.errors import IntegrityError
 
 if TYPE_CHECKING:
     from deployer.config import Settings
@@ -207,9 +208,18 @@ def verify(
     """Compare every byte of stored releases with what was pushed."""
     loaded = deps.settings(config, sets=sets, store=store)
     pipe = deps.pipeline(loaded, emit=printers.Viewer())
+    damaged = []
     for found in [pipe.find(release)] if release else pipe.store.list(loaded.config.model.name):
-        pipe.store.verify(found)
-        typer.echo(f"{found.id} is as it was pushed", err=True)
+        try:
+            pipe.store.verify(found)
+        except IntegrityError as error:  # noqa: PERF203 - the others are looked at, too
+            damaged.append(error)
+        else:
+            typer.echo(f"{found.id} is as it was pushed", err=True)
+    for more in damaged[1:]:
+        typer.echo(f"damaged, too: {more}", err=True)
+    if damaged:
+        raise damaged[0]
 
 
 def prune(
@@ -224,6 +234,8 @@ def prune(
     loaded = deps.settings(config, sets=sets, store=store)
     pipe = deps.pipeline(loaded, emit=printers.Viewer())
     old = pipe.prune(keep, dry_run=True)
+    if not old:
+        typer.echo(f"nothing to remove: every release is in use, or of the newest {keep}", err=True)
     if old and not dry_run and not yes:
         deps.confirm(f"remove {len(old)} release(s): {', '.join(r.id for r in old)}?")
     for release in old if dry_run else pipe.prune(keep, dry_run=False):

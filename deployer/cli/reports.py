@@ -18,16 +18,21 @@ if TYPE_CHECKING:
 _COMMIT = 12  # characters of a commit that people are shown
 
 
-def print_status(document: Document, outside: Sequence[Outside], output: Output) -> None:
-    """Print one service, and what was changed of it outside of kdeploy."""
+def print_status(
+    document: Document, entries: Sequence[Entry], outside: Sequence[Outside], output: Output
+) -> None:
+    """Print one service, how its last rollout ended, and what was changed of it outside of kdeploy."""
     from msgspec import to_builtins
 
     name = document["metadata"]["name"]
     data = {**document, "changedOutside": to_builtins(outside)}
-    print_rows(output, ["what", "value"], list(_status_rows(document, outside)), data, [name])
+    print_rows(output, ["what", "value"], list(_status_rows(document, entries, outside)), data, [name])
 
 
-def _status_rows(document: Document, outside: Sequence[Outside]) -> Iterator[tuple[str, object]]:
+def _status_rows(
+    document: Document, entries: Sequence[Entry], outside: Sequence[Outside]
+) -> Iterator[tuple[str, object]]:
+    from deployer.history import describe_author
     from deployer.target import read_status
 
     status = read_status(document)
@@ -50,6 +55,8 @@ def _status_rows(document: Document, outside: Sequence[Outside]) -> Iterator[tup
     for condition in document.get("status", {}).get("conditions", []):
         why = f" ({condition['reason']})" if condition.get("reason") else ""
         yield f"condition {condition['type']}", f"{condition['status']}{why}"
+    for last in entries[-1:]:
+        yield "last rollout", f"{last.outcome}: {last.release} by {describe_author(last)} at {last.when}"
     for one in outside:
         by = f"by {one.manager} at {one.since}" if one.manager else "taken out"
         yield "changed outside", f"{one.field} {by}"

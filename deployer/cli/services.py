@@ -1,4 +1,4 @@
-"""Commands about what serves: bring it there, ask it, look at it, take it away."""
+"""Commands about what serves: compare it, ask it, look at it, take it away."""
 
 from __future__ import annotations
 
@@ -155,7 +155,8 @@ def status(
     )
     pipe = deps.pipeline(loaded, target=target, emit=printers.Viewer())
     document = pipe.status(name)
-    reports.print_status(document, pipe.changed_outside(document), output)
+    entries = pipe.history(document)
+    reports.print_status(document, entries, pipe.changed_outside(document, entries), output)
 
 
 def list_services(
@@ -196,8 +197,12 @@ def logs(
     if follow and previous:
         raise ConfigError("a run that is over says nothing more", where="--follow", hint="leave one out")
     place = deps.open_target(loaded, target)
-    for line in place.logs(deps.reference(loaded, place, name), follow=follow, previous=previous):
+    reference, silent = deps.reference(loaded, place, name), True
+    for line in place.logs(reference, follow=follow, previous=previous):
         typer.echo(line)
+        silent = False
+    if silent:
+        typer.echo(f"no container of {reference} has said anything", err=True)
 
 
 def delete(

@@ -13,7 +13,15 @@ from typing import Any, get_origin
 import msgspec
 from msgspec import Struct
 
-from deployer.config.schema import NAME_PATTERN, Config, KServeTarget, LocalTarget, Store, TorchServeValue
+from deployer.config.schema import (
+    NAME_PATTERN,
+    Config,
+    KServeTarget,
+    LocalTarget,
+    Store,
+    TargetConfig,
+    TorchServeValue,
+)
 from deployer.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -35,7 +43,21 @@ _HINTS = {
     "model.name": "lower-case letters, digits and -, a letter first, at most 47 characters",
     "model.version": 'text of letters, digits, ".", "_" and "-", in quotes: version = "1.0"',
     "store.endpoint": "http:// or https://, a host, perhaps a port; credentials are never part of it",
+    "store.create-claim": 'a size, such as "10Gi"',
+    "serving.cpu": 'processors, or thousandths of one: "2", "500m"',
+    "serving.memory": 'a size, such as "2Gi"',
     "targets.kind": 'the kinds of target: "local", "kserve"',
+    "targets.namespace": "lower-case letters, digits and -",
+    "targets.ingress": "http:// or https:// and an address, or port-forward",
+}
+# What msgspec calls a type, as people do.
+_TYPES = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "object": "a table",
+    "array": "a list",
 }
 
 
@@ -140,8 +162,11 @@ def _refuse_unknown(data: Mapping[str, Any], struct: type[Struct], prefix: str, 
             _refuse_unknown(value, inner, f"{prefix}{key}.", where)
         elif (prefix, key) == ("", "targets") and isinstance(value, dict):
             for name, target in value.items():
-                if isinstance(target, dict):
+                if isinstance(target, dict) and target.get("kind") in _KINDS:
                     _refuse_unknown(target, _target_of(target), f"targets.{name}.", where)
+
+
+_KINDS = {struct.__struct_config__.tag for struct in (LocalTarget, KServeTarget)}
 
 
 def _target_of(target: Mapping[str, Any]) -> type[Struct]:
@@ -215,7 +240,7 @@ def _set(data: dict[str, Any], key: str, text: str, source: str) -> None:
     if len(tables) == 2 and tables[0] == "targets":
         _set_of_target(table, ".".join(tables), last, text, source)
     else:
-        table[last] = _parse(text, _leaf_type(tables, last), source)
+        table[last] = _parse(text, _leaf_type(tables, last), source, key)
 
 
 def _set_of_target(target: dict[str, Any], prefix: str, last: str, text: str, source: str) -> None:
@@ -226,7 +251,7 @@ def _set_of_target(target: dict[str, Any], prefix: str, last: str, text: str, so
     target.setdefault("kind", "local")
     kind = _target_of(target)
     _refuse_unknown({last: None}, kind, f"{prefix}.", source)
-    target[last] = _parse(text, _fields(kind)[last], source)
+    target[last] = _parse(text, _fields(kind)[last], source, f"targets.{last}")
 
 
 def _leaf_type(tables: list[str], last: str) -> Any:
@@ -240,7 +265,7 @@ def _leaf_type(tables: list[str], last: str) -> Any:
     return _fields(struct).get(last, Any)
 
 
-def _parse(text: str, kind: Any, source: str) -> Any:
+def _parse(text: str, kind: Any, source: str, key: str) -> Any:
     """Read the text of a variable or flag: as it is for words and numbers, JSON for the rest."""
     if kind is TorchServeValue:
         return {"true": True, "false": False}.get(text.lower(), text)
@@ -255,7 +280,7 @@ def _parse(text: str, kind: Any, source: str) -> Any:
             return value
         plain_kind = get_origin(getattr(kind, "__origin__", kind))  # what Annotated annotates
         hint = "lists and tables are written as JSON" if plain_kind in (tuple, dict) else None
-        raise ConfigError(_sentence(plain), where=source, hint=hint) from plain
+        raise ConfigError(_sentence(plain), where=source, hint=hint or _HINTS.get(key)) from plain
 
 
 def _get(data: Mapping[str, Any], key: str) -> Any:
@@ -284,15 +309,18 @@ def _convert(data: dict[str, Any], sources: Mapping[str, str], path: Path | None
     try:
         return msgspec.convert(data, Config)
     except msgspec.ValidationError as error:
-        key = _path_of(error)
+        key = schema_key = _path_of(error)
+        if key.partition(".")[0] == "targets" and isinstance(data["targets"], dict):
+            key = key.replace("targets", f"targets.{_wrong_target(data['targets'])}", 1)
         below = (name for inner, name in sources.items() if key and inner.startswith(f"{key}."))
         source = sources.get(key) or next(below, str(path) if path else FILE_NAME)
-        hint = _HINTS.get(key)
         if missing := re.match(r"Object missing required field `(.+?)`", str(error)):
             lacking = f"{key}.{missing[1]}".strip(".")
-            no_file = None if path else f"there is no {FILE_NAME} here or above: `kdeploy init` writes one"
-            raise ConfigError(f"{lacking} is not set", where=source, hint=no_file) from error
-        raise ConfigError(_sentence(error), where=f"{source}: {key}" if key else source, hint=hint) from error
+            hint = _HINTS.get(f"{schema_key}.{missing[1]}")
+            hint = hint if path else f"there is no {FILE_NAME} here or above: `kdeploy init` writes one"
+            raise ConfigError(f"{lacking} is not set", where=source, hint=hint) from error
+        where = f"{source}: {key}" if key else source
+        raise ConfigError(_sentence(error), where=where, hint=_HINTS.get(schema_key)) from error
 
 
 def _path_of(error: msgspec.ValidationError) -> str:
@@ -300,9 +328,28 @@ def _path_of(error: msgspec.ValidationError) -> str:
     return re.sub(r"\[.*?\]", "", match.group(1)) if match else ""
 
 
+def _wrong_target(targets: Mapping[str, Any]) -> str:
+    """Name the first target that cannot be: the path of an error leaves the names that users choose out."""
+
+    def wrong(target: object) -> bool:
+        try:
+            msgspec.convert(target, TargetConfig)
+        except msgspec.ValidationError:
+            return True
+        return False
+
+    return next(name for name, target in targets.items() if wrong(target))
+
+
 def _sentence(error: msgspec.ValidationError) -> str:
     text = re.sub(r" - at `.*`$", "", str(error))
+    text = re.sub(r" matching regex .*", " of another form", text, flags=re.DOTALL)
+    text = re.sub(r"`([a-z| ]+)`", lambda match: _type_text(match[1]), text)
     return text[0].lower() + text[1:]
+
+
+def _type_text(kinds: str) -> str:
+    return " or ".join(_TYPES.get(kind, kind) for kind in kinds.split(" | ") if kind != "null")
 
 
 def _check(config: Config, sources: Mapping[str, str], path: Path | None) -> None:

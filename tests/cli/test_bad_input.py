@@ -152,6 +152,12 @@ def test_an_archive_that_leads_out(bare: Project) -> None:
     data = archive.read_bytes()
     archive.write_bytes(data.replace(b"weights.pt", b"../../x.pt"))
     refused(bare, "verify", code=6, says="../../x.pt")
+    other = bare.run("push", "--set", "model.version=2.0").stdout.strip()
+    (archive.parents[2] / other / "config" / "config.properties").unlink()
+    last = bare.run("push", "--set", "model.version=3.0").stdout.strip()
+    told = refused(bare, "verify", code=6, says="../../x.pt")
+    assert f"{other}: config/config.properties is missing" in told
+    assert f"{last} is as it was pushed" in told
 
 
 def test_a_record_that_was_tampered_with(bare: Project) -> None:

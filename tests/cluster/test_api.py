@@ -241,12 +241,12 @@ class TestKubeconfig:
         path.write_text(yaml.safe_dump(config))
         assert connect(str(path), "other").namespace == "elsewhere"
         assert connect(str(path), None).namespace == "default"
-        with pytest.raises(ConfigError, match="no-such") as caught:
+        with pytest.raises(ConfigError, match="it has no context no-such") as caught:
             connect(str(path), "no-such")
         assert "--context" in (caught.value.hint or "")
 
     def test_no_kubeconfig(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="no cluster"):
+        with pytest.raises(ConfigError, match="there is no such file"):
             connect(str(tmp_path / "missing"), None)
 
     def test_a_broken_one_is_not_quoted(self, tmp_path: Path) -> None:

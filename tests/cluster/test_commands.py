@@ -104,6 +104,8 @@ def test_status_list_plan_and_delete(kdeploy: Kdeploy, rolled_out: str, namespac
     assert f"100 % {rolled_out}" in kdeploy("list").out
     assert ["serves", "now", rolled_out] in [line.split() for line in kdeploy("plan").out.splitlines()]
     assert kdeploy("releases").out.split()[-1] == "yes"
+    assert "nothing to remove" in kdeploy("prune", "--keep", "1").err
+    assert "no container of" in kdeploy("logs").err
     assert kdeploy("delete", "--yes").code == 0
     assert kdeploy("status").code == 11
 
@@ -222,6 +224,7 @@ def test_an_ingress_of_another_target_is_none_of_this_ones(
 
 def test_the_doctor(kdeploy: Kdeploy) -> None:
     ended = kdeploy("doctor", "-o", "json")
+    assert "(context test)" in ended.out  # which cluster it is about
     found = {one["name"]: one["status"] for one in json.loads(ended.out)}
     of_cluster = ["cluster", "KServe", "Knative", "ingress", "permissions"]
     of_release = ["namespace", "deployment mode", "host name", "runtime", "model store"]
@@ -239,6 +242,10 @@ def test_the_doctor_runs_every_check_on_what_would_be_applied(kdeploy: Kdeploy, 
     failed = {one["name"]: one["detail"] for one in json.loads(ended.out) if one["status"] == "failure"}
     assert ended.code == 14
     assert failed.keys() == {"release"}
+    ended = kdeploy("doctor", "-o", "json", "--set", "store.uri=s3://no-such-bucket/x")
+    failed = {one["name"]: one["detail"] for one in json.loads(ended.out) if one["status"] == "failure"}
+    assert failed.keys() == {"model store"}
+    assert "there is no such bucket" in failed["model store"]
     assert proxy.writes() == []
 
 

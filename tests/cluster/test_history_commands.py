@@ -190,6 +190,7 @@ class TestStatus:
         assert told["runtime"] == "kdeploy-torchserve-v1"
         assert told["image"] == "pytorch/torchserve-kfs:0.12.0"
         assert ["condition", "Ready", "True"] in lines
+        assert told["last"].startswith(f"rollout Ready: {rolled_out} by {getpass.getuser()}@")
         assert "changed" not in told
         document = json.loads(kdeploy("status", "-o", "json").out)
         assert document["changedOutside"] == []

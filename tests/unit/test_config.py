@@ -114,6 +114,12 @@ class TestFold:
         with pytest.raises(ConfigError, match=r"unknown key targets\.prod\.state"):
             load(tmp_path, text + 'state = "x"\n')
 
+    def test_a_target_that_cannot_be_is_named(self, tmp_path: Path) -> None:
+        text = MINIMAL + '[targets.a]\nkind = "local"\n[targets.b]\nkind = "kserve"\ningress = "there"\n'
+        with pytest.raises(ConfigError, match=r"targets\.b\.ingress: expected text of") as caught:
+            load(tmp_path, text)
+        assert "port-forward" in (caught.value.hint or "")
+
     def test_a_cluster_is_made_by_flags_alone(self, tmp_path: Path) -> None:
         flags = {"targets.prod.kind": "kserve", "targets.prod.context": "eu"}
         assert load(tmp_path, flags=flags).config.targets == {"prod": KServeTarget(context="eu")}
@@ -153,27 +159,28 @@ class TestRefusals:
             (MINIMAL + "[servin]\n", "unknown key servin", "serving"),
             (MINIMAL + "[zzz]\n", "unknown key zzz", "known here: model"),
             (MINIMAL + '[targets.x]\nkind = "local"\nport = 1\n', "targets.x.port", "ingress-port"),
-            (MINIMAL + '[targets.x]\nkind = "nomad"\n', "nomad", "local"),
+            (MINIMAL + '[targets.x]\nkind = "nomad"\ncontext = "eu"\n', "nomad", "local"),
+            (MINIMAL + '[targets.x]\ncontext = "eu"\n', "targets.x.kind is not set", "kserve"),
             (MINIMAL + "[targets]\n", "no target", "targets.local"),
             (MINIMAL + '[targets."a b"]\nkind = "local"\n', "'a b' is no name", "lower-case"),
-            (MINIMAL.replace('"1.0"', "1.0"), "expected `str`", 'version = "1.0"'),
+            (MINIMAL.replace('"1.0"', "1.0"), "expected text, got a number", 'version = "1.0"'),
             (MINIMAL.replace("1.0", "1.0-0123456789ab"), "12 hex digits", "shorten"),
-            (MINIMAL.replace("1.0", "1/0"), "regex", "letters, digits"),
-            (MINIMAL.replace("digits", "My_Model"), "regex", "lower-case"),
+            (MINIMAL.replace("1.0", "1/0"), "of another form", "letters, digits"),
+            (MINIMAL.replace("digits", "My_Model"), "of another form", "lower-case"),
             (MINIMAL.replace("digits", "a" * 48), "47", "47 characters"),
             (MINIMAL + "[serving]\nbatch-size = 0\n", ">= 1", None),
-            (MINIMAL + "[serving]\nbatch-size = true\n", "expected `int`", None),
+            (MINIMAL + "[serving]\nbatch-size = true\n", "expected a whole number, got true or false", None),
             (MINIMAL + "[serving]\nmin-workers = 2\n", "more than serving.max-workers", "max-workers"),
             (MINIMAL + "[serving]\nmin-replicas = 2\n", "more than serving.max-replicas", "max-replicas"),
             (MINIMAL + '[serving.env]\nPYTHONPATH = "x"\n', "PYTHONPATH", "extra-files"),
             (MINIMAL + '[serving.env]\n"A=B" = "x"\n', "'A=B'", "letters"),
             (MINIMAL + '[serving.env]\nA = "\\u0000"\n', "'A'", "letters"),
-            (MINIMAL + '[serving]\nmemory = "lots"\n', "regex", None),
-            ("[model]\n", "model.name is not set", None),
+            (MINIMAL + '[serving]\nmemory = "lots"\n', "of another form", "2Gi"),
+            ("[model]\n", "model.name is not set", "lower-case"),
             ("", "model is not set", None),
-            ("model = 3\n", "expected `object`", None),
-            ("targets = 3\n" + MINIMAL, "expected `object`", None),
-            ("targets = { x = 3 }\n" + MINIMAL, "expected `object`", None),
+            ("model = 3\n", "expected a table, got a whole number", None),
+            ("targets = 3\n" + MINIMAL, "expected a table", None),
+            ("targets = { x = 3 }\n" + MINIMAL, "expected a table", None),
             ("[model\n", "not valid TOML", None),
         ],
     )
@@ -201,6 +208,7 @@ class TestRefusals:
         ("flag", "text", "hint"),
         [
             ("serving.batch-size", "many", None),
+            ("targets.local.namespace", "A B", "lower-case"),
             ("serving.batchsize", "8", "serving.batch-size"),
             ("model.extra-files", "a.txt", "JSON"),
             ("serving.env", "[]", None),

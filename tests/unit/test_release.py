@@ -82,7 +82,7 @@ def test_a_record_that_was_touched_is_refused(old: bytes, new: bytes) -> None:
     with pytest.raises(IntegrityError) as caught:
         decode_release(data, where="store/release.json")
     assert caught.value.where == "store/release.json"
-    assert "push" in (caught.value.hint or "")
+    assert "below store/ and push" in (caught.value.hint or "")
 
 
 @given(st.binary(max_size=200))

@@ -56,7 +56,7 @@ def test_what_cannot_heal_ends_it_and_says_what_goes_on_serving() -> None:
     failed = status(
         Phase.FAILED,
         reason="ModelLoadFailed",
-        message="No module named 'foo'",
+        message="No module named 'foo'.",
         traffic=(Share("digits-predictor-00001", A, 100),),
     )
     with pytest.raises(RolloutFailedError) as caught:

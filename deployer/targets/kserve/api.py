@@ -45,6 +45,11 @@ class Api:
         self._connection = connection
         self._sleep = sleep
 
+    @property
+    def where(self) -> str:
+        """The cluster's address, and the context that it was found by."""
+        return self._connection.where
+
     def get(self, resource: Resource, namespace: str | None, name: str) -> Document | None:
         """Return an object, or None where there is none; TargetError where the kind is unknown."""
         try:

@@ -83,7 +83,7 @@ def refuse(findings: Sequence[Finding]) -> list[str]:
 def _namespace(reference: Reference, around: Surroundings) -> Iterator[Finding]:
     found = around.namespace
     if found is None:
-        remedy = f"create it, or choose another: `kubectl create namespace {reference.namespace}`"
+        remedy = f"`kubectl create namespace {reference.namespace}` makes it; or choose another with -n"
         yield failure("namespace", f"there is no namespace {reference.namespace}", "namespace", remedy)
         return
     labels = found["metadata"].get("labels", {}) if found else {}

@@ -131,7 +131,7 @@ def _load(configuration: Any, files: str, context: str | None, folder: str) -> d
         contexts, current = config.list_kube_config_contexts(files)
     except (config.ConfigException, OSError, yaml.YAMLError, TypeError, ValueError) as error:
         # A YAML error quotes the file, and a kubeconfig holds secrets.
-        said = "it is not valid YAML" if isinstance(error, yaml.YAMLError) else str(error)
+        said = "it is not valid YAML" if isinstance(error, yaml.YAMLError) else _missing(str(error))
         raise ConfigError(
             f"no cluster can be found there: {said}",
             where=f"kubeconfig {files}",
@@ -139,6 +139,14 @@ def _load(configuration: Any, files: str, context: str | None, folder: str) -> d
         ) from None
     chosen: dict[str, Any] = next((one for one in contexts if one["name"] == context), current)
     return chosen
+
+
+def _missing(said: str) -> str:
+    """Say what the kubernetes client did not find."""
+    if "No configuration found" in said:
+        return "there is no such file"
+    named = re.search(r"Expected object with name (.+) in (?:.*/)?(\w+)s list", said)
+    return f"it has no {named[2]} {named[1]}" if named else said
 
 
 # What the kubernetes client logs of an exec plugin, and what it means.

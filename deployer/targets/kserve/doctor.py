@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from msgspec import UNSET
 
 from deployer.config import KServeTarget, Store
-from deployer.errors import KdeployError
+from deployer.errors import IntegrityError, KdeployError, StoreError
 from deployer.target import Document
 from deployer.targets.kserve.api import Api
 from deployer.targets.kserve.capabilities import Discovery
@@ -32,7 +32,7 @@ def examine(
     `render` makes the documents; where it cannot, that is one of the findings.
     """
     try:
-        found = [ok("cluster", f"Kubernetes {discovery.kubernetes}"), _kserve(discovery)]
+        found = [ok("cluster", f"Kubernetes {discovery.kubernetes} at {api.where}"), _kserve(discovery)]
         if not discovery.kserve:
             return found
         mode = target.deployment_mode or discovery.mode
@@ -45,18 +45,20 @@ def examine(
         documents = render()
         around = look(api, discovery, documents, target, store)
     except KdeployError as error:
-        return [*found, _of(error, "release")]
+        name = "model store" if isinstance(error, StoreError | IntegrityError) else "release"
+        return [*found, _of(error, name)]
     return [*found, *check(documents, around), *_unread(documents, around, target)]
 
 
 def _of(error: KdeployError, name: str) -> Finding:
-    return failure(name, error.what, error.where or "", error.hint or "")
+    place = f" ({error.where})" if error.where else ""
+    return failure(name, f"{error.what}{place}", error.where or "", error.hint or "")
 
 
 def _kserve(discovery: Discovery) -> Finding:
     if not discovery.kserve:
         return failure("KServe", "it is not installed", "", "install KServe, or choose another context")
-    version = discovery.version or "of a version that may not be read"
+    version = discovery.version or "of a version that cannot be read"
     default = discovery.config.deployment_mode if discovery.config else None
     return ok("KServe", f"{version}, {default} mode by default" if default else version)
 
@@ -64,7 +66,7 @@ def _kserve(discovery: Discovery) -> Finding:
 def _ingress(discovery: Discovery) -> Finding:
     config = discovery.config
     if config is None:
-        return ok("ingress", "as KServe's ConfigMap says, which may not be read")
+        return ok("ingress", "as KServe's ConfigMap says, which cannot be read")
     way = f"Gateway {config.gateway}" if config.gateway else f"ingress class {config.ingress_class}"
     hosts = config.path_template or config.domain_template
     return ok("ingress", f"{way}, {config.url_scheme}://, {hosts}, domain {config.domain}")
@@ -78,7 +80,7 @@ def _unread(documents: Sequence[Document], around: Surroundings, target: KServeT
         found.append(
             _warning(
                 "deployment mode",
-                f"{mode_of(service)} is a guess: KServe's ConfigMap may not be read",
+                f"{mode_of(service)} is a guess: KServe's ConfigMap cannot be read",
                 "set deployment-mode for this target",
             )
         )

@@ -96,7 +96,7 @@ class _Search:
         if found:
             what = f"no pod of Service {names} is ready for {self.wanted.scheme}"
         else:
-            what = "no ingress of this cluster has an address that can be found out"
+            what = "no ingress is found on this cluster: no address of one, and no pod to forward to"
         return TargetError(what, where=self._where, hint=hint)
 
     def _of_gateway(self) -> Iterator[str]:

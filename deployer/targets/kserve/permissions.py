@@ -85,9 +85,12 @@ def check_permissions(api: Api, namespace: str, wanted: Sequence[Permission]) ->
     lacking = missing(api, namespace, wanted)
     if not lacking:
         return ok("permissions", f"all that are needed in namespace {namespace}")
-    detail = f"this user may not {', '.join(map(str, lacking))}"
+    verbs: dict[Resource, list[str]] = {}
+    for one in lacking:
+        verbs.setdefault(one.resource, []).append(one.verb)
+    detail = "; ".join(f"{', '.join(each)} {resource.full_name}" for resource, each in verbs.items())
     remedy = "`kdeploy render --rbac` prints the Role that grants it"
-    return failure("permissions", detail, f"namespace {namespace}", remedy)
+    return failure("permissions", f"this user may not {detail}", f"namespace {namespace}", remedy)
 
 
 def render_role(namespace: str, mode: str, more: Sequence[Permission] = ()) -> list[Document]:

@@ -180,7 +180,10 @@ def _denied(answer: Answer) -> KdeployError:
     match = _WEBHOOK.search(answer.message)
     said = answer.message[match.end() :] if match else answer.message
     speaker = f"webhook {match['name']}" if match else "the API server"
-    return RolloutFailedError(f"{speaker} refuses it: {said}", where=answer.where, hint="mend what it names")
+    hint = "mend what it names"
+    if "exceeded quota" in said:
+        hint = "raise the quota, or delete what fills it: `kubectl describe quota`"
+    return RolloutFailedError(f"{speaker} refuses it: {said}", where=answer.where, hint=hint)
 
 
 def _webhook_down(answer: Answer) -> KdeployError:

@@ -358,10 +358,6 @@ class Cluster:
         return live
 
 
-def _reference(document: Document, namespace: str) -> Reference:
-    return Reference(document["metadata"].get("namespace", namespace), document["metadata"]["name"])
-
-
 def _labelled(reference: Reference) -> dict[str, str]:
     return {"labelSelector": f"{SERVICE_LABEL}={reference.name}"}
 
@@ -372,10 +368,6 @@ def _in_trouble(status: Status, trouble: KdeployError) -> Status:
         return status
     phase = Phase.PENDING if status.phase is Phase.PENDING else Phase.PROGRESSING
     return msgspec.structs.replace(status, phase=phase, reason="Unreachable", message=trouble.what)
-
-
-def _service(documents: Sequence[Document]) -> Document:
-    return next(document for document in documents if document["kind"] == "InferenceService")
 
 
 def _others(documents: Sequence[Document]) -> builtins.list[Document]:

@@ -229,7 +229,7 @@ def test_all_that_is_broken_is_said_at_once() -> None:
         refuse(findings)
     lines = caught.value.what.splitlines()
     assert lines[0] == "3 things stand in the way of a rollout"
-    assert lines[1].startswith("- namespace: there is no namespace team (create it")
+    assert lines[1].startswith("- namespace: there is no namespace team (`kubectl create")
     assert [line.partition(":")[0] for line in lines[2:]] == ["- --canary", "- store.uri"]
 
 

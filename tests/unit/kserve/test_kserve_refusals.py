@@ -35,6 +35,10 @@ ANONYMOUS = (
 )
 
 
+def test_a_full_quota_has_its_own_hint() -> None:
+    assert "kubectl describe quota" in (answer(403, 'pods "x" is forbidden: exceeded quota: q').hint or "")
+
+
 def answer(status: int, message: str = "", **more: object) -> KdeployError:
     body = json.dumps({"kind": "Status", "message": message, **more}).encode()
     return read(Answer(status, body, asked="patch x", host=HOST))
