@@ -54,12 +54,18 @@ def takes_over(newest: Entry, planned: Entry, *, alive: bool | None, now: str, w
         return False
     if not alive and (newest.who, newest.documents) == (planned.who, planned.documents):
         return True
-    if alive is False:
-        return False
+    refuse_another(newest, alive=alive, now=now, where=where)
+    return False
+
+
+def refuse_another(newest: Entry, *, alive: bool | None, now: str, where: str) -> None:
+    """Raise ConflictError where somebody is just rolling out; `alive` as above."""
+    if newest.outcome != APPLYING or _age(newest, now) > BOUND or alive is False:
+        return
     raise ConflictError(
         f"{describe_author(newest)} is rolling out release {newest.release} since {newest.since[11:19]} UTC",
         where=where,
-        hint="nothing was changed; run it again when that has ended, if it should still be this release",
+        hint="nothing was changed; run it again when that has ended, if it is still wanted",
     )
 
 

@@ -202,7 +202,8 @@ class Pipeline:
 
     def reference(self, name: str | None = None) -> Reference:
         """Return the name of this project's service, or of another one in its namespace."""
-        return Reference(self.target.namespace, name or self.settings.config.model.name)
+        service = self.settings.service(name)
+        return Reference(self.target.namespace, service)
 
     def prune(self, keep: int, *, dry_run: bool) -> list[Release]:
         """Remove all but the newest `keep` releases of this model and those that a target serves."""

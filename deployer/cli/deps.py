@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+from typing_extensions import Unpack
 
+from deployer.cli.options import Where, WhereStored
 from deployer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,39 +31,39 @@ opened = ExitStack()  # what a command opens, and the end of the command closes,
 
 
 def settings(
-    path: Path | None,
     *,
-    sets: list[str] | None = None,
-    target: str | None = None,
-    namespace: str | None = None,
-    context: str | None = None,
-    kubeconfig: str | None = None,
     wait_window: str | None = None,
     history_limit: int | None = None,
     ingress: str | None = None,
-    store: str | None = None,
     search: bool = True,
+    anywhere: bool = False,
+    **where: Unpack[WhereStored],
 ) -> Settings:
     """Load the settings; flags for one thing are short for `--set` of its key.
 
-    Without `search` no kdeploy.toml is looked for where `path` names none.
+    Without `search` no kdeploy.toml is looked for where none is named. With `anywhere` the target is
+    kubeconfig's cluster where there is none.
     """
     from deployer.config import LocalTarget, find_file, load_settings
 
     flags: dict[str, str] = {}
-    for item in sets or []:
+    for item in where.get("sets") or []:
         key, separator, value = item.partition("=")
         if not separator:
             raise ConfigError(f"{item!r} sets nothing", where="--set", hint="--set serving.batch-size=4")
         flags[key.strip()] = value
-    if store is not None:
+    if (store := where.get("store")) is not None:
         flags["store.uri"] = store
-    path = path or (find_file(Path.cwd()) if search else None)
-    loaded = load_settings(path, environment=os.environ, flags=flags, folder=Path.cwd())
+    path = where.get("config") or (find_file(Path.cwd()) if search else None)
+
+    def load() -> Settings:
+        return load_settings(path, environment=os.environ, flags=flags, folder=Path.cwd(), anywhere=anywhere)
+
+    loaded = load()
     of_target = {
-        "namespace": namespace,
-        "context": context,
-        "kubeconfig": kubeconfig,
+        "namespace": where.get("namespace"),
+        "context": where.get("context"),
+        "kubeconfig": where.get("kubeconfig"),
         "ingress": ingress,
         "wait-window": None if wait_window is None else f"{duration(wait_window):g}",
         "history-limit": None if history_limit is None else str(history_limit),
@@ -69,11 +71,11 @@ def settings(
     given = {key: value for key, value in of_target.items() if value is not None}
     if not given:
         return loaded
-    name, chosen = target_of(loaded, target)
+    name, chosen = target_of(loaded, where.get("target"))
     if isinstance(chosen, LocalTarget):  # which knows its own; KDEPLOY_INGRESS is about another target
         given.pop("ingress", None)
     flags |= {f"targets.{name}.{key}": value for key, value in given.items()}
-    return load_settings(path, environment=os.environ, flags=flags, folder=Path.cwd())
+    return load()
 
 
 def target_of(loaded: Settings, name: str | None) -> tuple[str, TargetConfig]:
@@ -172,29 +174,22 @@ def reference(loaded: Settings, target: Target, name: str | None = None) -> Refe
     """Name this project's service, or another one in the target's namespace."""
     from deployer.target import Reference
 
-    return Reference(target.namespace, name or loaded.config.model.name)
+    service = loaded.service(name)
+    return Reference(target.namespace, service)
 
 
-def examine(
-    path: Path | None,
-    *,
-    sets: list[str] | None,
-    target: str | None,
-    context: str | None = None,
-    kubeconfig: str | None = None,
-    emit: Emit,
-) -> Sequence[LocalFinding | ClusterFinding]:
+def examine(emit: Emit, **where: Unpack[Where]) -> Sequence[LocalFinding | ClusterFinding]:
     """Run the checks of a target; without a kdeploy.toml, those of this machine as a target."""
     from deployer.config import KServeTarget, LocalTarget, find_file
     from deployer.targets.local.doctor import checks
 
     root, config, gpus = Path.cwd(), LocalTarget(), 0
-    if path or sets or find_file(Path.cwd()):
-        loaded = settings(path, sets=sets, target=target, context=context, kubeconfig=kubeconfig)
+    if where.get("config") or where.get("sets") or find_file(Path.cwd()):
+        loaded = settings(**where)
         gpus = loaded.config.serving.gpu
-        _, chosen = target_of(loaded, target)
+        _, chosen = target_of(loaded, where.get("target"))
         if isinstance(chosen, KServeTarget):
-            return _examine_cluster(loaded, target, chosen, emit)
+            return _examine_cluster(loaded, where.get("target"), chosen, emit)
         root, config = loaded.root, chosen
     return checks(
         state=root / config.state,

@@ -15,7 +15,7 @@ app = typer.Typer(
 @app.command()
 def start(config: ConfigFile = None, target: TargetName = None, sets: Sets = None) -> None:
     """Start it, and restore the services that were wanted; done by the first rollout, too."""
-    place = deps.open_local(deps.settings(config, sets=sets, target=target), target)
+    place = deps.open_local(deps.settings(config=config, sets=sets, target=target), target)
     place.start()
     typer.echo(f"the ingress listens on {place.info().ingress}", err=True)
 
@@ -23,7 +23,7 @@ def start(config: ConfigFile = None, target: TargetName = None, sets: Sets = Non
 @app.command()
 def stop(config: ConfigFile = None, target: TargetName = None, sets: Sets = None) -> None:
     """Stop it and everything that it started; the services come back with `start`."""
-    place = deps.open_local(deps.settings(config, sets=sets, target=target), target)
+    place = deps.open_local(deps.settings(config=config, sets=sets, target=target), target)
     typer.echo("stopped" if place.stop() else "nothing was running", err=True)
 
 
@@ -35,13 +35,13 @@ def status(
     output: OutputFormat = Output.TABLE,
 ) -> None:
     """Show the supervisor, its ingress and the TorchServes that it runs."""
-    place = deps.open_local(deps.settings(config, sets=sets, target=target), target)
+    place = deps.open_local(deps.settings(config=config, sets=sets, target=target), target)
     printers.print_local(place.info(), output)
 
 
 @app.command()
 def logs(config: ConfigFile = None, target: TargetName = None, sets: Sets = None) -> None:
     """Print the supervisor's own log."""
-    place = deps.open_local(deps.settings(config, sets=sets, target=target), target)
+    place = deps.open_local(deps.settings(config=config, sets=sets, target=target), target)
     for line in place.supervisor_log():
         typer.echo(line)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deployer.cli import deps, printers
-from deployer.cli.options import ConfigFile, Namespace, Output, OutputFormat, Sets, TargetName
+from deployer.cli.options import ConfigFile, Namespace, Output, OutputFormat, ServiceOption, Sets, TargetName
 
 if TYPE_CHECKING:
     from deployer.predict import Models
@@ -21,9 +21,6 @@ app = typer.Typer(
     "they belong into kdeploy.toml and a rollout.",
 )
 
-Service = Annotated[
-    str | None, typer.Option("--service", help="The service; else this project's.", show_default=False)
-]
 ModelName = Annotated[str, typer.Argument(help="The model's name.")]
 Version = Annotated[str | None, typer.Option("--version", help="One version of it.", show_default=False)]
 
@@ -38,7 +35,7 @@ def _models(
 ) -> Iterator[Models]:
     from deployer.predict import Models
 
-    loaded = deps.settings(config, sets=sets, target=target, namespace=namespace)
+    loaded = deps.settings(config=config, sets=sets, target=target, namespace=namespace)
     place = deps.open_local(loaded, target)
     with contextlib.closing(Models(place.management(deps.reference(loaded, place, service)))) as models:
         yield models
@@ -50,7 +47,7 @@ def list_models(
     target: TargetName = None,
     namespace: Namespace = None,
     sets: Sets = None,
-    service: Service = None,
+    service: ServiceOption = None,
     output: OutputFormat = Output.TABLE,
 ) -> None:
     """List the models that are loaded."""
@@ -68,7 +65,7 @@ def describe(
     target: TargetName = None,
     namespace: Namespace = None,
     sets: Sets = None,
-    service: Service = None,
+    service: ServiceOption = None,
     output: OutputFormat = Output.TABLE,
 ) -> None:
     """Show a model's versions and their workers."""
@@ -98,7 +95,7 @@ def register(
     target: TargetName = None,
     namespace: Namespace = None,
     sets: Sets = None,
-    service: Service = None,
+    service: ServiceOption = None,
 ) -> None:
     """Load one more model."""
     with _models(config, target, namespace, sets, service) as models:
@@ -122,7 +119,7 @@ def scale(
     target: TargetName = None,
     namespace: Namespace = None,
     sets: Sets = None,
-    service: Service = None,
+    service: ServiceOption = None,
 ) -> None:
     """Change how many workers a model has, and wait until it has them."""
     with _models(config, target, namespace, sets, service) as models:
@@ -137,7 +134,7 @@ def set_default(
     target: TargetName = None,
     namespace: Namespace = None,
     sets: Sets = None,
-    service: Service = None,
+    service: ServiceOption = None,
 ) -> None:
     """Make a version the one that is asked where none is named."""
     with _models(config, target, namespace, sets, service) as models:
@@ -152,7 +149,7 @@ def unregister(
     target: TargetName = None,
     namespace: Namespace = None,
     sets: Sets = None,
-    service: Service = None,
+    service: ServiceOption = None,
 ) -> None:
     """Unload a model, or one version of it."""
     with _models(config, target, namespace, sets, service) as models:

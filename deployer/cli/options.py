@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypedDict, TypeVar, get_args, get_type_hints
 
 import typer
 
@@ -80,3 +82,43 @@ ServiceName = Annotated[
     str | None, typer.Argument(help="The service; else this project's.", show_default=False)
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
+ServiceOption = Annotated[
+    str | None, typer.Option("--service", help="The service; else this project's.", show_default=False)
+]
+
+
+class Where(TypedDict, total=False):
+    """The options of every command on a target: which project, and where."""
+
+    config: ConfigFile
+    target: TargetName
+    namespace: Namespace
+    context: Context
+    kubeconfig: Kubeconfig
+    sets: Sets
+
+
+class WhereStored(Where, total=False):
+    """The same, and the model store."""
+
+    store: StoreUri
+
+
+_Command = TypeVar("_Command", bound=Callable[..., None])
+
+
+def spelled_out(command: _Command) -> _Command:
+    """Let Typer see each option that a command's `**where: Unpack[Where]` stands for."""
+    kinds = get_type_hints(command, include_extras=True)
+    signature = inspect.signature(command)
+    *own, where = signature.parameters.values()
+    (options,) = get_args(kinds[where.name])
+    parameters = [
+        *(one.replace(annotation=kinds[one.name]) for one in own),
+        *(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+            for name, kind in get_type_hints(options, include_extras=True).items()
+        ),
+    ]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return command

@@ -6,9 +6,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typing_extensions import Unpack
 
 from deployer.cli import deps, printers
-from deployer.cli.options import ConfigFile, Context, Kubeconfig, Output, OutputFormat, Sets, TargetName
+from deployer.cli.options import (
+    ConfigFile,
+    Output,
+    OutputFormat,
+    Sets,
+    Where,
+    spelled_out,
+)
 
 
 def init(
@@ -38,22 +46,14 @@ def config(
 
         printers.print_json(json_schema())
         return
-    rows = list(deps.settings(config, sets=sets).values())
+    rows = list(deps.settings(config=config, sets=sets).values())
     data = {key: {"value": value, "source": source} for key, value, source in rows}
     shown = [(key, printers.value_text(value), source) for key, value, source in rows]
     printers.print_rows(output, ["key", "value", "source"], shown, data, [key for key, _, _ in rows])
 
 
-def doctor(
-    config: ConfigFile = None,
-    target: TargetName = None,
-    context: Context = None,
-    kubeconfig: Kubeconfig = None,
-    sets: Sets = None,
-    output: OutputFormat = Output.TABLE,
-) -> None:
+@spelled_out
+def doctor(output: OutputFormat = Output.TABLE, **where: Unpack[Where]) -> None:
     """Check what a target needs, on this machine or on its cluster, and say how to mend what is missing."""
-    findings = deps.examine(
-        config, sets=sets, target=target, context=context, kubeconfig=kubeconfig, emit=printers.Viewer()
-    )
+    findings = deps.examine(printers.Viewer(), **where)
     printers.print_findings(findings, output)

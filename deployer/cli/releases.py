@@ -7,22 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typing_extensions import Unpack
 
 from deployer.cli import deps, printers
 from deployer.cli.options import (
     Canary,
-    ConfigFile,
-    Context,
-    Kubeconfig,
-    Namespace,
     Output,
     OutputFormat,
     ReleaseId,
     Sets,
-    StoreUri,
     Strict,
-    TargetName,
+    WhereStored,
     Yes,
+    spelled_out,
 )
 from deployer.errors import IntegrityError
 
@@ -31,16 +28,15 @@ if TYPE_CHECKING:
     from deployer.target import Document
 
 
+@spelled_out
 def push(
-    config: ConfigFile = None,
-    store: StoreUri = None,
-    sets: Sets = None,
     strict: Strict = False,
     output: OutputFormat = Output.NAME,
+    **where: Unpack[WhereStored],
 ) -> None:
     """Build the model archive and upload it to the model store; print the release id."""
-    loaded = deps.settings(config, sets=sets, store=store)
-    release = deps.pipeline(loaded, emit=printers.Viewer(), strict=strict).push()
+    loaded = deps.settings(**where)
+    release = deps.pipeline(loaded, target=where.get("target"), emit=printers.Viewer(), strict=strict).push()
     printers.print_rows(output, ["release"], [[release.id]], release, [release.id])
 
 
@@ -94,35 +90,22 @@ def archive(
         "archive-format": archive_format,
     }
     given = [f"model.{key}={value}" for key, value in flags.items() if value is not None]
-    loaded = deps.settings(config, sets=[*(sets or []), *given], search=model_name is None)
+    loaded = deps.settings(config=config, sets=[*(sets or []), *given], search=model_name is None)
     typer.echo(export_archive(loaded, export_path, printers.Viewer(), force=force, strict=strict))
 
 
+@spelled_out
 def plan(
-    config: ConfigFile = None,
-    target: TargetName = None,
-    namespace: Namespace = None,
-    context: Context = None,
-    kubeconfig: Kubeconfig = None,
-    store: StoreUri = None,
-    sets: Sets = None,
     canary: Canary = None,
     strict: Strict = False,
     output: OutputFormat = Output.TABLE,
+    **where: Unpack[WhereStored],
 ) -> None:
     """Say what a rollout would do, and do none of it."""
     from deployer.release import Traffic
 
-    loaded = deps.settings(
-        config,
-        sets=sets,
-        target=target,
-        namespace=namespace,
-        context=context,
-        kubeconfig=kubeconfig,
-        store=store,
-    )
-    pipe = deps.pipeline(loaded, target=target, emit=printers.Viewer(), strict=strict)
+    loaded = deps.settings(**where)
+    pipe = deps.pipeline(loaded, target=where.get("target"), emit=printers.Viewer(), strict=strict)
     plan = pipe.plan(Traffic(100 if canary is None else canary))
     release = plan.release
     upload = "nothing: it is in the model store" if plan.stored else printers.size_text(plan.archive_size)
@@ -142,32 +125,23 @@ def plan(
     printers.print_rows(output, ["what", "value"], rows, plan, [release.id])
 
 
+@spelled_out
 def render(
-    config: ConfigFile = None,
-    target: TargetName = None,
-    namespace: Namespace = None,
-    context: Context = None,
-    kubeconfig: Kubeconfig = None,
-    store: StoreUri = None,
-    sets: Sets = None,
     release: ReleaseId = None,
     canary: Canary = None,
     rbac: Annotated[
         bool, typer.Option("--rbac", help="Instead, the account and Role that a CI job needs on the cluster.")
     ] = False,
     output: OutputFormat = Output.YAML,
+    **where: Unpack[WhereStored],
 ) -> None:
     """Print the documents that a rollout would apply, for GitOps; writes nothing."""
-    loaded = deps.settings(
-        config,
-        sets=sets,
-        target=target,
-        namespace=namespace,
-        context=context,
-        kubeconfig=kubeconfig,
-        store=store,
+    loaded = deps.settings(**where)
+    documents = (
+        deps.role(loaded, where.get("target"))
+        if rbac
+        else _render(loaded, where.get("target"), release, canary)
     )
-    documents = deps.role(loaded, target) if rbac else _render(loaded, target, release, canary)
     rows = [(d["kind"], d["metadata"]["name"]) for d in documents]
     printers.print_rows(output, ["kind", "name"], rows, documents, [f"{k}/{n}" for k, n in rows])
 
@@ -187,27 +161,28 @@ def _render(loaded: Settings, target: str | None, release: str | None, canary: i
     return documents
 
 
+@spelled_out
 def releases(
-    config: ConfigFile = None, store: StoreUri = None, sets: Sets = None, output: OutputFormat = Output.TABLE
+    output: OutputFormat = Output.TABLE,
+    **where: Unpack[WhereStored],
 ) -> None:
     """List this model's releases in the model store, the oldest first."""
-    loaded = deps.settings(config, sets=sets, store=store)
-    pipe = deps.pipeline(loaded, emit=printers.Viewer())
+    loaded = deps.settings(**where)
+    pipe = deps.pipeline(loaded, target=where.get("target"), emit=printers.Viewer())
     found = pipe.store.list(loaded.config.model.name)
     used = pipe.target.releases_in_use()
     rows = [(r.id, printers.size_text(r.archive.size), "yes" if r.label in used else "") for r in found]
     printers.print_rows(output, ["release", "size", "in use"], rows, found, [r.id for r in found])
 
 
+@spelled_out
 def verify(
     release: Annotated[str | None, typer.Argument(help="A release id; else all of this model.")] = None,
-    config: ConfigFile = None,
-    store: StoreUri = None,
-    sets: Sets = None,
+    **where: Unpack[WhereStored],
 ) -> None:
     """Compare every byte of stored releases with what was pushed."""
-    loaded = deps.settings(config, sets=sets, store=store)
-    pipe = deps.pipeline(loaded, emit=printers.Viewer())
+    loaded = deps.settings(**where)
+    pipe = deps.pipeline(loaded, target=where.get("target"), emit=printers.Viewer())
     damaged = []
     for found in [pipe.find(release)] if release else pipe.store.list(loaded.config.model.name):
         try:
@@ -222,17 +197,16 @@ def verify(
         raise damaged[0]
 
 
+@spelled_out
 def prune(
     keep: Annotated[int, typer.Option("--keep", min=1, help="How many of the newest releases stay.")],
-    config: ConfigFile = None,
-    store: StoreUri = None,
-    sets: Sets = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     yes: Yes = False,
+    **where: Unpack[WhereStored],
 ) -> None:
     """Remove old releases from the model store; never one that a target serves."""
-    loaded = deps.settings(config, sets=sets, store=store)
-    pipe = deps.pipeline(loaded, emit=printers.Viewer())
+    loaded = deps.settings(**where)
+    pipe = deps.pipeline(loaded, target=where.get("target"), emit=printers.Viewer())
     old = pipe.prune(keep, dry_run=True)
     if not old:
         typer.echo(f"nothing to remove: every release is in use, or of the newest {keep}", err=True)

@@ -5,24 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typing_extensions import Unpack
 
 from deployer.cli import deps, printers, reports
 from deployer.cli.options import (
     Canary,
-    ConfigFile,
-    Context,
     DryRun,
     ForceConflicts,
-    Kubeconfig,
-    Namespace,
     Output,
     OutputFormat,
     ReleaseId,
     ServiceName,
-    Sets,
-    StoreUri,
     Strict,
-    TargetName,
+    Where,
+    WhereStored,
+    spelled_out,
 )
 
 if TYPE_CHECKING:
@@ -33,15 +30,9 @@ app = typer.Typer()
 
 
 @app.callback(invoke_without_command=True)
+@spelled_out
 def rollout(
     command: typer.Context,
-    config: ConfigFile = None,
-    target: TargetName = None,
-    namespace: Namespace = None,
-    context: Context = None,
-    kubeconfig: Kubeconfig = None,
-    store: StoreUri = None,
-    sets: Sets = None,
     release: ReleaseId = None,
     canary: Canary = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it serves.")] = True,
@@ -59,6 +50,7 @@ def rollout(
     ] = None,
     strict: Strict = False,
     output: OutputFormat = Output.NAME,
+    **where: Unpack[WhereStored],
 ) -> None:
     """Bring a release to serve, pushing it first where needed, and wait until it does."""
     if command.invoked_subcommand:
@@ -67,22 +59,12 @@ def rollout(
     from deployer.release import Traffic
 
     seconds = deps.duration(timeout) if wait else None
-    loaded = deps.settings(
-        config,
-        sets=sets,
-        target=target,
-        namespace=namespace,
-        context=context,
-        kubeconfig=kubeconfig,
-        wait_window=wait_window,
-        history_limit=history_limit,
-        store=store,
-    )
+    loaded = deps.settings(wait_window=wait_window, history_limit=history_limit, **where)
     traffic = Traffic(100 if canary is None else canary)
     with printers.open_viewer() as viewer:
         pipe = deps.pipeline(
             loaded,
-            target=target,
+            target=where.get("target"),
             emit=viewer,
             strict=strict,
             force_conflicts=force_conflicts,
@@ -116,19 +98,13 @@ def _refuse_options(command: typer.Context) -> None:
 
 
 @app.command()
+@spelled_out
 def history(
     name: ServiceName = None,
-    config: ConfigFile = None,
-    target: TargetName = None,
-    namespace: Namespace = None,
-    context: Context = None,
-    kubeconfig: Kubeconfig = None,
-    sets: Sets = None,
     output: OutputFormat = Output.TABLE,
+    **where: Unpack[Where],
 ) -> None:
     """List what was rolled out to a service, the oldest first: when, by whom, and how it ended."""
-    loaded = deps.settings(
-        config, sets=sets, target=target, namespace=namespace, context=context, kubeconfig=kubeconfig
-    )
-    place = deps.open_target(loaded, target)
+    loaded = deps.settings(anywhere=True, **where)
+    place = deps.open_target(loaded, where.get("target"))
     reports.print_history(place.history(deps.reference(loaded, place, name)), output)

@@ -7,72 +7,55 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typing_extensions import Unpack
 
 from deployer.cli import deps, printers, reports
 from deployer.cli.headers import read_headers
 from deployer.cli.options import (
     Canary,
-    ConfigFile,
-    Context,
     ForceConflicts,
-    Kubeconfig,
-    Namespace,
     Output,
     OutputFormat,
     Protocol,
     ReleaseId,
     ServiceName,
-    Sets,
-    StoreUri,
+    ServiceOption,
     Strict,
-    TargetName,
+    Where,
+    WhereStored,
     Yes,
+    spelled_out,
 )
 from deployer.errors import DIFFERENT, ConfigError
 
 
+@spelled_out
 def diff(
-    config: ConfigFile = None,
-    target: TargetName = None,
-    namespace: Namespace = None,
-    context: Context = None,
-    kubeconfig: Kubeconfig = None,
-    store: StoreUri = None,
-    sets: Sets = None,
     release: ReleaseId = None,
     canary: Canary = None,
     force_conflicts: ForceConflicts = False,
     strict: Strict = False,
     output: OutputFormat = Output.TABLE,
+    **where: Unpack[WhereStored],
 ) -> None:
     """Show what a rollout would change of what is live, and change nothing; exit code 15 if it would."""
     from deployer.release import Traffic
 
-    loaded = deps.settings(
-        config,
-        sets=sets,
-        target=target,
-        namespace=namespace,
-        context=context,
-        kubeconfig=kubeconfig,
-        store=store,
-    )
+    loaded = deps.settings(**where)
     emit = printers.Viewer()
-    pipe = deps.pipeline(loaded, target=target, emit=emit, strict=strict, force_conflicts=force_conflicts)
+    pipe = deps.pipeline(
+        loaded, target=where.get("target"), emit=emit, strict=strict, force_conflicts=force_conflicts
+    )
     differences = pipe.diff(release, Traffic(100 if canary is None else canary))
     reports.print_differences(differences, output)
     if differences:
         raise typer.Exit(DIFFERENT)
 
 
+@spelled_out
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Images, or other files that the handler reads.")],
-    config: ConfigFile = None,
-    target: TargetName = None,
-    namespace: Namespace = None,
-    context: Context = None,
-    kubeconfig: Kubeconfig = None,
-    sets: Sets = None,
+    service: ServiceOption = None,
     kserve: Annotated[
         bool, typer.Option("--kserve", help="Ask through the ingress, as V1, with the Host header.")
     ] = False,
@@ -111,24 +94,17 @@ def predict(
     ] = None,
     timeout: Annotated[str, typer.Option("--timeout", help="How long to wait for an answer.")] = "60s",
     output: OutputFormat = Output.TABLE,
+    **where: Unpack[Where],
 ) -> None:
     """Ask the model about images: TorchServe itself, or with --kserve through the ingress."""
     from deployer.predict import predict_files
 
-    loaded = deps.settings(
-        config,
-        sets=sets,
-        target=target,
-        namespace=namespace,
-        context=context,
-        kubeconfig=kubeconfig,
-        ingress=ingress if kserve else None,
-    )
-    place = deps.open_target(loaded, target)
-    reference = deps.reference(loaded, place)
+    loaded = deps.settings(ingress=ingress if kserve else None, anywhere=True, **where)
+    place = deps.open_target(loaded, where.get("target"))
+    reference = deps.reference(loaded, place, service)
     answers = predict_files(
         place.ingress(reference) if kserve else place.direct(reference),
-        loaded.config.model.name,
+        reference.name,
         images,
         protocol=(protocol or (Protocol.V1 if kserve else Protocol.PLAIN)).value,
         headers=read_headers(header or [], token, cookie or [], os.environ if kserve else {}),
@@ -139,64 +115,46 @@ def predict(
     printers.print_answers(answers, output)
 
 
+@spelled_out
 def status(
     name: ServiceName = None,
-    config: ConfigFile = None,
-    target: TargetName = None,
-    namespace: Namespace = None,
-    context: Context = None,
-    kubeconfig: Kubeconfig = None,
-    sets: Sets = None,
     output: OutputFormat = Output.TABLE,
+    **where: Unpack[Where],
 ) -> None:
     """Show what a service serves and how it is."""
-    loaded = deps.settings(
-        config, sets=sets, target=target, namespace=namespace, context=context, kubeconfig=kubeconfig
-    )
-    pipe = deps.pipeline(loaded, target=target, emit=printers.Viewer())
+    loaded = deps.settings(anywhere=True, **where)
+    pipe = deps.pipeline(loaded, target=where.get("target"), emit=printers.Viewer())
     document = pipe.status(name)
     entries = pipe.history(document)
     reports.print_status(document, entries, pipe.changed_outside(document, entries), output)
 
 
+@spelled_out
 def list_services(
-    config: ConfigFile = None,
-    target: TargetName = None,
-    namespace: Namespace = None,
-    context: Context = None,
-    kubeconfig: Kubeconfig = None,
     everywhere: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Of every namespace.")] = False,
-    sets: Sets = None,
     output: OutputFormat = Output.TABLE,
+    **where: Unpack[Where],
 ) -> None:
     """List the services of a target."""
-    loaded = deps.settings(
-        config, sets=sets, target=target, namespace=namespace, context=context, kubeconfig=kubeconfig
-    )
-    place = deps.open_target(loaded, target)
+    loaded = deps.settings(anywhere=True, **where)
+    place = deps.open_target(loaded, where.get("target"))
     printers.print_services(place.list(None if everywhere else place.namespace), output)
 
 
+@spelled_out
 def logs(
     name: ServiceName = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
     previous: Annotated[
         bool, typer.Option("--previous", "-p", help="Of each container's run before this one.")
     ] = False,
-    config: ConfigFile = None,
-    target: TargetName = None,
-    namespace: Namespace = None,
-    context: Context = None,
-    kubeconfig: Kubeconfig = None,
-    sets: Sets = None,
+    **where: Unpack[Where],
 ) -> None:
     """Print the logs of what serves, and of what fails to."""
-    loaded = deps.settings(
-        config, sets=sets, target=target, namespace=namespace, context=context, kubeconfig=kubeconfig
-    )
+    loaded = deps.settings(anywhere=True, **where)
     if follow and previous:
         raise ConfigError("a run that is over says nothing more", where="--follow", hint="leave one out")
-    place = deps.open_target(loaded, target)
+    place = deps.open_target(loaded, where.get("target"))
     reference, silent = deps.reference(loaded, place, name), True
     for line in place.logs(reference, follow=follow, previous=previous):
         typer.echo(line)
@@ -205,21 +163,15 @@ def logs(
         typer.echo(f"no container of {reference} has said anything", err=True)
 
 
+@spelled_out
 def delete(
     name: ServiceName = None,
-    config: ConfigFile = None,
-    target: TargetName = None,
-    namespace: Namespace = None,
-    context: Context = None,
-    kubeconfig: Kubeconfig = None,
-    sets: Sets = None,
     yes: Yes = False,
+    **where: Unpack[Where],
 ) -> None:
     """Take a service away; its releases stay in the model store."""
-    loaded = deps.settings(
-        config, sets=sets, target=target, namespace=namespace, context=context, kubeconfig=kubeconfig
-    )
-    place = deps.open_target(loaded, target)
+    loaded = deps.settings(anywhere=True, **where)
+    place = deps.open_target(loaded, where.get("target"))
     reference = deps.reference(loaded, place, name)
     if not yes:
         deps.confirm(f"delete {reference}?")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 import re
@@ -32,6 +33,12 @@ else:
 FILE_NAME = "kdeploy.toml"
 FILE_MAX_BYTES = 1 << 20
 ENVIRONMENT_PREFIX = "KDEPLOY_"
+
+# What stands in for a project where a command needs none: its target is kubeconfig's cluster.
+_ANYWHERE: dict[str, Any] = {
+    "model": {"name": "unnamed", "version": "none", "handler": "none"},
+    "targets": {"cluster": {"kind": "kserve"}},
+}
 
 # A version that holds the tail of a release id could make one release's folder name the prefix of
 # another's, and KServe's downloader, which matches plain prefixes, would fetch both.
@@ -79,6 +86,16 @@ class Settings(Struct, frozen=True, kw_only=True):
         for key, value in flat.items():
             yield key, value, self.sources.get(key, "default")
 
+    def service(self, name: str | None) -> str:
+        """Return a service's name: the one that is given, or the project's. Raises ConfigError."""
+        if name or self.path or "model.name" in self.sources:
+            return name or self.config.model.name
+        raise ConfigError(
+            f"there is no {FILE_NAME} here or above that says which service is meant",
+            hint="name it, as in `kdeploy status NAME`; `kdeploy list` shows what there is, and "
+            "`kdeploy init` writes such a file",
+        )
+
     def located(self, where: str) -> str:
         """Return `kdeploy.toml: KEY` with what set the key in place of the file's usual name."""
         file, _, key = where.partition(": ")
@@ -92,15 +109,21 @@ def find_file(start: Path) -> Path | None:
 
 
 def load_settings(
-    path: Path | None, *, environment: Mapping[str, str], flags: Mapping[str, str], folder: Path
+    path: Path | None,
+    *,
+    environment: Mapping[str, str],
+    flags: Mapping[str, str],
+    folder: Path,
+    anywhere: bool = False,
 ) -> Settings:
     """Fold the defaults, the file, the environment and the flags into one checked `Settings`.
 
-    Without a `path` no file is read, and paths are relative to `folder`. `flags` maps dotted keys to
-    text. Raises ConfigError, which names the source of the value at fault.
+    Without a `path` no file is read, and paths are relative to `folder`; with `anywhere` there need be
+    no project then, and the target is kubeconfig's cluster. `flags` maps dotted keys to text. Raises
+    ConfigError, which names the source of the value at fault.
     """
-    data = read_file(path) if path else {}
-    sources = {key: str(path) for key in _flatten(data)}
+    data = read_file(path) if path else copy.deepcopy(_ANYWHERE) if anywhere else {}
+    sources = {key: str(path) for key in _flatten(data) if path}
     overrides = [(key, text, name) for name, key, text in _from_environment(environment, data)]
     overrides += [(key, text, f"--set {key}") for key, text in flags.items()]
     for key, text, source in overrides:

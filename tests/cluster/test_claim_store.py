@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -116,6 +117,22 @@ def test_pushed_listed_verified_and_pruned(
     assert kdeploy("releases", "-o", "name").out == other
     assert pods(kube, namespace) == []
     assert len(kubelet.pods) == 7  # one for each command
+
+
+def test_flags_choose_the_cluster_of_the_claim(
+    kdeploy: Kdeploy,
+    kubelet: Kubelet,
+    claim: None,
+    kubeconfig: Path,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", "/no/such/file")
+    two = ("--set", "targets.other.kind=kserve", "--target", "production", "-n", namespace)
+    where = (*two, "--kubeconfig", str(kubeconfig), "--context", "test")
+    for command in (("push",), ("releases",), ("verify",), ("prune", "--keep", "1", "--yes")):
+        ended = kdeploy(*command, *where)
+        assert ended.code == 0, ended.err
 
 
 def test_the_pod_is_as_strict_as_pod_security_wants_it(
@@ -330,6 +347,7 @@ def test_what_it_waits_for_is_told(
     assert "describe pvc models" in ended.err
 
 
+@pytest.mark.parametrize("named", [True, False], ids=["proxy-url", "HTTPS_PROXY"])
 def test_through_a_proxy(
     kube: Kube,
     kubelet: Kubelet,
@@ -337,19 +355,38 @@ def test_through_a_proxy(
     namespace: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    *,
+    named: bool,
 ) -> None:
-    tunnel = Tunnel("localhost", kube.port)
-    config = kube.kubeconfig(ADMIN, server="https://localhost", namespace=namespace)
-    monkeypatch.setenv("HTTPS_PROXY", tunnel.url)
+    tunnel = Tunnel("cluster.example", kube.port)
+    url = tunnel.url.replace("//", "//me:p%40ss@")
+    config = kube.kubeconfig(ADMIN, server="https://cluster.example", namespace=namespace)
+    config["clusters"][0]["cluster"]["tls-server-name"] = "localhost"
+    if named:
+        config["clusters"][0]["cluster"]["proxy-url"] = url
+        monkeypatch.setenv("NO_PROXY", "*")  # is about the environment's
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9" if named else url)
     (tmp_path / "proxied").write_text(yaml.safe_dump(config))
-    with Cluster(KServeTarget(kubeconfig=str(tmp_path / "proxied")), Store(uri="pvc://models")) as cluster:
-        shell = cluster.shell("image", print)
-        assert (
-            b"".join(shell.run('head -c 5; echo "$1"', " wörld", source=[b"hello"]))
-            == "hello wörld\n".encode()
-        )
-        shell.close()
+    assert run_there(tmp_path / "proxied") == "hello wörld\n".encode()
+    account = b64encode(b"me:p@ss")
+    assert len(tunnel.heads) > 1  # requests, and a WebSocket
+    assert [head for head in tunnel.heads if account not in head] == []
     tunnel.close()
+
+
+def test_no_proxy_of_the_environment_leads_to_this_machine(
+    kubelet: Kubelet, claim: None, straight: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    assert run_there(straight) == "hello wörld\n".encode()
+
+
+def run_there(kubeconfig: Path) -> bytes:
+    with Cluster(KServeTarget(kubeconfig=str(kubeconfig)), Store(uri="pvc://models")) as cluster:
+        shell = cluster.shell("image", print)
+        said = b"".join(shell.run('head -c 5; echo "$1"', " wörld", source=[b"hello"]))
+        shell.close()
+        return said
 
 
 def test_a_quota_refuses(kdeploy: Kdeploy, kubelet: Kubelet, claim: None, proxy: Proxy) -> None:

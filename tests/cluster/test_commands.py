@@ -110,6 +110,35 @@ def test_status_list_plan_and_delete(kdeploy: Kdeploy, rolled_out: str, namespac
     assert kdeploy("status").code == 11
 
 
+def test_from_any_machine(
+    kdeploy: Kdeploy,
+    rolled_out: str,
+    play: Play,
+    kubeconfig: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where there is no kdeploy.toml, kubeconfig's cluster is the target, and a service has to be named."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert f"100 % {rolled_out}" in kdeploy("status", "digits").out
+    assert kdeploy("list", "-o", "name").out == "digits\n"
+    assert rolled_out in kdeploy("rollout", "history", "digits").out
+    assert kdeploy("logs", "digits").code == 0
+    named = kdeploy("status", "letters", "-n", "default", "--kubeconfig", str(kubeconfig))
+    assert (named.code, "there is no service default/letters" in named.err) == (11, True)
+    asked = kdeploy("predict", "--kserve", "--ingress", "http://127.0.0.1:9", "--service", "digits", "f.json")
+    assert "f.json" in asked.err
+    for command in (("status",), ("logs",), ("delete", "--yes"), ("rollout", "history")):
+        ended = kdeploy(*command)
+        assert (ended.code, "which service is meant" in ended.err) == (3, True)
+    assert kdeploy("status", "digits", "-c", "kdeploy.toml").code == 3
+    assert kdeploy("rollout").code == 3
+    assert kdeploy("delete", "digits", "--yes").code == 0
+    assert kdeploy("status", "digits").code == 11
+    assert list(Path().iterdir()) == []
+
+
 def test_a_failure_has_its_exit_code_and_says_why(kdeploy: Kdeploy, play: Play) -> None:
     assert kdeploy("rollout", "--no-wait").code == 0
     release = play.service()["metadata"]["labels"]["kdeploy.dev/release"]

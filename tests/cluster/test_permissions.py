@@ -11,18 +11,23 @@ import yaml
 
 from deployer.access import Access
 from deployer.config import KServeTarget, Store, load_settings
-from deployer.errors import TargetError
+from deployer.errors import KdeployError, TargetError
 from deployer.manifest import render_secret
 from deployer.pipeline import Pipeline
 from deployer.release import Traffic
 from deployer.rollout import watch_rollout
 from deployer.store import open_store
 from deployer.store.pvc import ClaimStore
-from deployer.target import Document, Phase
+from deployer.target import Document, Phase, Reference
 from deployer.targets.kserve import Cluster
 from deployer.targets.kserve.permissions import Permission, needed, needed_for_store, render_role
 from deployer.targets.kserve.refusals import RefusedError
-from deployer.targets.kserve.resources import INFERENCE_SERVICE, SECRET
+from deployer.targets.kserve.resources import (
+    CONTROLLER_REVISION,
+    INFERENCE_SERVICE,
+    SECRET,
+    SERVICE_ACCOUNT,
+)
 from tests.cluster.kube import Kube
 from tests.cluster.kubelet import Kubelet
 from tests.cluster.play import A, Play, documents
@@ -109,6 +114,21 @@ def test_it_is_enough(ci: CiAccount, kube: Kube, namespace: str, mode: str) -> N
     wanted = documents(namespace, mode=mode, gpu=1)
     assert [one.status for one in cluster.examine(lambda: wanted)].count("failure") == 0
     assert cluster.delete(reference)
+
+
+def test_it_is_enough_to_delete_what_a_rollout_left_behind(
+    ci: CiAccount, kube: Kube, namespace: str, proxy: Proxy
+) -> None:
+    cluster = ci("Standard")
+    with proxy.fault("PATCH .*/inferenceservices", status=422), pytest.raises(KdeployError):
+        cluster.apply(applied(namespace, "Standard"))
+    (entry,) = kube.get(CONTROLLER_REVISION.path(namespace))["items"]
+    with proxy.fault("DELETE .*/controllerrevisions", status=403), pytest.raises(KdeployError):
+        cluster.delete(Reference(namespace, "digits"))
+    for kind in (SECRET, SERVICE_ACCOUNT):
+        (owner,) = kube.get(kind.path(namespace, "digits-model-store"))["metadata"]["ownerReferences"]
+        assert owner["uid"] == entry["metadata"]["uid"]
+    assert not cluster.delete(Reference(namespace, "digits"))
 
 
 @pytest.mark.parametrize("lacking", EVERY, ids=str)

@@ -111,6 +111,7 @@ class Tunnel:
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (f"{host}:443", port)
+        self.heads: list[bytes] = []  # of the requests for a way
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._serve, daemon=True).start()
@@ -134,6 +135,7 @@ class Tunnel:
                 if not more:
                     return
                 head += more
+            self.heads.append(head)
             if head.split()[:2] != [b"CONNECT", self._target[0].encode()]:
                 client.sendall(b"HTTP/1.1 403 not that way\r\n\r\n")
                 return

@@ -226,6 +226,20 @@ class TestRefusals:
             load_settings(None, environment={}, flags={}, folder=tmp_path)
         assert "kdeploy init" in (caught.value.hint or "")
 
+    def test_no_file_where_none_is_needed(self, tmp_path: Path) -> None:
+        def anywhere(path: Path | None = None, **flags: str) -> Settings:
+            variables = {"KDEPLOY_TARGETS_CLUSTER_CONTEXT": "eu-west"}
+            given = {f"{key.replace('_', '.')}": value for key, value in flags.items()}
+            return load_settings(path, environment=variables, flags=given, folder=tmp_path, anywhere=True)
+
+        settings = anywhere(targets_cluster_namespace="vision")
+        assert settings.config.targets == {"cluster": KServeTarget(context="eu-west", namespace="vision")}
+        assert settings.service("letters") == "letters"
+        with pytest.raises(ConfigError, match="which service is meant"):
+            settings.service(None)
+        assert anywhere(model_name="digits").service(None) == "digits"
+        assert load(tmp_path).service(None) == "digits"
+
     def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="no such file"):
             read_file(tmp_path / "other.toml")

@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
-from deployer.errors import ConflictError
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from deployer.errors import ConflictError, NotFoundError
 from deployer.ownership import agrees
 from deployer.target import Document
 from deployer.targets.kserve.api import Api
 from deployer.targets.kserve.refusals import OutdatedError
-from deployer.targets.kserve.resources import SERVING_RUNTIME, resource_of
+from deployer.targets.kserve.resources import (
+    CONTROLLER_REVISION,
+    INFERENCE_SERVICE,
+    SECRET,
+    SERVICE_ACCOUNT,
+    SERVING_RUNTIME,
+    Resource,
+    resource_of,
+)
+
+PATIENCE = 15.0  # seconds for an object to be gone; all of them together must stay within a rollout's 60
 
 _OWN_ATTEMPTS = 10
+_OURS = ("app.kubernetes.io/managed-by", "kdeploy")
 
 
 def apply_document(
     api: Api, document: Document, namespace: str, *, force: bool, dry_run: bool = False
 ) -> Document:
-    """Apply one document server-side. Raises ConflictError naming the field and its holder."""
+    """Apply one document server-side, anew where it was to an object that is being deleted.
+
+    Raises ConflictError naming the field and its holder, or what keeps such an object from being gone.
+    """
     resource = resource_of(document)
     placed = {**document, "metadata": {"namespace": namespace, **document["metadata"]}}
     try:
-        return api.apply(resource, placed, force=force, dry_run=dry_run)
+        applied = api.apply(resource, placed, force=force, dry_run=dry_run)
+        if not dry_run and is_ending(applied):
+            await_end(api, applied)
+            applied = api.apply(resource, placed, force=force)
+        return applied
     except ConflictError as error:
         if resource is SERVING_RUNTIME and not force and not isinstance(error, OutdatedError):
             raise ConflictError(
@@ -56,23 +78,126 @@ def owner_of(service: Document) -> Document:
 def add_owner(api: Api, document: Document, owner: Document) -> None:
     """Add to an object's owners: it is collected when the last of them is gone.
 
+    Raises NotFoundError where the object is there no more.
+    """
+
+    def add(held: list[Document]) -> list[Document]:
+        living = _living(held, owner["name"], owner["uid"])
+        return living if any(one["uid"] == owner["uid"] for one in living) else [*living, owner]
+
+    _change_owners(api, document, add)
+
+
+def outlive(
+    api: Api, sent: Document, applied: Document, name: str, live: Document | None, *, force: bool
+) -> Document:
+    """Return an object that was applied so that it outlives services of this name before the live one.
+
+    The cluster collects what a deleted service owned a while after it, even if it has been applied again or
+    been given another owner in between. So that is waited for, and it is applied anew; where it does not
+    happen, the object loses the owners that are gone.
+    """
+    uid = live["metadata"]["uid"] if live else None
+    held = applied["metadata"].get("ownerReferences", [])
+    if not held or _living(held, name, uid):
+        return applied
+    if _is_gone_in_time(api, applied):
+        return apply_document(api, sent, applied["metadata"]["namespace"], force=force)
+    return _change_owners(api, applied, lambda held: _living(held, name, uid))
+
+
+def own(api: Api, sent: Document, applied: Document, owner: Document, *, force: bool) -> None:
+    """Let an object that was applied belong to a service; it is applied anew where it was collected."""
+    for _ in range(_OWN_ATTEMPTS - 1):
+        with contextlib.suppress(NotFoundError):
+            return add_owner(api, applied, owner)
+        applied = apply_document(api, sent, applied["metadata"]["namespace"], force=force)
+    return add_owner(api, applied, owner)
+
+
+def leave_to(api: Api, entry: Document, documents: Sequence[Document], namespace: str) -> None:
+    """Let an entry of the history own what its rollout made for a service that never came to be.
+
+    So it is collected with the entry, which takes no permission to delete Secrets. The ServingRuntime
+    stays: it runs nothing by itself, the next rollout takes it over, and services that were applied by others
+    may run on it without owning it.
+    """
+    for resource, name in _made_for(documents):
+        live = api.get(resource, namespace, name)
+        if live and _OURS in live["metadata"].get("labels", {}).items():
+            _change_owners(api, live, lambda held: held or [owner_of(entry)])
+
+
+def is_ending(document: Document) -> bool:
+    """Return whether an object is being deleted, and only waits for its finalizers."""
+    return "deletionTimestamp" in document["metadata"]
+
+
+def await_end(api: Api, document: Document) -> None:
+    """Wait until an object that is being deleted is gone. Raises ConflictError, naming what holds it."""
+    if not _is_gone_in_time(api, document):
+        metadata = document["metadata"]
+        raise ConflictError(
+            f"{document['kind']} {metadata['name']} is being deleted and still there after {PATIENCE:g} s: "
+            f"its finalizers are {', '.join(metadata.get('finalizers', [])) or 'none'}",
+            where=f"namespace {metadata['namespace']}",
+            hint="run it again when it is gone; who set a finalizer has to take it away",
+        )
+
+
+def _is_gone_in_time(api: Api, document: Document) -> bool:
+    resource, metadata = resource_of(document), document["metadata"]
+    end = time.monotonic() + PATIENCE
+    while found := api.get(resource, metadata["namespace"], metadata["name"]):
+        if found["metadata"]["uid"] != metadata["uid"]:
+            break
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def _living(held: list[Document], name: str, uid: str | None) -> list[Document]:
+    """Return owners without the history's entries, and of services of a name only the one with this uid."""
+
+    def gone(owner: Document) -> bool:
+        if owner["kind"] == CONTROLLER_REVISION.kind:
+            return True
+        return (owner["kind"], owner["name"]) == (INFERENCE_SERVICE.kind, name) and owner["uid"] != uid
+
+    return [owner for owner in held if not gone(owner)]
+
+
+def _change_owners(
+    api: Api, document: Document, change: Callable[[list[Document]], list[Document]]
+) -> Document:
+    """Change an object's owners, where that changes anything, and return it.
+
     The list is one field to the API server, so it is read and written whole, and again when
     another service did the same in between.
     """
     resource, metadata = resource_of(document), document["metadata"]
     namespace, name = metadata["namespace"], metadata["name"]
     for attempt in range(_OWN_ATTEMPTS):
+        metadata = document["metadata"]
         held = metadata.get("ownerReferences", [])
-        if any(other["uid"] == owner["uid"] for other in held):
-            return
-        version = metadata["resourceVersion"]
-        change = {"metadata": {"resourceVersion": version, "ownerReferences": [*held, owner]}}
+        owners = change(held)
+        if owners == held:
+            break
+        wanted = {"metadata": {"resourceVersion": metadata["resourceVersion"], "ownerReferences": owners}}
         try:
-            api.merge(resource, namespace, name, change)
+            return api.merge(resource, namespace, name, wanted)
         except ConflictError:
             found = api.get(resource, namespace, name)
             if found is None or attempt == _OWN_ATTEMPTS - 1:
                 raise
-            metadata = found["metadata"]
-        else:
-            return
+            document = found
+    return document
+
+
+def _made_for(documents: Sequence[Document]) -> Iterator[tuple[Resource, str]]:
+    """Yield what a rollout of documents makes for its service alone; a Secret is known by its account."""
+    for document in documents:
+        if document["kind"] == SERVICE_ACCOUNT.kind:
+            yield SERVICE_ACCOUNT, document["metadata"]["name"]
+            yield from ((SECRET, one["name"]) for one in document.get("secrets", []))

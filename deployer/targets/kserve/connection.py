@@ -9,10 +9,12 @@ import ssl
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies_environment
 
 import urllib3
 
@@ -44,7 +46,11 @@ class Connection:
         if configuration.tls_server_name:
             options["server_hostname"] = configuration.tls_server_name
         if configuration.proxy:
-            self.pool: urllib3.PoolManager = urllib3.ProxyManager(configuration.proxy, **options)
+            user, password = _account(configuration.proxy)
+            headers = urllib3.make_headers(proxy_basic_auth=f"{user}:{password}") if user else None
+            self.pool: urllib3.PoolManager = urllib3.ProxyManager(
+                configuration.proxy, proxy_headers=headers, **options
+            )
         else:
             self.pool = urllib3.PoolManager(**options)
 
@@ -102,6 +108,7 @@ def connect(kubeconfig: str | None, context: str | None) -> Connection:
             config.load_incluster_config(client_configuration=configuration)
         except (config.ConfigException, OSError) as error:
             raise ConfigError(f"the pod's own account cannot be used: {error}") from error
+        configuration.proxy = find_proxy(configuration.host, None)
         return Connection(configuration, _pod_namespace(), "the cluster of this pod")
     # Keys that stand in the kubeconfig are written to files for Python's TLS, and removed once it has
     # read them.
@@ -118,6 +125,7 @@ def _load(configuration: Any, files: str, context: str | None, folder: str) -> d
     """Read a context into the configuration, and return it."""
     import yaml
     from kubernetes import config
+    from kubernetes.config.kube_config import KubeConfigMerger
 
     try:
         with _asking_the_plugin(f"kubeconfig {files}"):
@@ -129,6 +137,9 @@ def _load(configuration: Any, files: str, context: str | None, folder: str) -> d
                 temp_file_path=folder,
             )
         contexts, current = config.list_kube_config_contexts(files)
+        chosen: dict[str, Any] = next((one for one in contexts if one["name"] == context), current)
+        clusters = KubeConfigMerger(files).config["clusters"]
+        cluster = clusters.get_with_name(chosen["context"]["cluster"])["cluster"].value
     except (config.ConfigException, OSError, yaml.YAMLError, TypeError, ValueError) as error:
         # A YAML error quotes the file, and a kubeconfig holds secrets.
         said = "it is not valid YAML" if isinstance(error, yaml.YAMLError) else _missing(str(error))
@@ -137,7 +148,8 @@ def _load(configuration: Any, files: str, context: str | None, folder: str) -> d
             where=f"kubeconfig {files}",
             hint="name one with --kubeconfig or KUBECONFIG, and a context of it with --context",
         ) from None
-    chosen: dict[str, Any] = next((one for one in contexts if one["name"] == context), current)
+    # The kubernetes client knows neither `proxy-url` nor which of the environment's proxies is meant.
+    configuration.proxy = find_proxy(configuration.host, cluster.get("proxy-url"))
     return chosen
 
 
@@ -147,6 +159,35 @@ def _missing(said: str) -> str:
         return "there is no such file"
     named = re.search(r"Expected object with name (.+) in (?:.*/)?(\w+)s list", said)
     return f"it has no {named[2]} {named[1]}" if named else said
+
+
+def find_proxy(host: str, named: str | None) -> str | None:
+    """Return the proxy on the way to a URL as kubectl finds it, or None.
+
+    It is the one that the kubeconfig names, else that of HTTPS_PROXY or HTTP_PROXY, unless NO_PROXY names the
+    host or it is this machine. Raises ConfigError for one that is not HTTP's.
+    """
+    parts = urlsplit(host)
+    proxy = named or getproxies_environment().get(parts.scheme)
+    if not proxy or (not named and _passes_by(host, parts.hostname or "")):
+        return None
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if (scheme := urlsplit(proxy).scheme) not in ("http", "https"):
+        raise ConfigError(
+            f"a proxy by {scheme}:// cannot be used",
+            where="the kubeconfig's proxy-url" if named else f"{parts.scheme.upper()}_PROXY",
+            hint="name one by http:// or https://",
+        )
+    return proxy
+
+
+def _passes_by(url: str, host: str) -> bool:
+    from requests.utils import should_bypass_proxies
+
+    with suppress(ValueError):  # it is a name
+        if ip_address(host).is_loopback:
+            return True
+    return host == "localhost" or bool(should_bypass_proxies(url, no_proxy=None))
 
 
 # What the kubernetes client logs of an exec plugin, and what it means.
@@ -203,15 +244,26 @@ def _pod_namespace() -> str:
         return "default"
 
 
+def _account(proxy: str) -> tuple[str, str]:
+    parts = urlsplit(proxy)
+    return unquote(parts.username or ""), unquote(parts.password or "")
+
+
 def _proxy(url: str | None) -> dict[str, Any]:
-    """Return a WebSocket's options for a proxy; the environment has had its say in the configuration."""
+    """Return a WebSocket's options for a proxy; the environment has had its say before."""
     if not url:
         return {"http_no_proxy": ["*"]}
-    parts = urlsplit(url)
+    parts, account = urlsplit(url), _account(url)
+    if parts.scheme != "http":
+        raise TargetError(
+            "a WebSocket cannot go through a proxy by https://",
+            where=f"proxy {parts.hostname}",
+            hint="name the proxy by http://: what goes through it is encrypted all the same",
+        )
     return {
         "http_proxy_host": parts.hostname,
         "http_proxy_port": parts.port or 80,
-        "http_proxy_auth": (parts.username, parts.password) if parts.username else None,
+        "http_proxy_auth": account if account[0] else None,
         "http_no_proxy": [""],
     }
 

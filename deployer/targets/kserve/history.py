@@ -25,6 +25,7 @@ from deployer.history import (
     APPLYING,
     BOUND,
     INTERRUPTED,
+    refuse_another,
     settle,
     superfluous,
     takes_over,
@@ -32,6 +33,7 @@ from deployer.history import (
 )
 from deployer.target import Document, Entry, Reference
 from deployer.targets.kserve.api import Api
+from deployer.targets.kserve.applying import leave_to
 from deployer.targets.kserve.resources import CONTROLLER_REVISION
 
 # Not KServe's label: a workload's controller adopts ControllerRevisions that its selector matches.
@@ -93,9 +95,22 @@ class History:
         old = superfluous([_entry(document) for document in self._list()], limit)
         self.remove([self._place(entry.number)[1] for entry in old])
 
-    def orphans(self) -> list[str]:
-        """Return the names of the entries that belong to no service, so that nothing collects them."""
-        return _orphans(self._list())
+    def orphans(self) -> list[Document]:
+        """Return the entries that belong to no service, so that nothing collects them.
+
+        Raises ConflictError, naming who, where one of them is just being applied.
+        """
+        found = [one for one in self._list() if not one["metadata"].get("ownerReferences")]
+        for one in found:
+            alive = _alive(_run(one))
+            refuse_another(_entry(one), alive=alive, now=_now(), where=str(self._reference))
+        return found
+
+    def collect(self, orphans: list[Document]) -> None:
+        """Delete entries that belong to no service, and let the cluster collect what they left behind."""
+        for one in orphans:
+            leave_to(self._api, one, _entry(one).documents, self._reference.namespace)
+        self.remove([one["metadata"]["name"] for one in orphans])
 
     def remove(self, names: list[str]) -> None:
         """Delete entries."""
@@ -118,7 +133,8 @@ class History:
             with _race():
                 self._api.merge(CONTROLLER_REVISION, *self._place(number), change)
         own = self._place(number)[1]
-        orphans = [name for name in _orphans(documents) if name != own]
+        names = [d["metadata"]["name"] for d in documents if not d["metadata"].get("ownerReferences")]
+        orphans = [name for name in names if name != own]
         return Rollout(self, number, run, orphans, self._clock)
 
     def _is_ours(self, newest: Document, planned: Entry, run: str) -> bool:
@@ -235,10 +251,6 @@ def _entry(document: Document) -> Entry:
 
 def _annotated(outcome: str, more: dict[str, str] | None = None) -> Document:
     return {"metadata": {"annotations": {_OUTCOME: outcome, _SINCE: _now(), **(more or {})}}}
-
-
-def _orphans(documents: list[Document]) -> list[str]:
-    return [str(d["metadata"]["name"]) for d in documents if not d["metadata"].get("ownerReferences")]
 
 
 def _run(document: Document) -> str:

@@ -29,10 +29,13 @@ from deployer.target import (
 )
 from deployer.targets.kserve.api import Api
 from deployer.targets.kserve.applying import (
-    add_owner,
     apply_document,
+    await_end,
     find_document,
     is_applied,
+    is_ending,
+    outlive,
+    own,
     owner_of,
 )
 from deployer.targets.kserve.capabilities import Discovery
@@ -144,7 +147,7 @@ class Cluster:
         """
         service = service_of(documents)
         live = self.get(self._reference(service))
-        if live is None or read_status(live).phase is not Phase.READY:
+        if live is None or is_ending(live) or read_status(live).phase is not Phase.READY:
             return False
         return agrees(live, self._wanted(service, live)) and all(
             is_applied(self.api, document, self.namespace, live) for document in _others(documents)
@@ -174,38 +177,51 @@ class Cluster:
         """
         service = service_of(documents)
         reference = self._reference(service)
-        live = self.api.get(INFERENCE_SERVICE, reference.namespace, reference.name)
         if self._dry_run:
+            live = self.api.get(INFERENCE_SERVICE, reference.namespace, reference.name)
             for document in (*_others(documents), self._wanted(service, live)):
                 apply_document(self.api, document, reference.namespace, force=self._force, dry_run=True)
             return reference
+        live = self._lasting(reference)
         history = History(self.api, reference, self._clock)
         entry = plan_entry(
             documents, origin or Origin(), now=write_time(_utc()), account=self._connection.user
         )
         with history.begin(entry) as rollout:
-            self._apply(documents, reference, rollout)
+            self._apply(documents, reference, rollout, live)
         self._entries[reference] = rollout.number
         with contextlib.suppress(TargetError):  # what is not pruned now is pruned next time
             history.prune(self._config.history_limit)
         return reference
 
-    def _apply(self, documents: Sequence[Document], reference: Reference, rollout: Rollout) -> None:
+    def _apply(
+        self, documents: Sequence[Document], reference: Reference, rollout: Rollout, live: Document | None
+    ) -> None:
         """Apply everything, and let the service own it: the first of the documents last of all."""
         applied = []
         for document in _others(documents):
             rollout.check()
-            applied.append(apply_document(self.api, document, reference.namespace, force=self._force))
+            made = apply_document(self.api, document, reference.namespace, force=self._force)
+            made = outlive(self.api, document, made, reference.name, live, force=self._force)
+            applied.append((document, made))
         rollout.check()
-        live = self.api.get(INFERENCE_SERVICE, reference.namespace, reference.name)
+        live = self._lasting(reference)
         wanted = self._wanted(service_of(documents), live)
         new = apply_document(self.api, wanted, reference.namespace, force=self._force)
         if live and live["metadata"].get("generation") != new["metadata"].get("generation"):
             self._left[reference] = live.get("status", {}).get("modelStatus", {})
         owner = owner_of(new)
         rollout.done(owner)
-        for document in reversed(applied):
-            add_owner(self.api, document, owner)
+        for document, made in reversed(applied):
+            own(self.api, document, made, owner, force=self._force)
+
+    def _lasting(self, reference: Reference) -> Document | None:
+        """Return the InferenceService that there is; one that is being deleted is waited for."""
+        live = self.api.get(INFERENCE_SERVICE, reference.namespace, reference.name)
+        if live and is_ending(live):
+            await_end(self.api, live)
+            return None
+        return live
 
     def history(self, reference: Reference) -> builtins.list[Entry]:
         """Return what was applied to a service, the oldest first, from its ControllerRevisions."""
@@ -254,12 +270,15 @@ class Cluster:
         return [assume_serving(document) for document in found]
 
     def delete(self, reference: Reference) -> bool:
-        """Delete the service; what was made for it is collected by the cluster. False where none was."""
+        """Delete the service; what was made for it is collected by the cluster. False where none was.
+
+        What a rollout that was killed left of one goes, too. Raises ConflictError where one is under way.
+        """
         history = History(self.api, reference)
         orphans = history.orphans()
         found = self.api.delete(INFERENCE_SERVICE, reference.namespace, reference.name, dry_run=self._dry_run)
         if not self._dry_run:
-            history.remove(orphans)
+            history.collect(orphans)
         return found
 
     def logs(self, reference: Reference, *, follow: bool = False, previous: bool = False) -> Iterator[str]:
