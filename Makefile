@@ -8,8 +8,8 @@ READY := $(VENV)/.ready
 PURE := access archive cli.view config differences events history manifest ownership properties release rollout target predict.codecs
 COVERED := $(PURE:%=--cov=deployer.%) --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered
 
-# Tests that wait for servers more than they compute, so that two at a time take half as long.
-WAITING := tests/cluster tests/contract tests/stores
+# Tests whose servers are patient: two files at a time. The rest measures real TorchServes, and is left alone.
+PAIRED := tests/cluster tests/contract tests/stores tests/examples $(filter-out %_torchserve.py, $(wildcard tests/handler/test_*.py))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint type bench docs build clean
@@ -32,8 +32,8 @@ demo: setup  ## Train the example, push it, roll it out, ask it through the ingr
 test: setup  ## Run every test
 	@echo "== testing: real TorchServes on loopback, a few minutes on two cores"
 	@$(RUN) -m pytest -n 2 tests/unit $(COVERED)
-	@$(RUN) -m pytest -n 2 --dist loadfile $(WAITING)
-	@$(RUN) -m pytest tests --ignore tests/unit $(WAITING:%=--ignore %)
+	@$(RUN) -m pytest -n 2 --dist loadfile $(PAIRED)
+	@$(RUN) -m pytest tests --ignore tests/unit $(PAIRED:%=--ignore %)
 
 lint: setup  ## Check style, formatting and which room may import which
 	@$(RUN) -m ruff check .

@@ -10,7 +10,7 @@ import typer
 from typer.main import get_command
 
 from deployer.cli.app import app
-from deployer.cli.main import INTERNAL, INTERRUPTED
+from deployer.cli.main import INTERNAL, INTERRUPTED, TERMINATED
 from deployer.config import json_schema
 from deployer.errors import DIFFERENT, KdeployError
 
@@ -64,6 +64,7 @@ def exit_codes_page() -> str:
         rows.append((kind.exit_code, " ".join((kind.__doc__ or "").split()), again))
     rows.append((DIFFERENT, "No failure: `kdeploy diff` found what a rollout would change.", ""))
     rows.append((INTERRUPTED, "Interrupted by Ctrl-C. Nothing is half done.", "yes"))
+    rows.append((TERMINATED, "Ended by SIGTERM, as a CI cancels a job. Nothing is half done.", "yes"))
     table = "\n".join(f"| {code} | {what} | {again} |" for code, what, again in rows)
     head = "| code | meaning | may help to run it again as it is |\n|---|---|---|"
     return f"{MADE}# Exit codes\n\n{head}\n{table}\n"

@@ -9,6 +9,8 @@ from collections.abc import Generator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.children import die_with_parent
+
 pytest_plugins = ["tests.stores.fixtures"]
 
 # A busy machine is no failure: what must be fast is measured in bench/.
@@ -17,9 +19,20 @@ settings.load_profile("busy")
 
 
 def pytest_configure() -> None:
-    """Let the processes that tests start hear Ctrl-C: one that a shell put into the background does not."""
+    """Let the processes that tests start hear Ctrl-C: one that a shell put into the background does not.
+
+    One of several that run tests ends, and its servers with it, when the one that began them is killed.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        die_with_parent()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files, so that no process is left with one of them when the others are done."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 import typer
@@ -16,12 +20,46 @@ from deployer.errors import KdeployError
 
 INTERNAL = 1
 INTERRUPTED = 130
+TERMINATED = 143
+
+_AGAIN = "running the same command again goes on where this one stopped"
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run kdeploy and exit: 0, 2 for wrong usage, or the code of the error's kind."""
     atexit.register(gc.freeze)  # or Python looks through all of it for garbage as it ends, for 0.1 s
     arguments = sys.argv[1:] if arguments is None else arguments
+    with _hear_sigterm() as heard:
+        code = _run(arguments)
+    if code == INTERRUPTED and heard:
+        _say("terminated", hint=_AGAIN)
+        code = TERMINATED
+    elif code == INTERRUPTED:  # Typer, too, says Ctrl-C with this code
+        _say("interrupted", hint=_AGAIN)
+    sys.exit(code)
+
+
+@contextmanager
+def _hear_sigterm() -> Iterator[list[int]]:
+    """Let SIGTERM, by which CI cancels a job, stop a command as Ctrl-C does; yield a list of those heard."""
+    heard: list[int] = []
+
+    def stop(number: int, _frame: object) -> NoReturn:
+        heard.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # others may not listen
+        yield heard
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield heard
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(arguments: list[str]) -> int:
+    """Run a command, say what goes wrong, and return the exit code."""
     try:
         with deps.opened:
             code = app(arguments, prog_name="kdeploy", standalone_mode=False)
@@ -39,9 +77,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         code = 0
     except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback on people
         code = _foreign(error)
-    if code == INTERRUPTED:  # Typer, too, says Ctrl-C with this code
-        _say("interrupted", hint="running the same command again goes on where this one stopped")
-    sys.exit(code or 0)
+    return int(code or 0)
 
 
 def _foreign(error: Exception) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, TypeVar, cast, get_args
 
@@ -189,7 +190,7 @@ def _in_order(work: Callable[[T], U], items: Sequence[T], threads: int) -> Itera
         threading.Thread(target=run, daemon=True).start()
     try:
         for _, outcome in jobs:
-            result, error = outcome.get()
+            result, error = _wait_for(outcome)
             if error is not None:
                 raise error
             yield cast("U", result)
@@ -197,3 +198,10 @@ def _in_order(work: Callable[[T], U], items: Sequence[T], threads: int) -> Itera
         with taking:  # nobody waits any more: what was not begun is not sent
             for _ in waiting:
                 pass
+
+
+def _wait_for(outcome: SimpleQueue[T]) -> T:
+    """Take what comes, and look up in between: Python overlooks a Ctrl-C just before it begins to wait."""
+    while True:
+        with suppress(Empty):
+            return outcome.get(timeout=0.5)

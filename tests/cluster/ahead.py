@@ -1,7 +1,8 @@
-"""Commands that have started ahead: each a process of its own, forked from one that has imported everything.
+"""Commands that need no start-up: each a process of its own, forked from one that has imported everything.
 
-`python -m tests.cluster.ahead JSON` runs a list of commands at once, and says in lines of JSON on stdout how
-each ended and when, by the machine's monotonic clock. What a command says goes to files of its own.
+`python -m tests.cluster.ahead` reads commands as lines of JSON from stdin, and says in lines of JSON on
+stdout which process each became, and how that ended and when, by the machine's monotonic clock. What a
+command says goes to files of its own.
 """
 
 from __future__ import annotations
@@ -10,74 +11,103 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import IO
 
-from msgspec import Struct
+from tests.children import die_with_parent
 
 ROOT = Path(__file__).parents[2]
 
 
-class Command(Struct, frozen=True):
-    """`kdeploy` with some arguments; its stdout and stderr go to files of this name."""
+class Command:
+    """`kdeploy` with some arguments, which runs already; its stdout and stderr go to files of this name."""
 
-    arguments: list[str]
-    files: str
-
-    @property
-    def out(self) -> Path:
-        return Path(self.files + ".out")
-
-    @property
-    def err(self) -> Path:
-        return Path(self.files + ".err")
+    def __init__(self, files: Path) -> None:
+        self.out, self.err = Path(f"{files}.out"), Path(f"{files}.err")
+        self.began: Future[int] = Future()  # its process id
+        self.ended: Future[tuple[int, float]] = Future()  # exit code, when
 
 
 class Ahead:
-    """Some commands that run at once, for as long as the `with` lasts."""
+    """What commands are forked from; they end at the latest when the `with` does."""
 
-    def __init__(self, commands: Sequence[Command], folder: Path) -> None:
-        given = json.dumps([[*command.arguments, command.files] for command in commands])
+    def __init__(self, folder: Path) -> None:
+        self._commands: list[Command] = []
+        self._lock = threading.Lock()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.cluster.ahead", given],
+            [sys.executable, "-m", "tests.cluster.ahead"],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            preexec_fn=die_with_parent,
         )
-        self.ended: dict[int, tuple[int, float]] = {}  # number of the command -> exit code, when
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
 
     def __enter__(self) -> Ahead:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
+        self._reader.join()
         self._process.communicate()
 
-    def wait(self, number: int) -> tuple[int, float]:
-        """Wait until a command has ended; return its exit code and when it did."""
-        lines: IO[str] | None = self._process.stdout
-        assert lines
-        while number not in self.ended:
-            line = lines.readline()
-            assert line, "the commands ended without a word"
-            which, code, at = json.loads(line)
-            self.ended[which] = (code, at)
-        return self.ended[number]
+    def start(
+        self, arguments: Sequence[str], files: Path, environment: Mapping[str, str] | None = None
+    ) -> Command:
+        command = Command(files)
+        with self._lock:
+            number = len(self._commands)
+            self._commands.append(command)
+            assert self._process.stdin
+            self._process.stdin.write(json.dumps([number, arguments, str(files), environment or {}]) + "\n")
+            self._process.stdin.flush()
+        return command
+
+    def _read(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            number, *said = json.loads(line)
+            if len(said) == 1:
+                self._commands[number].began.set_result(*said)
+            else:
+                self._commands[number].ended.set_result(tuple(said))
 
 
-def _run(arguments: list[str], files: str) -> None:
+def _say(*words: object) -> None:
+    os.write(sys.stdout.fileno(), json.dumps(words).encode() + b"\n")
+
+
+def _run(arguments: list[str], files: str, environment: dict[str, str]) -> None:
     """Be the command."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for name, number in ((".out", 1), (".err", 2)):
         os.dup2(os.open(files + name, os.O_WRONLY | os.O_CREAT, 0o600), number)
+    os.environ.update(environment)
     from deployer.cli import main
 
     main(arguments)
 
 
-def _run_all(commands: list[list[str]]) -> None:
+def _watch_over(number: int, arguments: list[str], files: str, environment: dict[str, str]) -> None:
+    """Be the parent of the command, and say how it fares."""
+    die_with_parent()
+    child = os.fork()
+    if child == 0:
+        die_with_parent()
+        _run(arguments, files, environment)
+    _say(number, child)
+    _, status = os.waitpid(child, 0)
+    _say(number, os.waitstatus_to_exitcode(status), time.monotonic())
+    os._exit(0)
+
+
+def _serve() -> None:
     import jinja2  # noqa: F401
     import obstore  # noqa: F401
     from kubernetes import client, config  # noqa: F401
@@ -87,18 +117,11 @@ def _run_all(commands: list[list[str]]) -> None:
     import deployer.store
     import deployer.targets.kserve  # noqa: F401
 
-    numbers = {}
-    for number, (*arguments, files) in enumerate(commands):
-        child = os.fork()
-        if child == 0:
-            _run(arguments, files)
-        numbers[child] = number
-    for _ in commands:
-        child, status = os.wait()
-        said = [numbers[child], os.waitstatus_to_exitcode(status), time.monotonic()]
-        sys.stdout.write(json.dumps(said) + "\n")
-        sys.stdout.flush()
+    for line in sys.stdin:
+        given = json.loads(line)
+        if os.fork() == 0:
+            _watch_over(*given)
 
 
 if __name__ == "__main__":
-    _run_all(json.loads(sys.argv[1]))
+    _serve()

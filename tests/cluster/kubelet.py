@@ -11,9 +11,11 @@ import contextlib
 import json
 import ssl
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import urllib3
 from aiohttp import WSCloseCode, web
 
 from deployer.target import Document
@@ -40,6 +42,7 @@ class Kubelet:
         self.executing = threading.Event()
         self._changed = threading.Condition()
         self._running = 0
+        self._stopping = False
         self._pods = f"/api/v1/namespaces/{namespace}/pods"
 
     def __enter__(self) -> Kubelet:
@@ -54,7 +57,9 @@ class Kubelet:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._watch.shutdown()
+        self._stopping = True
+        with contextlib.suppress(OSError, ValueError):  # it ended by itself meanwhile
+            self._watch.shutdown()
         self._player.join()
         self.settle()
         self._loop.call_soon_threadsafe(self._stop.set_result, None)
@@ -74,21 +79,27 @@ class Kubelet:
             "daemonEndpoints": {"kubeletEndpoint": {"Port": self.port}},
         }
         self.kube.merge(f"/api/v1/nodes/{node}/status", {"status": status})
-        self._watch = self.kube.admin.request(
-            "GET", f"{self.kube.url}{self._pods}?watch=true&resourceVersion=0", preload_content=False
-        )
+        self._watch = self._open_watch()
+
+    def _open_watch(self) -> Any:
+        query = "watch=true&resourceVersion=0"
+        return self.kube.admin.request("GET", f"{self.kube.url}{self._pods}?{query}", preload_content=False)
 
     def _play(self) -> None:
+        while not self._stopping:
+            for event in self._events():
+                if event["type"] == "DELETED":
+                    self.deleted.append(event["object"]["metadata"]["name"])
+                elif event["type"] != "ERROR":  # which is how a watch is told that it ends
+                    self._bring_on(event["object"])
+            self._watch = self._open_watch()
+
+    def _events(self) -> Iterator[Document]:
         rest = b""
-        with contextlib.suppress(Exception):  # how the watch ends when it is shut down
+        with contextlib.suppress(urllib3.exceptions.HTTPError, OSError, ValueError):  # how a watch may end
             for data in self._watch.stream(65536):
                 *lines, rest = (rest + data).split(b"\n")
-                for line in lines:
-                    event = json.loads(line)
-                    if event["type"] == "DELETED":
-                        self.deleted.append(event["object"]["metadata"]["name"])
-                    else:
-                        self._bring_on(event["object"])
+                yield from map(json.loads, lines)
 
     def _bring_on(self, pod: Document) -> None:
         path = f"{self._pods}/{pod['metadata']['name']}"

@@ -267,13 +267,20 @@ def start(kdeploy: Kdeploy) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         child.wait()
 
 
+@pytest.mark.parametrize(("by", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_it_takes_its_pod_along(
-    start: Callable[..., subprocess.Popen[bytes]], kubelet: Kubelet, claim: None, kube: Kube, namespace: str
+    start: Callable[..., subprocess.Popen[bytes]],
+    kubelet: Kubelet,
+    claim: None,
+    kube: Kube,
+    namespace: str,
+    by: signal.Signals,
+    code: int,
 ) -> None:
     child = start("push")
     assert kubelet.executing.wait(20)
-    child.send_signal(signal.SIGINT)
-    assert child.wait(20) == 130
+    child.send_signal(by)
+    assert child.wait(20) == code
     assert pods(kube, namespace) == []
 
 

@@ -29,21 +29,18 @@ def plays(kube: Kube, namespace: str) -> list[Play]:
 
 
 @pytest.fixture
-def ahead(
+def commands(
     straight: Path, s3_config: Store, plays: list[Play], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[Ahead, list[Command]]]:
+) -> Iterator[list[Command]]:
     """Rollouts that wait already, in processes of their own."""
     folder = write_project(tmp_path / "project", s3_config)
     monkeypatch.setenv("KUBECONFIG", str(straight))
-    commands = [
-        Command(
-            ["rollout", "--namespace", play.namespace, "--wait-window", f"{WINDOW}s", "--timeout", "60s"],
-            str(tmp_path / play.namespace),
-        )
-        for play in plays
-    ]
-    with Ahead(commands, folder) as running:
-        yield running, commands
+    flags = ["--wait-window", f"{WINDOW}s", "--timeout", "60s"]
+    with Ahead(folder) as ahead:
+        yield [
+            ahead.start(["rollout", "--namespace", play.namespace, *flags], tmp_path / play.namespace)
+            for play in plays
+        ]
 
 
 def wait_until_it_waits(command: Command) -> None:
@@ -69,25 +66,23 @@ def blocked(play: Play, release: str) -> None:
 FAILURES = (crash, no_image, blocked)
 
 
-def test_it_exits_soon_after_ready_and_after_a_failure(
-    ahead: tuple[Ahead, list[Command]], plays: list[Play]
-) -> None:
-    running, commands = ahead
+def test_it_exits_soon_after_ready_and_after_a_failure(commands: list[Command], plays: list[Play]) -> None:
     for command in commands:
         wait_until_it_waits(command)
     release = plays[0].service()["metadata"]["labels"]["kdeploy.dev/release"]
     late = []
-    for number, play in enumerate(plays[:READY]):
+    for command, play in zip(commands[:READY], plays, strict=False):
         play.replica_set(release, available=1)
         play.ready()
         written = time.monotonic()
-        assert running.wait(number)[0] == 0, commands[number].err.read_text()
-        assert commands[number].out.read_text() == f"{release}\n"
-        late.append(running.wait(number)[1] - written - WINDOW)
+        code, ended = command.ended.result(60)
+        assert code == 0, command.err.read_text()
+        assert command.out.read_text() == f"{release}\n"
+        late.append(ended - written - WINDOW)
     assert statistics.median(late) <= 0.5, late
-    for number, (play, fails) in enumerate(zip(plays[READY:], FAILURES, strict=True), READY):
+    for command, play, fails in zip(commands[READY:], plays[READY:], FAILURES, strict=True):
         fails(play, release)
         written = time.monotonic()
-        code, ended = running.wait(number)
-        assert code == 8, commands[number].err.read_text()
+        code, ended = command.ended.result(60)
+        assert code == 8, command.err.read_text()
         assert ended - written <= 3

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent import futures
 from pathlib import Path
 
 import psutil
@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from deployer.config import Store
+from tests.cluster.ahead import Ahead
 from tests.cluster.faults import (
     S3_KEYS,
     Controller,
@@ -32,6 +33,7 @@ from tests.cluster.project import write_project
 from tests.cluster.proxy import Proxy
 from tests.stores.swift import Swift
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[2]
 KILLS, STOPS = signal.SIGKILL, signal.SIGINT
 
@@ -51,8 +53,8 @@ class Case:
 class Project:
     """A project and a namespace for each rollout of it."""
 
-    def __init__(self, kube: Kube, folder: Path) -> None:
-        self.kube, self.folder = kube, folder
+    def __init__(self, kube: Kube, ahead: Ahead, folder: Path) -> None:
+        self.kube, self.ahead, self.folder = kube, ahead, folder
 
     def rollout(self, proxy: Proxy, namespace: str) -> list[str]:
         """Write a kubeconfig that leads through a proxy, and return what rolls out through it."""
@@ -73,24 +75,16 @@ class Project:
             Proxy(self.kube) as proxy,
             proxy.fault(pattern, skip=before, hold=True, lost=case.answered) as fault,
         ):
-            child = subprocess.Popen(
-                [sys.executable, "-m", "deployer", *self.rollout(proxy, case.folder.name)],
-                env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            arguments = self.rollout(proxy, case.folder.name)
+            command = self.ahead.start(arguments, case.folder / "said", {"TMPDIR": str(temporary)})
             if not fault.held.wait(30):
-                child.kill()
-                return f"it did not come so far: {child.communicate()}"
-            child.send_signal(case.by)
-            try:
-                _, case.said = child.communicate(timeout=10)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                return f"it goes on: {child.communicate()}"
-        case.code = child.returncode
+                return f"it did not come so far: {command.err.read_text()}"
+            os.kill(command.began.result(), case.by)
+            try:  # a signal that comes just before a read is heard when that gives up, after 20 s
+                case.code, _ = command.ended.result(60)
+            except futures.TimeoutError:
+                return f"it goes on: {command.err.read_text()}"
+        case.said = command.err.read_text()
         if left := list(temporary.iterdir()):
             return f"it left {left}"
         return None if case.by is KILLS else unclear(case)
@@ -115,7 +109,8 @@ def project(kube: Kube, swift: Swift, tmp_path_factory: pytest.TempPathFactory) 
         patch.chdir(folder / "project")
         for name, value in {**S3_KEYS, "HOME": str(folder)}.items():
             patch.setenv(name, value)
-        yield Project(kube, folder)
+        with Ahead(folder / "project") as ahead:
+            yield Project(kube, ahead, folder)
 
 
 def plan(found: list[tuple[str, int]], by: signal.Signals) -> Iterator[tuple[tuple[str, int], bool]]:
@@ -143,7 +138,7 @@ def test_the_next_rollout_ends_right_and_nothing_is_left(
         Case(project.folder / new_namespace(kube), step, answered=answered, by=by)
         for step, answered in plan(found, by)
     ]
-    with ThreadPoolExecutor(4) as pool:
+    with futures.ThreadPoolExecutor(4) as pool:
         faults = list(pool.map(project.end, cases))
     assert [f"{fault}: {case}" for fault, case in zip(faults, cases, strict=True) if fault] == []
     with Proxy(kube) as proxy:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
-from deployer.errors import NotFoundError
+from deployer.errors import NotFoundError, TargetError
 from deployer.targets.kserve import Cluster
+from deployer.targets.kserve.api import Api
 from tests.cluster.kube import Kube
+from tests.cluster.log_kubelet import LogKubelet
 from tests.cluster.play import A, B, Play, documents
 from tests.cluster.proxy import Proxy
 
@@ -23,7 +27,7 @@ def test_every_container_of_every_pod(cluster: Cluster, play: Play, proxy: Proxy
     pod = play.pod(A, init={"terminated": {"exitCode": 0}}, main=RUNNING)["metadata"]["name"]
     with (
         proxy.fault("/log.*container=storage-initializer", status=200, body="fetched\n"),
-        proxy.fault("/log.*container=kserve-container.*previous=false", status=200, body="a\n\nb"),
+        proxy.fault("/log.*container=kserve-container", status=200, body="a\n\nb"),
     ):
         lines = list(cluster.logs(play.reference))
     assert lines == [
@@ -38,7 +42,12 @@ def test_what_comes_later_is_followed_until_the_service_is_deleted(
     cluster: Cluster, play: Play, proxy: Proxy
 ) -> None:
     first = play.pod(A, main=RUNNING)["metadata"]["name"]
-    with proxy.fault("/log.*follow=true", status=200, body="said\n", times=9):
+    said = "2026-01-01T00:00:0{}.000000000Z said\n"
+    with (
+        proxy.fault(f"{A[-6:]}.*/log.*follow=true", status=200, body=said.format(1), times=9),
+        proxy.fault(f"{B[-6:]}.*/log.*follow=true", status=200, body=said.format(1)),
+        proxy.fault(f"{B[-6:]}.*/log.*follow=true", status=200, body=said.format(2), times=9),
+    ):
         lines = cluster.logs(play.reference, follow=True)
         assert next(lines) == f"{first} kserve-container: said"
         second = play.pod(B, main=RUNNING)["metadata"]["name"]
@@ -47,8 +56,6 @@ def test_what_comes_later_is_followed_until_the_service_is_deleted(
         assert next(lines) == f"{second} kserve-container: said"
         cluster.delete(play.reference)
         assert list(lines) == []
-    asked = [path for _, path in proxy.requests if "/log?" in path]
-    assert len(asked) == 3
 
 
 def test_of_the_run_before(cluster: Cluster, play: Play, proxy: Proxy) -> None:
@@ -83,3 +90,75 @@ def test_no_service(cluster: Cluster, play: Play) -> None:
     cluster.delete(play.reference)
     with pytest.raises(NotFoundError, match="no service"):
         list(cluster.logs(play.reference))
+
+
+@pytest.fixture
+def kubelet(kube: Kube, namespace: str, play: Play) -> Iterator[LogKubelet]:
+    with LogKubelet(kube, namespace) as running:
+        running.take(play.pod(A, main=RUNNING)["metadata"]["name"])
+        yield running
+
+
+def stamped(second: int, count: int) -> list[str]:
+    """Make lines, some of which are the same at the same time."""
+    return [f"2026-01-01T00:00:{second:02}.{n // 2:09}Z line {second} {n // 4}" for n in range(count)]
+
+
+def texts(lines: list[str]) -> list[str]:
+    return [line.partition(" ")[2] for line in lines]
+
+
+@pytest.mark.parametrize("broken", [{"cut": 0}, {"cut": 700}, {"cut": 1000}, {"reset": True}])
+@pytest.mark.parametrize("follow", [False, True])
+def test_a_log_that_breaks_off_is_gone_on_with(
+    cluster: Cluster, play: Play, proxy: Proxy, kubelet: LogKubelet, broken: dict[str, int], follow: bool
+) -> None:
+    before, after = stamped(1, 5) + stamped(2, 20), stamped(2, 24)[20:] + stamped(3, 9)
+    kubelet.say(*before)
+    with proxy.fault("/log", times=3, **broken):
+        lines = cluster.logs(play.reference, follow=follow)
+        if follow:
+            said = [next(lines) for _ in before]
+            kubelet.say(*after)
+            said += [next(lines) for _ in after]
+            kubelet.end()
+            cluster.delete(play.reference)
+        else:
+            kubelet.say(*after)
+            said = []
+        said += lines
+    assert [line.partition(": ")[2] for line in said] == texts(before + after)
+    assert "reset" in broken or len(kubelet.asked) > 1
+
+
+def test_a_log_that_the_api_server_ends_is_gone_on_with(
+    cluster: Cluster, play: Play, proxy: Proxy, kubelet: LogKubelet
+) -> None:
+    first, second = stamped(1, 3), stamped(1, 6)[3:]
+    kubelet.say(*first, *second)
+    body = "".join(f"{line}\n" for line in first)
+    with proxy.fault("/log.*follow=true", status=200, body=body):
+        lines = cluster.logs(play.reference, follow=True)
+        said = [next(lines) for _ in (*first, *second)]
+        cluster.delete(play.reference)
+        assert list(lines) == []
+    assert [line.partition(": ")[2] for line in said] == texts(first + second)
+
+
+@pytest.mark.parametrize("follow", [False, True])
+@pytest.mark.parametrize("failure", [{"reset": True}, {"status": 503}, {"status": 401}, {"cut": 30}])
+def test_an_api_server_that_fails_for_ever_is_an_error(
+    cluster: Cluster,
+    play: Play,
+    proxy: Proxy,
+    kubelet: LogKubelet,
+    failure: dict[str, int],
+    follow: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(Api.__init__.__kwdefaults__, "sleep", lambda seconds: None)
+    kubelet.say(*stamped(1, 3))
+    with proxy.fault("/log", times=1000, **failure), pytest.raises(TargetError) as caught:
+        list(cluster.logs(play.reference, follow=follow))
+    assert caught.value.where
+    assert caught.value.hint

@@ -141,6 +141,17 @@ def test_a_rollout_is_seen_interrupted_gone_on_with_and_ends(kdeploy: Open, play
     assert not COLOUR.search(terminal.shown)
 
 
+def test_a_rollout_that_ci_cancels_leaves_the_terminal_as_it_was(kdeploy: Open) -> None:
+    terminal = kdeploy("rollout")
+    terminal.until("KServe has not written a status yet")
+    terminal.process.terminate()
+    code, out, (last, stopped, *error) = terminal.end()
+    assert (code, out) == (143, "")
+    assert last.startswith("Pending (KServe has not written a status yet); after ")
+    assert stopped.startswith("stopped: release ")
+    assert error[0] == "error: terminated"
+
+
 def test_an_error_stands_below_what_was_seen(kdeploy: Open, play: Play) -> None:
     terminal = kdeploy("rollout")
     terminal.until("KServe has not written a status yet")

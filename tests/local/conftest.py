@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,10 @@ def open_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[],
         return Client(node, state)
 
     yield open_one
-    for node, _ in nodes:
-        node.stop()
+    with ThreadPoolExecutor() as pool:
+        stopping = [pool.submit(node.stop) for node, _ in nodes]
+    for one in stopping:
+        one.result()
     left = [p for _, state in nodes for p in find_marked({STATE_MARK: str(state.resolve() / "local")})]
     assert left == []
 

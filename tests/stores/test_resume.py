@@ -25,6 +25,7 @@ from tests.stores.azurite import ACCOUNT, Azurite, sas
 from tests.stores.pushing import Start, start
 from tests.stores.swift import Swift
 
+pytestmark = pytest.mark.long
 __all__ = ["start"]
 
 ARCHIVE = "model-store/digits.mar"

@@ -11,7 +11,7 @@ import base64
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
@@ -31,6 +31,7 @@ PATIENCE = 30.0  # seconds: a Retry-After beyond this is for people to wait, not
 
 _WATCH_SECONDS = 60  # a watch is closed and gone on with after this, so that a dead one is found out
 _WATCH_SILENCE = _WATCH_SECONDS + 5.0
+_NO_LOG = (400, 404, 500)  # it did not start; there is no such Pod; what the API server heard of the node
 _JSON = "application/json"
 _APPLY = "application/apply-patch+yaml"  # JSON is YAML
 _MERGE = "application/merge-patch+json"
@@ -161,34 +162,23 @@ class Api:
                     raise self._read_refusal(int(document.get("code") or 500), said, "watch")
                 yield kind, document
 
-    def log(
-        self,
-        namespace: str,
-        pod: str,
-        container: str,
-        *,
-        tail: int | None = None,
-        previous: bool = False,
-        follow: bool = False,
-    ) -> Iterator[str]:
-        """Yield the lines of a container's log. Raises NotFoundError, and TargetError while it starts."""
-        query = {"container": container, "previous": str(previous).lower(), "follow": str(follow).lower()}
-        if tail is not None:
-            query["tailLines"] = str(tail)
+    def open_log(
+        self, namespace: str, pod: str, container: str, options: Mapping[str, str]
+    ) -> urllib3.BaseHTTPResponse:
+        """Open a container's log, each line with its time; `read_log` reads it.
+
+        Raises NoLogError for what is the container's own, TargetError for the network and the API server.
+        """
+        query = {"container": container, "timestamps": "true", **options}
         path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
         asked = f"get pods/log {namespace}/{pod}"
+        return self._again(lambda: self._open(path, query, asked, endless="follow" in options, own=_NO_LOG))
 
-        def ask() -> urllib3.BaseHTTPResponse:
-            try:
-                return self._open(path, query, asked, endless=follow)
-            except refusals.PassingError as error:
-                if error.status == 500:  # what the API server heard of the node, and would hear again
-                    raise refusals.RefusedError(error.what, where=error.where, hint=error.hint) from error
-                raise
-
-        with self._again(ask) as response:
+    def read_log(self, response: urllib3.BaseHTTPResponse) -> Iterator[str]:
+        """Yield the lines of a log to its end. Raises PassingError where it breaks off."""
+        with response:
             for line in self._lines(response):
-                yield line.decode(errors="replace").rstrip("\n")
+                yield line.decode(errors="replace")
 
     def forward(self, namespace: str, pod: str, port: int) -> Forward:
         """Return the way to a port of a pod; nothing is asked before it is used."""
@@ -301,8 +291,12 @@ class Api:
         *,
         silence: float | None = None,
         endless: bool = False,
+        own: Collection[int] = (),
     ) -> urllib3.BaseHTTPResponse:
-        """Open an answer to be read as it comes. `silence` is in seconds, else the connection's own."""
+        """Open an answer to be read as it comes. `silence` is in seconds, else the connection's own.
+
+        Of the statuses in `own` it is what was asked for, and not who was asked, that has no answer.
+        """
         url = f"{self._connection.host}{path}?{urlencode(query)}"
         headers = {**self._connection.headers(), "Accept": "*/*"}
         timed = silence or endless
@@ -316,6 +310,8 @@ class Api:
             refusal = self._refusal(response, asked)
         except urllib3.exceptions.HTTPError as error:
             raise refusals.unreachable(error, f"{asked} on {self._connection.where}") from error
+        if response.status in own:
+            raise refusals.NoLogError(refusal.what, where=refusal.where, hint=refusal.hint) from refusal
         raise refusal
 
     def _refusal(

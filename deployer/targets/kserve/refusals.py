@@ -63,6 +63,10 @@ class LoginError(TargetError):
     retryable = False
 
 
+class NoLogError(RefusedError):
+    """One container has no log to give: it did not start, its Pod is gone, or its node does not answer."""
+
+
 class UnknownKindError(RefusedError):
     """The cluster has no such kind of object."""
 

@@ -6,6 +6,7 @@ after whatever breaks: a watch that times out, a dropped connection, a version t
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -31,6 +32,7 @@ from deployer.targets.kserve.resources import (
 from deployer.targets.kserve.serving import SERVICE_LABEL, Children
 
 _PATIENCE = 1.0  # seconds that threads get to end; one that a silent API server holds ends with the process
+_LOOK_UP = 1.0  # seconds: Python overlooks a Ctrl-C that comes just before it begins to wait
 _PAUSE_MAX = 2.0  # seconds between attempts while the API server cannot be reached
 
 
@@ -138,14 +140,21 @@ class Watching:
 
         Raises TargetError for what asking again does not mend.
         """
-        changed = False
-        try:
-            self._take(self._messages.get(timeout=max(seconds, 0.001)))
-            changed = True
+        if not self._take_first(time.monotonic() + seconds):
+            return False
+        with contextlib.suppress(queue.Empty):
             while True:
                 self._take(self._messages.get_nowait())
-        except queue.Empty:
-            return changed
+        return True
+
+    def _take_first(self, end: float) -> bool:
+        while True:
+            left = max(end - time.monotonic(), 0.001)
+            with contextlib.suppress(queue.Empty):
+                self._take(self._messages.get(timeout=min(left, _LOOK_UP)))
+                return True
+            if left <= _LOOK_UP:
+                return False
 
     def wake(self) -> None:
         """Let `wait` return, from another thread."""
