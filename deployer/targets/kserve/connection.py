@@ -252,7 +252,8 @@ def _account(proxy: str) -> tuple[str, str]:
 def _proxy(url: str | None) -> dict[str, Any]:
     """Return a WebSocket's options for a proxy; the environment has had its say before."""
     if not url:
-        return {"http_no_proxy": ["*"]}
+        # Without a proxy that it passes by, the package would take the environment's.
+        return {"http_proxy_host": "none", "http_no_proxy": ["*"]}
     parts, account = urlsplit(url), _account(url)
     if parts.scheme != "http":
         raise TargetError(
