@@ -14,6 +14,7 @@ from email.utils import formatdate
 from pathlib import Path
 from urllib.parse import unquote, urlencode
 
+import psutil
 import urllib3
 
 from tests.children import die_with_parent
@@ -48,8 +49,11 @@ class Azurite:
         return [f"{match[1]} {unquote(match[2])} {match[3]}" for match in found if match]
 
     def settle(self) -> None:
-        """Wait until no request of a dead client is worked on."""
+        """Wait until no request of a dead client is worked on, nor written though the connection has gone."""
         settle(self.process)
+        process, before = psutil.Process(self.process.pid), None
+        while before != (before := process.cpu_times()) or process.status() == psutil.STATUS_RUNNING:
+            time.sleep(0.1)
 
     def start(self) -> Azurite:
         (self.port,) = free_ports(1)

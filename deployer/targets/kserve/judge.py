@@ -10,6 +10,7 @@ from deployer.targets.kserve.serving import Children, describe_serving, serves_r
 
 # KServe leaves its verdict on the release before in the status until it has come round to this one.
 DOUBT = 10.0  # seconds that such a verdict must last until it counts as the one on this release
+UNSCHEDULED = 1.0  # seconds: that an autoscaler brings a node is told after the Pod's condition, if at all
 
 
 class Judge:
@@ -64,14 +65,20 @@ class Judge:
         )
 
     def _believe(self, failure: Failure, service: Document, now: float) -> bool:
-        same = _verdict(service.get("status", {}).get("modelStatus")) == _verdict(self._before)
-        if failure.certain or self._before is None or not same:
+        doubt = self._doubt(failure, service)
+        if not doubt:
             self._doubt_since = None
             return True
         if self._doubt_since is None:
             self._doubt_since = now
-        self.look_again = self._doubt_since + DOUBT
+        self.look_again = self._doubt_since + doubt
         return now >= self.look_again
+
+    def _doubt(self, failure: Failure, service: Document) -> float:
+        if failure.reason == "Unschedulable":
+            return UNSCHEDULED
+        same = _verdict(service.get("status", {}).get("modelStatus")) == _verdict(self._before)
+        return DOUBT if self._before is not None and same and not failure.certain else 0.0
 
 
 def _verdict(model_status: Document | None) -> tuple[object, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deployer.target import RELEASE_LABEL, Document, Phase
-from deployer.targets.kserve.judge import DOUBT, Judge
+from deployer.targets.kserve.judge import DOUBT, UNSCHEDULED, Judge
 from deployer.targets.kserve.serving import Children
 
 A, B = "1.0-aaaaaaaaaaaa", "1.1-bbbbbbbbbbbb"
@@ -95,3 +95,14 @@ def test_the_doubt_ends_when_it_heals() -> None:
     judge = Judge(window=0, before=BLOCKED)
     judge.look(service(ready="False", modelStatus=BLOCKED), children(), 10)
     assert judge.look(service(), children(), 11).phase is Phase.READY
+
+
+def test_a_node_that_an_autoscaler_brings_is_told_after_that_there_is_none() -> None:
+    judge = Judge(window=0)
+    said = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes: 3 Insufficient nvidia.com/gpu."}
+    metadata = {"name": "digits-1", "uid": "1", "labels": {RELEASE_LABEL: A}}
+    pod = {"metadata": metadata, "status": {"conditions": [{**said, "reason": "Unschedulable"}]}}
+    found, unready = Children(pods=[pod]), service(ready="False")
+    assert judge.look(unready, found, 10).phase is Phase.PROGRESSING
+    assert judge.look_again == 10 + UNSCHEDULED
+    assert judge.look(unready, found, 10 + UNSCHEDULED).phase is Phase.FAILED
