@@ -7,19 +7,18 @@ import difflib
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_origin
 
 import msgspec
 from msgspec import Struct
 
+from deployer.config.checks import check_config
 from deployer.config.schema import (
-    NAME_PATTERN,
     Config,
     KServeTarget,
     LocalTarget,
-    Store,
     TargetConfig,
     TorchServeValue,
 )
@@ -40,11 +39,7 @@ _ANYWHERE: dict[str, Any] = {
     "targets": {"cluster": {"kind": "kserve"}},
 }
 
-# A version that holds the tail of a release id could make one release's folder name the prefix of
-# another's, and KServe's downloader, which matches plain prefixes, would fetch both.
-_RELEASE_TAIL = re.compile(r"-[0-9a-f]{12}")
 _SECRET = re.compile(r"key|secret|token|password|credential|sas", re.IGNORECASE)
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 _HINTS = {
     "model.name": "lower-case letters, digits and -, a letter first, at most 47 characters",
@@ -132,7 +127,7 @@ def load_settings(
         sources = {known: value for known, value in sources.items() if not known.startswith(f"{key}.")}
         sources.update(dict.fromkeys(_flatten(_nested(key, _get(data, key))), source))
     config = _convert(data, sources, path)
-    _check(config, sources, path)
+    check_config(config, lambda key: f"{sources.get(key, path or FILE_NAME)}: {key}")
     root = path.resolve().parent if path else folder.resolve()
     return Settings(config=config, root=root, path=path, sources=sources)
 
@@ -373,53 +368,6 @@ def _sentence(error: msgspec.ValidationError) -> str:
 
 def _type_text(kinds: str) -> str:
     return " or ".join(_TYPES.get(kind, kind) for kind in kinds.split(" | ") if kind != "null")
-
-
-def _check(config: Config, sources: Mapping[str, str], path: Path | None) -> None:
-    """Check what no single value shows."""
-
-    def fail(key: str, what: str, hint: str) -> ConfigError:
-        return ConfigError(what, where=f"{sources.get(key, path or FILE_NAME)}: {key}", hint=hint)
-
-    model, serving = config.model, config.serving
-    if _RELEASE_TAIL.search(model.version):
-        raise fail("model.version", "it holds - and 12 hex digits, as the tail of a release id", "shorten it")
-    if serving.min_workers > serving.max_workers:
-        raise fail("serving.min-workers", "more than serving.max-workers", "raise serving.max-workers")
-    if serving.min_replicas > serving.max_replicas:
-        raise fail("serving.min-replicas", "more than serving.max-replicas", "raise serving.max-replicas")
-    for name, value in serving.env.items():
-        if what := _env_fault(name, value):
-            raise fail("serving.env", what, "letters, digits and _; modules go into model.extra-files")
-    if fault := _store_fault(config.store):
-        raise fail("store", *fault)
-    _check_targets(config, fail)
-
-
-def _check_targets(config: Config, fail: Callable[[str, str, str], ConfigError]) -> None:
-    if not config.targets:
-        raise fail("targets", "there is no target", 'add [targets.local] with kind = "local"')
-    for name in config.targets:
-        if not re.match(NAME_PATTERN, name):
-            raise fail("targets", f"{name!r} is no name of a target", "lower-case letters, digits and -")
-
-
-def _store_fault(store: Store) -> tuple[str, str] | None:
-    if "://" in store.uri and re.search(r"[?#@]", store.uri):
-        return "store.uri holds more than a place", "credentials do not belong there: s3://bucket/prefix"
-    named = [store.service_account, store.secret_name, store.service_account_annotations]
-    if sum(map(bool, named)) > 1:
-        return (
-            "service-account, secret-name and service-account-annotations exclude each other",
-            "name a ServiceAccount that exists, or say what is to be put in the one that is made",
-        )
-    return None
-
-
-def _env_fault(name: str, value: str) -> str | None:
-    if name == "PYTHONPATH":
-        return "KServe refuses PYTHONPATH"
-    return None if _ENV_NAME.fullmatch(name) and "\0" not in value else f"{name!r} is no environment variable"
 
 
 def json_schema() -> dict[str, Any]:

@@ -104,7 +104,7 @@ VERSION = st.from_regex(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,20}[A-Za-z0-9])?", fullma
 
 @given(one=VERSION, other=VERSION, hex_one=st.text("0123456789abcdef", min_size=12, max_size=12))
 def test_no_id_is_the_prefix_of_another(one: str, other: str, hex_one: str) -> None:
-    from deployer.config.settings import _RELEASE_TAIL
+    from deployer.config.checks import _RELEASE_TAIL
 
     first = f"{one}-{hex_one}"
     # The nearest that another version could come: it begins with the whole first id.
