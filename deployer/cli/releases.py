@@ -183,8 +183,11 @@ def verify(
     """Compare every byte of stored releases with what was pushed."""
     loaded = deps.settings(**where)
     pipe = deps.pipeline(loaded, target=where.get("target"), emit=printers.Viewer())
-    damaged = []
-    for found in [pipe.find(release)] if release else pipe.store.list(loaded.config.model.name):
+    name, damaged = loaded.config.model.name, []
+    stored = [pipe.find(release)] if release else pipe.store.list(name)
+    if not stored:
+        typer.echo(f"there is no release of {name} in {loaded.config.store.uri}", err=True)
+    for found in stored:
         try:
             pipe.store.verify(found)
         except IntegrityError as error:  # noqa: PERF203 - the others are looked at, too

@@ -75,6 +75,14 @@ def test_doctor_is_content_here_and_says_what_is_not(folder: Project) -> None:
     assert "ingress-port" in ended.stderr
 
 
+def test_verify_says_where_there_is_nothing(folder: Project) -> None:
+    (folder.folder / "kdeploy.toml").write_text(
+        '[model]\nname = "digits"\nversion = "1"\nhandler = "handler.py"\n'
+    )
+    ended = folder.run("verify", "--store", "gone")
+    assert ended.stderr == "there is no release of digits in gone\n"
+
+
 def test_local_starts_stops_and_tells_the_truth(folder: Project) -> None:
     (folder.folder / "kdeploy.toml").write_text(
         '[model]\nname = "digits"\nversion = "1"\nhandler = "handler.py"\n'
