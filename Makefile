@@ -11,6 +11,9 @@ COVERED := $(PURE:%=--cov=deployer.%) --cov-branch --cov-fail-under=100 --cov-re
 # Tests whose servers are patient: two files at a time. The rest measures real TorchServes, and is left alone.
 PAIRED := tests/cluster tests/contract tests/stores tests/examples $(filter-out %_torchserve.py, $(wildcard tests/handler/test_*.py))
 
+# Hundreds of processes start in the tests: each would compile kdeploy anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint type bench docs build clean
 
@@ -32,7 +35,7 @@ demo: setup  ## Train the example, push it, roll it out, ask it through the ingr
 test: setup  ## Run every test
 	@echo "== testing: real TorchServes on loopback, a few minutes on two cores"
 	@$(RUN) -m pytest -n 2 tests/unit $(COVERED)
-	@$(RUN) -m pytest -n 2 --dist loadfile $(PAIRED)
+	@$(RUN) -m pytest -n 3 --dist loadfile $(PAIRED)
 	@$(RUN) -m pytest tests --ignore tests/unit $(PAIRED:%=--ignore %)
 
 lint: setup  ## Check style, formatting and which room may import which

@@ -94,7 +94,8 @@ def _image(serving: Serving, runtime: str | None) -> str:
 def _document(template: str, values: dict[str, Any]) -> Document:
     import yaml
 
-    document: Document = yaml.safe_load(_environment().get_template(template).render(values))
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, where PyYAML was built with it
+    document: Document = yaml.load(_environment().get_template(template).render(values), loader)  # noqa: S506
     return document
 
 
@@ -135,4 +136,6 @@ def _quote(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"only text is quoted, not {type(value).__name__}")
     # JSON writes what lies beyond U+FFFF as two surrogates, which YAML does not join.
-    return '"' + "".join(json.dumps(c)[1:-1] if c <= "\uffff" else f"\\U{ord(c):08x}" for c in value) + '"'
+    parts = re.split("([\U00010000-\U0010ffff])", value)
+    wide = (f"\\U{ord(c):08x}" for c in parts[1::2])
+    return '"' + "".join(json.dumps(text)[1:-1] + next(wide, "") for text in parts[::2]) + '"'

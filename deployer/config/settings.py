@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -152,6 +153,7 @@ def read_file(path: Path) -> dict[str, Any]:
     return data
 
 
+@cache
 def _fields(struct: type[Struct]) -> dict[str, Any]:
     return {item.encode_name: item.type for item in msgspec.structs.fields(struct)}
 

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 from tests.children import die_with_parent
@@ -109,14 +110,18 @@ def _watch_over(number: int, arguments: list[str], files: str, environment: dict
 
 def _serve() -> None:
     import jinja2  # noqa: F401
-    import obstore  # noqa: F401
+    import obstore.store  # noqa: F401
     from kubernetes import client, config  # noqa: F401
+    from model_archiver import model_archiver  # noqa: F401
 
-    import deployer.cli
     import deployer.pipeline
-    import deployer.store
+    import deployer.store.objects
     import deployer.targets.kserve  # noqa: F401
+    from deployer.cli import main
 
+    # What a command of any kind makes once: the commands, and how their options are read.
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), suppress(SystemExit):
+        main(["config"])
     for line in sys.stdin:
         given = json.loads(line)
         if os.fork() == 0:

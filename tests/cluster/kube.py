@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
 import shutil
-import signal
 import socket
 import ssl
+import stat
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ import urllib3
 import yaml
 
 from tests.children import die_with_parent
+from tests.stores.installed import installed
 
 HERE = Path(__file__).parent
 ADMIN = "admin-of-the-tests"  # the token of a user who may do everything
@@ -63,8 +67,10 @@ def free_ports(count: int) -> list[int]:
 class Kube:
     """etcd and an API server, with token authentication and RBAC, for as long as the `with` lasts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kserve: str | None = os.environ.get("KSERVE_CRDS")) -> None:
+        """`kserve` is a folder with KServe's own CRDs; without one, a few of the tests' own stand in."""
         self.folder = folder
+        self._kserve = kserve
         self._children: list[subprocess.Popen[bytes]] = []
         authority = trustme.CA()
         served = authority.issue_cert("127.0.0.1", "localhost")
@@ -88,11 +94,14 @@ class Kube:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # The API server first: without its etcd it may hang for minutes.
-        for child in reversed(self._children):
-            child.send_signal(signal.SIGKILL)
-            child.wait()
+        self._end()
         shutil.rmtree(self.folder / "etcd", ignore_errors=True)
+
+    def _end(self) -> None:
+        while self._children:  # the API server first: without its etcd it may hang for minutes
+            child = self._children.pop()
+            child.kill()
+            child.wait()
 
     @property
     def url(self) -> str:
@@ -102,6 +111,35 @@ class Kube:
         return ssl.create_default_context(cafile=str(self.ca))
 
     def _start(self, found: dict[str, Path]) -> None:
+        # What an API server finds in its etcd it takes in at once. What is created while it runs it takes in
+        # one by one, and writes its OpenAPI document anew each time: that takes three times as long.
+        kept = installed(f"kube-crds-{_digest(found, self._kserve)}", partial(self._take_in, found))
+        shutil.copytree(kept / "etcd", self.folder / "etcd")
+        self._run(found)
+        self._served = json.loads((kept / "paths.json").read_text())
+        self._wait_for_crds()
+        self.collects_garbage = "kube-controller-manager" in found
+        if self.collects_garbage:
+            self._start_controllers(found["kube-controller-manager"])
+
+    def _take_in(self, found: dict[str, Path], kept: Path) -> None:
+        """Leave in a folder the data of an etcd that has the CRDs, and the paths that these are served at."""
+        self._run(found)
+        self._served = []
+        for crd in crds(self._kserve):
+            spec = crd["spec"]
+            self.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd)
+            for version in spec["versions"]:
+                self._served.append(f"/apis/{spec['group']}/{version['name']}/{spec['names']['plural']}")
+        self._wait_for_crds()
+        self._end()
+        for spare in self.folder.glob("etcd/member/wal/*.tmp"):
+            spare.unlink()
+        kept.mkdir()
+        shutil.move(self.folder / "etcd", kept)
+        (kept / "paths.json").write_text(json.dumps(self._served))
+
+    def _run(self, found: dict[str, Path]) -> None:
         client, peer, self.port = free_ports(3)
         etcd = f"http://127.0.0.1:{client}"
         peers = f"http://127.0.0.1:{peer}"
@@ -137,13 +175,6 @@ class Kube:
         )
         self._spawn(*self._api_server)
         self._wait()
-        for crd in crds():
-            self.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd)
-        self._wait_for_crds()
-        # After the CRDs, since the garbage collector looks for new kinds every 30 s only.
-        self.collects_garbage = "kube-controller-manager" in found
-        if self.collects_garbage:
-            self._start_controllers(found["kube-controller-manager"])
 
     def restart(self) -> None:
         """Kill the API server, and start it again on what its etcd holds."""
@@ -186,22 +217,10 @@ class Kube:
         self._until("it is ready", lambda: self.admin.request("GET", f"{self.url}/readyz").data == b"ok")
 
     def _wait_for_crds(self) -> None:
-        def established() -> bool:
-            items = self.get("/apis/apiextensions.k8s.io/v1/customresourcedefinitions")["items"]
-            states = [
-                {c["type"]: c["status"] for c in item["status"].get("conditions") or []} for item in items
-            ]
-            served = all(state.get("Established") == "True" for state in states)
-            return served and all(
-                self.request("GET", f"/apis/{i['spec']['group']}/{v['name']}/{i['spec']['names']['plural']}")[
-                    0
-                ]
-                == 200
-                for i in items
-                for v in i["spec"]["versions"]
-            )
-
-        self._until("the CRDs are served", established)
+        self._until(
+            "the CRDs are served",
+            lambda: all(self.request("GET", f"{path}?limit=1")[0] == 200 for path in self._served),
+        )
 
     def _until(self, what: str, test: Any, seconds: float = 60.0) -> None:
         end = time.monotonic() + seconds
@@ -264,16 +283,27 @@ class Kube:
         }
 
 
-def crds() -> list[Any]:
-    """Return the CRDs to install: KServe's own where KSERVE_CRDS names them, and the tests' small ones."""
+def crds(kserve: str | None) -> list[Any]:
+    """Return the CRDs to install: those of KServe's folder, if one is named, in place of the tests' own."""
     found = {}
-    folders = [HERE / "crds"]
-    if os.environ.get("KSERVE_CRDS"):
-        folders.append(HERE.parents[1] / os.environ["KSERVE_CRDS"])
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    for folder in folders:
-        for path in sorted(folder.glob("*.yaml")):
-            for document in yaml.load_all(path.read_text("utf-8"), Loader=loader):
-                if document and document["kind"] == "CustomResourceDefinition":
-                    found[document["metadata"]["name"]] = document
+    for path in _files(kserve):
+        for document in yaml.load_all(path.read_text("utf-8"), Loader=loader):
+            if document and document["kind"] == "CustomResourceDefinition":
+                found[document["metadata"]["name"]] = document
     return list(found.values())
+
+
+def _files(kserve: str | None) -> list[Path]:
+    folders = [HERE / "crds", *([HERE.parents[1] / kserve] if kserve else [])]
+    return [path for folder in folders for path in sorted(folder.glob("*.yaml"))]
+
+
+def _digest(found: dict[str, Path], kserve: str | None) -> str:
+    """Name the CRDs, and the programs that keep them."""
+    digest = hashlib.sha256()
+    for name in ("etcd", "kube-apiserver"):
+        digest.update(f"{found[name].resolve()} {found[name].stat()[stat.ST_MTIME]}".encode())
+    for path in _files(kserve):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]

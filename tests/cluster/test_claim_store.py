@@ -75,7 +75,7 @@ def kdeploy(
     folder.mkdir()
     (folder / "kdeploy.toml").write_text(CONFIG)
     (folder / "handler.py").write_text("def handle(data, context):\n    return data\n")
-    (folder / "weights.pt").write_bytes(random.Random(1).randbytes(SIZE))
+    (folder / "weights.pt").write_bytes(os.urandom(100_000))
     monkeypatch.chdir(folder)
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
     time.sleep(0.15)  # digests are remembered of files that are older than a tick of their clock
@@ -92,13 +92,20 @@ def kdeploy(
     return run
 
 
+@pytest.fixture
+def large(kdeploy: Kdeploy) -> None:
+    """Let the weights be more than one segment of an upload."""
+    Path("weights.pt").write_bytes(os.urandom(SIZE))
+    time.sleep(0.15)
+
+
 def pods(kube: Kube, namespace: str) -> list[str]:
     found = kube.get(f"/api/v1/namespaces/{namespace}/pods")["items"]
     return [pod["metadata"]["name"] for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
 
 def test_pushed_listed_verified_and_pruned(
-    kdeploy: Kdeploy, kubelet: Kubelet, claim: None, kube: Kube, namespace: str
+    kdeploy: Kdeploy, kubelet: Kubelet, claim: None, large: None, kube: Kube, namespace: str
 ) -> None:
     pushed = kdeploy("push")
     assert pushed.code == 0, pushed.err
@@ -172,7 +179,7 @@ def test_the_pod_is_gone_before_the_service_comes(
 
 @pytest.mark.parametrize("seed", range(2))
 def test_a_stream_that_breaks_anywhere_is_gone_on_with(
-    kdeploy: Kdeploy, kubelet: Kubelet, claim: None, proxy: Proxy, seed: int
+    kdeploy: Kdeploy, kubelet: Kubelet, claim: None, large: None, proxy: Proxy, seed: int
 ) -> None:
     moments = random.Random(seed)
     with contextlib.ExitStack() as faults:
@@ -212,7 +219,9 @@ def test_it_is_said_when_the_stream_breaks_again_and_again(
     assert pods(kube, namespace) == []
 
 
-def test_a_tail_that_exec_loses_is_sent_again(kdeploy: Kdeploy, kubelet: Kubelet, claim: None) -> None:
+def test_a_tail_that_exec_loses_is_sent_again(
+    kdeploy: Kdeploy, kubelet: Kubelet, claim: None, large: None
+) -> None:
     kubelet.loses = [0, 50_000]
     assert kdeploy("push").code == 0
     assert kdeploy("verify").code == 0
@@ -220,7 +229,7 @@ def test_a_tail_that_exec_loses_is_sent_again(kdeploy: Kdeploy, kubelet: Kubelet
 
 
 def test_a_stream_that_stalls_is_given_up_and_gone_on_with(
-    kdeploy: Kdeploy, kubelet: Kubelet, claim: None, monkeypatch: pytest.MonkeyPatch
+    kdeploy: Kdeploy, kubelet: Kubelet, claim: None, large: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deployer.targets.kserve.shell.SILENCE", 0.7)
     kubelet.stalls = 1
@@ -237,7 +246,7 @@ def test_an_image_without_a_shell(kdeploy: Kdeploy, kubelet: Kubelet, claim: Non
 
 
 def test_a_pod_that_ends_is_replaced(
-    kdeploy: Kdeploy, kubelet: Kubelet, claim: None, kube: Kube, namespace: str
+    kdeploy: Kdeploy, kubelet: Kubelet, claim: None, large: None, kube: Kube, namespace: str
 ) -> None:
     def end_it() -> None:
         assert kubelet.executing.wait(20)
@@ -272,6 +281,7 @@ def test_interrupted_it_takes_its_pod_along(
     start: Callable[..., subprocess.Popen[bytes]],
     kubelet: Kubelet,
     claim: None,
+    large: None,
     kube: Kube,
     namespace: str,
     by: signal.Signals,
@@ -289,6 +299,7 @@ def test_killed_it_goes_on_and_its_pod_is_swept_once_it_ended(
     start: Callable[..., subprocess.Popen[bytes]],
     kubelet: Kubelet,
     claim: None,
+    large: None,
     kube: Kube,
     namespace: str,
 ) -> None:

@@ -116,9 +116,3 @@ def test_a_bookmark_is_where_a_watch_goes_on(waiting: Waiting, play: Play, proxy
         re.findall(r"resourceVersion=(\d+)", path)[0] for _, path in proxy.requests if re.search(watch, path)
     ]
     assert versions[1] == version
-
-
-def test_an_api_server_that_starts_anew(waiting: Waiting, play: Play, kube: Kube) -> None:
-    kube.restart()
-    ready(play)
-    waiting.end()

@@ -33,7 +33,7 @@ def environment(distribution: str, version: str, *beside: str) -> Path:
         pip = [folder / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
         subprocess.run([*pip, f"{distribution}=={version}", *beside], check=True, capture_output=True)
 
-    return _installed(f"{distribution}-{version}", install) / "bin" / "python"
+    return installed(f"{distribution}-{version}", install) / "bin" / "python"
 
 
 def package(name: str, version: str) -> Path:
@@ -44,10 +44,10 @@ def package(name: str, version: str) -> Path:
         npm = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", folder]
         subprocess.run([*npm, f"{name}@{version}"], check=True, capture_output=True)
 
-    return _installed(f"{name}-{version}", install)
+    return installed(f"{name}-{version}", install)
 
 
-def _installed(name: str, install: Callable[[Path], None]) -> Path:
+def installed(name: str, install: Callable[[Path], None]) -> Path:
     """Return a folder of the cache, installing it unless it is there; it appears there whole."""
     place = CACHE / name
     if place.is_dir():

@@ -128,18 +128,17 @@ def _load(configuration: Any, files: str, context: str | None, folder: str) -> d
     from kubernetes.config.kube_config import KubeConfigMerger
 
     try:
+        merged = KubeConfigMerger(files).config
         with _asking_the_plugin(f"kubeconfig {files}"):
-            config.load_kube_config(
-                config_file=files,
+            config.load_kube_config_from_dict(
+                merged,
                 context=context,
                 client_configuration=configuration,
                 persist_config=False,
                 temp_file_path=folder,
             )
-        contexts, current = config.list_kube_config_contexts(files)
-        chosen: dict[str, Any] = next((one for one in contexts if one["name"] == context), current)
-        clusters = KubeConfigMerger(files).config["clusters"]
-        cluster = clusters.get_with_name(chosen["context"]["cluster"])["cluster"].value
+        chosen: dict[str, Any] = merged["contexts"].get_with_name(context or merged["current-context"]).value
+        cluster = merged["clusters"].get_with_name(chosen["context"]["cluster"])["cluster"].value
     except (config.ConfigException, OSError, yaml.YAMLError, TypeError, ValueError) as error:
         # A YAML error quotes the file, and a kubeconfig holds secrets.
         said = "it is not valid YAML" if isinstance(error, yaml.YAMLError) else _missing(str(error))
