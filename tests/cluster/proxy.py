@@ -68,6 +68,8 @@ class Proxy:
         self.requests: list[tuple[str, str]] = []  # method, path with query
         self.faults: list[Fault] = []
         self._lock = threading.Lock()
+        self._tls = kube.tls()
+        self._idle: list[http.client.HTTPSConnection] = []
         proxy = self
 
         class Handler(_Handler):
@@ -89,6 +91,19 @@ class Proxy:
         self._thread.join()
         self.drop()
         self._server.server_close()
+        for one in self._idle:
+            one.close()
+
+    def connect(self) -> http.client.HTTPSConnection:
+        """Return a connection to the API server, one that was kept if there is one."""
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return http.client.HTTPSConnection("127.0.0.1", self.kube.port, context=self._tls)
+
+    def keep(self, connection: http.client.HTTPSConnection) -> None:
+        with self._lock:
+            self._idle.append(connection)
 
     def drop(self) -> None:
         """Reset every connection that is open."""
@@ -165,12 +180,6 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        kube = self.owner.kube
-        self._upstream = http.client.HTTPSConnection("127.0.0.1", kube.port, context=kube.tls())
-
-    def finish(self) -> None:
-        self._upstream.close()
-        super().finish()
 
     def log_message(self, *_: object) -> None:
         pass
@@ -248,8 +257,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _forward(self, body: bytes, fault: Fault) -> None:
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP}
-        self._upstream.request(self.command, self.path, body=body or None, headers=headers)
-        answer = self._upstream.getresponse()
+        upstream = self.owner.connect()
+        try:
+            upstream.request(self.command, self.path, body=body or None, headers=headers)
+            self._pass_on(upstream.getresponse(), fault)
+        except BaseException:
+            upstream.close()
+            raise
+        if upstream.sock and not self.close_connection:
+            self.owner.keep(upstream)
+        else:
+            upstream.close()
+
+    def _pass_on(self, answer: http.client.HTTPResponse, fault: Fault) -> None:
         if fault.lost:
             if "watch=true" not in self.path:
                 answer.read()
