@@ -8,7 +8,8 @@ READY := $(VENV)/.ready
 PURE := access archive cli.view config differences events history manifest ownership properties release rollout target predict.codecs
 COVERED := $(PURE:%=--cov=deployer.%) --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered
 
-# Tests whose servers are patient: two files at a time. The rest measures real TorchServes, and is left alone.
+# Tests whose servers are patient, and that wait much: three at a time, for two cores. The rest measures real
+# TorchServes, and is left alone.
 PAIRED := tests/cluster tests/contract tests/stores tests/examples $(filter-out %_torchserve.py, $(wildcard tests/handler/test_*.py))
 
 # Hundreds of processes start in the tests: each would compile kdeploy anew.

@@ -202,6 +202,7 @@ class Kube:
         log = (self.folder / f"{program.name}.log").open("ab")
         child = subprocess.Popen(
             [program, *flags],
+            env={**os.environ, "GOGC": "200"},  # half as much looking for garbage, for a third more memory
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,
