@@ -16,7 +16,7 @@ PAIRED := tests/cluster tests/contract tests/stores tests/examples $(filter-out 
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type bench docs build clean
+.PHONY: help setup demo test faults lint type bench docs build clean
 
 help:  ## Show this
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -38,6 +38,9 @@ test: setup  ## Run every test
 	@$(RUN) -m pytest -n 2 tests/unit $(COVERED)
 	@$(RUN) -m pytest -n 3 --dist loadfile $(PAIRED)
 	@$(RUN) -m pytest tests --ignore tests/unit $(PAIRED:%=--ignore %)
+
+faults: setup  ## Fail each request of each command to a cluster in every way, for ever: half an hour
+	@KDEPLOY_TESTS_ALL_FAULTS=1 $(RUN) -m pytest tests/cluster/test_faults.py
 
 lint: setup  ## Check style, formatting and which room may import which
 	@$(RUN) -m ruff check .

@@ -81,6 +81,7 @@ def settings(
 def target_of(loaded: Settings, name: str | None) -> tuple[str, TargetConfig]:
     """Return the name and config of the target that was asked for, or of the only one."""
     targets = loaded.config.targets
+    named_by = "--target" if name else "KDEPLOY_TARGET"
     name = name or os.environ.get("KDEPLOY_TARGET")
     if name is None and len(targets) == 1:
         name = next(iter(targets))
@@ -89,9 +90,7 @@ def target_of(loaded: Settings, name: str | None) -> tuple[str, TargetConfig]:
             f"there are several targets: {', '.join(targets)}", where="targets", hint="name one with --target"
         )
     if name not in targets:
-        raise ConfigError(
-            f"there is no target {name}", where="targets", hint=f"there is {', '.join(targets)}"
-        )
+        raise ConfigError(f"there is no target {name}", where=named_by, hint=f"there is {', '.join(targets)}")
     return name, targets[name]
 
 

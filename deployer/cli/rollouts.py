@@ -46,7 +46,11 @@ def rollout(
     ] = None,
     force_conflicts: ForceConflicts = False,
     dry_run: Annotated[
-        DryRun | None, typer.Option("--dry-run", help="Only say what would be applied; change nothing.")
+        DryRun | None,
+        typer.Option(
+            "--dry-run",
+            help="Change nothing, say what would be applied; server: have the API server check it, too.",
+        ),
     ] = None,
     strict: Strict = False,
     output: OutputFormat = Output.NAME,

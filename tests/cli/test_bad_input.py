@@ -125,6 +125,13 @@ def test_a_release_that_is_not_there(bare: Project) -> None:
     refused(bare, "rollout", "--release", "../../../etc", code=11, says="no release id")
 
 
+def test_a_target_that_is_not_there(bare: Project) -> None:
+    said = refused(bare, "status", "--target", "production", code=3, says="where: --target")
+    assert "there is local" in said
+    bare.environment["KDEPLOY_TARGET"] = "production"
+    refused(bare, "status", code=3, says="where: KDEPLOY_TARGET")
+
+
 def test_a_service_that_is_not_there(bare: Project) -> None:
     for command in ("status", "logs"):
         refused(bare, command, code=11, says="no service default/digits")

@@ -21,7 +21,7 @@ _HERE = Path(__file__).parent
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Count a test's own time only: the first of them may have to wait until an API server is built."""
     for item in items:
-        if _HERE in item.path.parents:
+        if _HERE in item.path.parents and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(120, func_only=True))
 
 

@@ -31,7 +31,8 @@ from tests.cluster.faults import (
 from tests.cluster.kube import ADMIN, Kube
 from tests.cluster.project import write_project
 from tests.cluster.proxy import Proxy
-from tests.stores.swift import Swift
+from tests.stores.planted import contents, holders
+from tests.stores.swift import KEY, SECRET, Swift
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[2]
@@ -132,15 +133,18 @@ def test_the_next_rollout_ends_right_and_nothing_is_left(
     with Proxy(kube) as proxy:
         ended = kdeploy(*project.rollout(proxy, clean))
         assert ended.code == 0, ended.err
-        found = list(steps(proxy.requests))
+        asked = list(steps(proxy.requests))
     names, release = set(objects(kube, clean)), ended.out.strip()
     cases = [
         Case(project.folder / new_namespace(kube), step, answered=answered, by=by)
-        for step, answered in plan(found, by)
+        for step, answered in plan(asked, by)
     ]
     with futures.ThreadPoolExecutor(4) as pool:
         faults = list(pool.map(project.end, cases))
     assert [f"{fault}: {case}" for fault, case in zip(faults, cases, strict=True) if fault] == []
+    found = contents(project.folder)  # what was said, left below TMPDIR, HOME and in the project
+    texts = {name: text for name, text in found.items() if not name.endswith(".kubeconfig")}
+    assert holders(texts, KEY, SECRET, ADMIN) == []
     with Proxy(kube) as proxy:
         for case in cases:
             ended = kdeploy(*project.rollout(proxy, case.folder.name))
