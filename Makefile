@@ -39,7 +39,7 @@ test: setup  ## Run every test
 	@$(RUN) -m pytest -n 3 --dist loadfile $(PAIRED)
 	@$(RUN) -m pytest tests --ignore tests/unit $(PAIRED:%=--ignore %)
 
-faults: setup  ## Fail each request of each command to a cluster in every way, for ever: half an hour
+faults: setup  ## Fail each request of each command to a cluster in every way, for ever: ten minutes
 	@KDEPLOY_TESTS_ALL_FAULTS=1 $(RUN) -m pytest tests/cluster/test_faults.py
 
 lint: setup  ## Check style, formatting and which room may import which
