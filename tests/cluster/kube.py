@@ -112,7 +112,7 @@ class Kube:
 
     def _start(self, found: dict[str, Path]) -> None:
         # What an API server finds in its etcd it takes in at once. What is created while it runs it takes in
-        # one by one, and writes its OpenAPI document anew each time: that takes three times as long.
+        # one by one, and writes its OpenAPI document anew each time, which takes twice the work.
         kept = installed(f"kube-crds-{_digest(found, self._kserve)}", partial(self._take_in, found))
         shutil.copytree(kept / "etcd", self.folder / "etcd")
         self._run(found)

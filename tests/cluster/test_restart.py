@@ -15,7 +15,7 @@ from tests.cluster.test_watch import Waiting
 
 @pytest.fixture
 def kube(kube: Kube, tmp_path: Path) -> Iterator[Kube]:
-    """An API server of the test's own; the tests' few CRDs are enough, and read in a second."""
+    """An API server of the test's own, on the tests' few CRDs: it starts sooner."""
     with Kube(tmp_path, None) as own:
         yield own
 
