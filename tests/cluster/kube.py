@@ -113,31 +113,31 @@ class Kube:
     def _start(self, found: dict[str, Path]) -> None:
         # What an API server finds in its etcd it takes in at once. What is created while it runs it takes in
         # one by one, and writes its OpenAPI document anew each time, which takes twice the work.
-        kept = installed(f"kube-crds-{_digest(found, self._kserve)}", partial(self._take_in, found))
+        kept = installed(f"kube-data-{_digest(found, self._kserve)}", partial(self._take_in, found))
         shutil.copytree(kept / "etcd", self.folder / "etcd")
         self._run(found)
-        self._served = json.loads((kept / "paths.json").read_text())
+        self._served = json.loads((kept / "served.json").read_text())
         self._wait_for_crds()
         self.collects_garbage = "kube-controller-manager" in found
         if self.collects_garbage:
             self._start_controllers(found["kube-controller-manager"])
 
     def _take_in(self, found: dict[str, Path], kept: Path) -> None:
-        """Leave in a folder the data of an etcd that has the CRDs, and the paths that these are served at."""
+        """Leave in a folder the data of an etcd that has the CRDs, and where these are served."""
         self._run(found)
         self._served = []
         for crd in crds(self._kserve):
             spec = crd["spec"]
             self.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd)
             for version in spec["versions"]:
-                self._served.append(f"/apis/{spec['group']}/{version['name']}/{spec['names']['plural']}")
+                self._served.append((f"/apis/{spec['group']}/{version['name']}", spec["names"]["plural"]))
         self._wait_for_crds()
         self._end()
         for spare in self.folder.glob("etcd/member/wal/*.tmp"):
             spare.unlink()
         kept.mkdir()
         shutil.move(self.folder / "etcd", kept)
-        (kept / "paths.json").write_text(json.dumps(self._served))
+        (kept / "served.json").write_text(json.dumps(self._served))
 
     def _run(self, found: dict[str, Path]) -> None:
         client, peer, self.port = free_ports(3)
@@ -218,10 +218,13 @@ class Kube:
         self._until("it is ready", lambda: self.admin.request("GET", f"{self.url}/readyz").data == b"ok")
 
     def _wait_for_crds(self) -> None:
-        self._until(
-            "the CRDs are served",
-            lambda: all(self.request("GET", f"{path}?limit=1")[0] == 200 for path in self._served),
-        )
+        """Wait until clients can find out the CRDs: they are served a while before they are Established."""
+
+        def found(path: str, plural: str) -> bool:
+            status, answer = self.request("GET", path)
+            return status == 200 and plural in (one["name"] for one in answer["resources"])
+
+        self._until("the CRDs are served", lambda: all(found(*one) for one in self._served))
 
     def _until(self, what: str, test: Any, seconds: float = 60.0) -> None:
         end = time.monotonic() + seconds
