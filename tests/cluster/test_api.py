@@ -249,6 +249,12 @@ class TestKubeconfig:
         with pytest.raises(ConfigError, match="there is no such file"):
             connect(str(tmp_path / "missing"), None)
 
+    @pytest.mark.parametrize("text", ["[1, 2]", "hello"])
+    def test_what_is_no_kubeconfig(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "config").write_text(text)
+        with pytest.raises(ConfigError, match="it is no kubeconfig"):
+            connect(str(tmp_path / "config"), None)
+
     def test_a_broken_one_is_not_quoted(self, tmp_path: Path) -> None:
         path = tmp_path / "config"
         path.write_text("users: [{name: a, user: {token: planted-secret}\n  : :")

@@ -141,7 +141,8 @@ def _load(configuration: Any, files: str, context: str | None, folder: str) -> d
         cluster = merged["clusters"].get_with_name(chosen["context"]["cluster"])["cluster"].value
     except (config.ConfigException, OSError, yaml.YAMLError, TypeError, ValueError) as error:
         # A YAML error quotes the file, and a kubeconfig holds secrets.
-        said = "it is not valid YAML" if isinstance(error, yaml.YAMLError) else _missing(str(error))
+        odd = {yaml.YAMLError: "it is not valid YAML", TypeError: "it is no kubeconfig"}
+        said = next((what for kind, what in odd.items() if isinstance(error, kind)), _missing(str(error)))
         raise ConfigError(
             f"no cluster can be found there: {said}",
             where=f"kubeconfig {files}",
