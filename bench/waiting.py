@@ -67,7 +67,7 @@ def later(play: Play) -> None:
 
 
 def failed(play: Play) -> None:
-    play.failed_to_load(reason="ModelLoadFailed", message="out of memory")
+    play.invalid(reason="NoSupportingRuntime", message="out of memory")
 
 
 CASES: dict[str, tuple[Callable[[Play], None], bool]] = {

@@ -15,6 +15,12 @@ class Warned(Struct, frozen=True, tag=True, tag_field="event"):
     message: str
 
 
+class Noted(Struct, frozen=True, tag=True, tag_field="event"):
+    """Something that people should know, and that is as it should be."""
+
+    message: str
+
+
 class Archiving(Struct, frozen=True, tag=True, tag_field="event"):
     """The model archive is being written: `size` bytes from `files` files."""
 
@@ -57,5 +63,5 @@ class StatusChanged(Struct, frozen=True, tag=True, tag_field="event"):
     status: Status
 
 
-Event = Warned | Archiving | Progressed | Pushed | Applied | Unchanged | StatusChanged
+Event = Warned | Noted | Archiving | Progressed | Pushed | Applied | Unchanged | StatusChanged
 Emit = Callable[[Event], None]

@@ -22,10 +22,13 @@ BOUND = 120.0  # seconds after which a rollout that says it is applying is taken
 _TIME = "%Y-%m-%dT%H:%M:%SZ"  # as Kubernetes writes it
 
 
-def plan_entry(documents: Sequence[Document], origin: Origin, *, now: str, account: str = "") -> Entry:
-    """Describe a rollout that is about to begin; its number is given by the target.
+def plan_entry(
+    documents: Sequence[Document], origin: Origin, *, now: str, account: str = "", stable: str | None = None
+) -> Entry:
+    """Describe a rollout that is about to begin; the target gives it its number.
 
-    A Secret among the documents is left out: nothing of it is ever kept.
+    `stable` is the release that gets the rest of the requests. A Secret among the documents is left out:
+    nothing of it is ever kept.
     """
     service = next(document for document in documents if document["kind"] == "InferenceService")
     predictor = service["spec"]["predictor"]
@@ -34,6 +37,7 @@ def plan_entry(documents: Sequence[Document], origin: Origin, *, now: str, accou
         archive=origin.archive,
         storage_uri=predictor["model"]["storageUri"],
         percent=predictor.get("canaryTrafficPercent", 100),
+        stable=stable,
         who=origin.who,
         account=account,
         commit=origin.commit,
@@ -106,3 +110,9 @@ def _age(entry: Entry, now: str) -> float:
         return abs((until - since).total_seconds())
     except ValueError:
         return BOUND + 1
+
+
+def last_ready(entries: Sequence[Entry], release: str) -> Entry | None:
+    """Return the newest entry of another release that became Ready with all requests, or None."""
+    ready = [one for one in entries if one.outcome == READY and one.release != release and one.percent == 100]
+    return max(ready, key=lambda entry: entry.number, default=None)

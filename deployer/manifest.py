@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 # A runtime is shared and a change of it restarts every service on it, so a changed one is a new one.
-RUNTIME_NAME = "kdeploy-torchserve-v1"
+RUNTIME_PREFIX = "kdeploy-torchserve-"
+RUNTIME_NAME = f"{RUNTIME_PREFIX}v1"
 
 # What PyYAML leaves unquoted and other readers, Go's among them, take for a number or a boolean.
 _READ_OTHERWISE = re.compile(r"[-+.0-9]|[yYnN]$")
@@ -37,9 +38,11 @@ def render(
     capabilities: Capabilities,
     traffic: Traffic | None = None,
     access: Access | None = None,
+    recreate: bool = False,
 ) -> list[Document]:
     """Render the documents of a release, in the order in which they are to be applied.
 
+    With `recreate`, old pods are stopped before new ones are started: that takes no room for both.
     With `access`, the service runs as the ServiceAccount that may read the model store. The Secret that it
     may list is none of these documents: `render_secret` makes it, where it is applied. A runtime that
     `serving` names is the cluster's own, and none is rendered.
@@ -63,6 +66,7 @@ def render(
         "probe": (shipped("manifests") / "probe.py").read_text("utf-8"),
         "service_account": account,
         "pod_labels": access.pod_labels if access else {},
+        "recreate": recreate,
     }
     names = ["inferenceservice.yaml.j2"] if named else ["servingruntime.yaml.j2", "inferenceservice.yaml.j2"]
     if access and not access.account:

@@ -6,21 +6,16 @@ webhooks add to an InferenceService is not ours, so it is no difference.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
-from decimal import Decimal
 from typing import Any
 
 from msgspec import Struct
 
+from deployer.quantity import parse_quantity
 from deployer.target import Document
 
 FIELD_MANAGER = "kdeploy"
 
-_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
-_UNITS = {None: Decimal(1), "m": Decimal("0.001")}
-_UNITS |= {unit: Decimal(1000) ** power for power, unit in enumerate("kMGT", 1)}
-_UNITS |= {f"{unit}i": Decimal(1024) ** power for power, unit in enumerate("KMGT", 1)}
 _BESIDE = frozenset({"apiVersion", "kind", "metadata", "status"})
 _SET_BY_SERVER = {("apiVersion",), ("kind",), ("metadata", "name"), ("metadata", "namespace")}
 
@@ -152,9 +147,10 @@ def same(live: Any, wanted: Any) -> bool:
         return all(key in live and same(live[key], value) for key, value in wanted.items())
     if isinstance(wanted, list) and isinstance(live, list):
         return len(live) == len(wanted) and all(map(same, live, wanted))
-    return bool(live == wanted) or (_amount(live) is not None and _amount(live) == _amount(wanted))
+    return bool(live == wanted) or _is_same_quantity(live, wanted)
 
 
-def _amount(value: Any) -> Decimal | None:
-    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
-    return Decimal(match[1]) * _UNITS[match[2]] if match else None
+def _is_same_quantity(live: Any, wanted: Any) -> bool:
+    if not (isinstance(live, str) and isinstance(wanted, str)):
+        return False
+    return parse_quantity(live) is not None and parse_quantity(live) == parse_quantity(wanted)

@@ -6,25 +6,44 @@ a command that died is simply run again.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from msgspec import Struct
 
 from deployer.archive import Archive, DigestCache, digest_archive, plan_archive, write_archive
 from deployer.config import Settings
 from deployer.differences import Difference, compare
-from deployer.errors import ArchiveError, ConfigError, KdeployError, NotFoundError
-from deployer.events import Applied, Archiving, Emit, Progressed, Pushed, StatusChanged, Unchanged, Warned
-from deployer.history import APPLYING, INTERRUPTED, READY
+from deployer.errors import (
+    ArchiveError,
+    ConfigError,
+    KdeployError,
+    NotFoundError,
+    RolloutFailedError,
+    RolloutTimeoutError,
+)
+from deployer.events import (
+    Applied,
+    Archiving,
+    Emit,
+    Noted,
+    Progressed,
+    Pushed,
+    StatusChanged,
+    Unchanged,
+    Warned,
+)
+from deployer.history import APPLYING, INTERRUPTED, READY, last_ready
 from deployer.manifest import render, render_secret
 from deployer.origin import find_origin
 from deployer.ownership import Outside, changed_outside
 from deployer.release import Release, Traffic, check_release_id, plan_release
-from deployer.rollout import read_outcome, watch_rollout
+from deployer.rollout import decide_recreate, decide_traffic, read_outcome, watch_rollout
 from deployer.store import ModelStore, Stored
-from deployer.target import Document, Entry, Reference, Status, Target, read_status
+from deployer.target import Document, Entry, Live, Phase, Reference, Status, Target
 
 DIGESTS = Path(".kdeploy", "digests.json")  # the digests of files that have not changed since
 
@@ -36,7 +55,9 @@ class Plan(Struct, frozen=True, kw_only=True):
     stored: bool | None  # None where looking would make something
     archive_size: int
     documents: list[Document]
-    serving: str | None
+    serving: str | None  # the release that answers requests now
+    wanted: str | None  # the release that was applied last
+    percent: int
 
 
 class Pipeline:
@@ -52,22 +73,48 @@ class Pipeline:
         self._strict = strict
         self._digests = DigestCache(settings.root / DIGESTS)
 
-    def plan(self, traffic: Traffic) -> Plan:
+    def plan(self, percent: int, strategy: str | None = None) -> Plan:
         """Decide everything that a rollout would do. Reads the model files, writes nothing."""
         archive = self._digest()
         release = self._plan_release(archive)
-        documents = self.render(release, traffic)
-        self.check(self.with_secret(documents))
         live = self.target.get(Reference(self.target.namespace, release.name))
+        traffic = self._traffic(percent, release, live)
+        recreate, note = self._recreate(strategy, release, live)
+        documents = self.render(release, traffic, recreate=recreate)
+        self.check(self.with_secret(documents))
+        if note:
+            self._emit(Warned(note))
         return Plan(
             release=release,
             stored=self.store.find(release.name, release.id) is not None if self.store.passive else None,
             archive_size=archive.size,
             documents=documents,
-            serving=read_status(live).release if live else None,
+            serving=live.status.serving if live else None,
+            wanted=live.status.release if live else None,
+            percent=traffic.percent,
         )
 
-    def render(self, release: Release, traffic: Traffic) -> list[Document]:
+    def documents(self, release_id: str | None, percent: int, strategy: str | None = None) -> list[Document]:
+        """Render what a rollout would apply now, but the Secret. Reads the target once, writes nothing."""
+        release = self.release(release_id)
+        live = self.target.get(Reference(self.target.namespace, release.name))
+        traffic, (recreate, _) = (
+            self._traffic(percent, release, live),
+            self._recreate(strategy, release, live),
+        )
+        return self.render(release, traffic, recreate=recreate)
+
+    def _traffic(self, percent: int, release: Release, live: Live | None) -> Traffic:
+        traffic, note = decide_traffic(percent, release.id, live)
+        if note:
+            self._emit(Noted(note))
+        return traffic
+
+    def _recreate(self, strategy: str | None, release: Release, live: Live | None) -> tuple[bool, str]:
+        standard = self.target.capabilities().deployment_mode == "Standard"
+        return decide_recreate(strategy, release.id, live, standard=standard)
+
+    def render(self, release: Release, traffic: Traffic, *, recreate: bool = False) -> list[Document]:
         """Render a release's documents for this target; none of them holds credentials."""
         capabilities = self.target.capabilities()
         access = None if capabilities.own_disk else self.store.access()
@@ -80,6 +127,7 @@ class Pipeline:
             capabilities=capabilities,
             traffic=traffic,
             access=access,
+            recreate=recreate,
         )
 
     def secret(self) -> Document | None:
@@ -136,28 +184,79 @@ class Pipeline:
             )
         return release
 
-    def rollout(self, release_id: str | None, traffic: Traffic, *, timeout: float | None) -> Release:
-        """Bring a release, or what the config makes, to serve; wait `timeout` seconds, or not at all."""
+    def rollout(
+        self,
+        release_id: str | None,
+        percent: int = 100,
+        *,
+        timeout: float | None,
+        strategy: str | None = None,
+        rollback: bool = False,
+    ) -> Release:
+        """Roll a release out, or what the config makes; wait `timeout` seconds, or not at all.
+
+        With `rollback`, a release that does not become ready is replaced by the last one that was.
+        """
         archive = None if release_id else self._digest()
         release = self._plan_release(archive) if archive else self.release(release_id)
         reference = Reference(self.target.namespace, release.name)
-        documents = self.with_secret(self.render(release, traffic))
-        unchanged = self.target.serves(documents)
+        live = self.target.get(reference)
+        traffic = self._traffic(percent, release, live)
+        recreate, note = self._recreate(strategy, release, live)
+        documents = self.with_secret(self.render(release, traffic, recreate=recreate))
+        unchanged = live is not None and self.target.serves(documents, live)
         if not unchanged:
             self.check(documents, wait=timeout is not None)
+            if note:
+                self._emit(Warned(note))
         if archive:
             self._push(archive)
         if unchanged:
+            self._correct(reference, release.id)
             self._emit(Unchanged(service=str(reference), release=release.id))
             return release
         if release_id:
             self.store.verify(release)
         self.store.close()
-        self.target.apply(documents, find_origin(self.settings.root, archive=release.archive.digest))
-        self._emit(Applied(service=str(reference), release=release.id))
+        self._apply(documents, release.id, traffic, release.archive.digest)
         if timeout is not None:
-            self._wait(reference, release.id, timeout)
+            try:
+                self._wait(reference, release.id, timeout, traffic.stable)
+            except (RolloutFailedError, RolloutTimeoutError) as error:
+                if not rollback:
+                    raise
+                self._roll_back(error, reference, release.id, timeout)
         return release
+
+    def _apply(self, documents: list[Document], release_id: str, traffic: Traffic, archive: str) -> None:
+        origin = find_origin(self.settings.root, archive=archive)
+        reference = self.target.apply(documents, origin, traffic)
+        self._emit(Applied(service=str(reference), release=release_id))
+
+    def _roll_back(self, error: KdeployError, reference: Reference, failed: str, timeout: float) -> NoReturn:
+        """Restore the last release that was Ready, wait for it, and raise the error with what came of it."""
+        entry = last_ready(self.target.history(reference), failed)
+        if entry is None:
+            error.hint = f"nothing to roll back to: no release of {reference} was Ready before. {error.hint}"
+            raise error
+        self._emit(Noted(f"rolling back to release {entry.release}"))
+        documents = self.with_secret(list(entry.documents))
+        self._apply(documents, entry.release, Traffic(), entry.archive)
+        try:
+            self._wait(reference, entry.release, timeout, None)
+        except KdeployError as again:
+            error.what += f"; rolling back to {entry.release} failed, too: {again.what}"
+            raise error from again
+        error.hint = f"fix the cause, then run `kdeploy rollout` again. {entry.release} is restored and Ready"
+        raise error
+
+    def _correct(self, reference: Reference, release_id: str) -> None:
+        """Note that a release is Ready after all, where its entry says that the wait for it failed."""
+        with contextlib.suppress(KdeployError):
+            newest = self.target.history(reference)[-1:]
+            for entry in newest:
+                if entry.release == release_id and entry.outcome not in (READY, APPLYING):
+                    self.target.note_outcome(reference, READY, entry.number)
 
     def check(self, documents: list[Document], *, wait: bool = True) -> None:
         """Refuse documents that could not come to serve. Writes nothing.
@@ -169,18 +268,23 @@ class Pipeline:
         for caution in self.target.check(documents, wait=wait):
             self._emit(Warned(caution))
 
-    def diff(self, release_id: str | None, traffic: Traffic) -> list[Difference]:
+    def diff(self, release_id: str | None, percent: int) -> list[Difference]:
         """Return what a rollout would change of what is live. Changes nothing."""
-        compared = self.target.preview(self.with_secret(self.render(self.release(release_id), traffic)))
+        compared = self.target.preview(self.with_secret(self.documents(release_id, percent)))
         return [found for live, after in compared if (found := compare(live, after))]
 
-    def history(self, document: Document) -> list[Entry]:
-        """Return what was rolled out to a live InferenceService; a warning where it is not known."""
-        metadata = document["metadata"]
+    def history(self, live: Live) -> list[Entry]:
+        """Return what was rolled out to a live service; a warning where that cannot be read.
+
+        An entry whose release has become Ready since is corrected.
+        """
+        reference = live.status.reference
+        if live.status.phase is Phase.READY and live.status.release:
+            self._correct(reference, live.status.release)
         try:
-            return self.target.history(Reference(metadata["namespace"], metadata["name"]))
-        except KdeployError as error:  # whoever may only look at services sees all the rest
-            self._emit(Warned(f"what was changed outside of kdeploy is not known: {error}"))
+            return self.target.history(reference)
+        except KdeployError as error:  # a user who may only read services sees all the rest
+            self._emit(Warned(f"cannot read the history, so changes by others are unknown: {error}"))
             return []
 
     def changed_outside(self, document: Document, entries: Sequence[Entry]) -> list[Outside]:
@@ -189,16 +293,16 @@ class Pipeline:
         services = [d for entry in applied[-1:] for d in entry.documents if d["kind"] == "InferenceService"]
         return [found for service in services for found in changed_outside(document, service)]
 
-    def status(self, name: str | None = None) -> Document:
-        """Return the live InferenceService. Raises NotFoundError."""
+    def status(self, name: str | None = None) -> Live:
+        """Return a live service, and why it is not ready. Raises NotFoundError."""
         reference = self.reference(name)
-        document = self.target.get(reference)
-        if document is None:
+        live = self.target.inspect(reference)
+        if live is None:
             raise NotFoundError(
-                f"there is no service {reference}",
-                hint="`kdeploy list` shows what there is; `kdeploy rollout` makes it",
+                f"service {reference} not found",
+                hint="`kdeploy list` shows what exists; `kdeploy rollout` creates it",
             )
-        return document
+        return live
 
     def reference(self, name: str | None = None) -> Reference:
         """Return the name of this project's service, or of another one in its namespace."""
@@ -242,15 +346,17 @@ class Pipeline:
         self._emit(Pushed(release=release.id, uri=stored.uri, bytes_written=stored.bytes_written))
         return release
 
-    def _wait(self, reference: Reference, release_id: str, timeout: float) -> None:
+    def _wait(self, reference: Reference, release_id: str, timeout: float, stable: str | None) -> None:
         status: Status | None = None
         try:
-            for status in watch_rollout(self.target, reference, release_id, timeout):
+            for status in watch_rollout(self.target, reference, release_id, timeout, stable):
                 self._emit(StatusChanged(status))
         except KdeployError as error:
             self._note(reference, read_outcome(error, status))
             raise
         self._note(reference, READY)
+        if status and status.holding:
+            self._emit(Noted(f"still terminating: {', '.join(status.holding)}"))
 
     def _note(self, reference: Reference, outcome: str | None) -> None:
         """Note how it ended; that this cannot be noted does not change how it ended."""
@@ -258,7 +364,7 @@ class Pipeline:
             if outcome:
                 self.target.note_outcome(reference, outcome)
         except KdeployError as error:
-            self._emit(Warned(f"the history does not say how it ended: {error}"))
+            self._emit(Warned(f"cannot note in the history how the rollout ended: {error}"))
 
 
 def export_archive(settings: Settings, folder: Path, emit: Emit, *, force: bool, strict: bool) -> Path:

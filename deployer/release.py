@@ -54,9 +54,13 @@ class Release(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Traffic(Struct, frozen=True):
-    """The share of requests, in percent, that a release is to get; never part of its identity."""
+    """The percentage of requests that a release is to get, and the release that gets the rest.
+
+    Never part of a release's identity.
+    """
 
     percent: Annotated[int, Meta(ge=0, le=100)] = 100
+    stable: str | None = None
 
 
 def plan_release(config: Config, archive: Archive) -> Release:

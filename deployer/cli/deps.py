@@ -104,7 +104,9 @@ def open_target(
     if isinstance(config, KServeTarget):
         from deployer.targets.kserve import Cluster
 
-        return Cluster(config, loaded.config.store, force_conflicts=force_conflicts, dry_run=dry_run)
+        return opened.enter_context(
+            Cluster(config, loaded.config.store, force_conflicts=force_conflicts, dry_run=dry_run)
+        )
     if dry_run:
         raise ConfigError(
             "one node has no dry run of its own", where="--dry-run", hint="use --dry-run client"
@@ -202,17 +204,16 @@ def _examine_cluster(
     loaded: Settings, target: str | None, config: KServeTarget, emit: Emit
 ) -> Sequence[ClusterFinding]:
     from deployer.pipeline import Pipeline
-    from deployer.release import Traffic
     from deployer.targets.kserve import Cluster
 
-    cluster = Cluster(config, loaded.config.store)
+    cluster = opened.enter_context(Cluster(config, loaded.config.store))
 
     def render() -> list[Document]:
         pipe = Pipeline(loaded, _open_store(loaded, target, emit), cluster, emit)
-        release = pipe.release(None)
         if pipe.store.passive:
+            release = pipe.release(None)
             pipe.store.find(release.name, release.id)
-        return pipe.with_secret(pipe.render(release, Traffic()))
+        return pipe.with_secret(pipe.documents(None, 100))
 
     return cluster.examine(render)
 

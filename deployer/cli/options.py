@@ -27,6 +27,13 @@ class DryRun(str, enum.Enum):
     SERVER = "server"
 
 
+class Strategy(str, enum.Enum):
+    """What happens to old pods while new ones start."""
+
+    ROLLING = "rolling"
+    RECREATE = "recreate"
+
+
 class Protocol(str, enum.Enum):
     """How a prediction is asked for."""
 
@@ -73,7 +80,21 @@ OutputFormat = Annotated[Output, typer.Option("--output", "-o", help="How to pri
 Strict = Annotated[bool, typer.Option("--strict", help="Treat warnings as errors.")]
 Canary = Annotated[
     int | None,
-    typer.Option("--canary", min=0, max=100, metavar="PERCENT", help="Send it this share of requests only."),
+    typer.Option(
+        "--canary",
+        min=0,
+        max=100,
+        metavar="PERCENT",
+        help="Percentage of requests to send to the new release; the stable one gets the rest.",
+    ),
+]
+StrategyName = Annotated[
+    Strategy | None,
+    typer.Option(
+        "--strategy",
+        help="recreate: in Standard mode, stop old pods before new ones start, where there is no room for "
+        "both. Default: rolling, or recreate where no release answers requests.",
+    ),
 ]
 ReleaseId = Annotated[
     str | None, typer.Option("--release", help="A release of the model store, instead of pushing one.")

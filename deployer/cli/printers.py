@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # `kdeploy --help` comes through here and prints none of thes
 
     from deployer.events import Event, Pushed
     from deployer.predict import Failure, Prediction
-    from deployer.target import Document
+    from deployer.target import Status
     from deployer.targets.kserve.rules import Finding as ClusterFinding
     from deployer.targets.local.doctor import Finding as LocalFinding
     from deployer.targets.local.protocol import Info, RevisionInfo
@@ -133,12 +133,14 @@ def _sentence(event: Event) -> str:
         return f"archiving {event.name}: {event.files} files, {size_text(event.size)}"
     if isinstance(event, events.Warned):
         return f"warning: {event.message}"
+    if isinstance(event, events.Noted):
+        return event.message
     if isinstance(event, events.Pushed):
         return _pushed(event)
     if isinstance(event, events.Applied):
         return f"applied {event.service}: release {event.release}"
     if isinstance(event, events.Unchanged):
-        return f"unchanged: {event.service} serves release {event.release}"
+        return f"unchanged: {event.service} is Ready with release {event.release}"
     if isinstance(event, events.StatusChanged):
         return view.sentence(event.status)
     return ""
@@ -152,7 +154,7 @@ def _so_far(event: Event) -> str:
         return f"release {event.release} is in the model store; some of its documents may have been applied"
     if isinstance(event, events.Applied):
         return (
-            f"release {event.release} is applied to {event.service} and may still come to serve: "
+            f"release {event.release} stays applied to {event.service} and takes over when it is ready: "
             "`kdeploy status` shows it"
         )
     return ""
@@ -219,24 +221,21 @@ def value_text(value: object) -> str:
     return "-" if value is None else json.dumps(value)
 
 
-def print_services(documents: list[Document], output: Output) -> None:
+def print_services(statuses: list[Status], output: Output) -> None:
     """Print the services of a target, a line each."""
-    from deployer.target import read_status
-
-    statuses = [read_status(document) for document in documents]
     rows = [
         (
             s.reference.name,
             s.reference.namespace,
             s.phase.value,
             s.release or "-",
-            view.shares(s),
+            view.shares(s) or "none",
             s.url or "-",
         )
         for s in statuses
     ]
     columns = ["name", "namespace", "phase", "release", "traffic", "url"]
-    print_rows(output, columns, rows, documents, [s.reference.name for s in statuses])
+    print_rows(output, columns, rows, statuses, [s.reference.name for s in statuses])
 
 
 def print_answers(answers: Iterable[Prediction | Failure], output: Output) -> None:

@@ -16,6 +16,7 @@ from deployer.cli.options import (
     OutputFormat,
     ReleaseId,
     Sets,
+    StrategyName,
     Strict,
     WhereStored,
     Yes,
@@ -97,16 +98,15 @@ def archive(
 @spelled_out
 def plan(
     canary: Canary = None,
+    strategy: StrategyName = None,
     strict: Strict = False,
     output: OutputFormat = Output.TABLE,
     **where: Unpack[WhereStored],
 ) -> None:
-    """Say what a rollout would do, and do none of it."""
-    from deployer.release import Traffic
-
+    """Show what a rollout would do, and change nothing."""
     loaded = deps.settings(**where)
     pipe = deps.pipeline(loaded, target=where.get("target"), emit=printers.Viewer(), strict=strict)
-    plan = pipe.plan(Traffic(100 if canary is None else canary))
+    plan = pipe.plan(100 if canary is None else canary, strategy and strategy.value)
     release = plan.release
     upload = "nothing: it is in the model store" if plan.stored else printers.size_text(plan.archive_size)
     if plan.stored is None:
@@ -118,8 +118,9 @@ def plan(
             f"{release.archive.file_name}, {len(release.archive.members)} files, {release.archive.digest}",
         ),
         ("upload", upload),
-        ("serves now", plan.serving or "nothing"),
-        ("would serve", release.id + (f" with {canary} % of the requests" if canary is not None else "")),
+        ("answers now", plan.serving or "no release"),
+        ("applied last", plan.wanted or "none"),
+        ("would answer", f"{release.id}, {plan.percent} % of the requests"),
         ("documents", ", ".join(f"{d['kind']} {d['metadata']['name']}" for d in plan.documents)),
     ]
     printers.print_rows(output, ["what", "value"], rows, plan, [release.id])

@@ -13,29 +13,27 @@ from deployer.cli.printers import print_rows
 if TYPE_CHECKING:
     from deployer.differences import Difference
     from deployer.ownership import Outside
-    from deployer.target import Document, Entry
+    from deployer.target import Entry, Live, Status
 
 _COMMIT = 12  # characters of a commit that people are shown
+_HINDERING = ("serving.kserve.io/stop", "serving.kserve.io/disable-auto-update")
 
 
-def print_status(
-    document: Document, entries: Sequence[Entry], outside: Sequence[Outside], output: Output
-) -> None:
-    """Print one service, how its last rollout ended, and what was changed of it outside of kdeploy."""
+def print_status(live: Live, entries: Sequence[Entry], outside: Sequence[Outside], output: Output) -> None:
+    """Print one service, how its last rollout ended, and what others have changed of it."""
     from msgspec import to_builtins
 
-    name = document["metadata"]["name"]
-    data = {**document, "changedOutside": to_builtins(outside)}
-    print_rows(output, ["what", "value"], list(_status_rows(document, entries, outside)), data, [name])
+    name = live.status.reference.name
+    data = {**live.document, "kdeploy": to_builtins(live.status), "changedOutside": to_builtins(outside)}
+    print_rows(output, ["what", "value"], list(_status_rows(live, entries, outside)), data, [name])
 
 
 def _status_rows(
-    document: Document, entries: Sequence[Entry], outside: Sequence[Outside]
+    live: Live, entries: Sequence[Entry], outside: Sequence[Outside]
 ) -> Iterator[tuple[str, object]]:
     from deployer.history import describe_author
-    from deployer.target import read_status
 
-    status = read_status(document)
+    document, status = live.document, live.status
     predictor = document["spec"]["predictor"]
     model = predictor.get("model", {})
     reason = view.words(status)
@@ -43,30 +41,41 @@ def _status_rows(
     yield "phase", status.phase.value
     if reason:
         yield "reason", reason
+    if status.hint:
+        yield "hint", status.hint
     yield "release", status.release or "-"
     yield "revision", status.revision or "-"
     yield "traffic", view.shares(status) or "none"
-    wanted = predictor.get("canaryTrafficPercent", 100)
-    yield "wanted traffic", f"{wanted} % {status.release or '-'}"
-    yield "replicas", _replicas(document)
+    yield "wanted traffic", _wanted(status)
+    yield "replicas", _replicas(live)
+    if status.holding:
+        yield "terminating", ", ".join(status.holding)
     yield "runtime", model.get("runtime", "-")
     yield "image", model.get("image", "-")
     yield "url", status.url or "-"
     for condition in document.get("status", {}).get("conditions", []):
         why = f" ({condition['reason']})" if condition.get("reason") else ""
         yield f"condition {condition['type']}", f"{condition['status']}{why}"
+    for key in _HINDERING:
+        if str(document["metadata"].get("annotations", {}).get(key, "")).lower() == "true":
+            yield f"annotation {key}", "true: a rollout changes nothing until it is removed"
     for last in entries[-1:]:
         yield "last rollout", f"{last.outcome}: {last.release} by {describe_author(last)} at {last.when}"
     for one in outside:
-        by = f"by {one.manager} at {one.since}" if one.manager else "taken out"
+        by = f"by {one.manager} at {one.since}" if one.manager else "removed"
         yield "changed outside", f"{one.field} {by}"
 
 
-def _replicas(document: Document) -> str:
-    predictor = document["spec"]["predictor"]
+def _wanted(status: Status) -> str:
+    rest = f", {100 - status.percent} % {status.stable}" if status.percent < 100 and status.stable else ""
+    return f"{status.percent} % {status.release or '-'}{rest}"
+
+
+def _replicas(live: Live) -> str:
+    predictor = live.document["spec"]["predictor"]
     bounds = f"{predictor.get('minReplicas', 1)} to {predictor.get('maxReplicas', '-')}"
-    seen = document.get("status", {}).get("components", {}).get("predictor", {}).get("replicas")
-    return f"{seen['ready']} of {seen['wanted']} ready; {bounds}" if seen else bounds
+    ready, wanted = live.status.replicas
+    return f"{ready} of {wanted} ready; {bounds}"
 
 
 def print_history(entries: Sequence[Entry], output: Output) -> None:

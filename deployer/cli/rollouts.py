@@ -16,15 +16,17 @@ from deployer.cli.options import (
     OutputFormat,
     ReleaseId,
     ServiceName,
+    StrategyName,
     Strict,
     Where,
     WhereStored,
     spelled_out,
 )
+from deployer.errors import ConfigError
 
 if TYPE_CHECKING:
     from deployer.pipeline import Pipeline
-    from deployer.release import Traffic
+    from deployer.target import Document
 
 app = typer.Typer()
 
@@ -35,7 +37,15 @@ def rollout(
     command: typer.Context,
     release: ReleaseId = None,
     canary: Canary = None,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it serves.")] = True,
+    strategy: StrategyName = None,
+    rollback_on_failure: Annotated[
+        bool,
+        typer.Option(
+            "--rollback-on-failure",
+            help="If the release does not become ready, restore the last one that was, and wait for it.",
+        ),
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the release is ready.")] = True,
     timeout: Annotated[str, typer.Option("--timeout", help="How long to wait: 90s, 5m, 1h.")] = "5m",
     wait_window: Annotated[
         str | None, typer.Option("--wait-window", help="On a cluster: how long Ready must last. [2s]")
@@ -56,15 +66,19 @@ def rollout(
     output: OutputFormat = Output.NAME,
     **where: Unpack[WhereStored],
 ) -> None:
-    """Bring a release to serve, pushing it first where needed, and wait until it does."""
+    """Deploy a release, pushing it first if needed, and wait until it is ready."""
     if command.invoked_subcommand:
         _refuse_options(command)
         return
-    from deployer.release import Traffic
-
+    if rollback_on_failure and not wait:
+        raise ConfigError(
+            "--rollback-on-failure and --no-wait cannot be combined",
+            where="--rollback-on-failure",
+            hint="leave one out",
+        )
+    percent = 100 if canary is None else canary
     seconds = deps.duration(timeout) if wait else None
     loaded = deps.settings(wait_window=wait_window, history_limit=history_limit, **where)
-    traffic = Traffic(100 if canary is None else canary)
     with printers.open_viewer() as viewer:
         pipe = deps.pipeline(
             loaded,
@@ -75,16 +89,22 @@ def rollout(
             dry_run=dry_run is DryRun.SERVER,
         )
         if dry_run:
-            _try(pipe, release, traffic, on_target=dry_run is DryRun.SERVER, output=output)
+            documents = pipe.documents(release, percent, strategy and strategy.value)
+            _try(pipe, documents, on_target=dry_run is DryRun.SERVER, output=output)
             return
-        done = pipe.rollout(release, traffic, timeout=seconds)
-    service = pipe.status() if output in (Output.JSON, Output.YAML) else None
+        done = pipe.rollout(
+            release,
+            percent,
+            timeout=seconds,
+            strategy=strategy and strategy.value,
+            rollback=rollback_on_failure,
+        )
+    service = pipe.status().document if output in (Output.JSON, Output.YAML) else None
     printers.print_rows(output, ["release"], [[done.id]], service, [done.id])
 
 
-def _try(pipe: Pipeline, release: str | None, traffic: Traffic, *, on_target: bool, output: Output) -> None:
-    """Decide everything, and let a target that was opened to change nothing check it."""
-    documents = pipe.render(pipe.release(release), traffic)
+def _try(pipe: Pipeline, documents: list[Document], *, on_target: bool, output: Output) -> None:
+    """Check documents, and have a target that was opened to change nothing check them, too."""
     pipe.check(pipe.with_secret(documents))
     if on_target:
         pipe.target.apply(documents)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from typing_extensions import Unpack
@@ -26,7 +26,7 @@ from deployer.cli.options import (
     Yes,
     spelled_out,
 )
-from deployer.errors import DIFFERENT, ConfigError
+from deployer.errors import DIFFERENT, ConfigError, RolloutFailedError
 
 
 @spelled_out
@@ -39,14 +39,12 @@ def diff(
     **where: Unpack[WhereStored],
 ) -> None:
     """Show what a rollout would change of what is live, and change nothing; exit code 15 if it would."""
-    from deployer.release import Traffic
-
     loaded = deps.settings(**where)
     emit = printers.Viewer()
     pipe = deps.pipeline(
         loaded, target=where.get("target"), emit=emit, strict=strict, force_conflicts=force_conflicts
     )
-    differences = pipe.diff(release, Traffic(100 if canary is None else canary))
+    differences = pipe.diff(release, 100 if canary is None else canary)
     reports.print_differences(differences, output)
     if differences:
         raise typer.Exit(DIFFERENT)
@@ -121,12 +119,14 @@ def status(
     output: OutputFormat = Output.TABLE,
     **where: Unpack[Where],
 ) -> None:
-    """Show what a service serves and how it is."""
+    """Show the state of a service; exit code 8 if it has failed or is stopped."""
     loaded = deps.settings(anywhere=True, **where)
     pipe = deps.pipeline(loaded, target=where.get("target"), emit=printers.Viewer())
-    document = pipe.status(name)
-    entries = pipe.history(document)
-    reports.print_status(document, entries, pipe.changed_outside(document, entries), output)
+    live = pipe.status(name)
+    entries = pipe.history(live)
+    reports.print_status(live, entries, pipe.changed_outside(live.document, entries), output)
+    if live.status.phase.value in ("Failed", "Stopped"):
+        raise typer.Exit(RolloutFailedError.exit_code)
 
 
 @spelled_out
@@ -175,5 +175,7 @@ def delete(
     reference = deps.reference(loaded, place, name)
     if not yes:
         deps.confirm(f"delete {reference}?")
-    gone: Any = place.delete(reference)
-    typer.echo(f"deleted {reference}" if gone else f"there was no {reference}", err=True)
+    found = place.delete(reference)
+    typer.echo(f"deleted {reference}" if found else f"service {reference} not found", err=True)
+    if held := place.holding(reference):
+        typer.echo(f"still terminating: {', '.join(held)}", err=True)

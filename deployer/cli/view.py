@@ -54,7 +54,9 @@ def sentence(status: Status) -> str:
 
 
 def words(status: Status) -> str:
-    """Tell why a service is in its phase."""
+    """Say why a service is in its phase: what happens, or the reason of a failure with its message."""
+    if status.phase.value == "Progressing" and status.message:
+        return status.message + (f" ({status.seconds} s)" if status.seconds else "")
     return ": ".join(word for word in (status.reason, status.message) if word)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,9 @@ import yaml
 from deployer.config import KServeTarget
 from deployer.targets.kserve import Cluster
 from tests.cluster.kube import ADMIN, Kube
+from tests.cluster.play import A, Play, documents
 from tests.cluster.proxy import Proxy
+from tests.cluster.waiting import Waiting
 
 _numbers = itertools.count(1)
 _HERE = Path(__file__).parent
@@ -69,3 +71,28 @@ def straight(kube: Kube, namespace: str, tmp_path: Path) -> Path:
 def cluster(kubeconfig: Path) -> Iterator[Cluster]:
     with Cluster(KServeTarget(kubeconfig=str(kubeconfig), wait_window=0.3)) as target:
         yield target
+
+
+@pytest.fixture
+def play(kube: Kube, namespace: str) -> Play:
+    return Play(kube, namespace)
+
+
+@pytest.fixture
+def waiting(cluster: Cluster, play: Play, namespace: str) -> Iterator[Callable[..., Waiting]]:
+    """Apply a release and wait for it; what still waits at the end is deleted and ends by that."""
+    started: list[Waiting] = []
+
+    def start(
+        release: str = A, *, mode: str = "Standard", timeout: float = 30, percent: int = 100
+    ) -> Waiting:
+        cluster.apply(documents(namespace, release, mode=mode, percent=percent))
+        one = Waiting(cluster, play, release, timeout)
+        started.append(one)
+        one.until(lambda status: True)
+        return one
+
+    yield start
+    cluster.delete(play.reference)
+    for one in started:
+        one.future.exception(20)

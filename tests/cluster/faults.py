@@ -165,7 +165,9 @@ def steps(requests: list[tuple[str, str]]) -> Iterator[tuple[str, int]]:
 
     Of more than four equal ones, which are many questions of one kind, the first and the last.
     """
-    patterns = [re.sub(r"\d+", r"\\d+", re.escape(f"{method} {path}")) for method, path in requests]
+    uid = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+    named = [re.sub(uid, "UID", f"{method} {path}") for method, path in requests]
+    patterns = [re.sub(r"\d+", r"\\d+", re.escape(one)).replace("UID", "[-0-9a-f]{36}") for one in named]
     for pattern, count in Counter(patterns).items():
         yield from ((f"^{pattern}$", n) for n in (range(count) if count <= 4 else (0, count - 1)))
 

@@ -1,8 +1,14 @@
-"""What KServe's controller, Knative and the kubelet would write, played by the tests."""
+"""What KServe's controller, Knative and the kubelet write, played by the tests from recorded states.
+
+Every object is one that a real KServe left (tests/snapshots/recorded), with the names, releases and counts of
+the test in place of its own. What is invented says so.
+"""
 
 from __future__ import annotations
 
+import copy
 import itertools
+import json
 from typing import Any
 
 from deployer.access import Access
@@ -10,11 +16,13 @@ from deployer.config import Serving
 from deployer.manifest import render, render_secret
 from deployer.release import ArchiveRecord, Release, Traffic
 from deployer.target import RELEASE_LABEL, Capabilities, Document, Reference
-from deployer.targets.kserve.serving import SERVICE_LABEL
+from deployer.targets.kserve.state.children import SERVICE_LABEL
 from tests.cluster.kube import Kube
+from tests.recorded import TIME
+from tests.recorded import documents as recorded
 
 A, B = "1.0-aaaaaaaaaaaa", "1.1-bbbbbbbbbbbb"
-NOW = "2026-01-01T00:00:00Z"
+NOW = TIME
 _numbers = itertools.count(1)
 
 
@@ -59,6 +67,7 @@ class Play:
         self._apps = f"/apis/apps/v1/namespaces/{namespace}"
         self._service = f"/apis/serving.kserve.io/v1beta1/namespaces/{namespace}/inferenceservices/{name}"
         self._knative = f"/apis/serving.knative.dev/v1/namespaces/{namespace}/revisions"
+        self._routes = f"/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}/httproutes"
 
     def service(self) -> Document:
         return self.kube.get(self._service)
@@ -68,105 +77,169 @@ class Play:
         document = self.service()
         self.kube.replace(f"{self._service}/status", {**document, "status": status})
 
+    def show(self, state: str, **more: Any) -> None:
+        """Let KServe write the status of a recorded state; `more` replaces parts of it."""
+        (service,) = self._recorded(state, "InferenceService")
+        self.status(**{**service["status"], **more})
+
+    def pending(self) -> None:
+        """Let KServe write its first status: no pod is ready."""
+        self.show("02")
+
     def ready(self, *, ready: bool = True, **more: Any) -> None:
-        """Let KServe say Ready, in Standard mode."""
-        state = "True" if ready else "False"
-        conditions = [
-            {"type": kind, "status": state, "lastTransitionTime": NOW}
-            for kind in ("IngressReady", "PredictorReady", "Ready")
-        ]
-        self.status(
-            **{
-                "deploymentMode": "Standard",
-                "url": f"http://{self.name}-{self.namespace}.example.com",
-                "observedGeneration": 1,
-                "conditions": conditions,
-                "components": {"predictor": {"url": f"http://{self.name}-predictor.example.com"}},
-                "modelStatus": {"transitionStatus": "UpToDate", "states": {"targetModelState": "Loaded"}},
-                **more,
-            }
-        )
+        """Let KServe say Ready, or that the predictor is not, in Standard mode."""
+        self.show("04" if ready else "02", **more)
+
+    def updating(self) -> None:
+        """Let KServe say what it says while an update is under way: all is well, for the old pods are."""
+        self.show("05")
 
     def ready_knative(self, latest: str, traffic: list[Document] | None = None, *, created: str = "") -> None:
         """Let KServe say Ready, in Knative mode."""
-        conditions = [
-            {"type": kind, "status": "True", "lastTransitionTime": NOW}
-            for kind in ("PredictorReady", "Ready")
-        ]
-        predictor = {
+        (service,) = self._recorded("26", "InferenceService")
+        status = service["status"]
+        status["components"]["predictor"] |= {
             "latestCreatedRevision": created or latest,
             "latestReadyRevision": latest,
-            "latestRolledoutRevision": latest,
+            "latestRolledoutRevision": traffic[-1]["revisionName"] if traffic else latest,
             "traffic": traffic or [{"revisionName": latest, "percent": 100, "latestRevision": True}],
         }
-        self.status(
-            deploymentMode="Serverless",
-            url=f"http://{self.name}.{self.namespace}.example.com",
-            conditions=conditions,
-            components={"predictor": predictor},
-        )
+        self.status(**status)
 
-    def failed_to_load(self, transition: str = "BlockedByFailedLoad", **failure: str) -> None:
-        self.status(
-            conditions=[{"type": "Ready", "status": "False", "lastTransitionTime": NOW}],
-            modelStatus={"transitionStatus": transition, "lastFailureInfo": failure},
-        )
+    def invalid(self, **failure: str) -> None:
+        """Let KServe say that the specification is invalid."""
+        (service,) = self._recorded("33", "InferenceService")
+        model = service["status"]["modelStatus"]
+        self.status(**{**service["status"], "modelStatus": {**model, "lastFailureInfo": failure}})
 
     def labels(self, release: str) -> dict[str, str]:
-        return {SERVICE_LABEL: self.name, "component": "predictor", RELEASE_LABEL: release}
+        return {
+            SERVICE_LABEL: self.name,
+            "component": "predictor",
+            RELEASE_LABEL: release,
+            "app": f"isvc.{self.name}-predictor",
+        }
+
+    def deployment(self, release: str, conditions: list[Document] | None = None, **status: Any) -> Document:
+        """Create the predictor's Deployment, or give it another release's label and conditions."""
+        (document,) = self._recorded("04", "Deployment")
+        name, path = document["metadata"]["name"], f"{self._apps}/deployments"
+        document["metadata"] |= {"labels": self.labels(release), "ownerReferences": self._owners()}
+        document["spec"]["template"]["metadata"]["labels"] |= {RELEASE_LABEL: release}
+        if self.kube.request("GET", f"{path}/{name}")[0] == 404:
+            self.kube.create(path, document)
+        else:
+            change = {
+                "metadata": {"labels": self.labels(release)},
+                "spec": {"template": document["spec"]["template"]},
+            }
+            self.kube.merge(f"{path}/{name}", change)
+        if conditions is not None:
+            written = {**document["status"], "conditions": conditions, **status}
+            self.kube.merge(f"{path}/{name}/status", {"status": written})
+        made: Document = self.kube.get(f"{path}/{name}")
+        return made
 
     def replica_set(
-        self, release: str, *, available: int, replicas: int = 1, number: int | None = None
+        self,
+        release: str,
+        *,
+        available: int,
+        replicas: int = 1,
+        number: int | None = None,
+        conditions: list[Document] | None = None,
     ) -> Document:
         """Create a ReplicaSet of a release, or change the one that is there."""
-        name = f"{self.name}-predictor-{release[-6:]}"
-        labels = self.labels(release)
-        path = f"{self._apps}/replicasets"
+        document = self._recorded("04", "ReplicaSet")[0]
+        name, path = f"{self.name}-predictor-{release[-6:]}", f"{self._apps}/replicasets"
         if self.kube.request("GET", f"{path}/{name}")[0] == 404:
-            self.kube.create(
-                path,
-                {
-                    "metadata": {"name": name, "labels": labels},
-                    "spec": {
-                        "replicas": replicas,
-                        "selector": {"matchLabels": labels},
-                        "template": {"metadata": {"labels": labels}, "spec": _pod_spec()},
-                    },
-                },
-            )
+            self._relabel(document, release, release[-6:])
+            document["metadata"]["name"] = name
+            document["spec"]["replicas"] = replicas
+            self.kube.create(path, document)
             number = 1 if number is None else number
         change: Document = {"spec": {"replicas": replicas}}
         if number is not None:
             change["metadata"] = {"annotations": {"deployment.kubernetes.io/revision": str(number)}}
-        document = self.kube.merge(f"{path}/{name}", change)
-        status = {"replicas": replicas, "availableReplicas": available, "readyReplicas": available}
-        return self.kube.merge(f"{path}/{name}/status", {"status": status}) or document
+        changed = self.kube.merge(f"{path}/{name}", change)
+        status: Document = {
+            "observedGeneration": changed["metadata"]["generation"],
+            "replicas": replicas,
+            "availableReplicas": available,
+            "readyReplicas": available,
+        }
+        if conditions is not None:
+            status["conditions"] = conditions
+        made: Document = self.kube.merge(f"{path}/{name}/status", {"status": status})
+        return made
 
     def revision(self, release: str, number: int = 1) -> Document:
         """Create a Knative Revision of a release."""
         name = f"{self.name}-predictor-{number:05}"
+        labels = {key: value for key, value in self.labels(release).items() if key != "app"}
         document = {
             "apiVersion": "serving.knative.dev/v1",
             "kind": "Revision",
-            "metadata": {"name": name, "labels": self.labels(release)},
+            "metadata": {"name": name, "labels": labels},
             "spec": {},
         }
-        return self.kube.create(self._knative, document)
+        made: Document = self.kube.create(self._knative, document)
+        return made
 
-    def pod(self, release: str, *, init: Any = None, main: Any = None, conditions: Any = ()) -> Document:
-        """Create a Pod of a release; `init` and `main` are its containers' states, as kubelet has them."""
-        name = f"{self.name}-predictor-{release[-6:]}-{next(_numbers)}"
-        made = self.kube.create(
-            f"{self._core}/pods",
-            {"metadata": {"name": name, "labels": self.labels(release)}, "spec": _pod_spec()},
-        )
+    def pod(
+        self,
+        release: str,
+        *,
+        init: Any = None,
+        main: Any = None,
+        conditions: Any = (),
+        ready: bool = False,
+        limits: dict[str, str] | None = None,
+        node: str = "some-node",
+    ) -> Document:
+        """Create a Pod of a release; `init` and `main` are its containers' states, as the kubelet has them.
+
+        With neither it is a Pod that waits for a node.
+        """
+        document = self._recorded("02", "Pod")[0]
+        self._relabel(document, release, release[-6:])
+        document["metadata"]["name"] = f"{self.name}-predictor-{release[-6:]}-{next(_numbers)}"
+        if limits:
+            document["spec"]["containers"][0]["resources"] = {"limits": limits, "requests": limits}
+        made: Document = self.kube.create(f"{self._core}/pods", _bare(document))
         status: Document = {"phase": "Pending", "conditions": list(conditions)}
+        if init or main:
+            self._bind(made, node)
+        if ready:
+            status["conditions"].append({"type": "Ready", "status": "True"})
         if init:
             status["initContainerStatuses"] = [_container("storage-initializer", **init)]
         if main:
             status["containerStatuses"] = [_container("kserve-container", **main)]
-        self.kube.merge(f"{self._core}/pods/{name}/status", {"status": status})
+        path = f"{self._core}/pods/{made['metadata']['name']}"
+        self.kube.merge(f"{path}/status", {"status": status})
         return made
+
+    def change_pod(self, pod: Document, *, init: Any = None, main: Any = None, ready: bool = False) -> None:
+        """Write another status of a Pod's containers."""
+        status: Document = {"conditions": [{"type": "Ready", "status": str(ready)}]}
+        if init:
+            status["initContainerStatuses"] = [_container("storage-initializer", **init)]
+        if main:
+            status["containerStatuses"] = [_container("kserve-container", **main)]
+        self.kube.merge(f"{self._core}/pods/{pod['metadata']['name']}/status", {"status": status})
+
+    def terminate(self, pod: Document) -> None:
+        """Delete a Pod that is on a node: with no kubelet there, it stays and terminates."""
+        self.kube.request("DELETE", f"{self._core}/pods/{pod['metadata']['name']}")
+
+    def gone(self, pod: Document) -> None:
+        """End a Pod that terminates, as its kubelet does."""
+        self.kube.request("DELETE", f"{self._core}/pods/{pod['metadata']['name']}?gracePeriodSeconds=0")
+
+    def pods(self) -> list[str]:
+        """Return the names of the Pods that are there."""
+        return [one["metadata"]["name"] for one in self.kube.get(f"{self._core}/pods")["items"]]
 
     def restart(self, pod: str) -> None:
         """Let a pod's container run once more."""
@@ -174,21 +247,6 @@ class Play:
         status = self.kube.get(path)["status"]
         status["containerStatuses"][0]["restartCount"] += 1
         self.kube.merge(path, {"status": status})
-
-    def deployment(self, release: str, conditions: list[Document]) -> Document:
-        name, labels = f"{self.name}-predictor", self.labels(release)
-        made = self.kube.create(
-            f"{self._apps}/deployments",
-            {
-                "metadata": {"name": name, "labels": labels},
-                "spec": {
-                    "selector": {"matchLabels": {"app": name}},
-                    "template": {"metadata": {"labels": {**labels, "app": name}}, "spec": _pod_spec()},
-                },
-            },
-        )
-        self.kube.merge(f"{self._apps}/deployments/{name}/status", {"status": {"conditions": conditions}})
-        return made
 
     def event(self, about: Document, reason: str, message: str, kind: str = "", time: str = NOW) -> None:
         metadata = about["metadata"]
@@ -210,16 +268,78 @@ class Play:
             },
         )
 
+    def add_canary(self, percent: int, *weights: tuple[str, int]) -> None:
+        """Let somebody add a canary to the service: its objects carry the service's release."""
+        release = self.service()["metadata"]["labels"][RELEASE_LABEL]
+        canary = {"name": "canary", "trafficPercent": percent, "predictor": {}}
+        self.kube.merge(self._service, {"spec": {"canary": [canary]}})
+        found = self._recorded("09", "ReplicaSet")[0]
+        self._relabel(found, release, "c")
+        found["metadata"] |= {"name": f"{self.name}-canary-predictor-c"}
+        for labels in (
+            found["metadata"]["labels"],
+            found["spec"]["selector"]["matchLabels"],
+            found["spec"]["template"]["metadata"]["labels"],
+        ):
+            labels["app"] = f"isvc.{self.name}-canary-predictor"
+        self.kube.create(f"{self._apps}/replicasets", found)
+        path = f"{self._apps}/replicasets/{found['metadata']['name']}/status"
+        self.kube.merge(path, {"status": {"replicas": 1, "availableReplicas": 1}})
+        route = next(one for one in self._recorded("29", "HTTPRoute") if one["metadata"]["name"] == self.name)
+        for backend in route["spec"]["rules"][0]["backendRefs"]:
+            backend |= {"namespace": self.namespace, "weight": dict(weights)[backend["name"]]}
+        route["metadata"]["ownerReferences"] = self._owners()
+        self.kube.create(self._routes, route)
 
-def _pod_spec() -> Document:
-    image = {"image": "pytorch/torchserve-kfs:0.12.0"}
-    return {
-        "initContainers": [{"name": "storage-initializer", **image}],
-        "containers": [{"name": "kserve-container", **image}],
-    }
+    def _recorded(self, state: str, kind: str) -> list[Document]:
+        """Return the objects of a kind in a recorded state, of this service and in its namespace."""
+        found = [copy.deepcopy(one) for one in recorded(state) if one["kind"] == kind]
+        for number, one in enumerate(found):
+            one = found[number] = json.loads(json.dumps(one).replace("-vision.", f"-{self.namespace}."))
+            metadata = one["metadata"]
+            own = {"name": metadata["name"].replace("digits", self.name), "namespace": self.namespace}
+            kept = {key: metadata[key] for key in ("labels", "annotations") if key in metadata}
+            one["metadata"] = {**kept, **own}
+        return found
+
+    def _relabel(self, document: Document, release: str, template: str) -> None:
+        """Give a ReplicaSet or a Pod its release, its template's hash and its owner."""
+        labels = {**self.labels(release), "pod-template-hash": template}
+        document["metadata"] |= {"labels": labels, "ownerReferences": self._owners()}
+        if document["kind"] == "ReplicaSet":
+            document["spec"]["selector"]["matchLabels"] = labels
+            document["spec"]["template"]["metadata"]["labels"] = labels
+
+    def _owners(self) -> list[Document]:
+        """Return a reference to the InferenceService: the owners in between are not made by every test."""
+        status, service = self.kube.request("GET", self._service)
+        if status == 404:
+            return []
+        named = {"apiVersion": service["apiVersion"], "kind": service["kind"], "name": self.name}
+        return [{**named, "uid": service["metadata"]["uid"]}]
+
+    def _bind(self, pod: Document, node: str) -> None:
+        target = {"kind": "Node", "name": node}
+        path = f"{self._core}/pods/{pod['metadata']['name']}/binding"
+        self.kube.request("POST", path, {"metadata": {"name": pod["metadata"]["name"]}, "target": target})
+
+
+def _bare(pod: Document) -> Document:
+    """Return a Pod without the ServiceAccount and volumes that the API server of the tests does not make."""
+    spec = {key: pod["spec"][key] for key in ("containers", "initContainers") if key in pod["spec"]}
+    for one in [*spec["containers"], *spec.get("initContainers", [])]:
+        one.pop("volumeMounts", None)
+    return {**pod, "spec": {**spec, "terminationGracePeriodSeconds": 30}}
 
 
 def _container(name: str, **state: Any) -> Document:
-    last = state.pop("last", None)
-    document = {"name": name, "image": "i", "imageID": "", "ready": False, "restartCount": 0, "state": state}
+    last, restarts = state.pop("last", None), state.pop("restarts", 0)
+    document = {
+        "name": name,
+        "image": "i",
+        "imageID": "",
+        "ready": False,
+        "restartCount": restarts,
+        "state": state,
+    }
     return {**document, "lastState": {"terminated": last}} if last else document

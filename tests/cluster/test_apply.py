@@ -246,18 +246,17 @@ class TestDelete:
         with Cluster(KServeTarget(kubeconfig=str(kubeconfig)), dry_run=True) as trying:
             trying.apply(documents(namespace))
             assert cluster.list(namespace) == []
-            reference = cluster.apply(documents(namespace))
+            cluster.apply(documents(namespace))
             trying.apply(documents(namespace, B))
-            assert trying.delete(reference)
         assert live(kube, namespace)["metadata"]["labels"]["kdeploy.dev/release"] == A
 
 
 class TestList:
     def test_a_namespace_or_all(self, cluster: Cluster, namespace: str) -> None:
         cluster.apply(documents(namespace))
-        assert [one["metadata"]["name"] for one in cluster.list(namespace)] == ["digits"]
+        assert [one.reference.name for one in cluster.list(namespace)] == ["digits"]
         assert cluster.list("nowhere") == []
-        assert namespace in {one["metadata"]["namespace"] for one in cluster.list()}
+        assert namespace in {one.reference.namespace for one in cluster.list()}
 
     def test_a_thousand_services_are_three_requests_at_most(
         self, cluster: Cluster, kube: Kube, namespace: str, proxy: Proxy
@@ -285,9 +284,9 @@ class TestReleases:
             {"revisionName": old, "percent": 90, "tag": "prev"},
         ]
         play.ready_knative(new, traffic)
-        document = cluster.get(reference)
-        shares = document["status"]["components"]["predictor"]["traffic"]
-        assert [(share["percent"], share["release"]) for share in shares] == [(10, B), (90, A)]
+        live = cluster.get(reference)
+        assert live
+        assert [(share.percent, share.release) for share in live.status.traffic] == [(10, B), (90, A)]
         assert {f"digits/{A}", f"digits/{B}"} <= cluster.releases_in_use()
 
     def test_the_mode_is_found_out(self, cluster: Cluster, kube: Kube, namespace: str) -> None:

@@ -45,7 +45,9 @@ def put(kube: Kube) -> Iterator[Put]:
 def kserve(kube: Kube, put: Put) -> Callable[..., None]:
     """Set KServe up: what its ConfigMap says about the ingress, its default mode, its version."""
 
-    def configure(*, mode: str = "Standard", version: str = "0.20.0", **ingress: Any) -> None:
+    def configure(
+        *, mode: str = "Standard", version: str = "0.20.0", running: int = 1, **ingress: Any
+    ) -> None:
         for name in ("kserve", "knative-serving"):
             kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
         deploy = json.dumps({"defaultDeploymentMode": mode})
@@ -55,7 +57,10 @@ def kserve(kube: Kube, put: Put) -> Callable[..., None]:
         containers = [{"name": "manager", "image": f"kserve/kserve-controller:v{version}"}]
         pod = {"metadata": {"labels": labels}, "spec": {"containers": containers}}
         spec = {"selector": {"matchLabels": labels}, "template": pod}
-        put("/apis/apps/v1/namespaces/kserve/deployments", "kserve-controller-manager", spec=spec)
+        deployments = "/apis/apps/v1/namespaces/kserve/deployments"
+        put(deployments, "kserve-controller-manager", spec=spec)
+        available = {"status": {"replicas": 1, "readyReplicas": 1, "availableReplicas": running}}
+        kube.merge(f"{deployments}/kserve-controller-manager/status", available)
 
     return configure
 
@@ -71,6 +76,9 @@ def runtime(**spec: Any) -> Document:
         "apiVersion": "serving.kserve.io/v1alpha1",
         "spec": {"supportedModelFormats": formats, "containers": [{"name": "kserve-container"}], **spec},
     }
+
+
+ROOM = {"cpu": "4", "memory": "16Gi"}
 
 
 @contextmanager
@@ -96,7 +104,7 @@ def test_each_object_is_asked_for_once(
         cluster.check(made)
     asked = Counter(path.partition("?")[0] for method, path in proxy.requests if method == "GET")
     assert max(asked.values()) == 1
-    assert len(asked) == 9
+    assert len(asked) == 11
     assert proxy.writes() == []
 
 
@@ -190,9 +198,12 @@ def test_a_claim(cluster: Cluster, kube: Kube, namespace: str, put: Put) -> None
 
 def test_a_gpu_that_no_node_has_is_told(cluster: Cluster, kube: Kube, namespace: str, put: Put) -> None:
     (said,) = cluster.check(documents(namespace, gpu=2))
-    assert said.startswith("no node has 2 of nvidia.com/gpu now")
+    assert said.startswith("no node has 2 nvidia.com/gpu now")
     put("/api/v1/nodes", f"node-{namespace}")
-    kube.merge(f"/api/v1/nodes/node-{namespace}/status", {"status": {"allocatable": {"nvidia.com/gpu": "2"}}})
+    kube.merge(f"/api/v1/nodes/node-{namespace}", {"spec": {"taints": None}})  # it is ready
+    kube.merge(
+        f"/api/v1/nodes/node-{namespace}/status", {"status": {"allocatable": ROOM | {"nvidia.com/gpu": "2"}}}
+    )
     assert cluster.check(documents(namespace, gpu=2)) == []
 
 

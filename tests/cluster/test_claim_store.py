@@ -338,7 +338,7 @@ def test_what_cannot_run_is_said_at_once(
     kubelet.status = {"containerStatuses": [{**container, "state": waiting}]}
     ended = kdeploy("push")
     assert ended.code == 5
-    assert "ErrImagePull: container shell" in ended.err
+    assert "ErrImagePull: the image of container shell" in ended.err
     assert "no such image" in ended.err
     assert pods(kube, namespace) == []
 

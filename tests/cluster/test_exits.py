@@ -60,7 +60,7 @@ def no_image(play: Play, release: str) -> None:
 
 
 def blocked(play: Play, release: str) -> None:
-    play.failed_to_load(reason="ModelLoadFailed", message="out of memory")
+    play.invalid(reason="NoSupportingRuntime", message="out of memory")
 
 
 FAILURES = (crash, no_image, blocked)

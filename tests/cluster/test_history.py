@@ -328,11 +328,15 @@ class TestDeletedAndRolledOutAgain:
         play = Play(kube, namespace)
         play.replica_set(A, available=1)
         play.ready()
-        assert cluster.serves(documents(namespace, A))
+        live = cluster.get(digits)
+        assert live
+        assert cluster.serves(documents(namespace, A), live)
         kube.merge(play._service, {"metadata": {"finalizers": ["inferenceservice.finalizers"]}})
         old = play.service()["metadata"]["uid"]
         assert cluster.delete(digits)
-        assert not cluster.serves(documents(namespace, A))
+        ending = cluster.get(digits)
+        assert ending
+        assert not cluster.serves(documents(namespace, A), ending)
         proxy.requests.clear()
         with monkeypatch.context() as patch:
             patch.setattr(applying, "PATIENCE", 0.0)

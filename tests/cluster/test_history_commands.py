@@ -46,7 +46,7 @@ def history(kdeploy: Kdeploy) -> list[Document]:
 
 class TestHistory:
     def test_how_each_rollout_ended(self, kdeploy: Kdeploy, rolled_out: str, play: Play) -> None:
-        assert "serves release" in kdeploy("rollout").err  # which is no entry
+        assert "is Ready with release" in kdeploy("rollout").err  # which is no entry
         kdeploy("rollout", "--no-wait", "--set", "serving.batch-size=2")
         assert kdeploy("rollout", "--timeout", "100ms", "--set", "serving.batch-size=3").code == 9
         kdeploy("rollout", "--no-wait", "--set", "serving.batch-size=4")
@@ -79,7 +79,7 @@ class TestHistory:
         with proxy.fault(note), proxy.fault(note, status=403, times=9):  # the first goes through
             ended = kdeploy("rollout")
         assert ended.code == 8
-        assert "warning: the history does not say how it ended" in ended.err
+        assert "warning: cannot note in the history how the rollout ended" in ended.err
         assert [entry["outcome"] for entry in history(kdeploy)] == ["applied", "applied"]
 
     def test_options_before_its_name_are_refused(self, kdeploy: Kdeploy) -> None:
@@ -100,7 +100,7 @@ class TestRotation:
         assert "applied" in ended.err
         assert kube.get(secrets(namespace))["data"] == before["data"]
         proxy.requests.clear()
-        assert "serves release" in kdeploy("rollout").err
+        assert "is Ready with release" in kdeploy("rollout").err
         assert proxy.writes() == []
         assert len([path for _, path in proxy.requests if "/secrets/" in path]) == 1
         assert len(proxy.requests) <= 6
@@ -173,7 +173,7 @@ class TestDiff:
         assert kdeploy("diff", "--kubeconfig", str(path), "--set", "serving.cpu=3").code == 15
         status = kdeploy("status", "--kubeconfig", str(path))
         assert status.code == 0
-        assert "warning: what was changed outside of kdeploy is not known" in status.err
+        assert "warning: cannot read the history, so changes by others are unknown" in status.err
 
 
 class TestStatus:
@@ -194,7 +194,7 @@ class TestStatus:
         assert "changed" not in told
         document = json.loads(kdeploy("status", "-o", "json").out)
         assert document["changedOutside"] == []
-        assert document["status"]["components"]["predictor"]["replicas"] == {"ready": 1, "wanted": 1}
+        assert document["kdeploy"]["replicas"] == [1, 1]
         finalized = {"metadata": {"finalizers": ["example.org/f"]}}
         kube.merge(f"{services(namespace)}?fieldManager=manager", finalized)
         edited = {
@@ -205,7 +205,7 @@ class TestStatus:
             kube.merge(f"{services(namespace)}?{EDIT}", edited)
             ended = kdeploy("status")
             assert "spec.predictor.maxReplicas by kubectl-edit at 20" in ended.out
-            assert "spec.predictor.serviceAccountName taken out" in ended.out
+            assert "spec.predictor.serviceAccountName removed" in ended.out
             found = json.loads(kdeploy("status", "-o", "json").out)["changedOutside"]
             assert [one["field"] for one in found] == [
                 "spec.predictor.maxReplicas",
@@ -221,7 +221,7 @@ def test_replicas_that_others_took_over_are_no_difference(
     scaled = {"spec": {"predictor": {"minReplicas": 2, "maxReplicas": 7}}}
     kube.merge(f"{services(namespace)}?fieldManager=keda-operator", scaled)
     proxy.requests.clear()
-    assert "serves release" in kdeploy("rollout").err
+    assert "is Ready with release" in kdeploy("rollout").err
     assert proxy.writes() == []
     assert kdeploy("diff").code == 0
     assert kdeploy("rollout", "--no-wait", "--force-conflicts").code == 0

@@ -88,14 +88,14 @@ def test_a_log_that_cannot_be_had_is_said_and_no_failure(cluster: Cluster, play:
 
 def test_no_service(cluster: Cluster, play: Play) -> None:
     cluster.delete(play.reference)
-    with pytest.raises(NotFoundError, match="no service"):
+    with pytest.raises(NotFoundError, match="not found"):
         list(cluster.logs(play.reference))
 
 
 @pytest.fixture
 def kubelet(kube: Kube, namespace: str, play: Play) -> Iterator[LogKubelet]:
     with LogKubelet(kube, namespace) as running:
-        running.take(play.pod(A, main=RUNNING)["metadata"]["name"])
+        play.pod(A, main=RUNNING, node=running.node)
         yield running
 
 

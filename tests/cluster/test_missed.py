@@ -88,7 +88,7 @@ def test_a_service_that_was_deleted_and_made_anew_is_another(
         ready(play)
     with pytest.raises(NotFoundError, match="digits was deleted") as caught:
         waiting.end()
-    assert not gone or "another was made of its name" in caught.value.what
+    assert not gone or "another one of its name was created" in caught.value.what
     assert "https://" in str(caught.value.where)
     assert "kdeploy rollout" in str(caught.value.hint)
 

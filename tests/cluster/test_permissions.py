@@ -14,7 +14,6 @@ from deployer.config import KServeTarget, Store, load_settings
 from deployer.errors import KdeployError, TargetError
 from deployer.manifest import render_secret
 from deployer.pipeline import Pipeline
-from deployer.release import Traffic
 from deployer.rollout import watch_rollout
 from deployer.store import open_store
 from deployer.store.pvc import ClaimStore
@@ -109,7 +108,7 @@ def test_it_is_enough(ci: CiAccount, kube: Kube, namespace: str, mode: str) -> N
     assert list(cluster.logs(reference)) == []
     cluster.note_outcome(reference, "Ready")
     assert [one.outcome for one in cluster.history(reference)] == ["Ready"]
-    assert [one["metadata"]["name"] for one in cluster.list(namespace)] == ["digits"]
+    assert [one.reference.name for one in cluster.list(namespace)] == ["digits"]
     assert cluster.releases_in_use() == {f"digits/{A}"}
     wanted = documents(namespace, mode=mode, gpu=1)
     assert [one.status for one in cluster.examine(lambda: wanted)].count("failure") == 0
@@ -144,9 +143,7 @@ def test_every_part_of_it_is_needed_and_named_before_anything_is_written(
     cluster = ci(mode, without=lacking)
     pipe = pipeline(cluster, s3_config, tmp_path)
     with pytest.raises(RefusedError, match=f"may not {lacking.verb} {lacking.resource.full_name}") as caught:
-        pipe.target.delete(pipe.reference()) if lacking == DELETE else pipe.rollout(
-            None, Traffic(), timeout=9
-        )
+        pipe.target.delete(pipe.reference()) if lacking == DELETE else pipe.rollout(None, timeout=9)
     assert not caught.value.retryable
     assert pipe.store.list() == []
     assert {method for method, _ in proxy.writes()} <= {"DELETE"}

@@ -117,14 +117,14 @@ def kdeploy(
 
 def test_a_rollout_is_seen_interrupted_gone_on_with_and_ends(kdeploy: Open, play: Play) -> None:
     terminal = kdeploy("rollout")
-    terminal.until("KServe has not written a status yet")
+    terminal.until("waiting for KServe to write a status")
     play.ready(ready=False)
     terminal.until(f"Progressing  {play.reference}")
     terminal.until("  1 s")  # time goes on without an event
     terminal.type(b"\x03")
     code, out, (last, stopped, *error) = terminal.end()
     assert (code, out) == (130, "")
-    assert re.fullmatch(r"Progressing; after \d+ s", last)
+    assert re.fullmatch(r"Progressing \(.*\); after \d+ s", last)
     assert stopped.startswith("stopped: release ")
     assert error[0] == "error: interrupted"
     assert COLOUR.search(terminal.shown)
@@ -143,24 +143,24 @@ def test_a_rollout_is_seen_interrupted_gone_on_with_and_ends(kdeploy: Open, play
 
 def test_a_rollout_that_ci_cancels_leaves_the_terminal_as_it_was(kdeploy: Open) -> None:
     terminal = kdeploy("rollout")
-    terminal.until("KServe has not written a status yet")
+    terminal.until("waiting for KServe to write a status")
     terminal.process.terminate()
     code, out, (last, stopped, *error) = terminal.end()
     assert (code, out) == (143, "")
-    assert last.startswith("Pending (KServe has not written a status yet); after ")
+    assert last.startswith("Pending (waiting for KServe to write a status); after ")
     assert stopped.startswith("stopped: release ")
     assert error[0] == "error: terminated"
 
 
 def test_an_error_stands_below_what_was_seen(kdeploy: Open, play: Play) -> None:
     terminal = kdeploy("rollout")
-    terminal.until("KServe has not written a status yet")
-    play.failed_to_load(reason="ModelLoadFailed", message="out of memory")
+    terminal.until("waiting for KServe to write a status")
+    play.invalid(reason="NoSupportingRuntime", message="out of memory")
     code, out, (last, *error) = terminal.end()
     assert (code, out) == (8, "")
     assert re.fullmatch(r"Failed; after \d+ s", last)
     assert error[0].startswith("error: release ")
-    assert "ModelLoadFailed: KServe says: out of memory" in error[0]
+    assert "NoSupportingRuntime: KServe reports an invalid specification: out of memory" in error[0]
 
 
 def test_a_terminal_that_can_do_nothing_gets_lines(kdeploy: Open) -> None:
@@ -168,4 +168,4 @@ def test_a_terminal_that_can_do_nothing_gets_lines(kdeploy: Open) -> None:
     terminal.process.wait(30)
     terminal.until("error: ")
     assert "\x1b" not in terminal.shown
-    assert "Pending (KServe has not written a status yet)" in terminal.shown
+    assert "Pending (waiting for KServe to write a status)" in terminal.shown

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,67 +20,15 @@ from deployer.errors import (
     TargetError,
 )
 from deployer.rollout import watch_rollout
-from deployer.target import Phase, Status
+from deployer.target import Phase
 from deployer.targets.kserve import Cluster
-from tests.cluster.kube import Kube
+from deployer.targets.kserve.state.diagnosis import CANNOT_LOAD
 from tests.cluster.play import A, B, Play, documents
 from tests.cluster.proxy import Proxy
+from tests.cluster.waiting import Waiting
+from tests.recorded import documents as recorded
 
 GPU = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
-
-
-class Waiting:
-    """`watch_rollout` in a thread, with what it told."""
-
-    def __init__(self, cluster: Cluster, play: Play, release: str, timeout: float) -> None:
-        self.told: list[Status] = []
-        self._changed = threading.Condition()
-        self.future: Future[float] = Future()
-        threading.Thread(target=self._run, args=(cluster, play, release, timeout)).start()
-
-    def _run(self, cluster: Cluster, play: Play, release: str, timeout: float) -> None:
-        try:
-            for status in watch_rollout(cluster, play.reference, release, timeout):
-                with self._changed:
-                    self.told.append(status)
-                    self._changed.notify_all()
-        except BaseException as error:
-            self.future.set_exception(error)
-        else:
-            self.future.set_result(time.monotonic())
-
-    def until(self, test: Callable[[Status], bool], seconds: float = 10) -> None:
-        with self._changed:
-            assert self._changed.wait_for(lambda: any(map(test, self.told)), seconds), self.told
-
-    def end(self, seconds: float = 20) -> float:
-        """Return when it ended well, or raise what it ended with."""
-        return self.future.result(seconds)
-
-
-@pytest.fixture
-def play(kube: Kube, namespace: str) -> Play:
-    return Play(kube, namespace)
-
-
-@pytest.fixture
-def waiting(cluster: Cluster, play: Play, namespace: str) -> Iterator[Callable[..., Waiting]]:
-    """Apply a release and wait for it; what still waits at the end is deleted and ends by that."""
-    started: list[Waiting] = []
-
-    def start(
-        release: str = A, *, mode: str = "Standard", timeout: float = 30, percent: int = 100
-    ) -> Waiting:
-        cluster.apply(documents(namespace, release, mode=mode, percent=percent))
-        one = Waiting(cluster, play, release, timeout)
-        started.append(one)
-        one.until(lambda status: True)
-        return one
-
-    yield start
-    cluster.delete(play.reference)
-    for one in started:
-        one.future.exception(20)
 
 
 class TestReady:
@@ -159,6 +106,7 @@ LATE = {
     "reason": "ProgressDeadlineExceeded",
     "message": 'ReplicaSet "digits" has timed out progressing.',
 }
+CAUSE = "ValueError: wrong weights (handler.py, line 12)\n  File handler.py, line 12, in initialize\nlast"
 QUOTA = 'Error creating: pods "digits-x" is forbidden: exceeded quota: compute, requested: cpu=1, used: cpu=9'
 WEBHOOK = 'fails to reconcile predictor: admission webhook "policy.example.com" denied the request: no owner'
 
@@ -172,7 +120,8 @@ def no_image(play: Play) -> None:
 
 
 def no_model(play: Play) -> None:
-    play.pod(A, init={"terminated": {"exitCode": 1, "message": "RuntimeError: Failed to fetch model"}})
+    said = "RuntimeError: Failed to fetch model. No model found in s3://models/"
+    play.pod(A, init={"terminated": {"exitCode": 1, "message": said}})
 
 
 def no_secret(play: Play) -> None:
@@ -188,11 +137,32 @@ def no_gpu_by_event(play: Play) -> None:
 
 
 def no_quota(play: Play) -> None:
-    play.event(play.replica_set(A, available=0), "FailedCreate", QUOTA, kind="ReplicaSet")
+    refused = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": QUOTA}
+    play.replica_set(A, available=0, conditions=[refused])
+
+
+def no_pod(play: Play) -> None:
+    (deployment,) = [one for one in recorded("11") if one["kind"] == "Deployment"]
+    refused = [one for one in deployment["status"]["conditions"] if one["type"] == "ReplicaFailure"]
+    play.replica_set(A, available=0, conditions=refused)
 
 
 def too_late(play: Play) -> None:
     play.deployment(A, [LATE])
+
+
+def no_load(play: Play) -> None:
+    play.pod(A, main={"terminated": {"exitCode": CANNOT_LOAD, "reason": "Error", "message": CAUSE}})
+
+
+def no_memory(play: Play) -> None:
+    killed = {"exitCode": 0, "reason": "OOMKilled"}
+    play.pod(A, main={"running": {}, "last": killed, "restarts": 1}, limits={"memory": "150Mi"})
+
+
+def no_route(play: Play) -> None:
+    play.replica_set(A, available=1)
+    play.show("31")
 
 
 def refused(play: Play) -> None:
@@ -200,11 +170,7 @@ def refused(play: Play) -> None:
 
 
 def invalid(play: Play) -> None:
-    play.failed_to_load("InvalidSpec", reason="NoSupportingRuntime", message="no runtime for pytorch")
-
-
-def blocked(play: Play) -> None:
-    play.failed_to_load(reason="ModelLoadFailed", message="out of memory")
+    play.invalid(reason="NoSupportingRuntime", message="no runtime for pytorch")
 
 
 @pytest.mark.parametrize(
@@ -212,22 +178,31 @@ def blocked(play: Play) -> None:
     [
         (
             crash,
-            r"CrashLoopBackOff: container kserve-container of pod .*ends again.*exit code 1.*No module named",
+            r"CrashLoopBackOff: container kserve-container of pod .*fails again.*exit code 1.*No module named",
         ),
-        (no_image, r"ErrImagePull: container kserve-container .*pytorch/nothing:1 not found"),
-        (no_model, r"StorageInitializerFailed: .*storage-initializer.*Failed to fetch model"),
+        (no_image, r"ErrImagePull: the image of container kserve-container .*pytorch/nothing:1 not found"),
+        (no_model, r"StorageInitializerFailed: .*storage-initializer could not download.*No model found"),
+        (
+            no_load,
+            r"ModelLoadFailed: ValueError: wrong weights \(handler.py, line 12\)\n  \|   File .*line 12",
+        ),
+        (no_memory, r"OOMKilled: container kserve-container .*killed for memory; its limit is 150Mi"),
+        (
+            no_route,
+            r"NotAllowedByListeners: the gateway refuses the service's route: Predictor namespace two",
+        ),
         (no_secret, r'CreateContainerConfigError: .*secret "s3" not found'),
         (no_gpu, r"Unschedulable: no node has a free nvidia\.com/gpu"),
         (no_gpu_by_event, r"Unschedulable: no node has a free nvidia\.com/gpu"),
         (no_quota, r"QuotaExceeded: ReplicaSet .*exceeded quota: compute"),
+        (no_pod, r"FailedCreate: ReplicaSet .*violates PodSecurity"),
         (too_late, r"ProgressDeadlineExceeded: Deployment digits-predictor"),
         (refused, r"InternalError: InferenceService digits: .*policy\.example\.com.*no owner"),
-        (invalid, r"NoSupportingRuntime: KServe says: no runtime for pytorch"),
-        (blocked, r"ModelLoadFailed: KServe says: out of memory"),
+        (invalid, r"NoSupportingRuntime: KServe reports an invalid specification: no runtime for pytorch"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_what_cannot_heal_ends_it_at_once(
+def test_what_waiting_cannot_help_ends_it_at_once(
     waiting: Callable[..., Waiting], play: Play, happens: Callable[[Play], None], told: str
 ) -> None:
     one = waiting()
@@ -260,7 +235,8 @@ class TestNotYet:
         )
         play.ready(ready=False)
         with pytest.raises(
-            RolloutTimeoutError, match=r"after 1 s: PodInitializing: container kserve-container"
+            RolloutTimeoutError,
+            match=rf"after 1 s waiting for release {A}: downloading the model$",
         ):
             one.end()
 
@@ -275,7 +251,7 @@ class TestNotYet:
         self, waiting: Callable[..., Waiting], play: Play
     ) -> None:
         first = waiting(A)
-        blocked(play)
+        invalid(play)
         with pytest.raises(RolloutFailedError):
             first.end()
         second = waiting(B)
@@ -306,7 +282,7 @@ class TestNotYet:
             {"status": {"conditions": [UNSCHEDULABLE]}},
         )
         play.ready(ready=False)
-        with pytest.raises(RolloutTimeoutError, match=r"Unschedulable: pod .*Insufficient"):
+        with pytest.raises(RolloutTimeoutError, match=r"waiting for a node that is being added"):
             one.end()
 
     def test_another_release_is_applied(
@@ -324,7 +300,7 @@ class TestNotYet:
             one.end()
 
     def test_it_is_not_there(self, cluster: Cluster, play: Play) -> None:
-        with pytest.raises(NotFoundError, match="there is no service"):
+        with pytest.raises(NotFoundError, match="service .* not found"):
             list(cluster.watch(play.reference, 5))
 
 
@@ -377,7 +353,7 @@ class TestFaults:
         one.until(lambda status: status.reason == "Ready")
         with proxy.fault("GET", status=503, times=9999):
             proxy.drop()
-            with pytest.raises(RolloutTimeoutError, match="Unreachable"):
+            with pytest.raises(RolloutTimeoutError, match="the API server is busy or in trouble"):
                 one.end()
 
     def test_a_list_that_fails_is_told_and_tried_again(
@@ -424,8 +400,8 @@ def test_a_second_process_sees_the_failure_that_is_there(
     kubeconfig: Path, cluster: Cluster, play: Play, namespace: str
 ) -> None:
     cluster.apply(documents(namespace))
-    blocked(play)
+    invalid(play)
     with Cluster(KServeTarget(kubeconfig=str(kubeconfig))) as other:
         other.apply(documents(namespace))  # nothing changes by it
-        with pytest.raises(KdeployError, match="out of memory"):
+        with pytest.raises(KdeployError, match="no runtime for pytorch"):
             list(watch_rollout(other, play.reference, A, 10))

@@ -48,13 +48,13 @@ def pipeline(config: Store, folder: Path, events: list[Event]) -> tuple[Pipeline
 def test_credentials_are_applied_and_never_shown(s3_config: Store, tmp_path: Path) -> None:
     events: list[Event] = []
     pipe, cluster = pipeline(s3_config, tmp_path, events)
-    release = pipe.rollout(None, Traffic(), timeout=None)
+    release = pipe.rollout(None, timeout=None)
     kinds = [document["kind"] for document in cluster.applied]
     assert kinds == ["Secret", "ServiceAccount", "ServingRuntime", "InferenceService"]
     secret = cluster.applied[0]
     assert base64.b64decode(secret["data"]["AWS_SECRET_ACCESS_KEY"]).decode() == s3.SECRET
     assert cluster.applied[-1]["spec"]["predictor"]["model"]["storageUri"] == pipe.store.uri(release)
     encoded = base64.b64encode(s3.SECRET.encode()).decode()
-    shown = msgspec.json.encode([pipe.plan(Traffic()), pipe.render(release, Traffic()), events]).decode()
+    shown = msgspec.json.encode([pipe.plan(100), pipe.render(release, Traffic()), events]).decode()
     assert s3.SECRET not in shown
     assert encoded not in shown

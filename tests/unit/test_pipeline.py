@@ -11,7 +11,6 @@ from deployer.config import load_settings
 from deployer.errors import ArchiveError, ConfigError, KdeployError, NotFoundError
 from deployer.events import Archiving, Event, Pushed, Warned
 from deployer.pipeline import Pipeline, export_archive
-from deployer.release import Traffic
 from deployer.store import open_store
 from deployer.targets.local import OneNode
 
@@ -105,22 +104,22 @@ def test_other_bytes_are_another_release(project: Project) -> None:
 
 def test_plan_writes_nothing_and_tells_what_push_will_make(project: Project) -> None:
     before = {path for path in project.folder.rglob("*") if ".kdeploy" not in path.parts}
-    plan = project.pipeline().plan(Traffic())
+    plan = project.pipeline().plan(100)
     assert (plan.stored, plan.serving) == (False, None)
     assert {path for path in project.folder.rglob("*") if ".kdeploy" not in path.parts} == before
     assert project.pipeline().push() == plan.release
-    assert project.pipeline().plan(Traffic()).stored
+    assert project.pipeline().plan(100).stored
 
 
 def test_a_release_that_is_not_there(project: Project) -> None:
     with pytest.raises(NotFoundError, match=r"no release 1\.0-0123456789ab of digits"):
         project.pipeline().find("1.0-0123456789ab")
     with pytest.raises(NotFoundError, match="no release id"):
-        project.pipeline().rollout("../..", Traffic(), timeout=None)
+        project.pipeline().rollout("../..", timeout=None)
 
 
 def test_a_service_that_is_not_there(project: Project) -> None:
-    with pytest.raises(NotFoundError, match="no service default/digits"):
+    with pytest.raises(NotFoundError, match="service default/digits not found"):
         project.pipeline().status()
 
 

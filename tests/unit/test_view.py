@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import pytest
 
@@ -13,18 +14,11 @@ from deployer.target import Phase, Reference, Share, Status
 A, B = "1.0-aaaaaaaaaaaa", "1.1-bbbbbbbbbbbb"
 
 
-def status(phase: Phase, *, reason: str = "", message: str = "", traffic: tuple[Share, ...] = ()) -> Status:
-    return Status(
-        reference=Reference("team", "digits"),
-        release=B,
-        phase=phase,
-        reason=reason,
-        message=message,
-        traffic=traffic,
-    )
+def status(phase: Phase, **more: Any) -> Status:
+    return Status(reference=Reference("team", "digits"), release=B, phase=phase, **more)
 
 
-CANARY = (Share("digits-predictor-00010", B, 10, latest=True), Share("digits-predictor-00009", A, 90))
+CANARY = (Share("digits-predictor-00010", B, 10), Share("digits-predictor-00009", A, 90))
 ROLLOUT: list[Event] = [
     Warned("the handler reads a file that is not there"),
     Pushed(release=B, uri="s3://models/digits", bytes_written=9),
@@ -38,7 +32,7 @@ def test_the_last_status_is_what_is_seen() -> None:
     seen = functools.reduce(see, ROLLOUT, View())
     assert lines(seen, 65) == [
         f"Progressing  team/digits  release {B}  1 min 05 s",
-        "  PodInitializing: container x",
+        "  container x",
         f"  digits-predictor-00010   10 %  {B}",
         f"  digits-predictor-00009   90 %  {A}",
     ]
@@ -59,7 +53,10 @@ def test_a_revision_of_nobody_knows_what() -> None:
     ("of", "told"),
     [
         (status(Phase.READY, traffic=CANARY), f"Ready; traffic: 10 % {B}, 90 % {A}"),
-        (status(Phase.PROGRESSING, reason="Loading", message="x"), "Progressing (Loading: x)"),
+        (status(Phase.PROGRESSING, reason="Loading", message="loading"), "Progressing (loading)"),
+        (status(Phase.PROGRESSING, message="loading", seconds=30), "Progressing (loading (30 s))"),
+        (status(Phase.PROGRESSING, reason="Loading"), "Progressing (Loading)"),
+        (status(Phase.STOPPED, reason="Stopped", message="by hand"), "Stopped (Stopped: by hand)"),
         (status(Phase.FAILED, reason="CrashLoopBackOff", message="x"), "Failed"),  # the error says why
     ],
 )

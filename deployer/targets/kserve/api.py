@@ -8,6 +8,7 @@ error says that it may have been done.
 from __future__ import annotations
 
 import base64
+import builtins
 import json
 import random
 import time
@@ -33,6 +34,7 @@ _WATCH_SECONDS = 60  # a watch is closed and gone on with after this, so that a 
 _WATCH_SILENCE = _WATCH_SECONDS + 5.0
 _NO_LOG = (400, 404, 500)  # it did not start; there is no such Pod; what the API server heard of the node
 _JSON = "application/json"
+_TABLE = "application/json;as=Table;g=meta.k8s.io;v=v1"
 _APPLY = "application/apply-patch+yaml"  # JSON is YAML
 _MERGE = "application/merge-patch+json"
 _REVIEWS = Resource("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "", namespaced=False)
@@ -81,6 +83,18 @@ class Api:
                 return found, metadata.get("resourceVersion", "")
             query = {**query, "continue": token}
 
+    def table(
+        self, resource: Resource, namespace: str | None, selector: Mapping[str, str] | None = None
+    ) -> builtins.list[Document]:
+        """Return the metadata of objects, and under `cells` the columns that `kubectl get` shows of them.
+
+        A list of whole objects is many times larger: each may hold a pod template.
+        """
+        page = self._ask("GET", resource, namespace, query=selector, accept=_TABLE)
+        names = [one["name"] for one in page.get("columnDefinitions") or []]
+        rows = page.get("rows") or []
+        return [{**row["object"], "cells": dict(zip(names, row["cells"], strict=True))} for row in rows]
+
     def apply(
         self,
         resource: Resource,
@@ -114,11 +128,10 @@ class Api:
         merged: Document = self._ask("PATCH", resource, namespace, name, query, change, _MERGE)
         return merged
 
-    def delete(self, resource: Resource, namespace: str | None, name: str, *, dry_run: bool = False) -> bool:
+    def delete(self, resource: Resource, namespace: str | None, name: str) -> bool:
         """Delete an object, and in the background what it owns. False where there was none."""
-        query = {"propagationPolicy": "Background", **_dry(dry_run)}
         try:
-            self._ask("DELETE", resource, namespace, name, query)
+            self._ask("DELETE", resource, namespace, name, {"propagationPolicy": "Background"})
         except NotFoundError:
             return False
         return True
@@ -207,12 +220,13 @@ class Api:
         query: Mapping[str, str] | None = None,
         body: Document | None = None,
         content_type: str = _JSON,
+        accept: str = _JSON,
     ) -> Any:
         verb = _VERBS[method] if name or method == "POST" else "list"
         place = "/".join(word for word in (namespace, name) if word)
         asked = f"{verb} {resource.full_name} {place}".rstrip()
         return self._send_again(
-            method, resource.path(namespace, name), query or {}, body, content_type, asked
+            method, resource.path(namespace, name), query or {}, body, content_type, asked, accept
         )
 
     def _send_again(
@@ -223,13 +237,14 @@ class Api:
         body: Document | None,
         content_type: str,
         asked: str,
+        accept: str = _JSON,
     ) -> Document:
         in_doubt = False
 
         def send() -> Document:
             nonlocal in_doubt
             try:
-                return self._send(method, path, query, body, content_type, asked)
+                return self._send(method, path, query, body, content_type, asked, accept)
             except refusals.PassingError as error:
                 in_doubt = in_doubt or error.done
                 raise
@@ -270,9 +285,10 @@ class Api:
         body: Document | None,
         content_type: str,
         asked: str,
+        accept: str,
     ) -> Document:
         url = self._connection.host + path + (f"?{urlencode(query)}" if query else "")
-        headers = {**self._connection.headers(), "Accept": _JSON, "Content-Type": content_type}
+        headers = {**self._connection.headers(), "Accept": accept, "Content-Type": content_type}
         data = _encode(body) if body is not None else None
         try:
             response = self._connection.pool.request(method, url, body=data, headers=headers)
@@ -353,10 +369,6 @@ def _without_values(answer: bytes, sent: Document | None) -> bytes:
 def _encode(body: Document) -> bytes:
     """Encode without blanks, as the API server does: what may never change it compares byte by byte."""
     return json.dumps(body, separators=(",", ":")).encode()
-
-
-def _dry(dry_run: bool) -> dict[str, str]:
-    return {"dryRun": "All"} if dry_run else {}
 
 
 def _document(response: urllib3.BaseHTTPResponse) -> Document | None:

@@ -7,7 +7,7 @@ import re
 from functools import cached_property
 from typing import Any
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from deployer.target import Document
 from deployer.targets.kserve.api import Api
@@ -57,8 +57,16 @@ class Discovery:
 
     @cached_property
     def version(self) -> str | None:
-        """KServe's version, by the image of its controller; None where that may not be read."""
-        return read_version(_read(self._api, DEPLOYMENT, KSERVE_NAMESPACE, _CONTROLLER))
+        """KServe's version, by the image of its controller; None where that cannot be read."""
+        return read_version(self.controller or None)
+
+    @cached_property
+    def controller(self) -> Document | UnsetType | None:
+        """The Deployment of KServe's controller: None where there is none, UNSET where it may not be read."""
+        try:
+            return self._api.get(DEPLOYMENT, KSERVE_NAMESPACE, _CONTROLLER)
+        except RefusedError:
+            return UNSET
 
     @cached_property
     def knative(self) -> bool:

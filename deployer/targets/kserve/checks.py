@@ -10,20 +10,23 @@ from msgspec import UNSET, Struct, UnsetType
 from deployer.errors import ConfigError
 from deployer.target import Document, Reference
 from deployer.targets.kserve.capabilities import KSERVE_NAMESPACE, KServeConfig
+from deployer.targets.kserve.preflight.admission import check_controller, check_frozen, check_pod_security
+from deployer.targets.kserve.preflight.capacity import check_room
+from deployer.targets.kserve.preflight.quotas import check_quotas
 from deployer.targets.kserve.refusals import RefusedError
 from deployer.targets.kserve.rules import (
-    GPU,
     Finding,
     check_documents,
     failure,
-    gpus_of,
     mode_of,
     ok,
     service_of,
 )
 from deployer.targets.kserve.runtimes import Seen, check_features, check_runtime, find_runtime
-from deployer.targets.kserve.serving import is_standard
+from deployer.targets.kserve.state.children import is_standard
 
+REVISION_TIMEOUT_MAX = 600  # seconds, Knative's default
+_MAX_TIMEOUT = "max-revision-timeout-seconds"
 HOST_LABEL_MAX, HOST_MAX = 63, 253  # bytes of one label of a host name, and of all of it
 _SHARED = {"ReadWriteMany", "ReadOnlyMany"}
 
@@ -39,7 +42,13 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     version: str | None = None
     knative: bool = True
     features: Seen = UNSET
+    controller: Seen = UNSET
+    defaults: Seen = UNSET  # Knative's ConfigMap config-defaults
     nodes: list[Document] | UnsetType = UNSET
+    pods: dict[str, list[Document]] | UnsetType = UNSET  # of each node that is large enough
+    quotas: list[Document] = []
+    limits: list[Document] = []
+    storage_container: Seen = UNSET
     claim: Seen = UNSET
     storage_class: Seen = UNSET
     runtime: Seen = UNSET  # the one of the cluster's own that is named
@@ -54,11 +63,16 @@ def check(documents: Sequence[Document], around: Surroundings) -> list[Finding]:
     runtime = find_runtime(documents, around.runtime)
     return [
         *_namespace(reference, around),
+        *(check_controller(around.controller) if around.config else ()),
+        *check_frozen(around.live),
         *_mode(service, around),
         *_host(reference, mode_of(service), around),
         *check_runtime(service, runtime),
         *check_features(service, runtime, around.features),
-        *_gpu(service, around),
+        *check_pod_security(service, around.namespace, around.storage_container),
+        *check_quotas(service, around.quotas, around.limits),
+        *check_room(service, around.live, around.nodes, around.pods),
+        *_timeout(service, around),
         *_claim(service, around),
         *_gateway(service, around),
         *check_documents(documents),
@@ -156,21 +170,22 @@ def _hosts(reference: Reference, mode: str, around: Surroundings) -> Iterator[st
             yield host
 
 
-def _gpu(service: Document, around: Surroundings) -> Iterator[Finding]:
-    count = gpus_of(service)
-    if not count or around.nodes is UNSET:
+def _timeout(service: Document, around: Surroundings) -> Iterator[Finding]:
+    """Yield that a revision's timeout, which is the grace period of its pods, is more than Knative allows."""
+    timeout = service["spec"]["predictor"].get("timeout")
+    if mode_of(service) != "Knative" or timeout is None:
         return
-    if any(int(one.get("status", {}).get("allocatable", {}).get(GPU, 0)) >= count for one in around.nodes):
-        yield ok("GPU", f"a node has {count} of {GPU}")
-        return
-    # An autoscaler may bring such a node, so that this is no failure yet.
-    yield Finding(
-        name="GPU",
-        status="warning",
-        detail=f"no node has {count} of {GPU} now",
-        where="serving.gpu",
-        remedy="is NVIDIA's device plugin running, or does an autoscaler bring such nodes?",
-    )
+    data = (around.defaults or {}).get("data") or {} if around.defaults is not UNSET else {}
+    most = int(data.get(_MAX_TIMEOUT, REVISION_TIMEOUT_MAX))
+    if timeout > most:
+        detail = (
+            f"{timeout} s for a prediction and the drain are more than Knative's maximum of {most} s "
+            "for a revision"
+        )
+        remedy = (
+            f"lower serving.response-timeout by {timeout - most}, or raise {_MAX_TIMEOUT} in config-defaults"
+        )
+        yield failure("timeout", detail, "serving.response-timeout", remedy)
 
 
 def _claim(service: Document, around: Surroundings) -> Iterator[Finding]:

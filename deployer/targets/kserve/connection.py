@@ -40,7 +40,7 @@ class Connection:
         options: dict[str, Any] = {
             "ssl_context": self._tls,
             "retries": False,
-            "maxsize": 8,
+            "maxsize": 32,
             "timeout": urllib3.Timeout(connect=_CONNECT, read=_READ),
         }
         if configuration.tls_server_name:

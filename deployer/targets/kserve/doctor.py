@@ -26,10 +26,12 @@ def examine(
     store: Store,
     namespace: str,
     render: Callable[[], Sequence[Document]],
+    admit: Callable[[Sequence[Document]], None],
 ) -> list[Finding]:
     """Look at everything that a rollout of a project's documents to a namespace depends on. Changes nothing.
 
-    `render` makes the documents; where it cannot, that is one of the findings.
+    `render` makes the documents and `admit` has the API server try them, webhooks included; where either
+    fails, that is one of the findings.
     """
     try:
         found = [ok("cluster", f"Kubernetes {discovery.kubernetes} at {api.where}"), _kserve(discovery)]
@@ -47,7 +49,18 @@ def examine(
     except KdeployError as error:
         name = "model store" if isinstance(error, StoreError | IntegrityError) else "release"
         return [*found, _of(error, name)]
-    return [*found, *check(documents, around), *_unread(documents, around, target)]
+    found += [*check(documents, around), *_unread(documents, around, target)]
+    if not any(one.status == "failure" for one in found):
+        found.append(_admitted(documents, admit))
+    return found
+
+
+def _admitted(documents: Sequence[Document], admit: Callable[[Sequence[Document]], None]) -> Finding:
+    try:
+        admit(documents)
+    except KdeployError as error:
+        return _of(error, "admission")
+    return ok("admission", "the API server and its webhooks accept the documents")
 
 
 def _of(error: KdeployError, name: str) -> Finding:

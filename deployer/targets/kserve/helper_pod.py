@@ -18,11 +18,12 @@ from deployer.target import Document, Reference
 from deployer.targets.kserve.api import Api
 from deployer.targets.kserve.checks import refuse
 from deployer.targets.kserve.connection import Connection
-from deployer.targets.kserve.diagnosis import diagnose_pod, explain_pod
 from deployer.targets.kserve.permissions import check_permissions, needed_for_store
 from deployer.targets.kserve.refusals import RefusedError
 from deployer.targets.kserve.resources import CLAIM, EVENT, POD, Resource
 from deployer.targets.kserve.shell import run_in_pod
+from deployer.targets.kserve.state.diagnosis import diagnose_pod
+from deployer.targets.kserve.state.pods import explain_pod
 from deployer.targets.kserve.watching import Watching
 
 DEADLINE = 3600  # seconds that such a Pod lives at most; a command that needs longer gets another one
@@ -158,7 +159,7 @@ def _still_waiting(pod: Reference, found: Document | None, events: list[Document
     said = explain_pod(found, events) if found else "it was deleted"
     if found is None or _ended(found):
         what = f"ended before it ran: {said or 'no reason is told'}"
-    elif failure := diagnose_pod(found, events):
+    elif (failure := diagnose_pod(found, events)) and not failure.after:
         what = f"cannot run: {failure.reason}: {failure.message}"
     else:
         return said

@@ -14,7 +14,7 @@ from deployer.targets.kserve.api import Api
 from deployer.targets.kserve.capabilities import find_gateway
 from deployer.targets.kserve.refusals import RefusedError
 from deployer.targets.kserve.resources import GATEWAY, NODE, POD, SERVICE, Resource
-from deployer.targets.kserve.serving import is_standard
+from deployer.targets.kserve.state.children import deployment_name, is_standard
 
 _ISTIO, _KOURIER, _KNATIVE = "istio-system", "kourier-system", "knative-serving"
 _OUTSIDE = (
@@ -47,7 +47,7 @@ def find_ingress(api: Api, reference: Reference, service: Document, named: str |
     address = search.address() if named is None else named
     if address and address != PORT_FORWARD:
         return Endpoint(url=address.rstrip("/") + search.wanted.path.rstrip("/"), host=search.wanted.netloc)
-    return search.forward(reference if is_standard(service) else None)
+    return search.forward((reference.namespace, deployment_name(service)) if is_standard(service) else None)
 
 
 class _Search:
@@ -66,14 +66,14 @@ class _Search:
             return None
         return next(chain(self._of_gateway(), self._of_services()), None)
 
-    def forward(self, standard: Reference | None) -> Endpoint:
+    def forward(self, own: tuple[str, str] | None) -> Endpoint:
         """Return the way through the API server to a pod of the ingress.
 
-        Where there is none, in Standard mode, it is to a pod of the service itself.
+        Where there is none, it is to a pod behind the predictor's `own` Service, named by namespace and name.
         """
         found = [*self._gateway_services(), *self._services(_INSIDE if self._inside else _OUTSIDE)]
-        if standard:
-            found += self._services([(standard.namespace, f"{standard.name}-predictor")])
+        if own:
+            found += self._services([own])
         for service in found:
             port = _port(service, self.wanted.scheme)
             pod = self._pod(service) if port else None

@@ -17,12 +17,13 @@ from datetime import datetime
 from deployer.errors import KdeployError, NotFoundError
 from deployer.target import Document, Reference
 from deployer.targets.kserve.api import ATTEMPTS, Api
-from deployer.targets.kserve.diagnosis import Failure
 from deployer.targets.kserve.refusals import NoLogError, PassingError
 from deployer.targets.kserve.resources import INFERENCE_SERVICE, POD
+from deployer.targets.kserve.state.diagnosis import Failure
 from deployer.targets.kserve.watching import Watching, selections
 
 LAST_LINES = 20
+TAIL_LINES = 400
 
 _DAY = 86400.0  # seconds
 _LASTED = 5.0  # seconds after which a log that breaks off is no failure that repeats itself
@@ -38,6 +39,15 @@ def last_lines(api: Api, namespace: str, failure: Failure) -> tuple[str, ...]:
     try:
         return tuple(log.read(**_of_the_run(previous=failure.previous), tailLines=str(LAST_LINES)))
     except KdeployError:  # it never started, or its node is gone: the failure itself is told
+        return ()
+
+
+def tail(api: Api, pod: Document, container: str) -> tuple[str, ...]:
+    """Return the last lines of a container that runs, enough for several tracebacks; none without a log."""
+    log = _Log(api, pod["metadata"], container)
+    try:
+        return tuple(log.read(**_of_the_run(previous=False), tailLines=str(TAIL_LINES)))
+    except KdeployError:
         return ()
 
 

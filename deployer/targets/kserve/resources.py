@@ -53,9 +53,14 @@ CONFIG_MAP = Resource("", "v1", "configmaps", "ConfigMap")
 CLAIM = Resource("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
 STORAGE_CLASS = Resource("storage.k8s.io", "v1", "storageclasses", "StorageClass", namespaced=False)
 GATEWAY = Resource("gateway.networking.k8s.io", "v1", "gateways", "Gateway")
+HTTP_ROUTE = Resource("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
+QUOTA = Resource("", "v1", "resourcequotas", "ResourceQuota")
+LIMIT_RANGE = Resource("", "v1", "limitranges", "LimitRange")
+STORAGE_CONTAINER = Resource(
+    "serving.kserve.io", "v1alpha1", "clusterstoragecontainers", "ClusterStorageContainer", namespaced=False
+)
 SECRET = Resource("", "v1", "secrets", "Secret")
 SERVICE = Resource("", "v1", "services", "Service")
-CLAIM = Resource("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
 SERVICE_ACCOUNT = Resource("", "v1", "serviceaccounts", "ServiceAccount")
 
 _WRITTEN = (INFERENCE_SERVICE, SERVING_RUNTIME, SECRET, SERVICE_ACCOUNT)

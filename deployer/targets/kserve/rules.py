@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from deployer.config import NAME_PATTERN
 from deployer.target import Document
-from deployer.targets.kserve.serving import MODE_ANNOTATION
+from deployer.targets.kserve.state.children import MODE_ANNOTATION
 
 GPU = "nvidia.com/gpu"
 DOCUMENT_MAX = 1536 << 10  # bytes of an object that etcd takes unless it is set otherwise
@@ -90,6 +90,14 @@ def _replicas(service: Document) -> Iterator[Finding]:
     elif least > most != 0:
         detail = f"at least {least} replicas are more than the {most} that there may be at most"
         yield failure("replicas", detail, "serving.min-replicas", "raise serving.max-replicas")
+    elif least == 0 and mode_of(service) == "Standard":
+        yield Finding(
+            name="replicas",
+            status="warning",
+            detail="min-replicas = 0 does not scale to zero in Standard mode: KServe runs 1 replica",
+            where="serving.min-replicas",
+            remedy="set serving.min-replicas = 1, or use a cluster in Knative mode",
+        )
 
 
 def _environment(service: Document) -> Iterator[Finding]:

@@ -14,6 +14,8 @@ from deployer.targets.kserve.api import Api
 from deployer.targets.kserve.capabilities import Discovery
 from deployer.targets.kserve.checks import Surroundings
 from deployer.targets.kserve.parallel import ask_all
+from deployer.targets.kserve.preflight.admission import ENFORCE
+from deployer.targets.kserve.preflight.capacity import read_pods
 from deployer.targets.kserve.refusals import RefusedError, UnknownKindError
 from deployer.targets.kserve.resources import (
     CLAIM,
@@ -21,12 +23,15 @@ from deployer.targets.kserve.resources import (
     CONFIG_MAP,
     GATEWAY,
     INFERENCE_SERVICE,
+    LIMIT_RANGE,
     NAMESPACE,
     NODE,
+    QUOTA,
     SERVING_RUNTIME,
     STORAGE_CLASS,
+    STORAGE_CONTAINER,
 )
-from deployer.targets.kserve.rules import gpus_of, mode_of, service_of
+from deployer.targets.kserve.rules import mode_of, service_of
 from deployer.targets.kserve.runtimes import Seen, find_runtime, flags_of
 
 Asked = dict[str, Callable[[], Any]]
@@ -53,11 +58,14 @@ def _first(api: Api, discovery: Discovery, documents: Sequence[Document]) -> Ask
     asked: Asked = {
         "namespace": lambda: api.get(NAMESPACE, None, namespace),
         "config": lambda: discovery.config,
+        "controller": lambda: discovery.controller,
+        "nodes": lambda: api.list(NODE, None)[0],
+        "quotas": lambda: api.list(QUOTA, namespace)[0],
+        "limits": lambda: api.list(LIMIT_RANGE, namespace)[0],
     }
     if mode_of(service) == "Knative":
         asked["knative"] = lambda: discovery.knative
-    if gpus_of(service):
-        asked["nodes"] = lambda: api.list(NODE, None)[0]
+        asked["defaults"] = lambda: api.get(CONFIG_MAP, "knative-serving", "config-defaults")
     if scheme == "pvc":
         asked["claim"] = lambda: api.get(CLAIM, namespace, path.partition("/")[0])
     if find_runtime(documents, UNSET) is UNSET:
@@ -74,6 +82,11 @@ def _second(api: Api, discovery: Discovery, documents: Sequence[Document], found
         asked["gateway"] = lambda: api.get(GATEWAY, space, gateway)
     if config and config.deployment_mode not in (None, mode):
         asked["version"] = lambda: discovery.version
+    if nodes := found.get("nodes"):
+        asked["pods"] = lambda: read_pods(api, nodes, service)
+    labels = (found.get("namespace") or {}).get("metadata", {}).get("labels", {})
+    if labels.get(ENFORCE) == "restricted":
+        asked["storage_container"] = lambda: api.get(STORAGE_CONTAINER, None, "default")
     runtime: Seen = find_runtime(documents, found.get("runtime", UNSET))
     if mode == "Knative" and flags_of(service, runtime or None):
         asked["features"] = lambda: api.get(CONFIG_MAP, "knative-serving", "config-features")

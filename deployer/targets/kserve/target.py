@@ -10,22 +10,21 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from types import TracebackType
 
-import msgspec
-
 from deployer.config import KServeTarget, Store
-from deployer.errors import ConfigError, KdeployError, NotFoundError, TargetError
+from deployer.errors import ConfigError, NotFoundError, TargetError
 from deployer.history import plan_entry, write_time
 from deployer.ownership import agrees, leave_to_others
+from deployer.release import Traffic
 from deployer.target import (
     Capabilities,
     Document,
     Endpoint,
     Entry,
+    Live,
     Origin,
     Phase,
     Reference,
     Status,
-    read_status,
 )
 from deployer.targets.kserve.api import Api
 from deployer.targets.kserve.applying import (
@@ -45,8 +44,8 @@ from deployer.targets.kserve.doctor import examine
 from deployer.targets.kserve.helper_pod import HelperPod
 from deployer.targets.kserve.history import History, Rollout
 from deployer.targets.kserve.ingress import find_ingress
-from deployer.targets.kserve.judge import Judge
-from deployer.targets.kserve.logs import follow_logs, last_lines, read_logs
+from deployer.targets.kserve.logs import follow_logs, read_logs
+from deployer.targets.kserve.observing import holding_pods, inspect, list_statuses, read_live
 from deployer.targets.kserve.permissions import check_permissions, needed_for_store, render_role, to_roll_out
 from deployer.targets.kserve.refusals import RefusedError
 from deployer.targets.kserve.resources import (
@@ -57,17 +56,9 @@ from deployer.targets.kserve.resources import (
     resource_of,
 )
 from deployer.targets.kserve.rules import Finding, mode_of, service_of
-from deployer.targets.kserve.serving import (
-    SERVICE_LABEL,
-    Children,
-    assume_serving,
-    count_replicas,
-    describe_serving,
-    is_standard,
-    release_of,
-)
+from deployer.targets.kserve.state.children import SERVICE_LABEL, release_of
 from deployer.targets.kserve.surroundings import look
-from deployer.targets.kserve.watching import Watching, selections
+from deployer.targets.kserve.waiting import Wait
 
 _SCALED = (("spec", "predictor", "minReplicas"), ("spec", "predictor", "maxReplicas"))
 
@@ -91,7 +82,9 @@ class Cluster:
         self._clock = clock
         self._connected: Connection | None = None
         self._entries: dict[Reference, int] = {}  # the history's numbers of what was applied here
-        self._left: dict[Reference, Document] = {}  # the model status that the release before left
+        # Of what was applied here: whether that changed the pods, and the model status of the release before.
+        self._fresh: dict[Reference, bool] = {}
+        self._left: dict[Reference, Document] = {}
 
     def __enter__(self) -> Cluster:
         return self
@@ -99,6 +92,7 @@ class Cluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Close the connections."""
         if self._connected:
             self._connected.close()
 
@@ -139,18 +133,19 @@ class Cluster:
         allowed = check_permissions(self.api, service["metadata"]["namespace"], wanted)
         return refuse([allowed, *check(documents, around)])
 
-    def serves(self, documents: Sequence[Document]) -> bool:
-        """Return whether just these documents serve already: a small request for each, and one more.
+    def serves(self, documents: Sequence[Document], live: Live) -> bool:
+        """Return whether a live service is Ready with just these documents: one small request for each other.
 
-        All of them are looked at: a rotated Secret is no part of the release, and the first document is
-        what a rollout finishes last.
+        A rotated Secret is not part of the release, and the first document is what a rollout finishes last.
+        The runtime's name is made of its content, so that it needs no look.
         """
-        service = service_of(documents)
-        live = self.get(self._reference(service))
-        if live is None or is_ending(live) or read_status(live).phase is not Phase.READY:
+        if is_ending(live.document) or live.status.phase is not Phase.READY:
             return False
-        return agrees(live, self._wanted(service, live)) and all(
-            is_applied(self.api, document, self.namespace, live) for document in _others(documents)
+        wanted = _keep_strategy(self._wanted(service_of(documents), live.document), live.document)
+        others = _others(documents)
+        asked = [document for document in others if document["kind"] != "ServingRuntime"] or others
+        return agrees(live.document, wanted) and all(
+            is_applied(self.api, document, self.namespace, live.document) for document in asked
         )
 
     def preview(self, documents: Sequence[Document]) -> builtins.list[tuple[Document | None, Document]]:
@@ -168,7 +163,9 @@ class Cluster:
             compared.append((live, after))
         return compared
 
-    def apply(self, documents: Sequence[Document], origin: Origin | None = None) -> Reference:
+    def apply(
+        self, documents: Sequence[Document], origin: Origin | None = None, traffic: Traffic | None = None
+    ) -> Reference:
         """Apply documents server-side, the service's own last; what is made for it goes when it goes.
 
         The rollout is an entry of the history from before the first write on. Raises ConflictError naming
@@ -179,13 +176,16 @@ class Cluster:
         reference = self._reference(service)
         if self._dry_run:
             live = self.api.get(INFERENCE_SERVICE, reference.namespace, reference.name)
-            for document in (*_others(documents), self._wanted(service, live)):
-                apply_document(self.api, document, reference.namespace, force=self._force, dry_run=True)
+            self._admit([*_others(documents), self._wanted(service, live)])
             return reference
         live = self._lasting(reference)
         history = History(self.api, reference, self._clock)
         entry = plan_entry(
-            documents, origin or Origin(), now=write_time(_utc()), account=self._connection.user
+            documents,
+            origin or Origin(),
+            now=write_time(_utc()),
+            account=self._connection.user,
+            stable=traffic.stable if traffic else None,
         )
         with history.begin(entry) as rollout:
             self._apply(documents, reference, rollout, live)
@@ -208,6 +208,7 @@ class Cluster:
         live = self._lasting(reference)
         wanted = self._wanted(service_of(documents), live)
         new = apply_document(self.api, wanted, reference.namespace, force=self._force)
+        self._fresh[reference] = live is None or release_of(live) != release_of(new)
         if live and live["metadata"].get("generation") != new["metadata"].get("generation"):
             self._left[reference] = live.get("status", {}).get("modelStatus", {})
         owner = owner_of(new)
@@ -227,47 +228,43 @@ class Cluster:
         """Return what was applied to a service, the oldest first, from its ControllerRevisions."""
         return History(self.api, reference).read()
 
-    def note_outcome(self, reference: Reference, outcome: str) -> None:
-        """Note in the history how the wait for what was applied here last has ended."""
-        if reference in self._entries:
-            History(self.api, reference).note(self._entries[reference], outcome)
+    def note_outcome(self, reference: Reference, outcome: str, number: int | None = None) -> None:
+        """Note the outcome of an entry of the history: by default of the one that was applied here last."""
+        number = number or self._entries.get(reference)
+        if number:
+            History(self.api, reference).note(number, outcome)
 
-    def watch(self, reference: Reference, timeout: float) -> Iterator[Status]:
+    def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Iterator[Status]:
         """Yield the status now and at every change; end after `timeout` seconds.
 
-        Ready is told when the serving revision is of the service's own release and Ready has lasted
-        `wait-window` seconds. Raises NotFoundError where there is no such service.
+        Ready counts once it has lasted `wait-window` seconds. Raises NotFoundError where there is no such
+        service.
         """
-        service = self._existing(reference)
-        end = self._clock() + timeout
-        judge = Judge(window=self._config.wait_window, before=self._left.get(reference))
-        chosen = selections(reference, standard=is_standard(service))
-        with Watching(self.api, reference, chosen) as watching:
-            while True:
-                limit = judge.look_again if judge.in_window else min(end, judge.look_again or end)
-                changed = watching.wait((limit or end) - self._clock())
-                now = self._clock()
-                if watching.complete:
-                    yield self._status(judge, self._same(service, watching.service), watching, now)
-                elif changed and watching.trouble:
-                    yield _in_trouble(read_status(service), watching.trouble)
-                if now >= end and not judge.in_window:
-                    if not watching.complete:
-                        yield _in_trouble(read_status(service), watching.trouble or watching.silence)
-                    return
+        return Wait(
+            self.api,
+            self._existing(reference),
+            window=self._config.wait_window,
+            fresh=self._fresh.get(reference, False),
+            stable=stable,
+            spec_before=self._left.get(reference),
+            clock=self._clock,
+        ).statuses(timeout)
 
-    def get(self, reference: Reference) -> Document | None:
-        """Return the InferenceService with the release of each revision, or None where there is none."""
-        live = self.api.get(INFERENCE_SERVICE, reference.namespace, reference.name)
-        if live is None:
-            return None
-        children = self._children(reference, standard=is_standard(live))
-        return count_replicas(describe_serving(live, children), children)
+    def get(self, reference: Reference) -> Live | None:
+        """Return the service and who answers its requests, or None where there is none."""
+        return read_live(self.api, reference)
 
-    def list(self, namespace: str | None = None) -> builtins.list[Document]:
-        """Return the InferenceServices of one namespace, or of all: one paged list, no look at revisions."""
-        found, _ = self.api.list(INFERENCE_SERVICE, namespace)
-        return [assume_serving(document) for document in found]
+    def inspect(self, reference: Reference) -> Live | None:
+        """Return the service with what its pods tell: why it fails, or what it waits for."""
+        return inspect(self.api, reference, self._clock())
+
+    def list(self, namespace: str | None = None) -> builtins.list[Status]:
+        """Return the state of the services of one namespace, or of all."""
+        return list_statuses(self.api, namespace)
+
+    def holding(self, reference: Reference) -> tuple[str, ...]:
+        """Return the pods of a service that are being deleted and still hold their resources."""
+        return holding_pods(self.api, reference)
 
     def delete(self, reference: Reference) -> bool:
         """Delete the service; what was made for it is collected by the cluster. False where none was.
@@ -276,9 +273,8 @@ class Cluster:
         """
         history = History(self.api, reference)
         orphans = history.orphans()
-        found = self.api.delete(INFERENCE_SERVICE, reference.namespace, reference.name, dry_run=self._dry_run)
-        if not self._dry_run:
-            history.collect(orphans)
+        found = self.api.delete(INFERENCE_SERVICE, reference.namespace, reference.name)
+        history.collect(orphans)
         return found
 
     def logs(self, reference: Reference, *, follow: bool = False, previous: bool = False) -> Iterator[str]:
@@ -301,7 +297,14 @@ class Cluster:
 
     def examine(self, render: Callable[[], Sequence[Document]]) -> builtins.list[Finding]:
         """Look at everything that a rollout of the documents depends on. Changes nothing."""
-        return examine(self.api, self._discovery, self._config, self._store, self.namespace, render)
+        return examine(
+            self.api, self._discovery, self._config, self._store, self.namespace, render, self._admit
+        )
+
+    def _admit(self, documents: Sequence[Document]) -> None:
+        """Let the API server and its webhooks try documents. Changes nothing."""
+        for document in documents:
+            apply_document(self.api, document, self.namespace, force=self._force, dry_run=True)
 
     def shell(self, image: str, note: Callable[[str], None]) -> HelperPod:
         """Return a shell in the claim of the model store; its Pod is made when it is first used."""
@@ -344,36 +347,10 @@ class Cluster:
             return document
         return leave_to_others(document, live, _SCALED)
 
-    def _same(self, service: Document, found: Document | None) -> Document:
-        """Return the service as it is now. Raises NotFoundError where it is there no more."""
-        if found and found["metadata"]["uid"] == service["metadata"]["uid"]:
-            return found
-        anew = ", and another was made of its name" if found else ""
-        raise NotFoundError(
-            f"{service['metadata']['name']} was deleted while its release was being rolled out{anew}",
-            where=f"namespace {service['metadata']['namespace']} on {self._connection.where}",
-            hint="`kdeploy list` shows what there is; `kdeploy rollout` again makes it",
-        )
-
-    def _status(self, judge: Judge, service: Document, watching: Watching, now: float) -> Status:
-        status = judge.look(service, watching.children, now)
-        if status.phase is Phase.FAILED and judge.failure:
-            log = last_lines(self.api, status.reference.namespace, judge.failure)
-            return msgspec.structs.replace(status, log=log)
-        return _in_trouble(status, watching.trouble) if watching.trouble else status
-
-    def _children(self, reference: Reference, *, standard: bool) -> Children:
-        resource = REPLICA_SET if standard else REVISION
-        try:
-            found, _ = self.api.list(resource, reference.namespace, _labelled(reference))
-        except RefusedError:
-            return Children()
-        return Children(replica_sets=found) if standard else Children(revisions=found)
-
     def _existing(self, reference: Reference) -> Document:
         live = self.api.get(INFERENCE_SERVICE, reference.namespace, reference.name)
         if live is None:
-            raise NotFoundError(f"there is no service {reference}", hint="`kdeploy list` shows what there is")
+            raise NotFoundError(f"service {reference} not found", hint="`kdeploy list` shows what exists")
         return live
 
 
@@ -381,12 +358,15 @@ def _labelled(reference: Reference) -> dict[str, str]:
     return {"labelSelector": f"{SERVICE_LABEL}={reference.name}"}
 
 
-def _in_trouble(status: Status, trouble: KdeployError) -> Status:
-    """Say what is wrong; what is not seen right now is not believed to be Ready still."""
-    if status.phase is Phase.FAILED:
-        return status
-    phase = Phase.PENDING if status.phase is Phase.PENDING else Phase.PROGRESSING
-    return msgspec.structs.replace(status, phase=phase, reason="Unreachable", message=trouble.what)
+def _keep_strategy(wanted: Document, live: Document) -> Document:
+    """Return a document with the live strategy: another one alone is not worth a rollout."""
+    strategy = live["spec"]["predictor"].get("deploymentStrategy")
+    predictor = {
+        key: value for key, value in wanted["spec"]["predictor"].items() if key != "deploymentStrategy"
+    }
+    if strategy is not None:
+        predictor["deploymentStrategy"] = strategy
+    return {**wanted, "spec": {**wanted["spec"], "predictor": predictor}}
 
 
 def _others(documents: Sequence[Document]) -> builtins.list[Document]:

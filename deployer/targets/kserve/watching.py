@@ -29,31 +29,41 @@ from deployer.targets.kserve.resources import (
     REVISION,
     Resource,
 )
-from deployer.targets.kserve.serving import SERVICE_LABEL, Children
+from deployer.targets.kserve.state.children import SERVICE_LABEL, Children
 
 _PATIENCE = 1.0  # seconds that threads get to end; one that a silent API server holds ends with the process
 _LOOK_UP = 1.0  # seconds: Python overlooks a Ctrl-C that comes just before it begins to wait
 _PAUSE_MAX = 2.0  # seconds between attempts while the API server cannot be reached
 
 
-class _Listed(Struct):
+_EVENTS_MAX = 16  # objects whose events are followed; a failing release fails in each of its pods alike
+
+
+class _Selection(Struct, frozen=True):
+    """What one watch sees: a kind of object, and the query that selects some of them."""
+
     resource: Resource
+    query: tuple[tuple[str, str], ...]
+
+
+class _Listed(Struct):
+    source: _Selection
     documents: list[Document]
 
 
 class _Changed(Struct):
-    resource: Resource
+    source: _Selection
     document: Document
     deleted: bool
 
 
 class _Broken(Struct):
-    resource: Resource
+    source: _Selection
     error: KdeployError
 
 
 class _Opened(Struct):
-    resource: Resource
+    source: _Selection
 
 
 class _Woken(Struct):
@@ -70,37 +80,51 @@ def selections(reference: Reference, *, standard: bool) -> dict[Resource, Mappin
     return {
         INFERENCE_SERVICE: {"fieldSelector": f"metadata.name={reference.name}"},
         POD: labelled,
-        EVENT: {},
         **dict.fromkeys(made, labelled),
     }
 
 
 class Watching:
-    """The live copy, for as long as the `with` lasts. Its threads hold no lock and end with it."""
+    """The live copy, for as long as the `with` lasts. Its threads hold no lock and end with it.
 
-    def __init__(self, api: Api, reference: Reference, chosen: Mapping[Resource, Mapping[str, str]]) -> None:
-        self._troubles: dict[Resource, KdeployError] = {}
-        self._reference = reference
+    With `events`, the events about each pod are part of it, selected by the pod's uid: a shared namespace may
+    hold thousands of others.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        reference: Reference,
+        chosen: Mapping[Resource, Mapping[str, str]],
+        *,
+        events: bool = False,
+    ) -> None:
+        self._api, self._namespace, self._events = api, reference.namespace, events
+        self._troubles: dict[_Selection, KdeployError] = {}
         self._messages: queue.SimpleQueue[_Message] = queue.SimpleQueue()
-        self._known: dict[Resource, dict[str, Document]] = {}
-        self._unlisted = set(chosen)
-        self._followers = [
-            _Follower(api, reference.namespace, resource, query, self._messages)
-            for resource, query in chosen.items()
-        ]
+        self._known: dict[_Selection, dict[str, Document]] = {}
+        self._followers: dict[_Selection, _Follower] = {}
+        for resource, query in chosen.items():
+            self._add(_Selection(resource, tuple(query.items())))
+        self._unlisted = set(self._followers)
+
+    def _add(self, source: _Selection) -> _Follower:
+        follower = _Follower(self._api, self._namespace, source, self._messages)
+        self._followers[source] = follower
+        return follower
 
     def __enter__(self) -> Watching:
-        for follower in self._followers:
+        for follower in self._followers.values():
             follower.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for follower in self._followers:
+        for follower in self._followers.values():
             follower.stop()
         end = time.monotonic() + _PATIENCE
-        for follower in self._followers:
+        for follower in self._followers.values():
             follower.join(max(end - time.monotonic(), 0.0))
 
     @property
@@ -111,18 +135,22 @@ class Watching:
     @property
     def service(self) -> Document | None:
         """The InferenceService, or None once it is deleted."""
-        return next(iter(self._known.get(INFERENCE_SERVICE, {}).values()), None)
+        return next(iter(self._of(INFERENCE_SERVICE)), None)
 
     @property
     def children(self) -> Children:
         """What belongs to it."""
-        pods, events, revisions, deployments, replica_sets = (
-            list(self._known.get(resource, {}).values())
-            for resource in (POD, EVENT, REVISION, DEPLOYMENT, REPLICA_SET)
-        )
         return Children(
-            pods=pods, events=events, revisions=revisions, deployments=deployments, replica_sets=replica_sets
+            pods=self._of(POD),
+            events=self._of(EVENT),
+            revisions=self._of(REVISION),
+            deployments=self._of(DEPLOYMENT),
+            replica_sets=self._of(REPLICA_SET),
         )
+
+    def _of(self, resource: Resource) -> list[Document]:
+        known = (documents for source, documents in self._known.items() if source.resource == resource)
+        return [document for documents in known for document in documents.values()]
 
     @property
     def trouble(self) -> KdeployError | None:
@@ -132,20 +160,30 @@ class Watching:
     @property
     def silence(self) -> KdeployError:
         """What has not been seen at all, where `complete` is False."""
-        names = sorted(resource.full_name for resource in self._unlisted)
+        names = sorted(source.resource.full_name for source in self._unlisted)
         return TargetError(f"the API server has not listed {', '.join(names)}")
 
     def wait(self, seconds: float) -> bool:
         """Wait for a change and take in all that there are; False after `seconds` without one.
 
-        Raises TargetError for what asking again does not mend.
+        Raises TargetError for what asking again does not change.
         """
         if not self._take_first(time.monotonic() + seconds):
             return False
         with contextlib.suppress(queue.Empty):
             while True:
                 self._take(self._messages.get_nowait())
+        if self._events:
+            self._follow_events()
         return True
+
+    def _follow_events(self) -> None:
+        """Follow the events about pods that have come to be known."""
+        for document in self._of(POD):
+            source = _Selection(EVENT, (("fieldSelector", f"involvedObject.uid={_uid(document)}"),))
+            followed = sum(one.resource == EVENT for one in self._followers)
+            if source not in self._followers and followed < _EVENTS_MAX:
+                self._add(source).start()
 
     def _take_first(self, end: float) -> bool:
         while True:
@@ -163,38 +201,29 @@ class Watching:
     def _take(self, message: _Message) -> None:
         if isinstance(message, _Woken):
             return
+        source = message.source
         if isinstance(message, _Broken):
             if not message.error.retryable:
                 raise message.error
-            self._troubles[message.resource] = message.error
+            self._troubles[source] = message.error
             return
-        self._troubles.pop(message.resource, None)
+        self._troubles.pop(source, None)
         if isinstance(message, _Listed):
-            self._unlisted.discard(message.resource)
-            self._known[message.resource] = {_uid(d): d for d in message.documents if self._concerns(d)}
-        elif isinstance(message, _Opened):
-            return
-        elif message.deleted:
-            self._known[message.resource].pop(_uid(message.document), None)
-        elif self._concerns(message.document):
-            self._known[message.resource][_uid(message.document)] = message.document
-
-    def _concerns(self, document: Document) -> bool:
-        about = document.get("involvedObject")  # of an Event: everything that is made for NAME is NAME…
-        return about is None or str(about.get("name", "")).startswith(self._reference.name)
+            self._unlisted.discard(source)
+            self._known[source] = {_uid(one): one for one in message.documents}
+        elif isinstance(message, _Changed) and message.deleted:
+            self._known[source].pop(_uid(message.document), None)
+        elif isinstance(message, _Changed):
+            self._known[source][_uid(message.document)] = message.document
 
 
 class _Follower(threading.Thread):
     def __init__(
-        self,
-        api: Api,
-        namespace: str,
-        resource: Resource,
-        query: Mapping[str, str],
-        messages: queue.SimpleQueue[_Message],
+        self, api: Api, namespace: str, source: _Selection, messages: queue.SimpleQueue[_Message]
     ) -> None:
-        super().__init__(name=f"watch {resource.plural}", daemon=True)
-        self._api, self._namespace, self._resource, self._query = api, namespace, resource, query
+        super().__init__(name=f"watch {source.resource.plural}", daemon=True)
+        self._api, self._namespace, self._source = api, namespace, source
+        self._resource, self._query = source.resource, dict(source.query)
         self._messages = messages
         self._stopping = threading.Event()
         self._response: urllib3.BaseHTTPResponse | None = None
@@ -213,9 +242,9 @@ class _Follower(threading.Thread):
         try:
             self._follow()
         except UnknownKindError:  # no Knative, say: then there are none
-            self._messages.put(_Listed(self._resource, []))
+            self._messages.put(_Listed(self._source, []))
         except KdeployError as error:
-            self._messages.put(_Broken(self._resource, error))
+            self._messages.put(_Broken(self._source, error))
 
     def _follow(self) -> None:
         pause = 0.0
@@ -227,7 +256,7 @@ class _Follower(threading.Thread):
         try:
             if not self._version:
                 documents, self._version = self._api.list(self._resource, self._namespace, self._query)
-                self._messages.put(_Listed(self._resource, documents))
+                self._messages.put(_Listed(self._source, documents))
             self._watch()
         except GoneError:
             self._version = ""
@@ -236,7 +265,7 @@ class _Follower(threading.Thread):
                 return 0.0
             if not error.retryable:
                 raise
-            self._messages.put(_Broken(self._resource, error))
+            self._messages.put(_Broken(self._source, error))
         else:
             return 0.0
         return min(max(pause * 2, 0.1), _PAUSE_MAX)
@@ -248,11 +277,11 @@ class _Follower(threading.Thread):
             if self._stopping.is_set():
                 self._response.close()
                 return
-            self._messages.put(_Opened(self._resource))
+            self._messages.put(_Opened(self._source))
             for kind, document in self._api.read_watch(self._response):
                 self._version = document["metadata"]["resourceVersion"]
                 if kind != "BOOKMARK":
-                    self._messages.put(_Changed(self._resource, document, kind == "DELETED"))
+                    self._messages.put(_Changed(self._source, document, kind == "DELETED"))
         finally:
             self._response = None
 

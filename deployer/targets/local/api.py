@@ -75,7 +75,7 @@ class Api:
     async def _apply(self, request: web.Request) -> web.Response:
         wanted = await request.json()
         origin = msgspec.convert(wanted["origin"], Origin)
-        reference = self._supervisor.apply(wanted["documents"], wanted["namespace"], origin)
+        reference = self._supervisor.apply(wanted["documents"], wanted["namespace"], origin, wanted["stable"])
         number = self._supervisor.find(reference).record.history[-1].number
         return _json({"namespace": reference.namespace, "name": reference.name, "number": number})
 

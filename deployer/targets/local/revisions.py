@@ -101,7 +101,6 @@ def want(record: Record | None, service: Document, runtime: Document, now: str) 
     tried once more.
     """
     record = record or Record(service=service, runtime=runtime, created=now, generation=0)
-    before, serves_all = record.latest, record.goal == (Line(record.latest, 100),)
     changed = (record.service.get("spec"), record.runtime) != (service["spec"], runtime)
     revision = _revision(record, service, runtime)
     others = tuple(r for r in record.revisions if r.name != revision.name)
@@ -113,11 +112,6 @@ def want(record: Record | None, service: Document, runtime: Document, now: str) 
         revisions=tuple(sorted((*others, revision), key=lambda r: r.name)),
         latest=revision.name,
     )
-    # KServe's own rollback after a full rollout: the same template with less than all of the
-    # requests gives the rest to the revision before it.
-    back = serves_all and revision.name == before == record.rolled_out and record.percent < 100
-    if back and record.previous not in ("", before):
-        record = structs.replace(record, rolled_out=record.previous)
     return _without_old_revisions(record)
 
 

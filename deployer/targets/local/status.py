@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from deployer.target import Document
+from deployer.target import NOT_RUNNING, RELEASE_LABEL, Document, Phase, Status, read_status
 from deployer.targets.local.revisions import Record, hosts
+
+LOGS = "fix the cause, then run `kdeploy rollout` again; `kdeploy logs` shows what TorchServe wrote"
+
+
+def observe(document: Document, *, stable: str | None = None) -> Status:
+    """Return what a document that `build_document` made tells; `stable` as in read_status."""
+    predictor = document["status"]["components"]["predictor"]
+    releases = {line["revisionName"]: line["release"] for line in predictor["traffic"]}
+    releases[predictor["latestCreatedRevision"]] = document["metadata"].get("labels", {}).get(RELEASE_LABEL)
+    releases[predictor.get("latestRolledoutRevision", "")] = predictor.get("rolledOutRelease")
+    status = read_status(document, releases, stable=stable)
+    counted = predictor["replicas"]
+    hint = LOGS if status.phase is Phase.FAILED else ""
+    return structs.replace(status, replicas=(counted["ready"], counted["wanted"]), hint=hint)
 
 
 class Seen(Struct, frozen=True):
@@ -55,12 +69,12 @@ def _status(record: Record, seen: Mapping[str, Seen], now: str, before: Document
         "deploymentMode": "Knative",
         "servingRuntimeName": record.runtime["metadata"]["name"],
         "conditions": [_dated(kind, c, since.get(kind), now) for kind, c in conditions.items()],
-        "components": {"predictor": _predictor(record, seen, outer)},
+        "components": {"predictor": _predictor(record, seen, outer, serves=not down)},
         "modelStatus": _model_status(record, seen, now, before, arrived=arrived),
     }
 
 
-def _predictor(record: Record, seen: Mapping[str, Seen], host: str) -> Document:
+def _predictor(record: Record, seen: Mapping[str, Seen], host: str, *, serves: bool) -> Document:
     releases = {revision.name: revision.release for revision in record.revisions}
     names = {
         "latestCreatedRevision": record.latest,
@@ -75,13 +89,14 @@ def _predictor(record: Record, seen: Mapping[str, Seen], host: str) -> Document:
             "latestRevision": line.revision == record.ready,
             "release": releases[line.revision],
         }
-        for line in record.traffic
+        for line in (record.traffic if serves else ())
     ]
     if len(traffic) == 2:  # as KServe tags the revision that a canary stands against
         traffic[1]["tag"] = "prev"
     ready = sum(one.ready for name, one in seen.items() if name in record.needed)
     return {
         **{key: name for key, name in names.items() if name},
+        "rolledOutRelease": releases.get(record.rolled_out),
         "traffic": traffic,
         "replicas": {"ready": ready, "wanted": len(record.needed)},
         "url": f"http://{host}",
@@ -92,7 +107,7 @@ def _conditions(
     record: Record, seen: Mapping[str, Seen], *, arrived: bool, down: str
 ) -> dict[str, _Condition]:
     if down:
-        gone = _Condition("False", "SupervisorNotRunning", down)
+        gone = _Condition("False", NOT_RUNNING, down)
         return {"PredictorReady": gone, "IngressReady": gone, "Ready": gone}
     serving = [line.revision for line in record.traffic]
     lost = _missing(serving, seen)

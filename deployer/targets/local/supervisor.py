@@ -83,14 +83,16 @@ class Supervisor:
         await self._session.close()
         self.state.remove_alias()
 
-    def apply(self, documents: Sequence[Document], namespace: str, origin: Origin) -> Reference:
+    def apply(
+        self, documents: Sequence[Document], namespace: str, origin: Origin, stable: str | None = None
+    ) -> Reference:
         """Make documents the wanted state of their service. Raises TargetError, with nothing changed."""
         service, runtime = read_documents(documents, namespace)
         metadata = service["metadata"]
         reference = Reference(metadata["namespace"], metadata["name"])
         runtime = runtime or self._known_runtime(reference, service)
         known = self.services.get(reference)
-        entry = plan_entry(documents, origin, now=now())
+        entry = plan_entry(documents, origin, now=now(), stable=stable)
         if known:
             known.want(service, runtime, entry)
         else:

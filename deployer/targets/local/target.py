@@ -11,16 +11,17 @@ import msgspec
 
 from deployer.errors import NotFoundError, TargetError
 from deployer.ownership import agrees
+from deployer.release import Traffic
 from deployer.target import (
     Capabilities,
     Document,
     Endpoint,
     Entry,
+    Live,
     Origin,
     Phase,
     Reference,
     Status,
-    read_status,
 )
 from deployer.targets.local import daemon
 from deployer.targets.local.connection import NotRunningError, ask, lines
@@ -28,7 +29,7 @@ from deployer.targets.local.logs import read_logs, read_previous, revisions_of_i
 from deployer.targets.local.protocol import Info, RevisionInfo, ServiceInfo
 from deployer.targets.local.revisions import read_documents
 from deployer.targets.local.state import State
-from deployer.targets.local.status import build_document
+from deployer.targets.local.status import build_document, observe
 
 _DOWN = "the supervisor is not running; `kdeploy local start` starts it, and what it served"
 
@@ -81,11 +82,9 @@ class OneNode:
         read_documents(documents, self._namespace)
         return []
 
-    def serves(self, documents: Sequence[Document]) -> bool:
-        """Return whether just these documents serve already."""
-        service = _wanted(documents)
-        live = self.get(_reference(service))
-        return live is not None and read_status(live).phase is Phase.READY and agrees(live, service)
+    def serves(self, documents: Sequence[Document], live: Live) -> bool:
+        """Return whether a live service is Ready with just these documents."""
+        return live.status.phase is Phase.READY and agrees(live.document, _wanted(documents))
 
     def preview(self, documents: Sequence[Document]) -> builtins.list[tuple[Document | None, Document]]:
         """Return each document as it was applied last, None where it was not, and as it would be."""
@@ -93,11 +92,14 @@ class OneNode:
         held = {"InferenceService": record.service, "ServingRuntime": record.runtime} if record else {}
         return [(held.get(document["kind"]), document) for document in documents]
 
-    def apply(self, documents: Sequence[Document], origin: Origin | None = None) -> Reference:
+    def apply(
+        self, documents: Sequence[Document], origin: Origin | None = None, traffic: Traffic | None = None
+    ) -> Reference:
         """Make the documents the wanted state; starts the supervisor if need be. Raises TargetError."""
         body = {
             "documents": list(documents),
             "namespace": self._namespace,
+            "stable": traffic.stable if traffic else None,
             "origin": msgspec.to_builtins(origin or Origin()),
         }
         self.start()
@@ -115,50 +117,61 @@ class OneNode:
         record = self._state.read_record(reference)
         return list(record.history) if record else []
 
-    def note_outcome(self, reference: Reference, outcome: str) -> None:
-        """Note in the history how the wait for what was applied here last has ended."""
-        if reference in self._entries:
-            ended = {"number": self._entries[reference], "outcome": outcome}
-            self._ask("PUT", _path(reference) + "/outcome", ended)
+    def note_outcome(self, reference: Reference, outcome: str, number: int | None = None) -> None:
+        """Note the outcome of an entry of the history: by default of the one that was applied here last."""
+        number = number or self._entries.get(reference)
+        if number:
+            self._ask("PUT", _path(reference) + "/outcome", {"number": number, "outcome": outcome})
 
-    def watch(self, reference: Reference, timeout: float) -> Iterator[Status]:
+    def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Iterator[Status]:
         """Yield the status now and at every change; end after `timeout` seconds, or when deleted.
 
         Raises NotFoundError where there is no such service, TargetError when the supervisor ends. With
         no supervisor running there is one status, which says so, and then that error.
         """
         if daemon.read_info(self._state) is None:
-            yield read_status(self._existing(reference))
+            yield self._existing(reference).status
             raise NotRunningError(_DOWN)
         for document in lines(self._state.socket, _path(reference) + "/watch", timeout):
             if document is None:
                 return
-            yield read_status(document)
+            yield observe(document, stable=stable)
 
-    def get(self, reference: Reference) -> Document | None:
-        """Return the InferenceService with its status, or None where there is none."""
+    def get(self, reference: Reference) -> Live | None:
+        """Return the service as it is, or None where there is none."""
         try:
             found: Document = self._ask("GET", _path(reference))
         except NotFoundError:
             return None
         except NotRunningError:
             record = self._state.read_record(reference)
-            return build_document(record, {}, record.created, down=_DOWN) if record else None
-        return found
+            if record is None:
+                return None
+            found = build_document(record, {}, record.created, down=_DOWN)
+        return Live(found, observe(found))
 
-    def list(self, namespace: str | None = None) -> builtins.list[Document]:
-        """Return the InferenceServices of one namespace, or of all."""
+    def inspect(self, reference: Reference) -> Live | None:
+        """Return the service as it is: the supervisor knows why it is not ready."""
+        return self.get(reference)
+
+    def holding(self, reference: Reference) -> builtins.list[str]:
+        """Return nothing: a deleted service's TorchServes have ended."""
+        del reference
+        return []
+
+    def list(self, namespace: str | None = None) -> builtins.list[Status]:
+        """Return the state of the services of one namespace, or of all."""
         try:
             found: builtins.list[Document] = self._ask(
                 "GET", "/services" + (f"?namespace={namespace}" if namespace else "")
             )
         except NotRunningError:
-            return [
+            found = [
                 build_document(record, {}, record.created, down=_DOWN)
                 for reference, record in self._state.read_records().items()
                 if namespace in (None, reference.namespace)
             ]
-        return found
+        return [observe(document) for document in found]
 
     def delete(self, reference: Reference) -> bool:
         """Remove the service and end what runs for it. False where there was none."""
@@ -205,11 +218,11 @@ class OneNode:
             raise NotRunningError(_DOWN)
         return ask(self._state.socket, method, url, body)
 
-    def _existing(self, reference: Reference) -> Document:
-        document = self.get(reference)
-        if document is None:
-            raise NotFoundError(f"there is no service {reference}", hint="`kdeploy list` shows what there is")
-        return document
+    def _existing(self, reference: Reference) -> Live:
+        live = self.get(reference)
+        if live is None:
+            raise NotFoundError(f"service {reference} not found", hint="`kdeploy list` shows what exists")
+        return live
 
     def _running(self) -> Info:
         info = daemon.read_info(self._state)

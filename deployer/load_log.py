@@ -7,6 +7,7 @@ true exception stands in the log, above others that it caused.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 _WORKER_LINE = re.compile(r"^\S+ \[\w+ *\] (?P<worker>W-\d+-.+?)-std(?:out|err) MODEL_LOG - (?P<text>.*)$")
@@ -156,3 +157,22 @@ class LoadLog:
             return True
         same = len(worker.reasons) >= _SAME_TWICE and worker.reasons[-1] == worker.reasons[-2]
         return worker.attempts >= (_SAME_TWICE if same else _ANY)
+
+
+def last_traceback(lines: Sequence[str]) -> str:
+    """Return the exception of the last traceback among lines, with its file and line; nothing without one.
+
+    Reads the output of any Python program, TorchServe's log prefixes included.
+    """
+    exception = frame = ""
+    inside = False
+    for line in lines:
+        found = _WORKER_LINE.match(line)
+        text = found["text"] if found else line
+        if text.startswith(_TRACEBACK):
+            inside, frame = True, ""
+        elif inside and (place := _FRAME.match(text)):
+            frame = f" ({Path(place['file']).name}, line {place['line']})"
+        elif inside and text[:1] not in (" ", "\t") and text.strip():
+            inside, exception = False, text.strip() + frame
+    return exception

@@ -1,0 +1,139 @@
+"""Reads a service and what belongs to it from the API server, once: with one look, or for a list of many."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import msgspec
+
+from deployer.target import RELEASE_LABEL, Document, Live, Reference, Status
+from deployer.targets.kserve.api import Api
+from deployer.targets.kserve.refusals import RefusedError, UnknownKindError
+from deployer.targets.kserve.resources import (
+    DEPLOYMENT,
+    EVENT,
+    HTTP_ROUTE,
+    INFERENCE_SERVICE,
+    POD,
+    REPLICA_SET,
+    REVISION,
+    Resource,
+)
+from deployer.targets.kserve.state.children import SERVICE_LABEL, Children, is_standard, release_pods
+from deployer.targets.kserve.state.pods import is_ready
+from deployer.targets.kserve.state.readiness import Readiness
+from deployer.targets.kserve.state.revisions import observe, observe_briefly
+
+_PODS_MAX = 8  # pods whose events are read
+
+
+def read_live(api: Api, reference: Reference) -> Live | None:
+    """Return a service and who answers its requests, with two requests; None where there is no service."""
+    service = api.get(INFERENCE_SERVICE, reference.namespace, reference.name)
+    if service is None:
+        return None
+    made = REPLICA_SET if is_standard(service) else REVISION
+    found = _list(api, made, reference)
+    sets, revisions = (found, []) if made is REPLICA_SET else ([], found)
+    routes = read_routes(api, service)
+    return Live(service, observe(service, Children(replica_sets=sets, revisions=revisions, routes=routes)))
+
+
+def inspect(api: Api, reference: Reference, now: float) -> Live | None:
+    """Return a service with what its pods and their events tell: why it fails, or what it waits for."""
+    service = api.get(INFERENCE_SERVICE, reference.namespace, reference.name)
+    if service is None:
+        return None
+    kinds = (POD, REPLICA_SET, DEPLOYMENT) if is_standard(service) else (POD, REVISION)
+    found = {kind: _list(api, kind, reference) for kind in kinds}
+    children = Children(
+        pods=found[POD],
+        replica_sets=found.get(REPLICA_SET, []),
+        deployments=found.get(DEPLOYMENT, []),
+        revisions=found.get(REVISION, []),
+        routes=read_routes(api, service),
+    )
+    waiting = [pod for pod in release_pods(service, children) if not is_ready(pod)][:_PODS_MAX]
+    events = [event for one in (service, *waiting) for event in _events(api, one)]
+    children = msgspec.structs.replace(children, events=events)
+    status = Readiness(window=0).evaluate(service, children, now)
+    return Live(service, status)
+
+
+def read_routes(api: Api, service: Document) -> list[Document]:
+    """Return the HTTPRoute that splits a service's traffic, where somebody has added a canary to it."""
+    if not service.get("spec", {}).get("canary"):
+        return []
+    metadata = service["metadata"]
+    try:
+        route = api.get(HTTP_ROUTE, metadata["namespace"], metadata["name"])
+    except (RefusedError, UnknownKindError):
+        return []
+    return [route] if route else []
+
+
+def list_statuses(api: Api, namespace: str | None) -> list[Status]:
+    """Return the state of every service of a namespace, or of all: two requests for a thousand services."""
+    services, _ = api.list(INFERENCE_SERVICE, namespace)
+    sets: dict[tuple[str, str], list[Document]] = defaultdict(list)
+    if any(is_standard(one) for one in services):
+        for row in _table(api, REPLICA_SET, namespace):
+            if row["cells"].get("Current"):
+                sets[_owner(row)].append(_replica_set(row))
+    releases: dict[str, dict[str, str | None]] = defaultdict(dict)
+    if any(not is_standard(one) and _has_several(one) for one in services):
+        for row in _table(api, REVISION, namespace):
+            named = row["metadata"]
+            releases[named["namespace"]][named["name"]] = named.get("labels", {}).get(RELEASE_LABEL)
+    return [
+        observe_briefly(one, sets[place], releases[place[0]])
+        for one in services
+        for place in [(one["metadata"]["namespace"], one["metadata"]["name"])]
+    ]
+
+
+def holding_pods(api: Api, reference: Reference) -> tuple[str, ...]:
+    """Return the pods of a service that are being deleted and still hold their resources."""
+    service = {"metadata": {"name": reference.name, "namespace": reference.namespace}}
+    return observe(service, Children(pods=_list(api, POD, reference))).holding
+
+
+def _has_several(service: Document) -> bool:
+    traffic = service.get("status", {}).get("components", {}).get("predictor", {}).get("traffic", [])
+    return len(traffic) > 1
+
+
+def _owner(row: Document) -> tuple[str, str]:
+    metadata = row["metadata"]
+    return metadata["namespace"], metadata.get("labels", {}).get(SERVICE_LABEL, "")
+
+
+def _replica_set(row: Document) -> Document:
+    """Return as much of a ReplicaSet as its row of a table tells."""
+    cells = row["cells"]
+    status = {"replicas": cells.get("Current", 0), "availableReplicas": cells.get("Ready", 0)}
+    return {"metadata": row["metadata"], "spec": {"replicas": cells.get("Desired", 0)}, "status": status}
+
+
+def _table(api: Api, resource: Resource, namespace: str | None) -> list[Document]:
+    try:
+        return api.table(resource, namespace, {"labelSelector": SERVICE_LABEL})
+    except (RefusedError, UnknownKindError):
+        return []
+
+
+def _list(api: Api, resource: Resource, reference: Reference) -> list[Document]:
+    try:
+        selector = {"labelSelector": f"{SERVICE_LABEL}={reference.name}"}
+        return api.list(resource, reference.namespace, selector)[0]
+    except (RefusedError, UnknownKindError):
+        return []
+
+
+def _events(api: Api, about: Document) -> list[Document]:
+    metadata = about["metadata"]
+    try:
+        selector = {"fieldSelector": f"involvedObject.uid={metadata['uid']}"}
+        return api.list(EVENT, metadata["namespace"], selector)[0]
+    except RefusedError:
+        return []

@@ -1,0 +1,1 @@
+"""Refuses early: what a cluster lacks for a release, found out before the first write."""

@@ -1,0 +1,169 @@
+"""Waits for a release of one service: watches it, evaluates every change, reads logs where only they tell."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from deployer.errors import KdeployError, NotFoundError
+from deployer.manifest import RUNTIME_PREFIX
+from deployer.target import Document, Phase, Reference, Status, read_status
+from deployer.targets.kserve.api import Api
+from deployer.targets.kserve.logs import last_lines, tail
+from deployer.targets.kserve.observing import read_routes
+from deployer.targets.kserve.preflight.capacity import returns_gpu
+from deployer.targets.kserve.refusals import RefusedError
+from deployer.targets.kserve.resources import EVENT, POD
+from deployer.targets.kserve.state.children import (
+    SERVING_CONTAINER,
+    Children,
+    is_standard,
+    release_pods,
+)
+from deployer.targets.kserve.state.pods import count_failures, find_container, is_ready
+from deployer.targets.kserve.state.readiness import Readiness
+from deployer.targets.kserve.watching import Watching, selections
+
+_LOG_PERIOD = 2.0  # seconds between two looks at the log of a container that loads
+
+
+class Wait:
+    """One wait for the release that an InferenceService names.
+
+    `fresh` says that the release has just been applied, so that every failure of its pods is of this attempt.
+    Otherwise its failed pods are deleted first: a new pod starts at once, where the kubelet would wait up to
+    five minutes before it tries the old one again.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        service: Document,
+        *,
+        window: float,
+        fresh: bool,
+        stable: str | None = None,
+        spec_before: Document | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._api = api
+        self._service = service
+        self._window, self._fresh, self._stable = window, fresh, stable
+        self._spec_before = spec_before
+        self._clock = clock
+        self._readiness: Readiness | None = None
+        self._logs: dict[str, tuple[str, ...]] = {}
+        self._logs_read = 0.0
+
+    def statuses(self, timeout: float) -> Iterator[Status]:
+        """Yield the status now and at every change; end after `timeout` seconds, or once Ready has lasted.
+
+        Raises NotFoundError where the service is deleted meanwhile, TargetError.
+        """
+        metadata = self._service["metadata"]
+        reference = Reference(metadata["namespace"], metadata["name"])
+        end = self._clock() + timeout
+        about = {"fieldSelector": f"involvedObject.uid={metadata['uid']}"}
+        chosen = {**selections(reference, standard=is_standard(self._service)), EVENT: about}
+        with Watching(self._api, reference, chosen, events=True) as watching:
+            while True:
+                changed = watching.wait(self._until(end) - self._clock())
+                now = self._clock()
+                if watching.complete:
+                    yield self._status(self._same(watching.service), watching, now)
+                elif changed and watching.trouble:
+                    yield _in_trouble(read_status(self._service, {}), watching.trouble)
+                in_window = self._readiness is not None and self._readiness.in_window
+                if now >= end and not in_window:
+                    if not watching.complete:
+                        trouble = watching.trouble or watching.silence
+                        yield _in_trouble(read_status(self._service, {}), trouble)
+                    return
+
+    def _until(self, end: float) -> float:
+        """Return when to look again though nothing changes."""
+        recheck = self._readiness.recheck_at if self._readiness else None
+        if recheck is None:
+            return end
+        assert self._readiness is not None
+        return recheck if self._readiness.in_window else min(end, recheck)
+
+    def _status(self, service: Document, watching: Watching, now: float) -> Status:
+        children = watching.children
+        if self._readiness is None:
+            self._readiness = self._begin(service, children)
+        children = msgspec.structs.replace(
+            children, routes=read_routes(self._api, service), logs=self._read_logs(service, children, now)
+        )
+        status = self._readiness.evaluate(service, children, now)
+        if children.logs:
+            self._readiness.recheck(now + _LOG_PERIOD)
+        failure = self._readiness.failure
+        if status.phase is Phase.FAILED and failure:
+            log = failure.lines or last_lines(self._api, status.reference.namespace, failure)
+            return msgspec.structs.replace(status, log=log)
+        return _in_trouble(status, watching.trouble) if watching.trouble else status
+
+    def _begin(self, service: Document, children: Children) -> Readiness:
+        pods = [] if self._fresh else release_pods(service, children)
+        before = {pod["metadata"]["uid"]: count_failures(pod) for pod in pods}
+        for pod in pods:
+            if not is_ready(pod) and any(count_failures(pod).values()):
+                self._restart(pod)
+        return Readiness(
+            window=self._window,
+            stable=self._stable,
+            spec_before=self._spec_before,
+            before=before,
+            gpu_returns=lambda: returns_gpu(self._api),
+        )
+
+    def _restart(self, pod: Document) -> None:
+        metadata = pod["metadata"]
+        try:
+            self._api.delete(POD, metadata["namespace"], metadata["name"])
+        except RefusedError:  # then the kubelet's own next attempt is waited for
+            return
+
+    def _read_logs(self, service: Document, children: Children, now: float) -> dict[str, tuple[str, ...]]:
+        """Read the last lines of containers that load a model, where their runtime is not kdeploy's own."""
+        if _runtime(service).startswith(RUNTIME_PREFIX):
+            return {}
+        loading = [
+            pod
+            for pod in release_pods(service, children)
+            if not is_ready(pod) and find_container(pod, SERVING_CONTAINER).running
+        ]
+        if not loading:
+            return {}
+        if now - self._logs_read >= _LOG_PERIOD:
+            self._logs_read = now
+            self._logs = {pod["metadata"]["name"]: tail(self._api, pod, SERVING_CONTAINER) for pod in loading}
+        return self._logs
+
+    def _same(self, found: Document | None) -> Document:
+        """Return the service as it is now. Raises NotFoundError where it is no longer there."""
+        metadata = self._service["metadata"]
+        if found and found["metadata"]["uid"] == metadata["uid"]:
+            return found
+        anew = ", and another one of its name was created" if found else ""
+        raise NotFoundError(
+            f"{metadata['name']} was deleted while its release was being rolled out{anew}",
+            where=f"namespace {metadata['namespace']} on {self._api.where}",
+            hint="run `kdeploy rollout` again to create it; `kdeploy list` shows what exists",
+        )
+
+
+def _runtime(service: Document) -> str:
+    named = service.get("spec", {}).get("predictor", {}).get("model", {}).get("runtime", "")
+    return str(service.get("status", {}).get("servingRuntimeName") or named)
+
+
+def _in_trouble(status: Status, trouble: KdeployError) -> Status:
+    """Say what is wrong; what is not seen right now does not count as Ready."""
+    if status.phase is Phase.FAILED:
+        return status
+    phase = Phase.PENDING if status.phase is Phase.PENDING else Phase.PROGRESSING
+    return msgspec.structs.replace(status, phase=phase, reason="Unreachable", message=trouble.what)

@@ -1,0 +1,42 @@
+"""`watch_rollout` in a thread, for tests that play the cluster meanwhile."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from deployer.rollout import watch_rollout
+from deployer.target import Status
+from deployer.targets.kserve import Cluster
+from tests.cluster.play import Play
+
+
+class Waiting:
+    """`watch_rollout` in a thread, with what it told."""
+
+    def __init__(self, cluster: Cluster, play: Play, release: str, timeout: float) -> None:
+        self.told: list[Status] = []
+        self._changed = threading.Condition()
+        self.future: Future[float] = Future()
+        threading.Thread(target=self._run, args=(cluster, play, release, timeout)).start()
+
+    def _run(self, cluster: Cluster, play: Play, release: str, timeout: float) -> None:
+        try:
+            for status in watch_rollout(cluster, play.reference, release, timeout):
+                with self._changed:
+                    self.told.append(status)
+                    self._changed.notify_all()
+        except BaseException as error:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(time.monotonic())
+
+    def until(self, test: Callable[[Status], bool], seconds: float = 10) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: any(map(test, self.told)), seconds), self.told
+
+    def end(self, seconds: float = 20) -> float:
+        """Return when it ended well, or raise what it ended with."""
+        return self.future.result(seconds)

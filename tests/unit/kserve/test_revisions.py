@@ -1,0 +1,145 @@
+"""Which release gets which requests, in both modes and beside somebody's canary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deployer.target import Document, Phase, Status
+from deployer.targets.kserve.state.children import (
+    Children,
+    deployment_name,
+    is_standard,
+    own_children,
+    release_of,
+)
+from deployer.targets.kserve.state.revisions import observe, observe_briefly, split_replica_sets
+from tests.unit.kserve.documents import A, B, condition, pod, replica_set, revision, service
+
+READY = {"conditions": [condition("Ready", "True")]}
+
+
+def shares(status: Status) -> list[tuple[int, str | None]]:
+    return [(share.percent, share.release) for share in status.traffic]
+
+
+def test_standard_in_the_middle_of_a_rolling_update() -> None:
+    sets = [replica_set(A, 9, wanted=2, available=2), replica_set(B, 10, wanted=1, available=1)]
+    seen = observe(service(B, **READY), Children(replica_sets=sets))
+    assert shares(seen) == [(33, B), (67, A)]
+    assert (seen.phase, seen.serving, seen.replicas) == (Phase.PROGRESSING, A, (3, 3))
+
+
+def test_standard_before_the_deployment_was_touched() -> None:
+    sets = [replica_set(A, 9, wanted=1, available=1)]
+    seen = observe(service(B, **READY), Children(replica_sets=sets))
+    assert (seen.phase, seen.reason) == (Phase.PROGRESSING, "RevisionNotReady")
+    assert seen.message == f"the newest ready revision is of release {A}"
+
+
+def test_shares_are_always_whole() -> None:
+    for counts in ([1, 1, 1], [1, 2, 4], [7, 11, 13]):
+        sets = [replica_set(A, n, wanted=c, available=c) for n, c in enumerate(counts)]
+        assert sum(share.percent for share in split_replica_sets(sets)) == 100
+        assert sum(share.percent for share in split_replica_sets(sets, 70)) == 70
+
+
+def test_only_the_predictors_own_objects_count() -> None:
+    sets = [
+        replica_set(B, 1, wanted=1, available=1),
+        replica_set(B, 2, wanted=1, app="isvc.digits-canary-predictor"),
+        replica_set(A, 3, wanted=1, app="isvc.digits-transformer"),
+    ]
+    assert observe(service(B, **READY), Children(replica_sets=sets)).phase is Phase.READY
+    explainer = revision(B, 7)
+    explainer["metadata"]["labels"]["component"] = "explainer"
+    own = own_children(service(mode="Knative"), Children(revisions=[explainer, revision(A)]))
+    assert [release_of(one) for one in own.revisions] == [A]
+
+
+def test_a_predictor_that_has_a_name() -> None:
+    named = service(B, **READY)
+    named["spec"]["predictor"]["name"] = "canary"
+    assert deployment_name(named) == "digits-canary-predictor"
+    sets = [
+        replica_set(B, 1, available=1, app="isvc.digits-canary-predictor"),
+        replica_set(A, 2, available=1),
+    ]
+    assert observe(named, Children(replica_sets=sets)).phase is Phase.READY
+
+
+class TestCanaryOfSomebodyElse:
+    @staticmethod
+    def seen(*weights: tuple[str, int]) -> Status:
+        document = service(B, **READY)
+        document["spec"]["canary"] = [{"name": "canary", "trafficPercent": 10}]
+        backends = [{"name": name, "weight": weight} for name, weight in weights]
+        route: Document = {"metadata": {"name": "digits"}, "spec": {"rules": [{"backendRefs": backends}]}}
+        canary = replica_set(A, 1, available=1, name="c-1", app="isvc.digits-canary-predictor")
+        sets = [replica_set(B, 1, available=1), canary]
+        routes = [route] if weights else []
+        return observe(document, Children(replica_sets=sets, routes=routes))
+
+    def test_the_route_says_what_it_gets(self) -> None:
+        status = self.seen(("digits-predictor", 90), ("digits-canary-predictor", 10))
+        assert [(s.percent, s.release, s.foreign) for s in status.traffic] == [(90, B, False), (10, A, True)]
+        assert status.phase is Phase.READY
+
+    def test_a_route_that_does_not_split(self) -> None:
+        for weights in (
+            [("digits-predictor", 1)],
+            [],
+            [("digits-predictor", 100), ("digits-canary-predictor", 0)],
+        ):
+            status = self.seen(*weights)
+            assert [(share.percent, share.foreign) for share in status.traffic] == [(100, False)]
+
+    def test_a_route_without_rules(self) -> None:
+        document = service(B, **READY)
+        document["spec"]["canary"] = [{"name": "canary"}]
+        route: Document = {"metadata": {"name": "digits"}, "spec": {}}
+        children = Children(replica_sets=[replica_set(B, available=1)], routes=[route])
+        assert shares(observe(document, children)) == [(100, B)]
+
+
+def test_knative() -> None:
+    traffic = [
+        {"revisionName": "digits-predictor-00002", "percent": 10, "latestRevision": True},
+        {"revisionName": "digits-predictor-00001", "percent": 90, "tag": "prev"},
+    ]
+    named = {
+        "latestReadyRevision": "digits-predictor-00002",
+        "latestCreatedRevision": "digits-predictor-00002",
+    }
+    document = service(B, mode="Knative", components={"predictor": {**named, "traffic": traffic}}, **READY)
+    document["spec"]["predictor"]["canaryTrafficPercent"] = 10
+    known = [
+        revision(A, 1, actualReplicas=2, desiredReplicas=2),
+        revision(B, 2, actualReplicas=1, desiredReplicas=2),
+    ]
+    seen = observe(document, Children(revisions=known))
+    assert shares(seen) == [(10, B), (90, A)]
+    assert seen.replicas == (3, 4)
+    # A list knows the newest revision's release by the service's own label.
+    assert shares(observe_briefly(document, [], {})) == [(10, B), (90, None)]
+    assert shares(observe_briefly(document, [], {"digits-predictor-00001": A})) == [(10, B), (90, A)]
+
+
+def test_a_list_in_standard_mode() -> None:
+    sets = [replica_set(A, 1, available=1)]
+    seen = observe_briefly(service(B, conditions=[condition("Ready", "False", "Late")]), sets, {})
+    assert (seen.phase, seen.serving) == (Phase.PROGRESSING, A)
+
+
+def test_pods_that_terminate_are_named() -> None:
+    leaving = pod(A, limits={"nvidia.com/gpu": "1"}, deletionTimestamp="T")
+    seen = observe(service(B, **READY), Children(pods=[leaving, pod(B, name="digits-2")]))
+    assert seen.holding == ("pod digits-1 (1 nvidia.com/gpu)",)
+
+
+def test_before_there_is_a_status() -> None:
+    bare: dict[str, Any] = {
+        "metadata": {"name": "digits", "annotations": {"serving.kserve.io/deploymentMode": "RawDeployment"}}
+    }
+    assert is_standard(bare)
+    assert observe(bare, Children()).phase is Phase.PENDING
+    assert release_of(bare) is None
