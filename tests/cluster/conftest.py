@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from deployer.config import KServeTarget
+from deployer.cli.main import main
+from deployer.config import KServeTarget, Store
 from deployer.targets.kserve import Cluster
+from tests.cluster.commands import Ended, Kdeploy, become_ready
 from tests.cluster.kube import ADMIN, Kube
 from tests.cluster.play import A, Play, documents
+from tests.cluster.project import write_project
 from tests.cluster.proxy import Proxy
 from tests.cluster.waiting import Waiting
+from tests.stores.swift import SECRET
+
+CONFIG_MAPS = "/api/v1/namespaces/{}/configmaps"
+Put = Callable[..., None]
 
 _numbers = itertools.count(1)
 _HERE = Path(__file__).parent
@@ -96,3 +107,75 @@ def waiting(cluster: Cluster, play: Play, namespace: str) -> Iterator[Callable[.
     cluster.delete(play.reference)
     for one in started:
         one.future.exception(20)
+
+
+@pytest.fixture
+def kdeploy(
+    kubeconfig: Path,
+    s3_config: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Kdeploy:
+    folder = write_project(tmp_path / "project", s3_config)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+
+    def run(*arguments: str) -> Ended:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main(list(arguments))
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        assert ADMIN not in out + err  # the token, whatever goes wrong
+        assert SECRET not in out + err  # and the model store's key
+        return Ended(int(caught.value.code or 0), out, err)
+
+    return run
+
+
+@pytest.fixture
+def rolled_out(kdeploy: Kdeploy, play: Play) -> str:
+    with ThreadPoolExecutor(1) as pool:
+        release: Future[str] = pool.submit(become_ready, play)
+        ended = kdeploy("rollout")
+    assert ended.code == 0, ended.err
+    assert ended.out == f"{release.result()}\n"
+    assert "Ready" in ended.err
+    return release.result()
+
+
+@pytest.fixture
+def put(kube: Kube) -> Iterator[Put]:
+    """Create objects that are not the test's namespace's own, and take them away again."""
+    with ExitStack() as after:
+
+        def create(path: str, name: str, **document: Any) -> None:
+            kube.create(path, {"metadata": {"name": name}, **document})
+            after.callback(kube.delete, f"{path}/{name}")
+
+        yield create
+
+
+@pytest.fixture
+def kserve(kube: Kube, put: Put) -> Callable[..., None]:
+    """Set KServe up: what its ConfigMap says about the ingress, its default mode, its version."""
+
+    def configure(
+        *, mode: str = "Standard", version: str = "0.20.0", running: int = 1, **ingress: Any
+    ) -> None:
+        for name in ("kserve", "knative-serving"):
+            kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+        deploy = json.dumps({"defaultDeploymentMode": mode})
+        data = {"deploy": deploy, "ingress": json.dumps(ingress)}
+        put(CONFIG_MAPS.format("kserve"), "inferenceservice-config", data=data)
+        labels = {"app": "kserve"}
+        containers = [{"name": "manager", "image": f"kserve/kserve-controller:v{version}"}]
+        pod = {"metadata": {"labels": labels}, "spec": {"containers": containers}}
+        spec = {"selector": {"matchLabels": labels}, "template": pod}
+        deployments = "/apis/apps/v1/namespaces/kserve/deployments"
+        put(deployments, "kserve-controller-manager", spec=spec)
+        available = {"status": {"replicas": 1, "readyReplicas": 1, "availableReplicas": running}}
+        kube.merge(f"{deployments}/kserve-controller-manager/status", available)
+
+    return configure

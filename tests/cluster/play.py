@@ -75,6 +75,8 @@ class Play:
     def status(self, **status: Any) -> None:
         """Write the InferenceService's status, as KServe's controller does: whole."""
         document = self.service()
+        if "servingRuntimeName" in status:
+            status["servingRuntimeName"] = document["spec"]["predictor"]["model"]["runtime"]
         self.kube.replace(f"{self._service}/status", {**document, "status": status})
 
     def show(self, state: str, **more: Any) -> None:
@@ -209,7 +211,7 @@ class Play:
         made: Document = self.kube.create(f"{self._core}/pods", _bare(document))
         status: Document = {"phase": "Pending", "conditions": list(conditions)}
         if init or main:
-            self._bind(made, node)
+            self.bind(made, node)
         if ready:
             status["conditions"].append({"type": "Ready", "status": "True"})
         if init:
@@ -284,7 +286,7 @@ class Play:
             labels["app"] = f"isvc.{self.name}-canary-predictor"
         self.kube.create(f"{self._apps}/replicasets", found)
         path = f"{self._apps}/replicasets/{found['metadata']['name']}/status"
-        self.kube.merge(path, {"status": {"replicas": 1, "availableReplicas": 1}})
+        self.kube.merge(path, {"status": {"replicas": 1, "readyReplicas": 1, "availableReplicas": 1}})
         route = next(one for one in self._recorded("29", "HTTPRoute") if one["metadata"]["name"] == self.name)
         for backend in route["spec"]["rules"][0]["backendRefs"]:
             backend |= {"namespace": self.namespace, "weight": dict(weights)[backend["name"]]}
@@ -318,7 +320,8 @@ class Play:
         named = {"apiVersion": service["apiVersion"], "kind": service["kind"], "name": self.name}
         return [{**named, "uid": service["metadata"]["uid"]}]
 
-    def _bind(self, pod: Document, node: str) -> None:
+    def bind(self, pod: Document, node: str = "some-node") -> None:
+        """Have a Pod run on a node."""
         target = {"kind": "Node", "name": node}
         path = f"{self._core}/pods/{pod['metadata']['name']}/binding"
         self.kube.request("POST", path, {"metadata": {"name": pod["metadata"]["name"]}, "target": target})

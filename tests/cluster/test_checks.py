@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,51 +17,13 @@ from deployer.target import Document
 from deployer.targets.kserve import Cluster
 from deployer.targets.kserve.resources import INFERENCE_SERVICE
 from deployer.targets.kserve.rules import DOCUMENT_MAX
+from tests.cluster.conftest import CONFIG_MAPS, Put
 from tests.cluster.kube import Kube
 from tests.cluster.play import documents
 from tests.cluster.proxy import Proxy
 
-CONFIG_MAPS = "/api/v1/namespaces/{}/configmaps"
 RUNTIMES = "/apis/serving.kserve.io/v1alpha1"
 GATEWAYS = "/apis/gateway.networking.k8s.io/v1/namespaces/kserve/gateways"
-
-Put = Callable[..., None]
-
-
-@pytest.fixture
-def put(kube: Kube) -> Iterator[Put]:
-    """Create objects that are not the test's namespace's own, and take them away again."""
-    with ExitStack() as after:
-
-        def create(path: str, name: str, **document: Any) -> None:
-            kube.create(path, {"metadata": {"name": name}, **document})
-            after.callback(kube.delete, f"{path}/{name}")
-
-        yield create
-
-
-@pytest.fixture
-def kserve(kube: Kube, put: Put) -> Callable[..., None]:
-    """Set KServe up: what its ConfigMap says about the ingress, its default mode, its version."""
-
-    def configure(
-        *, mode: str = "Standard", version: str = "0.20.0", running: int = 1, **ingress: Any
-    ) -> None:
-        for name in ("kserve", "knative-serving"):
-            kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
-        deploy = json.dumps({"defaultDeploymentMode": mode})
-        data = {"deploy": deploy, "ingress": json.dumps(ingress)}
-        put(CONFIG_MAPS.format("kserve"), "inferenceservice-config", data=data)
-        labels = {"app": "kserve"}
-        containers = [{"name": "manager", "image": f"kserve/kserve-controller:v{version}"}]
-        pod = {"metadata": {"labels": labels}, "spec": {"containers": containers}}
-        spec = {"selector": {"matchLabels": labels}, "template": pod}
-        deployments = "/apis/apps/v1/namespaces/kserve/deployments"
-        put(deployments, "kserve-controller-manager", spec=spec)
-        available = {"status": {"replicas": 1, "readyReplicas": 1, "availableReplicas": running}}
-        kube.merge(f"{deployments}/kserve-controller-manager/status", available)
-
-    return configure
 
 
 def on_theirs(namespace: str, mode: str = "Standard") -> list[Document]:

@@ -4,83 +4,17 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from deployer.cli.main import main
 from deployer.config import Store
 from deployer.store import open_store
-from tests.cluster.kube import ADMIN, Kube
+from tests.cluster.commands import Kdeploy, become_ready
+from tests.cluster.kube import Kube
 from tests.cluster.play import Play
-from tests.cluster.project import write_project
 from tests.cluster.proxy import Proxy
 from tests.contract.sides import side_of
-from tests.stores.swift import SECRET
-
-
-class Ended:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-Kdeploy = Callable[..., Ended]
-
-
-@pytest.fixture
-def kdeploy(
-    kubeconfig: Path,
-    s3_config: Store,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> Kdeploy:
-    folder = write_project(tmp_path / "project", s3_config)
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
-
-    def run(*arguments: str) -> Ended:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main(list(arguments))
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        assert ADMIN not in out + err  # the token, whatever goes wrong
-        assert SECRET not in out + err  # and the model store's key
-        return Ended(int(caught.value.code or 0), out, err)
-
-    return run
-
-
-@pytest.fixture
-def play(kube: Kube, namespace: str) -> Play:
-    return Play(kube, namespace)
-
-
-def become_ready(play: Play) -> str:
-    """Play the cluster's part as soon as there is a service: it comes to serve its release."""
-    end = time.monotonic() + 20
-    while play.kube.request("GET", play._service)[0] == 404:
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    release = play.service()["metadata"]["labels"]["kdeploy.dev/release"]
-    play.replica_set(release, available=1)
-    play.ready()
-    return str(release)
-
-
-@pytest.fixture
-def rolled_out(kdeploy: Kdeploy, play: Play) -> str:
-    with ThreadPoolExecutor(1) as pool:
-        release: Future[str] = pool.submit(become_ready, play)
-        ended = kdeploy("rollout")
-    assert ended.code == 0, ended.err
-    assert ended.out == f"{release.result()}\n"
-    assert "Ready" in ended.err
-    return release.result()
 
 
 def test_a_second_rollout_of_the_same_writes_nothing(

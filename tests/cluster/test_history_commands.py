@@ -11,13 +11,11 @@ import yaml
 
 from deployer.target import Document
 from deployer.targets.kserve.permissions import ACCOUNT
+from tests.cluster.commands import Kdeploy, become_ready
 from tests.cluster.kube import Kube
 from tests.cluster.play import Play
 from tests.cluster.proxy import Proxy
-from tests.cluster.test_commands import Kdeploy, become_ready, kdeploy, play, rolled_out
 from tests.stores.swift import SECRET
-
-__all__ = ["kdeploy", "play", "rolled_out"]  # the fixtures
 
 EDIT = "fieldManager=kubectl-edit"
 

@@ -21,11 +21,10 @@ from tests.cluster.kube import ADMIN, Kube
 from tests.cluster.play import Play
 from tests.cluster.project import write_project
 from tests.cluster.proxy import Proxy
-from tests.cluster.test_commands import play
 from tests.stores.planted import MARK, contents, holders, parrot, uploaded
 from tests.stores.swift import KEY, SECRET
 
-__all__ = ["parrot", "play"]
+__all__ = ["parrot"]
 
 COMMANDS = (
     ("push", "-o", "json"),

@@ -178,7 +178,7 @@ def invalid(play: Play) -> None:
     [
         (
             crash,
-            r"CrashLoopBackOff: container kserve-container of pod .*fails again.*exit code 1.*No module named",
+            r"CrashLoopBackOff: container kserve-container .*fails again.*exit code 1.*No module named",
         ),
         (no_image, r"ErrImagePull: the image of container kserve-container .*pytorch/nothing:1 not found"),
         (no_model, r"StorageInitializerFailed: .*storage-initializer could not download.*No model found"),
@@ -300,7 +300,7 @@ class TestNotYet:
             one.end()
 
     def test_it_is_not_there(self, cluster: Cluster, play: Play) -> None:
-        with pytest.raises(NotFoundError, match="service .* not found"):
+        with pytest.raises(NotFoundError, match=r"service .* not found"):
             list(cluster.watch(play.reference, 5))
 
 

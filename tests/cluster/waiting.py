@@ -35,7 +35,7 @@ class Waiting:
 
     def until(self, test: Callable[[Status], bool], seconds: float = 10) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: any(map(test, self.told)), seconds), self.told
+            assert self._changed.wait_for(lambda: any(map(test, self.told)), seconds), self.told[-1:]
 
     def end(self, seconds: float = 20) -> float:
         """Return when it ended well, or raise what it ended with."""

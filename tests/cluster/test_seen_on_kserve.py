@@ -1,0 +1,352 @@
+"""What a real KServe was seen to do, played again: waits that must not end, and those that must."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployer.config import KServeTarget
+from deployer.errors import RolloutFailedError, RolloutTimeoutError
+from deployer.rollout import watch_rollout
+from deployer.target import Document, Phase
+from deployer.targets.kserve import Cluster
+from deployer.targets.kserve.preflight.capacity import returns_gpu
+from tests.cluster.kube import Kube
+from tests.cluster.play import A, B, Play, documents
+from tests.cluster.proxy import Proxy
+from tests.cluster.waiting import Waiting
+
+Start = Callable[..., Waiting]
+
+REFUSED = {"exitCode": 1, "message": "Could not connect to the endpoint URL"}
+FORBIDDEN = {
+    "exitCode": 1,
+    "message": "An error occurred (403) when calling the HeadBucket operation: Forbidden",
+}
+GPU = {"nvidia.com/gpu": "1"}
+
+
+def serve(play: Play, release: str, *, number: int = 1, before: str | None = None) -> None:
+    """Let a release become ready, in place of the one before."""
+    play.deployment(release, [])
+    play.replica_set(release, available=1, number=number)
+    if before:
+        play.replica_set(before, available=0, replicas=0)
+    play.ready()
+
+
+def rolled_out(start: Start, play: Play, release: str = A) -> None:
+    one = start(release)
+    serve(play, release)
+    one.end()
+
+
+def condition(kind: str, reason: str, message: str) -> Document:
+    status = "True" if kind == "ReplicaFailure" else "False"
+    return {"type": kind, "status": status, "reason": reason, "message": message}
+
+
+class TestFailuresOfAnotherRelease:
+    def test_a_rollback_right_after_a_deadline(self, waiting: Start, play: Play) -> None:
+        rolled_out(waiting, play)
+        late = condition(
+            "Progressing", "ProgressDeadlineExceeded", f'ReplicaSet "digits-predictor-{B[-6:]}" has timed out'
+        )
+        failed = waiting(B)
+        play.replica_set(B, available=0, number=2)
+        generation = play.deployment(B, [])["metadata"]["generation"]
+        play.deployment(B, [late], observedGeneration=generation)
+        play.show("15")
+        with pytest.raises(RolloutFailedError, match=rf"ProgressDeadlineExceeded: .*{A} still answers"):
+            failed.end()
+        back = waiting(A)
+        play.deployment(A)  # KServe labels it at once; its conditions are still those of B
+        time.sleep(0.5)
+        assert not back.future.done()
+        serve(play, A, number=3, before=B)
+        back.end()
+
+    def test_a_correction_after_a_quota_refused_the_release_before(self, waiting: Start, play: Play) -> None:
+        said = (
+            f'pods "digits-predictor-{A[-6:]}-2xkvh" is forbidden: exceeded quota: q, requested: memory=512Mi'
+        )
+        refused = condition("ReplicaFailure", "FailedCreate", said)
+        first = waiting(A)
+        play.replica_set(A, available=0, conditions=[refused])
+        generation = play.deployment(A, [])["metadata"]["generation"]
+        play.deployment(A, [refused], observedGeneration=generation)
+        with pytest.raises(RolloutFailedError, match=r"QuotaExceeded: .*512Mi") as caught:
+            first.end()
+        assert "raise the quota" in (caught.value.hint or "")
+        assert "kdeploy logs" not in (caught.value.hint or "")  # no container ever ran
+        second = waiting(B)  # the Deployment keeps the condition until the old ReplicaSet is empty
+        generation = play.deployment(B, [])["metadata"]["generation"]
+        play.deployment(B, [refused], observedGeneration=generation)
+        play.replica_set(B, available=0, number=2)
+        time.sleep(0.5)
+        assert not second.future.done()
+        serve(play, B, number=2, before=A)
+        second.end()
+
+    def test_an_old_pod_that_was_killed(self, waiting: Start, play: Play) -> None:
+        rolled_out(waiting, play)
+        one = waiting(B)
+        play.replica_set(A, available=0, replicas=0)
+        play.replica_set(B, available=0, number=2)
+        blocked = {"transitionStatus": "BlockedByFailedLoad", "lastFailureInfo": {"exitCode": 137}}
+        play.show("35", modelStatus=blocked)
+        time.sleep(0.5)
+        assert not one.future.done()
+        serve(play, B, number=2)
+        one.end()
+
+
+class TestOneFailedAttempt:
+    def test_a_store_that_is_out_of_reach_for_a_moment(self, waiting: Start, play: Play) -> None:
+        one = waiting()
+        play.pending()
+        pod = play.pod(A, init={"terminated": REFUSED}, main={"waiting": {"reason": "PodInitializing"}})
+        one.until(
+            lambda s: s.message.startswith("storage-initializer has failed once and starts again after 10 s")
+        )
+        play.change_pod(pod, init={"running": {}, "last": REFUSED, "restarts": 1})
+        one.until(lambda s: s.message.startswith("downloading the model, attempt 2"))
+        serve(play, A)
+        one.end()
+
+    def test_three_attempts_are_enough(self, waiting: Start, play: Play) -> None:
+        one = waiting()
+        play.pod(A, init={"terminated": REFUSED, "restarts": 2})
+        with pytest.raises(RolloutFailedError, match=r"3 attempts of the storage-initializer .*endpoint URL"):
+            one.end()
+
+    def test_the_same_rollout_again_deletes_the_failed_pod(
+        self, kubeconfig: Path, waiting: Start, play: Play, namespace: str
+    ) -> None:
+        first = waiting()
+        play.pending()
+        failed = play.pod(A, init={"terminated": FORBIDDEN})
+        with pytest.raises(RolloutFailedError, match="403"):
+            first.end()
+        again = KServeTarget(kubeconfig=str(kubeconfig), wait_window=0.1)
+        with Cluster(again) as cluster:
+            cluster.apply(documents(namespace))  # nothing changes by it
+            one = Waiting(cluster, play, A, 30)
+            one.until(lambda status: failed["metadata"]["name"] in " ".join(status.holding))
+            play.gone(failed)
+            play.pod(A, init={"running": {}})
+            one.until(lambda status: status.message == "downloading the model")
+            serve(play, A)
+            one.end()
+
+    def test_without_the_right_to_delete_pods_the_kubelet_is_waited_for(
+        self, kubeconfig: Path, waiting: Start, play: Play, namespace: str, proxy: Proxy
+    ) -> None:
+        first = waiting()
+        play.pending()
+        failed = play.pod(A, init={"terminated": FORBIDDEN})
+        with pytest.raises(RolloutFailedError):
+            first.end()
+        said = (
+            'pods is forbidden: User "ci" cannot delete resource "pods" in API group "" in the namespace "x"'
+        )
+        with (
+            proxy.fault("DELETE .*/pods", status=403, message=said, reason="Forbidden"),
+            Cluster(KServeTarget(kubeconfig=str(kubeconfig), wait_window=0.1)) as cluster,
+        ):
+            cluster.apply(documents(namespace))
+            one = Waiting(cluster, play, A, 30)
+            one.until(lambda status: "starts again after 10 s" in status.message)
+            time.sleep(0.3)
+            assert not one.future.done()
+            play.change_pod(failed, init={"terminated": FORBIDDEN, "restarts": 1})
+            with pytest.raises(RolloutFailedError, match="403"):
+                one.end()
+
+
+class TestOneGpu:
+    NO_GPU = condition(
+        "PodScheduled", "Unschedulable", "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
+    )
+
+    def test_the_old_pod_that_gives_it_back_is_waited_for(self, waiting: Start, play: Play) -> None:
+        rolled_out(waiting, play)
+        old = play.pod(A, main={"running": {}}, ready=True, limits=GPU)
+        one = waiting(B)
+        play.replica_set(B, available=0, number=2)
+        play.terminate(old)
+        waits = play.pod(B, conditions=[self.NO_GPU])
+        one.until(lambda status: "is still terminating" in status.message)
+        time.sleep(1.5)
+        assert not one.future.done()
+        play.gone(old)
+        play.change_pod(waits, main={"running": {}}, ready=True)
+        serve(play, B, number=2, before=A)
+        one.end()
+
+    def test_one_that_stays_is_named_with_the_way_out(self, waiting: Start, play: Play) -> None:
+        rolled_out(waiting, play)
+        old = play.pod(A, main={"running": {}}, ready=True, limits=GPU)
+        one = waiting(B)
+        play.replica_set(B, available=0, number=2)
+        play.pod(B, conditions=[self.NO_GPU])
+        with pytest.raises(
+            RolloutFailedError, match=rf"no node has a free nvidia.com/gpu .*; {A} still"
+        ) as caught:
+            one.end()
+        hint = caught.value.hint or ""
+        assert f"pod {old['metadata']['name']} of release {A} holds one" in hint
+        assert "`kdeploy rollout --strategy recreate`" in hint
+        assert f"{B} stays applied and takes over if it becomes ready" in hint
+
+    def test_a_pod_of_another_service_may_give_one_back(
+        self, cluster: Cluster, kube: Kube, play: Play, waiting: Start
+    ) -> None:
+        name = f"gpu-{play.namespace}"
+        kube.create("/api/v1/nodes", {"metadata": {"name": name}})
+        try:
+            kube.merge(f"/api/v1/nodes/{name}", {"spec": {"taints": None}})
+            kube.merge(f"/api/v1/nodes/{name}/status", {"status": {"allocatable": GPU}})
+            other = play.pod(B, main={"running": {}}, limits=GPU, node=name)
+            assert not returns_gpu(cluster.api)
+            play.terminate(other)
+            assert returns_gpu(cluster.api)
+            play.gone(other)
+            assert not returns_gpu(cluster.api)
+        finally:
+            kube.delete(f"/api/v1/nodes/{name}")
+
+
+class TestCanaryOfSomebodyElse:
+    @pytest.mark.parametrize(
+        ("weights", "traffic"),
+        [
+            ({"digits-predictor": 1, "digits-canary-predictor": 0}, [(100, False)]),
+            ({"digits-predictor": 90, "digits-canary-predictor": 10}, [(90, False), (10, True)]),
+        ],
+        ids=["0.20 splits nothing", "later it does"],
+    )
+    def test_the_service_stays_ready(
+        self, cluster: Cluster, waiting: Start, play: Play, weights: dict[str, int], traffic: list[Any]
+    ) -> None:
+        rolled_out(waiting, play)
+        play.add_canary(10, *weights.items())
+        play.show("09")
+        live = cluster.get(play.reference)
+        assert live
+        assert live.status.phase is Phase.READY
+        assert [(share.percent, share.foreign) for share in live.status.traffic] == traffic
+        again = waiting(A)
+        again.end()
+        update = waiting(B)
+        serve(play, B, number=2, before=A)
+        play.show("09")
+        update.end()
+
+
+class TestTraffic:
+    def test_a_change_of_traffic_is_waited_for(self, waiting: Start, play: Play) -> None:
+        first = waiting(A, mode="Knative")
+        play.revision(A, 1)
+        play.ready_knative("digits-predictor-00001")
+        first.end()
+        canary = waiting(B, mode="Knative", percent=10)
+        play.revision(B, 2)
+        new, old = "digits-predictor-00002", "digits-predictor-00001"
+
+        def split(percent: int) -> list[Document]:
+            return [
+                {"revisionName": new, "percent": percent, "latestRevision": True},
+                {"revisionName": old, "percent": 100 - percent, "tag": "prev"},
+            ]
+
+        play.ready_knative(new, split(10))
+        canary.end()
+        for wanted, percent in (
+            (0, 0),
+            (None, 100),
+        ):  # KServe changes the split after it has seen the new one
+            one = waiting(B, mode="Knative", percent=100 if wanted is None else wanted)
+            time.sleep(0.8)
+            assert not one.future.done()
+            one.until(lambda status: status.reason == "TrafficNotSwitched")
+            play.ready_knative(new, split(percent) if percent < 100 else None)
+            one.end()
+            assert sum(share.percent for share in one.told[-1].traffic if share.release == B) == percent
+
+
+class TestRuntimeOfTheClustersOwn:
+    def test_a_traceback_in_its_log_ends_the_wait(
+        self, cluster: Cluster, play: Play, proxy: Proxy, namespace: str
+    ) -> None:
+        said = (
+            "2026-01-01T10:00:00.000000000Z Traceback (most recent call last):\n"
+            '2026-01-01T10:00:00.000000000Z   File "/app/handler.py", line 12, in initialize\n'
+            "2026-01-01T10:00:00.000000000Z ValueError: wrong weights\n"
+        )
+        cluster.apply(documents(namespace, runtime="theirs"))
+        play.pending()
+        play.pod(A, main={"running": {"startedAt": "2026-01-01T10:00:00Z"}})
+        with proxy.fault("/log.*container=kserve-container", status=200, body=said, times=99):
+            began = time.monotonic()
+            with pytest.raises(
+                RolloutFailedError, match=r"ModelLoadFailed: ValueError: .*handler.py, line 12"
+            ):
+                list(watch_rollout(cluster, play.reference, A, 30))
+        assert time.monotonic() - began <= 12  # 10 s, and the API server of the tests
+
+    def test_of_kdeploys_own_no_log_is_read(self, waiting: Start, play: Play, proxy: Proxy) -> None:
+        one = waiting(timeout=1)
+        play.pending()
+        play.pod(A, main={"running": {}})
+        with pytest.raises(RolloutTimeoutError, match="loading the model"):
+            one.end()
+        assert [path for _, path in proxy.requests if "/log" in path] == []
+
+
+def test_progress_says_what_happens(waiting: Start, play: Play) -> None:
+    one = waiting()
+
+    def tells(sentence: str) -> None:
+        one.until(lambda status: status.message.startswith(sentence))
+
+    play.show("01")
+    play.deployment(A, [])
+    tells("waiting for Kubernetes to create the release's pods")
+    pod = play.pod(A)
+    tells("waiting for a node")
+    play.bind(pod)
+    play.change_pod(pod, init={"running": {}})
+    tells("downloading the model")
+    done = {"terminated": {"exitCode": 0}}
+    play.change_pod(pod, init=done, main={"running": {}})
+    tells("loading the model")
+    play.event(pod, "Unhealthy", "Readiness probe failed: model digits has no READY worker")
+    tells("loading the model: no READY worker yet")
+    play.change_pod(pod, main={"running": {}}, ready=True)
+    play.replica_set(A, available=1)
+    play.show("03")
+    tells("waiting for the gateway to accept the route")
+    play.ready()
+    one.end()
+
+
+def test_events_are_selected_by_the_object_that_they_are_about(
+    waiting: Start, play: Play, proxy: Proxy, kube: Kube
+) -> None:
+    """A shared namespace holds thousands of others' events: none of them is listed or watched."""
+    one = waiting()
+    play.pending()
+    pod = play.pod(A, main={"running": {}})
+    play.event(pod, "Unhealthy", "Readiness probe failed: no READY worker")
+    one.until(lambda status: "no READY worker" in status.message)
+    asked = [path for _, path in proxy.requests if re.search(r"/events\?", path)]
+    assert asked
+    assert all("fieldSelector=involvedObject.uid%3D" in path for path in asked)
+    serve(play, A)
+    one.end()
