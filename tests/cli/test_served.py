@@ -143,7 +143,7 @@ def test_rollout_and_push_again_change_nothing(served: Project) -> None:
     pushed = served.run("push")
     assert "unchanged" in pushed.stderr
     rolled = served.run("rollout")
-    assert "unchanged: default/digits serves" in rolled.stderr
+    assert "unchanged: default/digits is Ready" in rolled.stderr
     assert rolled.stdout == pushed.stdout
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()} == before
 

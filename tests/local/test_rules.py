@@ -10,7 +10,7 @@ import pytest
 
 from deployer.errors import TargetError
 from deployer.load_log import LoadLog, pip_errors
-from deployer.target import Phase, read_status
+from deployer.target import NOT_RUNNING, Phase
 from deployer.targets.local.launch import Launch, Ports, plan_launch
 from deployer.targets.local.logs import read_logs, read_previous
 from deployer.targets.local.revisions import (
@@ -23,7 +23,7 @@ from deployer.targets.local.revisions import (
     release_folder,
     want,
 )
-from deployer.targets.local.status import Seen, build_document
+from deployer.targets.local.status import Seen, build_document, observe
 from tests.local.releases import ANSWER, make_documents, make_release
 
 NOW = "2026-01-01T00:00:00Z"
@@ -86,11 +86,9 @@ def test_going_back_is_the_same_revision_again() -> None:
     assert len(back.revisions) == 2
 
 
-def test_less_than_everything_after_a_full_rollout_is_kserves_rollback() -> None:
+def test_a_release_that_is_rolled_out_keeps_all_requests() -> None:
     record = arrive(apply(arrive(apply(None, "a")), "b"))
-    back = apply(record, "b", canary=0)
-    assert split(arrive(back)) == [(SECOND, 0), (FIRST, 100)]
-    assert apply(back, "b", canary=0) == back
+    assert split(arrive(apply(record, "b", canary=0))) == [(SECOND, 100)]
 
 
 def test_applying_the_same_again_changes_nothing_but_a_failure() -> None:
@@ -116,18 +114,34 @@ def test_old_revisions_are_forgotten_and_their_numbers_not_used_again() -> None:
 def test_the_status_tells_loading_ready_lost_and_failed_apart() -> None:
     record = apply(arrive(apply(None, "a")), "b")
     seen = {FIRST: Seen(True), SECOND: Seen(False, "it loads")}
-    loading = read_status(build_document(record, seen, NOW))
+    loading = observe(build_document(record, seen, NOW))
     assert (loading.phase, loading.message) == (Phase.PROGRESSING, f"{SECOND}: it loads")
     failed = build_document(note_failure(record, SECOND, "it breaks"), seen, NOW)
-    assert (read_status(failed).phase, read_status(failed).message) == (Phase.FAILED, "it breaks")
-    assert [(s.release, s.percent) for s in read_status(failed).traffic] == [("a", 100)]
+    assert (observe(failed).phase, observe(failed).message) == (Phase.FAILED, "it breaks")
+    assert [(s.release, s.percent) for s in observe(failed).traffic] == [("a", 100)]
     record = arrive(record)
     ready = build_document(record, {SECOND: Seen(True)}, NOW, before=failed)
-    assert read_status(ready).phase is Phase.READY
+    assert observe(ready).phase is Phase.READY
     lost = build_document(record, {SECOND: Seen(False, "killed")}, "2026-02-02T00:00:00Z", before=ready)
-    assert (read_status(lost).phase, read_status(lost).reason) == (Phase.PROGRESSING, "RevisionLost")
+    assert (observe(lost).phase, observe(lost).reason) == (Phase.PROGRESSING, "RevisionLost")
     times = {c["type"]: c["lastTransitionTime"] for c in lost["status"]["conditions"]}
     assert times["Ready"] == "2026-02-02T00:00:00Z"
+    down = observe(build_document(record, {}, NOW, down="start it"))
+    assert (down.phase, down.reason, down.traffic, down.serving) == (Phase.STOPPED, NOT_RUNNING, (), None)
+    assert down.stable == "b"
+
+
+def test_ready_means_the_wanted_split() -> None:
+    record = arrive(apply(None, "a"))
+    canary = apply(record, "b", canary=10)
+    seen = {FIRST: Seen(True), SECOND: Seen(True)}
+    assert observe(build_document(canary, seen, NOW)).phase is Phase.PROGRESSING
+    status = observe(build_document(arrive(canary), seen, NOW))
+    assert (status.phase, status.percent, status.stable) == (Phase.READY, 10, "a")
+    assert observe(build_document(arrive(canary), seen, NOW), stable="z").phase is Phase.PROGRESSING
+    promoted = apply(arrive(canary), "b")
+    assert observe(build_document(promoted, seen, NOW)).phase is Phase.PROGRESSING
+    assert observe(build_document(arrive(promoted), seen, NOW)).phase is Phase.READY
 
 
 @pytest.mark.parametrize(

@@ -160,9 +160,9 @@ def test_a_release_that_cannot_load_never_serves_and_says_why(
     assert reason in status.message
     assert [(share.release, share.percent) for share in status.traffic] == [(A, 100)]
     assert {(code, answer["release"]) for code, answer in load.answers} == {(200, "a")}
-    document = on_a.node.get(DEMO)
-    assert document
-    assert document["status"]["modelStatus"]["lastFailureInfo"]["reason"] == "ModelLoadFailed"
+    live = on_a.node.get(DEMO)
+    assert live
+    assert live.document["status"]["modelStatus"]["lastFailureInfo"]["reason"] == "ModelLoadFailed"
     lines = list(on_a.node.logs(DEMO))
     assert any(line.startswith(f"[{status.traffic[0].revision}] ") for line in lines)
 
@@ -203,4 +203,4 @@ def test_a_deleted_service_leaves_nothing(demo: Client, store: Path) -> None:
     with pytest.raises(NotFoundError):
         next(demo.node.watch(Reference("default", "other"), 1.0))
     assert list((demo.state / "local").rglob("*other*")) == []
-    assert [d["metadata"]["name"] for d in demo.node.list()] == ["demo"]
+    assert [status.reference.name for status in demo.node.list()] == ["demo"]

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from deployer.errors import TargetError
-from deployer.target import Phase, Reference, read_status
+from deployer.target import NOT_RUNNING, Phase, Reference
 from deployer.targets.local import OneNode
 from tests.local.client import Client
 from tests.local.releases import make_documents
@@ -137,8 +137,9 @@ def test_a_killed_supervisor_is_replaced_and_nothing_runs_twice(
         time.sleep(0.05)
     orphans = client.processes()
     kill(client)
-    assert client.node.get(DEMO) is not None
-    assert read_status(client.node.get(DEMO) or {}).reason == "SupervisorNotRunning"
+    live = client.node.get(DEMO)
+    assert live
+    assert (live.status.phase, live.status.reason, live.status.traffic) == (Phase.STOPPED, NOT_RUNNING, ())
     assert client.node.releases_in_use() == {f"demo/{A}"}
     client.node.apply(documents)
     assert not set(orphans) & set(client.processes())

@@ -63,7 +63,8 @@ def test_a_failure_ends_it_and_says_who_still_answers() -> None:
         f"release {B} cannot become ready: ModelLoadFailed: No module named 'foo'; {A} still answers requests"
     )
     assert caught.value.hint == (
-        f"fix the cause, then run `kdeploy rollout` again. {B} stays applied and takes over if it becomes ready. "
+        f"fix the cause, then run `kdeploy rollout` again. "
+        f"{B} stays applied and takes over if it becomes ready. "
         f"To go back: `kdeploy rollout --release {A}`"
     )
 

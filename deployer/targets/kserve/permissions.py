@@ -16,8 +16,11 @@ from deployer.targets.kserve.resources import (
     CONTROLLER_REVISION,
     DEPLOYMENT,
     EVENT,
+    HTTP_ROUTE,
     INFERENCE_SERVICE,
+    LIMIT_RANGE,
     POD,
+    QUOTA,
     REPLICA_SET,
     REVISION,
     SECRET,
@@ -31,6 +34,14 @@ ACCOUNT = "kdeploy"  # the name of the Role, and of the ServiceAccount that it i
 POD_LOG = Resource("", "v1", "pods/log", "Pod")
 POD_EXEC = Resource("", "v1", "pods/exec", "Pod")
 _SEEN = ("list", "watch")
+# What a rollout does without, and better with: a failed pod that is deleted starts again at once, quotas are
+# compared, somebody's canary is told by its route.
+HELPFUL: dict[Resource, Sequence[str]] = {
+    POD: ("delete",),
+    QUOTA: ("list",),
+    LIMIT_RANGE: ("list",),
+    HTTP_ROUTE: ("get",),
+}
 _WRITTEN = (INFERENCE_SERVICE, SERVING_RUNTIME, SERVICE_ACCOUNT, SECRET)
 
 
@@ -94,9 +105,10 @@ def check_permissions(api: Api, namespace: str, wanted: Sequence[Permission]) ->
 
 
 def render_role(namespace: str, mode: str, more: Sequence[Permission] = ()) -> list[Document]:
-    """Render an account for CI with a rollout's permissions, and more, in just this namespace."""
+    """Render an account for CI: what a rollout needs, what helps it, and more, in this namespace."""
     rules: dict[Resource, list[str]] = {}
-    for one in dict.fromkeys([*needed(mode), *more]):
+    helpful = [Permission(verb, resource) for resource, verbs in HELPFUL.items() for verb in verbs]
+    for one in dict.fromkeys([*needed(mode), *more, *helpful]):
         rules.setdefault(one.resource, []).append(one.verb)
     metadata = {
         "name": ACCOUNT,

@@ -25,7 +25,10 @@ def named(name: str, namespace: str = "team", mode: str = "Standard") -> list[Do
 
 
 def node(count: str) -> Document:
-    return {"status": {"allocatable": {GPU: count}}}
+    return {
+        "metadata": {"name": f"n{count}"},
+        "status": {"allocatable": {GPU: count, "cpu": "8", "memory": "32Gi"}},
+    }
 
 
 def claim(phase: str = "Bound", *modes: str) -> Document:
@@ -199,7 +202,7 @@ def test_what_is_refused(bad: list[Document], place: Surroundings, what: str) ->
         (
             rendered(gpu=2),
             Surroundings(nodes=[node("1"), {}]),
-            "no node has 2 of nvidia.com/gpu now: is NVIDIA's",
+            "no node has 2 nvidia.com/gpu now: ",
         ),
         (
             rendered(uri=CLAIM, max_replicas=2),

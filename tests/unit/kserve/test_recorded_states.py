@@ -11,7 +11,7 @@ from msgspec import structs
 from deployer.target import RELEASE_LABEL, Document, Phase, Status
 from deployer.targets.kserve.state.children import Children
 from deployer.targets.kserve.state.readiness import Readiness
-from tests.recorded import NAMES, state
+from tests.recorded import FOLDER, NAMES, state
 
 READY, FAILED, WAITS, STOPPED = Phase.READY, Phase.FAILED, Phase.PROGRESSING, Phase.STOPPED
 
@@ -177,8 +177,12 @@ def test_state(name: str) -> None:
         assert evaluate(name, at=seconds - 0.5).phase is WAITS
 
 
-def test_every_state_is_expected() -> None:
+def test_every_state_is_expected_and_listed() -> None:
     assert sorted(EXPECTED) == NAMES
+    table = (FOLDER.parent / "README.md").read_text()
+    assert re.findall(r"^\| (\d\d-[-\w]+) \|", table, re.MULTILINE) == NAMES
+    for name in set(re.findall(r"\btest_\w+", table)):
+        assert list(FOLDER.parents[1].rglob(f"{name}.py")), name
 
 
 def test_a_failed_download_is_told_once_and_without_log_prefixes() -> None:

@@ -49,7 +49,7 @@ def check_room(
         return
     if pods is UNSET or not all(_name(node) in pods for node in large):
         return
-    leaves = {service["metadata"]["name"]} if _recreates(service) and live else set()
+    leaves = {service["metadata"]["name"]} if _recreates(service) and live is not None else set()
     free = {_name(node): _free(node, pods[_name(node)], leaves, service) for node in large}
     fitting = [name for name, amounts in free.items() if _holds(amounts, wanted)]
     if fitting:
@@ -58,7 +58,7 @@ def check_room(
         yield ok(_topic(service), f"node {fitting[0]} has {held}")
         return
     lacking = _lacking(free.values(), wanted)
-    if live and not _recreates(service):
+    if live is not None and not _recreates(service):
         detail = f"an update starts a new pod before it stops the old one, and no node has {lacking} free"
         remedy = "`--strategy recreate` stops the old pod first; or free some"
     else:

@@ -52,15 +52,20 @@ def _of_ranges(service: Document, ranges: Sequence[Document]) -> Iterator[Findin
             if rule.get("type") not in ("Container", "Pod"):
                 continue
             for key, most in (rule.get("max") or {}).items():
-                if (asked := parse_quantity(limits.get(key))) and asked > (parse_quantity(most) or asked):
+                if _is_less(most, limits.get(key)):
                     detail = f"{where} admits at most {most} of {key}, and [serving] asks for {limits[key]}"
                     yield failure("limits", detail, where, f"lower serving.{_key(key)}")
             for key, least in (rule.get("min") or {}).items():
-                if (asked := parse_quantity(requests.get(key))) and asked < (parse_quantity(least) or asked):
+                if _is_less(requests.get(key), least):
                     detail = (
                         f"{where} wants at least {least} of {key}, and [serving] asks for {requests[key]}"
                     )
                     yield failure("limits", detail, where, f"raise serving.{_key(key)}")
+
+
+def _is_less(one: object, other: object) -> bool:
+    first, second = parse_quantity(one), parse_quantity(other)
+    return first is not None and second is not None and first < second
 
 
 def _key(resource: str) -> str:

@@ -1,0 +1,115 @@
+"""Whether a node has room for one more pod: nodes, pods and their requests as documents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import UNSET
+
+from deployer.target import Document
+from deployer.targets.kserve.preflight.capacity import check_room
+from deployer.targets.kserve.rules import Finding
+
+GPU = "nvidia.com/gpu"
+
+
+def service(*, recreate: bool = False, **limits: str) -> Document:
+    limits = {GPU if key == "gpu" else key: value for key, value in limits.items()}
+    predictor: Document = {"model": {"resources": {"limits": limits, "requests": limits}}}
+    if recreate:
+        predictor["deploymentStrategy"] = {"type": "Recreate"}
+    return {"metadata": {"name": "digits", "namespace": "team"}, "spec": {"predictor": predictor}}
+
+
+def node(
+    name: str = "n1", *, taints: list[Document] | None = None, unschedulable: bool = False, **room: str
+) -> Document:
+    allocatable = {GPU if key == "gpu" else key: value for key, value in room.items()}
+    return {
+        "metadata": {"name": name},
+        "spec": {"taints": taints, "unschedulable": unschedulable},
+        "status": {"allocatable": allocatable},
+    }
+
+
+def pod(service: str = "other", init: str = "0", **requests: str) -> Document:
+    requests = {GPU if key == "gpu" else key: value for key, value in requests.items()}
+    labels = {"serving.kserve.io/inferenceservice": service}
+    return {
+        "metadata": {"name": "p", "namespace": "team", "labels": labels},
+        "spec": {
+            "containers": [{"resources": {"requests": requests}}, {}],
+            "initContainers": [{"resources": {"limits": {"cpu": init}}}],
+        },
+    }
+
+
+def found(of: Document, nodes: Any, pods: Any = UNSET, *, live: bool = True) -> list[Finding]:
+    return list(check_room(of, {} if live else None, nodes, pods))
+
+
+WANTED = service(cpu="1", memory="2Gi", gpu="1")
+ROOM = node(cpu="4", memory="8Gi", gpu="1")
+
+
+def test_what_cannot_be_listed_is_not_judged() -> None:
+    assert found(WANTED, UNSET) == []
+    assert found(WANTED, [ROOM]) == []
+    assert found(WANTED, [ROOM], {}) == []
+    assert found(service(cpu="1"), []) == []  # an autoscaler adds the first node
+
+
+def test_no_node_is_large_enough() -> None:
+    (one,) = found(WANTED, [node(cpu="4", memory="8Gi")])
+    assert (one.status, one.detail) == ("warning", "no node has 1 nvidia.com/gpu now")
+    (one,) = found(service(cpu="8", memory="1536Mi"), [node(cpu="4", memory="1Gi")])
+    assert one.detail == "no node has 8 cpu, 1536Mi memory now"
+    assert (one.name, one.where) == ("capacity", "serving.cpu")
+    (one,) = found(service(cpu="500m", memory="2Gi"), [node(cpu="250m", memory="2Gi")])
+    assert one.detail == "no node has 0.5 cpu now"
+
+
+def test_room_for_one_more() -> None:
+    (one,) = found(WANTED, [ROOM], {"n1": [pod(cpu="1")]})
+    assert (one.status, one.detail) == ("ok", "node n1 has 1 of nvidia.com/gpu free")
+    (one,) = found(service(cpu="1"), [node(cpu="4")], {"n1": [pod(cpu="1", init="3")]})
+    assert one.detail == "node n1 has room for one more pod"
+
+
+def test_an_update_needs_room_for_both() -> None:
+    (one,) = found(WANTED, [ROOM], {"n1": [pod("digits", gpu="1")]})
+    assert one.detail == (
+        "an update starts a new pod before it stops the old one, and no node has 1 nvidia.com/gpu free"
+    )
+    assert "`--strategy recreate`" in one.remedy
+    (one,) = found(WANTED, [ROOM], {"n1": [pod(gpu="1")]}, live=False)
+    assert (one.detail, one.remedy) == ("no node has 1 nvidia.com/gpu free now", "free some, or add a node")
+
+
+def test_a_pod_that_is_stopped_first_leaves_its_room() -> None:
+    recreate = service(recreate=True, cpu="1", memory="2Gi", gpu="1")
+    (one,) = found(recreate, [ROOM], {"n1": [pod("digits", gpu="1")]})
+    assert one.status == "ok"
+    (one,) = found(recreate, [ROOM], {"n1": [pod(gpu="1")]})
+    assert one.detail == "no node has 1 nvidia.com/gpu free now"
+
+
+def test_an_init_container_counts_by_its_most() -> None:
+    (one,) = found(service(cpu="2"), [node(cpu="4")], {"n1": [pod(cpu="1", init="3")]})
+    assert one.status == "warning"
+
+
+def test_nodes_that_take_no_pods() -> None:
+    kept_off = [{"key": "dedicated", "effect": "NoSchedule"}]
+    tolerated = [{"key": GPU, "effect": "NoSchedule"}, {"key": "soft", "effect": "PreferNoSchedule"}]
+    full = {"cpu": "4", "memory": "8Gi", "gpu": "1"}
+    (one,) = found(WANTED, [node(taints=kept_off, **full), node("n2", unschedulable=True, **full)])
+    assert one.status == "warning"
+    (one,) = found(WANTED, [node(taints=tolerated, **full)], {"n1": []})
+    assert one.status == "ok"
+
+
+def test_no_single_resource_is_short() -> None:
+    nodes = [node("n1", cpu="4", memory="1Gi"), node("n2", cpu="1", memory="8Gi")]
+    (one,) = found(service(cpu="2", memory="2Gi"), nodes)
+    assert one.detail == "no node has 2 cpu, 2Gi memory now"

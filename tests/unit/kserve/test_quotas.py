@@ -1,0 +1,70 @@
+"""What quotas and limits admit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deployer.target import Document
+from deployer.targets.kserve.preflight.quotas import check_quotas
+from deployer.targets.kserve.rules import Finding
+
+
+def service(**amounts: str) -> Document:
+    named = {"nvidia.com/gpu" if key == "gpu" else key: value for key, value in amounts.items()}
+    return {"spec": {"predictor": {"model": {"resources": {"limits": named, "requests": named}}}}}
+
+
+def quota(hard: dict[str, str], used: dict[str, str] | None = None) -> Document:
+    return {"metadata": {"name": "q"}, "spec": {"hard": hard}, "status": {"hard": hard, "used": used or {}}}
+
+
+def limits(**rule: Any) -> Document:
+    return {"metadata": {"name": "l"}, "spec": {"limits": [{"type": "Container", **rule}]}}
+
+
+def found(of: Document, *quotas: Document, ranges: tuple[Document, ...] = ()) -> list[Finding]:
+    return list(check_quotas(of, quotas, ranges))
+
+
+WANTED = service(cpu="1", memory="2Gi", gpu="1")
+
+
+def test_nothing_to_say_without_any() -> None:
+    assert found(WANTED) == []
+
+
+def test_one_that_admits_it() -> None:
+    (one,) = found(WANTED, quota({"requests.memory": "4Gi", "pods": "2", "services": "1"}, {"pods": "1"}))
+    assert one.status == "ok"
+    (one,) = found(WANTED, {"metadata": {"name": "new"}, "spec": {"hard": {"memory": "4Gi"}}})
+    assert one.status == "ok"
+
+
+def test_one_that_never_can() -> None:
+    (one,) = found(WANTED, quota({"limits.memory": "1Gi"}))
+    assert (one.status, one.where) == ("failure", "ResourceQuota q")
+    assert one.detail == "ResourceQuota q admits 1Gi of limits.memory, and one pod asks for 2Gi"
+    (one,) = found(WANTED, quota({"requests.nvidia.com/gpu": "0"}))
+    assert one.detail.endswith("admits 0 of requests.nvidia.com/gpu, and one pod asks for 1")
+
+
+def test_one_that_is_used_up() -> None:
+    (one,) = found(WANTED, quota({"cpu": "2", "pods": "5"}, {"cpu": "1500m", "pods": "1"}))
+    assert one.status == "warning"
+    assert one.detail == "ResourceQuota q: 1500m of 2 cpu are used, and a new pod asks for 1"
+    (one,) = found(WANTED, quota({"pods": "1"}, {"pods": "1"}))
+    assert one.detail.endswith("1 of 1 pods are used, and a new pod asks for 1")
+
+
+def test_limit_ranges() -> None:
+    (one,) = found(WANTED, ranges=(limits(max={"memory": "1Gi", "cpu": "2", "storage": "1Gi"}),))
+    assert (one.detail, one.remedy) == (
+        "LimitRange l admits at most 1Gi of memory, and [serving] asks for 2Gi",
+        "lower serving.memory",
+    )
+    (one,) = found(WANTED, ranges=(limits(min={"cpu": "2", "memory": "1Gi"}),))
+    assert (one.status, one.remedy) == ("failure", "raise serving.cpu")
+    (one,) = found(WANTED, ranges=(limits(max={"nvidia.com/gpu": "0"}, type="Pod"),))
+    assert one.remedy == "lower serving.gpu"
+    (one,) = found(WANTED, ranges=(limits(max={"memory": "1Gi"}, type="PersistentVolumeClaim"),))
+    assert one.status == "ok"
