@@ -16,7 +16,7 @@ PAIRED := tests/cluster tests/contract tests/stores tests/examples $(filter-out 
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults lint type bench docs build clean
+.PHONY: help setup demo test faults e2e lint type bench docs build clean
 
 help:  ## Show this
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -37,10 +37,13 @@ test: setup  ## Run every test
 	@echo "== testing: real TorchServes on loopback, a few minutes on two cores"
 	@$(RUN) -m pytest -n 2 tests/unit $(COVERED)
 	@$(RUN) -m pytest -n 3 --dist loadfile $(PAIRED)
-	@$(RUN) -m pytest tests --ignore tests/unit $(PAIRED:%=--ignore %)
+	@$(RUN) -m pytest tests --ignore tests/unit --ignore tests/e2e $(PAIRED:%=--ignore %)
 
 faults: setup  ## Fail each request of each command to a cluster in every way, for ever: ten minutes
 	@KDEPLOY_TESTS_ALL_FAULTS=1 $(RUN) -m pytest tests/cluster/test_faults.py
+
+e2e: setup  ## Test on a real cluster with KServe, which KDEPLOY_E2E_CONTEXT names
+	@$(RUN) -m pytest tests/e2e
 
 lint: setup  ## Check style, formatting and which room may import which
 	@$(RUN) -m ruff check .

@@ -1,6 +1,6 @@
 """What a rollout reads of the events of a shared namespace that holds 10,000 of other objects.
 
-Against the tests' API server: all events of the namespace, as a rollout without field selectors would list them,
+Against the tests' API server: all events of the namespace, as without field selectors,
 beside those about one pod, selected by its uid. Seconds are medians of alternating runs.
 """
 
