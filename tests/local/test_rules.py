@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from deployer.errors import TargetError
+from deployer.load_log import LoadLog, pip_errors
 from deployer.target import Phase, read_status
-from deployer.targets.local.diagnosis import LoadLog, pip_errors
 from deployer.targets.local.launch import Launch, Ports, plan_launch
 from deployer.targets.local.logs import read_logs, read_previous
 from deployer.targets.local.revisions import (

@@ -21,7 +21,7 @@ import aiohttp
 from msgspec import Struct
 
 from deployer.errors import KdeployError
-from deployer.targets.local.diagnosis import LoadLog, pip_errors
+from deployer.load_log import LoadLog, pip_errors
 from deployer.targets.local.launch import PIP_LOG, Ports, plan_launch
 from deployer.targets.local.probe import ProbeError, probe
 from deployer.targets.local.processes import START_MARK, end_marked, signal_group

@@ -7,7 +7,6 @@ true exception stands in the log, above others that it caused.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 _WORKER_LINE = re.compile(r"^\S+ \[\w+ *\] (?P<worker>W-\d+-.+?)-std(?:out|err) MODEL_LOG - (?P<text>.*)$")
 _RETRY = re.compile(r"\] (?P<worker>W-\d+-\S+) .*Retry worker: \d+ in \d+ seconds")
@@ -58,7 +57,7 @@ class _Worker:
     def _read_inside(self, text: str) -> None:
         frame = _FRAME.match(text)
         if frame:
-            self._frame = f" ({Path(frame['file']).name}, line {frame['line']})"
+            self._frame = f" ({frame['file'].rpartition('/')[2]}, line {frame['line']})"
         elif text[:1] not in (" ", "\t") and text.strip():
             self._chain.append(text.strip() + self._frame)
             self._inside, self._message = False, True
