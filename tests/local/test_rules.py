@@ -224,7 +224,10 @@ def test_other_exceptions_get_a_second_chance_and_keep_their_whole_message() -> 
     log.feed(said(traceback(error)) + retry())
     assert log.failure == ""
     log.feed(said("it is tried again") + said(traceback(error)) + retry())
-    assert "RuntimeError: Error(s) in loading state_dict for Net: (handler.py, line 7) Missing" in log.failure
+    assert log.failure == (
+        "RuntimeError: Error(s) in loading state_dict for Net:"
+        ' Missing key(s): "a.weight" (handler.py, line 7)'
+    )
 
 
 def test_a_worker_without_a_word_fails_at_its_third_attempt_and_others_do_not_count() -> None:
