@@ -123,9 +123,10 @@ class LoadLog:
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
             self._read(line)
-        while len(self._rest) > _LINE_MAX:
-            self._read(self._rest[:_LINE_MAX])
-            self._rest = self._rest[_LINE_MAX:]
+        size = len(self._rest) - len(self._rest) % _LINE_MAX
+        for start in range(0, size, _LINE_MAX):
+            self._read(self._rest[start : start + _LINE_MAX])
+        self._rest = self._rest[size:]
 
     @property
     def failure(self) -> str:

@@ -87,7 +87,7 @@ def render_runtime() -> Document:
         "image": Serving().image,
         "inference_port": INFERENCE_PORT,
         "metrics_port": METRICS_PORT,
-        "probe": f"{_part('probe.py')}\n\nraise SystemExit(missing({MANAGEMENT_PORT}))\n",
+        "probe": f"{_part('probe.py')}\n\nraise SystemExit(missing({MANAGEMENT_PORT}) or None)\n",
         "program": first_process(),
     }
     return _document("servingruntime.yaml.j2", values)

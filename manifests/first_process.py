@@ -32,7 +32,7 @@ from manifests.probe import missing
 CANNOT_LOAD = 78  # the exit status of a release that cannot load: EX_CONFIG of sysexits.h
 PORT_TAKEN = 75  # another process was quicker to take a port: EX_TEMPFAIL
 MESSAGE_MAX = 4096  # bytes, as the kubelet reads
-LAST_WISH = 0.3  # seconds that TorchServe's processes get to end by themselves: nothing is in flight by then
+LAST_WISH = 0.2  # seconds that TorchServe's processes get to end by themselves: nothing is in flight by then
 LOOK = 0.5  # seconds between two looks at a model that loads
 LATE = 0.5  # seconds that the last lines of a worker may come after the line that says it died
 
