@@ -7,7 +7,7 @@ from typing import Any
 
 from deployer.access import Access
 from deployer.config import Serving
-from deployer.manifest import render, render_secret
+from deployer.manifest import render, render_runtime, render_secret, runtime_name
 from deployer.release import ArchiveRecord, Release, Traffic
 from deployer.target import RELEASE_LABEL, Capabilities, Document, Reference
 from deployer.targets.kserve.serving import SERVICE_LABEL
@@ -15,6 +15,7 @@ from tests.cluster.kube import Kube
 
 A, B = "1.0-aaaaaaaaaaaa", "1.1-bbbbbbbbbbbb"
 NOW = "2026-01-01T00:00:00Z"
+RUNTIME = runtime_name(render_runtime())
 _numbers = itertools.count(1)
 
 

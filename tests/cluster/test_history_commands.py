@@ -12,7 +12,7 @@ import yaml
 from deployer.target import Document
 from deployer.targets.kserve.permissions import ACCOUNT
 from tests.cluster.kube import Kube
-from tests.cluster.play import Play
+from tests.cluster.play import RUNTIME, Play
 from tests.cluster.proxy import Proxy
 from tests.cluster.test_commands import Kdeploy, become_ready, kdeploy, play, rolled_out
 from tests.stores.swift import SECRET
@@ -187,7 +187,7 @@ class TestStatus:
         assert told["traffic"] == f"100 % {rolled_out}"
         assert told["wanted"] == f"traffic 100 % {rolled_out}"
         assert told["replicas"] == "1 of 1 ready; 1 to 1"
-        assert told["runtime"] == "kdeploy-torchserve-v1"
+        assert told["runtime"] == RUNTIME
         assert told["image"] == "pytorch/torchserve-kfs:0.12.0"
         assert ["condition", "Ready", "True"] in lines
         assert told["last"].startswith(f"rollout Ready: {rolled_out} by {getpass.getuser()}@")

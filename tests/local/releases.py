@@ -10,6 +10,7 @@ from typing import Any
 from deployer.manifest import render_runtime, runtime_name
 
 Document = dict[str, Any]
+DRAIN = 1  # second
 
 ANSWER = """
 import os
@@ -79,6 +80,7 @@ def make_release(
     *,
     requirements: str | None = None,
     extra: dict[str, bytes] | None = None,
+    workers: int = 1,
 ) -> Path:
     """Make a release's folder: `config/config.properties` and `model-store/NAME.mar`."""
     (folder / "config").mkdir(parents=True)
@@ -95,8 +97,8 @@ def make_release(
     version = {
         "defaultVersion": True,
         "marName": f"{name}.mar",
-        "minWorkers": 1,
-        "maxWorkers": 1,
+        "minWorkers": workers,
+        "maxWorkers": workers,
         "batchSize": 1,
         "maxBatchDelay": 10,
         "responseTimeout": 60,
@@ -129,10 +131,10 @@ def make_documents(
 ) -> list[Document]:
     """Make what is applied: a ServingRuntime and an InferenceService, as kdeploy renders them."""
     runtime = render_runtime()
-    drain = {"KDEPLOY_DRAIN_SECONDS": "1", "KDEPLOY_GRACE_SECONDS": "61"}
+    drain = {"KDEPLOY_DRAIN_SECONDS": str(DRAIN), "KDEPLOY_GRACE_SECONDS": str(DRAIN + 60)}
     predictor: Document = {
         "minReplicas": 1,
-        "timeout": 71,
+        "timeout": DRAIN + 70,
         "model": {
             "modelFormat": {"name": "pytorch"},
             "runtime": runtime_name(runtime),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -15,6 +17,7 @@ from deployer.target import Phase, Reference
 from tests.local.client import Client, Load
 from tests.local.releases import (
     ANSWER,
+    DRAIN,
     IMPORTS_WHAT_IS_NOT_THERE,
     RAISES,
     make_documents,
@@ -98,6 +101,21 @@ def test_no_request_is_lost_while_a_b_a_are_rolled_out(on_a: Client, store: Path
             load.wait_for(25)
     assert load.statuses() == {200: len(load.answers)}
     assert {answer["release"] for _, answer in load.answers} == {"a", "b"}
+
+
+def test_the_old_release_answers_what_it_has_begun_and_is_gone_then(on_a: Client, store: Path) -> None:
+    [revision] = [r for r in on_a.node.info().services[0].revisions if not r.draining]
+    old = psutil.Process(revision.pid)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(on_a.ask, "/predictions/demo", {"sleep": 10})
+        status = on_a.rollout("demo", B, store / "b")
+        replaced = time.monotonic()
+        assert [(s.release, s.percent) for s in status.traffic] == [(B, 100)]
+        assert asked.result() == (200, {"release": "a", "mode": ""})
+    last = max(time.monotonic(), replaced + DRAIN)
+    old.wait(60)
+    assert time.monotonic() - last < 1.0
+    assert len(on_a.java()) == 1
 
 
 @pytest.mark.parametrize("victim", ["first process", "launcher", "JVM"])
