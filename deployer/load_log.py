@@ -133,8 +133,9 @@ class LoadLog:
         """Why the model will not load, or nothing while it still may."""
         if self.pip_failed:
             return "; ".join(["pip cannot install the model's requirements", *self._pip])
-        blocked = [w for w in self._workers.values() if self._is_blocked(w)]
-        return self.reason if blocked else self._not_registered
+        workers = self._workers.values()
+        # One worker that loads makes the model ready, however the others fare.
+        return self.reason if workers and all(map(self._is_blocked, workers)) else self._not_registered
 
     @property
     def reason(self) -> str:

@@ -17,12 +17,14 @@ import contextlib
 import errno
 import os
 import re
+import resource
 import signal
 import socket
 import sys
 import tempfile
 import threading
 import time
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from deployer.load_log import LoadLog, pip_errors
@@ -172,8 +174,9 @@ class Output:
             if self.reading:
                 with self._lock:
                     self.log.feed(self._decode(data))
-                    self.reading = not (self.log.failure or self.log.port_taken)
-                if not self.reading:
+                    failed = self.log.failure or self.log.port_taken
+                if failed:
+                    self.reading = False
                     notice()
 
 
@@ -208,8 +211,8 @@ class FirstProcess:
         try:
             text, entries = read_configuration(self._command, self._environment)
             await self._front.listen(*address_of(entries, "inference_address", 8080))
-            self._start(write_private(text, self._front.upstream_port))
             management = address_of(entries, "management_address", 8081)[1]
+            self._start(write_private(text, self._front.upstream_port))
         except (OSError, ValueError) as error:
             if getattr(error, "errno", None) == errno.EADDRINUSE:
                 return self._say(PORT_TAKEN, str(error))
@@ -230,10 +233,10 @@ class FirstProcess:
                 if ready:
                     await self._drain(value)
                 return 0
-            elif ready:
-                return value  # TorchServe ended: the container is started anew
-            else:
-                return await self._explain(value if event == FAILED else "")
+            elif not ready:
+                return await self._explain()
+            elif event == ENDED:
+                return value
 
     async def _drain(self, number):
         """Serve on, then take nothing new, until nothing is in flight, the time is over or it is urgent."""
@@ -246,21 +249,19 @@ class FirstProcess:
         waits = {asyncio.ensure_future(one) for one in (self._front.close(), self._events.get())}
         return await asyncio.wait(waits, timeout=end - self._loop.time(), return_when=asyncio.FIRST_COMPLETED)
 
-    async def _explain(self, reason):
+    async def _explain(self):
+        """Say why the model cannot be loaded; return the exit status."""
         await asyncio.sleep(LATE)
         said, lines = self._output.reason()
         if self._output.log.port_taken:
             return self._say(PORT_TAKEN, "a port was taken")
-        return self._give_up(reason or said, lines)
+        return self._give_up(self._memory.killed() or said, lines)
 
     def _give_up(self, reason, lines=()):
         """Write the termination message; return the exit status."""
         message = compose(reason, lines, self._environment)
-        with (
-            contextlib.suppress(OSError),
-            open(self._environment.get("KDEPLOY_TERMINATION_LOG", ""), "w") as file,
-        ):
-            file.write(message)
+        with contextlib.suppress(OSError):
+            Path(self._environment.get("KDEPLOY_TERMINATION_LOG", "")).write_text(message, "utf-8")
         return self._say(CANNOT_LOAD, f"the model cannot be loaded: {message.partition(chr(10))[0]}")
 
     def _say(self, status, text):
@@ -281,21 +282,23 @@ class FirstProcess:
             setsigdef=[signal.SIGPIPE],  # which Python ignores
         )
         os.close(sink)
-        self._output = Output(source, 1, lambda: self._tell(FAILED, ""))
+        self._output = Output(source, 1, lambda: self._tell(FAILED))
+        # Not for TorchServe's processes, which have theirs; the front takes two files for a connection.
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     def _watch(self, management):
         """Look at a model that loads, in a thread of its own."""
         while True:
-            killed = self._memory.killed()
-            if killed:
-                return self._tell(FAILED, killed)
+            if self._memory.killed():
+                return self._tell(FAILED)
             if not missing(management):
-                return self._tell(READY, None)
+                return self._tell(READY)
             time.sleep(LOOK)
 
-    def _tell(self, event, value):
+    def _tell(self, event):
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self._events.put_nowait, (event, value))
+            self._loop.call_soon_threadsafe(self._events.put_nowait, (event, None))
 
     def _reap(self):
         """Take every child that has ended: as process 1 it gets the orphans, too."""

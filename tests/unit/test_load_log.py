@@ -53,11 +53,12 @@ def test_other_exceptions_get_a_second_chance_and_keep_their_whole_message() -> 
     )
 
 
-def test_a_worker_without_a_word_fails_at_its_third_attempt_and_others_do_not_count() -> None:
+def test_workers_without_a_word_fail_at_their_third_attempt_and_only_all_of_them() -> None:
     log = LoadLog()
-    log.feed(retry(9000) + retry(9001) + retry(9002))
-    assert log.failure == ""
-    log.feed(retry(9001) + retry(9001))
+    log.feed(said("model_name: demo", 9002) + retry(9000) + retry(9001))
+    log.feed((retry(9000) + retry(9001)) * 2)
+    assert log.failure == ""  # one of them loads yet, and would make the model ready
+    log.feed(retry(9002) * 3)
     assert "without a word" in log.failure
 
 
