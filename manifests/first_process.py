@@ -285,7 +285,8 @@ class FirstProcess:
         self._output = Output(source, 1, lambda: self._tell(FAILED))
         # Not for TorchServe's processes, which have theirs; the front takes two files for a connection.
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     def _watch(self, management):
         """Look at a model that loads, in a thread of its own."""

@@ -142,7 +142,8 @@ class TestDiff:
         assert [one["kind"] for one in found] == ["Secret", "InferenceService"]
         fields = {change["path"]: change for change in found[1]["changes"]}
         assert fields["spec.predictor.model.resources.limits.cpu"]["after"] == "3"
-        assert fields["spec.predictor.model.env"]["before"] is None
+        env = fields["spec.predictor.model.env"]
+        assert [one for one in env["after"] if one not in env["before"]] == [{"name": "A", "value": "b"}]
         assert kdeploy("diff", *changed, "-o", "name").out.split()[-1] == "InferenceService/digits"
         edited = {"spec": {"predictor": {"maxReplicas": 5, "model": {"image": "theirs"}}}}
         kube.merge(f"{services(namespace)}?{EDIT}", edited)
