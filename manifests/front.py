@@ -55,9 +55,10 @@ class Client(asyncio.Protocol):
         if self._ending:
             return
         if not self.in_flight:
-            self._enter()
+            self.in_flight = True
+            self.front.count(1)
         self._ahead += data
-        self._advance()
+        self.advance()
 
     def eof_received(self):
         """Keep the connection open for the answer where a whole request has come."""
@@ -88,10 +89,6 @@ class Client(asyncio.Protocol):
         self._blocked = blocked
         self._regulate()
 
-    def connected(self):
-        """Send what has waited for the connection to TorchServe."""
-        self._advance()
-
     def refused(self):
         """Answer in the place of a TorchServe that does not listen."""
         self.upstream = None
@@ -119,25 +116,23 @@ class Client(asyncio.Protocol):
         head += "Retry-After: 1\r\n\r\n" if status == 503 else "\r\n"
         self.transport.write(head.encode() + (b"" if self._method == b"HEAD" else data))
         self._answering, self._last, self._discarding, self._blocked = False, True, True, False
-        self._advance()
+        self.advance()
         self._settle()
-
-    def _enter(self):
-        self.in_flight = True
-        self.front.count(1)
 
     def _leave(self):
         if self.in_flight:
             self.in_flight = False
             self.front.count(-1)
 
-    def _advance(self):
-        """Pass on as much as can be now."""
+    def advance(self):
+        """Pass on as much of what has come as can be now."""
         try:
             while self._ahead and not self._ending and self._step():
                 pass
         except BadMessageError as error:
             self._refuse(str(error))
+        if self.upstream:
+            self.upstream.flush()
         self._regulate()
 
     def _refuse(self, text):
@@ -164,7 +159,7 @@ class Client(asyncio.Protocol):
         size = self._body.split(self._ahead)
         data, self._ahead = self._ahead[:size], self._ahead[size:]
         if self.upstream:
-            self.upstream.transport.write(data)
+            self.upstream.send(data)
         if self._body.done:
             self._body = None
             self._settle()
@@ -271,7 +266,7 @@ class Client(asyncio.Protocol):
             self._leave()
             self.end()
         elif self._ahead:
-            self._advance()
+            self.advance()
             if self._eof and not self._answering and not self._ending:
                 self.transport.close()  # the request that came last is not whole
         else:
@@ -308,16 +303,17 @@ class Upstream(asyncio.Protocol):
         if self.client is _NOBODY:
             return transport.abort()
         transport.set_write_buffer_limits(high=0)
-        transport.write(self._waiting)
-        self._waiting = b""
-        return self.client.connected()
+        return self.client.advance()
 
     def send(self, data):
-        """Send a head, now or once the connection stands."""
-        if self.transport:
+        """Add to what is sent at the next `flush`."""
+        self._waiting += data
+
+    def flush(self):
+        """Send what has been added, in one piece; nothing while there is no connection yet."""
+        if self.transport and self._waiting:
+            data, self._waiting = self._waiting, b""
             self.transport.write(data)
-        else:
-            self._waiting += data
 
     def data_received(self, data):
         """Hand on an answer."""
