@@ -59,5 +59,5 @@ def _env_fault(name: str, value: str) -> str | None:
     if name == "PYTHONPATH":
         return "KServe refuses PYTHONPATH"
     if name.startswith("KDEPLOY_"):
-        return f"{name} is kdeploy's own"
+        return f"{name} is kdeploy's own: it comes from serving.drain-seconds and serving.response-timeout"
     return None if _ENV_NAME.fullmatch(name) and "\0" not in value else f"{name!r} is no environment variable"
