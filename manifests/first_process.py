@@ -218,12 +218,10 @@ class FirstProcess:
                 return self._say(PORT_TAKEN, str(error))
             return self._give_up(f"TorchServe cannot be started: {error}")
         threading.Thread(target=self._watch, args=(management,), daemon=True).start()
-        status = await self._live()
-        await self._stop()
-        return status
+        return await self._live()
 
     async def _live(self):
-        """Take what happens as it comes; return the exit status once the end is due."""
+        """Take what happens as it comes, until the end; return the exit status."""
         ready = False
         while True:
             event, value = await self._events.get()
@@ -232,10 +230,12 @@ class FirstProcess:
             elif event == SIGNAL:
                 if ready:
                     await self._drain(value)
+                await self._stop()
                 return 0
             elif not ready:
                 return await self._explain()
             elif event == ENDED:
+                await self._stop()
                 return value
 
     async def _drain(self, number):
@@ -253,6 +253,7 @@ class FirstProcess:
         """Say why the model cannot be loaded; return the exit status."""
         await asyncio.sleep(LATE)
         said, lines = self._output.reason()
+        await self._stop()
         if self._output.log.port_taken:
             return self._say(PORT_TAKEN, "a port was taken")
         return self._give_up(self._memory.killed() or said, lines)
