@@ -89,11 +89,6 @@ class Client(asyncio.Protocol):
         self._blocked = blocked
         self._regulate()
 
-    def refused(self):
-        """Answer in the place of a TorchServe that does not listen."""
-        self.upstream = None
-        self.reply(503, "TorchServe does not listen: it is being started, or has ended")
-
     def end(self):
         """Close the connection so that its last answer arrives: say so, and wait for the client to close."""
         self._ending, self._ahead = True, b""
@@ -233,8 +228,8 @@ class Client(asyncio.Protocol):
             return head.without_connection(b"Connection: close")
         return head.data
 
-    def lost(self, error):
-        """Say what can yet be said when TorchServe has closed its connection."""
+    def lost(self, error, text="TorchServe ended while it was answering"):
+        """Say what can yet be said when there is no connection to TorchServe any more."""
         self.upstream, self._blocked = None, False
         if self._ending:
             return
@@ -242,7 +237,7 @@ class Client(asyncio.Protocol):
             if self._body is not None:
                 self.end()
         elif self._answer_body is None:
-            self.reply(503, "TorchServe ended while it was answering")
+            self.reply(503, text)
         elif self._answer_body.framing == UNTIL_CLOSE and error is None:
             self._answering, self._answer_body = False, None
             self._settle()
@@ -294,8 +289,8 @@ class Upstream(asyncio.Protocol):
         try:
             loop = asyncio.get_running_loop()
             await loop.create_connection(lambda: self, "127.0.0.1", self.client.front.upstream_port)
-        except OSError:
-            self.client.refused()
+        except OSError as error:
+            self.client.lost(error, "TorchServe does not listen: it is being started, or has ended")
 
     def connection_made(self, transport):
         """Send what has waited."""
