@@ -24,7 +24,7 @@ _OWN = re.compile(r"/models/[^/]+/(?!.*site-packages/|kdeploy_handler\.py$)")
 # logs, and raises another in its place.
 _MISLEADING = re.compile(r".*No module named 'ts\.torch_handler\.|RuntimeError: \d{3} - ")
 
-# No second attempt mends these; anything else may, until it has been seen twice.
+# A second attempt fails at these, too. Anything else counts once it was seen twice.
 _CERTAIN = re.compile(r"(ModuleNotFound|Import|Syntax|Indentation|Tab)Error\b")
 _SAME_TWICE, _ANY = 2, 3
 _PREFIX = re.compile(r"^\S+ \[(?P<level>\w+) *\] \S+ (?P<logger>\S+) - ")
@@ -63,7 +63,7 @@ class _Worker:
             self._message = False
 
     def note(self, error: str) -> None:
-        """Take an error that is no Python exception of the worker's."""
+        """Take an error of this attempt, one of the frontend's among them."""
         self._raised = [*self._raised[1 - _KEPT :], error]
 
     def fail(self) -> None:

@@ -229,7 +229,7 @@ class Client(asyncio.Protocol):
         return head.data
 
     def lost(self, error, text="TorchServe ended while it was answering"):
-        """Say what can yet be said when there is no connection to TorchServe any more."""
+        """Say what can yet be said when the connection to TorchServe is gone."""
         self.upstream, self._blocked = None, False
         if self._ending:
             return
@@ -305,7 +305,7 @@ class Upstream(asyncio.Protocol):
         self._waiting += data
 
     def flush(self):
-        """Send what has been added, in one piece; nothing while there is no connection yet."""
+        """Send what has been added, in one piece; nothing before the connection stands."""
         if self.transport and self._waiting:
             data, self._waiting = self._waiting, b""
             self.transport.write(data)

@@ -86,7 +86,7 @@ class Serving(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_
     max_batch_delay: Annotated[Positive, Meta(description="Milliseconds a batch waits to be filled.")] = 50
     response_timeout: Annotated[Positive, Meta(description="Seconds until a worker counts as hung.")] = 120
     drain_seconds: Annotated[
-        Count, Meta(description="Seconds a replica goes on taking requests after it is told to end.")
+        Count, Meta(description="Seconds a replica keeps taking requests after SIGTERM.")
     ] = 5
     startup_timeout: Annotated[Positive, Meta(description="Seconds a worker may take to load.")] = 120
     gpu: Annotated[Count, Meta(description="GPUs per replica: nvidia.com/gpu, limit and request.")] = 0
