@@ -1,7 +1,8 @@
 """The container's first process: it starts TorchServe behind the front, sees its model load, and drains it.
 
 A model that cannot be loaded the first time ends the container with status 78 and the cause as its
-termination message. After a model was ready once, TorchServe's own restarts of workers apply.
+termination message; status 75 says that a port was taken. After a model was ready once, TorchServe's own
+restarts of workers apply.
 
 SIGTERM drains: it serves on for KDEPLOY_DRAIN_SECONDS, then takes nothing new, and stops TorchServe when
 nothing is in flight, or KDEPLOY_GRACE_SECONDS after the signal. SIGINT does the same without the drain
@@ -214,9 +215,9 @@ class FirstProcess:
             management = address_of(entries, "management_address", 8081)[1]
             self._start(write_private(text, self._front.upstream_port))
         except (OSError, ValueError) as error:
-            if getattr(error, "errno", None) == errno.EADDRINUSE:
-                return self._say(PORT_TAKEN, str(error))
-            return self._give_up(f"TorchServe cannot be started: {error}")
+            taken = getattr(error, "errno", None) == errno.EADDRINUSE
+            status = PORT_TAKEN if taken else CANNOT_LOAD
+            return self._give_up(status, f"TorchServe cannot be started: {error}")
         threading.Thread(target=self._watch, args=(management,), daemon=True).start()
         return await self._live()
 
@@ -254,19 +255,16 @@ class FirstProcess:
         await asyncio.sleep(LATE)
         said, lines = self._output.reason()
         await self._stop()
-        if self._output.log.port_taken:
-            return self._say(PORT_TAKEN, "a port was taken")
-        return self._give_up(self._memory.killed() or said, lines)
+        status = PORT_TAKEN if self._output.log.port_taken else CANNOT_LOAD
+        return self._give_up(status, self._memory.killed() or said, lines)
 
-    def _give_up(self, reason, lines=()):
+    def _give_up(self, status, reason, lines=()):
         """Write the termination message; return the exit status."""
         message = compose(reason, lines, self._environment)
         with contextlib.suppress(OSError):
             Path(self._environment.get("KDEPLOY_TERMINATION_LOG", "")).write_text(message, "utf-8")
-        return self._say(CANNOT_LOAD, f"the model cannot be loaded: {message.partition(chr(10))[0]}")
-
-    def _say(self, status, text):
-        sys.stderr.write(f"kdeploy: {text}\n")
+        first_line = message.partition("\n")[0]
+        sys.stderr.write(f"kdeploy: the model cannot be loaded: {first_line}\n")
         return status
 
     def _start(self, configuration):

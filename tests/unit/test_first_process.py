@@ -188,14 +188,15 @@ def test_a_torchserve_that_ends_before_it_is_ready_says_why(
     assert (tmp_path / "message").read_text().startswith("TorchServe cannot be started: [Errno 2]")
 
 
-def test_a_port_that_another_has_is_no_failure_of_the_model(
+def test_a_port_that_another_has_is_told_apart_from_a_model_that_cannot_load(
     start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert start("sleep", "60", port=taken.getsockname()[1]).wait(20) == PORT_TAKEN
+    assert "address already in use" in (tmp_path / "message").read_text()
     late = "echo 'java.io.IOException: Failed to bind to address: http://127.0.0.1:1'; sleep 60"
     assert start("sh", "-c", late).wait(20) == PORT_TAKEN
-    assert not (tmp_path / "message").exists()
+    assert "Failed to bind to address" in (tmp_path / "message").read_text()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="orphans go to process 1 alone")
