@@ -5,7 +5,8 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 # The rooms that decide and do not do: every branch of them is tested.
-PURE := access archive cli.view config differences events history manifest ownership properties release rollout target predict.codecs
+PURE := access archive cli.view config differences events history load_log manifest ownership predict.codecs properties quantity release rollout target \
+        targets.kserve.state targets.kserve.preflight.admission targets.kserve.preflight.quotas
 COVERED := $(PURE:%=--cov=deployer.%) --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered
 
 # Tests whose servers are patient, and that wait much: three at a time, for two cores. The rest measures real
@@ -55,7 +56,7 @@ type: setup  ## Check types, strictly
 
 bench: setup  ## Measure speed side by side with its peers
 	@echo "== bench/: on a quiet machine, or the figures mean nothing"
-	@for bench in archive.py "archive.py --over-4-gib" commands.py batching.py upload.py waiting.py cluster.py events.py; do echo "== $$bench"; $(RUN) bench/$$bench || failed=1; done; exit $${failed:-0}
+	@for bench in archive.py "archive.py --over-4-gib" commands.py batching.py front.py upload.py waiting.py cluster.py events.py; do echo "== $$bench"; $(RUN) bench/$$bench || failed=1; done; exit $${failed:-0}
 
 docs: setup  ## Write the reference pages that are made from the code
 	@$(RUN) docs/generate.py

@@ -1,20 +1,25 @@
 """The documents of a release: its InferenceService, the ServingRuntime that it runs on, its ServiceAccount.
 
-Pure but for reading the templates in `manifests/`. Every value passes a filter that writes it as
+Pure but for reading the files in `manifests/`. Every value passes a filter that writes it as
 one JSON string, which is also YAML, so no value can become structure.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from deployer import load_log
 from deployer.access import Access
 from deployer.config import Serving
-from deployer.properties import INFERENCE_PORT, METRICS_PORT
+from deployer.properties import INFERENCE_PORT, MANAGEMENT_PORT, METRICS_PORT
 from deployer.release import Release, Traffic
 from deployer.shipped import shipped
 from deployer.target import Capabilities, Document
@@ -22,9 +27,12 @@ from deployer.target import Capabilities, Document
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-# A runtime is shared and a change of it restarts every service on it, so a changed one is a new one.
+MARGIN = 10  # seconds beyond those that a request, or the first process's drain, may take
 RUNTIME_PREFIX = "kdeploy-torchserve-"
-RUNTIME_NAME = f"{RUNTIME_PREFIX}v1"
+
+# The parts of the first process, each after those that it imports.
+_PARTS = ("probe.py", "http_messages.py", "front.py", "first_process.py")
+_IMPORT_OF_A_PART = re.compile(r"^from (deployer|manifests)\.\w+ import (\([^)]*\)|.*)\n", re.MULTILINE)
 
 # What PyYAML leaves unquoted and other readers, Go's among them, take for a number or a boolean.
 _READ_OTHERWISE = re.compile(r"[-+.0-9]|[yYnN]$")
@@ -48,33 +56,97 @@ def render(
     `serving` names is the cluster's own, and none is rendered.
     """
     account = access.service_account(release.name) if access else ""
+    serving = release.serving
     # A node of its own has no other runtime than ours.
-    named = None if capabilities.own_disk else release.serving.runtime
+    named = None if capabilities.own_disk else serving.runtime
+    spec = release.runtime or render_runtime()
     values = {
         "name": release.name,
         "namespace": namespace,
         "release": release,
-        "serving": release.serving,
-        "image": _image(release.serving, named),
-        "runtime_image": Serving().image,
+        "serving": serving,
+        "image": _image(serving, named),
         "traffic": traffic or Traffic(),
         "storage_uri": storage_uri,
         "deployment_mode": capabilities.deployment_mode,
-        "runtime": named or RUNTIME_NAME,
-        "inference_port": INFERENCE_PORT,
-        "metrics_port": METRICS_PORT,
-        "probe": (shipped("manifests") / "probe.py").read_text("utf-8"),
+        "runtime": named or runtime_name(spec),
+        "env": serving.env if named else {**serving.env, **_drain(serving)},
         "service_account": account,
         "pod_labels": access.pod_labels if access else {},
         "recreate": recreate,
+        **_timeouts(serving, capabilities, named),
     }
-    names = ["inferenceservice.yaml.j2"] if named else ["servingruntime.yaml.j2", "inferenceservice.yaml.j2"]
+    documents = [] if named else [_runtime_document(spec, namespace)]
     if access and not access.account:
         secret = access.secret_name(release.name)
         annotations = access.account_annotations | ({} if secret else access.annotations)
         values |= {"secret": secret, "account_annotations": annotations}
-        names.insert(0, "serviceaccount.yaml.j2")
-    return [_document(name, values) for name in names]
+        documents.insert(0, _document("serviceaccount.yaml.j2", values))
+    return [*documents, _document("inferenceservice.yaml.j2", values)]
+
+
+def render_runtime() -> Document:
+    """Render the spec of kdeploy's own ServingRuntime, which is part of every release that runs on it."""
+    values = {
+        "image": Serving().image,
+        "inference_port": INFERENCE_PORT,
+        "metrics_port": METRICS_PORT,
+        "probe": f"{_part('probe.py')}\n\nraise SystemExit(missing({MANAGEMENT_PORT}) or None)\n",
+        "program": first_process(),
+    }
+    return _document("servingruntime.yaml.j2", values)
+
+
+def runtime_name(spec: Document) -> str:
+    """Name a ServingRuntime by its content: it never changes under its name."""
+    digest = hashlib.sha256(msgspec.json.encode(spec, order="deterministic")).hexdigest()
+    return f"{RUNTIME_PREFIX}{digest[:8]}"
+
+
+def first_process() -> str:
+    """Return the program of the container's first process, the sources of its parts in one."""
+    reader = Path(load_log.__file__).read_text("utf-8")
+    return _IMPORT_OF_A_PART.sub("", "\n\n".join([reader, *map(_part, _PARTS)]))
+
+
+def _part(name: str) -> str:
+    return (shipped("manifests") / name).read_text("utf-8")
+
+
+def _runtime_document(spec: Document, namespace: str) -> Document:
+    return {
+        "apiVersion": "serving.kserve.io/v1alpha1",
+        "kind": "ServingRuntime",
+        "metadata": {
+            "name": runtime_name(spec),
+            "namespace": namespace,
+            "labels": {"app.kubernetes.io/managed-by": "kdeploy"},
+        },
+        "spec": spec,
+    }
+
+
+def _drain(serving: Serving) -> dict[str, str]:
+    """Return what the first process has to know of a release: seconds after SIGTERM."""
+    return {
+        "KDEPLOY_DRAIN_SECONDS": str(serving.drain_seconds),
+        "KDEPLOY_GRACE_SECONDS": str(serving.drain_seconds + serving.response_timeout),
+    }
+
+
+def _timeouts(serving: Serving, capabilities: Capabilities, named: str | None) -> dict[str, int]:
+    """Return the seconds until a gateway cuts a request, and those that a pod gets to end.
+
+    In Knative mode one number is both. A runtime of the cluster's own may ignore SIGTERM, and would keep its
+    GPU for all of that time.
+    """
+    request, drained = (
+        serving.response_timeout + MARGIN,
+        serving.drain_seconds + serving.response_timeout + MARGIN,
+    )
+    if capabilities.deployment_mode == "Knative":
+        return {"timeout": drained, "termination_grace_period": 0}
+    return {"timeout": request, "termination_grace_period": 0 if named else drained}
 
 
 def render_secret(access: Access, *, service: str, namespace: str) -> Document | None:

@@ -37,7 +37,7 @@ from deployer.events import (
     Warned,
 )
 from deployer.history import APPLYING, INTERRUPTED, READY, last_ready
-from deployer.manifest import render, render_secret
+from deployer.manifest import render, render_runtime, render_secret
 from deployer.origin import find_origin
 from deployer.ownership import Outside, changed_outside
 from deployer.release import Release, Traffic, check_release_id, plan_release
@@ -333,7 +333,7 @@ class Pipeline:
 
     def _plan_release(self, archive: Archive) -> Release:
         with _located(self.settings):
-            return plan_release(self.settings.config, archive)
+            return plan_release(self.settings.config, archive, render_runtime())
 
     def _unreadable(self) -> str | None:
         """Say why the target could not read this model store; None where it can."""

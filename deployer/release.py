@@ -1,17 +1,18 @@
 """A release: one model archive and how it is to be served, named by its content.
 
 The id is `<version>-<12 hex>`, the hex being of the digest over everything but traffic, so the same
-inputs are the same release on every machine and a promotion makes no new one.
+inputs are the same release on every machine and a promotion makes no new one. The runtime is among them: a
+newer kdeploy, with another runtime, makes other releases, and rolls older ones out on the runtime they had.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from deployer.archive import Archive, Entry
 from deployer.archive.members import digest_entries
@@ -19,7 +20,7 @@ from deployer.config import Config, Serving
 from deployer.errors import IntegrityError, NotFoundError
 from deployer.properties import render_properties
 
-SCHEMA = 1
+SCHEMA = 2
 ID_PATTERN = r"^[A-Za-z0-9][-A-Za-z0-9_.]*-[0-9a-f]{12}$(?!\n)"
 
 
@@ -46,11 +47,20 @@ class Release(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     archive: ArchiveRecord
     serving: Serving
     config_properties: str
+    runtime: dict[str, Any] | None = (
+        None  # the spec of kdeploy's ServingRuntime; None on one of the cluster's
+    )
 
     @property
     def label(self) -> str:
         """`NAME/ID`, as people read it."""
         return f"{self.name}/{self.id}"
+
+
+class _Schema(Struct):
+    """What tells the releases of one version of kdeploy from those of another."""
+
+    schema: int
 
 
 class Traffic(Struct, frozen=True):
@@ -63,35 +73,41 @@ class Traffic(Struct, frozen=True):
     stable: str | None = None
 
 
-def plan_release(config: Config, archive: Archive) -> Release:
-    """Name the release that a config and a sealed archive make. Pure: writes nothing."""
+def plan_release(config: Config, archive: Archive, runtime: dict[str, Any] | None = None) -> Release:
+    """Name the release that a config and a sealed archive make. Pure: writes nothing.
+
+    `runtime` is the spec of kdeploy's ServingRuntime; a release on a runtime of the cluster's own has none.
+    """
     record = ArchiveRecord(
         file_name=archive.file_name,
         digest=archive.digest,
         members=archive.entries,
     )
     properties = render_properties(config, requirements=config.model.requirements_file is not None)
-    return Release(
-        id=_identify(config.model.version, config.model.name, record.digest, config.serving, properties),
+    release = Release(
+        id=f"{config.model.version}-{'0' * 12}",
         name=config.model.name,
         version=config.model.version,
         archive=record,
         serving=config.serving,
         config_properties=properties,
+        runtime=None if config.serving.runtime else runtime,
     )
+    return structs.replace(release, id=_identify(release))
 
 
-def _identify(version: str, name: str, archive_digest: str, serving: Serving, properties: str) -> str:
+def _identify(release: Release) -> str:
     identity = {
         "schema": SCHEMA,
-        "name": name,
-        "version": version,
-        "archive": archive_digest,
-        "serving": serving,
-        "config_properties": properties,
+        "name": release.name,
+        "version": release.version,
+        "archive": release.archive.digest,
+        "serving": release.serving,
+        "config_properties": release.config_properties,
+        "runtime": release.runtime,
     }
     digest = hashlib.sha256(msgspec.json.encode(identity, order="deterministic")).hexdigest()
-    return f"{version}-{digest[:12]}"
+    return f"{release.version}-{digest[:12]}"
 
 
 def encode_release(release: Release) -> bytes:
@@ -106,14 +122,15 @@ def decode_release(data: bytes, *, where: str) -> Release:
     """
     hint = f"remove what is below {where.rpartition('/')[0]}/ and push it again"
     try:
+        schema = msgspec.json.decode(data, type=_Schema).schema
+        if schema != SCHEMA:
+            what = f"it has schema {schema}, and this kdeploy reads schema {SCHEMA}"
+            raise IntegrityError(what, where=where, hint=hint)
         release = msgspec.json.decode(data, type=Release)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise IntegrityError(f"it is no release.json: {error}", where=where, hint=hint) from error
+        raise IntegrityError(f"it is not a release.json: {error}", where=where, hint=hint) from error
     archive = release.archive
-    true_id = _identify(
-        release.version, release.name, archive.digest, release.serving, release.config_properties
-    )
-    if release.id != true_id or archive.digest != digest_entries(archive.members):
+    if release.id != _identify(release) or archive.digest != digest_entries(archive.members):
         raise IntegrityError(
             f"its content is not what release {release.id} was made of", where=where, hint=hint
         )

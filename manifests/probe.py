@@ -1,34 +1,43 @@
-"""Readiness: every model has a READY worker. Says on one line what is missing when not."""
+"""Readiness: every model has a READY worker. `/ping` is healthy while workers die in a loop."""
 
 import json
+import os
 import urllib.request
 
-LOG = "/tmp/kdeploy-pip.log"
+
+def missing(port):
+    """Return what is missing, as the management API on this port says; nothing if all is there."""
+    # A proxy of the environment is not for this machine's own loopback.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def get(path):
+        with opener.open(f"http://127.0.0.1:{port}{path}", timeout=4) as answer:
+            return json.load(answer)
+
+    try:
+        names = [model["modelName"] for model in get("/models")["models"]]
+        for name in names:
+            for version in get("/models/" + name):
+                if not any(worker["status"] == "READY" for worker in version["workers"]):
+                    return f"model {name} has no READY worker{pip_error()}"
+    except (OSError, ValueError, KeyError) as error:
+        # TorchServe answers nobody while pip runs, and pip logs whatever it does.
+        if pip_log() and not pip_error():
+            return "installing the model's requirements"
+        return f"TorchServe's management API does not answer: {error}{pip_error()}"
+    return "" if names else f"no model is loaded{pip_error()}"
 
 
-def get(path):
-    """Ask the management API."""
-    with urllib.request.urlopen("http://127.0.0.1:8081" + path, timeout=4) as answer:
-        return json.load(answer)
+def pip_log():
+    """Return the lines that pip logged, or nothing."""
+    try:
+        with open(os.environ.get("PIP_LOG", ""), errors="replace") as log:
+            return log.readlines()
+    except OSError:
+        return []
 
 
 def pip_error():
     """Return pip's last complaint, or nothing."""
-    try:
-        with open(LOG, errors="replace") as log:
-            lines = [line.strip() for line in log if "ERROR:" in line]
-    except OSError:
-        return ""
+    lines = [line.strip() for line in pip_log() if "ERROR:" in line]
     return "; pip: " + lines[-1] if lines else ""
-
-
-try:
-    names = [model["modelName"] for model in get("/models")["models"]]
-    for name in names:
-        for version in get("/models/" + name):
-            if not any(worker["status"] == "READY" for worker in version["workers"]):
-                raise SystemExit("model " + name + " has no READY worker" + pip_error())
-    if not names:
-        raise SystemExit("no model is loaded" + pip_error())
-except OSError as error:
-    raise SystemExit("TorchServe's management API does not answer: " + str(error) + pip_error()) from error

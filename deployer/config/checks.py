@@ -58,4 +58,6 @@ def _store_fault(store: Store) -> tuple[str, str] | None:
 def _env_fault(name: str, value: str) -> str | None:
     if name == "PYTHONPATH":
         return "KServe refuses PYTHONPATH"
+    if name.startswith("KDEPLOY_"):
+        return f"{name} is kdeploy's own: it comes from serving.drain-seconds and serving.response-timeout"
     return None if _ENV_NAME.fullmatch(name) and "\0" not in value else f"{name!r} is no environment variable"

@@ -85,6 +85,9 @@ class Serving(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_
     batch_size: Annotated[Positive, Meta(description="Requests that go to the handler in one call.")] = 1
     max_batch_delay: Annotated[Positive, Meta(description="Milliseconds a batch waits to be filled.")] = 50
     response_timeout: Annotated[Positive, Meta(description="Seconds until a worker counts as hung.")] = 120
+    drain_seconds: Annotated[
+        Count, Meta(description="Seconds a replica keeps taking requests after SIGTERM.")
+    ] = 5
     startup_timeout: Annotated[Positive, Meta(description="Seconds a worker may take to load.")] = 120
     gpu: Annotated[Count, Meta(description="GPUs per replica: nvidia.com/gpu, limit and request.")] = 0
     cpu: Annotated[Quantity, Meta(description="CPU per replica, limit and request.")] = "1"

@@ -134,7 +134,7 @@ def test_a_target_that_is_not_there(bare: Project) -> None:
 
 def test_a_service_that_is_not_there(bare: Project) -> None:
     for command in ("status", "logs"):
-        refused(bare, command, code=11, says="no service default/digits")
+        refused(bare, command, code=11, says="service default/digits not found")
 
 
 def test_predict_with_nothing_running(bare: Project) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import urllib3
 
+from deployer.manifest import render_runtime
 from tests.stores.planted import MARK, contents, holders
 
-from .conftest import ROOT, Project
+from .conftest import Project
 
 pytestmark = pytest.mark.torchserve
 
@@ -168,11 +169,11 @@ def test_the_requirement_was_installed_for_the_model_alone(served: Project) -> N
 
 
 def test_the_runtimes_probe_asks_for_a_ready_worker(served: Project) -> None:
-    script = (ROOT / "manifests" / "probe.py").read_text()
-    assert script.count("127.0.0.1:8081") == 1
+    script = render_runtime()["containers"][0]["readinessProbe"]["exec"]["command"][2]
+    assert script.count("missing(8081)") == 1
     info = json.loads(served.run("local", "status", "-o", "json").stdout)
-    management = info["services"][0]["revisions"][0]["management"].removeprefix("http://")
-    ready = script.replace("127.0.0.1:8081", management)
+    management = info["services"][0]["revisions"][0]["management"].rpartition(":")[2]
+    ready = script.replace("missing(8081)", f"missing({management})")
     assert subprocess.run([sys.executable, "-c", ready], check=False).returncode == 0
     served.run("models", "scale", "digits", "--min-workers", "0", "--max-workers", "0")
     try:
@@ -180,7 +181,7 @@ def test_the_runtimes_probe_asks_for_a_ready_worker(served: Project) -> None:
         assert (lost.returncode, lost.stderr) == (1, "model digits has no READY worker\n")
     finally:
         served.run("models", "scale", "digits", "--min-workers", "1", "--max-workers", "1")
-    script = script.replace("127.0.0.1:8081", "127.0.0.1:1")
+    script = script.replace("missing(8081)", "missing(1)")
     deaf = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert deaf.returncode == 1
     assert "does not answer" in deaf.stderr

@@ -13,7 +13,7 @@ from typing import Any
 
 from deployer.access import Access
 from deployer.config import Serving
-from deployer.manifest import render, render_secret
+from deployer.manifest import render, render_runtime, render_secret, runtime_name
 from deployer.release import ArchiveRecord, Release, Traffic
 from deployer.target import RELEASE_LABEL, Capabilities, Document, Reference
 from deployer.targets.kserve.state.children import SERVICE_LABEL
@@ -23,6 +23,7 @@ from tests.recorded import documents as recorded
 
 A, B = "1.0-aaaaaaaaaaaa", "1.1-bbbbbbbbbbbb"
 NOW = TIME
+RUNTIME = runtime_name(render_runtime())
 _numbers = itertools.count(1)
 
 

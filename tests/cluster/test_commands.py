@@ -12,7 +12,7 @@ from deployer.config import Store
 from deployer.store import open_store
 from tests.cluster.commands import Kdeploy, become_ready
 from tests.cluster.kube import Kube
-from tests.cluster.play import Play
+from tests.cluster.play import RUNTIME, Play
 from tests.cluster.proxy import Proxy
 from tests.contract.sides import side_of
 
@@ -94,7 +94,7 @@ def test_a_dry_run_asks_the_cluster_and_changes_nothing(
     ended = kdeploy("rollout", "--dry-run", "server", "-o", "name")
     assert ended.out.split() == [
         "ServiceAccount/digits-model-store",
-        "ServingRuntime/kdeploy-torchserve-v1",
+        f"ServingRuntime/{RUNTIME}",
         "InferenceService/digits",
     ]
     assert [path for _, path in proxy.writes() if "dryRun=All" not in path] == []

@@ -21,7 +21,7 @@ from deployer.target import Document, Origin, Reference
 from deployer.targets.kserve import Cluster, applying, history
 from deployer.targets.kserve.resources import SERVING_RUNTIME
 from tests.cluster.kube import Kube
-from tests.cluster.play import A, B, Play, documents
+from tests.cluster.play import RUNTIME, A, B, Play, documents
 from tests.cluster.proxy import Proxy
 from tests.cluster.rolling import whole
 
@@ -218,7 +218,7 @@ class TestKilled:
         if kube.collects_garbage:
             until(lambda: not {"digits-model-store"} & made(kube, namespace))
         # Others may run on it.
-        assert kube.get(SERVING_RUNTIME.path(namespace, "kdeploy-torchserve-v1"))
+        assert kube.get(SERVING_RUNTIME.path(namespace, RUNTIME))
 
     def test_what_is_not_ours_stays(
         self, cluster: Cluster, kube: Kube, namespace: str, digits: Reference, killed: Callable[[str], None]
@@ -280,7 +280,7 @@ class TestKilled:
         uid = Play(kube, namespace).service()["metadata"]["uid"]
         core = f"/api/v1/namespaces/{namespace}"
         paths = [f"{core}/{kind}/digits-model-store" for kind in ("secrets", "serviceaccounts")]
-        paths.append(SERVING_RUNTIME.path(namespace, "kdeploy-torchserve-v1"))
+        paths.append(SERVING_RUNTIME.path(namespace, RUNTIME))
         for one in [*map(kube.get, paths), *stored(kube, namespace)]:
             assert [owner["uid"] for owner in one["metadata"]["ownerReferences"]] == [uid]
 

@@ -13,7 +13,7 @@ from deployer.target import Document
 from deployer.targets.kserve.permissions import ACCOUNT
 from tests.cluster.commands import Kdeploy, become_ready
 from tests.cluster.kube import Kube
-from tests.cluster.play import Play
+from tests.cluster.play import RUNTIME, Play
 from tests.cluster.proxy import Proxy
 from tests.stores.swift import SECRET
 
@@ -140,7 +140,8 @@ class TestDiff:
         assert [one["kind"] for one in found] == ["Secret", "InferenceService"]
         fields = {change["path"]: change for change in found[1]["changes"]}
         assert fields["spec.predictor.model.resources.limits.cpu"]["after"] == "3"
-        assert fields["spec.predictor.model.env"]["before"] is None
+        env = fields["spec.predictor.model.env"]
+        assert [one for one in env["after"] if one not in env["before"]] == [{"name": "A", "value": "b"}]
         assert kdeploy("diff", *changed, "-o", "name").out.split()[-1] == "InferenceService/digits"
         edited = {"spec": {"predictor": {"maxReplicas": 5, "model": {"image": "theirs"}}}}
         kube.merge(f"{services(namespace)}?{EDIT}", edited)
@@ -185,7 +186,7 @@ class TestStatus:
         assert told["traffic"] == f"100 % {rolled_out}"
         assert told["wanted"] == f"traffic 100 % {rolled_out}"
         assert told["replicas"] == "1 of 1 ready; 1 to 1"
-        assert told["runtime"] == "kdeploy-torchserve-v1"
+        assert told["runtime"] == RUNTIME
         assert told["image"] == "pytorch/torchserve-kfs:0.12.0"
         assert ["condition", "Ready", "True"] in lines
         assert told["last"].startswith(f"rollout Ready: {rolled_out} by {getpass.getuser()}@")

@@ -7,7 +7,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from deployer.manifest import render_runtime, runtime_name
+
 Document = dict[str, Any]
+DRAIN = 1  # second
 
 ANSWER = """
 import os
@@ -77,6 +80,7 @@ def make_release(
     *,
     requirements: str | None = None,
     extra: dict[str, bytes] | None = None,
+    workers: int = 1,
 ) -> Path:
     """Make a release's folder: `config/config.properties` and `model-store/NAME.mar`."""
     (folder / "config").mkdir(parents=True)
@@ -93,8 +97,8 @@ def make_release(
     version = {
         "defaultVersion": True,
         "marName": f"{name}.mar",
-        "minWorkers": 1,
-        "maxWorkers": 1,
+        "minWorkers": workers,
+        "maxWorkers": workers,
         "batchSize": 1,
         "maxBatchDelay": 10,
         "responseTimeout": 60,
@@ -126,28 +130,16 @@ def make_documents(
     namespace: str = "default",
 ) -> list[Document]:
     """Make what is applied: a ServingRuntime and an InferenceService, as kdeploy renders them."""
-    container = {
-        "name": "kserve-container",
-        "image": "pytorch/torchserve-kfs:0.12.0",
-        "command": ["torchserve"],
-        "args": [
-            "--foreground",
-            "--ncs",
-            "--model-store=/mnt/models/model-store",
-            "--ts-config=/mnt/models/config/config.properties",
-        ],
-        "env": [
-            {"name": "PIP_QUIET", "value": "3"},
-            {"name": "PIP_LOG", "value": "/tmp/kdeploy-pip.log"},
-        ],
-    }
+    runtime = render_runtime()
+    drain = {"KDEPLOY_DRAIN_SECONDS": str(DRAIN), "KDEPLOY_GRACE_SECONDS": str(DRAIN + 60)}
     predictor: Document = {
         "minReplicas": 1,
+        "timeout": DRAIN + 70,
         "model": {
             "modelFormat": {"name": "pytorch"},
-            "runtime": "kdeploy-torchserve-v1",
+            "runtime": runtime_name(runtime),
             "storageUri": folder.as_uri() + "/",
-            "env": [{"name": key, "value": value} for key, value in (env or {}).items()],
+            "env": [{"name": key, "value": value} for key, value in {**drain, **(env or {})}.items()],
         },
     }
     if canary is not None:
@@ -156,8 +148,8 @@ def make_documents(
         {
             "apiVersion": "serving.kserve.io/v1alpha1",
             "kind": "ServingRuntime",
-            "metadata": {"name": "kdeploy-torchserve-v1", "namespace": namespace},
-            "spec": {"containers": [container]},
+            "metadata": {"name": runtime_name(runtime), "namespace": namespace},
+            "spec": runtime,
         },
         {
             "apiVersion": "serving.kserve.io/v1beta1",

@@ -1,15 +1,16 @@
-"""The pure half: revisions and splits, the local form of a command, and what a log says."""
+"""The pure half: revisions and splits, and the local form of a command."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deployer.errors import TargetError
-from deployer.load_log import LoadLog, pip_errors
+from deployer.manifest import first_process
 from deployer.target import NOT_RUNNING, Phase
 from deployer.targets.local.launch import Launch, Ports, plan_launch
 from deployer.targets.local.logs import read_logs, read_previous
@@ -175,6 +176,9 @@ def test_a_command_is_made_local_and_nothing_else_is_changed(tmp_path: Path) -> 
     env = {"WHEELS": "/mnt/models/wheels", "CACHE": "/tmp/cache:/var/tmp", "PLAIN": "x"}
     mine = {"TS_NUMBER_OF_GPU": "1", "PYTHONPATH": "/x", "KDEPLOY_A": "1", "HOME": "/home/me", "LC_ALL": "C"}
     plan = launch(folder, mine, env=env)
+    assert plan.command[1:3] == ("-c", first_process())  # to the last letter
+    assert plan.command[0] == plan.command[3] == sys.executable
+    assert plan.command[4].endswith("/torchserve")
     assert f"--model-store={folder}/model-store" in plan.command
     assert "--ts-config=/private/1/config.properties" in plan.command
     assert plan.command.count("--foreground") == 1
@@ -183,6 +187,10 @@ def test_a_command_is_made_local_and_nothing_else_is_changed(tmp_path: Path) -> 
     assert found["CACHE"] == "/private/1/cache:/var/tmp"
     assert (found["HOME"], found["PLAIN"], found["LC_ALL"]) == ("/home/me", "x", "C.UTF-8")
     assert not {"TS_NUMBER_OF_GPU", "PYTHONPATH", "KDEPLOY_A"} & found.keys()
+    assert found["KDEPLOY_DRAIN_SECONDS"] == "1"
+    assert found["KDEPLOY_TERMINATION_LOG"] == str(plan.message_path) == "/private/1/termination-log"
+    assert found["KDEPLOY_CGROUP"] == "/private/1/no-cgroup"
+    assert plan.grace == 71
     assert {found["TMPDIR"], found["TEMP"]} == {"/private/1"}
     assert found["PIP_LOG"] == "/logs/x/pip.log"
     properties = plan.properties.splitlines()
@@ -198,84 +206,6 @@ def test_a_release_that_is_gone_or_broken_says_where(tmp_path: Path) -> None:
     (folder / "config" / "config.properties").unlink()
     with pytest.raises(TargetError, match="cannot be read"):
         launch(folder, {})
-
-
-def said(text: str, worker: int = 9000) -> str:
-    stamp = "2026-11-22T09:43:28,327 [INFO ]"
-    return "".join(f"{stamp} W-{worker}-demo_1.0-stdout MODEL_LOG - {line}\n" for line in text.split("\n"))
-
-
-def retry(worker: int = 9000) -> str:
-    return (
-        f"2026-11-22T09:43:28,352 [INFO ] W-{worker}-demo_1.0 org.pytorch.serve.wlm.WorkerThread"
-        f" - Retry worker: {worker} in 1 seconds.\n"
-    )
-
-
-def traceback(error: str) -> str:
-    frame = '  File "/x/models/1/handler.py", line 7, in load\n    f()'
-    return f"Traceback (most recent call last):\n{frame}\n{error}"
-
-
-def test_the_true_exception_is_found_beneath_the_one_it_caused() -> None:
-    log = LoadLog()
-    chained = "\n\nDuring handling of the above exception, another exception occurred:\n\n"
-    text = said(
-        traceback("ModuleNotFoundError: No module named 'foo'")
-        + chained
-        + traceback("ModuleNotFoundError: No module named 'ts.torch_handler.handler'")
-    )
-    for character in text:  # a log is read in whatever pieces it comes
-        log.feed(character)
-    assert log.failure == ""
-    log.feed(retry())
-    assert log.failure == "ModuleNotFoundError: No module named 'foo' (handler.py, line 7)"
-
-
-def test_other_exceptions_get_a_second_chance_and_keep_their_whole_message() -> None:
-    log = LoadLog()
-    error = 'RuntimeError: Error(s) in loading state_dict for Net:\n\tMissing key(s): "a.weight"'
-    log.feed(said(traceback(error)) + retry())
-    assert log.failure == ""
-    log.feed(said("it is tried again") + said(traceback(error)) + retry())
-    assert "RuntimeError: Error(s) in loading state_dict for Net: (handler.py, line 7) Missing" in log.failure
-
-
-def test_a_worker_without_a_word_fails_at_its_third_attempt_and_others_do_not_count() -> None:
-    log = LoadLog()
-    log.feed(retry(9000) + retry(9001) + retry(9002))
-    assert log.failure == ""
-    log.feed(retry(9001) + retry(9001))
-    assert "without a word" in log.failure
-
-
-def test_pips_complaint_is_whole_before_it_is_told() -> None:
-    log = LoadLog()
-    stamp = "2026-11-22T09:44:13,178 [ERROR] main org.pytorch.serve.wlm.ModelManager - "
-    log.feed(f"{stamp}Custom pip package installation failed for model demo:\n")
-    assert log.failure == ""
-    log.feed("ERROR: No matching distribution found for x\n")
-    log.feed(f"{stamp}Error while registering model. Details: Custom pip package installation failed\n")
-    assert log.failure == "pip cannot install the model's requirements; No matching distribution found for x"
-
-
-def test_pips_own_log_tells_what_a_build_said_last() -> None:
-    text = (
-        "2026-11-22T10:09:13,990   gcc: not found\n"
-        "2026-11-22T10:09:13,991   ERROR: [present-rich] Preparing metadata exited with 1\n"
-        "2026-11-22T10:09:13,998 ERROR: [present-rich] metadata generation failed\n"
-        "2026-11-22T10:09:13,999 ERROR: No matching distribution found for y\n"
-    )
-    assert pip_errors(text) == ["gcc: not found", "No matching distribution found for y"]
-
-
-def test_a_taken_port_is_one_only_if_torchserve_says_so() -> None:
-    log = LoadLog()
-    log.feed(said("OSError: Address already in use"))
-    assert not log.port_taken
-    log.feed("java.io.IOException: Failed to bind to address: http://127.0.0.1:23000\n")
-    assert log.port_taken
-    assert "Failed to bind" in log.last_words
 
 
 def test_a_record_survives_its_json() -> None:

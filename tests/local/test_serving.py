@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -15,6 +17,7 @@ from deployer.target import Phase, Reference
 from tests.local.client import Client, Load
 from tests.local.releases import (
     ANSWER,
+    DRAIN,
     IMPORTS_WHAT_IS_NOT_THERE,
     RAISES,
     make_documents,
@@ -100,12 +103,28 @@ def test_no_request_is_lost_while_a_b_a_are_rolled_out(on_a: Client, store: Path
     assert {answer["release"] for _, answer in load.answers} == {"a", "b"}
 
 
-@pytest.mark.parametrize("victim", ["JVM", "launcher"])
+def test_the_old_release_answers_what_it_has_begun_and_is_gone_then(on_a: Client, store: Path) -> None:
+    [revision] = [r for r in on_a.node.info().services[0].revisions if not r.draining]
+    old = psutil.Process(revision.pid)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(on_a.ask, "/predictions/demo", {"sleep": 10})
+        status = on_a.rollout("demo", B, store / "b")
+        replaced = time.monotonic()
+        assert [(s.release, s.percent) for s in status.traffic] == [(B, 100)]
+        assert asked.result() == (200, {"release": "a", "mode": ""})
+    last = max(time.monotonic(), replaced + DRAIN)
+    old.wait(60)
+    assert time.monotonic() - last < 1.0
+    assert len(on_a.java()) == 1
+
+
+@pytest.mark.parametrize("victim", ["first process", "launcher", "JVM"])
 def test_a_killed_torchserve_comes_back_by_itself_and_says_why_it_was_away(on_a: Client, victim: str) -> None:
     [revision] = [r for r in on_a.node.info().services[0].revisions if not r.draining]
-    process = psutil.Process(revision.pid)
-    if victim == "JVM":
-        [process] = process.children()
+    line = [psutil.Process(revision.pid)]
+    for _ in range(2):
+        line += line[-1].children()
+    process = dict(zip(["first process", "launcher", "JVM"], line, strict=True))[victim]
     with Load(on_a) as load:
         load.wait_for(10)
         process.kill()
@@ -114,10 +133,10 @@ def test_a_killed_torchserve_comes_back_by_itself_and_says_why_it_was_away(on_a:
         load.wait_for(10)
     assert set(load.statuses()) == {200, 503}
     reasons = {answer["error"] for code, answer in load.answers if code == 503}
-    told = r"is not ready: \w|ended while it was answering|does not answer: it is being started again"
+    told = r"is not ready: \w|ended while it was answering|does not (answer|listen): it is being started"
     assert [reason for reason in reasons if not re.search(told, reason)] == []
     assert load.answers[-1][0] == 200
-    assert not process.is_running()
+    assert not any(one.is_running() for one in line)
 
 
 def test_a_worker_that_dies_is_a_503_until_torchserve_has_it_back(on_a: Client) -> None:

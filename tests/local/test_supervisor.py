@@ -144,9 +144,12 @@ def test_a_killed_supervisor_is_replaced_and_nothing_runs_twice(
     client.node.apply(documents)
     assert not set(orphans) & set(client.processes())
     assert client.wait(DEMO).phase is Phase.READY
-    # Killed while it serves: `start` restores, under the same address, without another rollout.
+    # Killed while it serves, and the first process with it: `start` restores, under the same address, without
+    # another rollout.
     address, orphans = client.node.info().ingress, client.processes()
+    [revision] = client.node.info().services[0].revisions
     kill(client)
+    psutil.Process(revision.pid).kill()
     assert client.node.start().ingress == address
     assert not set(orphans) & set(client.processes())
     assert client.wait(DEMO).phase is Phase.READY

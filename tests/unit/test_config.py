@@ -173,6 +173,7 @@ class TestRefusals:
             (MINIMAL + "[serving]\nmin-workers = 2\n", "more than serving.max-workers", "max-workers"),
             (MINIMAL + "[serving]\nmin-replicas = 2\n", "more than serving.max-replicas", "max-replicas"),
             (MINIMAL + '[serving.env]\nPYTHONPATH = "x"\n', "PYTHONPATH", "extra-files"),
+            (MINIMAL + '[serving.env]\nKDEPLOY_DRAIN_SECONDS = "9"\n', "kdeploy's own", "letters"),
             (MINIMAL + '[serving.env]\n"A=B" = "x"\n', "'A=B'", "letters"),
             (MINIMAL + '[serving.env]\nA = "\\u0000"\n', "'A'", "letters"),
             (MINIMAL + '[serving]\nmemory = "lots"\n', "of another form", "2Gi"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import base64
+import copy
 from pathlib import Path
 
 import jinja2
@@ -11,16 +11,27 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from deployer.access import Access
 from deployer.config import Serving
-from deployer.manifest import RUNTIME_NAME, _environment, _quote, encode_yaml, render, render_secret
+from deployer.manifest import (
+    _environment,
+    _quote,
+    encode_yaml,
+    first_process,
+    render,
+    render_runtime,
+    render_secret,
+    runtime_name,
+)
 from deployer.release import ArchiveRecord, Release, Traffic
-from deployer.shipped import shipped
 from deployer.target import Capabilities, Document
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 KNATIVE = Capabilities(deployment_mode="Knative", canary=True)
+STANDARD = Capabilities(deployment_mode="Standard", canary=False)
+RUNTIME_NAME = runtime_name(render_runtime())
 
 
 def release(**serving: object) -> Release:
@@ -39,27 +50,66 @@ def documents(
     percent: int = 100,
     uri: str = "file:///store/digits/1.0-0123456789ab/",
     access: Access | None = None,
+    capabilities: Capabilities = KNATIVE,
 ) -> list[Document]:
     return render(
         made,
         storage_uri=uri,
         namespace="team",
-        capabilities=KNATIVE,
+        capabilities=capabilities,
         traffic=Traffic(percent),
         access=access,
     )
 
 
+def without_programs(made: list[Document]) -> str:
+    """Encode documents as the golden files have them: without programs and the runtime's digest."""
+    made = copy.deepcopy(made)
+    for container in made[0]["spec"]["containers"]:
+        for command in (container["command"], container["readinessProbe"]["exec"]["command"]):
+            command[2] = "PROGRAM"
+    return encode_yaml(made).replace(RUNTIME_NAME, "kdeploy-torchserve-DIGEST")
+
+
 @pytest.mark.parametrize(
-    ("name", "made", "percent"),
+    ("name", "made", "percent", "capabilities"),
     [
-        ("default", release(), 100),
-        ("canary", release(protocol_version="v2", min_replicas=0, max_replicas=3), 10),
-        ("gpu", release(gpu=2, cpu="4", memory="16Gi", env={"B": "2", "A": 'it\'s: "1"\n'}), 100),
+        ("default", release(), 100, KNATIVE),
+        ("canary", release(protocol_version="v2", min_replicas=0, max_replicas=3), 10, KNATIVE),
+        ("gpu", release(gpu=2, cpu="4", memory="16Gi", env={"B": "2", "A": 'it\'s: "1"\n'}), 100, STANDARD),
     ],
 )
-def test_golden(name: str, made: Release, percent: int) -> None:
-    assert encode_yaml(documents(made, percent)) == (GOLDEN / f"{name}.yaml").read_text("utf-8")
+def test_golden(name: str, made: Release, percent: int, capabilities: Capabilities) -> None:
+    rendered = without_programs(documents(made, percent, capabilities=capabilities))
+    assert rendered == (GOLDEN / f"{name}.yaml").read_text("utf-8")
+
+
+def test_a_container_begins_with_the_first_process() -> None:
+    [container] = documents(release())[0]["spec"]["containers"]
+    assert container["command"] == ["python", "-c", first_process()]
+
+
+def test_a_release_keeps_its_runtime_whatever_this_kdeploy_would_render() -> None:
+    older = {**render_runtime(), "protocolVersions": ["v1"]}
+    runtime, service = documents(structs.replace(release(), runtime=older))
+    assert runtime["spec"] == older
+    assert runtime["metadata"]["name"] == runtime_name(older) != RUNTIME_NAME
+    assert service["spec"]["predictor"]["model"]["runtime"] == runtime_name(older)
+
+
+def test_a_pod_gets_the_time_that_its_requests_take() -> None:
+    made = release(drain_seconds=7, response_timeout=300)
+    for capabilities, timeout, grace in ((KNATIVE, 317, None), (STANDARD, 310, 317)):
+        predictor = documents(made, capabilities=capabilities)[1]["spec"]["predictor"]
+        assert predictor["timeout"] == timeout
+        assert predictor.get("terminationGracePeriodSeconds") == grace
+        told = {one["name"]: one["value"] for one in predictor["model"]["env"]}
+        assert told == {"KDEPLOY_DRAIN_SECONDS": "7", "KDEPLOY_GRACE_SECONDS": "307"}
+    # One of the cluster's own may not hear SIGTERM.
+    (service,) = documents(release(runtime="theirs"), capabilities=STANDARD)
+    assert service["spec"]["predictor"]["timeout"] == 130
+    assert "terminationGracePeriodSeconds" not in service["spec"]["predictor"]
+    assert "env" not in service["spec"]["predictor"]["model"]
 
 
 def test_a_runtime_of_the_clusters_own_is_named_and_not_rendered() -> None:
@@ -134,7 +184,7 @@ def test_no_value_becomes_structure(value: str, name: str) -> None:
     model = documents(release(env={name: value}, image=value or "x"), uri=value)[1]["spec"]["predictor"][
         "model"
     ]
-    assert model["env"] == [{"name": name, "value": value}]
+    assert {"name": name, "value": value} in model["env"]
     assert model["image"] == (value or "x")
     assert model["storageUri"] == value
 
@@ -162,7 +212,3 @@ def test_a_template_never_guesses() -> None:
 def test_only_text_is_quoted() -> None:
     with pytest.raises(TypeError):
         _quote(1)
-
-
-def test_the_probe_runs_on_the_serving_images_python() -> None:
-    ast.parse((shipped("manifests") / "probe.py").read_text("utf-8"), feature_version=(3, 9))

@@ -19,7 +19,8 @@ def archive(sha256: str | None = "a" * 64, **more: object) -> Archive:
 
 
 def plan(sha256: str = "a" * 64, **config: object) -> Release:
-    return plan_release(Config(**{"model": MODEL, **config}), archive(sha256))
+    runtime = {"containers": [{"name": config.pop("container", "kserve-container")}]}
+    return plan_release(Config(**{"model": MODEL, **config}), archive(sha256), runtime)
 
 
 def test_the_id_is_the_version_and_twelve_hex() -> None:
@@ -40,7 +41,9 @@ def test_the_same_inputs_are_the_same_release() -> None:
         {"sha256": "b" * 64},
         {"serving": Serving(batch_size=2)},
         {"serving": Serving(env={"A": "b"})},
+        {"serving": Serving(drain_seconds=6)},
         {"torchserve": {"netty_client_threads": 4}},
+        {"container": "of another kdeploy's runtime"},
         {"model": msgspec.structs.replace(MODEL, requirements_file="r.txt")},
     ],
 )
@@ -49,8 +52,15 @@ def test_anything_that_serves_differently_is_another_release(other: dict[str, ob
 
 
 def test_what_is_said_of_it_is_no_part_of_it() -> None:
-    warned = plan_release(Config(model=MODEL), archive(warnings=("hm",)))
-    assert warned.id == plan().id
+    assert plan_release(Config(model=MODEL), archive(warnings=("hm",))).id == (
+        plan_release(Config(model=MODEL), archive()).id
+    )
+
+
+def test_a_release_on_a_runtime_of_the_clusters_own_is_the_same_on_every_kdeploy() -> None:
+    named = Serving(runtime="theirs")
+    assert plan(serving=named) == plan(serving=named, container="another")
+    assert plan(serving=named).runtime is None
 
 
 def test_an_archive_that_is_not_digested_makes_no_release() -> None:
@@ -71,7 +81,8 @@ def test_a_record_is_read_as_it_was_written() -> None:
         (b'"version": "1.0"', b'"version": "1.1"'),
         (b"job_queue_size=1000", b"job_queue_size=9999"),
         (b'"batch-size": 1', b'"batch-size": 2'),
-        (b'"schema": 1', b'"schema": 2'),
+        (b'"schema": 2', b'"schema": "2"'),
+        (b'"kserve-container"', b'"kserve-container2"'),
         (b"{", b""),
     ],
 )
@@ -83,6 +94,14 @@ def test_a_record_that_was_touched_is_refused(old: bytes, new: bytes) -> None:
         decode_release(data, where="store/release.json")
     assert caught.value.where == "store/release.json"
     assert "below store/ and push" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("schema", [1, 3])
+def test_a_record_of_another_kdeploy_is_refused_as_such(schema: int) -> None:
+    data = b'{"schema": %d, "field": "of those days"}' % schema
+    with pytest.raises(IntegrityError, match=f"schema {schema}, and this kdeploy reads schema 2") as caught:
+        decode_release(data, where="store/release.json")
+    assert "push it again" in (caught.value.hint or "")
 
 
 @given(st.binary(max_size=200))

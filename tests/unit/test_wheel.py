@@ -36,7 +36,7 @@ def test_a_wheel_holds_and_finds_what_is_shipped_beside_the_code(tmp_path: Path)
         ROOT / "handler" / "kdeploy_handler.py"
     ).read_bytes()
     assert {path.name for path in manifests.iterdir()} == {
-        path.name for path in (ROOT / "manifests").iterdir()
+        path.name for path in (ROOT / "manifests").iterdir() if path.is_file()
     }
 
 

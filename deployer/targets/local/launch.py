@@ -1,8 +1,8 @@
 """How a revision is started on this machine: its container's own command, made local.
 
-Where the container has `/mnt/models`, this machine has the release's folder; where it has `/tmp`,
-a private folder; where it has fixed ports, free ones on loopback. Nothing else is changed, and the
-release's folder is only ever read.
+Where the container has `/mnt/models`, this machine has the release's folder; where it has `/tmp` and its
+termination message, a private folder; where it has fixed ports, free ones on loopback. Nothing else is
+changed, and the release's folder is only ever read.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from deployer.target import Document
 from deployer.targets.local.revisions import Revision, release_folder
 
 PIP_LOG = "pip.log"
+TERMINATION_LOG = "/dev/termination-log"  # where a container says why it ended
+CGROUP = "/sys/fs/cgroup"  # of the container; on this machine others live in it, too
+KNATIVE_TIMEOUT = 300.0  # seconds that a revision gets to end where it does not say
 INSTALL_HINT = "pip install 'kdeploy[local]'"
 
 # Not handed on to TorchServe: settings of another TorchServe or of kdeploy's own, what KServe refuses
@@ -45,12 +48,17 @@ class Ports(Struct, frozen=True):
 
 
 class Launch(Struct, frozen=True):
-    """What is started: a command, its environment, and the text of its `config.properties`."""
+    """What is started: a command, its environment, and the text of its `config.properties`.
+
+    `grace` is the seconds that it gets after SIGTERM, and `message_path` is where it says why it ended.
+    """
 
     command: tuple[str, ...]
     environment: dict[str, str]
     config_path: Path
     properties: str
+    message_path: Path
+    grace: float
 
 
 def plan_launch(
@@ -67,7 +75,13 @@ def plan_launch(
             "the release's folder is gone", where=str(folder), hint="`kdeploy push` stores it again"
         )
     container = _container(revision.runtime)
-    mounts = {MODELS_MOUNT: str(folder).rstrip("/"), "/tmp": str(temporary)}  # noqa: S108
+    message_path = temporary / "termination-log"
+    mounts = {
+        MODELS_MOUNT: str(folder).rstrip("/"),
+        "/tmp": str(temporary),  # noqa: S108
+        TERMINATION_LOG: str(message_path),
+        CGROUP: str(temporary / "no-cgroup"),
+    }
     words = [*container.get("command", ()), *container.get("args", ()), *model.get("args", ())]
     command = [_local(str(word), mounts) for word in words]
     command, config = _take(command, _CONFIG_FLAG)
@@ -89,10 +103,12 @@ def plan_launch(
     if "PIP_LOG" in variables:
         variables["PIP_LOG"] = str(logs / PIP_LOG)  # among the logs, which outlive the process
     return Launch(
-        command=(*_program(command[0]), *command[1:], f"{_CONFIG_FLAG}={config_path}"),
+        command=(*(part for word in command for part in _program(word)), f"{_CONFIG_FLAG}={config_path}"),
         environment={**_environment(environment, temporary, logs), **variables},
         config_path=config_path,
         properties=_encode({**{k: _local(v, mounts) for k, v in entries.items()}, **_addresses(ports)}),
+        message_path=message_path,
+        grace=float(revision.predictor.get("timeout", KNATIVE_TIMEOUT)),
     )
 
 

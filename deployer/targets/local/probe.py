@@ -21,26 +21,26 @@ class ProbeError(Exception):
     """The management API does not answer."""
 
 
-async def probe(session: aiohttp.ClientSession, port: int, group: int) -> str:
+async def probe(session: aiohttp.ClientSession, port: int, leader: int) -> str:
     """Return what is missing for TorchServe to be ready; nothing where it is. Raises ProbeError.
 
-    `group` is its process group: a port may be another's by now, and that one's workers do not count.
+    `leader` leads its session: a port may be another's by now, and that one's workers do not count.
     """
     try:
         models = (await _get(session, port, "/models?limit=1000"))["models"]
         for model in models:
             for version in await _get(session, port, f"/models/{quote(model['modelName'])}"):
-                if not any(_serves(worker, group) for worker in version["workers"]):
+                if not any(_serves(worker, leader) for worker in version["workers"]):
                     return f"model {model['modelName']} has no READY worker"
     except (aiohttp.ClientError, asyncio.TimeoutError, ValueError, KeyError, TypeError) as error:
         raise ProbeError("TorchServe's management API does not answer") from error
     return "" if models else "no model is loaded"
 
 
-def _serves(worker: Mapping[str, Any], group: int) -> bool:
+def _serves(worker: Mapping[str, Any], leader: int) -> bool:
     pid = worker.get("pid") or 0
     try:
-        return worker["status"] == "READY" and (pid <= 0 or os.getpgid(pid) == group)
+        return worker["status"] == "READY" and (pid <= 0 or os.getsid(pid) == leader)
     except ProcessLookupError:
         return False
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -56,9 +55,3 @@ def end_marked(mark: Mapping[str, str], *, grace: float = 0.0) -> int:
         psutil.wait_procs(found, timeout=1.0)
         found = find_marked(mark)
     return ended
-
-
-def signal_group(leader: int, number: signal.Signals) -> None:
-    """Send a signal to a process group; nothing happens if nobody is left in it."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(leader, number)

@@ -7,7 +7,6 @@ the new one. What it starts and ends goes on beside it and calls it again.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime as dt
 import sys
 from collections.abc import AsyncIterator
@@ -20,8 +19,6 @@ from deployer.targets.local.routing import Route, Routes
 from deployer.targets.local.state import State
 from deployer.targets.local.status import Seen, build_document
 from deployer.targets.local.torchserve import Surroundings, TorchServe
-
-DRAIN = 30.0  # seconds that requests in flight get to end before their revision is stopped
 
 
 def now() -> str:
@@ -114,11 +111,8 @@ class Service:
     async def close(self) -> None:
         """End every TorchServe of the service; it stays wanted."""
         self._closed = True
-        for server, task in self._draining.items():
-            if not server.stopping:
-                task.cancel()
         servers = [*self._running.values(), *self._draining]
-        await asyncio.gather(*(server.stop() for server in servers))
+        await asyncio.gather(*(server.stop() for server in servers), *self._draining.values())
 
     def info(self) -> ServiceInfo:
         """Return what runs, with its ports."""
@@ -147,12 +141,6 @@ class Service:
         )
 
     def _run(self, name: str) -> None:
-        for server, task in self._draining.items():
-            if server.revision.name == name and not server.stopping and not server.failure:
-                task.cancel()
-                del self._draining[server]
-                self._running[name] = server
-                break
         if name in self._running:
             return
         revision = self.record.revision(name)
@@ -169,9 +157,7 @@ class Service:
         self._draining[server] = asyncio.create_task(self._drain(server))
 
     async def _drain(self, server: TorchServe) -> None:
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(server.upstream.idle.wait(), DRAIN)
-        await server.stop()
+        await server.drain()
         self._draining.pop(server, None)
 
     def _route(self) -> None:

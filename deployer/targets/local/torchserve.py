@@ -1,7 +1,8 @@
 """One revision's TorchServe: started, watched, started again when it dies, and ended whole.
 
-A revision that has never been ready gets one chance, and says why it failed; one that has been
-ready is started again for as long as it is wanted, at once and then after growing pauses.
+What is started is the first process of its container, which says why a model cannot be loaded and
+drains TorchServe. A revision that has never been ready gets one chance; one that has been ready is
+started again for as long as it is wanted, at once and then after growing pauses.
 """
 
 from __future__ import annotations
@@ -21,17 +22,18 @@ import aiohttp
 from msgspec import Struct
 
 from deployer.errors import KdeployError
-from deployer.load_log import LoadLog, pip_errors
-from deployer.targets.local.launch import PIP_LOG, Ports, plan_launch
+from deployer.load_log import LoadLog
+from deployer.targets.local.launch import PIP_LOG, Launch, Ports, plan_launch
 from deployer.targets.local.probe import ProbeError, probe
-from deployer.targets.local.processes import START_MARK, end_marked, signal_group
+from deployer.targets.local.processes import START_MARK, end_marked
 from deployer.targets.local.revisions import Revision
 from deployer.targets.local.routing import Upstream
 
 STARTING, RUNNING = 0.15, 1.0  # seconds between two probes
 PROGRESS_DEADLINE = 600.0  # Knative's: a requirements file may bring much
 RECOVERY_DEADLINE = 120.0  # a worker that TorchServe has not brought back by then, it never will
-GRACE = 5.0  # seconds that TorchServe gets to end by itself
+GRACE = 5.0  # seconds that requests in flight get where a service is deleted or everything is stopped
+PORT_TAKEN = 75  # the first process's exit status where another was quicker to take a port
 _MISSES = 3  # unanswered probes until a ready TorchServe counts as lost, as in Kubernetes
 _PORT_ATTEMPTS = 5
 _LONGEST_PAUSE = 60.0
@@ -72,28 +74,43 @@ class TorchServe:
         self._log = log
         self._proven = proven
         self._changed = changed
-        self._grace = 0.0
+        self._process: Process | None = None
+        self._launch: Launch | None = None
+        self._port_taken = False
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(_report)
 
+    async def drain(self) -> None:
+        """End it as a pod is ended: it serves on for its drain seconds and answers what is in flight."""
+        await self._end(signal.SIGTERM, self._launch.grace if self._launch else GRACE)
+
     async def stop(self) -> None:
-        """End the process and everything that it has started."""
-        if not self.stopping:
-            self.stopping = True
-            self._grace = GRACE
+        """End it as soon as nothing is in flight, or after GRACE; at once where it drains already."""
+        await self._end(signal.SIGINT, GRACE)
+
+    async def _end(self, number: signal.Signals, grace: float) -> None:
+        self.stopping = True
+        if self._process is None:
             self._task.cancel()
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+        await asyncio.wait({self._task}, timeout=grace)
+        self._task.cancel()
         await asyncio.wait({self._task})
 
     async def _run(self) -> None:
         loop, deaths, taken = asyncio.get_running_loop(), 0, 0
         while True:
             began = loop.time()
-            log = LoadLog()
+            self._port_taken = False
             try:
-                reason = await self._live(log)
+                reason = await self._live()
             except (KdeployError, OSError) as error:
                 reason = _sentence(error)
-            taken = taken + 1 if log.port_taken else 0
+            if self.stopping:
+                return
+            taken = taken + 1 if self._port_taken else 0
             if 0 < taken < _PORT_ATTEMPTS:
                 continue
             if not self._proven:
@@ -106,7 +123,7 @@ class TorchServe:
             self._see(ready=False, reason=reason + again)
             await asyncio.sleep(pause)
 
-    async def _live(self, log: LoadLog) -> str:
+    async def _live(self) -> str:
         """Go through one life of the process, and return why it ended."""
         start = secrets.token_hex(4)
         temporary = self._around.run / start
@@ -114,52 +131,45 @@ class TorchServe:
         logs = self._log.with_suffix("")
         logs.mkdir(mode=0o700, exist_ok=True)
         (logs / PIP_LOG).unlink(missing_ok=True)
-        process: Process | None = None
         try:
             ports = _free_ports()
-            launch = plan_launch(
+            self._launch = plan_launch(
                 self.revision,
                 ports=ports,
                 temporary=temporary,
                 logs=logs,
                 environment=self._around.environment,
             )
-            launch.config_path.write_text(launch.properties, "ascii")
+            self._launch.config_path.write_text(self._launch.properties, "ascii")
             with self._log.open("ab") as output:
-                position = output.tell()
-                process = await asyncio.create_subprocess_exec(
-                    *launch.command,
+                self._process = await asyncio.create_subprocess_exec(
+                    *self._launch.command,
                     cwd=temporary,
-                    env={**launch.environment, **self._around.marks, START_MARK: start},
+                    env={**self._launch.environment, **self._around.marks, START_MARK: start},
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
                     start_new_session=True,
                 )
-            self.pid, self.ports, self.upstream.port = process.pid, ports, ports.inference
-            reason = await self._watch(process, ports, log, position)
+            self.pid, self.ports, self.upstream.port = self._process.pid, ports, ports.inference
+            reason = await self._watch(self._process, ports, self._launch)
             self._see(ready=False, reason=reason)
             return reason
         finally:
             self.upstream.ready = False
             self.pid = self.ports = None
+            process, self._process = self._process, None
             # To be stopped meanwhile is no reason to leave half of it behind.
-            await asyncio.shield(self._end(process, start, temporary))
+            await asyncio.shield(_sweep(process, start, temporary))
 
-    async def _end(self, process: Process | None, start: str, temporary: Path) -> None:
-        if process and not self._grace:
-            signal_group(process.pid, signal.SIGKILL)
-        # Whoever left the group is found by its mark.
-        await asyncio.to_thread(end_marked, {START_MARK: start}, grace=self._grace)
-        if process:
-            await process.wait()
-        shutil.rmtree(temporary, ignore_errors=True)
-
-    async def _watch(self, process: Process, ports: Ports, log: LoadLog, position: int) -> str:
+    async def _watch(self, process: Process, ports: Ports, launch: Launch) -> str:
         loop = asyncio.get_running_loop()
         ended = asyncio.ensure_future(process.wait())
         misses, last_ready, was_ready = 0, loop.time(), False
         while not ended.done():
+            if self.stopping:
+                await asyncio.wait({ended})
+                break
             try:
                 missing, misses = await self._probe(process, ports), 0
             except ProbeError as error:
@@ -170,50 +180,32 @@ class TorchServe:
                 self._see(ready=True)
                 await self._rotate_log()
             elif not (self.upstream.ready and 0 < misses < _MISSES):
-                if not was_ready:
-                    position = self._read_log(log, position)
-                    if log.failure or log.port_taken:
-                        return self._failure(log) or "a port was taken"
-                self._see(ready=False, reason=self._why(log, missing, was_ready=was_ready))
+                self._see(ready=False, reason=self._why(missing) if was_ready else missing)
             patience = RECOVERY_DEADLINE if was_ready else PROGRESS_DEADLINE
             if loop.time() - last_ready > patience:
                 return f"not ready after {patience:g} s: {self.upstream.reason}"
             await asyncio.wait({ended}, timeout=RUNNING if self.upstream.ready else STARTING)
-        if not was_ready:
-            self._read_log(log, position)
-            return self._failure(log) or f"TorchServe ended: {log.last_words}"
-        return f"TorchServe ended ({_exit(ended.result())})"
+        self._port_taken = ended.result() == PORT_TAKEN
+        told = "" if was_ready else _first_line(launch.message_path)
+        return told or f"TorchServe ended ({_exit(ended.result())})"
 
     async def _probe(self, process: Process, ports: Ports) -> str:
         return await probe(self._around.session, ports.management, process.pid)
 
-    def _why(self, log: LoadLog, missing: str, *, was_ready: bool) -> str:
-        if was_ready and not self.upstream.ready:
+    def _why(self, missing: str) -> str:
+        """Return why it is lost, as the end of its log says; once, since it says less later."""
+        if not self.upstream.ready:
             return self.upstream.reason
-        if was_ready:
-            log = LoadLog()
-            self._read_log(log, max(self._log.stat().st_size - _LOG_TAIL, 0))
+        log = LoadLog()
+        with contextlib.suppress(OSError), self._log.open("rb") as file:
+            file.seek(max(self._log.stat().st_size - _LOG_TAIL, 0))
+            log.feed(file.read().decode("utf-8", "replace"))
         return f"{missing}: {log.reason}" if log.reason else missing
-
-    def _failure(self, log: LoadLog) -> str:
-        pip_log = self._log.with_suffix("") / PIP_LOG
-        if log.pip_failed and pip_log.is_file():
-            said = pip_errors(pip_log.read_text("utf-8", "replace"))[-3:]
-            return "; ".join([log.failure, *(line for line in said if line not in log.failure)])
-        return log.failure
 
     def _see(self, *, ready: bool, reason: str = "") -> None:
         if (self.upstream.ready, self.upstream.reason) != (ready, reason):
             self.upstream.ready, self.upstream.reason = ready, reason
             self._changed()
-
-    def _read_log(self, log: LoadLog, position: int) -> int:
-        with contextlib.suppress(OSError), self._log.open("rb") as file:
-            file.seek(position)
-            data = file.read()
-            log.feed(data.decode("utf-8", "replace"))
-            return position + len(data)
-        return position
 
     async def _rotate_log(self) -> None:
         """Keep the log bounded: the process appends to the same file, so that is emptied in place."""
@@ -230,6 +222,22 @@ def _free_ports() -> Ports:
         for one in sockets:
             one.bind(("127.0.0.1", 0))
         return Ports(*(one.getsockname()[1] for one in sockets))
+
+
+async def _sweep(process: Process | None, start: str, temporary: Path) -> None:
+    """End everything that has the mark of one start, and remove what it wrote."""
+    await asyncio.to_thread(end_marked, {START_MARK: start})
+    if process:
+        await process.wait()
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _first_line(path: Path) -> str:
+    """Return the reason that a termination message begins with; nothing where there is none."""
+    try:
+        return path.read_text("utf-8", "replace").partition("\n")[0]
+    except OSError:
+        return ""
 
 
 def _report(task: asyncio.Task[None]) -> None:

@@ -1,0 +1,331 @@
+"""The container's first process: it starts TorchServe behind the front, sees its model load, and drains it.
+
+A model that cannot be loaded the first time ends the container with status 78 and the cause as its
+termination message; status 75 says that a port was taken. After a model was ready once, TorchServe's own
+restarts of workers apply.
+
+SIGTERM drains: it serves on for KDEPLOY_DRAIN_SECONDS, then takes nothing new, and stops TorchServe when
+nothing is in flight, or KDEPLOY_GRACE_SECONDS after the signal. SIGINT does the same without the drain
+seconds. A second signal stops it at once, and so does the first while the model has never been ready.
+
+It runs as process 1 of a container or as any other: it reaps whatever children it gets.
+"""
+
+import argparse
+import asyncio
+import codecs
+import contextlib
+import errno
+import os
+import re
+import resource
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from deployer.load_log import LoadLog, pip_errors
+from manifests.front import Front
+from manifests.probe import missing
+
+CANNOT_LOAD = 78  # the exit status of a release that cannot load: EX_CONFIG of sysexits.h
+PORT_TAKEN = 75  # another process was quicker to take a port: EX_TEMPFAIL
+MESSAGE_MAX = 4096  # bytes, as the kubelet reads
+LAST_WISH = 0.2  # seconds that TorchServe's processes get to end by themselves: nothing is in flight by then
+LOOK = 0.5  # seconds between two looks at a model that loads
+LATE = 0.5  # seconds that the last lines of a worker may come after the line that says it died
+
+_SECRET_NAME = re.compile(
+    r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|SAS)(_|$)", re.IGNORECASE
+)
+_USER = re.compile(r"(?<=\w://)[^/\s@'\"]+(?=@)")
+_TOKEN = re.compile(
+    r"""(authorization["']?\s*[=:]\s*["']?(?:(?:bearer|basic|token)\s+)?"""
+    r"""|(?:token|password|passwd|pwd|secret|signature|sig|credential|api_?key|access_?key)["']?\s*[=:]\s*["']?"""
+    r"""|\bbearer\s+)[^\s"'&,;]+""",
+    re.IGNORECASE,
+)
+
+
+def redact(text, environment):
+    """Return a text without passwords in URLs, tokens, and the values of secret environment variables."""
+    secrets = [value for name, value in environment.items() if _SECRET_NAME.search(name) and len(value) > 3]
+    for value in sorted(secrets, key=len, reverse=True):
+        text = text.replace(value, "***")
+    return _TOKEN.sub(r"\1***", _USER.sub("***", text))
+
+
+def compose(reason, lines, environment):
+    """Return a termination message: the reason, then as many of the last lines as there is room for."""
+    message = redact(reason, environment).encode()[: MESSAGE_MAX // 2]
+    last = []
+    for text in reversed(redact("\n".join(lines), environment).split("\n")):
+        line = text.encode()[:500]
+        if len(message) + sum(map(len, last)) + len(last) + len(line) + 2 > MESSAGE_MAX:
+            break
+        last.insert(0, line)
+    return b"\n".join([message, *last]).decode("utf-8", "ignore")
+
+
+def tail(path, size=1 << 18):
+    """Return the end of a text file; nothing if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(os.fstat(file.fileno()).st_size - size, 0))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+class Memory:
+    """What the kernel says of the container's memory: a cgroup's files, of version 2 or 1."""
+
+    def __init__(self, folder):
+        """`folder` is where the cgroup is mounted."""
+        self._folder = folder
+        self._kills_before = self._kills()
+
+    def killed(self):
+        """Return why a process was killed for memory since the start; nothing if none was."""
+        if self._kills() <= self._kills_before:
+            return ""
+        limits = [tail(f"{self._folder}/{name}") for name in ("memory.max", "memory/memory.limit_in_bytes")]
+        limit = next((int(text) for text in limits if text.strip().isdigit()), 0)
+        shown = f"the container's limit is {limit >> 20}Mi" if limit else "the machine has no more"
+        return f"the worker was killed for memory: {shown}; raise serving.memory"
+
+    def _kills(self):
+        events = [tail(f"{self._folder}/{name}") for name in ("memory.events", "memory/memory.oom_control")]
+        found = re.search(r"^oom_kill (\d+)", "\n".join(events), re.MULTILINE)
+        return int(found[1]) if found else 0
+
+
+def read_configuration(command, environment):
+    """Return the text of the config.properties that TorchServe would start with, and its entries."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--ts-config", default="config.properties")
+    path = environment.get("TS_CONFIG_FILE") or parser.parse_known_args(command)[0].ts_config
+    with open(path, encoding="latin-1", newline="") as file:
+        text = file.read()
+    pairs = [line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#")]
+    return text, {key.strip(): value.strip() for key, value in pairs}
+
+
+def address_of(entries, key, port):
+    """Return host and port of an address in config.properties; `port` is TorchServe's own default."""
+    address = urlsplit(entries.get(key, f"http://127.0.0.1:{port}"))
+    if address.scheme != "http" or not address.hostname:
+        raise ValueError(f"{key} must be http://HOST:PORT, not {address.geturl()}")
+    return address.hostname, address.port or 80
+
+
+def write_private(text, port):
+    """Write a copy of a config.properties that names this loopback port for inference; return its path."""
+    lines = [line for line in text.splitlines() if line.partition("=")[0].strip() != "inference_address"]
+    lines.append(f"inference_address=http://127.0.0.1:{port}\n")
+    handle, path = tempfile.mkstemp(prefix="kdeploy-", suffix=".properties")
+    with open(handle, "w", encoding="latin-1") as file:
+        file.write("\n".join(lines))
+    return path
+
+
+def free_port():
+    """Return a loopback port that is free now."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+class Output:
+    """Passes on what TorchServe's processes write, unchanged; reads it until the model was ready once."""
+
+    def __init__(self, source, sink, notice):
+        """`source` and `sink` are file descriptors; `notice` is called once, from a thread, at a failure."""
+        self.log = LoadLog()
+        self.reading = True
+        self._lock = threading.Lock()
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._thread = threading.Thread(target=self._run, args=(source, sink, notice), daemon=True)
+        self._thread.start()
+
+    def ended(self):
+        """Return whether nobody is left who could write."""
+        return not self._thread.is_alive()
+
+    def reason(self):
+        """Return why the model cannot load, or what was said last; and the last lines."""
+        with self._lock:
+            reason = self.log.failure or f"TorchServe ended: {self.log.last_words}"
+            if self.log.pip_failed:
+                said = pip_errors(tail(os.environ.get("PIP_LOG", "")))[-3:]
+                reason = "; ".join([reason, *(line for line in said if line not in reason)])
+            return reason, list(self.log.last_lines)
+
+    def _run(self, source, sink, notice):
+        while True:
+            data = os.read(source, 1 << 16)
+            if not data:
+                break
+            with contextlib.suppress(OSError):  # a log that nobody takes holds nothing up
+                _write(sink, data)
+            if self.reading:
+                with self._lock:
+                    self.log.feed(self._decode(data))
+                    failed = self.log.failure or self.log.port_taken
+                if failed:
+                    self.reading = False
+                    notice()
+
+
+def _write(sink, data):
+    while data:
+        data = data[os.write(sink, data) :]
+
+
+SIGNAL, READY, FAILED, ENDED = "signal", "ready", "failed", "ended"  # what may happen
+
+
+class FirstProcess:
+    """One life of the container."""
+
+    def __init__(self, command, environment):
+        """`command` starts TorchServe's launcher. Within a running event loop only."""
+        self._command, self._environment = command, environment
+        self._drain_seconds = float(environment.get("KDEPLOY_DRAIN_SECONDS", 5))
+        self._grace_seconds = float(environment.get("KDEPLOY_GRACE_SECONDS", 25))
+        self._memory = Memory(environment.get("KDEPLOY_CGROUP", ""))
+        self._loop = asyncio.get_running_loop()
+        self._events = asyncio.Queue()
+        self._front = Front(free_port())
+        self._child = self._output = None
+        self._ended = False
+
+    async def run(self):
+        """Run until the end, and return the exit status."""
+        self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._events.put_nowait, (SIGNAL, number))
+        try:
+            text, entries = read_configuration(self._command, self._environment)
+            await self._front.listen(*address_of(entries, "inference_address", 8080))
+            management = address_of(entries, "management_address", 8081)[1]
+            self._start(write_private(text, self._front.upstream_port))
+        except (OSError, ValueError) as error:
+            taken = getattr(error, "errno", None) == errno.EADDRINUSE
+            status = PORT_TAKEN if taken else CANNOT_LOAD
+            return self._give_up(status, f"TorchServe cannot be started: {error}")
+        threading.Thread(target=self._watch, args=(management,), daemon=True).start()
+        return await self._live()
+
+    async def _live(self):
+        """Take what happens as it comes, until the end; return the exit status."""
+        ready = False
+        while True:
+            event, value = await self._events.get()
+            if event == READY:
+                ready, self._output.reading = True, False
+            elif event == SIGNAL:
+                if ready:
+                    await self._drain(value)
+                await self._stop()
+                return 0
+            elif not ready:
+                return await self._explain()
+            elif event == ENDED:
+                await self._stop()
+                return value
+
+    async def _drain(self, number):
+        """Serve on, then take nothing new, until nothing is in flight, the time is over or it is urgent."""
+        end = self._loop.time() + self._grace_seconds
+        self._front.drain()
+        with contextlib.suppress(asyncio.TimeoutError):
+            seconds = self._drain_seconds if number == signal.SIGTERM else 0
+            # Another signal, or TorchServe's end: there is nothing more to wait for.
+            return await asyncio.wait_for(self._events.get(), seconds)
+        waits = {asyncio.ensure_future(one) for one in (self._front.close(), self._events.get())}
+        return await asyncio.wait(waits, timeout=end - self._loop.time(), return_when=asyncio.FIRST_COMPLETED)
+
+    async def _explain(self):
+        """Say why the model cannot be loaded; return the exit status."""
+        await asyncio.sleep(LATE)
+        said, lines = self._output.reason()
+        await self._stop()
+        status = PORT_TAKEN if self._output.log.port_taken else CANNOT_LOAD
+        return self._give_up(status, self._memory.killed() or said, lines)
+
+    def _give_up(self, status, reason, lines=()):
+        """Write the termination message; return the exit status."""
+        message = compose(reason, lines, self._environment)
+        with contextlib.suppress(OSError):
+            Path(self._environment.get("KDEPLOY_TERMINATION_LOG", "")).write_text(message, "utf-8")
+        first_line = message.partition("\n")[0]
+        sys.stderr.write(f"kdeploy: the model cannot be loaded: {first_line}\n")
+        return status
+
+    def _start(self, configuration):
+        """Start TorchServe in a process group of its own, so that signals for this one do not reach it."""
+        environment = {**self._environment, "TS_CONFIG_FILE": configuration}
+        environment.pop("TS_INFERENCE_ADDRESS", None)
+        source, sink = os.pipe()
+        self._child = os.posix_spawnp(
+            self._command[0],
+            self._command,
+            environment,
+            file_actions=[(os.POSIX_SPAWN_DUP2, sink, 1), (os.POSIX_SPAWN_DUP2, sink, 2)],
+            setpgroup=0,
+            setsigdef=[signal.SIGPIPE],  # which Python ignores
+        )
+        os.close(sink)
+        self._output = Output(source, 1, lambda: self._tell(FAILED))
+        # Not for TorchServe's processes, which have theirs; the front takes two files for a connection.
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+    def _watch(self, management):
+        """Look at a model that loads, in a thread of its own."""
+        while True:
+            if self._memory.killed():
+                return self._tell(FAILED)
+            if not missing(management):
+                return self._tell(READY)
+            time.sleep(LOOK)
+
+    def _tell(self, event):
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._events.put_nowait, (event, None))
+
+    def _reap(self):
+        """Take every child that has ended: as process 1 it gets the orphans, too."""
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    break
+                if pid == self._child:
+                    self._ended = True
+                    code = os.waitstatus_to_exitcode(status)
+                    self._events.put_nowait((ENDED, code if code >= 0 else 128 - code))
+
+    async def _stop(self):
+        """End TorchServe and all that it has started; of what is broken, what is left is not asked."""
+        for number, patience in ((signal.SIGTERM, LAST_WISH), (signal.SIGKILL, 1.0))[self._ended :]:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._child, number)
+            end = self._loop.time() + patience
+            while not self._output.ended() and self._loop.time() < end:
+                await asyncio.sleep(0.02)
+
+
+async def main():
+    """Run what the command line says behind the front."""
+    return await FirstProcess(sys.argv[1:], dict(os.environ)).run()
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

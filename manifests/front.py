@@ -1,0 +1,395 @@
+"""The front: HTTP/1.1 before TorchServe, with one connection to TorchServe for each connection from outside.
+
+TorchServe answers `Connection: keep-alive` whatever a handler sets, and drops what is in flight when it is
+stopped. The front counts the requests in flight: one begins with its first byte and ends when the last byte
+of its answer is handed to the kernel. While it drains, every answer says `Connection: close`. Bodies pass
+through as they come and are never held whole.
+"""
+
+import asyncio
+import contextlib
+import json
+import socket
+import struct
+
+from manifests.http_messages import (
+    ANSWER,
+    HEAD_MAX,
+    REQUEST,
+    UNTIL_CLOSE,
+    BadMessageError,
+    Body,
+    Head,
+    find_head,
+)
+
+LINGER = 1.0  # seconds that a client gets to close a connection after the front has
+
+_REASONS = {400: "Bad Request", 503: "Service Unavailable"}
+
+
+class Client(asyncio.Protocol):
+    """A connection from outside. It has one request at a time in flight; what follows waits for its turn."""
+
+    def __init__(self, front):
+        self.front = front
+        self.transport = self.upstream = None
+        self.in_flight = False
+        self._ahead = b""  # what has come and has not been passed on
+        self._method = b""
+        self._body = None  # of the request, while it is coming
+        self._answering = False  # a head has been passed on, and its answer is not complete
+        self._answer_head, self._answer_body = b"", None
+        self._last = False  # this answer is the connection's last
+        self._awaits_continue = False  # the client sends the body only when it is told to
+        self._eof = self._ending = self._discarding = self._blocked = False
+
+    def connection_made(self, transport):
+        """Begin; what is written beyond what the kernel takes at once holds TorchServe up."""
+        self.transport = transport
+        transport.set_write_buffer_limits(high=0)
+        self.front.clients.add(self)
+
+    def data_received(self, data):
+        """Pass on what belongs to the request that is coming; keep what comes ahead of its turn."""
+        if self._ending:
+            return
+        if not self.in_flight:
+            self.in_flight = True
+            self.front.count(1)
+        self._ahead += data
+        self.advance()
+
+    def eof_received(self):
+        """Keep the connection open for the answer where a whole request has come."""
+        self._eof = True
+        return self._answering and self._body is None and not self._ending
+
+    def connection_lost(self, _error):
+        """Give up the request, if there is one."""
+        self.front.clients.discard(self)
+        self._ending = True
+        self._leave()
+        if self.upstream:
+            self.upstream.abort()
+
+    def pause_writing(self):
+        """Hold TorchServe up while the client does not read."""
+        if self.upstream:
+            self.upstream.hold(True)
+
+    def resume_writing(self):
+        """Go on reading from TorchServe; what was the last of an answer is out."""
+        if self.upstream:
+            self.upstream.hold(False)
+        self._settle()
+
+    def block(self, blocked):
+        """Read nothing while TorchServe takes nothing."""
+        self._blocked = blocked
+        self._regulate()
+
+    def end(self):
+        """Close the connection so that its last answer arrives: say so, and wait for the client to close."""
+        self._ending, self._ahead = True, b""
+        if self.upstream:
+            self.upstream.abort()
+        if self.transport.is_closing():
+            return
+        self.transport.resume_reading()  # what comes now is dropped; unread, it would reset the connection
+        if self._eof:
+            self.transport.close()
+        else:
+            self.transport.write_eof()
+            asyncio.get_running_loop().call_later(LINGER, self.transport.close)
+
+    def reply(self, status, text):
+        """Answer a request here, as the connection's last, and take what is left of its body."""
+        data = json.dumps({"error": text}).encode() + b"\n"
+        head = f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(data)}\r\nConnection: close\r\n"
+        head += "Retry-After: 1\r\n\r\n" if status == 503 else "\r\n"
+        self.transport.write(head.encode() + (b"" if self._method == b"HEAD" else data))
+        self._answering, self._last, self._discarding, self._blocked = False, True, True, False
+        self.advance()
+        self._settle()
+
+    def _leave(self):
+        if self.in_flight:
+            self.in_flight = False
+            self.front.count(-1)
+
+    def advance(self):
+        """Pass on as much of what has come as can be now."""
+        try:
+            while self._ahead and not self._ending and self._step():
+                pass
+        except BadMessageError as error:
+            self._refuse(str(error))
+        if self.upstream:
+            self.upstream.flush()
+        self._regulate()
+
+    def _refuse(self, text):
+        """Answer what cannot be read, where no answer has begun, and read no further."""
+        is_answered = self._body is not None and not self._answering
+        self._body = None
+        if self._answer_body is not None:
+            self.transport.abort()
+        elif is_answered:
+            self.end()
+        else:
+            if self.upstream:
+                self.upstream.abort()
+                self.upstream = None
+            self.reply(400, text)
+
+    def _step(self):
+        """Pass on one part of what has come; false where that has to wait."""
+        if self._body is None:
+            return not self._answering and not self._last and self._begin()
+        if not self._discarding and not (self.upstream and self.upstream.transport):
+            return False
+        self._awaits_continue = False
+        size = self._body.split(self._ahead)
+        data, self._ahead = self._ahead[:size], self._ahead[size:]
+        if self.upstream:
+            self.upstream.send(data)
+        if self._body.done:
+            self._body = None
+            self._settle()
+        return True
+
+    def _begin(self):
+        """Begin a request, once its head is complete."""
+        self._method, self._ahead = b"", self._ahead.lstrip(b"\r\n")
+        if not self._ahead:
+            self._leave()
+            return False
+        if not self._ahead[:1].isalpha():
+            raise BadMessageError("the first line is not HTTP/1.1")
+        size = find_head(self._ahead)
+        if not size:
+            return False
+        head, self._ahead = Head(self._ahead[:size], REQUEST), self._ahead[size:]
+        body = Body(head.framing(otherwise=0))
+        self._method = head.line[1]
+        old = head.line[2] == b"0"
+        self._last = b"close" in head.options or (old and b"keep-alive" not in head.options)
+        self._body = None if body.done else body
+        self._awaits_continue = head.expects
+        self._answering = True
+        self._route(head)
+        return True
+
+    def _route(self, head):
+        """Choose who answers. Routes of the front's own belong here: they call `reply`."""
+        # Whether a connection lasts is each neighbour's own affair.
+        data = head.without_connection() if head.options else head.data
+        if self.upstream is None:
+            self.upstream = Upstream(self)
+        self.upstream.send(data)
+
+    def answer(self, data):
+        """Take bytes of TorchServe's answer."""
+        out = []
+        while data and self._answering:
+            if self._answer_body is None:
+                data = self._answer_head + data
+                size = find_head(data)
+                self._answer_head, data = (b"", data) if size else (data, b"")
+                if size:
+                    out.append(self._read_answer(Head(data[:size], ANSWER)))
+                    data = data[size:]
+            else:
+                size = self._answer_body.split(data)
+                out.append(data[:size])
+                data = data[size:]
+            if self._answer_body and self._answer_body.done:
+                self._answering, self._answer_body = False, None
+        if out and not self.transport.is_closing():
+            self.transport.write(b"".join(out))
+        self._settle()
+
+    def _read_answer(self, head):
+        """Learn from the head where the answer ends; return it as the client gets it."""
+        status = int(head.line[1])
+        if status < 200:
+            self._awaits_continue = False
+            return head.data
+        bodiless = self._method == b"HEAD" or status in (204, 304)
+        self._answer_body = Body(0 if bodiless else head.framing(otherwise=UNTIL_CLOSE))
+        # What was sent ahead of this answer has begun, too, and would be lost.
+        drained = self.front.draining and not self._ahead
+        if self._awaits_continue and self._body:
+            self._last, self._body = True, None  # the client may keep the body to itself
+        if self._last or drained or b"close" in head.options or self._answer_body.framing == UNTIL_CLOSE:
+            self._last = True
+            return head.without_connection(b"Connection: close")
+        return head.data
+
+    def lost(self, error, text="TorchServe ended while it was answering"):
+        """Say what can yet be said when the connection to TorchServe is gone."""
+        self.upstream, self._blocked = None, False
+        if self._ending:
+            return
+        if not self._answering:
+            if self._body is not None:
+                self.end()
+        elif self._answer_body is None:
+            self.reply(503, text)
+        elif self._answer_body.framing == UNTIL_CLOSE and error is None:
+            self._answering, self._answer_body = False, None
+            self._settle()
+        else:
+            # Half of the answer is out: only a broken connection says that the rest is not coming.
+            with contextlib.suppress(OSError):
+                linger = struct.pack("ii", 1, 0)
+                self.transport.get_extra_info("socket").setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, linger
+                )
+            self.transport.abort()
+
+    def _settle(self):
+        """Count a request out whose answer is complete and sent; go on with what came after it."""
+        if not self.in_flight or self._answering or self._body is not None or self._ending:
+            return
+        if self.transport.get_write_buffer_size():
+            return  # resume_writing comes back to it
+        self._discarding = False
+        if self._last or (self.front.closing and not self._ahead) or (self._eof and not self._ahead):
+            self._leave()
+            self.end()
+        elif self._ahead:
+            self.advance()
+            if self._eof and not self._answering and not self._ending:
+                self.transport.close()  # the request that came last is not whole
+        else:
+            self._leave()
+
+    def _regulate(self):
+        if self._ending:
+            return
+        if self._blocked or len(self._ahead) > HEAD_MAX:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
+
+
+class Upstream(asyncio.Protocol):
+    """The connection to TorchServe of one client."""
+
+    def __init__(self, client):
+        self.client = client
+        self.transport = None
+        self._waiting = b""
+        self._connecting = asyncio.ensure_future(self._connect())
+
+    async def _connect(self):
+        try:
+            loop = asyncio.get_running_loop()
+            await loop.create_connection(lambda: self, "127.0.0.1", self.client.front.upstream_port)
+        except OSError as error:
+            self.client.lost(error, "TorchServe does not listen: it is being started, or has ended")
+
+    def connection_made(self, transport):
+        """Send what has waited."""
+        self.transport = transport
+        if self.client is _NOBODY:
+            return transport.abort()
+        transport.set_write_buffer_limits(high=0)
+        return self.client.advance()
+
+    def send(self, data):
+        """Add to what is sent at the next `flush`."""
+        self._waiting += data
+
+    def flush(self):
+        """Send what has been added, in one piece; nothing before the connection stands."""
+        if self.transport and self._waiting:
+            data, self._waiting = self._waiting, b""
+            self.transport.write(data)
+
+    def data_received(self, data):
+        """Hand on an answer."""
+        try:
+            self.client.answer(data)
+        except BadMessageError as error:
+            self.transport.abort()
+            self.connection_lost(error)
+
+    def pause_writing(self):
+        """Hold the client up while TorchServe does not read."""
+        self.client.block(True)
+
+    def resume_writing(self):
+        """Let the client go on."""
+        self.client.block(False)
+
+    def hold(self, held):
+        """Read no more of the answer, or read on."""
+        if self.transport:
+            (self.transport.pause_reading if held else self.transport.resume_reading)()
+
+    def connection_lost(self, error):
+        """Tell the client's side, once."""
+        client, self.client = self.client, _NOBODY
+        client.lost(error)
+
+    def abort(self):
+        """Close without a word: the client is gone, or has all that it asked for."""
+        self.client = _NOBODY
+        self._connecting.cancel()
+        if self.transport:
+            self.transport.abort()
+
+
+class _Nobody:
+    """Whom an abandoned connection to TorchServe reports to."""
+
+    def __getattr__(self, _name):
+        return lambda *_: None
+
+
+_NOBODY = _Nobody()
+
+
+class Front:
+    """All connections, and how many requests are in flight."""
+
+    def __init__(self, upstream_port):
+        """`upstream_port` is where TorchServe listens on loopback."""
+        self.upstream_port = upstream_port
+        self.clients = set()
+        self.in_flight = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.draining = self.closing = False
+        self._server = None
+
+    async def listen(self, host, port):
+        """Listen; raises OSError."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Client(self), host, port, backlog=1024)
+
+    def count(self, change):
+        """Count a request in or out."""
+        self.in_flight += change
+        if self.in_flight:
+            self.idle.clear()
+        else:
+            self.idle.set()
+
+    def drain(self):
+        """Serve on, but let every answer be its connection's last."""
+        self.draining = True
+
+    async def close(self):
+        """Take no more connections, close those that are idle, and wait for what is in flight."""
+        await asyncio.sleep(0.01)  # which lets in what the kernel has accepted
+        self.draining = self.closing = True
+        self._server.close()
+        for client in list(self.clients):
+            if not client.in_flight:
+                client.end()
+        await self.idle.wait()

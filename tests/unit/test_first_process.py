@@ -1,0 +1,218 @@
+"""The first process without TorchServe: its message, its reading of files, and the program that it is."""
+
+from __future__ import annotations
+
+import ast
+import ctypes
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployer.manifest import first_process, render_runtime, runtime_name
+from deployer.targets.local import torchserve
+from manifests.first_process import (
+    CANNOT_LOAD,
+    MESSAGE_MAX,
+    PORT_TAKEN,
+    Memory,
+    address_of,
+    compose,
+    read_configuration,
+    redact,
+    write_private,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("Looking in indexes: https://me:pa%20ss@host/simple", "Looking in indexes: https://***@host/simple"),
+        ("https://glpat-123@host/x and ftp://a@b", "https://***@host/x and ftp://***@b"),
+        ("GET https://host/a?token=abc&x=1", "GET https://host/a?token=***&x=1"),
+        ("{'Authorization': 'Bearer eyJ.a.b', 'x': 1}", "{'Authorization': 'Bearer ***', 'x': 1}"),
+        ("authorization: Basic dXNlcjpw", "authorization: Basic ***"),
+        ("sent Bearer abc", "sent Bearer ***"),
+        ('{"password": "pa,ss", "user": "me"}', '{"password": "***,ss", "user": "me"}'),
+        ("AWS_SECRET_ACCESS_KEY=abc/def HF_TOKEN=hf_x", "AWS_SECRET_ACCESS_KEY=*** HF_TOKEN=***"),
+        ("https://a.blob/x?sv=1&sig=a%2Bb&se=2", "https://a.blob/x?sv=1&sig=***&se=2"),
+        ("it said s3cret and s3cret2", "it said *** and ***2"),
+        ("KeyError: 'tokens'", "KeyError: 'tokens'"),
+        ("mail me@host, see http://host/a@b", "mail me@host, see http://host/a@b"),
+    ],
+)
+def test_no_secret_is_told(text: str, left: str) -> None:
+    environment = {"MY_API_KEY": "s3cret", "SHORT_TOKEN": "x", "TOKENIZERS_PARALLELISM": "said", "PWD": "/it"}
+    assert redact(text, environment) == left
+
+
+LINE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n"))
+
+
+@given(reason=LINE, lines=st.lists(LINE | st.just("ü" * 700), max_size=30))
+def test_a_message_fits_begins_with_the_reason_and_keeps_the_newest_lines(
+    reason: str, lines: list[str]
+) -> None:
+    message = compose(reason, lines, {})
+    assert len(message.encode()) <= MESSAGE_MAX
+    assert message.split("\n")[0] == redact(reason, {}).encode()[: MESSAGE_MAX // 2].decode(errors="ignore")
+    if lines and len(lines[-1].encode()) < 500:
+        assert message.split("\n")[-1] == redact(lines[-1], {})
+
+
+@pytest.mark.parametrize(
+    ("events", "limit", "folder"),
+    [("memory.events", "memory.max", ""), ("memory.oom_control", "memory.limit_in_bytes", "memory")],
+    ids=["cgroup 2", "cgroup 1"],
+)
+def test_a_worker_that_was_killed_for_memory_is_seen(
+    tmp_path: Path, events: str, limit: str, folder: str
+) -> None:
+    place = tmp_path / folder
+    place.mkdir(exist_ok=True)
+    (place / events).write_text("oom 7\noom_kill 3\noom_group_kill 0\n")
+    memory = Memory(str(tmp_path))
+    assert memory.killed() == ""
+    (place / events).write_text("oom 8\noom_kill 4\noom_group_kill 0\n")
+    assert memory.killed().startswith("the worker was killed for memory")
+    (place / limit).write_text("157286400\n")
+    assert memory.killed() == (
+        "the worker was killed for memory: the container's limit is 150Mi; raise serving.memory"
+    )
+    assert Memory(str(tmp_path / "none")).killed() == ""
+
+
+@pytest.mark.parametrize("form", ["--ts-config={}", "--ts-config {}", "the variable"])
+def test_torchserve_gets_a_private_copy_with_another_address(tmp_path: Path, form: str) -> None:
+    original = tmp_path / "config.properties"
+    original.write_text("# a=b\ninference_address = http://0.0.0.0:8080\nmodel_store=/caf\\u00e9\nx=1=2")
+    environment = {"TS_CONFIG_FILE": str(original)} if form == "the variable" else {}
+    command = ["torchserve", "--foreground", *form.format(original).split(), "--ncs"]
+    text, entries = read_configuration(command, environment)
+    assert entries == {"inference_address": "http://0.0.0.0:8080", "model_store": "/caf\\u00e9", "x": "1=2"}
+    path = Path(write_private(text, 1234))
+    assert path.read_text() == (
+        "# a=b\nmodel_store=/caf\\u00e9\nx=1=2\ninference_address=http://127.0.0.1:1234\n"
+    )
+    assert path.stat().st_mode & 0o77 == 0
+    path.unlink()
+
+
+def test_an_address_is_read_as_torchserve_does() -> None:
+    assert address_of({"a": "http://0.0.0.0:80"}, "a", 1) == ("0.0.0.0", 80)
+    assert address_of({}, "a", 8080) == ("127.0.0.1", 8080)
+    with pytest.raises(ValueError, match="must be http://HOST:PORT"):
+        address_of({"a": "unix:/tmp/socket"}, "a", 1)
+
+
+def test_the_program_needs_nothing_but_python_3_9() -> None:
+    tree = ast.parse(first_process(), feature_version=(3, 9))
+    imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    names = {name for node in imports for name in _modules(node)}
+    assert names - {"__future__"} <= sys.stdlib_module_names
+    assert not any(isinstance(node, (ast.Match, ast.TryStar)) for node in ast.walk(tree))
+
+
+def _modules(node: ast.Import | ast.ImportFrom) -> list[str]:
+    modules = [node.module or "."] if isinstance(node, ast.ImportFrom) else [one.name for one in node.names]
+    return [module.partition(".")[0] for module in modules]
+
+
+def test_nobody_on_the_way_to_the_container_reads_anything_into_the_program() -> None:
+    [container] = render_runtime()["containers"]
+    for command in (container["command"], container["readinessProbe"]["exec"]["command"]):
+        assert command[:2] == ["python", "-c"]
+        assert "{{" not in command[2], "KServe fills templates in"
+        assert not re.search(r"\$[({$]", command[2]), "Kubernetes puts variables in"
+        assert len(command[2].encode()) < 100_000, "the kernel takes 128 KiB of one argument"
+        compile(command[2], "program", "exec")
+    assert container["args"][0] == "torchserve"
+
+
+def test_a_runtime_is_named_by_its_content() -> None:
+    spec = render_runtime()
+    assert re.fullmatch(r"kdeploy-torchserve-[0-9a-f]{8}", runtime_name(spec))
+    assert runtime_name(spec) == runtime_name(render_runtime())
+    assert runtime_name({**spec, "multiModel": True}) != runtime_name(spec)
+
+
+def test_the_local_target_knows_the_exit_status_of_a_taken_port() -> None:
+    assert torchserve.PORT_TAKEN == PORT_TAKEN
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts the program before a shell script in the place of TorchServe."""
+    processes = []
+
+    def start(*command: str, port: int = 0, **more: Any) -> subprocess.Popen[bytes]:
+        configuration = tmp_path / "config.properties"
+        configuration.write_text(
+            f"inference_address=http://127.0.0.1:{port}\nmanagement_address=http://127.0.0.1:1\n"
+        )
+        environment = {
+            **os.environ,
+            "TMPDIR": str(tmp_path),
+            "TS_CONFIG_FILE": str(configuration),
+            "KDEPLOY_TERMINATION_LOG": str(tmp_path / "message"),
+        }
+        words = [sys.executable, "-c", first_process(), *command]
+        processes.append(subprocess.Popen(words, env=environment, **more))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_a_torchserve_that_ends_before_it_is_ready_says_why(
+    start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    assert start("sh", "-c", "echo 'Invalid configuration: password=abc'; exit 3").wait(20) == CANNOT_LOAD
+    assert (tmp_path / "message").read_text().splitlines() == [
+        "TorchServe ended: Invalid configuration: password=***",
+        "Invalid configuration: password=***",
+    ]
+    assert start("no-such-program-anywhere").wait(20) == CANNOT_LOAD
+    assert (tmp_path / "message").read_text().startswith("TorchServe cannot be started: [Errno 2]")
+
+
+def test_a_port_that_another_has_is_told_apart_from_a_model_that_cannot_load(
+    start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert start("sleep", "60", port=taken.getsockname()[1]).wait(20) == PORT_TAKEN
+    assert "address already in use" in (tmp_path / "message").read_text()
+    late = "echo 'java.io.IOException: Failed to bind to address: http://127.0.0.1:1'; sleep 60"
+    assert start("sh", "-c", late).wait(20) == PORT_TAKEN
+    assert "Failed to bind to address" in (tmp_path / "message").read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans go to process 1 alone")
+def test_as_process_1_it_takes_the_orphans_and_leaves_no_zombie(
+    start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    adopt_orphans = 36  # PR_SET_CHILD_SUBREAPER: to its descendants it is what process 1 is
+    orphans = f"for i in 1 2 3; do (sh -c 'sleep 0.2; echo > {tmp_path}/orphan-'$i &) ; done; sleep 60"
+    process = start("sh", "-c", orphans, preexec_fn=lambda: ctypes.CDLL(None).prctl(adopt_orphans, 1))
+    end = time.monotonic() + 20
+    while len(list(tmp_path.glob("orphan-*"))) < 3:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    first = psutil.Process(process.pid)
+    while [child.name() for child in first.children()] != ["sh"]:
+        assert time.monotonic() < end, first.children()
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(20) == 0
