@@ -51,9 +51,10 @@ class Batcher:
         joined = [] if self.one_row else [request for request in requests if not request.alone]
         if sum(len(request.rows) for request in joined) > 1:  # one row alone gets no second call
             joined = [request for request in joined if request.keep_copies()]
+        together = set(joined)
         calls = [[(request, row) for request in joined for row in range(len(request.rows))]]
         for request in requests:
-            if request not in joined:
+            if request not in together:
                 calls += [[(request, row)] for row in range(len(request.rows))]
         self._learn(self._divide(calls, context))
 
@@ -63,7 +64,8 @@ class Batcher:
         waiting = [(rows, None) for rows in reversed(calls)]
         while waiting:
             rows, failure = waiting.pop()
-            rows = [(request, row) for request, row in rows if not request.failure]
+            if made:
+                rows = [(request, row) for request, row in rows if not request.failure]
             if failure and rows and self.clock() >= deadline:
                 self._give_up(rows, failure)
             elif rows:
@@ -160,14 +162,14 @@ def explain(error):
     """Return what an error from the handler means for the rows of its call."""
     from ts.utils.util import PredictionException
 
+    is_handlers_own = isinstance(error, PredictionException)
     try:
-        sentence = str(error)
+        sentence = str(error.message if is_handlers_own else error)
     except Exception:
         sentence = "(no text)"
-    if isinstance(error, PredictionException):
+    if is_handlers_own:
         code = error.error_code
-        status = code if type(code) is int and 400 <= code < 600 else 500
-        return Failure(status, str(error.message), type(error))
+        return Failure(code if type(code) is int and 400 <= code < 600 else 500, sentence, type(error))
     if not isinstance(error, WrongCountError):
         sentence = f"{type(error).__name__}: {sentence}"
     # A client can choose an error's text, but not its class.

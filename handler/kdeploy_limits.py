@@ -61,7 +61,8 @@ def check_size(size, limit, what="the answer"):
 def check_head(context, index):
     """Raise UnsendableError for a status or a header that is invalid in HTTP."""
     status, phrase = context.get_response_status(index)
-    if not (isinstance(status, Integral) and 200 <= status < 1000 and _matches(_ASCII, phrase or "")):
+    is_valid = status is None or (isinstance(status, Integral) and 200 <= status < 1000)
+    if not (is_valid and _matches(_ASCII, phrase or "")):
         raise UnsendableError(f"the handler set an invalid status: {status!r} {phrase!r}"[:200])
     for name, value in context.get_response_headers(index).items():
         form = _ASCII if name == "content-type" else _VALUE
