@@ -32,6 +32,7 @@ from deployer.config import NAME_MAX, NAME_PATTERN, Model
 from deployer.errors import ArchiveError
 from deployer.shipped import shipped
 
+OURS = "kdeploy_"  # how the names of kdeploy's own members begin
 ADAPTER = "kdeploy_handler.py"
 SETTINGS = "kdeploy_handler.json"
 MANIFEST = "MAR-INF/MANIFEST.json"
@@ -72,7 +73,8 @@ def plan_archive(model: Model, root: Path, digests: DigestCache) -> Archive:
     for name, path in extra_files(model.extra_files, root):
         files.add(EXTRA_FILES_KEY, path, name)
     if python:
-        files.own(ADAPTER, _adapter())
+        for name, content in _adapter().items():
+            files.own(name, content)
         files.own(SETTINGS, json.dumps({"handler": handler.written}).encode() + b"\n")
     files.own(MANIFEST, _manifest(model, ADAPTER if python else handler.written, config_file))
     if fault := names_fault(files.members):
@@ -82,7 +84,7 @@ def plan_archive(model: Model, root: Path, digests: DigestCache) -> Archive:
     if python:
         entry = (posixpath.basename(handler.file) if handler.file else None, handler.function)
         sources = [source for _, source in sorted(files.sources.items())]
-        names = [name for name in files.members if name != ADAPTER]
+        names = [name for name in files.members if not name.startswith(OURS)]
         warnings = check_sources(sources, names, model, entry, requirements)
     return Archive(
         name=model.name,
@@ -110,8 +112,8 @@ def _check_model(model: Model) -> None:
 
 
 def _keeps_for_itself(name: str) -> bool:
-    module = name.partition("/")[0].partition(".")[0]  # a folder of that name would hide the adapter
-    return module == "kdeploy_handler" or _is_of_the_manifest(name)
+    # Any file or folder of such a name: a folder would hide a module of the adapter.
+    return name.startswith(OURS) or _is_of_the_manifest(name)
 
 
 def _is_of_the_manifest(name: str) -> bool:
@@ -219,13 +221,14 @@ def _add_config(files: Files, model: Model, *, use_venv: bool) -> str | None:
     return name
 
 
-def _adapter() -> bytes:
-    path = shipped("handler") / ADAPTER
+def _adapter() -> dict[str, bytes]:
+    """Return the modules of the handler adapter by their names in the archive."""
+    folder = shipped("handler")
     try:
-        return path.read_bytes()
+        return {path.name: path.read_bytes() for path in folder.iterdir() if path.match(f"{OURS}*.py")}
     except OSError as error:
         raise ArchiveError(
-            f"kdeploy's own handler adapter {why(error)}", where=str(path), hint="install kdeploy again"
+            f"kdeploy's own handler adapter {why(error)}", where=str(folder), hint="install kdeploy again"
         ) from error
 
 

@@ -225,7 +225,23 @@ _TEXTS = (
         "Worker died",
         Sentence(
             "the worker died or did not answer within serving.response-timeout, and is restarted",
-            "see why: kdeploy logs; if the model is just slow, raise serving.response-timeout",
+            "see why: kdeploy logs; if it says 'Message size exceed limit', raise serving.max-response-size;"
+            " if the model is just slow, raise serving.response-timeout",
+        ),
+    ),
+    (
+        "serving.max-response-size is",
+        Sentence(
+            "the answer is too large",
+            "raise serving.max-response-size in kdeploy.toml, then kdeploy rollout;"
+            " or send fewer rows in one request",
+        ),
+    ),
+    (
+        "no time to try this row alone",
+        Sentence(
+            "another row of the same batch failed",
+            "send the request again; see which row failed: kdeploy logs",
         ),
     ),
     (

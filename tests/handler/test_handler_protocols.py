@@ -2,6 +2,7 @@
 
 import base64
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -123,7 +124,7 @@ def test_a_body_is_not_copied():
     worker = Worker(None)
     worker.code(ask_raw(b"raw"))  # leaves a context with one request in it
     body, seen = bytearray(b"\xff" * 1000), []
-    worker.adapter.entry = lambda data, context: seen.extend(data) or [0]
+    worker.adapter.batcher.entry = lambda data, context: seen.extend(data) or [0]
     worker.adapter.answer([{"body": body}], worker.context)
     assert seen[0]["body"] is body
 
@@ -198,6 +199,28 @@ def test_a_malformed_request_is_400_and_touches_no_other(bad):
     assert answer.content_type == "application/json"
     assert list(answer.json) == ["error"]
     assert len(answer.json["error"]) > 20
+
+
+@pytest.mark.parametrize("text", ["\ud800", '{"instances": ["\ud800"]}', '{"inputs": "\ud800"}'])
+def test_half_a_character_in_a_body_harms_no_neighbour(text):
+    """JSON may hold what no encoding has."""
+    before, answer, after = Worker(lambda data, context: [1] * len(data)).predict(
+        ask_v1(0), ask_json(text), ask_v1(0)
+    )
+    assert before.json == after.json == {"predictions": [1]}
+    assert answer.status == 200
+
+
+def test_a_request_that_cannot_be_read_for_another_reason_fails_alone(monkeypatch):
+    def read(body, context):
+        raise LookupError("surprise")
+
+    worker = Worker(lambda data, context: [1] * len(data))
+    monkeypatch.setattr(sys.modules["kdeploy_protocols"], "_read_v2", read)
+    good, answer = worker.predict(ask_v1(0), ask_v2(tensor([1])))
+    assert good.json == {"predictions": [1]}
+    assert (answer.status, list(answer.json)) == (500, ["error"])
+    assert "LookupError('surprise')" in answer.json["error"]
 
 
 def test_a_400_says_which_input_is_wrong():

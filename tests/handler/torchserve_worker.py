@@ -5,6 +5,8 @@ import importlib.util
 import io
 import json
 import struct
+import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,14 +15,16 @@ from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from ts.protocol.otf_message_handler import retrieve_msg
 from ts.service import Service
 
-ADAPTER = Path(__file__).parents[2] / "handler" / "kdeploy_handler.py"
+HANDLER = Path(__file__).parents[2] / "handler"
+ADAPTER = sorted(HANDLER.glob("kdeploy_*.py"))
 METRICS = Path(ts.__file__).parent / "configs" / "metrics.yaml"
+sys.path.insert(0, str(HANDLER))  # as a worker has the folder of its model
 MANIFEST = {"model": {"modelName": "archived-name", "modelVersion": "1.5", "handler": "kdeploy_handler.py"}}
 
 
 def load_adapter():
-    """A fresh copy of the module, with nothing loaded and nothing learnt."""
-    spec = importlib.util.spec_from_file_location("kdeploy_handler", ADAPTER)
+    """A fresh copy of the module that TorchServe imports, with nothing loaded."""
+    spec = importlib.util.spec_from_file_location("kdeploy_handler", HANDLER / "kdeploy_handler.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -86,8 +90,9 @@ def ask_raw(body, content_type="", name="body"):
 class Worker:
     """One loaded model: `predict` takes the requests of one batch and returns their answers."""
 
-    def __init__(self, entry, model_dir="/nowhere", manifest=MANIFEST):
-        self.adapter = load_adapter().Adapter(entry)
+    def __init__(self, entry, model_dir="/nowhere", manifest=MANIFEST, clock=time.monotonic, **limits):
+        module = load_adapter()
+        self.adapter = module.Adapter(entry, module.DEFAULTS._replace(**limits), clock)
         arguments = ["served-name", str(model_dir), manifest, self.adapter.answer, None, 8, True]
         self.service = Service(*arguments, worker_metrics())
         self.service.set_cl_socket(None)

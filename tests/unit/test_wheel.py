@@ -32,9 +32,8 @@ def test_a_wheel_holds_and_finds_what_is_shipped_beside_the_code(tmp_path: Path)
     )
     handler, manifests = (Path(line) for line in found.stdout.splitlines())
     assert handler.is_relative_to(installed)
-    assert (handler / "kdeploy_handler.py").read_bytes() == (
-        ROOT / "handler" / "kdeploy_handler.py"
-    ).read_bytes()
+    adapter = {path.name: path.read_bytes() for path in (ROOT / "handler").glob("*.py")}
+    assert {path.name: path.read_bytes() for path in handler.glob("*.py")} == adapter
     assert {path.name for path in manifests.iterdir()} == {
         path.name for path in (ROOT / "manifests").iterdir() if path.is_file()
     }

@@ -14,8 +14,10 @@ from deployer.archive.extra_files import extra_files
 from deployer.archive.members import name_fault, names_fault
 from deployer.config import Model
 from deployer.errors import ArchiveError, KdeployError
+from deployer.shipped import shipped
 
-OWN = {"MAR-INF/MANIFEST.json", "handler.py", "kdeploy_handler.json", "kdeploy_handler.py", "weights.pt"}
+ADAPTER = {path.name for path in shipped("handler").glob("*.py")}
+OWN = {"MAR-INF/MANIFEST.json", "handler.py", "kdeploy_handler.json", "weights.pt", *ADAPTER}
 
 
 def put(folder: Path, *names: str) -> None:
@@ -67,6 +69,7 @@ def test_a_file_may_be_named_more_than_once(plan, root):
         (("nul\0",), "is no path"),
         (("pipe",), "pipe is a device or pipe, not a file"),
         (("kdeploy_handler.json",), "keeps for itself"),
+        (("kdeploy_limits.py",), "keeps for itself"),
         (("kdeploy_handler",), None),
         (("reserved",), "keeps for itself"),
         (("mar",), "keeps for itself"),
@@ -80,7 +83,7 @@ def test_a_file_may_be_named_more_than_once(plan, root):
 def test_extra_files_that_cannot_be(plan, root, extra, what):
     put(
         root,
-        "a/x", "b/x", "other/weights.pt", "kdeploy_handler.json", "kdeploy_handler/x",
+        "a/x", "b/x", "other/weights.pt", "kdeploy_handler.json", "kdeploy_limits.py", "kdeploy_handler/x",
         "reserved/kdeploy_handler/x.py",
         "mar/mar-inf/x", "a\\b", "new\nline", os.fsdecode(b"latin\xe9"), "clash/one/d", "clash/two/d/e",
         "model-config.yaml",

@@ -12,8 +12,9 @@ import pytest
 
 from deployer.archive import plan_archive, write_archive
 from deployer.config import Model
+from deployer.shipped import shipped
 
-ADDED = {"kdeploy_handler.py", "kdeploy_handler.json"}
+ADDED = {"kdeploy_handler.json", *(path.name for path in shipped("handler").glob("*.py"))}
 
 
 @pytest.fixture

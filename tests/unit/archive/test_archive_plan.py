@@ -31,10 +31,11 @@ def model_of_manifest(archive):
 def test_the_adapter_stands_in_front_of_the_handler(plan):
     archive = plan()
     held = contents(archive)
-    assert list(held) == [
-        "MAR-INF/MANIFEST.json", "handler.py", "kdeploy_handler.json", "kdeploy_handler.py", "weights.pt",
-    ]  # fmt: skip
-    assert held["kdeploy_handler.py"] == (shipped("handler") / "kdeploy_handler.py").read_bytes()
+    adapter = {path.name: path.read_bytes() for path in shipped("handler").glob("*.py")}
+    own = ["MAR-INF/MANIFEST.json", "handler.py", "kdeploy_handler.json", "weights.pt"]
+    assert list(held) == sorted([*own, *adapter])
+    assert {name: held[name] for name in adapter} == adapter
+    assert {"kdeploy_handler.py", "kdeploy_batching.py"} <= set(adapter)
     assert json.loads(held["kdeploy_handler.json"]) == {"handler": "handler.py"}
     assert model_of_manifest(archive) == {
         "modelName": "m",

@@ -96,7 +96,21 @@ RECORDED = [
         {},
         torchserve(500, "InternalServerException", "Worker died."),
         "the worker died",
-        "response-timeout",
+        "raise serving.max-response-size; if the model is just slow, raise serving.response-timeout",
+    ),
+    (
+        500,
+        {},
+        b'{"error": "the answer has 12,967,202 bytes, serving.max-response-size is 6,553,500"}',
+        "the answer is too large. the model server says: the answer has 12,967,202 bytes",
+        "raise serving.max-response-size in kdeploy.toml, then kdeploy rollout",
+    ),
+    (
+        500,
+        {},
+        b'{"error": "its batch failed, with no time to try this row alone: ValueError: 7", "row": 0}',
+        "another row of the same batch failed",
+        "send the request again",
     ),
     (
         507,

@@ -1,0 +1,119 @@
+"""What TorchServe accepts from its worker. What breaks these limits kills the worker, with its whole batch.
+
+TorchServe compares `max_response_size` with each answer, and with each piece of a streamed one. The sum of a
+batch's answers has no limit.
+"""
+
+import json
+import logging
+import os
+import re
+import struct
+from numbers import Integral
+from pathlib import Path
+from typing import NamedTuple
+
+CONFIG_FILE = "/mnt/models/config/config.properties"  # where KServe puts it
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,1024}")
+_VALUE = re.compile(r"[\t -~\x80-\ud7ff\ue000-\U0010ffff]{0,65536}")
+_ASCII = re.compile(r"[\t -~]{0,65536}")  # TorchServe counts characters of these, and sends bytes
+
+logger = logging.getLogger("kdeploy_handler")
+
+
+class UnsendableError(ValueError):
+    """TorchServe cannot send this answer: why, in a sentence for the client."""
+
+
+class Limits(NamedTuple):
+    """The bytes that one answer may have, and the seconds until TorchServe kills a worker that is silent."""
+
+    response_size: int = 6_553_500
+    response_timeout: int = 120
+
+
+DEFAULTS = Limits()  # TorchServe's own
+
+
+def read_limits(context):
+    """Read the limits for this model from TorchServe's config file; what is not there has its default."""
+    path = os.environ.get("TS_CONFIG_FILE") or CONFIG_FILE
+    size, timeout = DEFAULTS
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        entries = {key.strip(): value for key, _, value in (line.partition("=") for line in lines)}
+        size = int(entries.get("max_response_size", size))
+        models = json.loads(entries.get("model_snapshot", "{}")).get("models", {})
+        for version in models.get(context.model_name, {}).values():
+            timeout = int(version.get("responseTimeout", timeout))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        logger.warning("TorchServe's limits cannot be read from %s, using its defaults: %s", path, error)
+    return Limits(size, timeout)
+
+
+def check_size(size, limit, what="the answer"):
+    """Raise UnsendableError for more bytes than TorchServe accepts."""
+    if size > limit:
+        raise UnsendableError(f"{what} has {size:,} bytes, serving.max-response-size is {limit:,}")
+
+
+def check_head(context, index):
+    """Raise UnsendableError for a status or a header that is invalid in HTTP."""
+    status, phrase = context.get_response_status(index)
+    is_valid = status is None or (isinstance(status, Integral) and 200 <= status < 1000)
+    if not (is_valid and _matches(_ASCII, phrase or "")):
+        raise UnsendableError(f"the handler set an invalid status: {status!r} {phrase!r}"[:200])
+    for name, value in context.get_response_headers(index).items():
+        form = _ASCII if name == "content-type" else _VALUE
+        if not (_matches(_NAME, name) and _matches(form, value)):
+            raise UnsendableError(f"the handler set an invalid header: {name!r}: {value!r}"[:200])
+
+
+def _matches(form, text):
+    return isinstance(text, str) and form.fullmatch(text)
+
+
+class GuardedSocket:
+    """The worker's connection, for handlers that stream: a piece that is too large fails in the handler."""
+
+    def __init__(self, socket, limit):
+        self._socket = socket
+        self._limit = limit
+
+    def __getattr__(self, name):
+        return getattr(self._socket, name)
+
+    def sendall(self, message):
+        """Send a message, unless TorchServe would kill the worker for it."""
+        if len(message) > self._limit:
+            for size in answer_sizes(message):
+                check_size(size, self._limit, "a streamed piece of the answer")
+        self._socket.sendall(message)
+
+
+def answer_sizes(message):
+    """Return the bytes of each answer in a message from a worker to TorchServe."""
+    position, sizes = 0, []
+
+    def number():
+        nonlocal position
+        position += 4
+        return struct.unpack_from("!i", message, position - 4)[0]
+
+    def skip():
+        nonlocal position
+        size = number()
+        position += size
+        return size
+
+    number()  # the batch's code and text
+    skip()
+    while skip() >= 0:  # the request's id, or -1 at the end
+        skip()  # content type, status and phrase
+        number()
+        skip()
+        for _ in range(2 * number()):  # names and values of headers
+            skip()
+        sizes.append(skip())
+    return sizes
