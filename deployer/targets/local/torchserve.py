@@ -26,7 +26,7 @@ from deployer.targets.local.launch import PIP_LOG, Ports, plan_launch
 from deployer.targets.local.probe import ProbeError, probe
 from deployer.targets.local.processes import START_MARK, end_marked, signal_group
 from deployer.targets.local.revisions import Revision
-from deployer.targets.local.routing import Upstream
+from deployer.targets.local.routing import Upstream, max_request_size
 
 STARTING, RUNNING = 0.15, 1.0  # seconds between two probes
 PROGRESS_DEADLINE = 600.0  # Knative's: a requirements file may bring much
@@ -124,6 +124,7 @@ class TorchServe:
                 logs=logs,
                 environment=self._around.environment,
             )
+            self.upstream.max_request_size = max_request_size(launch.properties)
             launch.config_path.write_text(launch.properties, "ascii")
             with self._log.open("ab") as output:
                 position = output.tell()
