@@ -20,7 +20,7 @@ from deployer.targets.local.state import State, explained
 _START_TIMEOUT = 60.0
 _STOP_TIMEOUT = 45.0  # longer than TorchServe gets, and requests in flight
 _STOP_ANSWER_TIMEOUT = 5.0
-_SILENT_STOP_TIMEOUT = 15.0  # it may be ending already
+_SILENT_STOP_TIMEOUT = 10.0  # it may be ending already
 
 _children: list[subprocess.Popen[bytes]] = []  # kept, since they outlive the command that started them
 

@@ -49,11 +49,10 @@ class State:
 
     def create(self) -> None:
         """Make the folders, readable by this user alone. Raises TargetError."""
-        with explained(self.root, "the supervisor's state folder cannot be made"):
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.root.chmod(0o700)
-            for folder in (self.services, self.logs, self.root / "run"):
-                folder.mkdir(mode=0o700, exist_ok=True)
+        for folder in (self.root, self.services, self.logs, self.root / "run"):
+            with explained(folder, "the supervisor's state folder cannot be made"):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                folder.chmod(0o700)
 
     @property
     def run(self) -> Path:
