@@ -22,7 +22,7 @@ from msgspec import Struct
 
 # A head, and what is read of the body before the handler runs: at most two reads of 256 KiB.
 _UNSEEN_MAX = 1 << 20
-_MOST = 4096
+_CONNECTIONS_MAX = 4096
 _RESERVED = 512  # descriptors for the control socket, logs, and clients that are not yet disconnected
 _DETAIL_MAX = 120
 
@@ -50,8 +50,8 @@ def read_limits() -> Limits:
     """
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
-        return Limits(connections=_MOST)
-    return Limits(connections=max(min((files - min(_RESERVED, files // 2)) // 3, _MOST), 1))
+        return Limits(connections=_CONNECTIONS_MAX)
+    return Limits(connections=max(min((files - min(_RESERVED, files // 2)) // 3, _CONNECTIONS_MAX), 1))
 
 
 class Client:

@@ -155,7 +155,7 @@ class Ingress:
             ) as answer:
                 headers = _end_to_end(answer.headers)
                 if request.method != "HEAD" and (answer.content_length or _CHUNK) < _CHUNK:
-                    # In one piece, so in one packet.
+                    # Head and body in one piece, which costs one system call.
                     return web.Response(
                         status=answer.status, reason=answer.reason, headers=headers, body=await answer.read()
                     )
@@ -197,11 +197,6 @@ class _RefusedError(Exception):
         self.status = status
 
 
-class _Target(NamedTuple):
-    host: str
-    path: str  # with the query, as it came
-
-
 class _Body:
     """The body of a request, as TorchServe gets it. Says in `refused` why it ended early, if it did."""
 
@@ -222,7 +217,7 @@ class _Body:
 
     async def _read(self) -> AsyncIterator[bytes]:
         client, content = client_of(self._request), self._request.content
-        if "Expect" in self._request.headers:
+        if "Expect" in self._request.headers and self._request.version == HttpVersion11:
             client.write(_CONTINUE)
         limits, time, size = client.limits, asyncio.get_running_loop().time, 0
         patience = limits.stalled
@@ -234,7 +229,7 @@ class _Body:
             except asyncio.TimeoutError as error:
                 raise _RefusedError(408, f"the body has stopped after {size} bytes") from error
             except (web.RequestPayloadError, HttpProcessingError) as error:
-                raise _RefusedError(400, f"malformed body: {error}") from error
+                raise _RefusedError(400, "malformed body") from error
             finally:
                 client.seen()
             if not chunk:
@@ -256,8 +251,8 @@ class _Body:
 class _Socket(socket.socket):
     """A socket to a server that may answer and disconnect before it has read the whole request.
 
-    Sending then fails, which would end the connection with the answer unread. Here what cannot be
-    sent is dropped instead, and reading goes on to the end.
+    Sending then fails, and asyncio would close the connection with the answer unread. This socket drops
+    what it cannot send, so that everything that has come is read.
     """
 
     def send(self, data: Any, flags: int = 0) -> int:

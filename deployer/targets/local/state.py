@@ -1,12 +1,14 @@
 """What must outlive the one-node target's processes: one private folder, written atomically.
 
-    local/lock              held by the one supervisor for as long as it lives; holds its pid
-    local/services/*.json   the services that are wanted, and the revisions they have had
-    local/ingress.json      the ingress's port, so that a free one that was taken stays the same
+    local/lock              held by the one supervisor while it lives; contains its pid
+    local/services/*.json   the services that are wanted, and their revisions
+    local/ingress.json      the ingress's port, so that it stays the same where it was a free one
+    local/supervisor.log    the supervisor's log, and `.1`, the part before
     local/logs/             a log per revision, and TorchServe's own
     local/run/              sockets and temporary folders; worth nothing without their processes
 
-Whoever is killed between any two lines leaves the old document or the new one, never a part.
+A process that is killed between any two lines leaves the old document or the new one, never a part. What
+the operating system refuses here is a TargetError that says what to do.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from deployer.targets.local.revisions import Record
 # RUN/12345678/.ts.sock.65535.
 _RUN_PATH_MAX = 103 - len("/12345678/.ts.sock.65535")
 _LOOK_TIMEOUT = 5.0  # seconds; a look at the lock takes microseconds
+_IN_THE_WAY = (errno.EEXIST, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENOTDIR, errno.ENXIO)
 
 
 class State:
@@ -230,7 +233,7 @@ def _remedy(error: OSError, path: Path) -> str:
         if owner:
             return f"it belongs to {owner}: run kdeploy as {owner}, or {another}"
         return f"allow yourself to read and write it, or {another}"
-    return f"move it out of the way, or {another}"
+    return f"move it out of the way, or {another}" if error.errno in _IN_THE_WAY else another
 
 
 def _other_owner(path: Path) -> str:
