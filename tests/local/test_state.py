@@ -7,7 +7,8 @@ import errno
 import logging
 import os
 import socket
-import threading
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,29 +36,35 @@ def open_node(state: State) -> OneNode:
     return OneNode(state=state.root.parent, namespace="default", ingress_host="127.0.0.1", ingress_port=0)
 
 
+LOOK = """
+import sys, time
+from pathlib import Path
+from deployer.targets.local.state import State
+
+state, end, seen = State(Path(sys.argv[1])), time.monotonic() + 60, set()
+print("ready", flush=True)
+while time.monotonic() < end and state.lock_path.exists():
+    seen.add(state.holder())
+print(sorted(seen, key=str))
+"""
+
+
 def test_looking_at_the_lock_keeps_nobody_from_taking_it(state: State) -> None:
-    end = threading.Event()
-    seen: set[int | None] = set()
-
-    def look() -> None:
-        while not end.is_set():
-            seen.add(state.holder())
-
-    lookers = [threading.Thread(target=look) for _ in range(4)]
+    state.lock_path.touch()
+    command = [sys.executable, "-c", LOOK, str(state.root.parent)]
+    lookers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     for looker in lookers:
-        looker.start()
-    try:
-        for _ in range(300):
-            lock = state.acquire()
-            assert lock is not None
-            assert State(state.root.parent).acquire() is None
-            os.close(lock)
-    finally:
-        end.set()
-        for looker in lookers:
-            looker.join()
-    assert seen <= {None, 0, os.getpid()}
+        assert looker.stdout
+        assert looker.stdout.readline() == "ready\n"
+    for _ in range(1000):
+        lock = state.acquire()
+        assert lock is not None
+        assert State(state.root.parent).acquire() is None
+        os.close(lock)
     assert state.holder() is None
+    state.lock_path.unlink()
+    for looker in lookers:
+        assert str(os.getpid()) in looker.communicate(timeout=30)[0]
 
 
 def test_a_supervisor_that_is_there_and_silent_is_another_matter_than_none(state: State) -> None:

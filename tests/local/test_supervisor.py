@@ -6,7 +6,6 @@ import contextlib
 import os
 import resource
 import shutil
-import signal
 import socket
 import stat
 import subprocess
@@ -181,12 +180,17 @@ def test_a_supervisor_that_hangs_is_said_to_and_is_ended_all_the_same(tmp_path: 
     node = open_node(tmp_path / ".kdeploy")
     pid = node.start().pid
     assert pid
-    os.kill(pid, signal.SIGSTOP)
-    with pytest.raises(TargetError, match=rf"\(pid {pid}\) has not answered") as caught:
-        node.info()
-    assert "kdeploy local stop" in (caught.value.hint or "")
-    assert node.stop()
-    psutil.Process(pid).wait(10)
+    supervisor = psutil.Process(pid)
+    supervisor.suspend()
+    try:
+        with pytest.raises(TargetError, match=rf"\(pid {pid}\) has not answered") as caught:
+            node.info()
+        assert "kdeploy local stop" in (caught.value.hint or "")
+        assert node.stop()
+        supervisor.wait(10)
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            supervisor.kill()
     assert node.info().pid is None
     assert node.start().pid not in (None, pid)
     assert node.stop()
