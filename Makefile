@@ -56,7 +56,7 @@ type: setup  ## Check types, strictly
 
 bench: setup  ## Measure speed side by side with its peers
 	@echo "== bench/: on a quiet machine, or the figures mean nothing"
-	@for bench in archive.py "archive.py --over-4-gib" commands.py batching.py front.py upload.py waiting.py cluster.py events.py; do echo "== $$bench"; $(RUN) bench/$$bench || failed=1; done; exit $${failed:-0}
+	@for bench in archive.py "archive.py --over-4-gib" commands.py batching.py front.py ingress.py upload.py waiting.py cluster.py events.py; do echo "== $$bench"; $(RUN) bench/$$bench || failed=1; done; exit $${failed:-0}
 
 docs: setup  ## Write the reference pages that are made from the code
 	@$(RUN) docs/generate.py

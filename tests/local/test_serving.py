@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import re
 import time
@@ -76,8 +78,26 @@ def test_the_release_folder_is_only_read(on_a: Client, store: Path) -> None:
     assert files == ["config", "config/config.properties", "model-store", "model-store/demo.mar"]
 
 
-def test_a_body_that_is_too_large_is_refused_by_torchserve_itself(on_a: Client) -> None:
-    assert on_a.ask("/predictions/demo", {"data": "x" * 3_000_000})[0] == 413
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+def test_a_body_over_the_releases_limit_is_413_and_names_the_key(on_a: Client, chunked: bool) -> None:
+    def ask(size: int) -> tuple[int, str]:
+        body = b'{"data": "%b"}' % (b"x" * (size - len('{"data": ""}')))
+        blocks = (body[start : start + 65_536] for start in range(0, size, 65_536))
+        address = (on_a.node.info().ingress or "").removeprefix("http://")
+        connection = http.client.HTTPConnection(address, timeout=60)
+        headers = {"Host": "demo.default.example.com", "Content-Type": "application/json"}
+        try:
+            connection.request("POST", "/predictions/demo", blocks if chunked else body, headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+    assert ask(1_000_000)[0] == 200  # releases.py's limit
+    for size in (1_000_001, 50_000_000):
+        status, text = ask(size)
+        assert status == 413
+        assert "serving.max-request-size" in json.loads(text)["error"]
 
 
 def test_a_canary_gets_exactly_its_percent_and_promoting_it_starts_nothing(on_a: Client, store: Path) -> None:

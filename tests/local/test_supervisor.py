@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
 import shutil
 import socket
 import stat
@@ -123,6 +126,114 @@ def test_a_daemon_that_cannot_start_shows_its_last_words(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(TargetError, match="this aiohttp is broken"):
         open_node(tmp_path / ".kdeploy").start()
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"port": 70000}', '{"port": "x"}', "\0"])
+def test_a_remembered_port_that_makes_no_sense_is_forgotten(tmp_path: Path, text: str) -> None:
+    node = open_node(tmp_path / ".kdeploy")
+    (tmp_path / ".kdeploy" / "local").mkdir(parents=True)
+    (tmp_path / ".kdeploy" / "local" / "ingress.json").write_text(text)
+    try:
+        assert node.start().ingress
+    finally:
+        assert node.stop()
+
+
+def test_malformed_requests_cost_a_few_lines_of_log_and_no_secret(tmp_path: Path) -> None:
+    node = open_node(tmp_path / ".kdeploy")
+    try:
+        address = node.start().ingress
+        assert address
+        port = int(address.rpartition(":")[2])
+        for _ in range(500):
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+                connection.sendall(b"GET /hunter2" + b"\x01" * 8000 + b" HTTP/1.1\r\n\r\n")
+                assert connection.recv(1000).split()[1] == b"400"
+    finally:
+        node.stop()
+    log = "\n".join(node.supervisor_log())
+    assert "malformed request" in log
+    assert "more of these are not logged" in log
+    assert len(log) < 4000
+    assert "Traceback" not in log
+    assert "hunter2" not in log
+
+
+def test_the_supervisors_log_is_kept_small_while_it_runs(tmp_path: Path) -> None:
+    node = open_node(tmp_path / ".kdeploy")
+    log = tmp_path / ".kdeploy" / "local" / "supervisor.log"
+    try:
+        assert node.start().pid
+        with log.open("ab") as file:
+            file.write(b"a line of log\n" * 400_000)
+        for _ in range(500):
+            if log.stat().st_size < 1000:
+                break
+            time.sleep(0.02)
+        assert log.stat().st_size < 1000
+        assert log.with_name("supervisor.log.1").stat().st_size > 5_000_000
+    finally:
+        node.stop()
+
+
+def test_a_supervisor_that_hangs_is_said_to_and_is_ended_all_the_same(tmp_path: Path) -> None:
+    node = open_node(tmp_path / ".kdeploy")
+    pid = node.start().pid
+    assert pid
+    supervisor = psutil.Process(pid)
+    supervisor.suspend()
+    try:
+        with pytest.raises(TargetError, match=rf"\(pid {pid}\) has not answered") as caught:
+            node.info()
+        assert "kdeploy local stop" in (caught.value.hint or "")
+        assert node.stop()
+        supervisor.wait(10)
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            supervisor.kill()
+    assert node.info().pid is None
+    assert node.start().pid not in (None, pid)
+    assert node.stop()
+
+
+@pytest.mark.torchserve
+def test_thousands_of_idle_connections_stop_neither_predictions_nor_commands(
+    open_node: Callable[[], Client], store: Path
+) -> None:
+    client = open_node()
+    local = client.state / "local"
+    local.mkdir(parents=True)
+    # A hard limit is one that the supervisor cannot raise. The proxies have nothing to do with loopback.
+    proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"), "http://127.0.0.1:9")
+    daemon = [sys.executable, "-m", "deployer.targets.local", str(client.state), "127.0.0.1", "0"]
+    supervisor = subprocess.Popen(
+        ["sh", "-c", 'ulimit -n 1024 && exec "$@"', "sh", *daemon],
+        env={**os.environ, **proxies},
+        stdout=subprocess.PIPE,
+        stderr=(local / "supervisor.log").open("ab"),
+    )
+    assert supervisor.stdout
+    assert supervisor.stdout.readline() == b"{}\n"
+    assert client.rollout("demo", A, store / "a").phase is Phase.READY
+    address, _, port = (client.node.info().ingress or "").removeprefix("http://").partition(":")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    try:
+        with contextlib.ExitStack() as stack:
+            for number in range(3000):
+                idle = stack.enter_context(socket.create_connection((address, int(port)), timeout=30))
+                if number % 3 == 0:
+                    idle.sendall(b"POST /predictions/demo HTTP/1.1\r\n")  # and no more of it
+                if number % 300 == 0:
+                    assert client.ask("/predictions/demo")[0] == 200
+            assert client.node.info().pid == supervisor.pid
+            assert client.wait(DEMO).phase is Phase.READY
+            assert {client.ask("/predictions/demo")[0] for _ in range(20)} == {200}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert (local / "supervisor.log").stat().st_size < 10_000
+    assert client.node.stop()
+    supervisor.wait(20)
 
 
 @pytest.mark.torchserve

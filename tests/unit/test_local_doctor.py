@@ -18,6 +18,7 @@ import typing_extensions
 import deployer
 from deployer.targets.local import doctor
 from deployer.targets.local.doctor import Finding, Ran, checks
+from deployer.targets.local.state import State
 
 ROOT = Path(deployer.__file__).parents[1]
 
@@ -322,6 +323,26 @@ def test_no_temporary_folder_at_all(monkeypatch):
 def test_sockets(tmp_path):
     is_well(doctor.check_sockets(Path("/home/me/project/.kdeploy")), "103 are allowed")
     is_well(doctor.check_sockets(tmp_path / ("x" * 100)), "a link in the temporary folder")
+
+
+def test_the_state_folder(tmp_path):
+    holder, finding = doctor.check_state(tmp_path / "none yet")
+    assert holder is None
+    is_well(finding, "nothing runs")
+    state = State(tmp_path)
+    state.create()
+    lock = state.acquire()
+    try:
+        holder, finding = doctor.check_state(tmp_path)
+        assert holder == os.getpid()
+        is_well(finding, str(os.getpid()))
+    finally:
+        os.close(lock)
+    state.lock_path.unlink()
+    state.lock_path.mkdir()
+    holder, finding = doctor.check_state(tmp_path)
+    assert holder is None
+    is_mended(finding, "failure", "lock", "targets.local.state")
 
 
 def test_open_files():

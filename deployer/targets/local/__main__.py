@@ -1,12 +1,13 @@
 """The daemon: `python -m deployer.targets.local STATE HOST PORT`. Started by its clients.
 
-Says one line on stdout, that it is ready or why it cannot be; whatever else it says is its log.
+Writes one line to stdout, that it is ready or why it cannot be. Its stderr is its log.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from pathlib import Path
 import msgspec
 
 from deployer.errors import KdeployError
+from deployer.targets.local.logs import RateLimit
+from deployer.targets.local.processes import raise_open_files
 from deployer.targets.local.protocol import ALREADY_RUNNING, Failure
 from deployer.targets.local.state import State
 
@@ -22,6 +25,10 @@ def main() -> int:
     """Be the supervisor of a state folder until told to stop; returns an exit status."""
     folder, host, port = sys.argv[1:]
     state = State(Path(folder))
+    handler = logging.StreamHandler()
+    handler.addFilter(RateLimit())
+    logging.basicConfig(handlers=[handler], format="%(asctime)s %(levelname)s %(message)s")
+    raise_open_files()
     try:
         state.create()
         lock = state.acquire()

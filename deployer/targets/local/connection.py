@@ -1,4 +1,7 @@
-"""JSON over HTTP on the supervisor's unix socket, with nothing but the standard library."""
+"""JSON over HTTP on the supervisor's unix socket, with nothing but the standard library.
+
+Tells apart a supervisor that is not running and one that runs and does not answer.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,27 @@ import msgspec
 
 from deployer import errors
 from deployer.targets.local.protocol import Failure
+from deployer.targets.local.state import State, explained
 
-_ANSWER_TIMEOUT = 60.0  # deleting a service waits for its TorchServes to end
+_READ_TIMEOUT = 10.0  # seconds
+_WRITE_TIMEOUT = 60.0  # seconds; deleting a service waits for its TorchServes to end
+_RETRY = 0.05
+
+# Nobody listens, or too many wait to be heard.
+_UNHEARD = (FileNotFoundError, ConnectionRefusedError, BlockingIOError)
 
 
 class NotRunningError(errors.TargetError):
-    """No supervisor answers on the socket."""
+    """No supervisor holds the state folder, or it ended before it answered."""
+
+
+class NotAnsweringError(errors.TargetError):
+    """A supervisor holds the state folder and does not answer."""
 
 
 class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket; proxies and netrc files have no part in it."""
+
     def __init__(self, path: Path, timeout: float) -> None:
         super().__init__("supervisor", timeout=timeout)
         self._path = path
@@ -33,25 +48,37 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def ask(path: Path, method: str, url: str, body: object = None, *, timeout: float = _ANSWER_TIMEOUT) -> Any:
-    """Ask the supervisor, and return its JSON. Raises NotRunningError, or what it answers with."""
-    connection = _UnixConnection(path, timeout)
+def ask(state: State, method: str, url: str, body: object = None, *, timeout: float | None = None) -> Any:
+    """Send the supervisor a request, and return the JSON of its answer.
+
+    Waits `timeout` seconds at most, also for a supervisor that is starting or ending; by default 10 for a
+    GET and 60 for anything else. Raises NotRunningError, NotAnsweringError, or the error that it answers
+    with.
+    """
+    timeout = timeout or (_READ_TIMEOUT if method == "GET" else _WRITE_TIMEOUT)
+    connection = _connect(state, timeout)
     try:
         return json.loads(_send(connection, method, url, body).read())
+    except TimeoutError as error:
+        raise _silent(state, timeout) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise NotRunningError(
-            f"the supervisor does not answer: {error}", hint="`kdeploy local start` starts it"
-        ) from error
+        raise _ended(error) from error
     finally:
         connection.close()
 
 
-def lines(path: Path, url: str, timeout: float) -> Iterator[Any]:
-    """Yield each line of JSON that the supervisor sends within `timeout` seconds, as it comes."""
+def lines(state: State, url: str, timeout: float) -> Iterator[Any]:
+    """Yield each line of JSON that the supervisor sends within `timeout` seconds, as it comes.
+
+    Raises what `ask` raises.
+    """
     end = time.monotonic() + timeout
-    connection = _UnixConnection(path, timeout)
+    connection = _connect(state, _READ_TIMEOUT)
     try:
-        response = _send(connection, "GET", url, None)
+        try:
+            response = _send(connection, "GET", url, None)
+        except TimeoutError as error:
+            raise _silent(state, _READ_TIMEOUT) from error
         channel = connection.sock  # http.client lets go of it where the answer has no length
         while time.monotonic() < end:
             if channel:
@@ -63,9 +90,44 @@ def lines(path: Path, url: str, timeout: float) -> Iterator[Any]:
     except TimeoutError:
         return
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise NotRunningError(f"the supervisor ended: {error}", hint="run the command again") from error
+        raise _ended(error) from error
     finally:
         connection.close()
+
+
+def _connect(state: State, timeout: float) -> _UnixConnection:
+    end = time.monotonic() + timeout
+    while state.holder() is not None:
+        path = state.socket
+        connection = _UnixConnection(path, timeout)
+        with explained(path, "the supervisor's socket cannot be opened"):
+            try:
+                connection.connect()
+            except _UNHEARD:
+                connection.close()
+            except TimeoutError:
+                connection.close()
+                break
+            else:
+                return connection
+        if time.monotonic() > end:
+            break
+        time.sleep(_RETRY)
+    else:
+        raise NotRunningError("the supervisor is not running", hint="`kdeploy local start` starts it")
+    raise _silent(state, timeout)
+
+
+def _silent(state: State, timeout: float) -> NotAnsweringError:
+    return NotAnsweringError(
+        f"the supervisor (pid {state.holder() or 'unknown'}) has not answered within {timeout:g} s",
+        where=str(state.supervisor_log),
+        hint="`kdeploy local logs` shows its log, `kdeploy local stop` ends it",
+    )
+
+
+def _ended(error: Exception) -> NotRunningError:
+    return NotRunningError(f"the supervisor ended before it answered: {error}", hint="run the command again")
 
 
 def _send(connection: _UnixConnection, method: str, url: str, body: object) -> http.client.HTTPResponse:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import signal
@@ -13,24 +12,23 @@ import time
 import msgspec
 
 from deployer.errors import TargetError
-from deployer.targets.local.connection import NotRunningError, ask, error_of
+from deployer.targets.local.connection import NotAnsweringError, NotRunningError, ask, error_of
 from deployer.targets.local.launch import INSTALL_HINT
 from deployer.targets.local.protocol import ALREADY_RUNNING, Failure, Info
-from deployer.targets.local.state import State
+from deployer.targets.local.state import State, explained
 
 _START_TIMEOUT = 60.0
 _STOP_TIMEOUT = 45.0  # longer than TorchServe gets, and requests in flight
-_LOG_MAX = 4 << 20
+_STOP_ANSWER_TIMEOUT = 5.0
+_SILENT_STOP_TIMEOUT = 10.0  # it may be ending already
 
 _children: list[subprocess.Popen[bytes]] = []  # kept, since they outlive the command that started them
 
 
 def read_info(state: State) -> Info | None:
-    """Ask the supervisor about itself; None where none runs."""
-    if state.holder() is None:
-        return None
+    """Ask the supervisor about itself; None where none runs. Raises TargetError where it does not answer."""
     try:
-        return msgspec.convert(ask(state.socket, "GET", "/info"), Info)
+        return msgspec.convert(ask(state, "GET", "/info"), Info)
     except NotRunningError:
         return None
 
@@ -39,30 +37,35 @@ def start(state: State, host: str, port: int) -> Info:
     """Start the supervisor, unless there is one; return when it answers. Raises TargetError."""
     state.create()
     end = time.monotonic() + _START_TIMEOUT
-    while time.monotonic() < end:
-        info = read_info(state)
-        if info:
-            return info
-        if state.holder() is not None:
-            time.sleep(0.05)  # another command is starting one, or one is ending
-        else:
-            _spawn(state, host, port, end)
-    raise TargetError(
-        f"the supervisor (pid {state.holder()}) has not answered for {_START_TIMEOUT:g} s",
-        where=str(state.supervisor_log),
-        hint="`kdeploy local stop` ends it, `kdeploy local logs` shows what it says",
-    )
+    while True:
+        try:
+            # Another command may be starting one, or one may be ending.
+            left = max(end - time.monotonic(), 1.0)
+            return msgspec.convert(ask(state, "GET", "/info", timeout=left), Info)
+        except NotRunningError:
+            if time.monotonic() > end:
+                raise
+        _spawn(state, host, port, end)
 
 
 def stop(state: State) -> bool:
-    """Stop the supervisor and everything that it started, dead or alive; False if nothing ran."""
-    if not state.root.is_dir():
-        return False
+    """Stop the supervisor and everything that it started, dead or alive; False if nothing ran.
+
+    Raises TargetError.
+    """
+    with explained(state.root, "the supervisor's state folder cannot be read"):
+        if not state.root.is_dir():
+            return False
     holder = state.holder()
     if holder is not None:
-        with contextlib.suppress(NotRunningError):
-            ask(state.socket, "POST", "/stop", timeout=5.0)
-        _await_end(state, holder)
+        patience = _STOP_TIMEOUT
+        try:
+            ask(state, "POST", "/stop", timeout=_STOP_ANSWER_TIMEOUT)
+        except NotRunningError:
+            pass
+        except NotAnsweringError:
+            patience = _SILENT_STOP_TIMEOUT
+        _await_end(state, holder, patience)
     lock = state.acquire()
     if lock is None:
         return True  # another command has started one again
@@ -80,10 +83,9 @@ def stop(state: State) -> bool:
 
 def _spawn(state: State, host: str, port: int, end: float) -> None:
     """Start the daemon and wait for the line in which it says that it is ready."""
-    with contextlib.suppress(OSError):
-        if state.supervisor_log.stat().st_size > _LOG_MAX:
-            state.supervisor_log.unlink()
-    with state.supervisor_log.open("ab") as log:
+    with explained(state.supervisor_log, "the supervisor's log cannot be written"):
+        log = state.supervisor_log.open("ab")
+    with log:
         position = log.tell()
         child = subprocess.Popen(
             [sys.executable, "-m", "deployer.targets.local", str(state.root.parent), host, str(port)],
@@ -115,12 +117,16 @@ def _last_words(state: State, position: int) -> str:
     return " | ".join([line.strip() for line in lines if line.strip()][-3:]) or "it said nothing"
 
 
-def _await_end(state: State, holder: int) -> None:
-    """Wait until the lock is free; after a while, without asking."""
-    end = time.monotonic() + _STOP_TIMEOUT
+def _await_end(state: State, holder: int, patience: float) -> None:
+    """Wait `patience` seconds for the lock to be free, then kill its holder. Raises TargetError."""
+    end, killed = time.monotonic() + patience, False
     while state.holder() == holder:
         if time.monotonic() > end:
-            if holder:
+            if killed or not holder:
+                raise TargetError(
+                    f"process {holder or 'unknown'} cannot be ended", where=str(state.lock_path)
+                )
+            with explained(state.lock_path, f"process {holder}, the supervisor, cannot be ended"):
                 os.kill(holder, signal.SIGKILL)
-            end += _STOP_TIMEOUT
+            end, killed = time.monotonic() + _STOP_TIMEOUT, True
         time.sleep(0.05)

@@ -24,6 +24,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from deployer.errors import TargetError
 from deployer.targets.local.state import State
 
 PYTHON_MIN = (3, 10)
@@ -123,17 +124,19 @@ def checks(
     `state` is the folder of the supervisor's state, which need not exist yet.
     """
     temporary = Path(environment.get("TMPDIR") or _temporary_folder())
+    holder, of_state = check_state(state)
     return [
         check_python(sys.version_info[:3]),
         check_java(run, _java_candidates(environment, bundled_java())),
         *check_packages(version_of),
-        check_port(ingress_host, ingress_port, State(state).holder()),
+        of_state,
+        check_port(ingress_host, ingress_port, holder),
         *check_gpu(run, version_of, gpus),
         check_disk("disk for the state", state),
         check_disk("disk for temporary files", temporary),
         check_temporary(temporary),
         check_sockets(state),
-        check_open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+        check_open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[1]),  # the supervisor raises its own
     ]
 
 
@@ -210,6 +213,18 @@ def _check_package(name: str, why: str, version: str | None) -> Finding:
         detail = f"{version}: kdeploy is tried with {TORCHSERVE_TRIED}x"
         return Finding(name, "warning", detail, f"{_PIP} 'torchserve=={TORCHSERVE_TRIED}*'")
     return Finding(name, "ok", version)
+
+
+def check_state(state: Path) -> tuple[int | None, Finding]:
+    """Check that the state folder is this user's; returns the pid of its supervisor, if one runs."""
+    name = "state folder"
+    try:
+        holder = State(state).holder()
+    except TargetError as error:
+        return None, Finding(
+            name, "failure", f"{error}; {error.hint}", f"ls -la {shlex.quote(str(state))}/local"
+        )
+    return holder, Finding(name, "ok", f"{state}: {f'process {holder} runs' if holder else 'nothing runs'}")
 
 
 def check_port(host: str, port: int, supervisor: int | None, holder_of: HolderOf = port_holder) -> Finding:

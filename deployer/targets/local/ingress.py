@@ -1,28 +1,39 @@
 """The way in: HTTP by Host header to the revision whose turn it is.
 
-Bodies are streamed both ways and never held whole. What cannot be served is a 503 that says why,
-or a 404 that says which Hosts there are.
+Bodies pass as they are, in both directions, and are never held whole. What cannot be served is a 503
+that says why, or a 404 that says which Hosts there are. A request that two servers could read in two
+ways is refused.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+import re
+import socket
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple
 
 import aiohttp
 from aiohttp import web
-from multidict import CIMultiDict
+from aiohttp.http import HttpProcessingError, HttpVersion10, HttpVersion11
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from deployer.errors import TargetError
+from deployer.targets.local.connections import Connections, Limits, client_of, read_limits
 from deployer.targets.local.routing import Route, Routes, Upstream
 
 PORT_KEY = "targets.local.ingress-port"
 
+_CHUNK = 1 << 16
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_ABSOLUTE = re.compile(r"https?://(?P<host>[^/?]+)(?P<path>.*)", re.IGNORECASE)
+
 _HOP_BY_HOP = frozenset(
     [
         "connection",
+        "expect",
         "keep-alive",
         "proxy-authenticate",
         "proxy-authorization",
@@ -33,15 +44,16 @@ _HOP_BY_HOP = frozenset(
         "upgrade",
     ]
 )
+_END_TO_END = frozenset(["content-length", "host"])  # even where a Connection header names them
 _ADDED_BY_CLIENT = ("User-Agent", "Content-Type", "Accept", "Accept-Encoding")
-_CHUNK = 1 << 16
 
 
 class Ingress:
     """A reverse proxy over the routes that it is given."""
 
-    def __init__(self, routes: Routes) -> None:
+    def __init__(self, routes: Routes, limits: Limits | None = None) -> None:
         self._routes = routes
+        self._limits = limits or read_limits()
         self._session: aiohttp.ClientSession | None = None
         self._runner: web.ServerRunner | None = None
         self._site: web.TCPSite | None = None
@@ -50,9 +62,9 @@ class Ingress:
         self.port = 0
 
     async def listen(self, host: str, port: int, *, last_port: int = 0) -> None:
-        """Listen on another address, or go on. Port 0 takes `last_port`, or else any free one.
+        """Listen on another address, unless it is the same. Port 0 takes `last_port`, or else any free one.
 
-        Raises TargetError where the port is taken; then what was listened on before still is.
+        Raises TargetError where the port is taken, and then still listens on the address before.
         """
         if self._wanted == (host, port):
             return
@@ -77,7 +89,7 @@ class Ingress:
         self.url = f"http://{shown}:{self.port}"
 
     async def close(self) -> None:
-        """Stop listening, and let what is in flight end."""
+        """Stop listening, and wait a little for requests in flight."""
         if self._runner:
             await self._runner.cleanup()
         if self._session:
@@ -86,35 +98,38 @@ class Ingress:
     async def _open(self) -> web.ServerRunner:
         if self._runner is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),
+                connector=aiohttp.TCPConnector(limit=0, socket_factory=_open_socket),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 skip_auto_headers=_ADDED_BY_CLIENT,
+                trust_env=False,  # TorchServe is on loopback, where no proxy is
             )
-            # A client that goes away cancels its request, and with it the one to TorchServe.
-            server = web.Server(self._answer, handler_cancellation=True, access_log=None)
-            self._runner = web.ServerRunner(server, shutdown_timeout=5.0)
+            self._runner = web.ServerRunner(Connections(self._answer, self._limits), shutdown_timeout=5.0)
             await self._runner.setup()
         return self._runner
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        if not request.raw_path.startswith("/"):
-            return web.json_response({"error": f"{request.raw_path!r} is no path"}, status=400)
-        route = self._routes.find(request.headers.get("Host", ""))
-        if route is None:
-            return _not_found(request, self._routes.names())
         try:
-            return await self._forward(request, route)
-        except aiohttp.ClientConnectorError:
-            # Refused: not a byte of the body has been read, so it may be sent elsewhere, once.
-            await asyncio.sleep(0)
-        try:
-            return await self._forward(request, route)
-        except aiohttp.ClientConnectorError:
-            return _unavailable("TorchServe does not answer: it is being started again")
+            asked = _read(request)
+            route = self._routes.find(asked.host)
+            if route is None:
+                return _not_found(asked.host, self._routes.names())
+            try:
+                return await self._forward(request, asked, route)
+            except aiohttp.ClientConnectorError:
+                # Refused: not a byte has been sent, so it may be sent elsewhere, once.
+                await asyncio.sleep(0)
+            try:
+                return await self._forward(request, asked, route)
+            except aiohttp.ClientConnectorError:
+                return _unavailable("TorchServe does not answer: it is being started again")
+        except _RefusedError as error:
+            response = web.json_response({"error": str(error)}, status=error.status)
+            response.force_close()
+            return response
 
-    async def _forward(self, request: web.BaseRequest, route: Route) -> web.StreamResponse:
+    async def _forward(self, request: web.BaseRequest, asked: _Asked, route: Route) -> web.StreamResponse:
         upstream = route.pick()
         if upstream is None:
             return _unavailable(route.reason or "no release of this service is ready")
@@ -122,23 +137,31 @@ class Ingress:
             return _unavailable(f"{upstream.revision} is not ready: {upstream.reason}")
         upstream.enter()
         try:
-            return await self._relay(request, upstream)
+            return await self._relay(request, asked, upstream)
         finally:
             upstream.leave()
 
-    async def _relay(self, request: web.BaseRequest, upstream: Upstream) -> web.StreamResponse:
+    async def _relay(self, request: web.BaseRequest, asked: _Asked, upstream: Upstream) -> web.StreamResponse:
         assert self._session is not None
-        url = URL(f"http://127.0.0.1:{upstream.port}{request.raw_path}", encoded=True)
+        body = _Body(request, upstream.max_request_size)
         response: web.StreamResponse | None = None
         try:
             async with self._session.request(
                 request.method,
-                url,
-                headers=_request_headers(request),
-                data=_body(request) if request.can_read_body else None,
+                URL(f"http://127.0.0.1:{upstream.port}{asked.path}", encoded=True),
+                headers=_request_headers(request, asked.host),
+                data=asked.body or (body if request.can_read_body else None),
                 allow_redirects=False,
             ) as answer:
-                response = _head(request, answer)
+                headers = _end_to_end(answer.headers)
+                if request.method != "HEAD" and (answer.content_length or _CHUNK) < _CHUNK:
+                    # Head and body in one piece, which costs one system call.
+                    return web.Response(
+                        status=answer.status, reason=answer.reason, headers=headers, body=await answer.read()
+                    )
+                response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers)
+                if not request.content.is_eof():
+                    response.force_close()
                 await response.prepare(request)
                 async for chunk in answer.content.iter_chunked(_CHUNK):
                     await response.write(chunk)
@@ -149,12 +172,105 @@ class Ingress:
         except aiohttp.ClientError as error:
             if response is not None and response.prepared:
                 # Half of the answer is out: only a broken connection says that the rest is not coming.
-                if request.transport:
-                    request.transport.abort()
+                client_of(request).disconnect()
                 return response
+            if body.refused:
+                raise body.refused from error
             return _unavailable(
                 f"{upstream.revision} ended while it was answering: {str(error) or 'no answer'}"
             )
+
+
+class _Asked(NamedTuple):
+    """What a request asks for: the Host, the path with its query, and the body where it has come whole."""
+
+    host: str
+    path: str
+    body: bytes
+
+
+class _RefusedError(Exception):
+    """A request that the ingress answers itself, with this status and these words."""
+
+    def __init__(self, status: int, error: str) -> None:
+        super().__init__(error)
+        self.status = status
+
+
+class _Body:
+    """The body of a request, as TorchServe gets it. Says in `refused` why it ended early, if it did."""
+
+    def __init__(self, request: web.BaseRequest, limit: int | None) -> None:
+        self.refused: _RefusedError | None = None
+        self._request = request
+        self._limit = limit
+        self._check(request.content_length or 0)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield the body as it comes. Raises _RefusedError."""
+        try:
+            async for chunk in self._read():
+                yield chunk
+        except _RefusedError as error:
+            self.refused = error
+            raise
+
+    async def _read(self) -> AsyncIterator[bytes]:
+        client, content = client_of(self._request), self._request.content
+        if "Expect" in self._request.headers and self._request.version == HttpVersion11:
+            client.write(_CONTINUE)
+        limits, time, size = client.limits, asyncio.get_running_loop().time, 0
+        patience = limits.stalled
+        while True:
+            since = time()
+            client.expect(patience, lambda: content.set_exception(asyncio.TimeoutError()))
+            try:
+                chunk = await content.readany()
+            except asyncio.TimeoutError as error:
+                raise _RefusedError(408, f"the body has stopped after {size} bytes") from error
+            except (web.RequestPayloadError, HttpProcessingError) as error:
+                raise _RefusedError(400, "malformed body") from error
+            finally:
+                client.seen()
+            if not chunk:
+                return
+            size += len(chunk)
+            self._check(size)
+            patience = min(patience - (time() - since) + len(chunk) / limits.slowest, limits.stalled)
+            yield chunk
+
+    def _check(self, size: int) -> None:
+        if self._limit is not None and size > self._limit:
+            raise _RefusedError(
+                413,
+                f"the request is larger than {self._limit} bytes, the model's limit; "
+                "raise serving.max-request-size and roll out again",
+            )
+
+
+class _Socket(socket.socket):
+    """A socket to a server that may answer and disconnect before it has read the whole request.
+
+    Sending then fails, and asyncio would close the connection with the answer unread. This socket drops
+    what it cannot send, so that everything that has come is read.
+    """
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        try:
+            return super().send(data, flags)
+        except (BrokenPipeError, ConnectionResetError):
+            return memoryview(data).nbytes
+
+    def sendmsg(self, buffers: Any, *more: Any) -> int:
+        try:
+            return super().sendmsg(buffers, *more)
+        except (BrokenPipeError, ConnectionResetError):
+            return sum(memoryview(buffer).nbytes for buffer in buffers)
+
+
+def _open_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    family, kind, protocol, *_ = address
+    return _Socket(family, kind, protocol)
 
 
 async def _start(runner: web.ServerRunner, host: str, port: int) -> web.TCPSite:
@@ -168,41 +284,61 @@ async def _start(runner: web.ServerRunner, host: str, port: int) -> web.TCPSite:
     return site
 
 
-async def _body(request: web.BaseRequest) -> AsyncIterator[bytes]:
-    async for chunk in request.content.iter_any():
-        yield chunk
+def _read(request: web.BaseRequest) -> _Asked:
+    """Read a request, but for a body that is still coming. Raises _RefusedError."""
+    _check_framing(request)
+    host, path = request.headers.get("Host", ""), request.raw_path
+    absolute = _ABSOLUTE.fullmatch(path)
+    if absolute:
+        host, path = absolute["host"], absolute["path"]
+        path = path if path.startswith("/") else f"/{path}"
+    if not path.startswith("/") or "#" in path:
+        raise _RefusedError(400, f"{path!r} is not a path")
+    whole = request.content.is_eof() and "Content-Length" in request.headers
+    return _Asked(host, path, request.content.read_nowait() if whole else b"")
 
 
-def _request_headers(request: web.BaseRequest) -> CIMultiDict[str]:
+def _check_framing(request: web.BaseRequest) -> None:
+    """Refuse what another server might read in another way. Raises _RefusedError."""
+    if request.version not in (HttpVersion10, HttpVersion11):
+        raise _RefusedError(505, "HTTP/1.1 and HTTP/1.0 are served here")
+    encodings = request.headers.getall("Transfer-Encoding", [])
+    if encodings and request.version == HttpVersion10:
+        raise _RefusedError(400, "HTTP/1.0 has no Transfer-Encoding")
+    if encodings and [encoding.lower() for encoding in encodings] != ["chunked"]:
+        raise _RefusedError(501, f"Transfer-Encoding {', '.join(encodings)} is not supported; send chunked")
+    if request.headers.get("Expect", "100-continue").lower() != "100-continue":
+        raise _RefusedError(417, f"Expect {request.headers['Expect']} is not supported")
+
+
+def _request_headers(request: web.BaseRequest, host: str) -> CIMultiDict[str]:
     headers = _end_to_end(request.headers)
-    headers.popall("Expect", None)  # answered by the ingress itself
-    peer = request.remote or "unknown"
-    forwarded = headers.get("X-Forwarded-For")
-    headers["X-Forwarded-For"] = f"{forwarded}, {peer}" if forwarded else peer
+    headers["Host"] = host
+    before = headers.getall("X-Forwarded-For", [])
+    headers["X-Forwarded-For"] = ", ".join([*before, request.remote or "unknown"])
     headers.setdefault("X-Forwarded-Proto", "http")
-    headers.setdefault("X-Forwarded-Host", request.headers.get("Host", ""))
+    headers.setdefault("X-Forwarded-Host", host)
     return headers
 
 
-def _head(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> web.StreamResponse:
-    response = web.StreamResponse(
-        status=answer.status, reason=answer.reason, headers=_end_to_end(answer.headers)
-    )
-    has_no_body = request.method == "HEAD" or answer.status in (204, 304) or answer.status < 200
-    if "Content-Length" not in answer.headers and not has_no_body:
-        response.enable_chunked_encoding()
-    return response
+def _end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
+    named = {name.strip().lower() for line in headers.getall("Connection", []) for name in line.split(",")}
+    dropped = _HOP_BY_HOP | (named - _END_TO_END)
+    return CIMultiDict((name, _text(value)) for name, value in headers.items() if name.lower() not in dropped)
 
 
-def _end_to_end(headers: Mapping[str, str]) -> CIMultiDict[str]:
-    named = {name.strip().lower() for name in headers.get("Connection", "").split(",")}
-    return CIMultiDict(
-        (name, value) for name, value in headers.items() if name.lower() not in _HOP_BY_HOP | named
-    )
+def _text(value: str) -> str:
+    """Return a header's value as text: what is not UTF-8 is Latin-1, and aiohttp would drop those bytes."""
+    if value.isascii():
+        return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogateescape").decode("latin-1")
+    return value
 
 
-def _not_found(request: web.BaseRequest, names: list[str]) -> web.Response:
-    host = request.headers.get("Host", "")
+def _not_found(host: str, names: list[str]) -> web.Response:
     known = "send one of these in the Host header" if names else "no service has been rolled out"
     return web.json_response(
         {"error": f"no InferenceService answers to Host {host!r}: {known}", "hosts": names}, status=404

@@ -1,15 +1,21 @@
-"""The log lines of what serves and of what fails to: read from files, whether anything runs or not."""
+"""Logs: the lines of TorchServes are read from files, the supervisor's own log is kept small."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from deployer.targets.local.revisions import Record
+from deployer.targets.local.state import explained
 
 _LOOK = 0.2
+_LOG_MAX = 4 << 20
 # The supervisor's own probes, several times a second while a model loads: nobody's requests.
 _PROBE = re.compile(r'ACCESS_LOG - /127\.0\.0\.1:\d+ "GET /models(\?limit=1000|/[^ ]+) HTTP/1\.1" 200 ')
 
@@ -49,6 +55,41 @@ def read_previous(logs: list[tuple[str, Path]]) -> Iterator[str]:
             yield f"[{name}] there is no log before this one"
 
 
+class RateLimit(logging.Filter):
+    """Lets each place in the code log `most` records in `period` seconds; the rest is only counted."""
+
+    def __init__(
+        self, most: int = 10, period: float = 60.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__()
+        self._most, self._period, self._clock = most, period, clock
+        self._seen: dict[object, tuple[float, int]] = {}  # since when, and how many
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether a record is logged; adds how many like it are not."""
+        place = (record.pathname, record.lineno, record.exc_info and record.exc_info[0])
+        now = self._clock()
+        since, count = self._seen.get(place, (now, 0))
+        note = ""
+        if now - since > self._period:
+            note = f" ({count - self._most} more were not logged)" if count > self._most else ""
+            since, count = now, 0
+        self._seen[place] = since, count + 1
+        if count + 1 == self._most:
+            note = f" (more of these are not logged for {self._period:g} s)"
+        if note:
+            record.msg, record.args = record.getMessage() + note, ()
+        return count < self._most
+
+
+def keep_small(log: Path) -> None:
+    """Where a log has grown large, copy it to NAME.1 and empty it: the process that appends to it goes on."""
+    with contextlib.suppress(OSError):
+        if log.stat().st_size > _LOG_MAX:
+            shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+            os.truncate(log, 0)
+
+
 def _lines(data: str, name: str) -> Iterator[str]:
     prefix = f"[{name}] " if name else ""
     return (prefix + line for line in data.splitlines() if not _PROBE.search(line))
@@ -56,13 +97,14 @@ def _lines(data: str, name: str) -> Iterator[str]:
 
 def _read(path: Path, position: int) -> tuple[str, int]:
     """Read whole lines from a position; a file that has become shorter is read from its start."""
-    try:
-        with path.open("rb") as file:
-            if path.stat().st_size < position:
-                position = 0
-            file.seek(position)
-            data = file.read()
-    except OSError:
-        return "", position
+    with explained(path, "a log cannot be read"):
+        try:
+            with path.open("rb") as file:
+                if path.stat().st_size < position:
+                    position = 0
+                file.seek(position)
+                data = file.read()
+        except FileNotFoundError:
+            return "", position
     whole = data[: data.rfind(b"\n") + 1]
     return whole.decode("utf-8", "replace"), position + len(whole)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 STATE_MARK = "KDEPLOY_LOCAL_STATE"  # the state folder
 INSTANCE_MARK = "KDEPLOY_LOCAL_INSTANCE"  # one life of its supervisor
 START_MARK = "KDEPLOY_LOCAL_START"  # one start of one TorchServe
+
+_OPEN_FILES = 65_536
 
 
 def find_marked(mark: Mapping[str, str]) -> list[psutil.Process]:
@@ -55,3 +58,16 @@ def end_marked(mark: Mapping[str, str], *, grace: float = 0.0) -> int:
         psutil.wait_procs(found, timeout=1.0)
         found = find_marked(mark)
     return ended
+
+
+def raise_open_files() -> None:
+    """Raise this process's limit of open files as far as it may, to 65,536 at most.
+
+    What it starts inherits that. TorchServe's JVM and workers have the highest limit anyway: the JVM
+    takes it for itself.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
+from deployer.properties import decode_properties
 from deployer.target import Reference
 from deployer.targets.local.revisions import hosts
 
@@ -19,6 +20,7 @@ class Upstream:
     def __init__(self, revision: str) -> None:
         self.revision = revision
         self.port = 0
+        self.max_request_size: int | None = None  # bytes of a body; None where it is not known
         self.ready = False
         self.reason = "TorchServe is being started"
         self._in_flight = 0
@@ -81,3 +83,11 @@ class Routes:
     def names(self) -> list[str]:
         """Return every Host that is answered."""
         return sorted(self._routes)
+
+
+def max_request_size(properties: str) -> int | None:
+    """Return the most bytes of a request that TorchServe takes by its `config.properties`, if that says."""
+    try:
+        return int(decode_properties(properties)["max_request_size"])
+    except (KeyError, ValueError):
+        return None

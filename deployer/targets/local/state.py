@@ -1,12 +1,14 @@
 """What must outlive the one-node target's processes: one private folder, written atomically.
 
-    local/lock              held by the one supervisor for as long as it lives; holds its pid
-    local/services/*.json   the services that are wanted, and the revisions they have had
-    local/ingress.json      the ingress's port, so that a free one that was taken stays the same
+    local/lock              held by the one supervisor while it lives; contains its pid
+    local/services/*.json   the services that are wanted, and their revisions
+    local/ingress.json      the ingress's port, so that it stays the same where it was a free one
+    local/supervisor.log    the supervisor's log, and `.1`, the part before
     local/logs/             a log per revision, and TorchServe's own
     local/run/              sockets and temporary folders; worth nothing without their processes
 
-Whoever is killed between any two lines leaves the old document or the new one, never a part.
+A process that is killed between any two lines leaves the old document or the new one, never a part. What
+the operating system refuses here is a TargetError that says what to do.
 """
 
 from __future__ import annotations
@@ -16,9 +18,12 @@ import errno
 import fcntl
 import hashlib
 import os
+import pwd
 import shutil
 import stat
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -30,6 +35,8 @@ from deployer.targets.local.revisions import Record
 # A unix socket's path holds 107 bytes on Linux and 103 on macOS. TorchServe's workers listen on
 # RUN/12345678/.ts.sock.65535.
 _RUN_PATH_MAX = 103 - len("/12345678/.ts.sock.65535")
+_LOOK_TIMEOUT = 5.0  # seconds; a look at the lock takes microseconds
+_IN_THE_WAY = (errno.EEXIST, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENOTDIR, errno.ENXIO)
 
 
 class State:
@@ -45,17 +52,10 @@ class State:
 
     def create(self) -> None:
         """Make the folders, readable by this user alone. Raises TargetError."""
-        try:
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.root.chmod(0o700)
-            for folder in (self.services, self.logs, self.root / "run"):
-                folder.mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise TargetError(
-                f"the supervisor's state folder cannot be made: {error.strerror}",
-                where=str(self.root),
-                hint="name a folder that you may write to: targets.local.state",
-            ) from error
+        for folder in (self.root, self.services, self.logs, self.root / "run"):
+            with explained(folder, "the supervisor's state folder cannot be made"):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                folder.chmod(0o700)
 
     @property
     def run(self) -> Path:
@@ -77,31 +77,40 @@ class State:
                 run.parent.rmdir()
 
     def acquire(self) -> int | None:
-        """Take the supervisor's lock; returns its file descriptor, or None where another holds it."""
-        descriptor = os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            return None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        return descriptor
+        """Take the supervisor's lock; returns its file descriptor, or None where another process holds it.
+
+        Raises TargetError where the file cannot be locked.
+        """
+        with explained(self.lock_path, "the supervisor's lock cannot be taken"):
+            descriptor = _open_lock(self.lock_path, os.O_RDWR | os.O_CREAT)
+            try:
+                if _lock(descriptor):
+                    os.ftruncate(descriptor, 0)
+                    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+                    return descriptor
+            except OSError:
+                os.close(descriptor)
+                raise
+        os.close(descriptor)
+        return None
 
     def holder(self) -> int | None:
-        """Return the pid of whoever holds the lock; None where nobody does."""
-        try:
-            descriptor = os.open(self.lock_path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            text = os.pread(descriptor, 32, 0).decode()
-            # The holder has not come to write its pid yet: somebody is there all the same.
-            return int(text) if text.isdigit() else 0
-        finally:
-            os.close(descriptor)
+        """Return the pid of the process that holds the lock; None where none does, 0 where it is not known.
+
+        Raises TargetError where the file cannot be read.
+        """
+        with explained(self.lock_path, "the supervisor's lock cannot be read"):
+            try:
+                descriptor = _open_lock(self.lock_path, os.O_RDONLY)
+            except FileNotFoundError:
+                return None
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                text = os.pread(descriptor, 32, 0)
+                return int(text) if text.isdigit() else 0
+            finally:
+                os.close(descriptor)
         return None
 
     def holds(self, descriptor: int) -> bool:
@@ -113,7 +122,12 @@ class State:
 
     def read_records(self) -> dict[Reference, Record]:
         """Return every wanted service. Raises TargetError for a document that cannot be read."""
-        records = (self._read(path) for path in sorted(self.services.glob("*.json")))
+        with explained(self.services, "the supervisor's records cannot be read"):
+            try:
+                paths = sorted(self.services.iterdir())
+            except FileNotFoundError:
+                return {}
+        records = (self._read(path) for path in paths if path.suffix == ".json")
         return {record.reference: record for record in records if record}
 
     def read_record(self, reference: Reference) -> Record | None:
@@ -125,28 +139,27 @@ class State:
         self.write(self._record_path(record.reference), msgspec.json.encode(record))
 
     def remove_record(self, reference: Reference) -> None:
-        """Forget a service."""
-        self._record_path(reference).unlink(missing_ok=True)
-        _sync(self.services)
+        """Forget a service. Raises TargetError."""
+        path = self._record_path(reference)
+        with explained(path, "the supervisor's state cannot be written"):
+            path.unlink(missing_ok=True)
+            _sync(self.services)
 
     def write(self, path: Path, data: bytes) -> None:
         """Replace a file of this folder atomically and durably. Raises TargetError or DiskFullError."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            _sync(path.parent)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            raise (DiskFullError if full else TargetError)(
-                f"the supervisor's state cannot be written: {error.strerror}",
-                where=str(path),
-                hint="free some space, or name another folder: targets.local.state",
-            ) from error
+        with explained(path, "the supervisor's state cannot be written"):
+            try:
+                with temporary.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+                _sync(path.parent)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
+                raise
 
     def log_path(self, reference: Reference, revision: str) -> Path:
         """Return the file that everything a revision's TorchServe says goes to."""
@@ -163,16 +176,17 @@ class State:
         return self.services / f"{reference.namespace}.{reference.name}.json"
 
     def _read(self, path: Path) -> Record | None:
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=Record)
-        except FileNotFoundError:
-            return None
-        except (OSError, msgspec.MsgspecError) as error:
-            raise TargetError(
-                f"the supervisor's record of a service cannot be read: {error}",
-                where=str(path),
-                hint="remove the file and roll the service out again",
-            ) from error
+        with explained(path, "the supervisor's record of a service cannot be read"):
+            try:
+                return msgspec.json.decode(path.read_bytes(), type=Record)
+            except FileNotFoundError:
+                return None
+            except msgspec.MsgspecError as error:
+                raise TargetError(
+                    f"the supervisor's record of a service cannot be read: {error}",
+                    where=str(path),
+                    hint="remove the file and roll the service out again",
+                ) from error
 
     def _alias(self, path: Path) -> Path:
         """Return a short symbolic link to `path`, in a folder that nobody else can write to."""
@@ -180,15 +194,84 @@ class State:
         # The shorter of the two: a TMPDIR may itself be too long for a socket.
         temporary = min(tempfile.gettempdir(), "/tmp", key=len)  # noqa: S108
         folder = Path(temporary) / f"kdeploy-{os.getuid()}-{digest}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-            raise TargetError("the folder for sockets is not this user's alone", where=str(folder))
-        link = folder / "run"
-        if not link.is_symlink():
-            with contextlib.suppress(FileExistsError):  # another command was quicker
-                link.symlink_to(path)
+        with explained(folder, "the folder for sockets cannot be made"):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            found = folder.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+                raise TargetError(
+                    "the folder for sockets is not this user's alone",
+                    where=str(folder),
+                    hint="remove it, or set targets.local.state to a shorter path",
+                )
+            link = folder / "run"
+            if not link.is_symlink():
+                with contextlib.suppress(FileExistsError):  # another command was quicker
+                    link.symlink_to(path)
         return link
+
+
+@contextlib.contextmanager
+def explained(path: Path, what: str) -> Iterator[None]:
+    """Turn what the operating system refuses into a TargetError or DiskFullError with what to do about it."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise (DiskFullError if full else TargetError)(
+            f"{what}: {error.strerror or error}", where=str(path), hint=_remedy(error, path)
+        ) from error
+
+
+def _remedy(error: OSError, path: Path) -> str:
+    another = "set targets.local.state to another folder"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"free some space, or {another}"
+    if error.errno == errno.EROFS:
+        return f"the disk is read-only: {another}"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        owner = _other_owner(path)
+        if owner:
+            return f"it belongs to {owner}: run kdeploy as {owner}, or {another}"
+        return f"allow yourself to read and write it, or {another}"
+    return f"move it out of the way, or {another}" if error.errno in _IN_THE_WAY else another
+
+
+def _other_owner(path: Path) -> str:
+    """Return the name of the user that a file, or the folder that hides it, belongs to, if it is another."""
+    for place in (path, *path.parents):
+        with contextlib.suppress(OSError):
+            owner = place.stat().st_uid
+            if owner == os.geteuid():
+                return ""
+            with contextlib.suppress(KeyError):
+                return pwd.getpwuid(owner).pw_name
+            return f"user {owner}"
+    return ""
+
+
+def _open_lock(path: Path, flags: int) -> int:
+    # Whatever else may lie there, such as a pipe, must not make us wait for it.
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a file")
+    return descriptor
+
+
+def _lock(descriptor: int) -> bool:
+    """Take a lock, unless another process holds it; wait while others only look at it."""
+    end = time.monotonic() + _LOOK_TIMEOUT
+    while time.monotonic() < end:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        time.sleep(0.001)
+    return False
 
 
 def _sync(folder: Path) -> None:

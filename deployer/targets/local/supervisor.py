@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import secrets
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import aiohttp
 import msgspec
@@ -18,6 +18,7 @@ from deployer.errors import NotFoundError, TargetError
 from deployer.history import plan_entry
 from deployer.target import Document, Origin, Reference
 from deployer.targets.local.ingress import Ingress
+from deployer.targets.local.logs import keep_small
 from deployer.targets.local.processes import INSTANCE_MARK, STATE_MARK, end_marked
 from deployer.targets.local.protocol import Info
 from deployer.targets.local.revisions import Record, read_documents, remember, want
@@ -26,7 +27,13 @@ from deployer.targets.local.service import Service, now
 from deployer.targets.local.state import State
 from deployer.targets.local.torchserve import GRACE, Surroundings
 
-_LOOK = 1.0  # seconds between two looks whether the state folder is still there
+_LOOK = 1.0  # seconds between two looks at the state folder and the log
+
+
+class _Listened(msgspec.Struct, frozen=True):
+    """Where the ingress listened last."""
+
+    port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 0
 
 
 class Supervisor:
@@ -39,7 +46,7 @@ class Supervisor:
         self._lock = lock
         self._routes = Routes()
         self.ingress = Ingress(self._routes)
-        self._session = aiohttp.ClientSession()
+        self._session = aiohttp.ClientSession(trust_env=False)  # TorchServe is on loopback: no proxies
         instance = secrets.token_hex(8)
         self._around = Surroundings(
             session=self._session,
@@ -58,11 +65,11 @@ class Supervisor:
 
     async def listen(self, host: str, port: int) -> None:
         """Let the ingress listen on another address. Raises TargetError where it is taken."""
-        last: Mapping[str, int] = {}
-        with contextlib.suppress(OSError, ValueError):
-            last = json.loads(self.state.ingress_path.read_bytes())
-        await self.ingress.listen(host, port, last_port=last.get("port", 0))
-        self.state.write(self.state.ingress_path, msgspec.json.encode({"port": self.ingress.port}))
+        last = _Listened()
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            last = msgspec.json.decode(self.state.ingress_path.read_bytes(), type=_Listened)
+        await self.ingress.listen(host, port, last_port=last.port)
+        self.state.write(self.state.ingress_path, msgspec.json.encode(_Listened(self.ingress.port)))
 
     async def serve(self) -> None:
         """Run until a signal, a request to stop, or the end of the state folder; then end everything."""
@@ -72,6 +79,7 @@ class Supervisor:
         while not self.stopped.is_set():
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.stopped.wait(), _LOOK)
+            keep_small(self.state.supervisor_log)
             if not self.state.holds(self._lock):
                 break
 

@@ -28,7 +28,7 @@ from deployer.targets.local.connection import NotRunningError, ask, lines
 from deployer.targets.local.logs import read_logs, read_previous, revisions_of_interest
 from deployer.targets.local.protocol import Info, RevisionInfo, ServiceInfo
 from deployer.targets.local.revisions import read_documents
-from deployer.targets.local.state import State
+from deployer.targets.local.state import State, explained
 from deployer.targets.local.status import build_document, observe
 
 _DOWN = "the supervisor is not running; `kdeploy local start` starts it, and what it served"
@@ -73,9 +73,10 @@ class OneNode:
 
     def supervisor_log(self) -> Iterator[str]:
         """Yield the lines of the supervisor's own log."""
-        if self._state.supervisor_log.is_file():
-            with self._state.supervisor_log.open(encoding="utf-8", errors="replace") as log:
-                yield from (line.rstrip("\n") for line in log)
+        with explained(self._state.supervisor_log, "the supervisor's log cannot be read"):
+            if self._state.supervisor_log.is_file():
+                with self._state.supervisor_log.open(encoding="utf-8", errors="replace") as log:
+                    yield from (line.rstrip("\n") for line in log)
 
     def check(self, documents: Sequence[Document], *, wait: bool = True) -> builtins.list[str]:  # noqa: ARG002
         """Refuse documents that cannot be served here. Raises TargetError."""
@@ -132,7 +133,7 @@ class OneNode:
         if daemon.read_info(self._state) is None:
             yield self._existing(reference).status
             raise NotRunningError(_DOWN)
-        for document in lines(self._state.socket, _path(reference) + "/watch", timeout):
+        for document in lines(self._state, _path(reference) + "/watch", timeout):
             if document is None:
                 return
             yield observe(document, stable=stable)
@@ -214,9 +215,7 @@ class OneNode:
         )
 
     def _ask(self, method: str, url: str, body: object = None) -> Any:
-        if self._state.holder() is None:
-            raise NotRunningError(_DOWN)
-        return ask(self._state.socket, method, url, body)
+        return ask(self._state, method, url, body)
 
     def _existing(self, reference: Reference) -> Live:
         live = self.get(reference)

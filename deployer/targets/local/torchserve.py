@@ -27,7 +27,7 @@ from deployer.targets.local.launch import PIP_LOG, Launch, Ports, plan_launch
 from deployer.targets.local.probe import ProbeError, probe
 from deployer.targets.local.processes import START_MARK, end_marked
 from deployer.targets.local.revisions import Revision
-from deployer.targets.local.routing import Upstream
+from deployer.targets.local.routing import Upstream, max_request_size
 
 STARTING, RUNNING = 0.15, 1.0  # seconds between two probes
 PROGRESS_DEADLINE = 600.0  # Knative's: a requirements file may bring much
@@ -141,6 +141,7 @@ class TorchServe:
                 environment=self._around.environment,
             )
             self._launch.config_path.write_text(self._launch.properties, "ascii")
+            self.upstream.max_request_size = max_request_size(self._launch.properties)
             with self._log.open("ab") as output:
                 self._process = await asyncio.create_subprocess_exec(
                     *self._launch.command,
