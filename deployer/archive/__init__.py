@@ -7,7 +7,7 @@ bytes.
 from deployer.archive.digests import DigestCache
 from deployer.archive.members import Archive, Entry, Member
 from deployer.archive.plan import plan_archive
-from deployer.archive.read import read_members, verify_archive
+from deployer.archive.read import verify_archive
 from deployer.archive.write import digest_archive, write_archive
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "Member",
     "digest_archive",
     "plan_archive",
-    "read_members",
     "verify_archive",
     "write_archive",
 ]

@@ -49,17 +49,6 @@ class _Found(Struct, frozen=True):
     header: bytes
 
 
-def read_members(path: Path) -> tuple[Entry, ...]:
-    """Return what a .mar holds, sorted by name, having read all of it.
-
-    `IntegrityError` names the member and what is wrong with it, be the archive damaged or hostile.
-    """
-    with _opened(path) as file:
-        found, _, _ = _survey(file)
-        entries = [Entry(member.packed.name, member.packed.size, _digest(file, member)) for member in found]
-    return tuple(sorted(entries, key=lambda entry: entry.name))
-
-
 def verify_archive(path: Path, members: Iterable[Entry | Member]) -> None:
     """See that a .mar is, byte for byte, what `write_archive` made of these members.
 

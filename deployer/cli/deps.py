@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from deployer.targets.local import OneNode
     from deployer.targets.local.doctor import Finding as LocalFinding
 
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
 opened = ExitStack()  # what a command opens, and the end of the command closes, however it ends
 
 
@@ -60,12 +62,13 @@ def settings(
         return load_settings(path, environment=os.environ, flags=flags, folder=Path.cwd(), anywhere=anywhere)
 
     loaded = load()
+    window = None if wait_window is None else duration(wait_window, "--wait-window", longest=600)
     of_target = {
         "namespace": where.get("namespace"),
         "context": where.get("context"),
         "kubeconfig": where.get("kubeconfig"),
         "ingress": ingress,
-        "wait-window": None if wait_window is None else f"{duration(wait_window):g}",
+        "wait-window": None if window is None else f"{window:g}",
         "history-limit": None if history_limit is None else str(history_limit),
     }
     given = {key: value for key, value in of_target.items() if value is not None}
@@ -230,12 +233,20 @@ def role(loaded: Settings, target: str | None) -> list[Document]:
     return Cluster(config, loaded.config.store).role()
 
 
-def duration(text: str) -> float:
-    """Read a duration, such as 90s, 5m or 1h, in seconds."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?", text)
+def duration(text: str, option: str, *, longest: float = 24 * 3600.0, zero: bool = True) -> float:
+    """Read a duration, such as 90s, 5m, 1h or 7d, in seconds. Raises ConfigError, which names the option.
+
+    `longest` is in seconds; without `zero`, the duration must be longer than that.
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?", text)
     if not match:
-        raise ConfigError(f"{text!r} is no duration", where="--timeout", hint="write 90s, 5m or 1h")
-    return float(match[1]) * {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}[match[2] or "s"]
+        raise ConfigError(f"invalid duration {text!r}", where=option, hint="write 90s, 5m, 1h or 7d")
+    seconds = float(match[1]) * _SECONDS[match[2] or "s"]
+    if seconds > longest:
+        raise ConfigError(f"{text} is too long", where=option, hint=f"the maximum is {longest:g}s")
+    if not seconds and not zero:
+        raise ConfigError(f"{text} is too short", where=option, hint="write 90s, 5m, 1h or 7d")
+    return seconds
 
 
 def confirm(question: str) -> None:

@@ -23,7 +23,7 @@ INTERNAL = 1
 INTERRUPTED = 130
 TERMINATED = 143
 
-_AGAIN = "running the same command again goes on where this one stopped"
+_AGAIN = "run the same command again to complete it"
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

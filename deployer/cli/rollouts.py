@@ -62,7 +62,7 @@ def rollout(
         return
     from deployer.release import Traffic
 
-    seconds = deps.duration(timeout) if wait else None
+    seconds = deps.duration(timeout, "--timeout") if wait else None
     loaded = deps.settings(wait_window=wait_window, history_limit=history_limit, **where)
     traffic = Traffic(100 if canary is None else canary)
     with printers.open_viewer() as viewer:

@@ -99,6 +99,7 @@ def predict(
     """Ask the model about images: TorchServe itself, or with --kserve through the ingress."""
     from deployer.predict import predict_files
 
+    seconds = deps.duration(timeout, "--timeout", zero=False)
     loaded = deps.settings(ingress=ingress if kserve else None, anywhere=True, **where)
     place = deps.open_target(loaded, where.get("target"))
     reference = deps.reference(loaded, place, service)
@@ -110,7 +111,7 @@ def predict(
         headers=read_headers(header or [], token, cookie or [], os.environ if kserve else {}),
         max_request_size=loaded.config.serving.max_request_size,
         resize=resize,
-        timeout=deps.duration(timeout),
+        timeout=seconds,
     )
     printers.print_answers(answers, output)
 

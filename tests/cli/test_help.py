@@ -125,6 +125,13 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
     assert ended.stderr == ""
 
 
+def test_an_interrupted_command_is_not_said_to_have_done_nothing() -> None:
+    page = (ROOT / "docs" / "reference" / "exit-codes.md").read_text("utf-8")
+    rows = [line for line in page.splitlines() if line.startswith(("| 130 |", "| 143 |"))]
+    assert len(rows) == 2
+    assert all("Part of the work may be done" in row for row in rows)
+
+
 def test_the_pages_made_from_the_code_are_fresh() -> None:
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
     assert spec

@@ -114,9 +114,9 @@ class Api:
         merged: Document = self._ask("PATCH", resource, namespace, name, query, change, _MERGE)
         return merged
 
-    def delete(self, resource: Resource, namespace: str | None, name: str, *, dry_run: bool = False) -> bool:
+    def delete(self, resource: Resource, namespace: str | None, name: str) -> bool:
         """Delete an object, and in the background what it owns. False where there was none."""
-        query = {"propagationPolicy": "Background", **_dry(dry_run)}
+        query = {"propagationPolicy": "Background"}
         try:
             self._ask("DELETE", resource, namespace, name, query)
         except NotFoundError:
@@ -353,10 +353,6 @@ def _without_values(answer: bytes, sent: Document | None) -> bytes:
 def _encode(body: Document) -> bytes:
     """Encode without blanks, as the API server does: what may never change it compares byte by byte."""
     return json.dumps(body, separators=(",", ":")).encode()
-
-
-def _dry(dry_run: bool) -> dict[str, str]:
-    return {"dryRun": "All"} if dry_run else {}
 
 
 def _document(response: urllib3.BaseHTTPResponse) -> Document | None:

@@ -55,7 +55,6 @@ STORAGE_CLASS = Resource("storage.k8s.io", "v1", "storageclasses", "StorageClass
 GATEWAY = Resource("gateway.networking.k8s.io", "v1", "gateways", "Gateway")
 SECRET = Resource("", "v1", "secrets", "Secret")
 SERVICE = Resource("", "v1", "services", "Service")
-CLAIM = Resource("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
 SERVICE_ACCOUNT = Resource("", "v1", "serviceaccounts", "ServiceAccount")
 
 _WRITTEN = (INFERENCE_SERVICE, SERVING_RUNTIME, SECRET, SERVICE_ACCOUNT)

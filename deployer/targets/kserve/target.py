@@ -274,11 +274,12 @@ class Cluster:
 
         What a rollout that was killed left of one goes, too. Raises ConflictError where one is under way.
         """
+        if self._dry_run:
+            return self.api.get(INFERENCE_SERVICE, reference.namespace, reference.name) is not None
         history = History(self.api, reference)
         orphans = history.orphans()
-        found = self.api.delete(INFERENCE_SERVICE, reference.namespace, reference.name, dry_run=self._dry_run)
-        if not self._dry_run:
-            history.collect(orphans)
+        found = self.api.delete(INFERENCE_SERVICE, reference.namespace, reference.name)
+        history.collect(orphans)
         return found
 
     def logs(self, reference: Reference, *, follow: bool = False, previous: bool = False) -> Iterator[str]:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reading import read_members
 
-from deployer.archive import DigestCache, plan_archive, read_members, verify_archive, write_archive
+from deployer.archive import DigestCache, plan_archive, verify_archive, write_archive
 from deployer.archive.extra_files import extra_files
 from deployer.archive.members import name_fault, names_fault
 from deployer.config import Model

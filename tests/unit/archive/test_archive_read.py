@@ -13,9 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from reading import read_members
 
 import deployer.archive.read as read_module
-from deployer.archive import Entry, read_members, verify_archive, write_archive
+from deployer.archive import Entry, verify_archive, write_archive
 from deployer.archive.stream import BLOCK, sums_of
 from deployer.errors import IntegrityError
 
