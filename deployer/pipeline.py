@@ -233,9 +233,9 @@ class Pipeline:
 
     def _unreadable(self) -> str | None:
         """Say why the target could not read this model store; None where it can."""
-        if not self.target.capabilities().own_disk or self.store.access() is None:
+        scheme, separator, _ = self.settings.config.store.uri.partition("://")
+        if not self.target.capabilities().own_disk or not separator or scheme == "file":
             return None
-        scheme = self.settings.config.store.uri.partition("://")[0]
         return f"this target reads models from this machine's disk, not from {scheme}://"
 
     def _pushed(self, release: Release, stored: Stored) -> Release:
