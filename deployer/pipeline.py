@@ -151,7 +151,7 @@ class Pipeline:
             self._emit(Unchanged(service=str(reference), release=release.id))
             return release
         if release_id:
-            self.store.verify(release)
+            self.store.check(release)
         self.store.close()
         self.target.apply(documents, find_origin(self.settings.root, archive=release.archive.digest))
         self._emit(Applied(service=str(reference), release=release.id))

@@ -10,13 +10,15 @@ import msgspec
 import pytest
 
 from deployer.config import Store, load_settings
-from deployer.errors import ConfigError
+from deployer.errors import ConfigError, IntegrityError
 from deployer.events import Event
 from deployer.pipeline import Pipeline
 from deployer.release import Traffic
 from deployer.store import open_store
+from deployer.store.objects import ObjectStore
 from deployer.target import Capabilities, Document, Origin, Reference
 from deployer.targets.local import OneNode
+from tests.contract.sides import side_of
 from tests.stores import swift as s3
 
 
@@ -93,3 +95,22 @@ def test_where_nothing_goes_to_a_cluster_temporary_credentials_are_no_matter(
     )
     with pytest.raises(ConfigError, match="this machine's disk, not from s3://"):
         pipe.rollout(None, Traffic(), timeout=None)
+
+
+def test_an_older_release_is_rolled_out_without_a_download(
+    s3_config: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe, cluster = pipeline(s3_config, tmp_path, [])
+    release = pipe.push()
+
+    def download(*_: object) -> None:
+        raise AssertionError("downloaded")
+
+    monkeypatch.setattr(ObjectStore, "_download", download)
+    assert pipe.rollout(release.id, Traffic(), timeout=None) == release
+    assert cluster.applied
+    cluster.applied = []
+    side_of(pipe.store).remove(release, "model-store/digits.mar")
+    with pytest.raises(IntegrityError, match="is missing"):
+        pipe.rollout(release.id, Traffic(), timeout=None)
+    assert cluster.applied == []
