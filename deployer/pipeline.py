@@ -205,15 +205,6 @@ class Pipeline:
         service = self.settings.service(name)
         return Reference(self.target.namespace, service)
 
-    def prune(self, keep: int, *, dry_run: bool) -> list[Release]:
-        """Remove all but the newest `keep` releases of this model and those that a target serves."""
-        used = self.target.releases_in_use()
-        releases = self.store.list(self.settings.config.model.name)
-        old = [release for release in releases[: max(len(releases) - keep, 0)] if release.label not in used]
-        for release in old if not dry_run else ():
-            self.store.delete(release)
-        return old
-
     def _digest(self) -> Archive:
         return digest_archive(self._plan_archive(), self._digests)
 

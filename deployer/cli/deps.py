@@ -145,12 +145,24 @@ def pipeline(
     """Put a project's pipeline together."""
     from deployer.pipeline import Pipeline
 
-    store = _open_store(loaded, target, emit)
+    store = open_model_store(loaded, target, emit)
     place = open_target(loaded, target, force_conflicts=force_conflicts, dry_run=dry_run)
     return Pipeline(loaded, store, place, emit, strict=strict)
 
 
-def _open_store(loaded: Settings, target: str | None, emit: Emit) -> ModelStore:
+def open_targets(**where: Unpack[WhereStored]) -> dict[str, Target]:
+    """Open every target of the config, by name; a namespace that is given is one more."""
+    named = where.pop("namespace", None)
+    every = settings(**where)
+    found = {name: open_target(every, name) for name in every.config.targets}
+    if named is not None:
+        name, _ = target_of(every, where.get("target"))
+        where["namespace"] = named
+        found[f"{name} in {named}"] = open_target(settings(**where), name)
+    return found
+
+
+def open_model_store(loaded: Settings, target: str | None, emit: Emit) -> ModelStore:
     """Open the model store; it is closed when the command ends."""
     from deployer.store import open_store
 
@@ -211,7 +223,7 @@ def _examine_cluster(
     cluster = Cluster(config, loaded.config.store)
 
     def render() -> list[Document]:
-        pipe = Pipeline(loaded, _open_store(loaded, target, emit), cluster, emit)
+        pipe = Pipeline(loaded, open_model_store(loaded, target, emit), cluster, emit)
         release = pipe.release(None)
         if pipe.store.passive:
             pipe.store.find(release.name, release.id)

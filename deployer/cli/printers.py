@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from deployer.cli import view
 from deployer.cli.options import Output
@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # `kdeploy --help` comes through here and prints none of thes
 
     from deployer.events import Event, Pushed
     from deployer.predict import Failure, Prediction
+    from deployer.prune import Dated
     from deployer.target import Document
     from deployer.targets.kserve.rules import Finding as ClusterFinding
     from deployer.targets.local.doctor import Finding as LocalFinding
@@ -205,13 +206,24 @@ def print_rows(
         print_table(columns, rows)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def print_old(old: Sequence[Dated]) -> None:
+    """Print to stderr which releases are about to be removed."""
+    rows = [(one.release.id, size_text(one.release.archive.size), time_text(one.pushed)) for one in old]
+    print_table(["to be removed", "size", "pushed"], rows, sys.stderr)
+
+
+def time_text(seconds: float) -> str:
+    """Write a time, in seconds since the epoch, as people read it anywhere."""
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], file: TextIO | None = None) -> None:
     """Print aligned columns; the last one is never cut, so that it can be copied whole."""
     lines = [[column.upper() for column in columns], *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
     for line in lines:
         text = "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        sys.stdout.write(text.rstrip() + "\n")
+        (file or sys.stdout).write(text.rstrip() + "\n")
 
 
 def value_text(value: object) -> str:

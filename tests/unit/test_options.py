@@ -33,6 +33,7 @@ def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int,
         (["rollout"], "--wait-window"),
         (["rollout"], "--timeout"),
         (["predict", "image.png"], "--timeout"),
+        (["prune", "--keep", "1"], "--min-age"),
     ],
 )
 def test_an_invalid_duration_names_its_option(

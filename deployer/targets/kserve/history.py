@@ -39,6 +39,7 @@ from deployer.targets.kserve.resources import CONTROLLER_REVISION
 # Not KServe's label: a workload's controller adopts ControllerRevisions that its selector matches.
 _SERVICE = "kdeploy.dev/service"
 _LABELS = {"app.kubernetes.io/managed-by": "kdeploy"}
+ENTRIES = ",".join([_SERVICE, *(f"{key}={value}" for key, value in _LABELS.items())])  # of any service
 _OUTCOME, _SINCE, _RUN = "kdeploy.dev/outcome", "kdeploy.dev/since", "kdeploy.dev/run"
 _ATTEMPTS = 10
 _IN_ANNOTATIONS = ("number", "outcome", "since")

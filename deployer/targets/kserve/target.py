@@ -45,6 +45,7 @@ from deployer.targets.kserve.doctor import examine
 from deployer.targets.kserve.helper_pod import HelperPod
 from deployer.targets.kserve.history import History, Rollout
 from deployer.targets.kserve.ingress import find_ingress
+from deployer.targets.kserve.inuse import releases_in_use
 from deployer.targets.kserve.judge import Judge
 from deployer.targets.kserve.logs import follow_logs, last_lines, read_logs
 from deployer.targets.kserve.permissions import check_permissions, needed_for_store, render_role, to_roll_out
@@ -64,7 +65,6 @@ from deployer.targets.kserve.serving import (
     count_replicas,
     describe_serving,
     is_standard,
-    release_of,
 )
 from deployer.targets.kserve.surroundings import look
 from deployer.targets.kserve.watching import Watching, selections
@@ -314,26 +314,9 @@ class Cluster:
         return render_role(self.namespace, self.capabilities().deployment_mode, more)
 
     def releases_in_use(self) -> frozenset[str]:
-        """Return `NAME/ID` of every release that is served, wanted or one step back.
-
-        Of all namespaces, or of the target's own where the user may not see the others.
-        """
-        try:
-            return self._releases_of(None)
-        except RefusedError:
-            return self._releases_of(self.namespace)
-
-    def _releases_of(self, namespace: str | None) -> frozenset[str]:
-        found = self.api.list(INFERENCE_SERVICE, namespace)[0]
-        ours = REPLICA_SET if self.capabilities().deployment_mode == "Standard" else REVISION
-        found += self.api.list(ours, namespace)[0]
-        with contextlib.suppress(RefusedError):  # of the other mode: no Knative, or not for this user
-            found += self.api.list(REVISION if ours is REPLICA_SET else REPLICA_SET, namespace)[0]
-        named = (
-            (one["metadata"].get("labels", {}).get(SERVICE_LABEL, one["metadata"]["name"]), release_of(one))
-            for one in found
-        )
-        return frozenset(f"{name}/{release}" for name, release in named if release)
+        """Return `NAME/ID` of every release that is served, wanted, in a history or in a storage URI."""
+        standard = self.capabilities().deployment_mode == "Standard"
+        return releases_in_use(self.api, self.namespace, standard=standard)
 
     def _reference(self, service: Document) -> Reference:
         metadata = service["metadata"]
