@@ -258,18 +258,20 @@ def print_answers(answers: Iterable[Prediction | Failure], output: Output) -> No
     shown: list[dict[str, Any]] = []
     failures: list[Exception] = []
     for answer in answers:
-        name = answer.name
-        if answer.note:
-            sys.stderr.write(answer.note + "\n")
+        name, resized = answer.name, answer.resized
+        if resized:
+            sys.stderr.write(resized.note + "\n")
         if isinstance(answer, Failure):
             failures.append(answer.error)
-            shown.append({"image": name, "error": str(answer.error)})
+            said: dict[str, Any] = {"error": str(answer.error)}
             value = f"error: {answer.error.what}"
         else:
-            shown.append({"image": name, "prediction": answer.value, "milliseconds": answer.milliseconds})
+            said = {"prediction": answer.value, "milliseconds": answer.milliseconds}
             value = json.dumps(answer.value, ensure_ascii=False)
+        shown.append({"image": name, **said, "resized": resized})
         if output is Output.TABLE:
-            sys.stdout.write(f"{name}   {value}\n")
+            size = f"   resized by {resized.factor:g}: {resized.width}x{resized.height}" if resized else ""
+            sys.stdout.write(f"{name}   {value}{size}\n")
     if output is not Output.TABLE:
         print_rows(output, [], [], shown, [answer["image"] for answer in shown])
     if failures:

@@ -72,8 +72,9 @@ def predict(
         Protocol | None, typer.Option("--protocol", help="How to ask; else v1 with --kserve, plain without.")
     ] = None,
     resize: Annotated[
-        bool, typer.Option("--resize/--no-resize", help="Shrink images that pass the request limit.")
-    ] = True,
+        bool,
+        typer.Option("--resize", help="Send a smaller picture where a file exceeds the request limit."),
+    ] = False,
     header: Annotated[
         list[str] | None,
         typer.Option(
