@@ -93,7 +93,18 @@ def predict(
             "--cookie", metavar="[NAME=]@FILE", help="Send this cookie; with --kserve also KDEPLOY_COOKIE."
         ),
     ] = None,
-    timeout: Annotated[str, typer.Option("--timeout", help="How long to wait for an answer.")] = "60s",
+    authority: Annotated[
+        Path | None,
+        typer.Option(
+            "--certificate-authority",
+            metavar="FILE",
+            help="Trust the certificates in this PEM file, instead of SSL_CERT_FILE's or the system's.",
+            show_default=False,
+        ),
+    ] = None,
+    timeout: Annotated[
+        str, typer.Option("--timeout", help="How long a request and its whole answer may take.")
+    ] = "60s",
     output: OutputFormat = Output.TABLE,
     **where: Unpack[Where],
 ) -> None:
@@ -112,6 +123,7 @@ def predict(
         headers=read_headers(header or [], token, cookie or [], os.environ if kserve else {}),
         max_request_size=loaded.config.serving.max_request_size,
         resize=resize,
+        authority=authority,
         timeout=seconds,
     )
     printers.print_answers(answers, output)

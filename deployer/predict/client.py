@@ -62,6 +62,7 @@ class Client:
         max_request_size: int = MAX_REQUEST_SIZE,
         resize: bool = False,
         threads: int = THREADS,
+        authority: Path | None = None,
         clock: Callable[[], float] = time.perf_counter,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -72,7 +73,13 @@ class Client:
         self._threads = threads
         self._clock = clock
         self._connection = Connection(
-            endpoint, failure=PredictError, timeout=timeout, headers=headers, connections=threads, sleep=sleep
+            endpoint,
+            failure=PredictError,
+            timeout=timeout,
+            headers=headers,
+            connections=threads,
+            authority=authority,
+            sleep=sleep,
         )
 
     def __enter__(self) -> Client:
@@ -149,10 +156,13 @@ def predict_files(
     headers: Mapping[str, str] | None = None,
     max_request_size: int = MAX_REQUEST_SIZE,
     resize: bool = False,
+    authority: Path | None = None,
 ) -> Iterator[Prediction | Failure]:
     """Ask a model about files, some at a time, and yield what came of each, in the order of the files.
 
-    Raises ConfigError for an unknown protocol, PredictError for an endpoint or header that cannot be.
+    `timeout` is in seconds, for each file's request and answer; `authority` is a PEM file of certificates to
+    trust. Raises ConfigError for an unknown protocol, and a proxy or such a file that cannot be used;
+    PredictError for an invalid endpoint or header.
     """
     known = get_args(Protocol)
     if protocol not in known:
@@ -160,7 +170,13 @@ def predict_files(
             f"there is no protocol {protocol}", where="--protocol", hint=f"there are {', '.join(known)}"
         )
     client = Client(
-        endpoint, model, timeout=timeout, headers=headers, max_request_size=max_request_size, resize=resize
+        endpoint,
+        model,
+        timeout=timeout,
+        headers=headers,
+        max_request_size=max_request_size,
+        resize=resize,
+        authority=authority,
     )
     return client.predict(paths, cast("Protocol", protocol))
 

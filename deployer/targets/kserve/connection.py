@@ -9,16 +9,15 @@ import ssl
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from ipaddress import ip_address
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies_environment
+from urllib.parse import urlsplit
 
 import urllib3
 
 from deployer.errors import ConfigError, TargetError
+from deployer.proxies import address_of, find_proxy, login_of
 
 if TYPE_CHECKING:
     from websocket import WebSocket
@@ -46,11 +45,8 @@ class Connection:
         if configuration.tls_server_name:
             options["server_hostname"] = configuration.tls_server_name
         if configuration.proxy:
-            user, password = _account(configuration.proxy)
-            headers = urllib3.make_headers(proxy_basic_auth=f"{user}:{password}") if user else None
-            self.pool: urllib3.PoolManager = urllib3.ProxyManager(
-                configuration.proxy, proxy_headers=headers, **options
-            )
+            address, headers = address_of(configuration.proxy)
+            self.pool: urllib3.PoolManager = urllib3.ProxyManager(address, proxy_headers=headers, **options)
         else:
             self.pool = urllib3.PoolManager(**options)
 
@@ -161,35 +157,6 @@ def _missing(said: str) -> str:
     return f"it has no {named[2]} {named[1]}" if named else said
 
 
-def find_proxy(host: str, named: str | None) -> str | None:
-    """Return the proxy on the way to a URL as kubectl finds it, or None.
-
-    It is the one that the kubeconfig names, else that of HTTPS_PROXY or HTTP_PROXY, unless NO_PROXY names the
-    host or it is this machine. Raises ConfigError for one that is not HTTP's.
-    """
-    parts = urlsplit(host)
-    proxy = named or getproxies_environment().get(parts.scheme)
-    if not proxy or (not named and _passes_by(host, parts.hostname or "")):
-        return None
-    proxy = proxy if "://" in proxy else f"http://{proxy}"
-    if (scheme := urlsplit(proxy).scheme) not in ("http", "https"):
-        raise ConfigError(
-            f"a proxy by {scheme}:// cannot be used",
-            where="the kubeconfig's proxy-url" if named else f"{parts.scheme.upper()}_PROXY",
-            hint="name one by http:// or https://",
-        )
-    return proxy
-
-
-def _passes_by(url: str, host: str) -> bool:
-    from requests.utils import should_bypass_proxies
-
-    with suppress(ValueError):  # it is a name
-        if ip_address(host).is_loopback:
-            return True
-    return host == "localhost" or bool(should_bypass_proxies(url, no_proxy=None))
-
-
 # What the kubernetes client logs of an exec plugin, and what it means.
 _PLUGIN_FAULTS = (
     (r"exec: process returned (-?\d+)", r"ended with exit code \1"),
@@ -244,17 +211,12 @@ def _pod_namespace() -> str:
         return "default"
 
 
-def _account(proxy: str) -> tuple[str, str]:
-    parts = urlsplit(proxy)
-    return unquote(parts.username or ""), unquote(parts.password or "")
-
-
 def _proxy(url: str | None) -> dict[str, Any]:
     """Return a WebSocket's options for a proxy; the environment has had its say before."""
     if not url:
         # Without a proxy that it passes by, the package would take the environment's.
         return {"http_proxy_host": "none", "http_no_proxy": ["*"]}
-    parts, account = urlsplit(url), _account(url)
+    parts, account = urlsplit(url), login_of(url)
     if parts.scheme != "http":
         raise TargetError(
             "a WebSocket cannot go through a proxy by https://",
