@@ -38,6 +38,22 @@ def read_text(path: str | Path, at_most: int = TEXT_MAX) -> str:
         raise OSError(errno.EILSEQ, f"it is not UTF-8 at byte {error.start}", str(path)) from error
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a path is a folder, or leads to one; not where nobody may look."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path is a regular file, or leads to one; not where nobody may look."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def walk(
     folder: str | Path, enter: Callable[[os.DirEntry[str]], bool] = lambda _: True
 ) -> Iterator[os.DirEntry[str]]:

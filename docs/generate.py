@@ -60,7 +60,7 @@ def exit_codes_page() -> str:
     """List every exit code with what it means."""
     rows = [
         (0, "Done.", ""),
-        (INTERNAL, "A bug in kdeploy.", ""),
+        (INTERNAL, "An error that kdeploy does not know: a bug in it.", ""),
         (2, "Wrong usage: an unknown flag, say.", ""),
     ]
     for kind in sorted(KdeployError.__subclasses__(), key=lambda kind: kind.exit_code):

@@ -14,6 +14,7 @@ import typer
 from typing_extensions import Unpack
 
 from deployer.cli.options import Where, WhereStored
+from deployer.cli.terminal import plain
 from deployer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -56,10 +57,11 @@ def settings(
         flags[key.strip()] = value
     if (store := where.get("store")) is not None:
         flags["store.uri"] = store
-    path = where.get("config") or (find_file(Path.cwd()) if search else None)
+    here = _here()
+    path = where.get("config") or (find_file(here) if search else None)
 
     def load() -> Settings:
-        return load_settings(path, environment=os.environ, flags=flags, folder=Path.cwd(), anywhere=anywhere)
+        return load_settings(path, environment=os.environ, flags=flags, folder=here, anywhere=anywhere)
 
     loaded = load()
     window = None if wait_window is None else duration(wait_window, "--wait-window", longest=600)
@@ -79,6 +81,16 @@ def settings(
         given.pop("ingress", None)
     flags |= {f"targets.{name}.{key}": value for key, value in given.items()}
     return load()
+
+
+def _here() -> Path:
+    """Return the current folder. Raises ConfigError where that is there no more."""
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise ConfigError(
+            f"the current folder cannot be used: {error.strerror}", hint="change to a folder that exists"
+        ) from error
 
 
 def target_of(loaded: Settings, name: str | None) -> tuple[str, TargetConfig]:
@@ -197,8 +209,8 @@ def examine(emit: Emit, **where: Unpack[Where]) -> Sequence[LocalFinding | Clust
     from deployer.config import KServeTarget, LocalTarget, find_file
     from deployer.targets.local.doctor import checks
 
-    root, config, gpus = Path.cwd(), LocalTarget(), 0
-    if where.get("config") or where.get("sets") or find_file(Path.cwd()):
+    root, config, gpus = _here(), LocalTarget(), 0
+    if where.get("config") or where.get("sets") or find_file(root):
         loaded = settings(**where)
         gpus = loaded.config.serving.gpu
         _, chosen = target_of(loaded, where.get("target"))
@@ -267,4 +279,4 @@ def confirm(question: str) -> None:
         raise ConfigError(
             f"{question[:-1]} needs a yes", where="--yes", hint="add --yes: stdin is no terminal"
         )
-    typer.confirm(question, abort=True, err=True)
+    typer.confirm(plain(question), abort=True, err=True)

@@ -7,10 +7,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from deployer.cli import view
 from deployer.cli.options import Output
+from deployer.cli.terminal import cell, draw, show, tell
 
 if TYPE_CHECKING:  # `kdeploy --help` comes through here and prints none of these
     from types import TracebackType
@@ -51,7 +52,7 @@ class Viewer:
     ) -> None:
         """Say how far it came if it is stopped."""
         if kind is KeyboardInterrupt:
-            sys.stderr.write(f"stopped: {self._done}\n")
+            tell(f"stopped: {self._done}")
 
     def __call__(self, event: Event) -> None:
         """Print one event."""
@@ -63,16 +64,14 @@ class Viewer:
         if isinstance(event, events.Archiving):
             self._size, self._written = event.size, 0
         self._done = _so_far(event) or self._done
-        sys.stderr.write(_sentence(event) + "\n")
-        sys.stderr.flush()
+        tell(_sentence(event))
 
     def _bar(self, size: int) -> None:
         self._written += size
         if sys.stderr.isatty() and self._size:
             share = min(self._written / self._size, 1.0)
             end = "\n" if share == 1.0 else ""
-            sys.stderr.write(f"\r  {'#' * int(40 * share):<40} {share:4.0%}{end}")
-            sys.stderr.flush()
+            draw(f"\r  {'#' * int(40 * share):<40} {share:4.0%}{end}")
 
 
 class LiveViewer(Viewer):
@@ -104,7 +103,7 @@ class LiveViewer(Viewer):
             self._live.stop()
         if self._live and self._view.status:
             after = view.elapsed_text(self._clock() - self._began)
-            sys.stderr.write(f"{view.sentence(self._view.status)}; after {after}\n")
+            tell(f"{view.sentence(self._view.status)}; after {after}")
         super().__exit__(kind, error, trace)
 
     def _show(self) -> None:
@@ -122,7 +121,7 @@ class LiveViewer(Viewer):
     def _render(self) -> Text:
         from rich.text import Text
 
-        first, *rest = view.lines(self._view, self._clock() - self._began) or [""]
+        first, *rest = map(cell, view.lines(self._view, self._clock() - self._began) or [""])
         phase = first.partition(" ")[0]
         return Text("\n").join([Text(first, _STYLES.get(phase, "bold yellow")), *map(Text, rest)])
 
@@ -179,7 +178,7 @@ def print_json(data: Any) -> None:
     """Print data as JSON, alone on stdout."""
     import msgspec
 
-    sys.stdout.write(json.dumps(msgspec.to_builtins(data), indent=2) + "\n")
+    show(json.dumps(msgspec.to_builtins(data), indent=2))
 
 
 def print_yaml(data: Any) -> None:
@@ -188,8 +187,8 @@ def print_yaml(data: Any) -> None:
 
     from deployer.manifest import encode_yaml
 
-    plain = msgspec.to_builtins(data)
-    sys.stdout.write(encode_yaml(plain if isinstance(plain, list) else [plain]))
+    values = msgspec.to_builtins(data)
+    show(encode_yaml(values if isinstance(values, list) else [values]).rstrip("\n"))
 
 
 def print_rows(
@@ -201,7 +200,8 @@ def print_rows(
     elif output is Output.YAML:
         print_yaml(data)
     elif output is Output.NAME:
-        sys.stdout.write("".join(name + "\n" for name in names))
+        for name in names:
+            show(cell(name))
     else:
         print_table(columns, rows)
 
@@ -209,7 +209,7 @@ def print_rows(
 def print_old(old: Sequence[Dated]) -> None:
     """Print to stderr which releases are about to be removed."""
     rows = [(one.release.id, size_text(one.release.archive.size), time_text(one.pushed)) for one in old]
-    print_table(["to be removed", "size", "pushed"], rows, sys.stderr)
+    print_table(["to be removed", "size", "pushed"], rows, tell)
 
 
 def time_text(seconds: float) -> str:
@@ -217,13 +217,14 @@ def time_text(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], file: TextIO | None = None) -> None:
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], write: Callable[[str], None] = show
+) -> None:
     """Print aligned columns; the last one is never cut, so that it can be copied whole."""
-    lines = [[column.upper() for column in columns], *([str(cell) for cell in row] for row in rows)]
+    lines = [[column.upper() for column in columns], *([cell(value) for value in row] for row in rows)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
     for line in lines:
-        text = "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        (file or sys.stdout).write(text.rstrip() + "\n")
+        write("   ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
 def value_text(value: object) -> str:
@@ -260,7 +261,7 @@ def print_answers(answers: Iterable[Prediction | Failure], output: Output) -> No
     for answer in answers:
         name, resized = answer.name, answer.resized
         if resized:
-            sys.stderr.write(resized.note + "\n")
+            tell(resized.note)
         if isinstance(answer, Failure):
             failures.append(answer.error)
             said: dict[str, Any] = {"error": str(answer.error)}
@@ -271,7 +272,7 @@ def print_answers(answers: Iterable[Prediction | Failure], output: Output) -> No
         shown.append({"image": name, **said, "resized": resized})
         if output is Output.TABLE:
             size = f"   resized by {resized.factor:g}: {resized.width}x{resized.height}" if resized else ""
-            sys.stdout.write(f"{name}   {value}{size}\n")
+            show(cell(f"{name}   {value}{size}"))
     if output is not Output.TABLE:
         print_rows(output, [], [], shown, [answer["image"] for answer in shown])
     if failures:
@@ -294,7 +295,7 @@ def print_local(info: Info, output: Output) -> None:
     ]
     if output is Output.TABLE:
         running = f"pid {info.pid}, ingress {info.ingress}" if info.pid else "not running"
-        sys.stderr.write(f"supervisor: {running}; state: {info.state}\n")
+        tell(f"supervisor: {running}; state: {info.state}")
     columns = ["service", "revision", "release", "traffic", "pid", "state"]
     print_rows(output, columns, rows, info, [revision for _, revision, *_ in rows])
 
@@ -313,7 +314,7 @@ def print_findings(findings: Sequence[LocalFinding | ClusterFinding], output: Ou
     print_rows(output, ["status", "check", "detail"], rows, findings, [f.name for f in findings])
     for finding in findings:
         if finding.status != "ok":
-            sys.stderr.write(f"{finding.name}: {finding.remedy}\n")
+            tell(f"{finding.name}: {finding.remedy}")
     failed = [finding.name for finding in findings if finding.status == "failure"]
     if failed:
         raise DoctorError(f"{', '.join(failed)}: a deployment would fail", hint="mend it as said above")

@@ -22,6 +22,7 @@ from deployer.cli.options import (
     Yes,
     spelled_out,
 )
+from deployer.cli.terminal import show, tell
 from deployer.errors import ConfigError, IntegrityError
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def archive(
     }
     given = [f"model.{key}={value}" for key, value in flags.items() if value is not None]
     loaded = deps.settings(config=config, sets=[*(sets or []), *given], search=model_name is None)
-    typer.echo(export_archive(loaded, export_path, printers.Viewer(), force=force, strict=strict))
+    show(str(export_archive(loaded, export_path, printers.Viewer(), force=force, strict=strict)))
 
 
 @spelled_out
@@ -157,10 +158,9 @@ def _render(loaded: Settings, target: str | None, release: str | None, canary: i
     traffic = Traffic(100 if canary is None else canary)
     documents = pipe.render(pipe.release(release), traffic)
     if secret := pipe.secret():
-        typer.echo(
+        tell(
             f"left out: Secret {secret['metadata']['name']}, for it holds credentials: "
-            "`kdeploy rollout` applies it",
-            err=True,
+            "`kdeploy rollout` applies it"
         )
     return documents
 
@@ -195,16 +195,16 @@ def verify(
     name, damaged = loaded.config.model.name, []
     stored = [pipe.find(release)] if release else pipe.store.list(name)
     if not stored:
-        typer.echo(f"there is no release of {name} in {loaded.config.store.uri}", err=True)
+        tell(f"there is no release of {name} in {loaded.config.store.uri}")
     for found in stored:
         try:
             pipe.store.verify(found)
         except IntegrityError as error:  # noqa: PERF203 - the others are looked at, too
             damaged.append(error)
         else:
-            typer.echo(f"{found.id} is as it was pushed", err=True)
+            tell(f"{found.id} is as it was pushed")
     for more in damaged[1:]:
-        typer.echo(f"damaged, too: {more}", err=True)
+        tell(f"damaged, too: {more}")
     if damaged:
         raise damaged[0]
 
@@ -244,17 +244,16 @@ def prune(
 
     old = find()
     if not old:
-        typer.echo(
-            f"nothing to remove: every release is in use, one of the newest {keep} or younger than {min_age}",
-            err=True,
+        tell(
+            f"nothing to remove: every release is in use, one of the newest {keep} or younger than {min_age}"
         )
         return
     printers.print_old(old)
     if dry_run:
-        typer.echo("\n".join(one.release.id for one in old))
+        show("\n".join(one.release.id for one in old))
         return
     if not yes:
         deps.confirm(f"remove {len(old)} release(s)?")
     still = {one.release.id for one in find()}  # what came into use meanwhile stays
     for release in pruning.remove(store, [one for one in old if one.release.id in still]):
-        typer.echo(release.id)
+        show(release.id)

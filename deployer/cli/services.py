@@ -26,6 +26,7 @@ from deployer.cli.options import (
     Yes,
     spelled_out,
 )
+from deployer.cli.terminal import show, tell
 from deployer.errors import DIFFERENT, ConfigError
 
 
@@ -171,10 +172,10 @@ def logs(
     place = deps.open_target(loaded, where.get("target"))
     reference, silent = deps.reference(loaded, place, name), True
     for line in place.logs(reference, follow=follow, previous=previous):
-        typer.echo(line)
+        show(line)
         silent = False
     if silent:
-        typer.echo(f"no container of {reference} has said anything", err=True)
+        tell(f"no container of {reference} has said anything")
 
 
 @spelled_out
@@ -190,4 +191,4 @@ def delete(
     if not yes:
         deps.confirm(f"delete {reference}?")
     gone: Any = place.delete(reference)
-    typer.echo(f"deleted {reference}" if gone else f"there was no {reference}", err=True)
+    tell(f"deleted {reference}" if gone else f"there was no {reference}")

@@ -26,7 +26,7 @@ from deployer.config.schema import (
     TorchServeValue,
 )
 from deployer.errors import ConfigError
-from deployer.files import read_bytes
+from deployer.files import is_file, read_bytes
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -103,7 +103,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 def find_file(start: Path) -> Path | None:
     """Return the nearest `kdeploy.toml`, in `start` or a folder above it."""
     candidates = (folder / FILE_NAME for folder in (start, *start.parents))
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if is_file(path)), None)
 
 
 def load_settings(
