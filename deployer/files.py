@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 TEXT_MAX = 1 << 20  # bytes of a config, a token, a certificate, a record
@@ -52,6 +54,20 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
+
+
+def exists(path: Path) -> bool:
+    """Whether there is something under a name; not where nobody may look."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder and all in it, as far as that may be done."""
+    with suppress(RecursionError):  # of a folder that is deeper than Python can remove, a part is left
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def walk(

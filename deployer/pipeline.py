@@ -13,10 +13,11 @@ from pathlib import Path
 from msgspec import Struct
 
 from deployer.archive import Archive, DigestCache, digest_archive, plan_archive, write_archive
-from deployer.config import Settings
+from deployer.config import Settings, check_root
 from deployer.differences import Difference, compare
 from deployer.errors import ArchiveError, ConfigError, KdeployError, NotFoundError
 from deployer.events import Applied, Archiving, Emit, Progressed, Pushed, StatusChanged, Unchanged, Warned
+from deployer.files import exists
 from deployer.history import APPLYING, INTERRUPTED, READY
 from deployer.manifest import render, render_secret
 from deployer.origin import find_origin
@@ -164,6 +165,8 @@ class Pipeline:
 
         Raises ConfigError, TargetError, for all that stands in the way at once.
         """
+        if self.target.capabilities().own_disk:
+            check_root(self.settings.root)
         if fault := self._unreadable():
             raise ConfigError(fault, where="store.uri", hint="--store model-store keeps releases in a folder")
         for caution in self.target.check(documents, wait=wait):
@@ -257,7 +260,7 @@ def export_archive(settings: Settings, folder: Path, emit: Emit, *, force: bool,
     digests = DigestCache(settings.root / DIGESTS)
     archive = _planned(settings, digests, emit, strict=strict)
     path = folder / archive.file_name
-    if path.exists() and not force:
+    if exists(path) and not force:
         raise ArchiveError("it is there already", where=str(path), hint="--force replaces it")
     emit(Archiving(name=archive.file_name, files=len(archive.members), size=archive.size))
     write_archive(archive, path, digests, progress=lambda size: emit(Progressed(size)))

@@ -16,7 +16,11 @@ app = typer.Typer(
 @app.command()
 def start(config: ConfigFile = None, target: TargetName = None, sets: Sets = None) -> None:
     """Start it, and restore the services that were wanted; done by the first rollout, too."""
-    place = deps.open_local(deps.settings(config=config, sets=sets, target=target), target)
+    from deployer.config import check_root
+
+    loaded = deps.settings(config=config, sets=sets, target=target)
+    place = deps.open_local(loaded, target)
+    check_root(loaded.root)
     place.start()
     tell(f"the ingress listens on {place.info().ingress}")
 

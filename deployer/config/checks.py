@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -39,6 +40,18 @@ def check_config(config: Config, place: Callable[[str], str]) -> None:
     for key, value in _texts(msgspec.to_builtins(config)):
         if what := _text_fault(value):
             raise fail(key, what, "write it in UTF-8, without control characters")
+
+
+def check_root(root: Path) -> None:
+    """Raise ConfigError where a project's path is not UTF-8, as what is started in it needs."""
+    try:
+        str(root).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            "the path of the project is not UTF-8, and TorchServe cannot be started there",
+            where=str(root),
+            hint="rename the folder",
+        ) from error
 
 
 def _check_targets(config: Config, fail: Callable[[str, str, str], ConfigError]) -> None:

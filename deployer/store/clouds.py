@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from deployer.errors import ConfigError
+from deployer.files import read_bytes
 from deployer.proxies import find_proxy, is_loopback
 from deployer.store.credentials import GOOGLE_FILE, Credentials
 from deployer.store.location import Location
@@ -27,7 +28,7 @@ def connect(location: Location, credentials: Credentials, ca_bundle: Path | None
     client["allow_http"] = not location.secure
     if ca_bundle:
         try:
-            client["root_certificate"] = ca_bundle.read_bytes()
+            client["root_certificate"] = read_bytes(ca_bundle, 16 << 20)
         except OSError as error:
             raise ConfigError(
                 f"the CA bundle cannot be read: {error.strerror}", where=f"store.ca-bundle: {ca_bundle}"

@@ -15,7 +15,6 @@ import contextlib
 import errno
 import os
 import re
-import shutil
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from deployer.access import Access
 from deployer.archive import outline_size, verify_archive
 from deployer.config import NAME_PATTERN
 from deployer.errors import IntegrityError
-from deployer.files import read_bytes, walk
+from deployer.files import read_bytes, remove_tree, walk
 from deployer.release import ID_PATTERN, Release, decode_release, encode_release
 from deployer.store import PROPERTIES, RECORD, RECORD_MAX, Staging, Stored
 from deployer.store.contents import Contents, archive_name
@@ -171,7 +170,7 @@ class FolderStore:
         """Move away what stands in a release's place without being one."""
         if place.is_dir() and not self.find(release.name, release.id) and any(place.iterdir()):
             place.rename(debris_of(staging))
-            shutil.rmtree(debris_of(staging), ignore_errors=True)
+            remove_tree(debris_of(staging))
 
 
 def _size(folder: Path) -> int:

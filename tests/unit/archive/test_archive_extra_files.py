@@ -277,7 +277,7 @@ def test_any_folder_becomes_an_archive_or_one_clear_error(layout):
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)
         bytes_of = []
-        for turn in ("first", "second"):
+        for turn in ("the first turn", "the second turn"):  # longer than any name in the layout
             root = base / turn
             (root / "extra").mkdir(parents=True)
             (root / "handler.py").write_text("def handle(data, context): ...")
