@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 # The rooms that decide and do not do: every branch of them is tested.
-PURE := access archive cli.view config differences events history manifest ownership properties release rollout target predict.codecs
+PURE := access archive cli.view config differences events history inuse manifest ownership properties proxies prune release rollout target predict.codecs
 COVERED := $(PURE:%=--cov=deployer.%) --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered
 
 # Tests whose servers are patient, and that wait much: three at a time, for two cores. The rest measures real

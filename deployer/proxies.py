@@ -126,8 +126,7 @@ def _excepts(entry: str, host: str, port: int) -> bool:
             return ip_address(host) in ip_network(entry, strict=False)
         return False
     named = re.fullmatch(r"\[(.+)\](?::(\d+))?|([^:]+):(\d+)|(.+)", entry)
-    if named is None:
-        return False
+    assert named
     name = (named[1] or named[3] or named[5]).rstrip(".").removeprefix("*")
     only = named[2] or named[4]
     if only and int(only) != port:

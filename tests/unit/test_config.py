@@ -16,6 +16,7 @@ from deployer.config import (
     KServeTarget,
     LocalTarget,
     Settings,
+    check_root,
     find_file,
     json_schema,
     load_settings,
@@ -340,6 +341,11 @@ class TestRefusals:
         error = refusal(tmp_path, flags={key: text})
         assert error.where == f"--set {key}: {key}"
         assert error.what in ("it holds a NUL byte", "it is not UTF-8")
+
+    def test_a_project_whose_path_is_not_utf8(self, tmp_path: Path) -> None:
+        check_root(tmp_path / "ü")
+        with pytest.raises(ConfigError, match="not UTF-8"):
+            check_root(tmp_path / "p\udcff")
 
     def test_endless_nesting(self, tmp_path: Path) -> None:
         (tmp_path / "kdeploy.toml").write_text("a = " + "[" * 100_000)

@@ -224,6 +224,13 @@ def test_a_folder_that_is_very_deep(plan, root, pattern, depth):
         subprocess.run(["rm", "-rf", root / "a"], check=True)
 
 
+def test_a_link_to_nowhere_of_a_name_that_is_taken(plan, root):
+    put(root, "a.txt", "b/x")
+    (root / "b" / "a.txt").symlink_to("a.txt")
+    with pytest.raises(ArchiveError, match=r"two files would be a\.txt"):
+        plan(extra_files=("a.txt", "b/a.txt"))
+
+
 def test_globs_are_pythons(root):
     import glob
 
