@@ -11,8 +11,6 @@ from deployer.release import Release
 from deployer.store import ModelStore
 from deployer.target import Target
 
-MIN_AGE = 3600.0  # seconds: what was just pushed may be about to be rolled out
-
 
 class Dated(Struct, frozen=True):
     """A release, and when it was pushed: seconds since the epoch."""
@@ -30,10 +28,11 @@ class Use(Struct, frozen=True):
     def require_all(self) -> None:
         """Raise TargetError if a target could not be asked."""
         for name, error in self.unasked.items():
+            key = name.partition(" ")[0]  # it may be followed by another namespace than the config's
             raise TargetError(
                 f"target {name} cannot be asked which releases it needs: {error}",
-                where=f"targets.{name}",
-                hint=f"run this again when it can be reached, or add --ignore-target {name} "
+                where=f"targets.{key}",
+                hint=f"run this again when it can be reached, or add --ignore-target {key} "
                 "to remove releases that it may need",
             ) from error
 

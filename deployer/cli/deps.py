@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -162,15 +162,23 @@ def pipeline(
     return Pipeline(loaded, store, place, emit, strict=strict)
 
 
-def open_targets(**where: Unpack[WhereStored]) -> dict[str, Target]:
-    """Open every target of the config, by name; a namespace that is given is one more."""
+def open_targets(ignored: Collection[str] = (), **where: Unpack[WhereStored]) -> dict[str, Target]:
+    """Open every target of the config but those ignored, by name; a namespace that is given is one more.
+
+    Raises ConfigError for a name of no target.
+    """
     named = where.pop("namespace", None)
     every = settings(**where)
-    found = {name: open_target(every, name) for name in every.config.targets}
+    names = every.config.targets
+    if unknown := sorted(set(ignored) - set(names)):
+        what, hint = f"there is no target {unknown[0]}", f"there is {', '.join(names)}"
+        raise ConfigError(what, where="--ignore-target", hint=hint)
+    found = {name: open_target(every, name) for name in names if name not in ignored}
     if named is not None:
         name, _ = target_of(every, where.get("target"))
         where["namespace"] = named
-        found[f"{name} in {named}"] = open_target(settings(**where), name)
+        if name not in ignored:
+            found[f"{name} in {named}"] = open_target(settings(**where), name)
     return found
 
 

@@ -101,7 +101,7 @@ def _foreign(error: Exception) -> int:
     if show := getattr(error, "show", None):
         said = io.StringIO()
         show(file=said)
-        tell(said.getvalue().rstrip("\n"))
+        draw(plain(said.getvalue()))
         return int(getattr(error, "exit_code", 2))
     if isinstance(error, OSError | UnicodeError | RecursionError | MemoryError):
         return _failed(read_fault(error))

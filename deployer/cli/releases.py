@@ -23,7 +23,7 @@ from deployer.cli.options import (
     spelled_out,
 )
 from deployer.cli.terminal import show, tell
-from deployer.errors import ConfigError, IntegrityError
+from deployer.errors import IntegrityError
 
 if TYPE_CHECKING:
     from deployer.config import Settings
@@ -232,11 +232,7 @@ def prune(
     loaded = deps.settings(**where)
     name = loaded.config.model.name
     store = deps.open_model_store(loaded, where.get("target"), printers.Viewer())
-    targets = deps.open_targets(**where)
-    for ignored in ignore_target or []:
-        if targets.pop(ignored, None) is None:
-            hint = f"there is {', '.join(targets)}" if targets else None
-            raise ConfigError(f"there is no target {ignored}", where="--ignore-target", hint=hint)
+    targets = deps.open_targets(ignore_target or [], **where)
 
     def find() -> list[pruning.Dated]:
         use = pruning.ask_use(targets)
