@@ -38,7 +38,7 @@ def check_config(config: Config, place: Callable[[str], str]) -> None:
         raise fail("store", *fault)
     _check_targets(config, fail)
     for key, value in _texts(msgspec.to_builtins(config)):
-        if what := _text_fault(value):
+        if what := text_fault(value):
             raise fail(key, what, "write it in UTF-8, without control characters")
 
 
@@ -74,7 +74,8 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
         yield key, value
 
 
-def _text_fault(text: str) -> str | None:
+def text_fault(text: str) -> str | None:
+    """Say what makes a text unfit for a config, or None."""
     if "\0" in text:
         return "it holds a NUL byte"
     return "it is not UTF-8" if re.search("[\ud800-\udfff]", text) else None

@@ -16,7 +16,7 @@ from typing import Any, get_origin
 import msgspec
 from msgspec import Struct
 
-from deployer.config.checks import check_config
+from deployer.config.checks import check_config, text_fault
 from deployer.config.environment import is_service_link, variable
 from deployer.config.schema import (
     Config,
@@ -262,6 +262,8 @@ def _from_environment(
 def _set(data: dict[str, Any], key: str, text: str, source: str) -> None:
     """Set a dotted key from text, as the type that the schema wants there."""
     *tables, last = key.split(".")
+    if fault := text_fault(key + text):
+        raise ConfigError(fault, where=f"{source}: {key}", hint="write it in UTF-8")
     if tables[:1] != ["targets"]:
         _refuse_unknown(_nested(key, None), Config, "", source)
     table = data

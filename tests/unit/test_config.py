@@ -341,6 +341,14 @@ class TestRefusals:
         error = refusal(tmp_path, flags={key: text})
         assert error.where == f"--set {key}: {key}"
         assert error.what in ("it holds a NUL byte", "it is not UTF-8")
+        refusal(tmp_path, flags={"serving.env": json.dumps({"A": text}, ensure_ascii=False)})
+
+    @pytest.mark.parametrize(
+        "lines",
+        ['[store]\nuri = "a\\u0000b"', '[serving]\nimage = "a\\u0000b"', 'extra-files = ["a", "b\\u0000"]'],
+    )
+    def test_a_nul_byte_in_the_file(self, tmp_path: Path, lines: str) -> None:
+        assert "NUL byte" in refusal(tmp_path, MINIMAL + lines).what
 
     def test_a_project_whose_path_is_not_utf8(self, tmp_path: Path) -> None:
         check_root(tmp_path / "ü")
