@@ -23,7 +23,7 @@ from deployer.cli.options import (
     spelled_out,
 )
 from deployer.cli.terminal import show, tell
-from deployer.errors import IntegrityError
+from deployer.errors import IntegrityError, StoreError
 
 if TYPE_CHECKING:
     from deployer.config import Settings
@@ -200,7 +200,11 @@ def verify(
         try:
             pipe.store.verify(found)
         except IntegrityError as error:  # noqa: PERF203 - the others are looked at, too
-            damaged.append(error)
+            if release or pipe.store.find(name, found.id):  # or it was removed in this moment
+                damaged.append(error)
+        except StoreError:
+            if release or pipe.store.find(name, found.id):
+                raise
         else:
             tell(f"{found.id} is as it was pushed")
     for more in damaged[1:]:

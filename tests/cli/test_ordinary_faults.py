@@ -14,6 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from deployer.cli.main import main
+from deployer.release import Release
+from deployer.store.folder import FolderStore
+
 from .conftest import Project
 
 # It says what it is sent; the adapter hands it one row of V1's instances each.
@@ -92,6 +96,28 @@ def test_a_store_whose_parts_are_something_else(bare: Project) -> None:
         make_it()
         refused(bare, "releases", code=5, says=str(record))
     record.unlink()
+
+
+def test_a_release_that_is_pruned_while_it_is_verified(
+    bare: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    releases = [
+        bare.run("push", "--set", f"model.version={version}").stdout.strip() for version in ("1", "2", "3")
+    ]
+    verify = FolderStore.verify
+
+    def pruned_first(store: FolderStore, release: Release) -> None:
+        if release.id == releases[1]:
+            store.delete(release)
+        verify(store, release)
+
+    monkeypatch.setattr(FolderStore, "verify", pruned_first)
+    monkeypatch.chdir(bare.folder)
+    with pytest.raises(SystemExit) as ended:
+        main(["verify"])
+    assert ended.value.code == 0
+    said = capfd.readouterr().err
+    assert [release in said for release in releases] == [True, False, True]
 
 
 @pytest.fixture(scope="module")
