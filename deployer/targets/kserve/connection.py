@@ -118,8 +118,7 @@ def connect(kubeconfig: str | None, context: str | None) -> Connection:
         return Connection(configuration, _pod_namespace(), "the cluster of this pod")
     chosen = read_kubeconfig(files, context)
     plugin, user = _plugin(chosen, f"kubeconfig {files}")
-    # Keys that stand in the kubeconfig are written to files for Python's TLS, and removed once it has
-    # read them.
+    # Python's TLS reads keys from files alone. They are removed once it has.
     with tempfile.TemporaryDirectory(prefix="kdeploy-") as folder:
         _load(configuration, chosen, user, folder, f"kubeconfig {files}")
         where = f"{configuration.host} (context {chosen.name})"
@@ -143,26 +142,38 @@ def _plugin(chosen: Chosen, where: str) -> tuple[ExecPlugin | None, dict[str, An
 
 
 def _load(configuration: Any, chosen: Chosen, user: dict[str, Any], folder: str, where: str) -> None:
-    """Let the kubernetes client read a context into its configuration."""
+    """Let the kubernetes client read a context into its configuration, but for certificates and keys.
+
+    Those it would write to files that every connection of this process shares.
+    """
     from kubernetes import config
 
+    cluster, kept = dict(chosen.cluster), {}
     names = {"cluster": "chosen", "user": "chosen"}
     document = {
-        "clusters": [{"name": "chosen", "cluster": chosen.cluster}],
+        "clusters": [{"name": "chosen", "cluster": cluster}],
         "users": [{"name": "chosen", "user": user}],
         "contexts": [{"name": "chosen", "context": names}],
         "current-context": "chosen",
     }
     try:
-        config.load_kube_config_from_dict(
-            document, client_configuration=configuration, persist_config=False, temp_file_path=folder
-        )
+        for entry, key, attribute in (
+            (cluster, "certificate-authority-data", "ssl_ca_cert"),
+            (user, "client-certificate-data", "cert_file"),
+            (user, "client-key-data", "key_file"),
+        ):
+            if data := entry.pop(key, None):
+                kept[attribute] = str(Path(folder, attribute))
+                Path(folder, attribute).write_bytes(base64.b64decode(data))
+        config.load_kube_config_from_dict(document, client_configuration=configuration, persist_config=False)
     except Exception as error:  # noqa: BLE001 - login providers fail in any way, and quote what they were told
         raise ConfigError(
             f"context {chosen.name} cannot be used: its credentials cannot be read ({type(error).__name__})",
             where=where,
             hint="log in to the cluster again; `kubectl config view --minify` shows the user's entry",
         ) from None
+    for attribute, path in kept.items():
+        setattr(configuration, attribute, path)
     # The kubernetes client knows neither `proxy-url` nor which of the environment's proxies is meant.
     configuration.proxy = find_proxy(configuration.host, chosen.cluster.get("proxy-url"))
 

@@ -6,10 +6,12 @@ import base64
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 import yaml
 
 from deployer.errors import ConfigError, TargetError
@@ -59,6 +61,17 @@ def test_files_are_merged_and_the_first_counts(tmp_path: Path) -> None:
     assert chosen.folder == tmp_path / "a"
     assert read_kubeconfig(files, "two").user == {"token": "others"}
     assert connect(files, None).headers() == {"Authorization": "Bearer from-a-file"}
+
+
+def test_many_connections_at_once(tmp_path: Path) -> None:
+    """Their keys are in files for a moment, and none takes another's away."""
+    document = config(token="x")
+    trustme.CA().cert_pem.write_to_path(tmp_path / "ca")
+    document["clusters"][0]["cluster"]["certificate-authority"] = "ca"
+    path = write(tmp_path / "config", document)
+    with ThreadPoolExecutor(8) as pool:
+        for connection in pool.map(lambda _: connect(path, None), range(64)):
+            assert connection.headers() == {"Authorization": "Bearer x"}
 
 
 @pytest.mark.parametrize(
