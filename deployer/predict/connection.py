@@ -145,7 +145,7 @@ class Connection:
             )
             return self._read(response)
         except TunnelRefusedError as error:
-            if "407" in str(error):
+            if str(error).startswith("407"):
                 raise self._refused_by_proxy("it wants credentials (407)") from error
             # Many proxies let nothing but TLS through a tunnel. Some keep the Host header of a whole URL.
             self._pool = self._forwarded()
