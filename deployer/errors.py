@@ -6,6 +6,8 @@ Foreign errors are turned into these at the edge of the room that meets them, ch
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import ClassVar
 
 DIFFERENT = 15  # no failure: how `kdeploy diff` ends where a rollout would change something
@@ -102,3 +104,37 @@ class DoctorError(KdeployError):
     """`kdeploy doctor` found something that would make a deployment fail."""
 
     exit_code = 14
+
+
+class MachineError(KdeployError):
+    """This machine refused something that no command foresees: a file, a process, memory."""
+
+    exit_code = 16
+
+
+def read_fault(error: OSError | UnicodeError | RecursionError | MemoryError) -> KdeployError:
+    """Return what an error that nobody caught says of the machine or its files, and not of kdeploy."""
+    if isinstance(error, OSError):
+        kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else MachineError
+        where = None if error.filename is None else os.fsdecode(error.filename)
+        what = error.strerror or str(error) or type(error).__name__
+        return kind(what, where=where, hint=_FAULT_HINTS.get(error.errno or 0))
+    if isinstance(error, UnicodeError):
+        return MachineError(f"a name or text is not valid: {error}", hint="rename it, or save it as UTF-8")
+    what = "out of memory" if isinstance(error, MemoryError) else "something is nested too deeply"
+    return MachineError(what, hint="`kdeploy --debug …` shows where")
+
+
+_FAULT_HINTS = {
+    errno.EACCES: "check who may read and write there: `ls -l`",
+    errno.EPERM: "check who may read and write there: `ls -l`",
+    errno.EMFILE: "raise the limit of open files: `ulimit -n`",
+    errno.ENFILE: "raise the limit of open files: `ulimit -n`",
+    errno.EAGAIN: "raise the limit of processes: `ulimit -u`",
+    errno.ENOMEM: "free some memory",
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.ELOOP: "a link leads to itself: remove it",
+    errno.ENAMETOOLONG: "use a shorter path",
+    errno.EROFS: "the file system is mounted read-only",
+}

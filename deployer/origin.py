@@ -5,9 +5,9 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-import subprocess
 from pathlib import Path
 
+from deployer.processes import DEVNULL, EndlessError, ask_program
 from deployer.target import Origin
 
 _PATIENCE = 5.0  # seconds: the commit is good to know and not worth more
@@ -30,15 +30,14 @@ def _commit(project: Path) -> str:
     """Return the commit that is checked out, with -dirty where tracked files differ; or nothing."""
     describe = ["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
-        told = subprocess.run(
+        told = ask_program(
             # A look only: no lock is taken, and no program that the checkout names is run.
             ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", *describe],
+            seconds=_PATIENCE,
             cwd=project,
-            capture_output=True,
-            text=True,
-            timeout=_PATIENCE,
-            check=False,
+            stdin=DEVNULL,
+            stderr=DEVNULL,
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, EndlessError):
         return ""
-    return told.stdout.strip() if told.returncode == 0 else ""
+    return told.output.decode(errors="replace").strip() if told.code == 0 else ""

@@ -15,7 +15,7 @@ from typing import NoReturn
 from msgspec import Struct
 
 from deployer.archive import Archive, DigestCache, digest_archive, plan_archive, write_archive
-from deployer.config import Settings
+from deployer.config import Settings, check_root
 from deployer.differences import Difference, compare
 from deployer.errors import (
     ArchiveError,
@@ -36,6 +36,7 @@ from deployer.events import (
     Unchanged,
     Warned,
 )
+from deployer.files import exists
 from deployer.history import APPLYING, INTERRUPTED, READY, last_ready
 from deployer.manifest import render, render_runtime, render_secret
 from deployer.origin import find_origin
@@ -216,7 +217,7 @@ class Pipeline:
             self._emit(Unchanged(service=str(reference), release=release.id))
             return release
         if release_id:
-            self.store.verify(release)
+            self.store.check(release)
         self.store.close()
         self._apply(documents, release.id, traffic, release.archive.digest)
         if timeout is not None:
@@ -263,6 +264,8 @@ class Pipeline:
 
         Raises ConfigError, TargetError, for all that stands in the way at once.
         """
+        if self.target.capabilities().own_disk:
+            check_root(self.settings.root)
         if fault := self._unreadable():
             raise ConfigError(fault, where="store.uri", hint="--store model-store keeps releases in a folder")
         for caution in self.target.check(documents, wait=wait):
@@ -309,15 +312,6 @@ class Pipeline:
         service = self.settings.service(name)
         return Reference(self.target.namespace, service)
 
-    def prune(self, keep: int, *, dry_run: bool) -> list[Release]:
-        """Remove all but the newest `keep` releases of this model and those that a target serves."""
-        used = self.target.releases_in_use()
-        releases = self.store.list(self.settings.config.model.name)
-        old = [release for release in releases[: max(len(releases) - keep, 0)] if release.label not in used]
-        for release in old if not dry_run else ():
-            self.store.delete(release)
-        return old
-
     def _digest(self) -> Archive:
         return digest_archive(self._plan_archive(), self._digests)
 
@@ -337,9 +331,9 @@ class Pipeline:
 
     def _unreadable(self) -> str | None:
         """Say why the target could not read this model store; None where it can."""
-        if not self.target.capabilities().own_disk or self.store.access() is None:
+        scheme, separator, _ = self.settings.config.store.uri.partition("://")
+        if not self.target.capabilities().own_disk or not separator or scheme == "file":
             return None
-        scheme = self.settings.config.store.uri.partition("://")[0]
         return f"this target reads models from this machine's disk, not from {scheme}://"
 
     def _pushed(self, release: Release, stored: Stored) -> Release:
@@ -372,7 +366,7 @@ def export_archive(settings: Settings, folder: Path, emit: Emit, *, force: bool,
     digests = DigestCache(settings.root / DIGESTS)
     archive = _planned(settings, digests, emit, strict=strict)
     path = folder / archive.file_name
-    if path.exists() and not force:
+    if exists(path) and not force:
         raise ArchiveError("it is there already", where=str(path), hint="--force replaces it")
     emit(Archiving(name=archive.file_name, files=len(archive.members), size=archive.size))
     write_archive(archive, path, digests, progress=lambda size: emit(Progressed(size)))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deployer.config import FILE_NAME, NAME_MAX, NAME_PATTERN
 from deployer.errors import ConfigError
+from deployer.files import exists
 
 _CONFIG = """\
 # What kdeploy makes of this folder. `kdeploy config` shows every key, its value and its source.
@@ -84,7 +85,7 @@ def write_project(folder: Path, name: str, *, force: bool = False) -> list[Path]
             hint=f"lower-case letters, digits and -, a letter first, at most {NAME_MAX} characters",
         )
     files = {folder / FILE_NAME: _CONFIG.format(name=name), folder / "handler.py": _HANDLER}
-    there = [path for path in files if path.exists()]
+    there = [path for path in files if exists(path)]
     if there and not force:
         raise ConfigError("it is there already", where=str(there[0]), hint="--force replaces it")
     try:

@@ -223,7 +223,7 @@ class Target(Protocol):
         """Return the way to the serving TorchServe itself."""
 
     def releases_in_use(self) -> frozenset[str]:
-        """Return `NAME/ID` of every release that is served or wanted, running or not."""
+        """Return `NAME/ID` of every release that is served, wanted, in a history or in a storage URI."""
 
 
 def read_status(

@@ -15,6 +15,10 @@ from deployer.config import json_schema
 from deployer.errors import DIFFERENT, KdeployError
 
 FOLDER = Path(__file__).parent / "reference"
+STOPPED = (
+    "Part of the work may be done, such as some of a release's documents; stderr says how far it got. "
+    "Run the command again to complete it."
+)
 MADE = "<!-- Made from the code by `make docs`. -->\n\n"
 
 
@@ -56,15 +60,15 @@ def exit_codes_page() -> str:
     """List every exit code with what it means."""
     rows = [
         (0, "Done.", ""),
-        (INTERNAL, "A bug in kdeploy.", ""),
+        (INTERNAL, "An error that kdeploy does not know: a bug in it.", ""),
         (2, "Wrong usage: an unknown flag, say.", ""),
     ]
     for kind in sorted(KdeployError.__subclasses__(), key=lambda kind: kind.exit_code):
         again = "yes" if kind.retryable else ""
         rows.append((kind.exit_code, " ".join((kind.__doc__ or "").split()), again))
     rows.append((DIFFERENT, "No failure: `kdeploy diff` found what a rollout would change.", ""))
-    rows.append((INTERRUPTED, "Interrupted by Ctrl-C. Nothing is half done.", "yes"))
-    rows.append((TERMINATED, "Ended by SIGTERM, as a CI cancels a job. Nothing is half done.", "yes"))
+    rows.append((INTERRUPTED, f"Interrupted by Ctrl-C. {STOPPED}", "yes"))
+    rows.append((TERMINATED, f"Ended by SIGTERM, as when CI cancels a job. {STOPPED}", "yes"))
     table = "\n".join(f"| {code} | {what} | {again} |" for code, what, again in rows)
     head = "| code | meaning | may help to run it again as it is |\n|---|---|---|"
     return f"{MADE}# Exit codes\n\n{head}\n{table}\n"

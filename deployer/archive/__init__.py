@@ -7,7 +7,7 @@ bytes.
 from deployer.archive.digests import DigestCache
 from deployer.archive.members import Archive, Entry, Member
 from deployer.archive.plan import plan_archive
-from deployer.archive.read import read_members, verify_archive
+from deployer.archive.read import check_outline, outline_size, verify_archive
 from deployer.archive.write import digest_archive, write_archive
 
 __all__ = [
@@ -15,9 +15,10 @@ __all__ = [
     "DigestCache",
     "Entry",
     "Member",
+    "check_outline",
     "digest_archive",
+    "outline_size",
     "plan_archive",
-    "read_members",
     "verify_archive",
     "write_archive",
 ]

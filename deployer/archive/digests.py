@@ -21,8 +21,11 @@ from uuid import uuid4
 import msgspec
 from msgspec import Meta, Struct
 
+from deployer.files import read_bytes
+
 ENTRIES = 4096
 FORMAT = "kdeploy digests 1"
+_AT_MOST = 64 << 20  # bytes
 
 _SECOND = 1_000_000_000
 _FINE_TICK = _SECOND // 10
@@ -110,7 +113,7 @@ class DigestCache:
 
     def _load(self) -> dict[str, _Known]:
         try:
-            file = msgspec.json.decode(self._path.read_bytes(), type=_File)
+            file = msgspec.json.decode(read_bytes(self._path, _AT_MOST), type=_File)
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return {}  # missing, damaged or somebody else's: as good as empty, and rewritten by `save`
         return file.files if file.format == FORMAT else {}

@@ -7,12 +7,13 @@ an error.
 
 from __future__ import annotations
 
-import glob
+import fnmatch
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from deployer.errors import ArchiveError
+from deployer.files import is_folder, walk
 
 KEY = "kdeploy.toml: model.extra-files"
 
@@ -28,7 +29,7 @@ def extra_files(patterns: Iterable[str], root: Path) -> Iterator[tuple[str, Path
     """
     for pattern in patterns:
         for found in _matches(pattern, root):
-            if found.is_dir():
+            if is_folder(found):
                 for path in _contents(found):
                     yield path.relative_to(found).as_posix(), path
             else:
@@ -43,45 +44,89 @@ def _matches(pattern: str, root: Path) -> list[Path]:
         return [path]
     if not _MAGIC.intersection(pattern):
         raise ArchiveError(f"{pattern} does not exist", where=KEY, hint=f"paths are relative to {root}")
-    names = glob.glob(pattern, root_dir=root, recursive=True)  # noqa: PTH207 - takes absolute ones
-    found = [root / name for name in sorted(names)]
-    found = [path for path in found if not _is_left_out(path)]
+    found = sorted(path for path in _glob(pattern, root) if not _is_left_out(path.name, is_folder(path)))
     if not found:
         raise ArchiveError(f"{pattern} matches no file", where=KEY, hint=f"patterns are relative to {root}")
     return found
 
 
-def _is_left_out(path: Path) -> bool:
-    if path.is_dir():
-        return path.name in _LEFT_OUT or path.name.startswith(".")
-    return path.name == ".DS_Store"
+def _glob(pattern: str, root: Path) -> Iterator[Path]:
+    """Yield what a pattern matches, as Python's `glob`; but `**` follows no link, and goes to any depth."""
+    parts = [part for part in pattern.split("/") if part not in ("", ".")]
+    start = Path("/") if pattern.startswith("/") else root
+    pending = [(start, 0)]
+    seen = set(pending)
+    while pending:
+        place, done = pending.pop()
+        if done == len(parts):
+            if place != start and (not pattern.endswith("/") or is_folder(place)):
+                yield place
+            continue
+        following = [step for step in _steps(place, parts[done], done) if step not in seen]
+        seen.update(following)
+        pending += following
+
+
+def _steps(place: Path, part: str, done: int) -> Iterator[tuple[Path, int]]:
+    """Yield where one part of a pattern leads from a place, and how many parts are done there."""
+    if not _MAGIC.intersection(part):
+        if os.path.lexists(place / part):
+            yield place / part, done + 1
+        return
+    if part == "**":
+        yield place, done + 1
+    for entry in _listed(place):
+        hidden = entry.name.startswith(".") and not part.startswith(".")
+        if hidden or not fnmatch.fnmatchcase(entry.name, part):
+            continue
+        yield Path(entry.path), done + 1
+        if part == "**" and entry.is_dir(follow_symlinks=False):
+            yield Path(entry.path), done
+
+
+def _listed(place: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(place) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise _unlistable(error) from error
+
+
+def _is_left_out(name: str, folder: bool) -> bool:
+    return name in _LEFT_OUT or name.startswith(".") if folder else name == ".DS_Store"
 
 
 def _contents(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder, onerror=_unlistable):
-        folders[:] = sorted(name for name in folders if not _is_left_out(Path(parent, name)))
-        for name in folders:
-            if Path(parent, name).is_symlink():
-                raise ArchiveError(
-                    f"{Path(parent, name)} is a link to a folder",
-                    where=KEY,
-                    hint="links to folders are not followed: copy what it leads to",
-                )
-        for name in sorted(files):
-            path = Path(parent, name)
-            if not _is_left_out(path):
-                _check_link(path, folder)
-                yield path
+    inside = Path(os.path.realpath(folder))
+    entries = walk(folder, lambda entry: not _is_left_out(entry.name, folder=True))
+    while entry := _next(entries):
+        to_folder = entry.is_symlink() and is_folder(Path(entry.path))
+        if _is_left_out(entry.name, to_folder):
+            continue
+        if to_folder:
+            raise ArchiveError(
+                f"{entry.path} is a link to a folder",
+                where=KEY,
+                hint="links to folders are not followed: copy what it leads to",
+            )
+        if entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(inside):
+            raise ArchiveError(
+                f"{entry.path} is a link that leads out of {folder}",
+                where=KEY,
+                hint="name the file that it leads to in model.extra-files, or copy it into the folder",
+            )
+        yield Path(entry.path)
 
 
-def _check_link(path: Path, folder: Path) -> None:
-    if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-        raise ArchiveError(
-            f"{path} is a link that leads out of {folder}",
-            where=KEY,
-            hint="name the file that it leads to in model.extra-files, or copy it into the folder",
-        )
+def _next(entries: Iterator[os.DirEntry[str]]) -> os.DirEntry[str] | None:
+    try:
+        return next(entries, None)
+    except OSError as error:
+        raise _unlistable(error) from error
 
 
-def _unlistable(error: OSError) -> None:
-    raise ArchiveError(f"{error.filename} cannot be listed: {error.strerror}", where=KEY) from error
+def _unlistable(error: OSError) -> ArchiveError:
+    hint = "check who may read it: `ls -ld`; or name the files that the model needs"
+    return ArchiveError(f"{error.filename} cannot be listed: {error.strerror}", where=KEY, hint=hint)

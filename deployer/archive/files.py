@@ -25,9 +25,7 @@ class Files:
         self._root = root
         self._digests = digests
         self._is_reserved = is_reserved
-        self._came_from: dict[
-            str, tuple[Path, str]
-        ] = {}  # resolved path and key, of what is not kdeploy's own
+        self._came_from: dict[str, tuple[Path, str]] = {}  # path and key, of what is not kdeploy's own
 
     def own(self, name: str, content: bytes) -> None:
         """Add a file that kdeploy makes."""
@@ -49,7 +47,7 @@ class Files:
             return name
         size, sha256, content = self._look(key, path, hint)
         self.members[name] = Member(name, size, sha256, path)
-        self._came_from[name] = (path.resolve(), key)
+        self._came_from[name] = (path, key)
         if content is not None and name.endswith(".py"):
             self.sources[name] = Source(self.shown(path), name, content)
         return name
@@ -57,11 +55,18 @@ class Files:
     def text(self, key: str, file: str) -> tuple[str, bytes]:
         """Add a file and return its name and all its bytes, at most 8 MiB of them."""
         name = self.add(key, file)
-        path = self._root / file
-        size = self.members[name].size
-        if size > _TEXT_AT_MOST:
-            raise ArchiveError(f"{file} has {size:,} bytes; at most {_TEXT_AT_MOST:,} are read", where=key)
-        return name, self._read(key, path)
+        return name, self.content(key, self.members[name])
+
+    def content(self, key: str, member: Member) -> bytes:
+        """Return all bytes of a member, at most 8 MiB of them."""
+        if isinstance(member.source, bytes):
+            return member.source
+        if member.size > _TEXT_AT_MOST:
+            what = (
+                f"{self.shown(member.source)} has {member.size:,} bytes; at most {_TEXT_AT_MOST:,} are read"
+            )
+            raise ArchiveError(what, where=key)
+        return self._read(key, member.source)
 
     def replace(self, name: str, content: bytes) -> None:
         """Let other bytes be packed in place of a file's own."""
@@ -85,7 +90,7 @@ class Files:
         if name not in self._came_from:
             raise ArchiveError(f"{name} is the name of a file that kdeploy adds", where=key, hint="rename it")
         other, other_key = self._came_from[name]
-        if other != path.resolve():
+        if not _same(other, path):
             raise ArchiveError(
                 f"two files would be {name} in the archive: {self.shown(other)} and {self.shown(path)}",
                 where=key,
@@ -113,3 +118,11 @@ class Files:
                 return file.read(_TEXT_AT_MOST)
         except OSError as error:
             raise ArchiveError(f"{self.shown(path)} {why(error)}", where=key) from error
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False

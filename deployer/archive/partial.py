@@ -10,10 +10,11 @@ import contextlib
 import fcntl
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
+
+from deployer.files import remove_tree
 
 
 @contextlib.contextmanager
@@ -73,6 +74,6 @@ def _remove_if_abandoned(temporary: Path) -> None:
 
 def _remove(temporary: Path) -> None:
     if temporary.is_dir():
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove_tree(temporary)
     else:
         temporary.unlink(missing_ok=True)

@@ -203,7 +203,7 @@ def _check_included(requirements: Requirements, files: Files, model: Model) -> N
                 where=f"{model.requirements_file}:{line}",
                 hint=f"add {file} to model.extra-files",
             )
-        content = found.source if isinstance(found.source, bytes) else found.source.read_bytes()
+        content = files.content(REQUIREMENTS_KEY, found)
         refuse_credentials(content.decode("utf-8", "replace"), file)
 
 

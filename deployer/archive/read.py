@@ -14,6 +14,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -35,6 +36,7 @@ from deployer.archive.stream import open_source, pump, why
 from deployer.errors import IntegrityError
 
 _DIRECTORY_BYTES = 16 << 20  # some 200,000 members
+_WIDEST_EXTRA = 4 + 3 * 8  # bytes of a zip64 field with all three numbers
 _FEED = 1 << 16  # deflated bytes that are inflated at a time
 
 _LIMITS = (MAX16, MAX32, MAX32)  # what stands where the zip64 record has the number
@@ -47,17 +49,6 @@ class _Found(Struct, frozen=True):
     packed: Packed
     start: int
     header: bytes
-
-
-def read_members(path: Path) -> tuple[Entry, ...]:
-    """Return what a .mar holds, sorted by name, having read all of it.
-
-    `IntegrityError` names the member and what is wrong with it, be the archive damaged or hostile.
-    """
-    with _opened(path) as file:
-        found, _, _ = _survey(file)
-        entries = [Entry(member.packed.name, member.packed.size, _digest(file, member)) for member in found]
-    return tuple(sorted(entries, key=lambda entry: entry.name))
 
 
 def verify_archive(path: Path, members: Iterable[Entry | Member]) -> None:
@@ -78,6 +69,53 @@ def verify_archive(path: Path, members: Iterable[Entry | Member]) -> None:
             raise IntegrityError("the directory is not the one that kdeploy wrote")
 
 
+def outline_size(members: Iterable[Entry]) -> int:
+    """Return how many bytes at the end of a .mar with these members hold its directory, at most."""
+    records = (CENTRAL.size + len(member.name.encode()) + _WIDEST_EXTRA for member in members)
+    return sum(records) + END64.size + LOCATOR64.size + END.size
+
+
+def check_outline(tail: bytes, size: int, members: Iterable[Entry]) -> None:
+    """See that a .mar of `size` bytes that ends in `tail` has just these members, whatever is in them.
+
+    The tail is at least `outline_size` bytes of it, or all. Raises IntegrityError.
+    """
+    expected = {member.name: member for member in members}
+    file = _Tail(tail, size)
+    count, start, length = _end(file, size)
+    end = _at(file, start, size - start)
+    packed = list(_directory(end[:length], count))
+    _compare_names(expected, [entry.name for entry in packed])
+    at = 0
+    for entry in packed:
+        _compare_size(entry, expected[entry.name])
+        at = at + len(layout.local_header(entry)) + entry.packed_size if entry.offset == at else -1
+    if at != start or len(packed) != len(expected) or end != layout.directory(packed, start):
+        raise IntegrityError("the directory is not the one that kdeploy wrote")
+
+
+class _Readable(Protocol):
+    def seek(self, offset: int, /) -> int: ...
+
+    def read(self, size: int, /) -> bytes | None: ...
+
+
+class _Tail:
+    """The end of a file, read by positions in the whole; what lies before it counts as missing."""
+
+    def __init__(self, tail: bytes, size: int) -> None:
+        self._tail = io.BytesIO(tail)
+        self._start = size - len(tail)
+
+    def seek(self, offset: int, /) -> int:
+        if offset < self._start:
+            raise IntegrityError("the directory is not the one that kdeploy wrote")
+        return self._tail.seek(offset - self._start)
+
+    def read(self, size: int, /) -> bytes:
+        return self._tail.read(size)
+
+
 def _compare_names(expected: Iterable[str], found: Sequence[str]) -> None:
     if missing := sorted(set(expected) - set(found)):
         raise IntegrityError(f"{missing[0]}: is missing")
@@ -88,12 +126,16 @@ def _compare_names(expected: Iterable[str], found: Sequence[str]) -> None:
 def _compare(file: io.FileIO, found: _Found, expected: Entry | Member) -> None:
     if expected.sha256 is None:
         raise ValueError(f"the digest of {expected.name} is not known")
-    if found.packed.size != expected.size:
-        raise IntegrityError(f"{expected.name}: has {found.packed.size:,} bytes, not {expected.size:,}")
+    _compare_size(found.packed, expected)
     if found.header != layout.local_header(found.packed):
         raise IntegrityError(f"{expected.name}: its header is not the one that kdeploy wrote")
     if _digest(file, found) != expected.sha256:
         raise IntegrityError(f"{expected.name}: its content is not the one that was pushed")
+
+
+def _compare_size(found: Packed, expected: Entry | Member) -> None:
+    if found.size != expected.size:
+        raise IntegrityError(f"{expected.name}: has {found.size:,} bytes, not {expected.size:,}")
 
 
 @contextlib.contextmanager
@@ -122,7 +164,7 @@ def _survey(file: io.FileIO) -> tuple[list[_Found], int, bytes]:
     return list(_placed(file, packed, start)), start, end
 
 
-def _at(file: io.FileIO, offset: int, count: int) -> bytes:
+def _at(file: _Readable, offset: int, count: int) -> bytes:
     """Read exactly `count` bytes."""
     file.seek(offset)
     content = bytearray()
@@ -134,7 +176,7 @@ def _at(file: io.FileIO, offset: int, count: int) -> bytes:
     return bytes(content)
 
 
-def _end(file: io.FileIO, size: int) -> tuple[int, int, int]:
+def _end(file: _Readable, size: int) -> tuple[int, int, int]:
     """Return the number of members, and where the directory starts and how long it is."""
     if size < END.size:
         raise IntegrityError("is no .mar, or cut short")

@@ -10,6 +10,7 @@ import typer
 
 from deployer import __version__
 from deployer.cli import local, models, project, releases, rollouts, services
+from deployer.cli.terminal import show
 
 app = typer.Typer(
     name="kdeploy",
@@ -24,7 +25,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"kdeploy {__version__}")
+        show(f"kdeploy {__version__}")
         raise typer.Exit
 
 

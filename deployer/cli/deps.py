@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ import typer
 from typing_extensions import Unpack
 
 from deployer.cli.options import Where, WhereStored
+from deployer.cli.terminal import plain
 from deployer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from deployer.targets.kserve.rules import Finding as ClusterFinding
     from deployer.targets.local import OneNode
     from deployer.targets.local.doctor import Finding as LocalFinding
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 opened = ExitStack()  # what a command opens, and the end of the command closes, however it ends
 
@@ -54,18 +57,20 @@ def settings(
         flags[key.strip()] = value
     if (store := where.get("store")) is not None:
         flags["store.uri"] = store
-    path = where.get("config") or (find_file(Path.cwd()) if search else None)
+    here = _here()
+    path = where.get("config") or (find_file(here) if search else None)
 
     def load() -> Settings:
-        return load_settings(path, environment=os.environ, flags=flags, folder=Path.cwd(), anywhere=anywhere)
+        return load_settings(path, environment=os.environ, flags=flags, folder=here, anywhere=anywhere)
 
     loaded = load()
+    window = None if wait_window is None else duration(wait_window, "--wait-window", longest=600)
     of_target = {
         "namespace": where.get("namespace"),
         "context": where.get("context"),
         "kubeconfig": where.get("kubeconfig"),
         "ingress": ingress,
-        "wait-window": None if wait_window is None else f"{duration(wait_window):g}",
+        "wait-window": None if window is None else f"{window:g}",
         "history-limit": None if history_limit is None else str(history_limit),
     }
     given = {key: value for key, value in of_target.items() if value is not None}
@@ -76,6 +81,16 @@ def settings(
         given.pop("ingress", None)
     flags |= {f"targets.{name}.{key}": value for key, value in given.items()}
     return load()
+
+
+def _here() -> Path:
+    """Return the current folder. Raises ConfigError where that is there no more."""
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise ConfigError(
+            f"the current folder cannot be used: {error.strerror}", hint="change to a folder that exists"
+        ) from error
 
 
 def target_of(loaded: Settings, name: str | None) -> tuple[str, TargetConfig]:
@@ -144,12 +159,32 @@ def pipeline(
     """Put a project's pipeline together."""
     from deployer.pipeline import Pipeline
 
-    store = _open_store(loaded, target, emit)
+    store = open_model_store(loaded, target, emit)
     place = open_target(loaded, target, force_conflicts=force_conflicts, dry_run=dry_run)
     return Pipeline(loaded, store, place, emit, strict=strict)
 
 
-def _open_store(loaded: Settings, target: str | None, emit: Emit) -> ModelStore:
+def open_targets(ignored: Collection[str] = (), **where: Unpack[WhereStored]) -> dict[str, Target]:
+    """Open every target of the config but those ignored, by name; a namespace that is given is one more.
+
+    Raises ConfigError for a name of no target.
+    """
+    named = where.pop("namespace", None)
+    every = settings(**where)
+    names = every.config.targets
+    if unknown := sorted(set(ignored) - set(names)):
+        what, hint = f"there is no target {unknown[0]}", f"there is {', '.join(names)}"
+        raise ConfigError(what, where="--ignore-target", hint=hint)
+    found = {name: open_target(every, name) for name in names if name not in ignored}
+    if named is not None:
+        name, _ = target_of(every, where.get("target"))
+        where["namespace"] = named
+        if name not in ignored:
+            found[f"{name} in {named}"] = open_target(settings(**where), name)
+    return found
+
+
+def open_model_store(loaded: Settings, target: str | None, emit: Emit) -> ModelStore:
     """Open the model store; it is closed when the command ends."""
     from deployer.store import open_store
 
@@ -184,8 +219,8 @@ def examine(emit: Emit, **where: Unpack[Where]) -> Sequence[LocalFinding | Clust
     from deployer.config import KServeTarget, LocalTarget, find_file
     from deployer.targets.local.doctor import checks
 
-    root, config, gpus = Path.cwd(), LocalTarget(), 0
-    if where.get("config") or where.get("sets") or find_file(Path.cwd()):
+    root, config, gpus = _here(), LocalTarget(), 0
+    if where.get("config") or where.get("sets") or find_file(root):
         loaded = settings(**where)
         gpus = loaded.config.serving.gpu
         _, chosen = target_of(loaded, where.get("target"))
@@ -209,7 +244,7 @@ def _examine_cluster(
     cluster = opened.enter_context(Cluster(config, loaded.config.store))
 
     def render() -> list[Document]:
-        pipe = Pipeline(loaded, _open_store(loaded, target, emit), cluster, emit)
+        pipe = Pipeline(loaded, open_model_store(loaded, target, emit), cluster, emit)
         if pipe.store.passive:
             release = pipe.release(None)
             pipe.store.find(release.name, release.id)
@@ -231,12 +266,20 @@ def role(loaded: Settings, target: str | None) -> list[Document]:
     return Cluster(config, loaded.config.store).role()
 
 
-def duration(text: str) -> float:
-    """Read a duration, such as 90s, 5m or 1h, in seconds."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?", text)
+def duration(text: str, option: str, *, longest: float = 24 * 3600.0, zero: bool = True) -> float:
+    """Read a duration, such as 90s, 5m, 1h or 7d, in seconds. Raises ConfigError, which names the option.
+
+    `longest` is in seconds; without `zero`, the duration must be longer than that.
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?", text)
     if not match:
-        raise ConfigError(f"{text!r} is no duration", where="--timeout", hint="write 90s, 5m or 1h")
-    return float(match[1]) * {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}[match[2] or "s"]
+        raise ConfigError(f"invalid duration {text!r}", where=option, hint="write 90s, 5m, 1h or 7d")
+    seconds = float(match[1]) * _SECONDS[match[2] or "s"]
+    if seconds > longest:
+        raise ConfigError(f"{text} is too long", where=option, hint=f"the maximum is {longest:g}s")
+    if not seconds and not zero:
+        raise ConfigError(f"{text} is too short", where=option, hint="write 90s, 5m, 1h or 7d")
+    return seconds
 
 
 def confirm(question: str) -> None:
@@ -245,4 +288,4 @@ def confirm(question: str) -> None:
         raise ConfigError(
             f"{question[:-1]} needs a yes", where="--yes", hint="add --yes: stdin is no terminal"
         )
-    typer.confirm(question, abort=True, err=True)
+    typer.confirm(plain(question), abort=True, err=True)

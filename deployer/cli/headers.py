@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from deployer.errors import ConfigError
+from deployer.files import TEXT_MAX, read_text
 
 TOKEN, COOKIE = "KDEPLOY_TOKEN", "KDEPLOY_COOKIE"
 
@@ -34,11 +34,11 @@ def read_headers(
 def _of_token(option: str | None, variable: str | None) -> Iterator[tuple[str, str]]:
     token = variable
     if option == "-":
-        token = sys.stdin.read()
+        token = _read_stdin()
     elif option is not None:
         if not option.startswith("@"):
             raise _open_secret("--token", f"--token @FILE, --token - for stdin, or {TOKEN}")
-        token = _read(option[1:], "--token")
+        token = _read(option[1:], f"--token {option}")
     if token is None:
         return
     if not token.strip():
@@ -52,14 +52,15 @@ def _of_cookies(options: Sequence[str], variable: str | None) -> Iterator[tuple[
         name, separator, file = option.partition("@")
         if not separator or (name and (not name.endswith("=") or name.count("=") > 1)):
             raise _open_secret("--cookie", f"--cookie NAME=@FILE, --cookie @FILE, or {COOKIE}")
-        cookies += [name + line.strip() for line in _read(file, "--cookie").splitlines() if line.strip()]
+        lines = _read(file, f"--cookie @{file}").splitlines()
+        cookies += [name + line.strip() for line in lines if line.strip()]
     if cookies or variable:
         yield "Cookie", "; ".join(cookies) or str(variable).strip()
 
 
 def _given(options: Sequence[str]) -> Iterator[tuple[str, str]]:
     for option in options:
-        lines = _read(option[1:], "--header").splitlines() if option.startswith("@") else [option]
+        lines = _read(option[1:], f"--header {option}").splitlines() if option.startswith("@") else [option]
         for line in filter(str.strip, lines):
             name, separator, value = line.partition(":")
             if not separator:
@@ -73,8 +74,18 @@ def _open_secret(where: str, hint: str) -> ConfigError:
     return ConfigError("every user of this machine can read a command line", where=where, hint=hint)
 
 
-def _read(file: str, option: str) -> str:
+def _read_stdin() -> str:
     try:
-        return Path(file).read_text("utf-8")
+        text = sys.stdin.read(TEXT_MAX + 1)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("the file cannot be read", where=f"{option} @{file}") from error
+        raise ConfigError("stdin cannot be read, or is not UTF-8", where="--token -") from error
+    if len(text) > TEXT_MAX:
+        raise ConfigError(f"stdin holds more than {TEXT_MAX:,} characters", where="--token -")
+    return text
+
+
+def _read(file: str, where: str) -> str:
+    try:
+        return read_text(file)
+    except OSError as error:
+        raise ConfigError(f"the file cannot be read: {error.strerror}", where=where) from error

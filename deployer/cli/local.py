@@ -6,6 +6,7 @@ import typer
 
 from deployer.cli import deps, printers
 from deployer.cli.options import ConfigFile, Output, OutputFormat, Sets, TargetName
+from deployer.cli.terminal import show, tell
 
 app = typer.Typer(
     no_args_is_help=True, help="The one-node target on this machine: start, stop, status, logs."
@@ -15,16 +16,20 @@ app = typer.Typer(
 @app.command()
 def start(config: ConfigFile = None, target: TargetName = None, sets: Sets = None) -> None:
     """Start it, and restore the services that were wanted; done by the first rollout, too."""
-    place = deps.open_local(deps.settings(config=config, sets=sets, target=target), target)
+    from deployer.config import check_root
+
+    loaded = deps.settings(config=config, sets=sets, target=target)
+    place = deps.open_local(loaded, target)
+    check_root(loaded.root)
     place.start()
-    typer.echo(f"the ingress listens on {place.info().ingress}", err=True)
+    tell(f"the ingress listens on {place.info().ingress}")
 
 
 @app.command()
 def stop(config: ConfigFile = None, target: TargetName = None, sets: Sets = None) -> None:
     """Stop it and everything that it started; the services come back with `start`."""
     place = deps.open_local(deps.settings(config=config, sets=sets, target=target), target)
-    typer.echo("stopped" if place.stop() else "nothing was running", err=True)
+    tell("stopped" if place.stop() else "nothing was running")
 
 
 @app.command()
@@ -44,4 +49,4 @@ def logs(config: ConfigFile = None, target: TargetName = None, sets: Sets = None
     """Print the supervisor's own log."""
     place = deps.open_local(deps.settings(config=config, sets=sets, target=target), target)
     for line in place.supervisor_log():
-        typer.echo(line)
+        show(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import io
 import os
 import signal
 import sys
@@ -17,17 +18,19 @@ import typer
 
 from deployer.cli import deps
 from deployer.cli.app import app
-from deployer.errors import KdeployError
+from deployer.cli.terminal import draw, plain, prepare, tell
+from deployer.errors import KdeployError, read_fault
 
 INTERNAL = 1
 INTERRUPTED = 130
 TERMINATED = 143
 
-_AGAIN = "running the same command again goes on where this one stopped"
+_AGAIN = "run the same command again to complete it"
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run kdeploy and exit: 0, 2 for wrong usage, or the code of the error's kind."""
+    prepare()
     atexit.register(gc.freeze)  # or Python looks through all of it for garbage as it ends, for 0.1 s
     arguments = sys.argv[1:] if arguments is None else arguments
     with _hear_sigterm() as heard:
@@ -65,20 +68,26 @@ def _run(arguments: list[str]) -> int:
         with deps.opened:
             code = _commands()(arguments, prog_name="kdeploy", standalone_mode=False)
     except KdeployError as error:
-        _say(str(error.what), where=error.where, hint=error.hint)
-        _trace()
-        code = error.exit_code
+        code = _failed(error)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except typer.Exit as exit_:
         code = exit_.exit_code
-    except BrokenPipeError:
-        # The reader, `head` say, has seen enough; Python would complain again when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
         code = 0
     except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback on people
         code = _foreign(error)
+    try:
+        sys.stdout.flush()
+    except OSError:  # said above, and Python would say it again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return int(code or 0)
+
+
+def _failed(error: KdeployError) -> int:
+    _say(str(error.what), where=error.where, hint=error.hint)
+    _trace()
+    return error.exit_code
 
 
 @cache
@@ -89,10 +98,13 @@ def _commands() -> Callable[..., int | None]:
 
 def _foreign(error: Exception) -> int:
     """Show an error that is not ours: the parser's own, or one that nobody foresaw."""
-    show = getattr(error, "show", None)
-    if show:
-        show()
+    if show := getattr(error, "show", None):
+        said = io.StringIO()
+        show(file=said)
+        draw(plain(said.getvalue()))
         return int(getattr(error, "exit_code", 2))
+    if isinstance(error, OSError | UnicodeError | RecursionError | MemoryError):
+        return _failed(read_fault(error))
     _say(
         f"{type(error).__name__}: {error}",
         hint="this is a bug in kdeploy: please report it with the output of `kdeploy --debug …`",
@@ -102,12 +114,15 @@ def _foreign(error: Exception) -> int:
 
 
 def _say(what: str, *, where: str | None = None, hint: str | None = None) -> None:
-    lines = [f"error: {what}", f"where: {where}" if where else "", f"hint:  {hint}" if hint else ""]
-    sys.stderr.write("".join(line + "\n" for line in lines if line))
+    tell(f"error: {what}")
+    if where:
+        tell(f"where: {where}")
+    if hint:
+        tell(f"hint:  {hint}")
 
 
 def _trace() -> None:
     if os.environ.get("KDEPLOY_DEBUG"):
         import traceback
 
-        traceback.print_exc()
+        draw(plain(traceback.format_exc()))

@@ -11,6 +11,7 @@ import typer
 
 from deployer.cli import deps, printers
 from deployer.cli.options import ConfigFile, Namespace, Output, OutputFormat, ServiceOption, Sets, TargetName
+from deployer.cli.terminal import tell
 
 if TYPE_CHECKING:
     from deployer.predict import Models
@@ -106,7 +107,7 @@ def register(
             batch_size=batch_size,
             max_batch_delay=max_batch_delay,
         )
-    typer.echo(said, err=True)
+    tell(said)
 
 
 @app.command()
@@ -123,7 +124,7 @@ def scale(
 ) -> None:
     """Change how many workers a model has, and wait until it has them."""
     with _models(config, target, namespace, sets, service) as models:
-        typer.echo(models.scale(name, version, min_workers=min_workers, max_workers=max_workers), err=True)
+        tell(models.scale(name, version, min_workers=min_workers, max_workers=max_workers))
 
 
 @app.command(name="set-default")
@@ -138,7 +139,7 @@ def set_default(
 ) -> None:
     """Make a version the one that is asked where none is named."""
     with _models(config, target, namespace, sets, service) as models:
-        typer.echo(models.set_default(name, version), err=True)
+        tell(models.set_default(name, version))
 
 
 @app.command()
@@ -153,4 +154,4 @@ def unregister(
 ) -> None:
     """Unload a model, or one version of it."""
     with _models(config, target, namespace, sets, service) as models:
-        typer.echo(models.unregister(name, version), err=True)
+        tell(models.unregister(name, version))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from deployer.cli import view
 from deployer.cli.options import Output
+from deployer.cli.terminal import cell, draw, show, tell
 
 if TYPE_CHECKING:  # `kdeploy --help` comes through here and prints none of these
     from types import TracebackType
@@ -20,6 +21,7 @@ if TYPE_CHECKING:  # `kdeploy --help` comes through here and prints none of thes
 
     from deployer.events import Event, Pushed
     from deployer.predict import Failure, Prediction
+    from deployer.prune import Dated
     from deployer.target import Status
     from deployer.targets.kserve.rules import Finding as ClusterFinding
     from deployer.targets.local.doctor import Finding as LocalFinding
@@ -50,7 +52,7 @@ class Viewer:
     ) -> None:
         """Say how far it came if it is stopped."""
         if kind is KeyboardInterrupt:
-            sys.stderr.write(f"stopped: {self._done}\n")
+            tell(f"stopped: {self._done}")
 
     def __call__(self, event: Event) -> None:
         """Print one event."""
@@ -62,16 +64,14 @@ class Viewer:
         if isinstance(event, events.Archiving):
             self._size, self._written = event.size, 0
         self._done = _so_far(event) or self._done
-        sys.stderr.write(_sentence(event) + "\n")
-        sys.stderr.flush()
+        tell(_sentence(event))
 
     def _bar(self, size: int) -> None:
         self._written += size
         if sys.stderr.isatty() and self._size:
             share = min(self._written / self._size, 1.0)
             end = "\n" if share == 1.0 else ""
-            sys.stderr.write(f"\r  {'#' * int(40 * share):<40} {share:4.0%}{end}")
-            sys.stderr.flush()
+            draw(f"\r  {'#' * int(40 * share):<40} {share:4.0%}{end}")
 
 
 class LiveViewer(Viewer):
@@ -103,7 +103,7 @@ class LiveViewer(Viewer):
             self._live.stop()
         if self._live and self._view.status:
             after = view.elapsed_text(self._clock() - self._began)
-            sys.stderr.write(f"{view.sentence(self._view.status)}; after {after}\n")
+            tell(f"{view.sentence(self._view.status)}; after {after}")
         super().__exit__(kind, error, trace)
 
     def _show(self) -> None:
@@ -121,7 +121,7 @@ class LiveViewer(Viewer):
     def _render(self) -> Text:
         from rich.text import Text
 
-        first, *rest = view.lines(self._view, self._clock() - self._began) or [""]
+        first, *rest = map(cell, view.lines(self._view, self._clock() - self._began) or [""])
         phase = first.partition(" ")[0]
         return Text("\n").join([Text(first, _STYLES.get(phase, "bold yellow")), *map(Text, rest)])
 
@@ -180,7 +180,7 @@ def print_json(data: Any) -> None:
     """Print data as JSON, alone on stdout."""
     import msgspec
 
-    sys.stdout.write(json.dumps(msgspec.to_builtins(data), indent=2) + "\n")
+    show(json.dumps(msgspec.to_builtins(data), indent=2))
 
 
 def print_yaml(data: Any) -> None:
@@ -189,8 +189,8 @@ def print_yaml(data: Any) -> None:
 
     from deployer.manifest import encode_yaml
 
-    plain = msgspec.to_builtins(data)
-    sys.stdout.write(encode_yaml(plain if isinstance(plain, list) else [plain]))
+    values = msgspec.to_builtins(data)
+    show(encode_yaml(values if isinstance(values, list) else [values]).rstrip("\n"))
 
 
 def print_rows(
@@ -202,18 +202,31 @@ def print_rows(
     elif output is Output.YAML:
         print_yaml(data)
     elif output is Output.NAME:
-        sys.stdout.write("".join(name + "\n" for name in names))
+        for name in names:
+            show(cell(name))
     else:
         print_table(columns, rows)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def print_old(old: Sequence[Dated]) -> None:
+    """Print to stderr which releases are about to be removed."""
+    rows = [(one.release.id, size_text(one.release.archive.size), time_text(one.pushed)) for one in old]
+    print_table(["to be removed", "size", "pushed"], rows, tell)
+
+
+def time_text(seconds: float) -> str:
+    """Write a time, in seconds since the epoch, as people read it anywhere."""
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+
+
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], write: Callable[[str], None] = show
+) -> None:
     """Print aligned columns; the last one is never cut, so that it can be copied whole."""
-    lines = [[column.upper() for column in columns], *([str(cell) for cell in row] for row in rows)]
+    lines = [[column.upper() for column in columns], *([cell(value) for value in row] for row in rows)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
     for line in lines:
-        text = "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        sys.stdout.write(text.rstrip() + "\n")
+        write("   ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
 def value_text(value: object) -> str:
@@ -245,18 +258,20 @@ def print_answers(answers: Iterable[Prediction | Failure], output: Output) -> No
     shown: list[dict[str, Any]] = []
     failures: list[Exception] = []
     for answer in answers:
-        name = answer.name
-        if answer.note:
-            sys.stderr.write(answer.note + "\n")
+        name, resized = answer.name, answer.resized
+        if resized:
+            tell(resized.note)
         if isinstance(answer, Failure):
             failures.append(answer.error)
-            shown.append({"image": name, "error": str(answer.error)})
+            said: dict[str, Any] = {"error": str(answer.error)}
             value = f"error: {answer.error.what}"
         else:
-            shown.append({"image": name, "prediction": answer.value, "milliseconds": answer.milliseconds})
+            said = {"prediction": answer.value, "milliseconds": answer.milliseconds}
             value = json.dumps(answer.value, ensure_ascii=False)
+        shown.append({"image": name, **said, "resized": resized})
         if output is Output.TABLE:
-            sys.stdout.write(f"{name}   {value}\n")
+            size = f"   resized by {resized.factor:g}: {resized.width}x{resized.height}" if resized else ""
+            show(cell(f"{name}   {value}{size}"))
     if output is not Output.TABLE:
         print_rows(output, [], [], shown, [answer["image"] for answer in shown])
     if failures:
@@ -279,7 +294,7 @@ def print_local(info: Info, output: Output) -> None:
     ]
     if output is Output.TABLE:
         running = f"pid {info.pid}, ingress {info.ingress}" if info.pid else "not running"
-        sys.stderr.write(f"supervisor: {running}; state: {info.state}\n")
+        tell(f"supervisor: {running}; state: {info.state}")
     columns = ["service", "revision", "release", "traffic", "pid", "state"]
     print_rows(output, columns, rows, info, [revision for _, revision, *_ in rows])
 
@@ -298,7 +313,7 @@ def print_findings(findings: Sequence[LocalFinding | ClusterFinding], output: Ou
     print_rows(output, ["status", "check", "detail"], rows, findings, [f.name for f in findings])
     for finding in findings:
         if finding.status != "ok":
-            sys.stderr.write(f"{finding.name}: {finding.remedy}\n")
+            tell(f"{finding.name}: {finding.remedy}")
     failed = [finding.name for finding in findings if finding.status == "failure"]
     if failed:
         raise DoctorError(f"{', '.join(failed)}: a deployment would fail", hint="mend it as said above")

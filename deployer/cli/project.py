@@ -17,6 +17,7 @@ from deployer.cli.options import (
     Where,
     spelled_out,
 )
+from deployer.cli.terminal import tell
 
 
 def init(
@@ -28,8 +29,8 @@ def init(
     from deployer.scaffold import write_project
 
     for path in write_project(folder, name, force=force):
-        typer.echo(f"wrote {path}", err=True)
-    typer.echo("next: put your weights there, fill in handler.py, and run `kdeploy rollout`", err=True)
+        tell(f"wrote {path}")
+    tell("next: put your weights there, fill in handler.py, and run `kdeploy rollout`")
 
 
 def config(

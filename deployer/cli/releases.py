@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,11 +23,15 @@ from deployer.cli.options import (
     Yes,
     spelled_out,
 )
-from deployer.errors import IntegrityError
+from deployer.cli.terminal import show, tell
+from deployer.errors import IntegrityError, StoreError
 
 if TYPE_CHECKING:
     from deployer.config import Settings
     from deployer.target import Document
+
+
+_DECADE = 10 * 365 * 86400.0  # seconds
 
 
 @spelled_out
@@ -92,7 +97,7 @@ def archive(
     }
     given = [f"model.{key}={value}" for key, value in flags.items() if value is not None]
     loaded = deps.settings(config=config, sets=[*(sets or []), *given], search=model_name is None)
-    typer.echo(export_archive(loaded, export_path, printers.Viewer(), force=force, strict=strict))
+    show(str(export_archive(loaded, export_path, printers.Viewer(), force=force, strict=strict)))
 
 
 @spelled_out
@@ -154,10 +159,9 @@ def _render(loaded: Settings, target: str | None, release: str | None, canary: i
     traffic = Traffic(100 if canary is None else canary)
     documents = pipe.render(pipe.release(release), traffic)
     if secret := pipe.secret():
-        typer.echo(
+        tell(
             f"left out: Secret {secret['metadata']['name']}, for it holds credentials: "
-            "`kdeploy rollout` applies it",
-            err=True,
+            "`kdeploy rollout` applies it"
         )
     return documents
 
@@ -168,11 +172,16 @@ def releases(
     **where: Unpack[WhereStored],
 ) -> None:
     """List this model's releases in the model store, the oldest first."""
+    from deployer.events import Warned
+    from deployer.prune import ask_use
+
     loaded = deps.settings(**where)
-    pipe = deps.pipeline(loaded, target=where.get("target"), emit=printers.Viewer())
-    found = pipe.store.list(loaded.config.model.name)
-    used = pipe.target.releases_in_use()
-    rows = [(r.id, printers.size_text(r.archive.size), "yes" if r.label in used else "") for r in found]
+    viewer = printers.Viewer()
+    found = deps.open_model_store(loaded, where.get("target"), viewer).list(loaded.config.model.name)
+    use = ask_use(deps.open_targets(**where))
+    for name, error in use.unasked.items():
+        viewer(Warned(f"target {name} cannot be asked which releases it needs: {error}"))
+    rows = [(r.id, printers.size_text(r.archive.size), "yes" if r.id in use.releases else "") for r in found]
     printers.print_rows(output, ["release", "size", "in use"], rows, found, [r.id for r in found])
 
 
@@ -187,34 +196,65 @@ def verify(
     name, damaged = loaded.config.model.name, []
     stored = [pipe.find(release)] if release else pipe.store.list(name)
     if not stored:
-        typer.echo(f"there is no release of {name} in {loaded.config.store.uri}", err=True)
+        tell(f"there is no release of {name} in {loaded.config.store.uri}")
     for found in stored:
         try:
             pipe.store.verify(found)
         except IntegrityError as error:  # noqa: PERF203 - the others are looked at, too
-            damaged.append(error)
+            if release or pipe.store.find(name, found.id):  # or it was removed in this moment
+                damaged.append(error)
+        except StoreError:
+            if release or pipe.store.find(name, found.id):
+                raise
         else:
-            typer.echo(f"{found.id} is as it was pushed", err=True)
+            tell(f"{found.id} is as it was pushed")
     for more in damaged[1:]:
-        typer.echo(f"damaged, too: {more}", err=True)
+        tell(f"damaged, too: {more}")
     if damaged:
         raise damaged[0]
 
 
 @spelled_out
 def prune(
-    keep: Annotated[int, typer.Option("--keep", min=1, help="How many of the newest releases stay.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    keep: Annotated[int, typer.Option("--keep", min=1, help="Keep this many of the newest releases.")],
+    min_age: Annotated[
+        str, typer.Option("--min-age", help="Keep releases pushed more recently than this: 90s, 5m, 1h, 7d.")
+    ] = "1h",
+    ignore_target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ignore-target", metavar="NAME", help="Do not ask this target which releases it needs."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be removed.")] = False,
     yes: Yes = False,
     **where: Unpack[WhereStored],
 ) -> None:
-    """Remove old releases from the model store; never one that a target serves."""
+    """Remove old releases from the model store that no target of kdeploy.toml serves, wants or remembers."""
+    from deployer import prune as pruning
+
+    age = deps.duration(min_age, "--min-age", longest=_DECADE)
     loaded = deps.settings(**where)
-    pipe = deps.pipeline(loaded, target=where.get("target"), emit=printers.Viewer())
-    old = pipe.prune(keep, dry_run=True)
+    name = loaded.config.model.name
+    store = deps.open_model_store(loaded, where.get("target"), printers.Viewer())
+    targets = deps.open_targets(ignore_target or [], **where)
+
+    def find() -> list[pruning.Dated]:
+        use = pruning.ask_use(targets)
+        return pruning.find_old(store.dated(name), use, keep=keep, min_age=age, now=time.time())
+
+    old = find()
     if not old:
-        typer.echo(f"nothing to remove: every release is in use, or of the newest {keep}", err=True)
-    if old and not dry_run and not yes:
-        deps.confirm(f"remove {len(old)} release(s): {', '.join(r.id for r in old)}?")
-    for release in old if dry_run else pipe.prune(keep, dry_run=False):
-        typer.echo(release.id)
+        tell(
+            f"nothing to remove: every release is in use, one of the newest {keep} or younger than {min_age}"
+        )
+        return
+    printers.print_old(old)
+    if dry_run:
+        show("\n".join(one.release.id for one in old))
+        return
+    if not yes:
+        deps.confirm(f"remove {len(old)} release(s)?")
+    still = {one.release.id for one in find()}  # what came into use meanwhile stays
+    for release in pruning.remove(store, [one for one in old if one.release.id in still]):
+        show(release.id)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from deployer.cli import view
 from deployer.cli.options import Output
 from deployer.cli.printers import print_rows
+from deployer.cli.terminal import show
 
 if TYPE_CHECKING:
     from deployer.differences import Difference
@@ -107,7 +107,7 @@ def print_differences(differences: Sequence[Difference], output: Output) -> None
 
     if output is Output.TABLE:
         for one in differences:
-            sys.stdout.writelines(_unified(one))
+            show("".join(_unified(one)).rstrip("\n"))
         return
     data = [{"kind": d.kind, "name": d.name, "changes": to_builtins(d.changes)} for d in differences]
     print_rows(output, [], [], data, [f"{d.kind}/{d.name}" for d in differences])

@@ -77,7 +77,7 @@ def rollout(
             hint="leave one out",
         )
     percent = 100 if canary is None else canary
-    seconds = deps.duration(timeout) if wait else None
+    seconds = deps.duration(timeout, "--timeout") if wait else None
     loaded = deps.settings(wait_window=wait_window, history_limit=history_limit, **where)
     with printers.open_viewer() as viewer:
         pipe = deps.pipeline(

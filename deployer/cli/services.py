@@ -26,6 +26,7 @@ from deployer.cli.options import (
     Yes,
     spelled_out,
 )
+from deployer.cli.terminal import show, tell
 from deployer.errors import DIFFERENT, ConfigError, RolloutFailedError
 
 
@@ -70,8 +71,9 @@ def predict(
         Protocol | None, typer.Option("--protocol", help="How to ask; else v1 with --kserve, plain without.")
     ] = None,
     resize: Annotated[
-        bool, typer.Option("--resize/--no-resize", help="Shrink images that pass the request limit.")
-    ] = True,
+        bool,
+        typer.Option("--resize", help="Send a smaller picture where a file exceeds the request limit."),
+    ] = False,
     header: Annotated[
         list[str] | None,
         typer.Option(
@@ -90,13 +92,25 @@ def predict(
             "--cookie", metavar="[NAME=]@FILE", help="Send this cookie; with --kserve also KDEPLOY_COOKIE."
         ),
     ] = None,
-    timeout: Annotated[str, typer.Option("--timeout", help="How long to wait for an answer.")] = "60s",
+    authority: Annotated[
+        Path | None,
+        typer.Option(
+            "--certificate-authority",
+            metavar="FILE",
+            help="Trust the certificates in this PEM file, instead of SSL_CERT_FILE's or the system's.",
+            show_default=False,
+        ),
+    ] = None,
+    timeout: Annotated[
+        str, typer.Option("--timeout", help="How long a request and its whole answer may take.")
+    ] = "60s",
     output: OutputFormat = Output.TABLE,
     **where: Unpack[Where],
 ) -> None:
     """Ask the model about images: TorchServe itself, or with --kserve through the ingress."""
     from deployer.predict import predict_files
 
+    seconds = deps.duration(timeout, "--timeout", zero=False)
     loaded = deps.settings(ingress=ingress if kserve else None, anywhere=True, **where)
     place = deps.open_target(loaded, where.get("target"))
     reference = deps.reference(loaded, place, service)
@@ -108,7 +122,8 @@ def predict(
         headers=read_headers(header or [], token, cookie or [], os.environ if kserve else {}),
         max_request_size=loaded.config.serving.max_request_size,
         resize=resize,
-        timeout=deps.duration(timeout),
+        authority=authority,
+        timeout=seconds,
     )
     printers.print_answers(answers, output)
 
@@ -157,10 +172,10 @@ def logs(
     place = deps.open_target(loaded, where.get("target"))
     reference, silent = deps.reference(loaded, place, name), True
     for line in place.logs(reference, follow=follow, previous=previous):
-        typer.echo(line)
+        show(line)
         silent = False
     if silent:
-        typer.echo(f"no container of {reference} has said anything", err=True)
+        tell(f"no container of {reference} has said anything")
 
 
 @spelled_out
@@ -176,6 +191,6 @@ def delete(
     if not yes:
         deps.confirm(f"delete {reference}?")
     found = place.delete(reference)
-    typer.echo(f"deleted {reference}" if found else f"service {reference} not found", err=True)
+    tell(f"deleted {reference}" if found else f"service {reference} not found")
     if held := place.holding(reference):
-        typer.echo(f"still terminating: {', '.join(held)}", err=True)
+        tell(f"still terminating: {', '.join(held)}")

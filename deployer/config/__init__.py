@@ -3,6 +3,7 @@
 Nothing else in kdeploy reads this file, or the environment for settings.
 """
 
+from deployer.config.checks import check_root
 from deployer.config.schema import (
     NAME_MAX,
     NAME_PATTERN,
@@ -32,6 +33,7 @@ __all__ = [
     "Store",
     "TargetConfig",
     "TorchServeValue",
+    "check_root",
     "find_file",
     "json_schema",
     "load_settings",

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from deployer.config.schema import NAME_PATTERN, Config, Store
 from deployer.errors import ConfigError
@@ -33,6 +37,21 @@ def check_config(config: Config, place: Callable[[str], str]) -> None:
     if fault := _store_fault(config.store):
         raise fail("store", *fault)
     _check_targets(config, fail)
+    for key, value in _texts(msgspec.to_builtins(config)):
+        if what := text_fault(value):
+            raise fail(key, what, "write it in UTF-8, without control characters")
+
+
+def check_root(root: Path) -> None:
+    """Raise ConfigError where a project's path is not UTF-8, as what is started in it needs."""
+    try:
+        str(root).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            "the path of the project is not UTF-8, and TorchServe cannot be started there",
+            where=str(root),
+            hint="rename the folder",
+        ) from error
 
 
 def _check_targets(config: Config, fail: Callable[[str, str, str], ConfigError]) -> None:
@@ -41,6 +60,25 @@ def _check_targets(config: Config, fail: Callable[[str, str, str], ConfigError])
     for name in config.targets:
         if not re.match(NAME_PATTERN, name):
             raise fail("targets", f"{name!r} is no name of a target", "lower-case letters, digits and -")
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each text of a config with its key."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _texts(inner, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner, key)
+    elif isinstance(value, str):
+        yield key, value
+
+
+def text_fault(text: str) -> str | None:
+    """Say what makes a text unfit for a config, or None."""
+    if "\0" in text:
+        return "it holds a NUL byte"
+    return "it is not UTF-8" if re.search("[\ud800-\udfff]", text) else None
 
 
 def _store_fault(store: Store) -> tuple[str, str] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import errno
 import json
 import re
 import sys
@@ -15,7 +16,8 @@ from typing import Any, get_origin
 import msgspec
 from msgspec import Struct
 
-from deployer.config.checks import check_config
+from deployer.config.checks import check_config, text_fault
+from deployer.config.environment import is_service_link, variable
 from deployer.config.schema import (
     Config,
     KServeTarget,
@@ -24,6 +26,7 @@ from deployer.config.schema import (
     TorchServeValue,
 )
 from deployer.errors import ConfigError
+from deployer.files import is_file, read_bytes
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -32,7 +35,6 @@ else:
 
 FILE_NAME = "kdeploy.toml"
 FILE_MAX_BYTES = 1 << 20
-ENVIRONMENT_PREFIX = "KDEPLOY_"
 
 # What stands in for a project where a command needs none: its target is kubeconfig's cluster.
 _ANYWHERE: dict[str, Any] = {
@@ -101,7 +103,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 def find_file(start: Path) -> Path | None:
     """Return the nearest `kdeploy.toml`, in `start` or a folder above it."""
     candidates = (folder / FILE_NAME for folder in (start, *start.parents))
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if is_file(path)), None)
 
 
 def load_settings(
@@ -119,6 +121,18 @@ def load_settings(
     ConfigError, which names the source of the value at fault.
     """
     data = read_file(path) if path else copy.deepcopy(_ANYWHERE) if anywhere else {}
+    try:
+        config, sources = _fold(data, path, environment, flags)
+    except RecursionError as error:
+        raise ConfigError("a value is nested too deeply", where=str(path or FILE_NAME)) from error
+    root = path.resolve().parent if path else folder.resolve()
+    return Settings(config=config, root=root, path=path, sources=sources)
+
+
+def _fold(
+    data: dict[str, Any], path: Path | None, environment: Mapping[str, str], flags: Mapping[str, str]
+) -> tuple[Config, dict[str, str]]:
+    """Return the checked config, and where each of its values came from."""
     sources = {key: str(path) for key in _flatten(data) if path}
     overrides = [(key, text, name) for name, key, text in _from_environment(environment, data)]
     overrides += [(key, text, f"--set {key}") for key, text in flags.items()]
@@ -129,21 +143,21 @@ def load_settings(
         sources.update(dict.fromkeys(_flatten(_nested(key, _get(data, key))), source))
     config = _convert(data, sources, path)
     check_config(config, lambda key: f"{sources.get(key, path or FILE_NAME)}: {key}")
-    root = path.resolve().parent if path else folder.resolve()
-    return Settings(config=config, root=root, path=path, sources=sources)
+    return config, sources
 
 
 def read_file(path: Path) -> dict[str, Any]:
     """Read a TOML file and refuse keys that the schema does not know."""
     try:
-        if path.stat().st_size > FILE_MAX_BYTES:
-            raise ConfigError(f"more than {FILE_MAX_BYTES} bytes is no config file", where=str(path))
-        data: dict[str, Any] = tomllib.loads(path.read_bytes().decode("utf-8"))
+        data: dict[str, Any] = tomllib.loads(read_bytes(path, FILE_MAX_BYTES).decode("utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(
             "there is no such file", where=str(path), hint="`kdeploy init` writes one"
         ) from error
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            what = f"more than {FILE_MAX_BYTES} bytes is no config file"
+            raise ConfigError(what, where=str(path)) from error
         raise ConfigError(f"it cannot be read: {error.strerror}", where=str(path)) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"it is not UTF-8 at byte {error.start}", where=str(path)) from error
@@ -220,20 +234,22 @@ def _from_environment(
 ) -> Iterator[tuple[str, str, str]]:
     """Yield (variable, key, text) for each `KDEPLOY_*` variable that sets a key.
 
-    Variables of other tables are none of ours (Kubernetes itself sets KDEPLOY_PORT beside a Service
-    called kdeploy); an unknown one within our tables is an error.
+    Variables of other tables are ignored, and what Kubernetes sets for a Service whose name begins with
+    `kdeploy`. An unknown one within our tables is an error.
     """
-    names = {_variable(key): key for key in KEYS}
+    names = {variable(key): key for key in KEYS}
     targets = data.get("targets")
     for target, table in {"local": {}, **(targets if isinstance(targets, dict) else {})}.items():
         fields = _fields(_target_of(table if isinstance(table, dict) else {}))
-        names |= {_variable(f"targets.{target}.{key}"): f"targets.{target}.{key}" for key in fields}
-    tables = tuple(_variable(table) + "_" for table in _fields(Config))
+        names |= {variable(f"targets.{target}.{key}"): f"targets.{target}.{key}" for key in fields}
+    tables = tuple(variable(table) + "_" for table in _fields(Config))
     for name, text in sorted(environment.items()):
+        if is_service_link(name, text) and (name not in names or "://" in text):
+            continue
         if name in names:
             yield name, names[name], text
-        elif name.startswith(_variable("torchserve") + "_"):
-            yield name, "torchserve." + name[len(_variable("torchserve")) + 1 :].lower(), text
+        elif name.startswith(variable("torchserve") + "_"):
+            yield name, "torchserve." + name[len(variable("torchserve")) + 1 :].lower(), text
         elif name.startswith(tables):
             close = difflib.get_close_matches(name, names, n=1)
             raise ConfigError(
@@ -243,13 +259,11 @@ def _from_environment(
             )
 
 
-def _variable(key: str) -> str:
-    return ENVIRONMENT_PREFIX + re.sub(r"[-.]", "_", key).upper()
-
-
 def _set(data: dict[str, Any], key: str, text: str, source: str) -> None:
     """Set a dotted key from text, as the type that the schema wants there."""
     *tables, last = key.split(".")
+    if fault := text_fault(key + text):
+        raise ConfigError(fault, where=f"{source}: {key}", hint="write it in UTF-8")
     if tables[:1] != ["targets"]:
         _refuse_unknown(_nested(key, None), Config, "", source)
     table = data
@@ -294,7 +308,7 @@ def _parse(text: str, kind: Any, source: str, key: str) -> Any:
     except msgspec.ValidationError as plain:
         try:
             value = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
         if isinstance(value, (list, dict)):
             return value

@@ -6,7 +6,7 @@ loads neither urllib3 nor Pillow.
 
 from deployer.predict.client import Client, Failure, Prediction, predict_files
 from deployer.predict.codecs import Payload, Protocol, Request
-from deployer.predict.images import FittedImage, fit_image
+from deployer.predict.images import FittedImage, Resized, fit_image
 from deployer.predict.models import Models, RegisteredModel
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Protocol",
     "RegisteredModel",
     "Request",
+    "Resized",
     "fit_image",
     "predict_files",
 ]

@@ -19,7 +19,7 @@ from deployer.errors import ConfigError, PredictError
 from deployer.predict import codecs
 from deployer.predict.codecs import JSON, Payload, Protocol, Request
 from deployer.predict.connection import Connection
-from deployer.predict.images import RAISE_LIMIT, fit_image, read_file
+from deployer.predict.images import RAISE_LIMIT, Resized, fit_image, read_file
 from deployer.predict.refusals import Asked, explain
 from deployer.target import Endpoint
 
@@ -32,12 +32,12 @@ U = TypeVar("U")
 
 
 class Prediction(Struct, frozen=True, kw_only=True):
-    """What the model says of one file. `note` says what was sent where it was not the file itself."""
+    """What the model says of one file; `resized` where a smaller picture was sent in its place."""
 
     name: str
     value: Any
     milliseconds: float
-    note: str | None = None
+    resized: Resized | None = None
 
 
 class Failure(Struct, frozen=True, kw_only=True):
@@ -46,7 +46,7 @@ class Failure(Struct, frozen=True, kw_only=True):
     name: str
     error: PredictError
     milliseconds: float | None = None
-    note: str | None = None
+    resized: Resized | None = None
 
 
 class Client:
@@ -60,8 +60,9 @@ class Client:
         timeout: float = TIMEOUT,
         headers: Mapping[str, str] | None = None,
         max_request_size: int = MAX_REQUEST_SIZE,
-        resize: bool = True,
+        resize: bool = False,
         threads: int = THREADS,
+        authority: Path | None = None,
         clock: Callable[[], float] = time.perf_counter,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -72,7 +73,13 @@ class Client:
         self._threads = threads
         self._clock = clock
         self._connection = Connection(
-            endpoint, failure=PredictError, timeout=timeout, headers=headers, connections=threads, sleep=sleep
+            endpoint,
+            failure=PredictError,
+            timeout=timeout,
+            headers=headers,
+            connections=threads,
+            authority=authority,
+            sleep=sleep,
         )
 
     def __enter__(self) -> Client:
@@ -101,10 +108,10 @@ class Client:
             raise explain(answer.status, *self._connection.fit_to_quote(answer), asked)
         return codecs.decode(request, answer.body, answer.headers.get("content-type", ""))
 
-    def prepare(self, path: Path, protocol: Protocol) -> tuple[Request, str | None]:
-        """Make the request for one file, within the size limit, and a note of what was changed."""
+    def prepare(self, path: Path, protocol: Protocol) -> tuple[Request, Resized | None]:
+        """Make the request for one file, within the size limit; say if the picture in it is a smaller one."""
         if path.suffix.lower() == ".json":
-            payload, note = Payload(read_file(path, self._limit), JSON), None
+            payload, resized = Payload(read_file(path, self._limit), JSON), None
         else:
             fitted = fit_image(
                 path,
@@ -112,30 +119,30 @@ class Client:
                 request_size=partial(codecs.request_size, protocol),
                 resize=self._resize,
             )
-            payload, note = Payload(fitted.data, fitted.content_type), fitted.note
+            payload, resized = Payload(fitted.data, fitted.content_type), fitted.resized
         request = codecs.encode(protocol, self._model, [payload])
         if len(request.body) > self._limit:
             raise PredictError(
                 f"the request would have {len(request.body)} bytes, the limit is {self._limit}",
                 hint=RAISE_LIMIT,
             )
-        return request, note
+        return request, resized
 
     def _predict_one(self, protocol: Protocol, path: Path) -> Prediction | Failure:
-        note, started = None, None
+        resized, started = None, None
         try:
-            request, note = self.prepare(path, protocol)
+            request, resized = self.prepare(path, protocol)
             started = self._clock()
             values = self.ask(request)
         except PredictError as error:
             error.where = error.where or path.name
             spent = None if started is None else 1e3 * (self._clock() - started)
-            return Failure(name=str(path), error=error, milliseconds=spent, note=note)
+            return Failure(name=str(path), error=error, milliseconds=spent, resized=resized)
         return Prediction(
             name=str(path),
             value=values if request.whole else values[0],
             milliseconds=1e3 * (self._clock() - started),
-            note=note,
+            resized=resized,
         )
 
 
@@ -148,11 +155,14 @@ def predict_files(
     timeout: float = TIMEOUT,
     headers: Mapping[str, str] | None = None,
     max_request_size: int = MAX_REQUEST_SIZE,
-    resize: bool = True,
+    resize: bool = False,
+    authority: Path | None = None,
 ) -> Iterator[Prediction | Failure]:
     """Ask a model about files, some at a time, and yield what came of each, in the order of the files.
 
-    Raises ConfigError for an unknown protocol, PredictError for an endpoint or header that cannot be.
+    `timeout` is in seconds, for each file's request and answer; `authority` is a PEM file of certificates to
+    trust. Raises ConfigError for an unknown protocol, and a proxy or such a file that cannot be used;
+    PredictError for an invalid endpoint or header.
     """
     known = get_args(Protocol)
     if protocol not in known:
@@ -160,7 +170,13 @@ def predict_files(
             f"there is no protocol {protocol}", where="--protocol", hint=f"there are {', '.join(known)}"
         )
     client = Client(
-        endpoint, model, timeout=timeout, headers=headers, max_request_size=max_request_size, resize=resize
+        endpoint,
+        model,
+        timeout=timeout,
+        headers=headers,
+        max_request_size=max_request_size,
+        resize=resize,
+        authority=authority,
     )
     return client.predict(paths, cast("Protocol", protocol))
 

@@ -30,6 +30,7 @@ Protocol = Literal["plain", "v1", "v2"]
 JSON = "application/json"
 BYTES = "application/octet-stream"
 INPUT_NAME = "input-0"
+DEPTH = 100  # levels of lists and objects in an answer
 
 _HTML_STARTS = (b"<!doctype", b"<html", b"<head", b"<?xml")
 
@@ -162,7 +163,7 @@ def _own_answer(answer: bytes, content_type: str) -> Any:
     if _is_page(answer, content_type):
         raise _page(answer)
     try:
-        return json.loads(answer)
+        return _shallow(json.loads(answer))
     except (ValueError, RecursionError):
         pass
     try:
@@ -178,13 +179,29 @@ def _json_answer(answer: bytes) -> Any:
     if _is_page(answer, ""):
         raise _page(answer)
     try:
-        return json.loads(answer)
+        return _shallow(json.loads(answer))
     except (ValueError, RecursionError) as error:
         start = answer[:80].decode(errors="replace")
         raise PredictError(
             f"the answer is no JSON: {start!r}",
             hint="V1 and V2 answer in JSON: is this URL a model's? See kdeploy status",
         ) from error
+
+
+def _shallow(value: Any) -> Any:
+    """Return a value unless it is nested so deeply that nothing can be done with it. Raises PredictError."""
+    level = [value]
+    for _ in range(DEPTH):
+        level = [inner for one in level for inner in _children(one) if isinstance(inner, list | dict)]
+        if not level:
+            return value
+    raise PredictError(
+        f"the answer is nested more than {DEPTH} levels deep", hint="let the handler return less"
+    )
+
+
+def _children(value: Any) -> Any:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _is_page(answer: bytes, content_type: str) -> bool:
@@ -260,7 +277,7 @@ def _object(value: Any) -> Any:
     if not isinstance(value, str) or value[:1] not in ("{", "["):
         return value
     try:
-        return json.loads(value)
+        return _shallow(json.loads(value))
     except (ValueError, RecursionError):
         return value
 

@@ -1,30 +1,32 @@
-"""One HTTP exchange with an endpoint, foreign failures turned into ours. The only importer of urllib3.
+"""One HTTP exchange with an endpoint, foreign failures turned into ours.
 
-The promise: a request that may have reached the server is never sent twice, a redirect is never followed,
-and a header's value is in no error.
+The promise: a request that may have reached the server is never sent twice, a redirect is never followed, a
+header's value is in no error, and an exchange ends within its time.
 """
 
 from __future__ import annotations
 
 import re
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
 from msgspec import Struct
 
 from deployer.errors import KdeployError
-from deployer.target import Endpoint, Tunnel
+from deployer.proxies import address_of, find_proxy, tls_context
+from deployer.target import Endpoint
 
 if TYPE_CHECKING:
-    from urllib3 import BaseHTTPResponse, PoolManager
+    from urllib3 import BaseHTTPResponse
 
-CONNECT_TIMEOUT = 10.0  # seconds
 REFUSED_PAUSES = (0.1, 0.2, 0.4, 0.8)  # seconds between tries while nobody listens
 ANSWER_LIMIT = 64 * 2**20  # bytes of an answer at most; TorchServe's own default is a tenth of it
 
+_LONGER = "wait longer with --timeout, or see what the workers do: kdeploy logs"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
@@ -38,7 +40,11 @@ class Answer(Struct, frozen=True):
 
 
 class Connection:
-    """Keeps connections to one endpoint; every failure is of the kind `failure`. Safe to share by threads."""
+    """Keeps connections to one endpoint; every failure is of the kind `failure`. Safe to share by threads.
+
+    `timeout` is in seconds, for a whole exchange; `authority` is the PEM file whose certificates TLS trusts,
+    in place of the usual ones.
+    """
 
     def __init__(
         self,
@@ -48,10 +54,11 @@ class Connection:
         timeout: float,
         headers: Mapping[str, str] | None = None,
         connections: int = 1,
+        authority: Path | None = None,
         sleep: Callable[[float], None] = time.sleep,
         pauses: Sequence[float] = REFUSED_PAUSES,
     ) -> None:
-        import urllib3
+        from deployer.predict import wire
 
         self.failure = failure
         self.address = _address(endpoint.url, failure)
@@ -64,14 +71,21 @@ class Connection:
             self._headers |= _checked({"Host": endpoint.host}, failure)
         self._sleep = sleep
         self._pauses = pauses
+        self._deadline = wire.Deadline()
         self._tunnel = endpoint.tunnel
-        self._pool = urllib3.PoolManager(
-            maxsize=connections,
-            retries=False,
-            timeout=urllib3.Timeout(connect=min(CONNECT_TIMEOUT, timeout), read=timeout),
-        )
+        self._proxy = None if endpoint.tunnel else find_proxy(self.address)
+        parts = urlsplit(self.address)
+        tls = tls_context(authority) if parts.scheme == "https" else None
+        straight = partial(wire.open_pool, self._deadline, connections=connections, tls=tls)
+        # A proxy that gets a whole URL, as for plain HTTP, replaces the Host header by the URL's host.
+        by_connect = self._proxy and parts.scheme == "http" and endpoint.host not in (None, parts.netloc)
+        self._forwarded = partial(straight, proxy=self._proxy)
         if endpoint.tunnel:
-            _lead_through(endpoint.tunnel, self._pool)
+            self._pool = straight(open_socket=wire.through_tunnel(endpoint.tunnel))
+        elif self._proxy and by_connect:
+            self._pool = straight(open_socket=wire.through_proxy(self._proxy, self._deadline))
+        else:
+            self._pool = self._forwarded()
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -88,19 +102,22 @@ class Connection:
     ) -> Answer:
         """Send one request and return the answer, whatever its status. Tries again only while refused.
 
-        `path` is percent-encoded where it must be.
+        All of it takes `timeout` seconds at most. `path` is percent-encoded where it must be.
         """
         url = self.address + path + (f"?{urlencode(query)}" if query else "")
         headers = self._headers | ({"Content-Type": content_type} if content_type else {})
         pauses = iter(self._pauses)
+        self._deadline.begin(self.timeout)
         while (answer := self._exchange(method, url, body, headers)) is None:
             pause = next(pauses, None)
-            if pause is None:
+            if pause is None or not self._deadline.allows(pause):
                 raise self.failure(
                     f"nobody listens at {self.address}",
                     hint="see whether the service runs: kdeploy status; if it does not: kdeploy rollout",
                 )
             self._sleep(pause)
+        if answer.status == 407 and self._proxy:
+            raise self._refused_by_proxy("it wants credentials (407)")
         return answer
 
     def fit_to_quote(self, answer: Answer) -> tuple[dict[str, str], bytes]:
@@ -113,7 +130,9 @@ class Connection:
 
     def _exchange(self, method: str, url: str, body: bytes, headers: dict[str, str]) -> Answer | None:
         """Return the answer, or None where nobody listens and so nothing was sent."""
-        from urllib3.exceptions import HTTPError
+        from urllib3.exceptions import HTTPError, ProxyError
+
+        from deployer.predict.wire import TunnelRefusedError
 
         try:
             response: BaseHTTPResponse = self._pool.request(
@@ -125,7 +144,15 @@ class Connection:
                 preload_content=False,
             )
             return self._read(response)
+        except TunnelRefusedError as error:
+            if str(error).startswith("407"):
+                raise self._refused_by_proxy("it wants credentials (407)") from error
+            # Many proxies let nothing but TLS through a tunnel. Some keep the Host header of a whole URL.
+            self._pool = self._forwarded()
+            return self._exchange(method, url, body, headers)
         except HTTPError as error:
+            if isinstance(error, ProxyError):
+                raise self._refused_by_proxy(_cause(error)) from error
             if isinstance(error.__cause__, ConnectionRefusedError):
                 return None
             fault = self._tunnel.fault if self._tunnel else None
@@ -134,7 +161,14 @@ class Connection:
             raise self._explain(error, len(body)) from error
 
     def _read(self, response: BaseHTTPResponse) -> Answer:
-        body = response.read(ANSWER_LIMIT + 1)
+        from urllib3.exceptions import TimeoutError as TimedOutError
+
+        try:
+            body = response.read(ANSWER_LIMIT + 1)
+        except TimedOutError as error:
+            raise self.failure(
+                f"{self.address}: the answer is not complete after {self.timeout:g} s", hint=_LONGER
+            ) from error
         if len(body) > ANSWER_LIMIT:
             response.close()
             raise self.failure(
@@ -146,8 +180,19 @@ class Connection:
             response.status, {name.lower(): value for name, value in response.headers.items()}, body
         )
 
+    def _refused_by_proxy(self, why: str) -> KdeployError:
+        return self.failure(
+            f"{self.address}: the proxy {address_of(self._proxy or '')[0]} cannot be used: {why}",
+            hint="check HTTPS_PROXY and HTTP_PROXY; NO_PROXY names hosts that are reached without a proxy",
+        )
+
     def _explain(self, error: Exception, sent: int) -> KdeployError:
         from urllib3 import exceptions
+
+        from deployer.predict.wire import CONNECT_TIMEOUT
+
+        if isinstance(error, exceptions.ProtocolError) and isinstance(error.args[-1], TimeoutError):
+            error = exceptions.TimeoutError(error)
 
         # Of two kinds of which one is the other's, the narrower stands first.
         table: tuple[tuple[type[Exception], str, str], ...] = (
@@ -169,12 +214,12 @@ class Connection:
             (
                 exceptions.TimeoutError,
                 "no answer within {wait:g} s",
-                "wait longer with --timeout, or see what the workers do: kdeploy logs",
+                _LONGER,
             ),
             (
                 exceptions.SSLError,
                 "TLS fails: {cause}",
-                "is it https, and is its certificate one that this machine trusts?",
+                "check that it speaks https; --certificate-authority FILE names who signed its certificate",
             ),
             (
                 exceptions.ProtocolError,
@@ -182,7 +227,7 @@ class Connection:
                 "the server died or refuses a request of that size: kdeploy logs, then kdeploy status",
             ),
         )
-        cause = error.__cause__ or (error.args[-1] if error.args else error)
+        cause = _cause(error)
         connect = isinstance(error, exceptions.ConnectTimeoutError)
         wait = min(CONNECT_TIMEOUT, self.timeout) if connect else self.timeout
         for kind, what, hint in table:
@@ -193,25 +238,9 @@ class Connection:
         return self.failure(f"{self.address}: {error}", hint="see the address: kdeploy status")
 
 
-def _lead_through(tunnel: Tunnel, pool: PoolManager) -> None:
-    """Let a pool take its connections from a tunnel, TLS included."""
-    from urllib3 import connection, connectionpool
-
-    class Plain(connection.HTTPConnection):
-        def _new_conn(self) -> socket.socket:
-            return tunnel.open()
-
-    class Secure(connection.HTTPSConnection):
-        def _new_conn(self) -> socket.socket:
-            return tunnel.open()
-
-    class PlainPool(connectionpool.HTTPConnectionPool):
-        ConnectionCls = Plain
-
-    class SecurePool(connectionpool.HTTPSConnectionPool):
-        ConnectionCls = Secure
-
-    pool.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
+def _cause(error: Exception) -> str:
+    """Return what is behind an error of urllib3's."""
+    return str(error.__cause__ or (error.args[-1] if error.args else error))
 
 
 def _address(url: str, failure: type[KdeployError]) -> str:

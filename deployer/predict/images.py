@@ -1,6 +1,7 @@
-"""A file made fit for the request limit: as it is where it fits, else a smaller picture of the same.
+"""A file made fit for the request limit: as it is where it fits, else, on request, a smaller picture.
 
-What is sent smaller is upright (the EXIF orientation is applied, for not every handler reads it) and a JPEG
+A smaller picture is another input of the model, so it is made only on request, and the answer says so. It is
+upright (the EXIF orientation is applied, for not every handler reads it) and a JPEG
 of quality 90 in grey or RGB; a picture with transparency, or with 16 bits a pixel, is sent as a PNG, since
 JPEG has neither. No file is read as a whole before its size was looked at; only what must shrink is decoded.
 """
@@ -59,22 +60,36 @@ _OVERHEAD = 400  # bytes of headers and tables in the smallest JPEG, about
 _decoding = threading.Lock()  # one picture at a time is decoded, however many are sent: it is all the memory
 
 
+class Resized(Struct, frozen=True, kw_only=True):
+    """The picture that is sent in a file's place: `factor` is its width divided by the file's, both upright.
+
+    `format` is JPEG or PNG; `size` is in bytes, `note` a sentence for people.
+    """
+
+    factor: float
+    width: int
+    height: int
+    format: str
+    size: int
+    note: str
+
+
 class FittedImage(Struct, frozen=True):
-    """What is sent for a file, and a note where that is not the file itself."""
+    """What is sent for a file, and what was done where that is not the file itself."""
 
     data: bytes
     content_type: str
-    note: str | None = None
+    resized: Resized | None = None
 
 
 def fit_image(
-    path: Path, max_bytes: int, *, request_size: Callable[[int], int] = int, resize: bool = True
+    path: Path, max_bytes: int, *, request_size: Callable[[int], int] = int, resize: bool = False
 ) -> FittedImage:
-    """Return the file's bytes, or those of the same picture at the largest scale that fits.
+    """Return the file's bytes, or with `resize` those of the same picture at the largest scale that fits.
 
     `request_size` tells how many bytes of request so many bytes of file make; `max_bytes` limits the request.
     Raises PredictError, naming the file, for one that is empty, no regular file, unreadable, or must shrink
-    and is no picture, broken, or of more pixels than Pillow's `MAX_IMAGE_PIXELS`, or where `resize` is false.
+    and may not, is no picture, broken, or of more pixels than Pillow's `MAX_IMAGE_PIXELS`.
     """
     with _opened(path) as (file, size):
         wanted = request_size(size)
@@ -86,15 +101,24 @@ def fit_image(
             raise PredictError(
                 sizes,
                 where=path.name,
-                hint=f"leave out --no-resize, or {RAISE_LIMIT}",
+                hint=f"{RAISE_LIMIT}; or add --resize to send a smaller picture, which is another input",
             )
         try:
             with _decoding:
-                data, kind, (width, height) = _shrink(file, size, _room(max_bytes, request_size))
+                data, kind, pixels, factor = _shrink(file, size, _room(max_bytes, request_size))
         except PredictError as error:
             raise PredictError(f"{sizes}; {error.what}", where=path.name, hint=error.hint) from error
-    note = f"{path.name}: {sizes}: sent as {width}x{height} {kind} ({_readable(len(data))})"
-    return FittedImage(data, f"image/{kind.lower()}", note)
+    width, height = pixels
+    sent = f"{width}x{height} {kind} ({_readable(len(data))}), resized by {factor:g}"
+    resized = Resized(
+        factor=factor,
+        width=width,
+        height=height,
+        format=kind,
+        size=len(data),
+        note=f"{path.name}: {sizes}: sent as {sent}",
+    )
+    return FittedImage(data, f"image/{kind.lower()}", resized)
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:
@@ -146,8 +170,8 @@ def _room(max_bytes: int, request_size: Callable[[int], int]) -> int:
     return low
 
 
-def _shrink(file: io.BufferedReader, size: int, room: int) -> tuple[bytes, str, tuple[int, int]]:
-    """Return the picture in at most `room` bytes, its format, and its pixels."""
+def _shrink(file: io.BufferedReader, size: int, room: int) -> tuple[bytes, str, tuple[int, int], float]:
+    """Return the picture in at most `room` bytes, its format, its pixels, and the factor of its sides."""
     from PIL import Image
 
     Image.init()
@@ -156,6 +180,7 @@ def _shrink(file: io.BufferedReader, size: int, room: int) -> tuple[bytes, str, 
             # Pillow warns of large pictures, and of odd metadata; the limit that counts is _decoded's.
             warnings.simplefilter("ignore")
             with Image.open(file, formats=_formats()) as opened:
+                longest = max(opened.size)  # before a JPEG is decoded smaller
                 picture = _decoded(opened, scale=2 * (max(room, 1) / size) ** 0.5)
     except PredictError:
         raise
@@ -170,7 +195,7 @@ def _shrink(file: io.BufferedReader, size: int, room: int) -> tuple[bytes, str, 
     if found is None:
         raise PredictError("it cannot be made as small as that", hint=RAISE_LIMIT)
     data, pixels = found
-    return data, _format(picture), pixels
+    return data, _format(picture), pixels, round(max(pixels) / longest, 4)
 
 
 def _formats() -> list[str]:

@@ -72,28 +72,21 @@ class Models:
         url: str,
         *,
         model_name: str | None = None,
-        handler: str | None = None,
         initial_workers: int = 1,
         batch_size: int | None = None,
         max_batch_delay: int | None = None,
-        response_timeout: int | None = None,
-        startup_timeout: int | None = None,
-        synchronous: bool = True,
     ) -> str:
-        """Register an archive of the model store, or at an allowed URL; return what TorchServe says.
+        """Register an archive of the model store, or at an allowed URL; return TorchServe's message.
 
-        `max_batch_delay` is in milliseconds, the time-outs in seconds.
+        Returns when the workers have loaded the model. `max_batch_delay` is in milliseconds.
         """
         query = {
             "url": url,
             "model_name": model_name,
-            "handler": handler,
             "initial_workers": initial_workers,
             "batch_size": batch_size,
             "max_batch_delay": max_batch_delay,
-            "response_timeout": response_timeout,
-            "startup_timeout": startup_timeout,
-            "synchronous": _flag(synchronous),
+            "synchronous": "true",
         }
         return self._status("POST", "/models", query)
 
@@ -104,10 +97,9 @@ class Models:
         *,
         min_workers: int | None = None,
         max_workers: int | None = None,
-        synchronous: bool = True,
     ) -> str:
-        """Change how many workers a model has; return what TorchServe says."""
-        query = {"min_worker": min_workers, "max_worker": max_workers, "synchronous": _flag(synchronous)}
+        """Change the number of a model's workers and wait for them; return TorchServe's message."""
+        query = {"min_worker": min_workers, "max_worker": max_workers, "synchronous": "true"}
         return self._status("PUT", _path(name, version), query)
 
     def set_default(self, name: str, version: str) -> str:
@@ -156,10 +148,6 @@ class Models:
 
 def _path(name: str, version: str | None) -> str:
     return "/".join(["/models", *(quote(part, safe="") for part in (name, version) if part)])
-
-
-def _flag(value: bool) -> str:
-    return "true" if value else "false"
 
 
 def _not_torchserve(document: Any) -> TargetError:

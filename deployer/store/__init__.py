@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -15,9 +16,10 @@ from deployer.release import Release
 if TYPE_CHECKING:
     from deployer.store.shell import Shell
 
-__all__ = ["PROPERTIES", "RECORD", "ModelStore", "Staging", "Stored", "open_store"]
+__all__ = ["PROPERTIES", "RECORD", "RECORD_MAX", "ModelStore", "Staging", "Stored", "open_store"]
 
 RECORD = "release.json"
+RECORD_MAX = 64 << 20  # bytes; of some 200,000 members
 PROPERTIES = Path("config", "config.properties")
 
 
@@ -55,6 +57,9 @@ class ModelStore(Protocol):
     def list(self, name: str | None = None) -> list[Release]:
         """Return the releases of one model, or of all, the oldest push first."""
 
+    def dated(self, name: str | None = None) -> builtins.list[tuple[float, Release]]:
+        """Return the same, each with the time of its push by the store's clock: seconds since the epoch."""
+
     def stage(self) -> AbstractContextManager[Staging]:
         """Open a folder to build a release in; what was not `put` at its end is removed."""
 
@@ -62,6 +67,13 @@ class ModelStore(Protocol):
         """Publish a staged release. Idempotent; IntegrityError where another holds its place.
 
         `bytes_written` is what this call sent, so 0 where all of it was there.
+        """
+
+    def check(self, release: Release) -> None:
+        """Compare the names, sizes and stored digests of a release with its record. Raises IntegrityError.
+
+        Of the archive only the directory at its end is read; all of it where the store has no digest of it,
+        or where it was written after the record.
         """
 
     def verify(self, release: Release) -> None:

@@ -7,13 +7,13 @@ and Expiration.
 from __future__ import annotations
 
 import shlex
-import subprocess
 from datetime import datetime, timezone
 
 import msgspec
 from msgspec import Struct
 
 from deployer.errors import ConfigError
+from deployer.processes import DEVNULL, EndlessError, ask_program
 
 SECONDS = 60.0  # a process that needs longer waits for somebody
 
@@ -32,23 +32,18 @@ def ask_process(command: str, profile: str, *, seconds: float = SECONDS) -> tupl
     The second is whether they last, which those that expire do not. Raises ConfigError.
     """
     try:
-        done = subprocess.run(
-            shlex.split(command),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # which may hold secrets, too
-            timeout=seconds,
-            check=True,
-        )
-        answer = msgspec.json.decode(done.stdout, type=_Answer)
-    except subprocess.TimeoutExpired:
-        raise _useless(f"does not end within {seconds:g} s", profile) from None
-    except subprocess.CalledProcessError as error:
-        raise _useless(f"ends with exit code {error.returncode}", profile) from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise _useless("does not print keys as AWS reads them", profile) from None
+        # What it writes to stderr may hold secrets, too.
+        done = ask_program(shlex.split(command), seconds=seconds, stdin=DEVNULL, stderr=DEVNULL)
+    except EndlessError as error:
+        raise _useless(str(error), profile) from None
     except (OSError, ValueError):  # there is no such program, or a quote has no end
         raise _useless("cannot be started", profile) from None
+    if done.code:
+        raise _useless(f"ends with exit code {done.code}", profile)
+    try:
+        answer = msgspec.json.decode(done.output, type=_Answer)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise _useless("does not print keys as AWS reads them", profile) from None
     if answer.version != 1:
         raise _useless(f"prints keys in version {answer.version}, and AWS knows 1", profile)
     expires = answer.expiration

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from deployer.errors import ConfigError
+from deployer.files import read_bytes
+from deployer.proxies import find_proxy, is_loopback
 from deployer.store.credentials import GOOGLE_FILE, Credentials
 from deployer.store.location import Location
 
@@ -20,10 +24,11 @@ def connect(location: Location, credentials: Credentials, ca_bundle: Path | None
 
     Raises ConfigError where the CA bundle cannot be read; obstore's own errors for what it refuses.
     """
-    client: dict[str, Any] = {**_CLIENT, "allow_http": not location.secure}
+    client: dict[str, Any] = {**_CLIENT, **_past_proxies(location.endpoint)}
+    client["allow_http"] = not location.secure
     if ca_bundle:
         try:
-            client["root_certificate"] = ca_bundle.read_bytes()
+            client["root_certificate"] = read_bytes(ca_bundle, 16 << 20)
         except OSError as error:
             raise ConfigError(
                 f"the CA bundle cannot be read: {error.strerror}", where=f"store.ca-bundle: {ca_bundle}"
@@ -31,6 +36,16 @@ def connect(location: Location, credentials: Credentials, ca_bundle: Path | None
     opened = {"s3": _s3, "gs": _gcs, "az": _azure}[location.scheme]
     options = {"prefix": location.prefix or None, "client_options": client, "retry_config": _RETRY}
     return opened(location, credentials, options)
+
+
+def _past_proxies(endpoint: str) -> dict[str, str]:
+    """Keep a loopback endpoint off the environment's proxy, which obstore would use for it, too."""
+    parts = urlsplit(endpoint)
+    proxy = find_proxy(f"{parts.scheme}://elsewhere.invalid")
+    if not proxy or not is_loopback(parts.hostname or ""):
+        return {}
+    excepted = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    return {"proxy_url": proxy, "proxy_excludes": f"{parts.hostname},{excepted}"}
 
 
 def _s3(location: Location, credentials: Credentials, options: dict[str, Any]) -> Any:

@@ -1,10 +1,10 @@
 """Credentials of an object store, found where each cloud's own tools keep them; never shown, never written.
 
-S3: the environment, then the profile (`AWS_PROFILE`, else `default`) in `~/.aws/credentials` and
-`~/.aws/config`, and the process that it may name. Azure: account key, connection string, SAS token or
-service principal in the environment. Google: the file that `GOOGLE_APPLICATION_CREDENTIALS` names, else what
-`gcloud auth application-default login` wrote. Where there are none, obstore asks what the machine has: web
-identity, instance metadata.
+S3, as AWS's own tools do: keys in the environment, then the profile (`AWS_PROFILE`, else `default`) in
+`~/.aws/credentials` and `~/.aws/config`, and the process that it may name. Azure: account key, connection
+string, SAS token or service principal in the environment. Google: the file that
+`GOOGLE_APPLICATION_CREDENTIALS` names, else what `gcloud auth application-default login` wrote. Where there
+are none, obstore asks what the machine has: web identity, instance metadata.
 """
 
 from __future__ import annotations
@@ -13,22 +13,24 @@ import configparser
 import json
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import msgspec
 from msgspec import Struct, field
 
 from deployer.errors import ConfigError
+from deployer.files import expanded, read_text
 
 GOOGLE_FILE = "gcloud-application-credentials.json"  # as KServe calls it
 _AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-_STRONGER = {"role_arn", "sso_session", "sso_start_url"}  # what AWS's own tools ask before a process
+_OLD_TOKEN = "AWS_SECURITY_TOKEN"  # noqa: S105 - what AWS called a session token before
+_STRONGER = {"role_arn", "sso_session", "sso_start_url"}  # what AWS's own tools ask before keys or a process
 _AZURE_KEYS = (
     "AZURE_STORAGE_KEY",
     "AZURE_STORAGE_ACCESS_KEY",
     "AZURE_STORAGE_ACCOUNT_KEY",
 )
 _SECRET_VARIABLE = re.compile(r"(AWS|AZURE|GOOGLE)_.*(KEY|SECRET|TOKEN|PASSWORD|SAS|CONNECTION).*(?<!_FILE)")
+_NOT_GOOGLE = "is not a file of Google's credentials"
 _LOGIN = re.compile(r"//[^/@:]*:([^/@]*)@")
 _AZURE_PRINCIPAL = {
     "AZ_CLIENT_ID": "AZURE_CLIENT_ID",
@@ -74,18 +76,25 @@ def _of_variables(environment: Mapping[str, str]) -> frozenset[str]:
 
 def _aws(environment: Mapping[str, str]) -> Credentials:
     profile = environment.get("AWS_PROFILE") or environment.get("AWS_DEFAULT_PROFILE")
-    by_variable = {name: environment[name] for name in _AWS if environment.get(name)}
-    if set(_AWS[:2]) <= set(by_variable) and not profile:
-        return _keys(by_variable, "")
     section = _aws_profile(environment, profile or "default")
-    by_file = {name: section[name.lower()] for name in _AWS if section.get(name.lower())}
     region = section.get("region", "")
-    if set(_AWS[:2]) <= set(by_file):
+    by_variable = _pair(environment)
+    if _AWS[0] in by_variable and _AWS[1] not in by_variable:
+        raise ConfigError(
+            "AWS_ACCESS_KEY_ID is set and AWS_SECRET_ACCESS_KEY is not",
+            where="AWS_SECRET_ACCESS_KEY",
+            hint="set both, or neither to use a profile",
+        )
+    if _AWS[0] in by_variable:
+        return _keys(by_variable, region)
+    own = {} if section.keys() & _STRONGER else section
+    by_file = _pair({name.upper(): value for name, value in own.items()})
+    if {_AWS[0], _AWS[1]} <= by_file.keys():
         return _keys(by_file, region)
-    if section.get("credential_process") and not section.keys() & _STRONGER:
+    if own.get("credential_process"):
         from deployer.store.aws_process import ask_process
 
-        data, lasting = ask_process(section["credential_process"], profile or "default")
+        data, lasting = ask_process(own["credential_process"], profile or "default")
         return msgspec.structs.replace(_keys(data, region), lasting=lasting)
     if profile:
         raise ConfigError(
@@ -97,6 +106,13 @@ def _aws(environment: Mapping[str, str]) -> Credentials:
     return Credentials(secrets=_contents([environment.get("AWS_WEB_IDENTITY_TOKEN_FILE")]), region=region)
 
 
+def _pair(values: Mapping[str, str]) -> dict[str, str]:
+    """Return the access key, the secret and the session token among some values, as far as they are set."""
+    token = values.get(_AWS[2]) or values.get(_OLD_TOKEN)
+    found = {_AWS[0]: values.get(_AWS[0]), _AWS[1]: values.get(_AWS[1]), _AWS[2]: token}
+    return {name: value for name, value in found.items() if value}
+
+
 def _keys(data: dict[str, str], region: str) -> Credentials:
     """Hold a pair of keys; the id alone opens nothing, but names the account, so it is kept back too."""
     return Credentials(
@@ -106,17 +122,20 @@ def _keys(data: dict[str, str], region: str) -> Credentials:
 
 def _aws_profile(environment: Mapping[str, str], profile: str) -> dict[str, str]:
     """Return what both of AWS's files say of a profile, the one for credentials having the last word."""
-    home = Path(environment.get("HOME") or Path.home())
     found: dict[str, str] = {}
     for variable, name, section in (
         ("AWS_CONFIG_FILE", "config", profile if profile == "default" else f"profile {profile}"),
         ("AWS_SHARED_CREDENTIALS_FILE", "credentials", profile),
     ):
-        path = Path(environment.get(variable) or home / ".aws" / name).expanduser()
+        path = expanded(environment.get(variable) or f"~/.aws/{name}", environment)
         parser = configparser.RawConfigParser()
         try:
-            parser.read(path, "utf-8")
-        except (configparser.Error, UnicodeDecodeError, OSError):
+            parser.read_string(read_text(path))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise ConfigError(f"it cannot be read: {error.strerror}", where=str(path)) from None
+        except configparser.Error:
             # What a parser says of a line quotes it, and the line may be the secret.
             raise ConfigError("it cannot be read as AWS writes it", where=str(path)) from None
         if parser.has_section(section):
@@ -145,21 +164,21 @@ def _azure(environment: Mapping[str, str]) -> Credentials:
 
 def _google(environment: Mapping[str, str]) -> Credentials:
     named = environment.get("GOOGLE_APPLICATION_CREDENTIALS")
-    home = Path(environment.get("HOME") or Path.home())
-    path = Path(named or home / ".config" / "gcloud" / "application_default_credentials.json").expanduser()
-    if not named and not path.is_file():
-        return Credentials()
+    path = expanded(named or "~/.config/gcloud/application_default_credentials.json", environment)
     try:
-        text = path.read_text("utf-8")
+        text = read_text(path)
         content = json.loads(text)
         secrets = {
             value
             for key in ("private_key", "private_key_id", "client_secret", "refresh_token")
             if isinstance(value := content.get(key), str) and value
         }
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        if isinstance(error, FileNotFoundError) and not named:
+            return Credentials()
+        why = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else _NOT_GOOGLE
         raise ConfigError(
-            "it is no file of Google's credentials",
+            f"it {why}",
             where=str(path),
             hint="gcloud auth application-default login",
         ) from None
@@ -173,7 +192,7 @@ def _contents(paths: Iterable[str | None]) -> frozenset[str]:
     found: set[str] = set()
     for path in filter(None, paths):
         try:
-            found.add(Path(path).read_text("utf-8").strip())
-        except (OSError, UnicodeDecodeError):  # noqa: PERF203 - one or two
+            found.add(read_text(path).strip())
+        except OSError:  # noqa: PERF203 - one or two
             continue  # whoever needs it says so
     return frozenset(found)

@@ -11,19 +11,21 @@ the last file written; so whatever dies, a release is there whole or not at all.
 from __future__ import annotations
 
 import builtins
+import contextlib
 import errno
 import os
 import re
-import shutil
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from deployer.access import Access
-from deployer.archive import verify_archive
+from deployer.archive import outline_size, verify_archive
 from deployer.config import NAME_PATTERN
 from deployer.errors import IntegrityError
+from deployer.files import read_bytes, remove_tree, walk
 from deployer.release import ID_PATTERN, Release, decode_release, encode_release
-from deployer.store import PROPERTIES, RECORD, Staging, Stored
+from deployer.store import PROPERTIES, RECORD, RECORD_MAX, Staging, Stored
+from deployer.store.contents import Contents, archive_name
 from deployer.store.faults import disk_error
 from deployer.store.staging import debris_of, staged
 
@@ -50,7 +52,7 @@ class FolderStore:
         """Return a release that is there in whole, or None."""
         path = self._place(name, release_id) / RECORD
         try:
-            data = path.read_bytes()
+            data = read_bytes(path, RECORD_MAX)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -66,17 +68,21 @@ class FolderStore:
 
     def list(self, name: str | None = None) -> builtins.list[Release]:
         """Return the releases of one model, or of all, the oldest push first."""
+        return [release for _, release in self.dated(name)]
+
+    def dated(self, name: str | None = None) -> builtins.list[tuple[float, Release]]:
+        """Return the same, each with the time of its push: seconds since the epoch."""
         names = [name] if name else [n for n in self._names(self.folder) if re.match(NAME_PATTERN, n)]
-        found: list[tuple[int, Release]] = []
+        found: builtins.list[tuple[float, Release]] = []
         for model in names:
             for release_id in self._names(self.folder / model):
                 if not re.match(ID_PATTERN, release_id):
                     continue
                 release = self.find(model, release_id)
-                if release:
-                    record = self._place(model, release_id) / RECORD
-                    found.append((record.stat().st_mtime_ns, release))
-        return [release for _, release in sorted(found, key=lambda pair: (pair[0], pair[1].label))]
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # removed in this moment
+                    if release:
+                        found.append(((self._place(model, release_id) / RECORD).stat().st_mtime, release))
+        return sorted(found, key=lambda pair: (pair[0], pair[1].label))
 
     def stage(self) -> AbstractContextManager[Staging]:
         """Open a folder to build a release in; what was not `put` at its end is removed."""
@@ -90,7 +96,7 @@ class FolderStore:
             _write(staging.folder / PROPERTIES, release.config_properties.encode())
             _sync(staging.archive_path(release.archive.file_name))
             _write(staging.folder / RECORD, encode_release(release))
-            written = sum(path.stat().st_size for path in staging.folder.rglob("*") if path.is_file())
+            written = _size(staging.folder)
             place.parent.mkdir(parents=True, exist_ok=True)
             self._make_room(release, place, staging)
             staging.folder.rename(place)
@@ -102,29 +108,36 @@ class FolderStore:
             raise disk_error("the release cannot be stored", str(place), error) from error
         return Stored(self.uri(release), written)
 
+    def check(self, release: Release) -> None:
+        """Compare a release with its record by names and sizes; by its bytes if it was written after that."""
+        place = self._place(release.name, release.id)
+        try:
+            contents = self._compare_files(release, place)
+            with (place / archive_name(release)).open("rb") as archive:
+                status = os.fstat(archive.fileno())
+                archive.seek(max(status.st_size - outline_size(release.archive.members), 0))
+                contents.compare_outline(archive.read(), status.st_size)
+            # The record is written last. No program can set this time.
+            written_later = status.st_ctime_ns > (place / RECORD).stat().st_ctime_ns
+        except OSError as error:
+            raise disk_error("the release cannot be read", str(place), error) from error
+        if written_later:
+            verify_archive(place / archive_name(release), release.archive.members)
+
     def verify(self, release: Release) -> None:
         """Compare every stored byte with the release. Raises IntegrityError."""
         place = self._place(release.name, release.id)
-        archive = Path("model-store", release.archive.file_name)
-        expected = {PROPERTIES, archive, Path(RECORD)}
         try:
-            found = {path.relative_to(place) for path in place.rglob("*") if not path.is_dir()}
-            properties = (place / PROPERTIES).read_bytes() if PROPERTIES in found else b""
+            self._compare_files(release, place)
         except OSError as error:
             raise disk_error("the release cannot be read", str(place), error) from error
-        hint = f"remove {place} and push again"
-        for path in sorted(expected ^ found):
-            what = "is missing" if path in expected else "does not belong to the release"
-            raise IntegrityError(f"{path} {what}", where=str(place), hint=hint)
-        if properties != release.config_properties.encode():
-            raise IntegrityError("config.properties was changed", where=str(place / PROPERTIES), hint=hint)
-        verify_archive(place / archive, release.archive.members)
+        verify_archive(place / archive_name(release), release.archive.members)
 
     def delete(self, release: Release) -> int:
         """Remove a release and return the bytes that this freed."""
         place = self._place(release.name, release.id)
         try:
-            freed = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+            freed = _size(place)
             with self.stage() as staging:
                 # Out of its place by one rename, so that no half of it is ever seen there.
                 place.rename(staging.folder / "deleted")
@@ -134,6 +147,13 @@ class FolderStore:
 
     def close(self) -> None:
         """Do nothing: nothing is held open."""
+
+    def _compare_files(self, release: Release, place: Path) -> Contents:
+        """Compare all but the archive. Raises IntegrityError, OSError."""
+        contents = Contents(release, where=str(place))
+        contents.compare_names(os.path.relpath(entry.path, place) for entry in walk(place))
+        contents.compare_properties(read_bytes(place / PROPERTIES))
+        return contents
 
     def _place(self, name: str, release_id: str) -> Path:
         return self.folder / name / release_id
@@ -150,7 +170,11 @@ class FolderStore:
         """Move away what stands in a release's place without being one."""
         if place.is_dir() and not self.find(release.name, release.id) and any(place.iterdir()):
             place.rename(debris_of(staging))
-            shutil.rmtree(debris_of(staging), ignore_errors=True)
+            remove_tree(debris_of(staging))
+
+
+def _size(folder: Path) -> int:
+    return sum(entry.stat(follow_symlinks=False).st_size for entry in walk(folder))
 
 
 def _write(path: Path, data: bytes) -> None:

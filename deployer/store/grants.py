@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from deployer.access import Access
 from deployer.config import Store
+from deployer.errors import ConfigError
 from deployer.store.credentials import Credentials
 from deployer.store.location import Location, host_of
 
 _KSERVE = "serving.kserve.io/"
 _IDENTITY = "azure.workload.identity/"  # whose webhook looks at labelled pods alone
+_WAY_OUT = (
+    "name a ServiceAccount of the cluster in store.service-account, a Secret of the cluster in "
+    "store.secret-name, or a role in store.service-account-annotations"
+)
 
 
 def grant(config: Store, location: Location, credentials: Credentials) -> Access:
     """Return how a service on a cluster is let into an object store.
 
-    What exists on the cluster is named; else our credentials become a Secret, where they can: a token that
-    KServe does not know, or a person's own sign-in, never does, and the `caution` says so.
+    What exists on the cluster is named; else the credentials found here become a Secret. Raises ConfigError
+    where those expire, or are a person's own login: neither is ever stored in a cluster.
     """
     if config.service_account:
         return Access(account=config.service_account)
@@ -29,8 +34,15 @@ def grant(config: Store, location: Location, credentials: Credentials) -> Access
             annotations=annotations,
             pod_labels={f"{_IDENTITY}use": "true"} if of_azure else {},
         )
-    data = {} if location.scheme == "gs" and not credentials.lasting else credentials.data
-    return Access(data=data, annotations=annotations, caution=_caution(data, credentials))
+    if not credentials.lasting:
+        raise ConfigError(
+            "the credentials for the model store are temporary or personal, and kdeploy stores neither in a "
+            "cluster: pods that start later could not load the model",
+            where="store.uri",
+            hint=_WAY_OUT,
+        )
+    caution = "" if credentials.data else f"there are no credentials that a cluster could use: {_WAY_OUT}"
+    return Access(data=credentials.data, annotations=annotations, caution=caution)
 
 
 def _s3_annotations(config: Store, location: Location) -> dict[str, str]:
@@ -46,12 +58,3 @@ def _s3_annotations(config: Store, location: Location) -> dict[str, str]:
     if config.ca_config_map:
         annotations["s3-cabundle-configmap"] = config.ca_config_map
     return {_KSERVE + name: value for name, value in annotations.items()}
-
-
-def _caution(data: dict[str, str], credentials: Credentials) -> str:
-    way_out = "name a ServiceAccount that may read the model store in store.service-account"
-    if not data:
-        return f"there are no credentials that a cluster could use: {way_out}"
-    if not credentials.lasting:
-        return f"the cluster's credentials expire, and replicas that start then cannot load: {way_out}"
-    return ""

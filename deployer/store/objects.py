@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from deployer.access import Access
-from deployer.archive import verify_archive
+from deployer.archive import outline_size, verify_archive
 from deployer.config import NAME_PATTERN, Store
 from deployer.errors import IntegrityError, StoreError
 from deployer.release import ID_PATTERN, Release, decode_release, encode_release
 from deployer.store import PROPERTIES, RECORD, Staging, Stored
+from deployer.store.contents import Contents, archive_name
 from deployer.store.credentials import Credentials, find_credentials
 from deployer.store.faults import cloud_error, disk_error, missing_bucket, scrubbed
 from deployer.store.grants import grant
@@ -85,6 +86,10 @@ class ObjectStore:
 
         Stores know the time of a push to the second; of two within one, the order is by name.
         """
+        return [release for _, release in self.dated(name)]
+
+    def dated(self, name: str | None = None) -> builtins.list[tuple[float, Release]]:
+        """Return the same, each with the time of its push: seconds since the epoch."""
         pattern = re.compile(rf"(?P<name>[^/]+)/(?P<id>[^/]+)/{re.escape(RECORD)}")
         places = [
             (match["name"], match["id"])
@@ -95,7 +100,7 @@ class ObjectStore:
         ]
         with ThreadPoolExecutor(_READERS) as pool:
             found = [pair for pair in pool.map(lambda place: self._find(*place), places) if pair]
-        return [release for _, release in sorted(found, key=lambda pair: (pair[0], pair[1].label))]
+        return sorted(found, key=lambda pair: (pair[0], pair[1].label))
 
     def stage(self) -> AbstractContextManager[Staging]:
         """Open a local folder to build a release in; nothing of it stays."""
@@ -110,25 +115,37 @@ class ObjectStore:
         written += self._put_file(f"{place}/model-store/{archive.name}", archive, release.archive.digest)
         return Stored(self.uri(release), written + self._put_record(release))
 
+    def check(self, release: Release) -> None:
+        """Compare names, sizes and stored digests with the record; without a digest, every byte."""
+        contents, size = self._compare_files(release)
+        archive = f"{_place(release)}/{archive_name(release)}"
+        contents.compare_outline(self._tail(archive, size, outline_size(release.archive.members)), size)
+        found = self._head(archive)
+        digest = found and found[1]
+        if digest is None:  # another program brought it there
+            self.verify(release)
+        elif digest != release.archive.digest:
+            raise contents.damaged(f"{archive_name(release)} was replaced")
+
     def verify(self, release: Release) -> None:
         """Compare every stored byte with the release, by downloading it. Raises IntegrityError."""
-        place = _place(release)
-        where, hint = self.uri(release), f"remove what is below {self.uri(release)} and push again"
-        archive = f"model-store/{release.archive.file_name}"
-        expected = {str(PROPERTIES), archive, RECORD}
-        found = {path.removeprefix(f"{place}/"): size for path, size in self._paths(place)}
-        for path in sorted(expected ^ set(found)):
-            what = "is missing" if path in expected else "does not belong to the release"
-            raise IntegrityError(f"{path} {what}", where=where, hint=hint)
-        if self._read(f"{place}/{PROPERTIES}")[1] != release.config_properties.encode():
-            raise IntegrityError("config.properties was changed", where=where, hint=hint)
+        contents, size = self._compare_files(release)
         with self.stage() as staging:
             copy = staging.archive_path(release.archive.file_name)
-            self._download(f"{place}/{archive}", copy, found[archive])
+            self._download(f"{_place(release)}/{archive_name(release)}", copy, size)
             try:
                 verify_archive(copy, release.archive.members)
             except IntegrityError as error:
-                raise IntegrityError(error.what, where=where + archive, hint=hint) from error
+                raise contents.damaged(f"{archive_name(release)}: {error.what}") from error
+
+    def _compare_files(self, release: Release) -> tuple[Contents, int]:
+        """Compare all but the archive, and return the archive's size. Raises IntegrityError."""
+        place = _place(release)
+        contents = Contents(release, where=self.uri(release))
+        found = {path.removeprefix(f"{place}/"): size for path, size in self._paths(place)}
+        contents.compare_names(found)
+        contents.compare_properties(self._read(f"{place}/{PROPERTIES}")[1])
+        return contents, found[archive_name(release)]
 
     def delete(self, release: Release) -> int:
         """Remove a release, `release.json` first, and return the bytes that this freed."""
@@ -289,6 +306,18 @@ class ObjectStore:
             return found.meta["last_modified"].timestamp(), bytes(found.bytes())
 
         return self._ask("the model store cannot be read", path, read)
+
+    def _tail(self, path: str, size: int, at_most: int) -> bytes:
+        """Return the last bytes of an object."""
+        import obstore
+
+        start = max(size - at_most, 0)
+        if start == size:
+            return b""
+        what = "the model store cannot be read"
+        return self._ask(
+            what, path, lambda: bytes(obstore.get_range(self._objects, path, start=start, end=size))
+        )
 
     def _paths(self, prefix: str) -> builtins.list[tuple[str, int]]:
         """Return path and size of every object below a path."""

@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from deployer.access import Access
-from deployer.archive import verify_archive
+from deployer.archive import outline_size, verify_archive
 from deployer.config import NAME_PATTERN, Store
 from deployer.errors import IntegrityError, StoreError
 from deployer.release import ID_PATTERN, Release, decode_release, encode_release
 from deployer.store import PROPERTIES, RECORD, Staging, Stored
+from deployer.store.contents import Contents, archive_name
 from deployer.store.faults import disk_error
 from deployer.store.location import locate_claim
 from deployer.store.shell import BrokenError, ExitError, Shell, ask, refused
@@ -49,6 +50,12 @@ _FILES = """
 [ -d "$1" ] || { echo .; exit; }
 cd "$1"
 find . ! -type d -exec stat -c '%s %n' {} +
+"""
+
+# The record is the newest file of a release that nobody has changed.
+_OUTLINE = """
+echo "$(find "$1" -newer "$2")"
+tail -c "$3" "$1"
 """
 
 _DELETE = """
@@ -96,8 +103,12 @@ class ClaimStore:
 
         Of two that were pushed within one second, the order is by name.
         """
+        return [release for _, release in self.dated(name)]
+
+    def dated(self, name: str | None = None) -> builtins.list[tuple[float, Release]]:
+        """Return the same, each with the time of its push: seconds since the epoch."""
         rest = self._ask(_LIST, self.claim.folder, name or "")
-        found: builtins.list[tuple[int, Release]] = []
+        found: builtins.list[tuple[float, Release]] = []
         while rest:
             head, _, rest = rest.partition(b"\n")
             changed, size, path = head.decode().split(" ")
@@ -105,7 +116,7 @@ class ClaimStore:
             model, release_id, _ = path.split("/")
             if re.match(NAME_PATTERN, model) and re.match(ID_PATTERN, release_id):
                 found.append((int(changed), self._decode(content, model, release_id)))
-        return [release for _, release in sorted(found, key=lambda pair: (pair[0], pair[1].label))]
+        return sorted(found, key=lambda pair: (pair[0], pair[1].label))
 
     def stage(self) -> AbstractContextManager[Staging]:
         """Open a local folder to build a release in; nothing of it stays."""
@@ -113,7 +124,7 @@ class ClaimStore:
 
     def put(self, release: Release, staging: Staging) -> Stored:
         """Publish a staged release: what is there is not sent again, and all is compared. Idempotent."""
-        names = (str(PROPERTIES), _archive(release), RECORD)
+        names = (str(PROPERTIES), archive_name(release), RECORD)
         try:
             (staging.folder / PROPERTIES).parent.mkdir(exist_ok=True)
             (staging.folder / PROPERTIES).write_bytes(release.config_properties.encode())
@@ -124,24 +135,36 @@ class ClaimStore:
             raise disk_error("the release cannot be sent", str(staging.folder), error) from error
         return Stored(self.uri(release), upload.sent)
 
+    def check(self, release: Release) -> None:
+        """Compare a release with its record by names and sizes; by its bytes if it was written after that."""
+        contents, size = self._compare_files(release)
+        place, at_most = self._place(release), outline_size(release.archive.members)
+        answer = self._ask(
+            _OUTLINE, f"{place}/{archive_name(release)}", f"{place}/{RECORD}", str(min(at_most, size))
+        )
+        written_later, _, tail = answer.partition(b"\n")
+        contents.compare_outline(tail, size)
+        if written_later:
+            self.verify(release)
+
     def verify(self, release: Release) -> None:
         """Compare every stored byte with the release, by downloading it. Raises IntegrityError."""
-        where, hint = self.uri(release), f"remove what is below {self.uri(release)} and push again"
-        archive = _archive(release)
-        expected = {str(PROPERTIES), archive, RECORD}
-        found = self._files(release)
-        for path in sorted(expected ^ set(found)):
-            what = "is missing" if path in expected else "does not belong to the release"
-            raise IntegrityError(f"{path} {what}", where=where, hint=hint)
-        if self._ask(_FIND, f"{self._place(release)}/{PROPERTIES}") != release.config_properties.encode():
-            raise IntegrityError("config.properties was changed", where=where, hint=hint)
+        contents, size = self._compare_files(release)
         with self.stage() as staging:
             copy = staging.archive_path(release.archive.file_name)
-            self._download(f"{self._place(release)}/{archive}", copy, found[archive])
+            self._download(f"{self._place(release)}/{archive_name(release)}", copy, size)
             try:
                 verify_archive(copy, release.archive.members)
             except IntegrityError as error:
-                raise IntegrityError(error.what, where=where + archive, hint=hint) from error
+                raise contents.damaged(f"{archive_name(release)}: {error.what}") from error
+
+    def _compare_files(self, release: Release) -> tuple[Contents, int]:
+        """Compare all but the archive, and return the archive's size. Raises IntegrityError."""
+        contents = Contents(release, where=self.uri(release))
+        found = self._files(release)
+        contents.compare_names(found)
+        contents.compare_properties(self._ask(_FIND, f"{self._place(release)}/{PROPERTIES}"))
+        return contents, found[archive_name(release)]
 
     def delete(self, release: Release) -> int:
         """Remove a release, by one rename first, and return the bytes that this freed."""
@@ -209,7 +232,3 @@ class ClaimStore:
                 if tries == ATTEMPTS:
                     raise
             self._sleep(0.2 * 2**tries)
-
-
-def _archive(release: Release) -> str:
-    return f"model-store/{release.archive.file_name}"

@@ -48,6 +48,7 @@ if [ -e "$place" ] && [ ! -f "$place/release.json" ]; then
   [ ! -f "$trash/release.json" ] || mv "$trash" "$place"
 fi
 mkdir -p "${place%/*}"
+touch -c "$staging/release.json"
 [ -f "$place/release.json" ] || mv "$staging" "$place" || [ -f "$place/release.json" ]
 rm -rf "$trash" "$staging" "$place/${staging##*/}" || :
 find "${staging%/*}" -mindepth 1 -maxdepth 1 -mtime +7 -exec rm -rf {} + || :

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from deployer.errors import DiskFullError
+from deployer.files import remove_tree
 from deployer.store import Staging
 from deployer.store.faults import disk_error
 
@@ -35,7 +36,7 @@ def staged(parent: Path, store: str) -> Iterator[Staging]:
         try:
             yield Staging(place)
         finally:
-            shutil.rmtree(place, ignore_errors=True)
+            remove_tree(place)
             Path(lock.name).unlink(missing_ok=True)
 
 
@@ -76,6 +77,6 @@ def _sweep(lock: Path) -> None:
     # A living one may remove them itself at any moment.
     with contextlib.suppress(FileNotFoundError, BlockingIOError), lock.open() as held:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-        shutil.rmtree(lock.with_suffix(".debris"), ignore_errors=True)
+        remove_tree(lock.with_suffix(""))
+        remove_tree(lock.with_suffix(".debris"))
         lock.unlink()

@@ -8,19 +8,17 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import ssl
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TypeVar, cast
-from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from msgspec import Struct
 
+from deployer.proxies import address_of, find_proxy, tls_context
 from deployer.store.faults import cloud_error, scrubbed
 
 CONNECTIONS = 8
@@ -122,8 +120,8 @@ def in_parallel(
 
 
 def _pool(url: str, ca_bundle: Path | None) -> urllib3.PoolManager:
-    """Return connections that go the way the environment names, as obstore's do."""
-    context = ssl.create_default_context(cafile=None)
+    """Return connections that go through the environment's proxy, as obstore's do."""
+    context = tls_context()
     if ca_bundle:
         context.load_verify_locations(ca_bundle)
     options = {
@@ -133,10 +131,7 @@ def _pool(url: str, ca_bundle: Path | None) -> urllib3.PoolManager:
         "timeout": urllib3.Timeout(connect=10, read=120),
         "ssl_context": context,
     }
-    parts = urlsplit(url)
-    proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
-    if proxy:
-        login = unquote(urlsplit(proxy).netloc.rpartition("@")[0])
-        headers = urllib3.make_headers(proxy_basic_auth=login) if login else {}
-        return urllib3.ProxyManager(proxy, proxy_headers=headers, **options)  # type: ignore[arg-type]
+    if proxy := find_proxy(url):
+        address, headers = address_of(proxy)
+        return urllib3.ProxyManager(address, proxy_headers=headers, **options)  # type: ignore[arg-type]
     return urllib3.PoolManager(**options)  # type: ignore[arg-type]

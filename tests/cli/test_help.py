@@ -125,6 +125,54 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
     assert ended.stderr == ""
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_with_few_letters(tmp_path: Path, encoding: str) -> None:
+    kdeploy("init", folder=tmp_path)
+    ended = kdeploy("config", "--set", "model.handler=漢.py", folder=tmp_path, PYTHONIOENCODING=encoding)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "\\u6f22.py" in ended.stdout
+    ended = kdeploy("config", "-c", "漢.toml", folder=tmp_path, PYTHONIOENCODING=encoding)
+    assert ended.returncode == 3
+    assert ("漢" if encoding == "utf-8" else "\\u6f22") in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("streams", "code", "says"),
+    [
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        ("<&-", 0, ""),
+        ("<&- >&- 2>&-", 0, ""),
+        (">/dev/full", 13, "No space left on device"),
+    ],
+)
+def test_streams_that_are_closed_or_full(tmp_path: Path, streams: str, code: int, says: str) -> None:
+    kdeploy("init", folder=tmp_path)
+    line = f"'{sys.executable}' -m deployer config {streams}"
+    ended = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == code, ended.stderr
+    assert says in ended.stderr
+    assert "Exception" not in ended.stderr
+    line = f"'{sys.executable}' -m deployer delete {streams}"
+    ended = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 3
+    assert "bug" not in ended.stderr
+
+
+def test_a_folder_that_is_gone(tmp_path: Path) -> None:
+    line = f"mkdir gone && cd gone && rmdir ../gone && '{sys.executable}' -m deployer config"
+    ended = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 3
+    assert "current folder" in ended.stderr
+
+
+def test_an_interrupted_command_is_not_said_to_have_done_nothing() -> None:
+    page = (ROOT / "docs" / "reference" / "exit-codes.md").read_text("utf-8")
+    rows = [line for line in page.splitlines() if line.startswith(("| 130 |", "| 143 |"))]
+    assert len(rows) == 2
+    assert all("Part of the work may be done" in row for row in rows)
+
+
 def test_the_pages_made_from_the_code_are_fresh() -> None:
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
     assert spec

@@ -190,8 +190,19 @@ def test_the_runtimes_probe_asks_for_a_ready_worker(served: Project) -> None:
 def test_prune_never_removes_what_serves(served: Project) -> None:
     serving = served.run("push").stdout.strip()
     made = [served.run("push", sets=[f"serving.max-batch-delay={n}"]).stdout.strip() for n in (61, 62, 63)]
-    assert served.run("prune", "--keep", "1", "--dry-run").stdout.split() == made[:2]
-    assert served.run("prune", "--keep", "1", "--yes").stdout.split() == made[:2]
+    assert "younger than 1h" in served.run("prune", "--keep", "1", "--yes").stderr
+    other = ["targets.staging.kind=local", "targets.staging.state=.kdeploy/staging"]
+    prune = ("prune", "--target", "staging", "--keep", "1", "--min-age", "0s")
+    told = served.run(*prune, "--dry-run", sets=other)
+    assert told.stdout.split() == made[:2]
+    assert [line.split()[0] for line in told.stderr.splitlines()[1:]] == made[:2]
+    assert "--yes" in served.run(*prune, sets=other, code=3).stderr
+    broken = ["targets.staging.kind=kserve", "targets.staging.kubeconfig=no-such-file"]
+    assert "--ignore-target staging" in served.run(*prune, "--yes", sets=broken, code=7).stderr
+    assert "no target x" in served.run(*prune, "--yes", "--ignore-target", "x", sets=other, code=3).stderr
+    assert served.run("releases", "-o", "name").stdout.split() == [serving, *made]
+    ignored = served.run(*prune, "--yes", "--ignore-target", "staging", sets=broken)
+    assert ignored.stdout.split() == made[:2]
     assert set(served.run("releases", "-o", "name").stdout.split()) == {serving, made[2]}
 
 

@@ -120,10 +120,11 @@ def test_pushed_listed_verified_and_pruned(
     assert kdeploy("releases", "-o", "name").out == pushed.out
     assert kdeploy("verify").code == 0
     other = kdeploy("push", "--set", "serving.batch-size=2").out
-    assert kdeploy("prune", "--keep", "1", "--yes").out == pushed.out
+    assert "younger than" in kdeploy("prune", "--keep", "1", "--yes").err
+    assert kdeploy("prune", "--keep", "1", "--yes", "--min-age", "0s").out == pushed.out
     assert kdeploy("releases", "-o", "name").out == other
     assert pods(kube, namespace) == []
-    assert len(kubelet.pods) == 7  # one for each command
+    assert len(kubelet.pods) == 8  # one for each command
 
 
 def test_flags_choose_the_cluster_of_the_claim(
@@ -137,7 +138,8 @@ def test_flags_choose_the_cluster_of_the_claim(
     monkeypatch.setenv("KUBECONFIG", "/no/such/file")
     two = ("--set", "targets.other.kind=kserve", "--target", "production", "-n", namespace)
     where = (*two, "--kubeconfig", str(kubeconfig), "--context", "test")
-    for command in (("push",), ("releases",), ("verify",), ("prune", "--keep", "1", "--yes")):
+    prune = ("prune", "--keep", "1", "--yes", "--ignore-target", "other")
+    for command in (("push",), ("releases",), ("verify",), prune):
         ended = kdeploy(*command, *where)
         assert ended.code == 0, ended.err
 

@@ -13,6 +13,7 @@ from deployer.targets.kserve import Cluster
 from tests.cluster.kube import Kube
 from tests.cluster.play import Play, documents
 from tests.unit.predict.loopback import Asked, Reply, Server
+from tests.unit.predict.proxying import proxying
 
 SECRET = "planted-s3cr3t"
 CONFIG = """
@@ -120,6 +121,19 @@ def test_refusals(predict: Predict, server: Server, reply: Reply, told: str, hin
     assert f"HTTP {reply.status}" in err
     assert told in err
     assert hint in err
+
+
+def test_through_a_proxy_that_is_not_for_the_api_server(
+    predict: Predict, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answering = guarded
+    with proxying() as proxy:
+        proxy.leads["ingress.example:80"] = int(server.url.rpartition(":")[2])
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        ended = predict(*COOKIE, *TOKEN, "--ingress", "http://ingress.example")
+    assert ended[:2] == (0, "x.json   [7]\n")
+    assert [asked[:2] for asked in proxy.asked] == [("CONNECT", "ingress.example:80")]
 
 
 def test_a_secret_on_the_command_line_is_refused(predict: Predict, server: Server) -> None:

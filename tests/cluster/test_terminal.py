@@ -164,7 +164,7 @@ def test_an_error_stands_below_what_was_seen(kdeploy: Open, play: Play) -> None:
 
 
 def test_a_terminal_that_can_do_nothing_gets_lines(kdeploy: Open) -> None:
-    terminal = kdeploy("rollout", "--timeout", "100ms", TERM="dumb")
+    terminal = kdeploy("rollout", "--timeout", "3s", TERM="dumb")
     terminal.process.wait(30)
     terminal.until("error: ")
     assert "\x1b" not in terminal.shown

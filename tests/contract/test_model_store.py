@@ -50,13 +50,16 @@ def side(store: ModelStore) -> Side:
 @pytest.fixture
 def push(store: ModelStore, tmp_path: Path) -> Push:
     def push(
-        name: str = "digits", version: str = "1.0", content: bytes = b"weights"
+        name: str = "digits",
+        version: str = "1.0",
+        content: bytes = b"weights",
+        archive_format: str = "zip-store",
     ) -> tuple[Release, Stored]:
         with store.stage() as staging:
             archive = Archive(
                 name=name,
                 version=version,
-                format="zip-store",
+                format=archive_format,
                 members=(Member(name="w.pt", size=len(content), sha256=None, source=content),),
             )
             digests = DigestCache(tmp_path / "digests.json")
@@ -127,23 +130,84 @@ def test_what_was_staged_and_not_put_leaves_nothing(store: ModelStore, side: Sid
 ARCHIVE = "model-store/digits.mar"
 
 
-@pytest.mark.parametrize(
-    ("touch", "what"),
-    [
-        (lambda side, release: side.remove(release, ARCHIVE), "is missing"),
-        (lambda side, release: side.write(release, "config/more", b"x"), "does not belong"),
-        (lambda side, release: side.write(release, "config/config.properties", b"x=1\n"), "was changed"),
-        (lambda side, release: side.write(release, ARCHIVE, flipped(side.read(release, ARCHIVE))), "."),
-        (lambda side, release: side.write(release, ARCHIVE, side.read(release, ARCHIVE)[:20]), "."),
-    ],
-)
+TOUCHES = [
+    (lambda side, release: side.remove(release, ARCHIVE), "is missing"),
+    (lambda side, release: side.remove(release, "config/config.properties"), "is missing"),
+    (lambda side, release: side.write(release, "config/more", b"x"), "does not belong"),
+    (lambda side, release: side.write(release, "config/config.properties", b"x=1\n"), "was changed"),
+    (lambda side, release: side.write(release, ARCHIVE, flipped(side.read(release, ARCHIVE))), "."),
+    (lambda side, release: side.write(release, ARCHIVE, side.read(release, ARCHIVE)[:20]), "."),
+    (lambda side, release: side.write(release, ARCHIVE, side.read(release, ARCHIVE)[:-1]), "."),
+    (lambda side, release: side.write(release, ARCHIVE, side.read(release, ARCHIVE)[1:]), "."),
+    (lambda side, release: side.write(release, ARCHIVE, side.read(release, ARCHIVE) + b"x"), "."),
+    (lambda side, release: side.write(release, ARCHIVE, b""), "."),
+]
+
+
+@pytest.mark.parametrize(("touch", "what"), TOUCHES)
 def test_a_touched_release_is_found_out(
     store: ModelStore, side: Side, push: Push, touch: Callable[[Side, Release], None], what: str
 ) -> None:
     release, _ = push()
     touch(side, release)
-    with pytest.raises(IntegrityError, match=what or None):
+    for compare in (store.verify, store.check):
+        with pytest.raises(IntegrityError, match=what) as caught:
+            compare(release)
+        assert caught.value.where
+        assert caught.value.hint
+
+
+@pytest.mark.parametrize("archive_format", ["zip-store", "default"])
+def test_an_untouched_release_is_checked_without_reading_it(
+    store: ModelStore, push: Push, archive_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, _ = push(content=b"weights " * 100_000, archive_format=archive_format)
+    read = []
+    monkeypatch.setattr("deployer.archive.read._digest", lambda *_: read.append(1) or "")
+    store.check(release)
+    assert read == []
+    with pytest.raises(IntegrityError):  # or the above would find out nothing
         store.verify(release)
+    assert read == [1]
+
+
+def test_the_archive_of_another_release_is_found_out(store: ModelStore, side: Side, push: Push) -> None:
+    release, _ = push(content=b"weights")
+    other, _ = push(content=b"weightt")
+    side.write(release, ARCHIVE, side.read(other, ARCHIVE))
+    with pytest.raises(IntegrityError):
+        store.check(release)
+
+
+def test_a_release_that_is_removed_meanwhile(store: ModelStore, push: Push) -> None:
+    release, _ = push()
+    store.delete(release)
+    for compare in (store.verify, store.check):
+        with pytest.raises((StoreError, IntegrityError)):
+            compare(release)
+    assert store.dated() == []
+
+
+@pytest.mark.parametrize("config", ["folder"], indirect=True)
+def test_a_release_that_is_removed_while_a_folder_is_listed(store: ModelStore, push: Push) -> None:
+    class Racing(FolderStore):
+        def find(self, name: str, release_id: str) -> Release | None:
+            found = super().find(name, release_id)
+            if found:
+                self.delete(found)
+            return found
+
+    assert isinstance(store, FolderStore)
+    push()
+    assert Racing(store.folder).list() == []
+
+
+def test_the_time_of_a_push(store: ModelStore, push: Push) -> None:
+    before = int(time.time())
+    release, _ = push()
+    ((pushed, found),) = store.dated("digits")
+    assert found == release
+    assert before - 1 <= pushed <= time.time() + 1
 
 
 def flipped(content: bytes) -> bytes:

@@ -113,7 +113,11 @@ def test_googles_file_goes_as_it_is(tmp_path: Path) -> None:
     [
         ("s3://models", {}),
         ("az://models", ACCOUNT),
-        ("az://models", {**ACCOUNT, "AZURE_STORAGE_SAS_TOKEN": "sv=1&sig=planted-secret"}),
+        ("az://models", {**ACCOUNT, "AZURE_STORAGE_TOKEN": "planted-secret"}),
+        (
+            "az://models",
+            {**ACCOUNT, **PRINCIPAL, "AZURE_CLIENT_SECRET": "", "AZURE_FEDERATED_TOKEN_FILE": "x"},
+        ),
         ("gs://models", {}),
     ],
 )
@@ -121,19 +125,60 @@ def test_what_no_secret_can_carry_is_said(uri: str, environment: dict[str, str],
     made, caution = documents(Store(uri=uri), {"HOME": str(tmp_path), **environment})
     assert [d["kind"] for d in made] == ["ServiceAccount"]
     assert "no credentials that a cluster could use" in caution
-
-
-def test_a_persons_own_login_stays_here(tmp_path: Path) -> None:
-    made, caution = documents(Store(uri="gs://models"), google(tmp_path, "authorized_user"))
     assert "planted-secret" not in str(made)
-    assert "no credentials that a cluster could use" in caution
 
 
-def test_what_expires_is_said(tmp_path: Path) -> None:
-    environment = {"HOME": str(tmp_path), **KEYS, "AWS_SESSION_TOKEN": "token"}
-    (secret, _), caution = documents(Store(uri=S3), environment)
-    assert base64.b64decode(secret["data"]["AWS_SESSION_TOKEN"]) == b"token"
-    assert "expire" in caution
+def expiring(folder: Path) -> dict[str, tuple[str, dict[str, str]]]:
+    token = ', "SessionToken": "process-token", "Expiration": "2999-01-01T00:00:00Z"'
+    (folder / "files").mkdir()
+    (folder / "files" / "credentials").write_text(
+        "[default]\naws_access_key_id = A\naws_secret_access_key = planted-secret\n"
+        "aws_session_token = token\n"
+        "[old]\naws_access_key_id = A\naws_secret_access_key = planted-secret\naws_security_token = token\n"
+    )
+    files = {"AWS_SHARED_CREDENTIALS_FILE": str(folder / "files" / "credentials")}
+    return {
+        "session": (S3, {**KEYS, "AWS_SESSION_TOKEN": "token"}),
+        "security token": (S3, {**KEYS, "AWS_SECURITY_TOKEN": "token"}),
+        "profile": (S3, files),
+        "profile of old": (S3, {**files, "AWS_PROFILE": "old"}),
+        "process": (S3, process(folder, "{" + KEYS_OF_A_PROCESS + token + "}")),
+        "SAS": ("az://models", {**ACCOUNT, "AZURE_STORAGE_SAS_TOKEN": "sv=1&sig=planted-secret"}),
+        "own login": ("gs://models", google(folder, "authorized_user")),
+        "impersonated": ("gs://models", google(folder, "impersonated_service_account")),
+        "federated": ("gs://models", google(folder, "external_account")),
+    }
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "session",
+        "security token",
+        "profile",
+        "profile of old",
+        "process",
+        "SAS",
+        "own login",
+        "impersonated",
+        "federated",
+    ],
+)
+def test_what_expires_is_never_stored_in_a_cluster(kind: str, tmp_path: Path) -> None:
+    uri, environment = expiring(tmp_path)[kind]
+    environment = {"HOME": str(tmp_path), **environment}
+    with pytest.raises(ConfigError, match="temporary or personal") as caught:
+        documents(Store(uri=uri), environment)
+    assert "store.service-account" in (caught.value.hint or "")
+    assert "store.secret-name" in (caught.value.hint or "")
+    assert "planted-secret" not in f"{caught.value} {caught.value.hint}"
+    for config in (
+        Store(uri=uri, service_account="models"),
+        Store(uri=uri, secret_name="keys"),
+        Store(uri=uri, service_account_annotations={"eks.amazonaws.com/role-arn": "arn:x"}),
+    ):
+        made, caution = documents(config, environment)
+        assert (caution, "token" in str([d.get("data") for d in made])) == ("", False)
 
 
 def test_an_account_that_exists_is_all(tmp_path: Path) -> None:
@@ -151,16 +196,24 @@ def test_profiles_are_read_as_awss_own_tools_do(tmp_path: Path) -> None:
         "[default]\nregion = eu-central-1\n"
         "[profile team]\nregion = eu-west-3\n"
         "[profile sso]\nsso_session = x\n"
+        "[profile role]\nrole_arn = arn:x\naws_access_key_id = D\naws_secret_access_key = base-secret\n"
     )
     home = {"HOME": str(tmp_path)}
     found = find_credentials("s3", home)
     assert (found.data["AWS_SECRET_ACCESS_KEY"], found.region) == ("default-secret", "eu-central-1")
-    found = find_credentials("s3", {**home, **KEYS, "AWS_PROFILE": "team"})
+    found = find_credentials("s3", {**home, "AWS_PROFILE": "team"})
     assert (found.data["AWS_SECRET_ACCESS_KEY"], found.region) == ("team-secret", "eu-west-3")
-    assert find_credentials("s3", {**home, **KEYS}).data == KEYS
-    with pytest.raises(ConfigError, match="profile sso holds no access key") as caught:
-        find_credentials("s3", {**home, "AWS_PROFILE": "sso"})
-    assert "export-credentials" in (caught.value.hint or "")
+    for profile in ("team", "sso", "role"):  # variables win, and the region is still the profile's
+        found = find_credentials("s3", {**home, **KEYS, "AWS_PROFILE": profile})
+        assert (found.data, found.region) == (KEYS, "eu-west-3" if profile == "team" else "")
+    found = find_credentials("s3", {**home, **KEYS})
+    assert (found.data, found.region) == (KEYS, "eu-central-1")
+    for profile in ("sso", "role"):  # a role comes before the keys beside it
+        with pytest.raises(ConfigError, match=f"profile {profile} holds no access key") as caught:
+            find_credentials("s3", {**home, "AWS_PROFILE": profile})
+        assert "export-credentials" in (caught.value.hint or "")
+    with pytest.raises(ConfigError, match="AWS_ACCESS_KEY_ID is set and AWS_SECRET_ACCESS_KEY is not"):
+        find_credentials("s3", {**home, "AWS_ACCESS_KEY_ID": "planted", "AWS_SESSION_TOKEN": "token"})
     (folder / "credentials").write_text("planted-secret")
     with pytest.raises(ConfigError) as broken:
         find_credentials("s3", home)
@@ -172,7 +225,7 @@ KEYS_OF_A_PROCESS = '"Version": 1, "AccessKeyId": "C", "SecretAccessKey": "proce
 
 def process(folder: Path, printed: str, more: str = "") -> dict[str, str]:
     """Return an environment whose AWS profile names a process that prints this."""
-    (folder / ".aws").mkdir()
+    (folder / ".aws").mkdir(exist_ok=True)
     text = f"import sys; print({printed!r}); print('planted', file=sys.stderr){more}"
     (folder / "print.py").write_text(text)
     command = f"credential_process = '{sys.executable}' '{folder}/print.py'"
@@ -220,6 +273,23 @@ def test_a_process_of_a_profile_that_gives_none(
     assert "process-secret" not in said
 
 
+@pytest.mark.parametrize(
+    "script", ["yes", "yes >&2", "sleep 60", "sleep 60 & exit 0", "while :; do printf x; sleep 0.01; done"]
+)
+def test_a_process_that_never_ends(script: str) -> None:
+    with pytest.raises(ConfigError, match=r"does not end within 0.5 s|prints more than") as caught:
+        ask_process(f"sh -c '{script}'", "team", seconds=0.5)
+    assert "profile team" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"])
+def test_a_file_that_never_ends(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: it has more than"):
+        find_credentials("s3", {"HOME": str(tmp_path), name: "/dev/zero"})
+    with pytest.raises(ConfigError, match="cannot be read: it has more than"):
+        find_credentials("gs", {"HOME": str(tmp_path), "GOOGLE_APPLICATION_CREDENTIALS": "/dev/zero"})
+
+
 def test_a_process_that_never_ends_or_is_not_there() -> None:
     with pytest.raises(ConfigError, match=r"does not end within 0.1 s"):
         ask_process(f"'{sys.executable}' -c 'import time; time.sleep(60)'", "team", seconds=0.1)
@@ -241,6 +311,6 @@ def test_azures_connection_string_is_taken_apart() -> None:
 def test_a_file_of_google_that_is_none(content: str, tmp_path: Path) -> None:
     path = tmp_path / "google.json"
     path.write_text(content)
-    with pytest.raises(ConfigError, match="no file of Google's") as caught:
+    with pytest.raises(ConfigError, match="not a file of Google's") as caught:
         find_credentials("gs", {"GOOGLE_APPLICATION_CREDENTIALS": str(path)})
     assert "planted-secret" not in str(caught.value)

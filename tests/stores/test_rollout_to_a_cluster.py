@@ -7,14 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from deployer.config import Store, load_settings
+from deployer.errors import ConfigError, IntegrityError
 from deployer.events import Event
 from deployer.pipeline import Pipeline
 from deployer.release import Traffic
 from deployer.store import open_store
+from deployer.store.objects import ObjectStore
 from deployer.target import Capabilities, Document, Origin, Reference
 from deployer.targets.local import OneNode
+from tests.contract.sides import side_of
 from tests.stores import swift as s3
 
 
@@ -58,3 +62,55 @@ def test_credentials_are_applied_and_never_shown(s3_config: Store, tmp_path: Pat
     shown = msgspec.json.encode([pipe.plan(100), pipe.render(release, Traffic()), events]).decode()
     assert s3.SECRET not in shown
     assert encoded not in shown
+
+
+def test_temporary_credentials_are_refused_before_anything_is_stored(
+    s3_config: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "planted-token")
+    events: list[Event] = []
+    pipe, cluster = pipeline(s3_config, tmp_path, events)
+    for decide in (
+        lambda: pipe.rollout(None, Traffic(), timeout=None),
+        lambda: pipe.plan(Traffic()),
+        lambda: pipe.diff(None, Traffic()),
+    ):
+        with pytest.raises(ConfigError, match="temporary or personal"):
+            decide()
+    assert (events, cluster.applied) == ([], [])
+    named = msgspec.structs.replace(s3_config, service_account="models")
+    pipe, cluster = pipeline(named, tmp_path, events)
+    documents = pipe.with_secret(pipe.render(pipe.release(None), Traffic()))
+    assert "planted-token" not in str(documents)
+    assert "Secret" not in [document["kind"] for document in documents]
+
+
+def test_where_nothing_goes_to_a_cluster_temporary_credentials_are_no_matter(
+    s3_config: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "planted-token")
+    pipe, _ = pipeline(s3_config, tmp_path, [])
+    pipe.target = OneNode(
+        state=tmp_path / "state", namespace="team", ingress_host="127.0.0.1", ingress_port=0
+    )
+    with pytest.raises(ConfigError, match="this machine's disk, not from s3://"):
+        pipe.rollout(None, Traffic(), timeout=None)
+
+
+def test_an_older_release_is_rolled_out_without_a_download(
+    s3_config: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe, cluster = pipeline(s3_config, tmp_path, [])
+    release = pipe.push()
+
+    def download(*_: object) -> None:
+        raise AssertionError("downloaded")
+
+    monkeypatch.setattr(ObjectStore, "_download", download)
+    assert pipe.rollout(release.id, Traffic(), timeout=None) == release
+    assert cluster.applied
+    cluster.applied = []
+    side_of(pipe.store).remove(release, "model-store/digits.mar")
+    with pytest.raises(IntegrityError, match="is missing"):
+        pipe.rollout(release.id, Traffic(), timeout=None)
+    assert cluster.applied == []

@@ -16,6 +16,7 @@ from deployer.config import (
     KServeTarget,
     LocalTarget,
     Settings,
+    check_root,
     find_file,
     json_schema,
     load_settings,
@@ -44,6 +45,18 @@ def refusal(tmp_path: Path, text: str = MINIMAL, **more: dict[str, str]) -> Conf
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, text, **more)
     return caught.value
+
+
+def service_links(service: str, address: str, protocol: str) -> dict[str, str]:
+    """Return what Kubernetes sets in a container for a Service with two ports."""
+    name, host = service.upper().replace("-", "_"), f"[{address}]" if ":" in address else address
+    found = {f"{name}_SERVICE_HOST": address, f"{name}_SERVICE_PORT": "80", f"{name}_SERVICE_PORT_HTTP": "80"}
+    found |= {f"{name}_SERVICE_PORT_ADMIN_1": "8081", f"{name}_PORT": f"{protocol}://{host}:80"}
+    for port in ("80", "8081"):
+        link = f"{name}_PORT_{port}_{protocol.upper()}"
+        found |= {link: f"{protocol}://{host}:{port}", f"{link}_PROTO": protocol}
+        found |= {f"{link}_PORT": port, f"{link}_ADDR": address}
+    return found
 
 
 class TestFold:
@@ -92,6 +105,40 @@ class TestFold:
         # What Kubernetes sets beside a Service called kdeploy.
         environment = {"KDEPLOY_PORT": "tcp://10.0.0.1:80", "KDEPLOY_SERVICE_HOST": "10.0.0.1"}
         assert load(tmp_path, environment=environment).config == load(tmp_path).config
+
+    @pytest.mark.parametrize(
+        "service", ["kdeploy-torchserve", "kdeploy-store", "kdeploy-targets-local-ingress"]
+    )
+    @pytest.mark.parametrize("address", ["10.96.0.7", "fd00::7"])
+    @pytest.mark.parametrize("protocol", ["tcp", "udp", "sctp"])
+    def test_what_kubernetes_sets_for_a_service_changes_nothing(
+        self, tmp_path: Path, service: str, address: str, protocol: str
+    ) -> None:
+        environment = service_links(service, address, protocol)
+        settings = load(tmp_path, environment=environment)
+        assert settings.config == load(tmp_path).config
+        assert not set(settings.sources.values()) & set(environment)
+
+    def test_a_key_that_ends_like_a_service_is_still_a_key(self, tmp_path: Path) -> None:
+        text = MINIMAL + '[targets.x-port]\nkind = "local"\n[targets.x-service-port]\nkind = "kserve"\n'
+        environment = {
+            "KDEPLOY_TARGETS_X_PORT_NAMESPACE": "team",
+            "KDEPLOY_TARGETS_X_PORT_INGRESS_PORT": "9000",
+            "KDEPLOY_TARGETS_X_SERVICE_PORT_HISTORY_LIMIT": "7",
+            "KDEPLOY_TORCHSERVE_GRPC_INFERENCE_PORT": "7072",
+            "KDEPLOY_TORCHSERVE_METRICS_SERVICE_HOST": "metrics.example.org",
+        }
+        config = load(tmp_path, text, environment=environment).config
+        assert config.targets["x-port"] == LocalTarget(namespace="team", ingress_port=9000)
+        assert config.targets["x-service-port"] == KServeTarget(history_limit=7)
+        assert config.torchserve == {
+            "grpc_inference_port": "7072",
+            "metrics_service_host": "metrics.example.org",
+        }
+
+    @pytest.mark.parametrize("name", ["KDEPLOY_STORE_SERVICE_HOST", "KDEPLOY_SERVING_PORT"])
+    def test_a_value_that_is_not_of_a_service_is_refused(self, tmp_path: Path, name: str) -> None:
+        assert refusal(tmp_path, environment={name: "elsewhere"}).where == name
 
     def test_a_table_set_whole_replaces_its_entries(self, tmp_path: Path) -> None:
         text = MINIMAL + '[serving.env]\nOLD = "1"\n'
@@ -260,6 +307,54 @@ class TestRefusals:
         os.truncate(path, 1 << 40)
         with pytest.raises(ConfigError, match="no config file"):
             read_file(path)
+
+    @pytest.mark.parametrize("name", ["/dev/zero", "pipe", "loop", "x" * 300])
+    def test_what_is_behind_the_name_is_no_file(self, tmp_path: Path, name: str) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "loop").symlink_to("loop")
+        with pytest.raises(ConfigError) as caught:
+            load_settings(tmp_path / name, environment={}, flags={}, folder=tmp_path)
+        assert str(tmp_path / name) in (caught.value.where or "")
+
+    def test_a_pipe_is_read(self, tmp_path: Path) -> None:
+        reader, writer = os.pipe()
+        os.write(writer, MINIMAL.encode())
+        os.close(writer)
+        assert read_file(Path(f"/dev/fd/{reader}"))["model"]["name"] == "digits"
+        os.close(reader)
+
+    @pytest.mark.parametrize(
+        ("text", "flags"),
+        [
+            (MINIMAL + "[torchserve]\n" + "a." * 3000 + "a = 1\n", {}),
+            (MINIMAL, {"torchserve" + ".a" * 3000: "1"}),
+            (MINIMAL, {"model.extra-files": "[" * 100_000}),
+            (MINIMAL, {"serving.env": '{"a":' * 500 + "1" + "}" * 500}),
+        ],
+    )
+    def test_a_value_that_is_nested_deeply(self, tmp_path: Path, text: str, flags: dict[str, str]) -> None:
+        with pytest.raises(ConfigError):
+            load(tmp_path, text, flags=flags)
+
+    @pytest.mark.parametrize("key", ["model.handler", "store.uri", "serving.image", "targets.local.state"])
+    @pytest.mark.parametrize("text", ["a\0b", "a\udcffb"])
+    def test_a_text_that_is_none(self, tmp_path: Path, key: str, text: str) -> None:
+        error = refusal(tmp_path, flags={key: text})
+        assert error.where == f"--set {key}: {key}"
+        assert error.what in ("it holds a NUL byte", "it is not UTF-8")
+        refusal(tmp_path, flags={"serving.env": json.dumps({"A": text}, ensure_ascii=False)})
+
+    @pytest.mark.parametrize(
+        "lines",
+        ['[store]\nuri = "a\\u0000b"', '[serving]\nimage = "a\\u0000b"', 'extra-files = ["a", "b\\u0000"]'],
+    )
+    def test_a_nul_byte_in_the_file(self, tmp_path: Path, lines: str) -> None:
+        assert "NUL byte" in refusal(tmp_path, MINIMAL + lines).what
+
+    def test_a_project_whose_path_is_not_utf8(self, tmp_path: Path) -> None:
+        check_root(tmp_path / "ü")
+        with pytest.raises(ConfigError, match="not UTF-8"):
+            check_root(tmp_path / "p\udcff")
 
     def test_endless_nesting(self, tmp_path: Path) -> None:
         (tmp_path / "kdeploy.toml").write_text("a = " + "[" * 100_000)

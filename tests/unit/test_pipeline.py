@@ -136,16 +136,6 @@ def test_warnings_are_told_and_strict_makes_them_errors(project: Project) -> Non
         project.pipeline(strict=True).push()
 
 
-def test_prune_keeps_the_newest(project: Project) -> None:
-    made = [project.pipeline(serving__batch_size=str(number)).push() for number in (1, 2, 3)]
-    pipeline = project.pipeline()
-    assert pipeline.prune(2, dry_run=True) == made[:1]
-    assert len(pipeline.store.list()) == 3
-    assert pipeline.prune(2, dry_run=False) == made[:1]
-    assert pipeline.store.list() == made[1:]
-    assert pipeline.prune(5, dry_run=False) == []
-
-
 @pytest.mark.parametrize("archive_format", ["zip-store", "default", "tgz", "no-archive"])
 def test_an_archive_is_written_anywhere_and_replaced_only_by_force(
     project: Project, archive_format: str, tmp_path: Path

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import logging
+import base64
 import os
 import re
 import ssl
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies_environment
+from urllib.parse import urlsplit
 
 import urllib3
 
 from deployer.errors import ConfigError, TargetError
+from deployer.files import expanded, is_file
+from deployer.proxies import address_of, find_proxy, login_of
+from deployer.targets.kserve.exec_plugin import ExecPlugin
+from deployer.targets.kserve.kubeconfig import Chosen, read_kubeconfig
 
 if TYPE_CHECKING:
     from websocket import WebSocket
@@ -29,13 +28,21 @@ _CONNECT, _READ = 5.0, 20.0  # seconds; an API server that says nothing for so l
 class Connection:
     """A pool of connections to one API server, and the credentials that it asks for."""
 
-    def __init__(self, configuration: Any, namespace: str, where: str, user: str = "") -> None:
-        """`user` is what the kubeconfig calls the user; empty for a pod's own account."""
+    def __init__(
+        self,
+        configuration: Any,
+        namespace: str,
+        where: str,
+        user: str = "",
+        plugin: ExecPlugin | None = None,
+    ) -> None:
+        """`user` is what the kubeconfig calls the user, empty for a pod's account; `plugin` gives tokens."""
         self.namespace = namespace
         self.where = re.sub(r"//[^/@]*@", "//", where)  # what stands before @ may be a password
         self.user = user
         self.host: str = configuration.host.rstrip("/")
         self._configuration = configuration
+        self._plugin = plugin
         self._tls = _tls(configuration)
         options: dict[str, Any] = {
             "ssl_context": self._tls,
@@ -46,11 +53,8 @@ class Connection:
         if configuration.tls_server_name:
             options["server_hostname"] = configuration.tls_server_name
         if configuration.proxy:
-            user, password = _account(configuration.proxy)
-            headers = urllib3.make_headers(proxy_basic_auth=f"{user}:{password}") if user else None
-            self.pool: urllib3.PoolManager = urllib3.ProxyManager(
-                configuration.proxy, proxy_headers=headers, **options
-            )
+            address, headers = address_of(configuration.proxy)
+            self.pool: urllib3.PoolManager = urllib3.ProxyManager(address, proxy_headers=headers, **options)
         else:
             self.pool = urllib3.PoolManager(**options)
 
@@ -59,9 +63,11 @@ class Connection:
 
         Raises TargetError where it fails then, or where the token is none that a header can carry.
         """
-        with _asking_the_plugin(self.where):
+        if self._plugin:
+            value = f"Bearer {self._plugin.credential().token}"
+        else:
             auth = self._configuration.auth_settings().get("BearerToken")
-        value = auth["value"].strip() if auth and auth["value"] else ""  # files of tokens end in a line break
+            value = auth["value"].strip() if auth and auth["value"] else ""
         if not (value.isascii() and value.isprintable()):
             raise TargetError(
                 "the kubeconfig's token has a character that no token has",
@@ -93,7 +99,7 @@ class Connection:
 
 
 def connect(kubeconfig: str | None, context: str | None) -> Connection:
-    """Read the kubeconfig, or the account of the pod that this runs in. Raises ConfigError.
+    """Read the kubeconfig, or the account of the pod that this runs in. Raises ConfigError, TargetError.
 
     `kubeconfig` and KUBECONFIG may name several files, which are merged. Asks nothing of the cluster,
     and never writes to a kubeconfig.
@@ -110,131 +116,72 @@ def connect(kubeconfig: str | None, context: str | None) -> Connection:
             raise ConfigError(f"the pod's own account cannot be used: {error}") from error
         configuration.proxy = find_proxy(configuration.host, None)
         return Connection(configuration, _pod_namespace(), "the cluster of this pod")
-    # Keys that stand in the kubeconfig are written to files for Python's TLS, and removed once it has
-    # read them.
+    chosen = read_kubeconfig(files, context)
+    plugin, user = _plugin(chosen, f"kubeconfig {files}")
+    # Python's TLS reads keys from files alone. They are removed once it has.
     with tempfile.TemporaryDirectory(prefix="kdeploy-") as folder:
-        chosen = _load(configuration, files, context, folder)
-        named = chosen["context"]
-        where = f"{configuration.host} (context {chosen['name']})"
-        return Connection(
-            configuration, str(named.get("namespace") or "default"), where, str(named.get("user") or "")
-        )
+        _load(configuration, chosen, user, folder, f"kubeconfig {files}")
+        where = f"{configuration.host} (context {chosen.name})"
+        namespace = str(chosen.context.get("namespace") or "default")
+        return Connection(configuration, namespace, where, str(chosen.context.get("user") or ""), plugin)
 
 
-def _load(configuration: Any, files: str, context: str | None, folder: str) -> dict[str, Any]:
-    """Read a context into the configuration, and return it."""
-    import yaml
+def _plugin(chosen: Chosen, where: str) -> tuple[ExecPlugin | None, dict[str, Any]]:
+    """Return the exec plugin that gives the user's token, if one does, and the rest of the user's entry."""
+    user = dict(chosen.user)
+    spec = user.pop("exec", None)
+    if spec is None or user.get("token") or user.get("auth-provider"):
+        return None, user
+    plugin = ExecPlugin(spec, chosen.cluster, folder=chosen.folder, where=where)
+    given = plugin.credential()
+    if given.token:
+        return plugin, user
+    user["client-certificate-data"] = base64.b64encode(given.certificate.encode()).decode()
+    user["client-key-data"] = base64.b64encode(given.key.encode()).decode()
+    return None, user
+
+
+def _load(configuration: Any, chosen: Chosen, user: dict[str, Any], folder: str, where: str) -> None:
+    """Let the kubernetes client read a context into its configuration, but for certificates and keys.
+
+    Those it would write to files that every connection of this process shares.
+    """
     from kubernetes import config
-    from kubernetes.config.kube_config import KubeConfigMerger
 
+    cluster, kept = dict(chosen.cluster), {}
+    names = {"cluster": "chosen", "user": "chosen"}
+    document = {
+        "clusters": [{"name": "chosen", "cluster": cluster}],
+        "users": [{"name": "chosen", "user": user}],
+        "contexts": [{"name": "chosen", "context": names}],
+        "current-context": "chosen",
+    }
     try:
-        merged = KubeConfigMerger(files).config
-        with _asking_the_plugin(f"kubeconfig {files}"):
-            config.load_kube_config_from_dict(
-                merged,
-                context=context,
-                client_configuration=configuration,
-                persist_config=False,
-                temp_file_path=folder,
-            )
-        chosen: dict[str, Any] = merged["contexts"].get_with_name(context or merged["current-context"]).value
-        cluster = merged["clusters"].get_with_name(chosen["context"]["cluster"])["cluster"].value
-    except (config.ConfigException, OSError, yaml.YAMLError, TypeError, ValueError) as error:
-        # A YAML error quotes the file, and a kubeconfig holds secrets.
-        odd = {yaml.YAMLError: "it is not valid YAML", TypeError: "it is no kubeconfig"}
-        said = next((what for kind, what in odd.items() if isinstance(error, kind)), _missing(str(error)))
+        for entry, key, attribute in (
+            (cluster, "certificate-authority-data", "ssl_ca_cert"),
+            (user, "client-certificate-data", "cert_file"),
+            (user, "client-key-data", "key_file"),
+        ):
+            if data := entry.pop(key, None):
+                kept[attribute] = str(Path(folder, attribute))
+                Path(folder, attribute).write_bytes(base64.b64decode(data))
+        config.load_kube_config_from_dict(document, client_configuration=configuration, persist_config=False)
+    except Exception as error:  # noqa: BLE001 - login providers fail in any way, and quote what they were told
         raise ConfigError(
-            f"no cluster can be found there: {said}",
-            where=f"kubeconfig {files}",
-            hint="name one with --kubeconfig or KUBECONFIG, and a context of it with --context",
-        ) from None
-    # The kubernetes client knows neither `proxy-url` nor which of the environment's proxies is meant.
-    configuration.proxy = find_proxy(configuration.host, cluster.get("proxy-url"))
-    return chosen
-
-
-def _missing(said: str) -> str:
-    """Say what the kubernetes client did not find."""
-    if "No configuration found" in said:
-        return "there is no such file"
-    named = re.search(r"Expected object with name (.+) in (?:.*/)?(\w+)s list", said)
-    return f"it has no {named[2]} {named[1]}" if named else said
-
-
-def find_proxy(host: str, named: str | None) -> str | None:
-    """Return the proxy on the way to a URL as kubectl finds it, or None.
-
-    It is the one that the kubeconfig names, else that of HTTPS_PROXY or HTTP_PROXY, unless NO_PROXY names the
-    host or it is this machine. Raises ConfigError for one that is not HTTP's.
-    """
-    parts = urlsplit(host)
-    proxy = named or getproxies_environment().get(parts.scheme)
-    if not proxy or (not named and _passes_by(host, parts.hostname or "")):
-        return None
-    proxy = proxy if "://" in proxy else f"http://{proxy}"
-    if (scheme := urlsplit(proxy).scheme) not in ("http", "https"):
-        raise ConfigError(
-            f"a proxy by {scheme}:// cannot be used",
-            where="the kubeconfig's proxy-url" if named else f"{parts.scheme.upper()}_PROXY",
-            hint="name one by http:// or https://",
-        )
-    return proxy
-
-
-def _passes_by(url: str, host: str) -> bool:
-    from requests.utils import should_bypass_proxies
-
-    with suppress(ValueError):  # it is a name
-        if ip_address(host).is_loopback:
-            return True
-    return host == "localhost" or bool(should_bypass_proxies(url, no_proxy=None))
-
-
-# What the kubernetes client logs of an exec plugin, and what it means.
-_PLUGIN_FAULTS = (
-    (r"exec: process returned (-?\d+)", r"ended with exit code \1"),
-    (r"No such file or directory|Permission denied", "is not installed"),
-    (r"plugin api version", "speaks another version of the API than the kubeconfig names"),
-)
-
-
-@contextmanager
-def _asking_the_plugin(where: str) -> Iterator[None]:
-    """Turn a failure of an exec plugin into an error of ours. Raises TargetError.
-
-    The kubernetes client logs such a failure, with all that the plugin said, and goes on without a token.
-    What a plugin says may hold one, so none of it is shown.
-    """
-    said: list[str] = []
-    thread = threading.get_ident()
-
-    def take(record: logging.LogRecord) -> bool:
-        ours = record.module == "kube_config" and record.thread == thread
-        if ours:
-            said.append(record.getMessage())
-        return not ours
-
-    root = logging.getLogger()
-    root.addFilter(take)
-    try:
-        yield
-    finally:
-        root.removeFilter(take)
-    if said:
-        found = ((re.search(pattern, said[0]), what) for pattern, what in _PLUGIN_FAULTS)
-        fault = next((match.expand(what) for match, what in found if match), "gave no credentials")
-        raise TargetError(
-            f"the kubeconfig's exec plugin {fault}",
+            f"context {chosen.name} cannot be used: its credentials cannot be read ({type(error).__name__})",
             where=where,
-            hint="log in to the cluster again; `kubectl config view --minify` shows the plugin's command, "
-            "which says more when you run it yourself",
-        )
+            hint="log in to the cluster again; `kubectl config view --minify` shows the user's entry",
+        ) from None
+    for attribute, path in kept.items():
+        setattr(configuration, attribute, path)
+    # The kubernetes client knows neither `proxy-url` nor which of the environment's proxies is meant.
+    configuration.proxy = find_proxy(configuration.host, chosen.cluster.get("proxy-url"))
 
 
 def _in_a_pod(kubeconfig: str | None, context: str | None, files: str) -> bool:
     if kubeconfig or context or "KUBERNETES_SERVICE_HOST" not in os.environ:
         return False
-    return not any(Path(name).expanduser().is_file() for name in files.split(os.pathsep) if name)
+    return not any(is_file(expanded(name)) for name in files.split(os.pathsep) if name)
 
 
 def _pod_namespace() -> str:
@@ -244,17 +191,12 @@ def _pod_namespace() -> str:
         return "default"
 
 
-def _account(proxy: str) -> tuple[str, str]:
-    parts = urlsplit(proxy)
-    return unquote(parts.username or ""), unquote(parts.password or "")
-
-
 def _proxy(url: str | None) -> dict[str, Any]:
     """Return a WebSocket's options for a proxy; the environment has had its say before."""
     if not url:
         # Without a proxy that it passes by, the package would take the environment's.
         return {"http_proxy_host": "none", "http_no_proxy": ["*"]}
-    parts, account = urlsplit(url), _account(url)
+    parts, account = urlsplit(url), login_of(url)
     if parts.scheme != "http":
         raise TargetError(
             "a WebSocket cannot go through a proxy by https://",

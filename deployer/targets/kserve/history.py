@@ -31,7 +31,7 @@ from deployer.history import (
     takes_over,
     write_time,
 )
-from deployer.target import Document, Entry, Reference
+from deployer.target import RELEASE_LABEL, Document, Entry, Reference
 from deployer.targets.kserve.api import Api
 from deployer.targets.kserve.applying import leave_to
 from deployer.targets.kserve.resources import CONTROLLER_REVISION
@@ -39,6 +39,7 @@ from deployer.targets.kserve.resources import CONTROLLER_REVISION
 # Not KServe's label: a workload's controller adopts ControllerRevisions that its selector matches.
 _SERVICE = "kdeploy.dev/service"
 _LABELS = {"app.kubernetes.io/managed-by": "kdeploy"}
+ENTRIES = ",".join([_SERVICE, *(f"{key}={value}" for key, value in _LABELS.items())])  # of any service
 _OUTCOME, _SINCE, _RUN = "kdeploy.dev/outcome", "kdeploy.dev/since", "kdeploy.dev/run"
 _ATTEMPTS = 10
 _IN_ANNOTATIONS = ("number", "outcome", "since")
@@ -163,7 +164,7 @@ class History:
             "metadata": {
                 "name": name,
                 "namespace": namespace,
-                "labels": {_SERVICE: self._reference.name, **_LABELS},
+                "labels": {_SERVICE: self._reference.name, RELEASE_LABEL: entry.release, **_LABELS},
                 "annotations": {_OUTCOME: entry.outcome, _SINCE: entry.since, _RUN: run},
             },
             "revision": entry.number,

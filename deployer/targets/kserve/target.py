@@ -44,15 +44,13 @@ from deployer.targets.kserve.doctor import examine
 from deployer.targets.kserve.helper_pod import HelperPod
 from deployer.targets.kserve.history import History, Rollout
 from deployer.targets.kserve.ingress import find_ingress
+from deployer.targets.kserve.inuse import releases_in_use
 from deployer.targets.kserve.logs import follow_logs, read_logs
 from deployer.targets.kserve.observing import holding_pods, inspect, list_statuses, read_live
 from deployer.targets.kserve.permissions import check_permissions, needed_for_store, render_role, to_roll_out
-from deployer.targets.kserve.refusals import RefusedError
 from deployer.targets.kserve.resources import (
     INFERENCE_SERVICE,
     POD,
-    REPLICA_SET,
-    REVISION,
     resource_of,
 )
 from deployer.targets.kserve.rules import Finding, mode_of, service_of
@@ -271,6 +269,8 @@ class Cluster:
 
         What a rollout that was killed left of one goes, too. Raises ConflictError where one is under way.
         """
+        if self._dry_run:
+            return self.api.get(INFERENCE_SERVICE, reference.namespace, reference.name) is not None
         history = History(self.api, reference)
         orphans = history.orphans()
         found = self.api.delete(INFERENCE_SERVICE, reference.namespace, reference.name)
@@ -316,26 +316,9 @@ class Cluster:
         return render_role(self.namespace, self.capabilities().deployment_mode, more)
 
     def releases_in_use(self) -> frozenset[str]:
-        """Return `NAME/ID` of every release that is served, wanted or one step back.
-
-        Of all namespaces, or of the target's own where the user may not see the others.
-        """
-        try:
-            return self._releases_of(None)
-        except RefusedError:
-            return self._releases_of(self.namespace)
-
-    def _releases_of(self, namespace: str | None) -> frozenset[str]:
-        found = self.api.list(INFERENCE_SERVICE, namespace)[0]
-        ours = REPLICA_SET if self.capabilities().deployment_mode == "Standard" else REVISION
-        found += self.api.list(ours, namespace)[0]
-        with contextlib.suppress(RefusedError):  # of the other mode: no Knative, or not for this user
-            found += self.api.list(REVISION if ours is REPLICA_SET else REPLICA_SET, namespace)[0]
-        named = (
-            (one["metadata"].get("labels", {}).get(SERVICE_LABEL, one["metadata"]["name"]), release_of(one))
-            for one in found
-        )
-        return frozenset(f"{name}/{release}" for name, release in named if release)
+        """Return `NAME/ID` of every release that is served, wanted, in a history or in a storage URI."""
+        standard = self.capabilities().deployment_mode == "Standard"
+        return releases_in_use(self.api, self.namespace, standard=standard)
 
     def _reference(self, service: Document) -> Reference:
         metadata = service["metadata"]

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from deployer.errors import NotFoundError, TargetError
+from deployer.inuse import releases_named
 from deployer.ownership import agrees
 from deployer.release import Traffic
 from deployer.target import (
@@ -206,13 +207,20 @@ class OneNode:
         return Endpoint(url=_serving(self._running(), reference).management or "")
 
     def releases_in_use(self) -> frozenset[str]:
-        """Return `NAME/ID` of every release that is served, wanted or one step back, running or not."""
-        records = self._state.read_records()
-        return frozenset(
-            f"{reference.name}/{release}"
-            for reference, record in records.items()
-            for release in record.in_use
-        )
+        """Return `NAME/ID` of every release that is served, wanted, one step back or in a history."""
+        try:
+            list(self._state.services.iterdir())  # a folder that may not be read must not count as empty
+        except FileNotFoundError:
+            return frozenset()
+        except OSError as error:
+            what = f"the supervisor's records cannot be listed: {error.strerror}"
+            raise TargetError(what, where=str(self._state.services)) from error
+        found: set[str] = set()
+        for reference, record in self._state.read_records().items():
+            ids = record.in_use | {entry.release for entry in record.history if entry.release}
+            found |= {f"{reference.name}/{release}" for release in ids}
+            found.update(releases_named([record.service, msgspec.to_builtins(record.history)]))
+        return frozenset(found)
 
     def _ask(self, method: str, url: str, body: object = None) -> Any:
         return ask(self._state, method, url, body)

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reading import read_members
 
-from deployer.archive import DigestCache, plan_archive, read_members, verify_archive, write_archive
-from deployer.archive.extra_files import extra_files
+from deployer.archive import DigestCache, plan_archive, verify_archive, write_archive
+from deployer.archive.extra_files import _glob, extra_files
 from deployer.archive.members import name_fault, names_fault
 from deployer.config import Model
 from deployer.errors import ArchiveError, KdeployError
@@ -147,16 +151,105 @@ def test_links(plan, root):
         plan(extra_files=("a",))
 
 
-def test_a_folder_that_cannot_be_listed(root, monkeypatch):
-    put(root, "a/x")
+@contextlib.contextmanager
+def as_nobody(root: Path) -> Iterator[None]:
+    """Be a user who may not read everything, which root may."""
+    for folder in (root, *root.parents):
+        if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o055)
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
-    def walk(folder, onerror):
-        onerror(PermissionError(13, "Permission denied", str(folder)))
-        return iter(())
 
-    monkeypatch.setattr(os, "walk", walk)
-    with pytest.raises(ArchiveError, match="cannot be listed: Permission denied"):
-        list(extra_files(("a",), root))
+@pytest.mark.parametrize("pattern", ["a", "a/*", "a/**", "**/*.txt", "a/x.txt", "a/sub", "a/sub/*"])
+@pytest.mark.parametrize("mode", [0o000, 0o111, 0o444, 0o644])
+def test_a_folder_that_may_not_be_read_or_entered(plan, root, pattern, mode):
+    put(root, "a/x.txt", "a/sub/y.txt")
+    plan()  # what is imported for it, nobody may read
+    (root / "a").chmod(mode)
+    try:
+        with as_nobody(root):
+            try:
+                names = [name for name, _ in extra_files((pattern,), root)]
+            except ArchiveError as error:
+                assert error.where == "kdeploy.toml: model.extra-files"
+                return
+            if mode != 0o111:  # which lets through who knows the name
+                with pytest.raises(ArchiveError):
+                    plan(extra_files=(pattern,))
+            assert names
+    finally:
+        (root / "a").chmod(0o755)
+
+
+@pytest.mark.parametrize("pattern", ["a", "a/**", "**/f.txt", "**", "a/b/f.txt", "a/*/f.txt"])
+def test_links_that_lead_to_themselves(plan, root, pattern):
+    put(root, "a/b/f.txt")
+    (root / "a" / "one").symlink_to("two")
+    (root / "a" / "two").symlink_to("one")
+    for name in ("up", "down", "again"):  # as many ways down as there are combinations
+        (root / "a" / "b" / name).symlink_to("..")
+    try:
+        assert "f.txt" in {name.rpartition("/")[2] for name in extras(plan(extra_files=(pattern,)))}
+    except ArchiveError as error:
+        assert error.where == "kdeploy.toml: model.extra-files"
+
+
+@pytest.mark.parametrize("pattern", ["a", "**/f.txt"])
+@pytest.mark.parametrize("depth", [1200, 3000])
+def test_a_folder_that_is_very_deep(plan, root, pattern, depth):
+    put(root, "a/top.txt")
+    before = Path.cwd()
+    os.chdir(root / "a")
+    try:
+        for _ in range(depth):
+            Path("d").mkdir()
+            os.chdir("d")
+        Path("f.txt").write_text("x")
+    finally:
+        os.chdir(before)
+    try:
+        try:
+            found = extras(plan(extra_files=(pattern,)))
+        except ArchiveError as error:
+            assert depth == 3000
+            assert "File name too long" in error.what
+        else:
+            assert depth == 1200
+            assert any(name.endswith("f.txt") for name in found)
+    finally:
+        subprocess.run(["rm", "-rf", root / "a"], check=True)
+
+
+def test_a_link_to_nowhere_of_a_name_that_is_taken(plan, root):
+    put(root, "a.txt", "b/x")
+    (root / "b" / "a.txt").symlink_to("a.txt")
+    with pytest.raises(ArchiveError, match=r"two files would be a\.txt"):
+        plan(extra_files=("a.txt", "b/a.txt"))
+
+
+def test_globs_are_pythons(root):
+    import glob
+
+    put(root, "a.txt", "b/c.txt", "b/.h/d.txt", "b/e/f.txt", ".i/j.txt", "b/[k].txt", "b/e/g/l.txt", "m/n")
+    for pattern in (
+        "*", "*.txt", "**", "**/*", "**/*.txt", "b/**/f.txt", "b/*", "b/.*", "*/e/*", "b/[[]k].txt", "?.txt",
+        "**/e/**", "[!a]*", "../*/b/c.txt", "./b//*.txt", "**/**/*.txt", ".*/*", "nothing*", "b/c.txt/*",
+    ):  # fmt: skip
+        found = glob.glob(pattern, root_dir=root, recursive=True)  # noqa: PTH207
+        theirs = {os.path.normpath(root / name) for name in found}
+        ours = {os.path.normpath(path) for path in _glob(pattern, root)}
+        assert ours == theirs, pattern
+    absolute = str(root / "b" / "*.txt")
+    assert {str(path) for path in _glob(absolute, root)} == set(glob.glob(absolute))  # noqa: PTH207
+    assert [path.name for path in _glob("*/", root)] != []
+    assert all(path.is_dir() for path in _glob("*/", root))
 
 
 @pytest.mark.parametrize(
@@ -194,7 +287,7 @@ def test_any_folder_becomes_an_archive_or_one_clear_error(layout):
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)
         bytes_of = []
-        for turn in ("first", "second"):
+        for turn in ("the first turn", "the second turn"):  # longer than any name in the layout
             root = base / turn
             (root / "extra").mkdir(parents=True)
             (root / "handler.py").write_text("def handle(data, context): ...")

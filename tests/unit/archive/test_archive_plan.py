@@ -278,6 +278,12 @@ def test_requirements_that_name_a_file_which_is_not_packed(plan, root):
         plan(requirements_file="requirements.txt", extra_files=("base.txt",))
     assert caught.value.where == "base.txt:1"
     assert "planted" not in str(caught.value)
+    (root / "requirements.txt").write_text("-r kdeploy_handler.json\nnumpy\n")
+    plan(requirements_file="requirements.txt")
+    (root / "requirements.txt").write_text("-r base.txt\n")
+    os.truncate(root / "base.txt", 9 << 20)
+    with pytest.raises(ArchiveError, match=r"base\.txt has 9,437,184 bytes"):
+        plan(requirements_file="requirements.txt", extra_files=("base.txt",))
 
 
 @pytest.mark.parametrize("key", ["requirements_file", "config_file"])

@@ -13,9 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from reading import read_members
 
+import deployer.archive.layout as layout
 import deployer.archive.read as read_module
-from deployer.archive import Entry, read_members, verify_archive, write_archive
+from deployer.archive import Entry, check_outline, outline_size, verify_archive, write_archive
 from deployer.archive.stream import BLOCK, sums_of
 from deployer.errors import IntegrityError
 
@@ -375,3 +377,67 @@ def test_no_bytes_do_worse_than_a_clear_error(tmp_path, data):
         read_members(tmp_path / "m.mar")
     except IntegrityError as error:
         assert error.where == str(tmp_path / "m.mar")
+
+
+def outline(path: Path, recorded: tuple[Entry, ...]) -> None:
+    """Check an archive as a store does that can read the end of it only."""
+    content = path.read_bytes()
+    check_outline(content[-outline_size(recorded) :], len(content), recorded)
+
+
+def test_the_outline_of_what_was_written(mar, tmp_path, archive, digests, monkeypatch):
+    outline(*mar)
+    for limit in (1, 40, 3000, 10_000):  # zip64 by turns
+        monkeypatch.setattr(layout, "_ZIP64_FROM", limit)
+        for kind in ("zip-store", "default"):
+            sealed = write_archive(archive(CONTENT, kind), tmp_path / "wide.mar", digests)
+            outline(tmp_path / "wide.mar", sealed.entries)
+    many = {f"{number:03}/{'n' * 200}": b"" for number in range(300)}
+    sealed = write_archive(archive(many), tmp_path / "many.mar", digests)
+    outline(tmp_path / "many.mar", sealed.entries)
+    sealed = write_archive(archive({}), tmp_path / "none.mar", digests)
+    outline(tmp_path / "none.mar", sealed.entries)
+
+
+def test_an_outline_that_differs_is_noticed_without_the_members(mar):
+    path, recorded = mar
+    content = path.read_bytes()
+    start = content.index(b"PK\x01\x02")
+    for length in (0, 1, 21, 22, start, len(content) - 1, *range(1, len(content), 97)):
+        path.write_bytes(content[:length])
+        with pytest.raises(IntegrityError):
+            outline(path, recorded)
+    unnoticed = 0
+    for position in range(start, len(content)):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 0x55]) + content[position + 1 :])
+        try:
+            outline(path, recorded)
+        except IntegrityError:
+            continue
+        unnoticed += 1
+    assert unnoticed == 4 * len(recorded)  # the members' CRC-32s, which no record has
+    for changed in (content + b"x", b"x" + content, content[1:], content[: start - 1] + content[start:]):
+        path.write_bytes(changed)
+        with pytest.raises(IntegrityError):
+            outline(path, recorded)
+    path.write_bytes(content)
+    for wrong in (
+        recorded[1:],
+        (*recorded, Entry("z", 0, "0")),
+        (replace(recorded[0], size=9), *recorded[1:]),
+    ):
+        with pytest.raises(IntegrityError):
+            outline(path, wrong)
+
+
+@pytest.mark.parametrize("limit", [1, 1 << 40])
+def test_an_outline_from_too_little_of_the_end(mar, limit, monkeypatch):
+    monkeypatch.setattr(layout, "_ZIP64_FROM", limit)
+    path, recorded = mar
+    content = path.read_bytes()
+    for length in range(0, outline_size(recorded), 7):
+        try:
+            check_outline(content[len(content) - length :], len(content), recorded)
+        except IntegrityError:
+            continue
+        assert length >= len(content) - content.index(b"PK\x01\x02")

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from reading import read_members
 
 import deployer.archive.layout as layout
 import deployer.archive.partial as partial_module
 import deployer.archive.write as write_module
-from deployer.archive import DigestCache, digest_archive, read_members, verify_archive, write_archive
+from deployer.archive import DigestCache, digest_archive, verify_archive, write_archive
 from deployer.archive.stream import BLOCK, BUFFERS, pump, sums_of
 from deployer.errors import ArchiveError, DiskFullError
 

@@ -110,10 +110,11 @@ def test_a_large_picture_is_sent_within_the_limit_and_the_answer_says_so(server,
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)).save(path)
     server.answering = like_torchserve
     for protocol in ("plain", "v1", "v2"):
-        [answer] = ask(server, [path], protocol, max_request_size=30_000)
-        assert answer.note.startswith("large.png: ")
+        [answer] = ask(server, [path], protocol, max_request_size=30_000, resize=True)
+        assert answer.resized.note.startswith("large.png: ")
+        assert answer.resized.factor == answer.resized.width / 200 < 1
         assert 15_000 < len(server.asked[-1].body) <= 30_000
-    [answer] = ask(server, [path], "v1", max_request_size=30_000, resize=False)
+    [answer] = ask(server, [path], "v1", max_request_size=30_000)
     assert answer.milliseconds is None
     assert str(error_of(answer)).startswith("large.png: ")
     assert len(server.asked) == 3

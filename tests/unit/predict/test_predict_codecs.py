@@ -287,3 +287,23 @@ def test_any_answer_is_a_prediction_or_one_clear_error(answer):
 
 def test_the_module_is_pure():
     assert not {"os", "pathlib", "urllib3", "socket"} & set(vars(codecs))
+
+
+@pytest.mark.parametrize("protocol", ["plain", "v1", "v2"])
+@pytest.mark.parametrize("depth", [101, 900, 100_000])
+@pytest.mark.parametrize("around", ["[{}]", '{{"a":{}}}'])
+def test_an_answer_that_is_nested_deeply_is_refused(protocol, depth, around):
+    opening, closing = around.replace("{{", "{").replace("}}", "}").split("{}")
+    answer = (opening * depth + "1" + closing * depth).encode()
+    try:
+        [value] = decode(encode(protocol, "m", [Payload(b"x")]), answer)
+    except PredictError as error:
+        assert error.hint
+    else:  # what Python's own parser does not take is text
+        assert (protocol, depth) == ("plain", 100_000)
+        assert value == answer.decode()
+
+
+def test_an_answer_may_be_nested():
+    nested = "[" * 90 + "1" + "]" * 90
+    assert decode(encode("plain", "m", [Payload(b"x")]), nested.encode()) == [json.loads(nested)]

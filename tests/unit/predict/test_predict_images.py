@@ -22,7 +22,7 @@ from PIL import Image
 from deployer.errors import PredictError
 from deployer.predict import images
 from deployer.predict.codecs import Payload, encode, request_size
-from deployer.predict.images import fit_image, read_file, sniff
+from deployer.predict.images import read_file, sniff
 
 CORNERS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (235, 235, 235)}
 # For each EXIF orientation, what was done to the upright picture before it was stored.
@@ -78,6 +78,9 @@ def opened(data: bytes) -> Image.Image:
     return picture
 
 
+fit_image = partial(images.fit_image, resize=True)
+
+
 def refused(path: Path, limit: int = 1000, **options) -> PredictError:
     with pytest.raises(PredictError) as caught:
         fit_image(path, limit, **options)
@@ -96,7 +99,7 @@ def test_a_picture_that_fits_is_sent_byte_for_byte(tmp_path, suffix):
     fitted = fit_image(path, path.stat().st_size)
     assert fitted.data == path.read_bytes()
     assert fitted.content_type == f"image/{'jpeg' if suffix == 'jpg' else suffix}"
-    assert fitted.note is None
+    assert fitted.resized is None
 
 
 def test_any_other_small_file_is_sent_as_plain_bytes(tmp_path):
@@ -126,9 +129,17 @@ def test_the_note_says_what_was_done(tmp_path):
     size, measure = path.stat().st_size, partial(request_size, "v1")
     fitted = fit_image(path, 400_000, request_size=measure)
     width, height = opened(fitted.data).size
-    assert fitted.note == (
+    resized = fitted.resized
+    assert (resized.width, resized.height, resized.format, resized.size) == (
+        width,
+        height,
+        "JPEG",
+        len(fitted.data),
+    )
+    assert resized.factor == round(width / 1200, 4) < 1
+    assert resized.note == (
         f"image.jpg: {measure(size) / 1e6:.1f} MB as JSON, limit 400.0 kB: "
-        f"sent as {width}x{height} JPEG ({len(fitted.data) / 1e3:.1f} kB)"
+        f"sent as {width}x{height} JPEG ({len(fitted.data) / 1e3:.1f} kB), resized by {resized.factor:g}"
     )
     assert fitted.content_type == "image/jpeg"
 
@@ -178,7 +189,7 @@ def test_what_is_sent_is_decodable_and_within_the_limit(
     wire = encode(protocol, "m", [Payload(fitted.data, fitted.content_type)]).body
     assert len(wire) == request_size(protocol, len(fitted.data)) <= limit
     sent = opened(fitted.data)
-    if fitted.note is not None:
+    if fitted.resized is not None:
         kept = {"RGBA": "RGBA", "LA": "RGBA", "I;16": "I;16", "L": "L", "1": "L"}
         assert sent.mode == kept.get(mode, "RGB")
         assert sent.width <= width
@@ -257,7 +268,7 @@ def test_comments_and_profiles_are_not_carried_along(tmp_path):
 def test_a_broken_exif_block_does_not_spoil_the_picture(tmp_path):
     path = tmp_path / "junk.jpg"
     photograph(300, 300).save(path, quality=95, exif=b"Exif\0\0" + b"\xff" * 40)
-    assert fit_image(path, path.stat().st_size // 2).note
+    assert fit_image(path, path.stat().st_size // 2).resized
 
 
 def test_a_picture_longer_than_a_jpeg_can_be_is_sent_shorter(tmp_path):
@@ -271,9 +282,11 @@ def test_a_picture_longer_than_a_jpeg_can_be_is_sent_shorter(tmp_path):
 
 def test_without_leave_to_resize_the_sizes_and_the_way_out_are_told(tmp_path):
     path = write(tmp_path / "image.jpg", photograph(400, 300), quality=95)
-    error = refused(path, 2000, resize=False, request_size=partial(request_size, "v1"))
+    with pytest.raises(PredictError) as caught:
+        images.fit_image(path, 2000, request_size=partial(request_size, "v1"))
+    error = caught.value
     assert "as JSON, limit 2.0 kB" in error.what
-    assert "--no-resize" in error.hint
+    assert "--resize" in error.hint
     assert "serving.max-request-size" in error.hint
 
 

@@ -80,24 +80,17 @@ def test_a_model_is_registered(server, models):
     models.register(
         "https://store/a b&c.mar",
         model_name="other",
-        handler="image_classifier",
         initial_workers=0,
         batch_size=8,
         max_batch_delay=50,
-        response_timeout=120,
-        startup_timeout=60,
-        synchronous=False,
     )
     assert last(server)[2] == {
         "url": "https://store/a b&c.mar",
         "model_name": "other",
-        "handler": "image_classifier",
         "initial_workers": "0",
         "batch_size": "8",
         "max_batch_delay": "50",
-        "response_timeout": "120",
-        "startup_timeout": "60",
-        "synchronous": "false",
+        "synchronous": "true",
     }
 
 
@@ -105,8 +98,8 @@ def test_a_model_is_scaled_made_the_default_and_unregistered(server, models):
     server.answering = lambda asked: says({"status": "Processing worker updates..."}, 202)
     assert models.scale("m", min_workers=2, max_workers=4) == "Processing worker updates..."
     assert last(server) == ("PUT", "/models/m", {"min_worker": "2", "max_worker": "4", "synchronous": "true"})
-    models.scale("m", "2.0", min_workers=0, synchronous=False)
-    assert last(server) == ("PUT", "/models/m/2.0", {"min_worker": "0", "synchronous": "false"})
+    models.scale("m", "2.0", min_workers=0)
+    assert last(server) == ("PUT", "/models/m/2.0", {"min_worker": "0", "synchronous": "true"})
     models.set_default("m", "2.0")
     assert last(server) == ("PUT", "/models/m/2.0/set-default", {})
     models.unregister("m", "1.0")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 from types import SimpleNamespace
 
 import pytest
 
 from deployer.errors import ConfigError, TargetError
-from deployer.targets.kserve.connection import Connection, find_proxy
+from deployer.proxies import address_of, find_proxy
+from deployer.targets.kserve.connection import Connection
 
 TLS, PLAIN = "http://of-https:3128", "http://of-http:3128"
 
@@ -34,6 +36,22 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("https://127.0.0.2:6443", "", None, None),
         ("https://[::1]:6443", "", None, None),
         ("https://localhost:6443", "", None, None),
+        ("https://A.Example.", "a.EXAMPLE", None, None),
+        ("https://a.example", ".a.example", None, TLS),
+        ("https://b.a.example", "*.a.example", None, None),
+        ("https://b.a.example", "other a.example.", None, None),
+        ("https://a.example:6443", "a.example:443", None, TLS),
+        ("https://a.example", "b.a.example:443,a.example:443", None, None),
+        ("https://10.1.2.3:6443", "10.1.2.3:6443", None, None),
+        ("https://10.1.2.3:6443", "10.1.2.3:443", None, TLS),
+        ("https://[fd00::7]:6443", "fd00::/8", None, None),
+        ("https://[fd00::7]:6443", "[fd00:0::7]:6443", None, None),
+        ("https://[fd00::7]:6443", "fd00::8,10.0.0.0/8,not/a/net,[", None, TLS),
+        ("https://localhost.example", "", None, TLS),
+        ("https://127.0.0.1.nip.io", "", None, TLS),
+        ("https://[::ffff:127.0.0.1]", "", None, None),
+        ("https://0.0.0.0:1", "", None, None),
+        ("https://kind.localhost", "", None, None),
         ("https://a.example", "*", "https://theirs:1", "https://theirs:1"),
         ("https://localhost", "", "http://theirs:1", "http://theirs:1"),
     ],
@@ -43,6 +61,25 @@ def test_which_one(
 ) -> None:
     monkeypatch.setenv("NO_PROXY", no_proxy)
     assert find_proxy(host, named) == found
+
+
+def test_lower_case_wins_and_may_be_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://lower:1")
+    assert find_proxy("https://a.example") == "http://lower:1"
+    monkeypatch.setenv("https_proxy", "")
+    assert find_proxy("https://a.example") is None
+    monkeypatch.setenv("no_proxy", "a.example")
+    assert find_proxy("http://a.example") is None
+    assert find_proxy("http://b.example") == PLAIN
+    monkeypatch.setenv("REQUEST_METHOD", "GET")  # a CGI script, whose client names HTTP_PROXY in a header
+    assert find_proxy("http://b.example") is None
+
+
+def test_a_login_is_taken_out_of_the_address() -> None:
+    assert address_of("http://proxy:1") == ("http://proxy:1", {})
+    address, headers = address_of("http://me:p%40ss%2F%C3%BC@proxy:1/")
+    assert address == "http://proxy:1"
+    assert base64.b64decode(headers["Proxy-Authorization"].split()[1]).decode() == "me:p@ss/ü"
 
 
 def test_none_and_one_without_a_scheme(monkeypatch: pytest.MonkeyPatch) -> None:

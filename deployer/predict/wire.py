@@ -1,0 +1,177 @@
+"""Connections to one server: straight, through a proxy or through a tunnel, each exchange within a deadline.
+
+The deadline is one for the whole exchange: connecting, TLS, sending, and every byte of the answer.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import urllib3
+from urllib3 import connection, connectionpool
+from urllib3.exceptions import ProxyError
+from urllib3.util.connection import create_connection
+
+from deployer.proxies import address_of, tls_context
+from deployer.target import Tunnel
+
+CONNECT_TIMEOUT = 10.0  # seconds
+
+
+class TunnelRefusedError(Exception):
+    """A proxy does not let a connection through to a port; nothing was sent to whom it was for."""
+
+
+class Deadline(threading.local):
+    """When the exchange of this thread has to be over."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._end = float("inf")
+
+    def begin(self, seconds: float) -> None:
+        """Begin an exchange of so many seconds."""
+        self._end = self._clock() + seconds
+
+    def allows(self, seconds: float) -> bool:
+        """Whether so many seconds are left."""
+        return self._end - self._clock() > seconds
+
+    def left(self, at_most: float = 3600.0) -> float:
+        """Return the seconds that are left, but no more than that. Raises TimeoutError when it is over."""
+        left = self._end - self._clock()
+        if left <= 0:
+            raise TimeoutError("the time for the whole exchange is over")
+        return min(left, at_most)
+
+
+class _Timed:
+    """A socket each of whose calls ends with the deadline; otherwise it is the socket itself."""
+
+    def __init__(self, wrapped: socket.socket, deadline: Deadline) -> None:
+        self._socket = wrapped
+        self._deadline = deadline
+
+    def sendall(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            self._socket.settimeout(self._deadline.left())
+            rest = rest[self._socket.send(rest) :]
+
+    def makefile(self, mode: str = "rb", *_: Any, **__: Any) -> io.BufferedReader:
+        assert mode == "rb"
+        return io.BufferedReader(_TimedReader(self._socket, self._deadline))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
+
+
+class _TimedReader(io.RawIOBase):
+    def __init__(self, source: socket.socket, deadline: Deadline) -> None:
+        self._socket = source
+        self._deadline = deadline
+        self._file = source.makefile("rb", buffering=0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._socket.settimeout(self._deadline.left())
+        return self._file.readinto(buffer)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def open_pool(
+    deadline: Deadline,
+    *,
+    connections: int,
+    tls: ssl.SSLContext | None = None,
+    open_socket: Callable[[str, int], socket.socket] | None = None,
+    proxy: str | None = None,
+) -> urllib3.PoolManager:
+    """Return a pool of connections; `open_socket` opens them where that is not to be done straight."""
+
+    def open_timed(self: connection.HTTPConnection) -> Any:
+        self.timeout = deadline.left(CONNECT_TIMEOUT)
+        straight = connection.HTTPConnection._new_conn  # noqa: SLF001 - what urllib3's users override
+        opened = open_socket(self.host, self.port) if open_socket else straight(self)
+        opened.settimeout(deadline.left())
+        return _Timed(opened, deadline)
+
+    class Plain(connection.HTTPConnection):
+        _new_conn = open_timed
+
+    class Secure(connection.HTTPSConnection):
+        _new_conn = open_timed
+
+        def connect(self) -> None:
+            super().connect()
+            self.sock = cast("Any", _Timed(cast("socket.socket", self.sock), deadline))
+
+    class PlainPool(connectionpool.HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(connectionpool.HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    options: dict[str, Any] = {"maxsize": connections, "retries": False, "ssl_context": tls}
+    if proxy:
+        url, headers = address_of(proxy)
+        to_proxy = tls_context() if url.startswith("https:") else None
+        pool: urllib3.PoolManager = urllib3.ProxyManager(
+            url, proxy_headers=headers, proxy_ssl_context=to_proxy, **options
+        )
+    else:
+        pool = urllib3.PoolManager(**options)
+    pool.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
+    return pool
+
+
+def through_tunnel(tunnel: Tunnel) -> Callable[[str, int], socket.socket]:
+    """Return what opens a connection through a tunnel, wherever it is said to lead."""
+    return lambda _host, _port: tunnel.open()
+
+
+def through_proxy(proxy: str, deadline: Deadline) -> Callable[[str, int], socket.socket]:
+    """Return what opens a connection by a proxy's CONNECT, also for plain HTTP.
+
+    A proxy that is sent a whole URL replaces the Host header by the URL's host; in a tunnel it cannot. The
+    function raises TunnelRefusedError where the proxy does not allow it, ProxyError where it is not reached.
+    """
+    url, headers = address_of(proxy)
+    parts = urlsplit(url)
+    place = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+
+    def connect(host: str, port: int) -> socket.socket:
+        wire = create_connection(place, deadline.left(CONNECT_TIMEOUT))
+        if parts.scheme == "https":
+            wire = tls_context().wrap_socket(wire, server_hostname=place[0])
+        timed = _Timed(wire, deadline)
+        target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}", *(": ".join(h) for h in headers.items())]
+        timed.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        answer = http.client.HTTPResponse(timed, method="CONNECT")  # type: ignore[arg-type]
+        answer.begin()
+        if not 200 <= answer.status < 300:
+            wire.close()
+            raise TunnelRefusedError(f"{answer.status} {answer.reason}")
+        return wire
+
+    def open_socket(host: str, port: int) -> socket.socket:
+        try:
+            return connect(host, port)
+        except (OSError, http.client.HTTPException) as error:
+            raise ProxyError("Unable to connect to proxy", error) from error
+
+    return open_socket

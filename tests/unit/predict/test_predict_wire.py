@@ -1,0 +1,364 @@
+"""How a prediction gets to the ingress: through real proxies, with TLS of one's own, and within its time."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import trustme
+from loopback import Reply, Server
+from proxying import Proxy, proxying
+
+from deployer.errors import ConfigError, PredictError
+from deployer.predict import Failure, Prediction, predict_files
+from deployer.target import Endpoint
+
+HOST = "digits.team.example.com"
+SECRET = "s3cr3t-passw0rd"
+
+
+class Way:
+    """An ingress called ingress.example, TLS or not, a proxy that leads to it, and the CA of all."""
+
+    def __init__(self, folder: Path, opened: ExitStack) -> None:
+        self.authority = trustme.CA()
+        self.bundle = folder / "authority.pem"
+        self.authority.cert_pem.write_to_path(self.bundle)
+        self.server = Server()
+        opened.callback(self.server.close)
+        self.server.answering = lambda asked: Reply(200, json.dumps(asked.headers["host"]).encode())
+        self.proxy: Proxy = opened.enter_context(proxying())
+        self.secure_proxy: Proxy = opened.enter_context(proxying(self.tls("127.0.0.1")))
+        self.secure = opened.enter_context(behind_tls(self.server, self.tls("ingress.example")))
+        for proxy in (self.proxy, self.secure_proxy):
+            plain = int(self.server.url.rpartition(":")[2])
+            proxy.leads = {"ingress.example:80": plain, "ingress.example:443": self.secure}
+        self.image = folder / "image.bin"
+        self.image.write_bytes(b"x")
+
+    def tls(self, name: str) -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.authority.issue_cert(name).configure_cert(context)
+        return context
+
+    def ask(
+        self, url: str, host: str | None = HOST, *, authority: Path | None = None
+    ) -> Prediction | Failure:
+        endpoint = Endpoint(url, host)
+        [answer] = predict_files(endpoint, "digits", [self.image], timeout=20, authority=authority)
+        return answer
+
+    def value(self, url: str, host: str | None = HOST, *, authority: Path | None = None) -> object:
+        answer = self.ask(url, host, authority=authority)
+        assert isinstance(answer, Prediction), answer.error
+        return answer.value
+
+    def error(self, url: str, *, authority: Path | None = None) -> PredictError:
+        answer = self.ask(url, authority=authority)
+        assert isinstance(answer, Failure)
+        assert SECRET not in f"{answer.error} {answer.error.hint} {answer.error.__cause__!r}"
+        return answer.error
+
+
+@contextmanager
+def behind_tls(server: Server, tls: ssl.SSLContext) -> Iterator[int]:
+    """Put TLS in front of a server; yield the port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                client, address = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=handle, args=(client, address), daemon=True).start()
+
+    def handle(client: socket.socket, address: tuple[str, int]) -> None:
+        try:
+            server._server.finish_request(tls.wrap_socket(client, server_side=True), address)
+        except OSError:
+            client.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield listener.getsockname()[1]
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join()
+
+
+@pytest.fixture
+def way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Way]:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    with ExitStack() as opened:
+        yield Way(tmp_path, opened)
+
+
+@pytest.fixture
+def through(way: Way, monkeypatch: pytest.MonkeyPatch) -> Way:
+    """The same, with the environment naming the proxy."""
+    monkeypatch.setenv("HTTP_PROXY", way.proxy.url)
+    monkeypatch.setenv("HTTPS_PROXY", way.proxy.url)
+    return way
+
+
+def test_the_host_header_passes_a_proxy_that_replaces_it_elsewhere(through: Way) -> None:
+    assert through.value("http://ingress.example") == HOST
+    assert through.proxy.asked == [("CONNECT", "ingress.example:80", "ingress.example:80")]
+
+
+def test_a_proxy_that_tunnels_tls_only_gets_the_whole_url(through: Way) -> None:
+    through.proxy.tunnels = through.proxy.strict = False
+    assert through.value("http://ingress.example") == HOST
+    connect, post = through.proxy.asked
+    assert connect[0] == "CONNECT"
+    assert post == ("POST", "http://ingress.example/predictions/digits", HOST)
+
+
+def test_a_url_of_the_services_own_host_is_forwarded(through: Way) -> None:
+    assert through.value("http://ingress.example", None) == "ingress.example"
+    assert [method for method, *_ in through.proxy.asked] == ["POST"]
+
+
+@pytest.mark.parametrize("by", ["option", "variable"])
+def test_https_through_a_proxy_with_an_authority_of_its_own(
+    through: Way, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if by == "variable":
+        monkeypatch.setenv("SSL_CERT_FILE", str(through.bundle))
+    authority = through.bundle if by == "option" else None
+    assert through.value("https://ingress.example", authority=authority) == HOST
+    assert [asked[:2] for asked in through.proxy.asked] == [("CONNECT", "ingress.example:443")]
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_by_https(way: Way, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{scheme}_proxy", way.secure_proxy.url)
+    monkeypatch.setenv("SSL_CERT_FILE", str(way.bundle))
+    assert way.value(f"{scheme}://ingress.example") == HOST
+    assert len(way.secure_proxy.asked) == 1
+
+
+def test_a_certificate_that_nobody_vouches_for(through: Way) -> None:
+    error = through.error("https://ingress.example")
+    assert "TLS fails" in error.what
+    assert "--certificate-authority" in error.hint
+    other = through.bundle.with_name("other.pem")
+    trustme.CA().cert_pem.write_to_path(other)
+    assert "TLS fails" in through.error("https://ingress.example", authority=other).what
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no PEM", b"\xff\xfe", "a folder", "endless"])
+@pytest.mark.parametrize("by", ["--certificate-authority", "SSL_CERT_FILE"])
+def test_a_file_of_certificates_that_is_none(
+    way: Way, by: str, content: bytes | str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = Path("/dev/zero") if content == "endless" else tmp_path / "bundle"
+    if content == "a folder":
+        file.mkdir()
+    elif isinstance(content, bytes):
+        file.write_bytes(content)
+    if by == "SSL_CERT_FILE":
+        monkeypatch.setenv(by, str(file))
+    with pytest.raises(ConfigError, match="the certificates cannot be read") as caught:
+        way.ask("https://ingress.example", authority=file if by.startswith("--") else None)
+    assert caught.value.where == f"{by}: {file}"
+
+
+def test_a_bundle_with_names_in_other_letters(through: Way, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_bytes("# Főtanúsítvány\n".encode() + b"\xff\n" + through.bundle.read_bytes())
+    assert through.value("https://ingress.example", authority=bundle) == HOST
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("password", [SECRET, f"ü/:@ {SECRET}"])
+def test_a_proxy_that_wants_a_password(
+    way: Way, scheme: str, password: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from urllib.parse import quote
+
+    way.proxy.login = f"me:{password}"
+    named = way.proxy.url.replace("//", f"//me:{quote(password, safe='')}@")
+    monkeypatch.setenv(f"{scheme.upper()}_PROXY", named)
+    assert way.value(f"{scheme}://ingress.example", authority=way.bundle) == HOST
+    monkeypatch.setenv(f"{scheme.upper()}_PROXY", named.replace(SECRET, f"{SECRET}x"))
+    error = way.error(f"{scheme}://ingress.example", authority=way.bundle)
+    assert f"the proxy {way.proxy.url} cannot be used" in error.what
+    assert "407" in error.what
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_is_not_there(way: Way, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://me:{SECRET}@127.0.0.1:{port}")
+    error = way.error(f"{scheme}://ingress.example", authority=way.bundle)
+    assert f"the proxy http://127.0.0.1:{port} cannot be used" in error.what
+    assert "NO_PROXY" in error.hint
+
+
+@pytest.mark.parametrize("named", ["socks5://me:s3cr3t-passw0rd@proxy.example", "http://", "http://a:b:c"])
+def test_what_is_no_proxy(way: Way, named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", named)
+    with pytest.raises(ConfigError) as caught:
+        way.ask("http://ingress.example")
+    assert caught.value.where == "HTTP_PROXY"
+    assert SECRET not in str(caught.value)
+
+
+def test_loopback_and_what_no_proxy_names_are_reached_straight(
+    through: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert through.value(through.server.url) == HOST
+    assert through.value(through.server.url.replace("127.0.0.1", "localhost")) == HOST
+    monkeypatch.setenv("no_proxy", "ingress.example")
+    assert "the name cannot be resolved" in through.error("http://ingress.example").what
+    assert through.proxy.asked == []
+
+
+# Within its time
+
+
+Answering = Callable[[socket.socket, threading.Event], None]
+
+
+@contextmanager
+def listening(answering: Answering) -> Iterator[int]:
+    """Answer each connection in a thread until the test is over."""
+    over = threading.Event()
+    listener = socket.create_server(("127.0.0.1", 0))
+    threads = []
+
+    def serve() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            threads.append(threading.Thread(target=handle, args=(client,)))
+            threads[-1].start()
+
+    def handle(client: socket.socket) -> None:
+        with suppress(OSError):
+            answering(client, over)
+        over.wait()
+        client.close()
+
+    threads.append(threading.Thread(target=serve))
+    threads[0].start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        over.set()
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        for thread in threads:
+            thread.join()
+
+
+def dripping(head: bytes, drop: bytes) -> Answering:
+    """Answer quickly up to a point, and from there on a little at a time, without end."""
+
+    def answer(client: socket.socket, over: threading.Event) -> None:
+        client.recv(65536)
+        client.sendall(head)
+        while not over.wait(0.02):
+            client.sendall(drop)
+
+    return answer
+
+
+def deaf(client: socket.socket, over: threading.Event) -> None:
+    """Take a little of what is sent, again and again, so that no single send has to wait for long."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    while not over.wait(0.02):
+        client.recv(1000)
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+SLOW: dict[str, Answering] = {
+    "the status line": dripping(b"HTTP/1.1 200 ", b"O"),
+    "headers": dripping(OK, b"X: y\r\n"),
+    "one header": dripping(OK + b"X: ", b"y"),
+    "the body": dripping(OK + b"Content-Length: 1000000\r\n\r\n", b"7"),
+    "chunks": dripping(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n7\r\n"),
+    "a body without an end": dripping(OK + b"\r\n", b"7"),
+    "interim answers": dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "taking the request": deaf,
+}
+
+
+@pytest.mark.parametrize("what", SLOW)
+@pytest.mark.parametrize("how", ["straight", "tunnel"])
+def test_a_slow_server_is_not_waited_for_longer_than_told(what: str, how: str, way: Way) -> None:
+    way.image.write_bytes(b"x" * 5_000_000)
+    with listening(SLOW[what]) as port:
+        tunnel = None if how == "straight" else Straight(port)
+        endpoint = Endpoint(f"http://127.0.0.1:{port}", HOST, tunnel)
+        [answer] = predict_files(endpoint, "digits", [way.image], timeout=0.5)
+    assert isinstance(answer, Failure)
+    assert "0.5 s" in answer.error.what
+    assert "--timeout" in (answer.error.hint or "")
+    assert "died" not in (answer.error.hint or "")
+
+
+class Straight:
+    """A tunnel that leads to a port of this machine. Implements deployer.target.Tunnel."""
+
+    fault = None
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    def open(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self._port))
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_slow_proxy_is_not_waited_for_longer_than_told(
+    scheme: str, way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with listening(dripping(b"HTTP/1.1 200 Connection", b"x")) as port:
+        monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://127.0.0.1:{port}")
+        [answer] = predict_files(
+            Endpoint(f"{scheme}://ingress.example", HOST), "digits", [way.image], timeout=0.5
+        )
+    assert isinstance(answer, Failure)
+    assert "0.5 s" in answer.error.what or "time" in answer.error.what
+
+
+def test_a_server_that_begins_no_tls_is_not_waited_for_longer_than_told(way: Way) -> None:
+    with listening(dripping(b"", b"")) as port:
+        [answer] = predict_files(Endpoint(f"https://127.0.0.1:{port}"), "digits", [way.image], timeout=0.5)
+    assert isinstance(answer, Failure)
+    assert "0.5 s" in answer.error.what
+
+
+def test_a_dripping_server_behind_tls(way: Way) -> None:
+    tls = way.tls("127.0.0.1")
+
+    def answer(client: socket.socket, over: threading.Event) -> None:
+        with tls.wrap_socket(client, server_side=True) as secure:
+            dripping(OK + b"Content-Length: 1000000\r\n\r\n", b"7")(secure, over)
+
+    with listening(answer) as port:
+        [answered] = predict_files(
+            Endpoint(f"https://127.0.0.1:{port}"), "digits", [way.image], timeout=0.5, authority=way.bundle
+        )
+    assert isinstance(answered, Failure)
+    assert "is not complete after 0.5 s" in answered.error.what
+
+
+def test_connections_are_kept_and_each_exchange_has_its_own_time(way: Way) -> None:
+    way.server.answering = lambda asked: Reply(200, b"7")
+    answers = predict_files(Endpoint(way.server.url, HOST), "digits", [way.image] * 40, timeout=20)
+    assert [one.value for one in answers if isinstance(one, Prediction)] == [7] * 40

@@ -1,0 +1,84 @@
+"""Options that are read by hand: each error names the option that it is about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deployer.cli import deps
+from deployer.cli.main import main
+from deployer.errors import ConfigError
+
+CONFIG = """
+[model]
+name = "digits"
+version = "1.0"
+handler = "handler.py"
+[targets.production]
+kind = "kserve"
+"""
+
+
+def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return int(ended.value.code or 0), capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["abc", "", "-1s", "1 s", "1w", "\u0661s", "1e400"])
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (["rollout"], "--wait-window"),
+        (["rollout"], "--timeout"),
+        (["predict", "image.png"], "--timeout"),
+        (["prune", "--keep", "1"], "--min-age"),
+    ],
+)
+def test_an_invalid_duration_names_its_option(
+    command: list[str],
+    option: str,
+    value: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "kdeploy.toml").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    code, told = said([*command, f"{option}={value}"], capsys)
+    assert code == 3
+    assert told.startswith(f"error: invalid duration {value!r}\nwhere: {option}\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "value", "what"),
+    [
+        (["rollout"], "--wait-window", "601s", "is too long"),
+        (["rollout"], "--timeout", "9999999999999999999h", "is too long"),
+        (["predict", "image.png"], "--timeout", "9999999999999999999h", "is too long"),
+        (["predict", "image.png"], "--timeout", "0s", "is too short"),
+    ],
+)
+def test_a_duration_that_no_clock_can_wait_for(
+    command: list[str],
+    option: str,
+    value: str,
+    what: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "kdeploy.toml").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    code, told = said([*command, option, value], capsys)
+    assert (code, what in told, f"where: {option}" in told) == (3, True, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("1.5s", 1.5), ("200ms", 0.2), ("5m", 300), ("1h", 3600), ("1d", 86400)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert deps.duration(text, "--timeout") == seconds
+    with pytest.raises(ConfigError, match="is too long"):
+        deps.duration(text, "--timeout", longest=seconds / 2)

@@ -1,0 +1,54 @@
+"""What `kdeploy predict` prints, in every format."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from deployer.cli.options import Output
+from deployer.cli.printers import print_answers
+from deployer.errors import PredictError
+from deployer.predict import Failure, Prediction, Resized
+
+SMALLER = Resized(factor=0.4213, width=512, height=384, format="JPEG", size=1234, note="large.png: smaller")
+ANSWERS = [
+    Prediction(name="large.png", value=7, milliseconds=1.5, resized=SMALLER),
+    Prediction(name="small.png", value=3, milliseconds=1.5),
+]
+
+
+def printed(output: Output, capsys: pytest.CaptureFixture[str], *answers: Prediction | Failure) -> str:
+    try:
+        print_answers(answers, output)
+    except PredictError:
+        assert any(isinstance(answer, Failure) for answer in answers)
+    said = capsys.readouterr()
+    assert said.err == "".join(f"{one.resized.note}\n" for one in answers if one.resized)
+    return said.out
+
+
+def test_that_a_smaller_picture_was_sent_is_in_every_format(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(Output.TABLE, capsys, *ANSWERS) == (
+        "large.png   7   resized by 0.4213: 512x384\nsmall.png   3\n"
+    )
+    for output, read in ((Output.JSON, json.loads), (Output.YAML, yaml.safe_load_all)):
+        large, small = read(printed(output, capsys, *ANSWERS))
+        assert large["resized"] == {
+            "factor": 0.4213,
+            "width": 512,
+            "height": 384,
+            "format": "JPEG",
+            "size": 1234,
+            "note": "large.png: smaller",
+        }
+        assert small["resized"] is None
+        assert (large["prediction"], small["prediction"]) == (7, 3)
+
+
+def test_a_failure_says_it_too(capsys: pytest.CaptureFixture[str]) -> None:
+    failed = Failure(name="large.png", error=PredictError("refused"), resized=SMALLER)
+    (answer,) = json.loads(printed(Output.JSON, capsys, failed))
+    assert answer["resized"]["factor"] == 0.4213
+    assert "resized by 0.4213" in printed(Output.TABLE, capsys, failed)

@@ -1,0 +1,170 @@
+"""Whatever others say is shown as text, and no terminal obeys it."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+import deployer.cli
+from deployer.cli import printers, terminal
+from deployer.cli.options import Output
+from deployer.errors import PredictError
+from deployer.events import StatusChanged, Warned
+from deployer.predict import Failure, Prediction
+from deployer.target import Phase, Reference, Status
+
+main = importlib.import_module("deployer.cli.main")
+HOSTILE = {
+    "colour": "\x1b[31mred\x1b[0m",
+    "title": "\x1b]0;owned\x07",
+    "cursor": "\x1b[2J\x1b[H",
+    "carriage return": "fine\rerror: not fine",
+    "backspace": "rm\b\bls",
+    "bell": "\x07",
+    "delete": "\x7f",
+    "8-bit CSI": "\x9b31m",
+    "next line": "\x85",
+    "right to left": "\u202egnp.exe\u202c",
+    "isolate": "\u2066x\u2069",
+    "mark": "\u200f",
+    "line separator": "\u2028",
+    "byte order": "\ufeff",
+    "lone surrogate": "\ud800",
+    "byte that is not UTF-8": "\udcff",
+    "nul": "\0",
+}
+OBEYED = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+@pytest.fixture(params=HOSTILE)
+def hostile(request: pytest.FixtureRequest) -> str:
+    return HOSTILE[request.param]
+
+
+@pytest.fixture(autouse=True)
+def harmless(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What was written to stdout and stderr, both of which fail for what is not UTF-8 as a file does."""
+    said = io.StringIO()
+
+    def write(stream: object, text: str) -> None:
+        text.encode()
+        said.write(text)
+
+    monkeypatch.setattr(terminal, "_write", write)
+    return said
+
+
+def is_harmless(text: str) -> bool:
+    return not OBEYED.search(text)
+
+
+@given(st.text(st.characters()))
+def test_no_text_is_obeyed(text: str) -> None:
+    shown = terminal.plain(text)
+    assert is_harmless(shown)
+    shown.encode()
+    assert is_harmless(terminal.cell(text))
+    assert not {"\n", "\t"} & set(terminal.cell(text))
+
+
+def test_what_is_harmless_stays() -> None:
+    for text in (
+        "ünïcödé 漢字 \U0001f469\u200d\U0001f469",
+        "a\tb\nc",
+        "\u0645\u06cc\u200c\u062e",
+        "שלום",
+        "\\u001b",
+    ):
+        assert terminal.plain(text) == text
+
+
+def test_what_is_not_is_readable() -> None:
+    assert terminal.plain("\x1b[31mred\x1b[0m") == "red"
+    assert (
+        terminal.plain("\x1b]0;x\x07\r\x9b\u202e\udcff") == "\\u001b]0;x\\u0007\\u000d\\u009b\\u202e\\udcff"
+    )
+    assert terminal.cell("a\nb\tc") == "a\\nb\\tc"
+
+
+@pytest.mark.parametrize("output", list(Output))
+def test_answers_and_file_names(hostile: str, output: Output, harmless: io.StringIO) -> None:
+    answers = [
+        Prediction(name=f"{hostile}.png", value={"class": hostile, hostile: [hostile]}, milliseconds=1),
+        Failure(name="b.png", error=PredictError(f"the handler says: {hostile}")),
+    ]
+    with pytest.raises(PredictError):
+        printers.print_answers(answers, output)
+    said = harmless.getvalue()
+    assert is_harmless(said)
+    if output is Output.JSON:
+        first, second = json.loads(said)
+        assert first["image"] == f"{hostile}.png"
+        assert first["prediction"] == {"class": hostile, hostile: [hostile]}
+        assert second["error"].endswith(hostile)
+    elif output is Output.YAML and not re.search("[\ud800-\udfff]", hostile):  # which YAML does not read
+        first, _ = yaml.safe_load_all(said)
+        assert first["prediction"] == {"class": hostile, hostile: [hostile]}
+    elif output is Output.TABLE:
+        assert len(said.splitlines()) == 2
+
+
+def test_a_value_in_a_table_is_json(hostile: str, harmless: io.StringIO) -> None:
+    printers.print_answers([Prediction(name="a.png", value=[hostile, "ü"], milliseconds=1)], Output.TABLE)
+    assert "ü" in harmless.getvalue()
+    assert json.loads(harmless.getvalue().removeprefix("a.png   ")) == [hostile, "ü"]
+
+
+def test_events_tables_and_errors(hostile: str, harmless: io.StringIO) -> None:
+    status = Status(
+        reference=Reference("default", "digits"),
+        release=hostile,
+        phase=Phase.FAILED,
+        reason=hostile,
+        message=f"{hostile}\nhint:  run something else",
+        log=(hostile,),
+    )
+    viewer = printers.Viewer()
+    for event in (Warned(hostile), StatusChanged(status)):
+        viewer(event)
+    printers.print_table(["what", "value"], [(hostile, f"{hostile}\nsecond line")])
+    main._say(f"it says {hostile}\nhint:  run something else", where=hostile, hint=hostile)
+    said = harmless.getvalue()
+    assert is_harmless(said)
+    assert "\nhint:  run something else" not in said  # a line of its own would look like one of kdeploy's
+
+
+def test_wrong_usage(hostile: str, harmless: io.StringIO) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main.main(["predict", f"--{hostile}"])
+    assert caught.value.code == 2
+    assert "No such option" in harmless.getvalue()
+    assert is_harmless(harmless.getvalue())
+
+
+def test_nothing_else_writes() -> None:
+    for path in Path(deployer.cli.__file__).parent.glob("*.py"):
+        tree = ast.parse(path.read_text("utf-8"))
+        used = {
+            f"{node.value.id}.{node.attr}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        }
+        calls = {
+            node.func.id
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        writers = used & {"typer.echo", "typer.secho", "sys.stdout.write", "sys.stderr.write"}
+        assert not writers, path
+        assert "print" not in calls, path
