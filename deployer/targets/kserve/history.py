@@ -37,9 +37,9 @@ from deployer.targets.kserve.applying import leave_to
 from deployer.targets.kserve.resources import CONTROLLER_REVISION
 
 # Not KServe's label: a workload's controller adopts ControllerRevisions that its selector matches.
-_SERVICE = "kdeploy.dev/service"
+OF_SERVICE = "kdeploy.dev/service"
 _LABELS = {"app.kubernetes.io/managed-by": "kdeploy"}
-ENTRIES = ",".join([_SERVICE, *(f"{key}={value}" for key, value in _LABELS.items())])  # of any service
+ENTRIES = ",".join([OF_SERVICE, *(f"{key}={value}" for key, value in _LABELS.items())])  # of any service
 _OUTCOME, _SINCE, _RUN = "kdeploy.dev/outcome", "kdeploy.dev/since", "kdeploy.dev/run"
 _ATTEMPTS = 10
 _IN_ANNOTATIONS = ("number", "outcome", "since")
@@ -164,7 +164,7 @@ class History:
             "metadata": {
                 "name": name,
                 "namespace": namespace,
-                "labels": {_SERVICE: self._reference.name, RELEASE_LABEL: entry.release, **_LABELS},
+                "labels": {OF_SERVICE: self._reference.name, RELEASE_LABEL: entry.release, **_LABELS},
                 "annotations": {_OUTCOME: entry.outcome, _SINCE: entry.since, _RUN: run},
             },
             "revision": entry.number,
@@ -172,7 +172,7 @@ class History:
         }
 
     def _list(self) -> list[Document]:
-        selector = ",".join(f"{k}={v}" for k, v in {_SERVICE: self._reference.name, **_LABELS}.items())
+        selector = ",".join(f"{k}={v}" for k, v in {OF_SERVICE: self._reference.name, **_LABELS}.items())
         namespace = self._reference.namespace
         return self._api.list(CONTROLLER_REVISION, namespace, {"labelSelector": selector})[0]
 

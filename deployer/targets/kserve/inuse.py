@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Mapping
 
 from deployer.inuse import releases_named
 from deployer.target import RELEASE_LABEL, Document
 from deployer.targets.kserve.api import Api
-from deployer.targets.kserve.history import ENTRIES
+from deployer.targets.kserve.history import ENTRIES, OF_SERVICE
 from deployer.targets.kserve.refusals import RefusedError
 from deployer.targets.kserve.resources import (
     CONTROLLER_REVISION,
@@ -18,6 +19,9 @@ from deployer.targets.kserve.resources import (
 )
 from deployer.targets.kserve.state.children import SERVICE_LABEL, release_of
 
+Query = Mapping[str, str]
+Read = Callable[[Resource, "str | None", Query], list[Document]]
+
 
 def releases_in_use(api: Api, namespace: str, *, standard: bool) -> frozenset[str]:
     """Return `NAME/ID` of every release that is served, wanted, in a history or in a storage URI.
@@ -25,29 +29,32 @@ def releases_in_use(api: Api, namespace: str, *, standard: bool) -> frozenset[st
     Of all namespaces where the user may list them, else of the one given. Raises TargetError.
     """
 
-    def everywhere(resource: Resource, selector: str = "") -> list[Document]:
+    def everywhere(read: Read, resource: Resource, selector: str) -> list[Document]:
+        query = {"labelSelector": selector}
         try:
-            return _objects(api, resource, None, selector)
+            return read(resource, None, query)
         except RefusedError:
-            return _objects(api, resource, namespace, selector)
+            return read(resource, namespace, query)
 
-    ours, others = (REPLICA_SET, REVISION) if standard else (REVISION, REPLICA_SET)
-    found = everywhere(INFERENCE_SERVICE) + everywhere(ours, SERVICE_LABEL)
+    def whole(resource: Resource, where: str | None, query: Query) -> list[Document]:
+        return api.list(resource, where, query)[0]
+
+    def read_children(resource: Resource, selector: str) -> None:
+        # Of those with a release's label the metadata are enough: a pod template is 50 kB or more.
+        labelled.extend(everywhere(api.table, resource, f"{selector},{RELEASE_LABEL}"))
+        others.extend(everywhere(whole, resource, f"{selector},!{RELEASE_LABEL}"))
+
+    services = everywhere(whole, INFERENCE_SERVICE, "")
+    labelled, others = [one for one in services if release_of(one)], [*services]
+    read_children(REPLICA_SET if standard else REVISION, SERVICE_LABEL)
     with contextlib.suppress(RefusedError):  # of the other mode: no Knative, or not for this user
-        found += everywhere(others, SERVICE_LABEL)
-    found += everywhere(CONTROLLER_REVISION, ENTRIES)
-    labelled = (
-        (one["metadata"].get("labels", {}).get(SERVICE_LABEL, one["metadata"]["name"]), release_of(one))
-        for one in found
-    )
-    used = {f"{name}/{release}" for name, release in labelled if release}
-    return frozenset(used.union(*map(releases_named, found)))
+        read_children(REVISION if standard else REPLICA_SET, SERVICE_LABEL)
+    read_children(CONTROLLER_REVISION, ENTRIES)
+    used = {f"{_service_of(one)}/{release_of(one)}" for one in labelled}
+    return frozenset(used.union(*map(releases_named, others)))
 
 
-def _objects(api: Api, resource: Resource, namespace: str | None, selector: str) -> list[Document]:
-    """List objects, of those with a release's label the metadata alone: a template is 50 kB or more."""
-    if not selector:
-        return api.list(resource, namespace)[0]
-    others = {"labelSelector": f"{selector},!{RELEASE_LABEL}"}
-    labelled = {"labelSelector": f"{selector},{RELEASE_LABEL}"}
-    return api.list(resource, namespace, others)[0] + api.table(resource, namespace, labelled)
+def _service_of(document: Document) -> str:
+    metadata = document["metadata"]
+    labels: dict[str, str] = metadata.get("labels", {})
+    return labels.get(SERVICE_LABEL) or labels.get(OF_SERVICE) or str(metadata["name"])
