@@ -12,7 +12,9 @@ from deployer.history import (
     APPLIED,
     APPLYING,
     INTERRUPTED,
+    READY,
     describe_author,
+    last_ready,
     plan_entry,
     settle,
     superfluous,
@@ -22,7 +24,7 @@ from deployer.history import (
 from deployer.target import Document, Entry, Origin
 
 NOW, SOON, LATER = "2026-01-01T12:03:11Z", "2026-01-01T12:05:11Z", "2026-01-01T12:05:12Z"
-A, B = "1.0-aaaaaaaaaaaa", "1.1-bbbbbbbbbbbb"
+A, B, C = "1.0-aaaaaaaaaaaa", "1.1-bbbbbbbbbbbb", "1.2-cccccccccccc"
 
 
 def documents(release: str = A, **predictor: object) -> list[Document]:
@@ -110,6 +112,18 @@ def test_the_oldest_are_superfluous() -> None:
     entries = [entry(number=number) for number in (10, 9, 8, 11)]
     assert [e.number for e in superfluous(entries, 2)] == [8, 9]
     assert superfluous(entries, 4) == superfluous(entries, 9) == []
+
+
+def test_the_last_that_was_ready() -> None:
+    canary = plan_entry(documents(C, canaryTrafficPercent=10), Origin(who="alice@laptop"), now=NOW)
+    entries = [
+        entry(release=A, outcome=READY, number=1),
+        msgspec.structs.replace(canary, outcome=READY, number=2),  # never had all requests
+        entry(release=B, outcome=READY, number=3),
+        entry(release=C, outcome="Failed", number=4),
+    ]
+    assert [last_ready(entries, failed) for failed in (C, B)] == [entries[2], entries[0]]
+    assert last_ready(entries[:1], A) is None
 
 
 def test_times_are_utc() -> None:
