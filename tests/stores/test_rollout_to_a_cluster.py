@@ -35,7 +35,9 @@ class Cluster(OneNode):
     def check(self, documents: Sequence[Document], *, wait: bool = True) -> list[str]:
         return []
 
-    def apply(self, documents: Sequence[Document], origin: Origin | None = None) -> Reference:
+    def apply(
+        self, documents: Sequence[Document], origin: Origin | None = None, traffic: Traffic | None = None
+    ) -> Reference:
         self.applied = list(documents)
         return Reference("team", "digits")
 
@@ -71,9 +73,9 @@ def test_temporary_credentials_are_refused_before_anything_is_stored(
     events: list[Event] = []
     pipe, cluster = pipeline(s3_config, tmp_path, events)
     for decide in (
-        lambda: pipe.rollout(None, Traffic(), timeout=None),
-        lambda: pipe.plan(Traffic()),
-        lambda: pipe.diff(None, Traffic()),
+        lambda: pipe.rollout(None, timeout=None),
+        lambda: pipe.plan(100),
+        lambda: pipe.diff(None, 100),
     ):
         with pytest.raises(ConfigError, match="temporary or personal"):
             decide()
@@ -94,7 +96,7 @@ def test_where_nothing_goes_to_a_cluster_temporary_credentials_are_no_matter(
         state=tmp_path / "state", namespace="team", ingress_host="127.0.0.1", ingress_port=0
     )
     with pytest.raises(ConfigError, match="this machine's disk, not from s3://"):
-        pipe.rollout(None, Traffic(), timeout=None)
+        pipe.rollout(None, timeout=None)
 
 
 def test_an_older_release_is_rolled_out_without_a_download(
@@ -107,10 +109,10 @@ def test_an_older_release_is_rolled_out_without_a_download(
         raise AssertionError("downloaded")
 
     monkeypatch.setattr(ObjectStore, "_download", download)
-    assert pipe.rollout(release.id, Traffic(), timeout=None) == release
+    assert pipe.rollout(release.id, timeout=None) == release
     assert cluster.applied
     cluster.applied = []
     side_of(pipe.store).remove(release, "model-store/digits.mar")
     with pytest.raises(IntegrityError, match="is missing"):
-        pipe.rollout(release.id, Traffic(), timeout=None)
+        pipe.rollout(release.id, timeout=None)
     assert cluster.applied == []
