@@ -20,9 +20,9 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from deployer.targets.kserve.api import Api  # noqa: E402
-from deployer.targets.kserve.connection import connect  # noqa: E402
-from deployer.targets.kserve.resources import EVENT  # noqa: E402
+from deployer.targets.kserve.client.api import Api  # noqa: E402
+from deployer.targets.kserve.client.connection import connect  # noqa: E402
+from deployer.targets.kserve.client.resources import EVENT  # noqa: E402
 from tests.cluster.kube import ADMIN, Kube  # noqa: E402
 
 EVENTS = 10_000

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from msgspec import structs
 
 from deployer.errors import ConflictError
-from deployer.target import RELEASE_LABEL, Document, Entry, Origin
+from deployer.target import RELEASE_LABEL, Document, Entry, Provenance
 
 APPLYING, APPLIED = "applying", "applied"
 READY, TIMED_OUT, REPLACED = "Ready", "TimedOut", "Replaced"
@@ -23,7 +23,12 @@ _TIME = "%Y-%m-%dT%H:%M:%SZ"  # as Kubernetes writes it
 
 
 def plan_entry(
-    documents: Sequence[Document], origin: Origin, *, now: str, account: str = "", stable: str | None = None
+    documents: Sequence[Document],
+    provenance: Provenance,
+    *,
+    now: str,
+    account: str = "",
+    stable: str | None = None,
 ) -> Entry:
     """Describe a rollout that is about to begin; the target gives it its number.
 
@@ -34,13 +39,13 @@ def plan_entry(
     predictor = service["spec"]["predictor"]
     return Entry(
         release=service["metadata"].get("labels", {}).get(RELEASE_LABEL, ""),
-        archive=origin.archive,
+        archive=provenance.archive,
         storage_uri=predictor["model"]["storageUri"],
         percent=predictor.get("canaryTrafficPercent", 100),
         stable=stable,
-        who=origin.who,
+        who=provenance.who,
         account=account,
-        commit=origin.commit,
+        commit=provenance.commit,
         when=now,
         documents=tuple(document for document in documents if document["kind"] != "Secret"),
         outcome=APPLYING,

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from deployer.archive import Archive, DigestCache, digest_archive, plan_archive, write_archive
 from deployer.config import Settings, check_root
-from deployer.differences import Difference, compare
+from deployer.diff import Diff, compare
 from deployer.errors import (
     ArchiveError,
     ConfigError,
@@ -38,9 +38,9 @@ from deployer.events import (
 )
 from deployer.files import exists
 from deployer.history import APPLYING, INTERRUPTED, READY, last_ready
+from deployer.managed_fields import Drift, find_drift
 from deployer.manifest import render, render_runtime, render_secret
-from deployer.origin import find_origin
-from deployer.ownership import Outside, changed_outside
+from deployer.provenance import find_provenance
 from deployer.release import Release, Traffic, check_release_id, plan_release
 from deployer.rollout import decide_recreate, decide_traffic, read_outcome, watch_rollout
 from deployer.store import ModelStore, Stored
@@ -230,8 +230,8 @@ class Pipeline:
         return release
 
     def _apply(self, documents: list[Document], release_id: str, traffic: Traffic, archive: str) -> None:
-        origin = find_origin(self.settings.root, archive=archive)
-        reference = self.target.apply(documents, origin, traffic)
+        provenance = find_provenance(self.settings.root, archive=archive)
+        reference = self.target.apply(documents, provenance, traffic)
         self._emit(Applied(service=str(reference), release=release_id))
 
     def _roll_back(self, error: KdeployError, reference: Reference, failed: str, timeout: float) -> NoReturn:
@@ -271,7 +271,7 @@ class Pipeline:
         for caution in self.target.check(documents, wait=wait):
             self._emit(Warned(caution))
 
-    def diff(self, release_id: str | None, percent: int) -> list[Difference]:
+    def diff(self, release_id: str | None, percent: int) -> list[Diff]:
         """Return what a rollout would change of what is live. Changes nothing."""
         compared = self.target.preview(self.with_secret(self.documents(release_id, percent)))
         return [found for live, after in compared if (found := compare(live, after))]
@@ -290,11 +290,11 @@ class Pipeline:
             self._emit(Warned(f"cannot read the history, so changes by others are unknown: {error}"))
             return []
 
-    def changed_outside(self, document: Document, entries: Sequence[Entry]) -> list[Outside]:
+    def find_drift(self, document: Document, entries: Sequence[Entry]) -> list[Drift]:
         """Return what others have changed of a live InferenceService since the last of its rollouts."""
         applied = [entry for entry in entries if entry.outcome not in (APPLYING, INTERRUPTED)]
         services = [d for entry in applied[-1:] for d in entry.documents if d["kind"] == "InferenceService"]
-        return [found for service in services for found in changed_outside(document, service)]
+        return [found for service in services for found in find_drift(document, service)]
 
     def status(self, name: str | None = None) -> Live:
         """Return a live service, and why it is not ready. Raises NotFoundError."""

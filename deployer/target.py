@@ -123,7 +123,7 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     own_disk: bool = False  # it reads models from this machine's disk alone
 
 
-class Origin(Struct, frozen=True, kw_only=True):
+class Provenance(Struct, frozen=True, kw_only=True):
     """Where a rollout comes from: `user@machine`, the model archive's digest, the project's commit."""
 
     who: str = ""
@@ -176,7 +176,10 @@ class Target(Protocol):
         """Return each document as it is, None where it is not there, and as applying would leave it."""
 
     def apply(
-        self, documents: Sequence[Document], origin: Origin | None = None, traffic: Traffic | None = None
+        self,
+        documents: Sequence[Document],
+        provenance: Provenance | None = None,
+        traffic: Traffic | None = None,
     ) -> Reference:
         """Make the documents the wanted state, and an entry of the history. Returns the service's name.
 

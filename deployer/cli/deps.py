@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from deployer.store import ModelStore
     from deployer.store.shell import Shell
     from deployer.target import Document, Reference, Target
-    from deployer.targets.kserve.rules import Finding as ClusterFinding
+    from deployer.targets.kserve.preflight.rules import Finding as ClusterFinding
     from deployer.targets.local import OneNode
     from deployer.targets.local.doctor import Finding as LocalFinding
 

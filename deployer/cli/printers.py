@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # `kdeploy --help` comes through here and prints none of thes
     from deployer.predict import Failure, Prediction
     from deployer.prune import Dated
     from deployer.target import Status
-    from deployer.targets.kserve.rules import Finding as ClusterFinding
+    from deployer.targets.kserve.preflight.rules import Finding as ClusterFinding
     from deployer.targets.local.doctor import Finding as LocalFinding
     from deployer.targets.local.protocol import Info, RevisionInfo
 

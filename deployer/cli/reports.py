@@ -11,15 +11,15 @@ from deployer.cli.printers import print_rows
 from deployer.cli.terminal import show
 
 if TYPE_CHECKING:
-    from deployer.differences import Difference
-    from deployer.ownership import Outside
+    from deployer.diff import Diff
+    from deployer.managed_fields import Drift
     from deployer.target import Entry, Live, Status
 
 _COMMIT = 12  # characters of a commit that people are shown
 _HINDERING = ("serving.kserve.io/stop", "serving.kserve.io/disable-auto-update")
 
 
-def print_status(live: Live, entries: Sequence[Entry], outside: Sequence[Outside], output: Output) -> None:
+def print_status(live: Live, entries: Sequence[Entry], outside: Sequence[Drift], output: Output) -> None:
     """Print one service, how its last rollout ended, and what others have changed of it."""
     from msgspec import to_builtins
 
@@ -29,7 +29,7 @@ def print_status(live: Live, entries: Sequence[Entry], outside: Sequence[Outside
 
 
 def _status_rows(
-    live: Live, entries: Sequence[Entry], outside: Sequence[Outside]
+    live: Live, entries: Sequence[Entry], outside: Sequence[Drift]
 ) -> Iterator[tuple[str, object]]:
     from deployer.history import describe_author
 
@@ -101,7 +101,7 @@ def _short(commit: str) -> str:
     return digest[:_COMMIT] + dash + dirty
 
 
-def print_differences(differences: Sequence[Difference], output: Output) -> None:
+def print_differences(differences: Sequence[Diff], output: Output) -> None:
     """Print what would change: as a unified diff, or as a list of changes."""
     from msgspec import to_builtins
 
@@ -113,7 +113,7 @@ def print_differences(differences: Sequence[Difference], output: Output) -> None
     print_rows(output, [], [], data, [f"{d.kind}/{d.name}" for d in differences])
 
 
-def _unified(one: Difference) -> Iterator[str]:
+def _unified(one: Diff) -> Iterator[str]:
     import difflib
 
     from deployer.manifest import encode_yaml

@@ -139,7 +139,7 @@ def status(
     pipe = deps.pipeline(loaded, target=where.get("target"), emit=printers.Viewer())
     live = pipe.status(name)
     entries = pipe.history(live)
-    reports.print_status(live, entries, pipe.changed_outside(live.document, entries), output)
+    reports.print_status(live, entries, pipe.find_drift(live.document, entries), output)
     if live.status.phase.value in ("Failed", "Stopped"):
         raise typer.Exit(RolloutFailedError.exit_code)
 

@@ -10,7 +10,7 @@ import sys
 from deployer.access import Access
 from deployer.config import KServeTarget
 from deployer.errors import KdeployError
-from deployer.target import Document, Origin
+from deployer.target import Document, Provenance
 from deployer.targets.kserve import Cluster
 from tests.cluster.play import documents
 
@@ -33,7 +33,7 @@ def main() -> None:
         for line in sys.stdin:
             name, release = line.split()
             try:
-                cluster.apply(whole(namespace, release, name), Origin(who=who))
+                cluster.apply(whole(namespace, release, name), Provenance(who=who))
                 say("applied")
             except KdeployError as error:
                 say(f"{type(error).__name__}: {error.what}")

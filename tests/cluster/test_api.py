@@ -14,10 +14,10 @@ import yaml
 from deployer.config import KServeTarget
 from deployer.errors import ConfigError, ConflictError, RolloutFailedError, TargetError
 from deployer.targets.kserve import Cluster
-from deployer.targets.kserve.api import Api
-from deployer.targets.kserve.connection import connect
-from deployer.targets.kserve.refusals import RefusedError, UnknownKindError
-from deployer.targets.kserve.resources import CONFIG_MAP, INFERENCE_SERVICE, POD, Resource
+from deployer.targets.kserve.client.api import Api
+from deployer.targets.kserve.client.api_errors import RefusedError, UnknownKindError
+from deployer.targets.kserve.client.connection import connect
+from deployer.targets.kserve.client.resources import CONFIG_MAP, INFERENCE_SERVICE, POD, Resource
 from tests.cluster.kube import ADMIN, Kube
 from tests.cluster.proxy import Proxy
 
@@ -78,7 +78,7 @@ def test_a_conflict_names_the_field_and_its_holder_and_force_takes_it(
 def test_a_list_comes_in_pages(
     api: Api, kube: Kube, namespace: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deployer.targets.kserve.api.PAGE", 2)
+    monkeypatch.setattr("deployer.targets.kserve.client.api.PAGE", 2)
     for number in range(5):
         kube.create(CONFIG_MAP.path(namespace), config_map(namespace, f"c{number}"))
     before = len(proxy.requests)
@@ -92,7 +92,7 @@ def test_a_list_comes_in_pages(
 def test_a_list_whose_rest_is_forgotten_is_read_again_whole(
     api: Api, kube: Kube, namespace: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deployer.targets.kserve.api.PAGE", 2)
+    monkeypatch.setattr("deployer.targets.kserve.client.api.PAGE", 2)
     for number in range(3):
         kube.create(CONFIG_MAP.path(namespace), config_map(namespace, f"c{number}"))
     with proxy.fault("GET .*continue=", status=410, reason="Expired"):
@@ -145,7 +145,7 @@ class TestTrouble:
     def test_silence_is_not_waited_for(
         self, kubeconfig: Path, namespace: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("deployer.targets.kserve.connection._READ", 0.2)
+        monkeypatch.setattr("deployer.targets.kserve.client.connection._READ", 0.2)
         impatient = Api(connect(str(kubeconfig), None), sleep=lambda _: None)
         with proxy.fault("GET", before=1.0, times=1):
             assert impatient.get(CONFIG_MAP, namespace, "one") is None

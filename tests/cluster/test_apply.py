@@ -12,11 +12,11 @@ import pytest
 
 from deployer.config import KServeTarget
 from deployer.errors import ConfigError, ConflictError, KdeployError
-from deployer.ownership import agrees
+from deployer.managed_fields import agrees
 from deployer.target import Document, Reference
 from deployer.targets.kserve import Cluster
-from deployer.targets.kserve.api import Api
-from deployer.targets.kserve.resources import INFERENCE_SERVICE, SERVING_RUNTIME
+from deployer.targets.kserve.client.api import Api
+from deployer.targets.kserve.client.resources import INFERENCE_SERVICE, SERVING_RUNTIME
 from tests.cluster.kube import Kube
 from tests.cluster.play import A, B, Play, documents
 from tests.cluster.proxy import Proxy

@@ -233,7 +233,7 @@ def test_a_tail_that_exec_loses_is_sent_again(
 def test_a_stream_that_stalls_is_given_up_and_gone_on_with(
     kdeploy: Kdeploy, kubelet: Kubelet, claim: None, large: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deployer.targets.kserve.shell.SILENCE", 0.7)
+    monkeypatch.setattr("deployer.targets.kserve.client.pod_exec.SILENCE", 0.7)
     kubelet.stalls = 1
     assert kdeploy("push").code == 0
     assert kubelet.stalls == 0
@@ -360,7 +360,7 @@ def test_what_it_waits_for_is_told(
     message = "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims."
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
     kubelet.status = {"conditions": [condition]}
-    monkeypatch.setattr("deployer.targets.kserve.helper_pod.PATIENCE", 1.5)
+    monkeypatch.setattr("deployer.targets.kserve.target.helper_pod.PATIENCE", 1.5)
     ended = kdeploy("push")
     assert (ended.code, ended.err.count(message)) == (5, 2)
     assert "warning: the Pod that mounts claim models waits: Unschedulable" in ended.err

@@ -169,7 +169,7 @@ def test_an_interrupted_wait_leaves_what_it_applied_and_goes_on_when_run_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("deployer.targets.kserve.watching.Watching.wait", interrupted)
+        patch.setattr("deployer.targets.kserve.client.watch.Watching.wait", interrupted)
         assert kdeploy("rollout").code == 130
     assert [one for one in threading.enumerate() if one.name.startswith("watch ")] == []
     become_ready(play)

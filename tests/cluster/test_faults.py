@@ -18,7 +18,8 @@ import pytest
 import yaml
 
 from deployer.config import Store
-from deployer.targets.kserve import api, connection, watching
+from deployer.targets.kserve.client import api, connection
+from deployer.targets.kserve.client import watch as watches
 from tests.cluster.faults import (
     S3_KEYS,
     SERVICES_OF,
@@ -56,7 +57,7 @@ def matrix(kube: Kube, swift: Swift, tmp_path_factory: pytest.TempPathFactory) -
         patch.setitem(api.Api.__init__.__kwdefaults__, "sleep", lambda seconds: None)
         patch.setattr(connection, "_READ", 0.3)
         patch.setattr(api, "_WATCH_SILENCE", 0.3)
-        patch.setattr(watching, "_PAUSE_MAX", 0.05)
+        patch.setattr(watches, "_PAUSE_MAX", 0.05)
         yield Matrix(kube, proxy)
 
 

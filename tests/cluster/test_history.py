@@ -17,15 +17,15 @@ from deployer.config import KServeTarget
 from deployer.errors import ConflictError, KdeployError, TargetError
 from deployer.history import APPLIED, INTERRUPTED
 from deployer.rollout import watch_rollout
-from deployer.target import Document, Origin, Reference
+from deployer.target import Document, Provenance, Reference
 from deployer.targets.kserve import Cluster, applying, history
-from deployer.targets.kserve.resources import SERVING_RUNTIME
+from deployer.targets.kserve.client.resources import SERVING_RUNTIME
 from tests.cluster.kube import Kube
 from tests.cluster.play import RUNTIME, A, B, Play, documents
 from tests.cluster.proxy import Proxy
 from tests.cluster.rolling import whole
 
-ALICE, BOB = Origin(who="alice@laptop"), Origin(who="bob@desk")
+ALICE, BOB = Provenance(who="alice@laptop"), Provenance(who="bob@desk")
 ROOT = Path(__file__).parents[2]
 
 
@@ -76,15 +76,15 @@ class TestEntries:
         # Which encoders of JSON write differently.
         env = [{"name": "A", "value": "ü <&> \\ \u2028 \b \ud7ff"}]
         sent[-1]["spec"]["predictor"]["model"]["env"] = env
-        origin = Origin(who="alice@laptop", archive="sha256:0", commit="abc-dirty")
-        cluster.apply(sent, origin)
+        provenance = Provenance(who="alice@laptop", archive="sha256:0", commit="abc-dirty")
+        cluster.apply(sent, provenance)
         (entry,) = cluster.history(digits)
         assert (entry.number, entry.release, entry.percent, entry.outcome) == (1, A, 100, APPLIED)
         assert (entry.who, entry.account, entry.commit) == ("alice@laptop", "test", "abc-dirty")
         assert (entry.archive, entry.storage_uri) == ("sha256:0", f"s3://models/digits/{A}/")
         assert entry.documents == tuple(sent[1:])
         cluster.note_outcome(digits, "Ready")
-        cluster.apply(whole(namespace, B), origin)
+        cluster.apply(whole(namespace, B), provenance)
         assert [(one.number, one.release, one.outcome) for one in cluster.history(digits)] == [
             (1, A, "Ready"),
             (2, B, APPLIED),

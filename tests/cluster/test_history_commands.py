@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from deployer.target import Document
-from deployer.targets.kserve.permissions import ACCOUNT
+from deployer.targets.kserve.preflight.permissions import ACCOUNT
 from tests.cluster.commands import Kdeploy, become_ready
 from tests.cluster.kube import Kube
 from tests.cluster.play import RUNTIME, Play

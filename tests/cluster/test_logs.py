@@ -8,7 +8,7 @@ import pytest
 
 from deployer.errors import NotFoundError, TargetError
 from deployer.targets.kserve import Cluster
-from deployer.targets.kserve.api import Api
+from deployer.targets.kserve.client.api import Api
 from tests.cluster.kube import Kube
 from tests.cluster.log_kubelet import LogKubelet
 from tests.cluster.play import A, B, Play, documents

@@ -19,14 +19,14 @@ from deployer.store import open_store
 from deployer.store.pvc import ClaimStore
 from deployer.target import Document, Phase, Reference
 from deployer.targets.kserve import Cluster
-from deployer.targets.kserve.permissions import Permission, needed, needed_for_store, render_role
-from deployer.targets.kserve.refusals import RefusedError
-from deployer.targets.kserve.resources import (
+from deployer.targets.kserve.client.api_errors import RefusedError
+from deployer.targets.kserve.client.resources import (
     CONTROLLER_REVISION,
     INFERENCE_SERVICE,
     SECRET,
     SERVICE_ACCOUNT,
 )
+from deployer.targets.kserve.preflight.permissions import Permission, needed, needed_for_store, render_role
 from tests.cluster.kube import Kube
 from tests.cluster.kubelet import Kubelet
 from tests.cluster.play import A, Play, documents

@@ -21,8 +21,8 @@ from deployer.errors import TargetError
 from deployer.predict import Client, Failure, Prediction
 from deployer.target import Reference
 from deployer.targets.kserve import Cluster
-from deployer.targets.kserve.refusals import RefusedError
-from deployer.targets.kserve.resources import INFERENCE_SERVICE
+from deployer.targets.kserve.client.api_errors import RefusedError
+from deployer.targets.kserve.client.resources import INFERENCE_SERVICE
 from tests.cluster.kube import Kube
 from tests.cluster.play import Play, documents
 from tests.cluster.port_forward_kubelet import NODE, Kubelet

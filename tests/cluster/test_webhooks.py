@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trustme
 
-from deployer.differences import compare
+from deployer.diff import compare
 from deployer.target import Document
 from deployer.targets.kserve import Cluster
 from tests.cluster.kube import Kube

@@ -19,7 +19,7 @@ from deployer.errors import PredictError
 from deployer.predict.connection import Connection
 from deployer.target import Endpoint, Reference
 from deployer.targets.kserve import Cluster
-from deployer.targets.kserve.api import Api
+from deployer.targets.kserve.client.api import Api
 
 CONFIG = """
 [model]

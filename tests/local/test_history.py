@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from deployer.differences import compare
+from deployer.diff import compare
 from deployer.errors import NotFoundError
 from deployer.history import plan_entry
-from deployer.target import Origin, Reference
+from deployer.target import Provenance, Reference
 from deployer.targets.local.revisions import HISTORY, Record, note_outcome, read_documents, remember, want
 from deployer.targets.local.service import now
 from tests.local.client import Client
@@ -25,7 +25,7 @@ def test_the_oldest_are_forgotten_and_numbers_go_on(store: Path) -> None:
     assert runtime
     record: Record = want(None, service, runtime, now())
     for _ in range(HISTORY + 2):
-        record = remember(record, plan_entry(documents, Origin(), now=now()))
+        record = remember(record, plan_entry(documents, Provenance(), now=now()))
     assert [entry.number for entry in record.history] == list(range(3, HISTORY + 3))
     record = note_outcome(record, 3, "Ready", now())
     assert [entry.outcome for entry in record.history[:2]] == ["Ready", "applied"]
@@ -37,10 +37,10 @@ def test_what_was_applied_by_whom_and_what_would_change(client: Client, store: P
     first, second = (make_documents("demo", release, store / release[-1]) for release in (A, B))
     assert node.history(DEMO) == []
     assert [live for live, _ in node.preview(first)] == [None, None]
-    node.apply(first, Origin(who="alice@laptop", archive="sha256:0", commit="abc"))
+    node.apply(first, Provenance(who="alice@laptop", archive="sha256:0", commit="abc"))
     node.note_outcome(DEMO, "Ready")
     node.note_outcome(Reference("default", "other"), "Ready")  # nothing of it was applied here
-    node.apply(second, Origin(who="bob@desk"))
+    node.apply(second, Provenance(who="bob@desk"))
     assert [compare(*pair) for pair in node.preview(second)] == [None, None]
     changed = [found for pair in node.preview(first) if (found := compare(*pair))]
     assert "spec.predictor.model.storageUri" in [change.path for change in changed[0].changes]

@@ -16,7 +16,7 @@ from deployer.pipeline import Pipeline
 from deployer.release import Traffic
 from deployer.store import open_store
 from deployer.store.objects import ObjectStore
-from deployer.target import Capabilities, Document, Origin, Reference
+from deployer.target import Capabilities, Document, Provenance, Reference
 from deployer.targets.local import OneNode
 from tests.contract.sides import side_of
 from tests.stores import swift as s3
@@ -36,7 +36,10 @@ class Cluster(OneNode):
         return []
 
     def apply(
-        self, documents: Sequence[Document], origin: Origin | None = None, traffic: Traffic | None = None
+        self,
+        documents: Sequence[Document],
+        provenance: Provenance | None = None,
+        traffic: Traffic | None = None,
     ) -> Reference:
         self.applied = list(documents)
         return Reference("team", "digits")

@@ -21,7 +21,7 @@ from deployer.history import (
     takes_over,
     write_time,
 )
-from deployer.target import Document, Entry, Origin
+from deployer.target import Document, Entry, Provenance
 
 NOW, SOON, LATER = "2026-01-01T12:03:11Z", "2026-01-01T12:05:11Z", "2026-01-01T12:05:12Z"
 A, B, C = "1.0-aaaaaaaaaaaa", "1.1-bbbbbbbbbbbb", "1.2-cccccccccccc"
@@ -41,20 +41,20 @@ def documents(release: str = A, **predictor: object) -> list[Document]:
 
 
 def entry(who: str = "alice@laptop", release: str = A, outcome: str = APPLYING, number: int = 1) -> Entry:
-    planned = plan_entry(documents(release), Origin(who=who), now=NOW)
+    planned = plan_entry(documents(release), Provenance(who=who), now=NOW)
     return msgspec.structs.replace(planned, outcome=outcome, number=number)
 
 
 def test_it_says_what_was_applied_and_no_secret() -> None:
-    origin = Origin(who="alice@laptop", archive="sha256:0", commit="abc-dirty")
-    planned = plan_entry(documents(canaryTrafficPercent=10), origin, now=NOW, account="admin")
+    provenance = Provenance(who="alice@laptop", archive="sha256:0", commit="abc-dirty")
+    planned = plan_entry(documents(canaryTrafficPercent=10), provenance, now=NOW, account="admin")
     assert (planned.release, planned.percent, planned.when) == (A, 10, NOW)
     assert planned.storage_uri == f"s3://models/digits/{A}/"
     assert (planned.archive, planned.commit) == ("sha256:0", "abc-dirty")
     assert describe_author(planned) == "alice@laptop as admin"
     assert [document["kind"] for document in planned.documents] == ["ServingRuntime", "InferenceService"]
     assert b"c2VjcmV0" not in msgspec.json.encode(planned)
-    assert plan_entry(documents(), origin, now=NOW).percent == 100
+    assert plan_entry(documents(), provenance, now=NOW).percent == 100
 
 
 class TestWhoMayBegin:
@@ -115,7 +115,7 @@ def test_the_oldest_are_superfluous() -> None:
 
 
 def test_the_last_that_was_ready() -> None:
-    canary = plan_entry(documents(C, canaryTrafficPercent=10), Origin(who="alice@laptop"), now=NOW)
+    canary = plan_entry(documents(C, canaryTrafficPercent=10), Provenance(who="alice@laptop"), now=NOW)
     entries = [
         entry(release=A, outcome=READY, number=1),
         msgspec.structs.replace(canary, outcome=READY, number=2),  # never had all requests

@@ -9,7 +9,7 @@ import pytest
 
 from deployer.errors import ConfigError, TargetError
 from deployer.proxies import address_of, find_proxy
-from deployer.targets.kserve.connection import Connection
+from deployer.targets.kserve.client.connection import Connection
 
 TLS, PLAIN = "http://of-https:3128", "http://of-http:3128"
 

@@ -1,5 +1,5 @@
 """The KServe target: a namespace of a Kubernetes cluster, through the Kubernetes API alone."""
 
-from deployer.targets.kserve.target import Cluster
+from deployer.targets.kserve.target.cluster import Cluster
 
 __all__ = ["Cluster"]

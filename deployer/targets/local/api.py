@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from deployer.errors import KdeployError
-from deployer.target import Origin, Reference
+from deployer.target import Provenance, Reference
 from deployer.targets.local.protocol import Failure
 from deployer.targets.local.supervisor import Supervisor
 
@@ -74,8 +74,10 @@ class Api:
 
     async def _apply(self, request: web.Request) -> web.Response:
         wanted = await request.json()
-        origin = msgspec.convert(wanted["origin"], Origin)
-        reference = self._supervisor.apply(wanted["documents"], wanted["namespace"], origin, wanted["stable"])
+        provenance = msgspec.convert(wanted["provenance"], Provenance)
+        reference = self._supervisor.apply(
+            wanted["documents"], wanted["namespace"], provenance, wanted["stable"]
+        )
         number = self._supervisor.find(reference).record.history[-1].number
         return _json({"namespace": reference.namespace, "name": reference.name, "number": number})
 

@@ -16,7 +16,7 @@ import msgspec
 
 from deployer.errors import NotFoundError, TargetError
 from deployer.history import plan_entry
-from deployer.target import Document, Origin, Reference
+from deployer.target import Document, Provenance, Reference
 from deployer.targets.local.ingress import Ingress
 from deployer.targets.local.logs import keep_small
 from deployer.targets.local.processes import INSTANCE_MARK, STATE_MARK, end_marked
@@ -92,7 +92,7 @@ class Supervisor:
         self.state.remove_alias()
 
     def apply(
-        self, documents: Sequence[Document], namespace: str, origin: Origin, stable: str | None = None
+        self, documents: Sequence[Document], namespace: str, provenance: Provenance, stable: str | None = None
     ) -> Reference:
         """Make documents the wanted state of their service. Raises TargetError, with nothing changed."""
         service, runtime = read_documents(documents, namespace)
@@ -100,7 +100,7 @@ class Supervisor:
         reference = Reference(metadata["namespace"], metadata["name"])
         runtime = runtime or self._known_runtime(reference, service)
         known = self.services.get(reference)
-        entry = plan_entry(documents, origin, now=now(), stable=stable)
+        entry = plan_entry(documents, provenance, now=now(), stable=stable)
         if known:
             known.want(service, runtime, entry)
         else:

@@ -11,7 +11,7 @@ import msgspec
 
 from deployer.errors import NotFoundError, TargetError
 from deployer.inuse import releases_named
-from deployer.ownership import agrees
+from deployer.managed_fields import agrees
 from deployer.release import Traffic
 from deployer.target import (
     Capabilities,
@@ -19,8 +19,8 @@ from deployer.target import (
     Endpoint,
     Entry,
     Live,
-    Origin,
     Phase,
+    Provenance,
     Reference,
     Status,
 )
@@ -95,14 +95,17 @@ class OneNode:
         return [(held.get(document["kind"]), document) for document in documents]
 
     def apply(
-        self, documents: Sequence[Document], origin: Origin | None = None, traffic: Traffic | None = None
+        self,
+        documents: Sequence[Document],
+        provenance: Provenance | None = None,
+        traffic: Traffic | None = None,
     ) -> Reference:
         """Make the documents the wanted state; starts the supervisor if need be. Raises TargetError."""
         body = {
             "documents": list(documents),
             "namespace": self._namespace,
             "stable": traffic.stable if traffic else None,
-            "origin": msgspec.to_builtins(origin or Origin()),
+            "provenance": msgspec.to_builtins(provenance or Provenance()),
         }
         self.start()
         try:

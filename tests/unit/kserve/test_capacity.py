@@ -8,7 +8,7 @@ from msgspec import UNSET
 
 from deployer.target import Document
 from deployer.targets.kserve.preflight.capacity import check_room
-from deployer.targets.kserve.rules import Finding
+from deployer.targets.kserve.preflight.rules import Finding
 
 GPU = "nvidia.com/gpu"
 

@@ -8,13 +8,13 @@ import pytest
 
 from deployer.errors import ConfigError
 from deployer.target import Document
-from deployer.targets.kserve.capabilities import KServeConfig
-from deployer.targets.kserve.checks import Surroundings, check, refuse
-from deployer.targets.kserve.refusals import RefusedError
-from deployer.targets.kserve.rules import GPU, Finding
+from deployer.targets.kserve.client.api_errors import RefusedError
+from deployer.targets.kserve.preflight.capabilities import KServeConfig
+from deployer.targets.kserve.preflight.checks import ClusterFacts, check, refuse
+from deployer.targets.kserve.preflight.rules import GPU, Finding
 from tests.unit.kserve.test_kserve_rules import rendered
 
-GOOD = Surroundings()
+GOOD = ClusterFacts()
 CLAIM = "pvc://models/digits/"
 
 
@@ -49,82 +49,82 @@ def on_theirs(mode: str = "Standard") -> list[Document]:
     [
         (rendered(), GOOD),
         (rendered(mode="Knative"), GOOD),
-        (rendered(), Surroundings(namespace={"metadata": {"labels": {"team": "vision"}}})),
-        (rendered(), Surroundings(live=rendered()[-1])),
-        (rendered(), Surroundings(config=KServeConfig(deployment_mode="Knative"), version="0.16.0-rc1")),
-        (rendered(), Surroundings(config=KServeConfig(deployment_mode="Standard"), version="0.15.2")),
-        (rendered(), Surroundings(config=KServeConfig(gateway="kserve/gateway"), gateway={"metadata": {}})),
-        (rendered(), Surroundings(config=KServeConfig(gateway="kserve/gateway"))),
-        (rendered(mode="Knative"), Surroundings(config=KServeConfig(gateway="kserve/gateway"), gateway=None)),
+        (rendered(), ClusterFacts(namespace={"metadata": {"labels": {"team": "vision"}}})),
+        (rendered(), ClusterFacts(live=rendered()[-1])),
+        (rendered(), ClusterFacts(config=KServeConfig(deployment_mode="Knative"), version="0.16.0-rc1")),
+        (rendered(), ClusterFacts(config=KServeConfig(deployment_mode="Standard"), version="0.15.2")),
+        (rendered(), ClusterFacts(config=KServeConfig(gateway="kserve/gateway"), gateway={"metadata": {}})),
+        (rendered(), ClusterFacts(config=KServeConfig(gateway="kserve/gateway"))),
+        (rendered(mode="Knative"), ClusterFacts(config=KServeConfig(gateway="kserve/gateway"), gateway=None)),
         (named("a" * 47, mode="Knative"), GOOD),
         (named("a" * 26, "b" * 26), GOOD),
         (
             named("a" * 40, "b" * 60),
-            Surroundings(domain_template="{{.Name}}.{{.Namespace}}.{{.IngressDomain}}"),
+            ClusterFacts(domain_template="{{.Name}}.{{.Namespace}}.{{.IngressDomain}}"),
         ),
-        (named("a" * 40, "b" * 60), Surroundings(config=KServeConfig(domain_template="{{.Labels.team}}.x"))),
+        (named("a" * 40, "b" * 60), ClusterFacts(config=KServeConfig(domain_template="{{.Labels.team}}.x"))),
         (
             named("a" * 40, "b" * 60),
-            Surroundings(live={**rendered()[-1], "status": {"url": "http://digits"}}),
+            ClusterFacts(live={**rendered()[-1], "status": {"url": "http://digits"}}),
         ),
-        (rendered(gpu=2), Surroundings(nodes=[node("1"), {}, node("2")])),
+        (rendered(gpu=2), ClusterFacts(nodes=[node("1"), {}, node("2")])),
         (rendered(gpu=2), GOOD),
-        (rendered(uri=CLAIM), Surroundings(claim=claim())),
+        (rendered(uri=CLAIM), ClusterFacts(claim=claim())),
         (rendered(uri=CLAIM), GOOD),
-        (rendered(uri=CLAIM), Surroundings(claim=claim("Pending"))),
+        (rendered(uri=CLAIM), ClusterFacts(claim=claim("Pending"))),
         (
             rendered(uri=CLAIM),
-            Surroundings(claim=claim("Pending"), storage_class={"volumeBindingMode": "WaitForFirstConsumer"}),
+            ClusterFacts(claim=claim("Pending"), storage_class={"volumeBindingMode": "WaitForFirstConsumer"}),
         ),
-        (rendered(uri=CLAIM, max_replicas=2), Surroundings(claim=claim("Bound", "ReadOnlyMany"))),
-        (on_theirs(), Surroundings(runtime=runtime(protocolVersions=["v1", "v2"]))),
-        (on_theirs(), Surroundings(runtime=runtime())),
+        (rendered(uri=CLAIM, max_replicas=2), ClusterFacts(claim=claim("Bound", "ReadOnlyMany"))),
+        (on_theirs(), ClusterFacts(runtime=runtime(protocolVersions=["v1", "v2"]))),
+        (on_theirs(), ClusterFacts(runtime=runtime())),
         (on_theirs(), GOOD),
-        (on_theirs(), Surroundings(runtime=runtime(tolerations=[{}]), features=None)),
+        (on_theirs(), ClusterFacts(runtime=runtime(tolerations=[{}]), features=None)),
         (
             on_theirs("Knative"),
-            Surroundings(
+            ClusterFacts(
                 runtime=runtime(tolerations=[{}], volumes=[{"name": "a", "emptyDir": {}}]),
                 features={"data": {"kubernetes.podspec-tolerations": "Enabled"}},
             ),
         ),
     ],
 )
-def test_what_is_taken(good: list[Document], place: Surroundings) -> None:
+def test_what_is_taken(good: list[Document], place: ClusterFacts) -> None:
     assert refuse(check(good, place)) == []
 
 
 @pytest.mark.parametrize(
     ("bad", "place", "what"),
     [
-        (rendered(), Surroundings(namespace=None), "there is no namespace team"),
+        (rendered(), ClusterFacts(namespace=None), "there is no namespace team"),
         (named("digits", "kserve"), GOOD, "fetches no models in namespace kserve"),
         (
             rendered(),
-            Surroundings(namespace={"metadata": {"labels": {"control-plane": "x"}}}),
+            ClusterFacts(namespace={"metadata": {"labels": {"control-plane": "x"}}}),
             "a control plane's",
         ),
         (
             rendered(),
-            Surroundings(namespace={"metadata": {}, "status": {"phase": "Terminating"}}),
+            ClusterFacts(namespace={"metadata": {}, "status": {"phase": "Terminating"}}),
             "is being deleted",
         ),
         (
             rendered(mode="Knative"),
-            Surroundings(live=rendered()[-1]),
+            ClusterFacts(live=rendered()[-1]),
             "served in Standard mode, which KServe",
         ),
-        (rendered(mode="Knative"), Surroundings(knative=False), "Knative, which is not installed"),
+        (rendered(mode="Knative"), ClusterFacts(knative=False), "Knative, which is not installed"),
         (
             rendered(),
-            Surroundings(config=KServeConfig(deployment_mode="Knative"), version="0.15.2"),
+            ClusterFacts(config=KServeConfig(deployment_mode="Knative"), version="0.15.2"),
             "KServe 0.15.2 knows Standard by its former name alone, and would choose Knative",
         ),
         (named("a" * 48, mode="Knative"), GOOD, "has 64 characters"),
         (named("a" * 27, "b" * 26), GOOD, "has 64 characters"),
         (
             named("a" * 40, "b" * 60),
-            Surroundings(
+            ClusterFacts(
                 config=KServeConfig(
                     domain="c" * 63 + "." + "d" * 63 + "." + "e" * 30,
                     domain_template=("{{ .Name }}.{{ .Namespace }}.{{ .IngressDomain }}"),
@@ -134,38 +134,38 @@ def test_what_is_taken(good: list[Document], place: Surroundings) -> None:
         ),
         (
             rendered(),
-            Surroundings(config=KServeConfig(gateway="kserve/gateway"), gateway=None),
+            ClusterFacts(config=KServeConfig(gateway="kserve/gateway"), gateway=None),
             "no Gateway kserve/g",
         ),
-        (rendered(uri=CLAIM), Surroundings(claim=None), "no PersistentVolumeClaim models in namespace team"),
-        (rendered(uri=CLAIM), Surroundings(claim=claim("Lost")), "models is Lost"),
-        (rendered(uri=CLAIM), Surroundings(claim=claim("Pending"), storage_class=None), "models is Pending"),
+        (rendered(uri=CLAIM), ClusterFacts(claim=None), "no PersistentVolumeClaim models in namespace team"),
+        (rendered(uri=CLAIM), ClusterFacts(claim=claim("Lost")), "models is Lost"),
+        (rendered(uri=CLAIM), ClusterFacts(claim=claim("Pending"), storage_class=None), "models is Pending"),
         (
             rendered(uri=CLAIM),
-            Surroundings(claim=claim("Pending"), storage_class={"volumeBindingMode": "Immediate"}),
+            ClusterFacts(claim=claim("Pending"), storage_class={"volumeBindingMode": "Immediate"}),
             "models is Pending",
         ),
         (
             on_theirs(),
-            Surroundings(runtime=None),
+            ClusterFacts(runtime=None),
             "neither a ServingRuntime nor a ClusterServingRuntime theirs",
         ),
-        (on_theirs(), Surroundings(runtime=runtime(disabled=True)), "theirs is disabled"),
-        (on_theirs(), Surroundings(runtime=runtime(multiModel=True)), "theirs is for ModelMesh"),
+        (on_theirs(), ClusterFacts(runtime=runtime(disabled=True)), "theirs is disabled"),
+        (on_theirs(), ClusterFacts(runtime=runtime(multiModel=True)), "theirs is for ModelMesh"),
         (
             on_theirs(),
-            Surroundings(runtime=runtime(supportedModelFormats=[{"name": "onnx"}])),
+            ClusterFacts(runtime=runtime(supportedModelFormats=[{"name": "onnx"}])),
             "theirs serves onnx, and not pytorch",
         ),
-        (on_theirs(), Surroundings(runtime=runtime(protocolVersions=["v2"])), "theirs speaks v2, and not v1"),
+        (on_theirs(), ClusterFacts(runtime=runtime(protocolVersions=["v2"])), "theirs speaks v2, and not v1"),
         (
             on_theirs("Knative"),
-            Surroundings(runtime=runtime(nodeSelector={"gpu": "a100"}), features=None),
+            ClusterFacts(runtime=runtime(nodeSelector={"gpu": "a100"}), features=None),
             "Knative refuses nodeSelector while its feature kubernetes.podspec-nodeselector is off",
         ),
         (
             on_theirs("Knative"),
-            Surroundings(
+            ClusterFacts(
                 runtime=runtime(volumes=[{"name": "a", "emptyDir": {}}]),
                 features={"data": {"kubernetes.podspec-volumes-emptydir": "Disabled"}},
             ),
@@ -173,7 +173,7 @@ def test_what_is_taken(good: list[Document], place: Surroundings) -> None:
         ),
         (
             on_theirs("Knative"),
-            Surroundings(
+            ClusterFacts(
                 runtime=runtime(containers=[{"securityContext": {"capabilities": {"add": ["SYS_ADMIN"]}}}]),
                 features={"data": {}},
             ),
@@ -181,7 +181,7 @@ def test_what_is_taken(good: list[Document], place: Surroundings) -> None:
         ),
         (
             on_theirs("Knative"),
-            Surroundings(
+            ClusterFacts(
                 runtime=runtime(containers=[{"env": [{"name": "A", "valueFrom": {"fieldRef": {}}}]}]),
                 features={"data": None},
             ),
@@ -189,7 +189,7 @@ def test_what_is_taken(good: list[Document], place: Surroundings) -> None:
         ),
     ],
 )
-def test_what_is_refused(bad: list[Document], place: Surroundings, what: str) -> None:
+def test_what_is_refused(bad: list[Document], place: ClusterFacts, what: str) -> None:
     with pytest.raises(ConfigError, match=what) as caught:
         refuse(check(bad, place))
     assert caught.value.where
@@ -201,33 +201,33 @@ def test_what_is_refused(bad: list[Document], place: Surroundings, what: str) ->
     [
         (
             rendered(gpu=2),
-            Surroundings(nodes=[node("1"), {}]),
+            ClusterFacts(nodes=[node("1"), {}]),
             "no node has 2 nvidia.com/gpu now: ",
         ),
         (
             rendered(uri=CLAIM, max_replicas=2),
-            Surroundings(claim=claim()),
+            ClusterFacts(claim=claim()),
             "claim models is ReadWriteOnce: ",
         ),
         (
             rendered(uri=CLAIM, mode="Knative", percent=10),
-            Surroundings(claim=claim("Bound", "ReadWriteOncePod")),
+            ClusterFacts(claim=claim("Bound", "ReadWriteOncePod")),
             "claim models is ReadWriteOncePod: replicas",
         ),
     ],
 )
-def test_what_may_go_wrong_is_told(doubtful: list[Document], place: Surroundings, what: str) -> None:
+def test_what_may_go_wrong_is_told(doubtful: list[Document], place: ClusterFacts, what: str) -> None:
     (said,) = refuse(check(doubtful, place))
     assert said.startswith(what)
 
 
 def test_what_is_rendered_needs_none_of_knatives_flags() -> None:
-    findings = check(rendered(mode="Knative", gpu=1, env={"A": "1"}), Surroundings(features=None))
+    findings = check(rendered(mode="Knative", gpu=1, env={"A": "1"}), ClusterFacts(features=None))
     assert [one for one in findings if one.name == "Knative features"] == []
 
 
 def test_all_that_is_broken_is_said_at_once() -> None:
-    findings = check(rendered(percent=10, uri="ftp://x/y"), Surroundings(namespace=None))
+    findings = check(rendered(percent=10, uri="ftp://x/y"), ClusterFacts(namespace=None))
     with pytest.raises(ConfigError) as caught:
         refuse(findings)
     lines = caught.value.what.splitlines()

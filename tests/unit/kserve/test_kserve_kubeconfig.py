@@ -15,10 +15,10 @@ import trustme
 import yaml
 
 from deployer.errors import ConfigError, TargetError
-from deployer.targets.kserve import exec_plugin
-from deployer.targets.kserve.connection import connect
-from deployer.targets.kserve.exec_plugin import ExecPlugin
-from deployer.targets.kserve.kubeconfig import read_kubeconfig
+from deployer.targets.kserve.client import exec_plugin
+from deployer.targets.kserve.client.connection import connect
+from deployer.targets.kserve.client.exec_plugin import ExecPlugin
+from deployer.targets.kserve.client.kubeconfig import read_kubeconfig
 
 VERSION = "client.authentication.k8s.io/v1"
 MARK = "planted-s3cr3t"

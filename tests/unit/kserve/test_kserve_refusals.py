@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployer.errors import ConflictError, KdeployError, NotFoundError, RolloutFailedError, TargetError
-from deployer.targets.kserve.refusals import (
+from deployer.targets.kserve.client.api_errors import (
     Answer,
     GoneError,
     LoginError,

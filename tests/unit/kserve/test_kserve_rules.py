@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deployer.target import Document
-from deployer.targets.kserve.rules import GPU, Finding, check_documents
+from deployer.targets.kserve.preflight.rules import GPU, Finding, check_documents
 from tests.cluster.play import documents
 
 

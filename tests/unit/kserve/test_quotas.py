@@ -6,7 +6,7 @@ from typing import Any
 
 from deployer.target import Document
 from deployer.targets.kserve.preflight.quotas import check_quotas
-from deployer.targets.kserve.rules import Finding
+from deployer.targets.kserve.preflight.rules import Finding
 
 
 def service(**amounts: str) -> Document:

@@ -14,11 +14,11 @@ from msgspec import UNSET, UnsetType
 
 from deployer.quantity import parse_quantity
 from deployer.target import Document
-from deployer.targets.kserve.api import Api
-from deployer.targets.kserve.parallel import ask_all
-from deployer.targets.kserve.refusals import RefusedError
-from deployer.targets.kserve.resources import NODE, POD
-from deployer.targets.kserve.rules import GPU, Finding, gpus_of, ok
+from deployer.targets.kserve.client.api import Api
+from deployer.targets.kserve.client.api_errors import RefusedError
+from deployer.targets.kserve.client.parallel import ask_all
+from deployer.targets.kserve.client.resources import NODE, POD
+from deployer.targets.kserve.preflight.rules import GPU, Finding, gpus_of, ok
 from deployer.targets.kserve.state.children import SERVICE_LABEL, is_terminating
 
 NODES_MAX = 20  # of a larger cluster it is not worth it to read the pods of every node

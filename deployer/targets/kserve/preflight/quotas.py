@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from deployer.quantity import parse_quantity
 from deployer.target import Document
-from deployer.targets.kserve.rules import Finding, failure, ok
+from deployer.targets.kserve.preflight.rules import Finding, failure, ok
 
 
 def check_quotas(

@@ -24,7 +24,7 @@ _INSIDE = {FIELD_MANAGER, "manager", "kserve-controller-manager"}  # its control
 Path = tuple[str, ...]
 
 
-class Outside(Struct, frozen=True):
+class Drift(Struct, frozen=True):
     """A field that was changed outside of kdeploy; with no manager, it was taken out."""
 
     field: str
@@ -68,7 +68,7 @@ def owners(live: Document, path: Path) -> list[str]:
     return [entry["manager"] for entry in _holders(live, path)]
 
 
-def changed_outside(live: Document, applied: Document) -> list[Outside]:
+def find_drift(live: Document, applied: Document) -> list[Drift]:
     """Return the fields of an applied document that others hold now, or that are otherwise than applied."""
     ours = owned(live)
     found = []
@@ -77,9 +77,9 @@ def changed_outside(live: Document, applied: Document) -> list[Outside]:
         others = [entry for entry in holders if entry["manager"] not in _INSIDE]
         if others and (path not in ours or not _holds(live, path, value)):
             last = others[-1]
-            found.append(Outside(".".join(path), last["manager"], last.get("time", "")))
+            found.append(Drift(".".join(path), last["manager"], last.get("time", "")))
         elif not holders and not _holds(live, path, value):
-            found.append(Outside(".".join(path)))
+            found.append(Drift(".".join(path)))
     return found
 
 

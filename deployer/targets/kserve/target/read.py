@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 import msgspec
 
 from deployer.target import RELEASE_LABEL, Document, Live, Reference, Status
-from deployer.targets.kserve.api import Api
-from deployer.targets.kserve.refusals import RefusedError, UnknownKindError
-from deployer.targets.kserve.resources import (
+from deployer.targets.kserve.client.api import Api
+from deployer.targets.kserve.client.api_errors import RefusedError, UnknownKindError
+from deployer.targets.kserve.client.resources import (
     DEPLOYMENT,
     EVENT,
     HTTP_ROUTE,
@@ -19,12 +20,35 @@ from deployer.targets.kserve.resources import (
     REVISION,
     Resource,
 )
+from deployer.targets.kserve.client.watch import Watching
 from deployer.targets.kserve.state.children import SERVICE_LABEL, Children, is_standard, release_pods
 from deployer.targets.kserve.state.pods import is_ready
 from deployer.targets.kserve.state.readiness import Readiness
 from deployer.targets.kserve.state.revisions import observe, observe_briefly
 
 _PODS_MAX = 8  # pods whose events are read
+
+
+def selections(reference: Reference, *, standard: bool) -> dict[Resource, Mapping[str, str]]:
+    """Return what belongs to a service, and the query that selects it."""
+    labelled = {"labelSelector": f"{SERVICE_LABEL}={reference.name}"}
+    made = (DEPLOYMENT, REPLICA_SET) if standard else (REVISION,)
+    return {
+        INFERENCE_SERVICE: {"fieldSelector": f"metadata.name={reference.name}"},
+        POD: labelled,
+        **dict.fromkeys(made, labelled),
+    }
+
+
+def watched_children(watching: Watching) -> Children:
+    """Return what belongs to a service, as a watch has seen it."""
+    return Children(
+        pods=watching.of(POD),
+        events=watching.of(EVENT),
+        revisions=watching.of(REVISION),
+        deployments=watching.of(DEPLOYMENT),
+        replica_sets=watching.of(REPLICA_SET),
+    )
 
 
 def read_live(api: Api, reference: Reference) -> Live | None:

@@ -32,9 +32,9 @@ from deployer.history import (
     write_time,
 )
 from deployer.target import RELEASE_LABEL, Document, Entry, Reference
-from deployer.targets.kserve.api import Api
-from deployer.targets.kserve.applying import leave_to
-from deployer.targets.kserve.resources import CONTROLLER_REVISION
+from deployer.targets.kserve.client.api import Api
+from deployer.targets.kserve.client.resources import CONTROLLER_REVISION
+from deployer.targets.kserve.target.apply import leave_to
 
 # Not KServe's label: a workload's controller adopts ControllerRevisions that its selector matches.
 OF_SERVICE = "kdeploy.dev/service"

@@ -10,9 +10,9 @@ from typing import Any
 from msgspec import UNSET, Struct, UnsetType
 
 from deployer.target import Document
-from deployer.targets.kserve.api import Api
-from deployer.targets.kserve.refusals import RefusedError
-from deployer.targets.kserve.resources import CONFIG_MAP, DEPLOYMENT, INFERENCE_SERVICE, Resource
+from deployer.targets.kserve.client.api import Api
+from deployer.targets.kserve.client.api_errors import RefusedError
+from deployer.targets.kserve.client.resources import CONFIG_MAP, DEPLOYMENT, INFERENCE_SERVICE, Resource
 
 KSERVE_NAMESPACE = "kserve"
 _CONFIG = "inferenceservice-config"

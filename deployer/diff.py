@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from deployer.ownership import same
+from deployer.managed_fields import same
 from deployer.target import Document
 
 HIDDEN, CHANGED = "(hidden)", "(changed)"
@@ -29,7 +29,7 @@ class Change(Struct, frozen=True):
     after: Any
 
 
-class Difference(Struct, frozen=True, kw_only=True):
+class Diff(Struct, frozen=True, kw_only=True):
     """One object that would change; `before` is None for one that would be new."""
 
     kind: str
@@ -39,7 +39,7 @@ class Difference(Struct, frozen=True, kw_only=True):
     changes: tuple[Change, ...]
 
 
-def compare(live: Document | None, after: Document) -> Difference | None:
+def compare(live: Document | None, after: Document) -> Diff | None:
     """Return what becomes of a live object, or None where nothing does."""
     if after["kind"] == "Secret":
         live, after = _hide(live, None) if live else None, _hide(after, live)
@@ -49,7 +49,7 @@ def compare(live: Document | None, after: Document) -> Difference | None:
     if not changes:
         return None
     name = after["metadata"]["name"]
-    return Difference(kind=after["kind"], name=name, before=before, after=settled, changes=changes)
+    return Diff(kind=after["kind"], name=name, before=before, after=settled, changes=changes)
 
 
 def _hide(secret: Document, live: Document | None) -> Document:

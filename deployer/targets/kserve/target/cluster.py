@@ -13,7 +13,7 @@ from types import TracebackType
 from deployer.config import KServeTarget, Store
 from deployer.errors import ConfigError, NotFoundError, TargetError
 from deployer.history import plan_entry, write_time
-from deployer.ownership import agrees, leave_to_others
+from deployer.managed_fields import agrees, leave_to_others
 from deployer.release import Traffic
 from deployer.target import (
     Capabilities,
@@ -21,13 +21,31 @@ from deployer.target import (
     Endpoint,
     Entry,
     Live,
-    Origin,
     Phase,
+    Provenance,
     Reference,
     Status,
 )
-from deployer.targets.kserve.api import Api
-from deployer.targets.kserve.applying import (
+from deployer.targets.kserve.client.api import Api
+from deployer.targets.kserve.client.connection import Connection, connect
+from deployer.targets.kserve.client.resources import (
+    INFERENCE_SERVICE,
+    POD,
+    resource_of,
+)
+from deployer.targets.kserve.preflight.capabilities import Discovery
+from deployer.targets.kserve.preflight.checks import check, refuse
+from deployer.targets.kserve.preflight.doctor import examine
+from deployer.targets.kserve.preflight.facts import read_facts
+from deployer.targets.kserve.preflight.permissions import (
+    check_permissions,
+    needed_for_store,
+    render_role,
+    to_roll_out,
+)
+from deployer.targets.kserve.preflight.rules import Finding, mode_of, service_of
+from deployer.targets.kserve.state.children import SERVICE_LABEL, release_of
+from deployer.targets.kserve.target.apply import (
     apply_document,
     await_end,
     find_document,
@@ -37,26 +55,13 @@ from deployer.targets.kserve.applying import (
     own,
     owner_of,
 )
-from deployer.targets.kserve.capabilities import Discovery
-from deployer.targets.kserve.checks import check, refuse
-from deployer.targets.kserve.connection import Connection, connect
-from deployer.targets.kserve.doctor import examine
-from deployer.targets.kserve.helper_pod import HelperPod
-from deployer.targets.kserve.history import History, Rollout
-from deployer.targets.kserve.ingress import find_ingress
-from deployer.targets.kserve.inuse import releases_in_use
-from deployer.targets.kserve.logs import follow_logs, read_logs
-from deployer.targets.kserve.observing import holding_pods, inspect, list_statuses, read_live
-from deployer.targets.kserve.permissions import check_permissions, needed_for_store, render_role, to_roll_out
-from deployer.targets.kserve.resources import (
-    INFERENCE_SERVICE,
-    POD,
-    resource_of,
-)
-from deployer.targets.kserve.rules import Finding, mode_of, service_of
-from deployer.targets.kserve.state.children import SERVICE_LABEL, release_of
-from deployer.targets.kserve.surroundings import look
-from deployer.targets.kserve.waiting import Wait
+from deployer.targets.kserve.target.helper_pod import HelperPod
+from deployer.targets.kserve.target.in_use import releases_in_use
+from deployer.targets.kserve.target.ingress import find_ingress
+from deployer.targets.kserve.target.journal import History, Rollout
+from deployer.targets.kserve.target.logs import follow_logs, read_logs
+from deployer.targets.kserve.target.read import holding_pods, inspect, list_statuses, read_live
+from deployer.targets.kserve.target.wait import Wait
 
 _SCALED = (("spec", "predictor", "minReplicas"), ("spec", "predictor", "maxReplicas"))
 
@@ -127,7 +132,7 @@ class Cluster:
         kinds = dict.fromkeys(resource_of(document) for document in documents)
         service = service_of(documents)
         wanted = [*to_roll_out(kinds, mode_of(service), wait=wait), *needed_for_store(self._store)]
-        around = look(self.api, self._discovery, documents, self._config, self._store)
+        around = read_facts(self.api, self._discovery, documents, self._config, self._store)
         allowed = check_permissions(self.api, service["metadata"]["namespace"], wanted)
         return refuse([allowed, *check(documents, around)])
 
@@ -162,7 +167,10 @@ class Cluster:
         return compared
 
     def apply(
-        self, documents: Sequence[Document], origin: Origin | None = None, traffic: Traffic | None = None
+        self,
+        documents: Sequence[Document],
+        provenance: Provenance | None = None,
+        traffic: Traffic | None = None,
     ) -> Reference:
         """Apply documents server-side, the service's own last; what is made for it goes when it goes.
 
@@ -180,7 +188,7 @@ class Cluster:
         history = History(self.api, reference, self._clock)
         entry = plan_entry(
             documents,
-            origin or Origin(),
+            provenance or Provenance(),
             now=write_time(_utc()),
             account=self._connection.user,
             stable=traffic.stable if traffic else None,

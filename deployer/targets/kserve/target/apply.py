@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from deployer.errors import ConflictError, NotFoundError
-from deployer.ownership import agrees
+from deployer.managed_fields import agrees
 from deployer.target import Document
-from deployer.targets.kserve.api import Api
-from deployer.targets.kserve.refusals import OutdatedError
-from deployer.targets.kserve.resources import (
+from deployer.targets.kserve.client.api import Api
+from deployer.targets.kserve.client.api_errors import OutdatedError
+from deployer.targets.kserve.client.resources import (
     CONTROLLER_REVISION,
     INFERENCE_SERVICE,
     SECRET,

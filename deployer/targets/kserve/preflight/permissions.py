@@ -9,9 +9,9 @@ from msgspec import Struct
 
 from deployer.config import Store
 from deployer.target import Document
-from deployer.targets.kserve.api import Api
-from deployer.targets.kserve.parallel import ask_all
-from deployer.targets.kserve.resources import (
+from deployer.targets.kserve.client.api import Api
+from deployer.targets.kserve.client.parallel import ask_all
+from deployer.targets.kserve.client.resources import (
     CLAIM,
     CONTROLLER_REVISION,
     DEPLOYMENT,
@@ -28,7 +28,7 @@ from deployer.targets.kserve.resources import (
     SERVING_RUNTIME,
     Resource,
 )
-from deployer.targets.kserve.rules import Finding, failure, ok
+from deployer.targets.kserve.preflight.rules import Finding, failure, ok
 
 ACCOUNT = "kdeploy"  # the name of the Role, and of the ServiceAccount that it is bound to
 POD_LOG = Resource("", "v1", "pods/log", "Pod")

@@ -9,12 +9,12 @@ from msgspec import UNSET
 from deployer.config import KServeTarget, Store
 from deployer.errors import IntegrityError, KdeployError, StoreError
 from deployer.target import Document
-from deployer.targets.kserve.api import Api
-from deployer.targets.kserve.capabilities import Discovery
-from deployer.targets.kserve.checks import Surroundings, check
-from deployer.targets.kserve.permissions import check_permissions, needed, needed_for_store
-from deployer.targets.kserve.rules import Finding, failure, gpus_of, mode_of, ok, service_of
-from deployer.targets.kserve.surroundings import look
+from deployer.targets.kserve.client.api import Api
+from deployer.targets.kserve.preflight.capabilities import Discovery
+from deployer.targets.kserve.preflight.checks import ClusterFacts, check
+from deployer.targets.kserve.preflight.facts import read_facts
+from deployer.targets.kserve.preflight.permissions import check_permissions, needed, needed_for_store
+from deployer.targets.kserve.preflight.rules import Finding, failure, gpus_of, mode_of, ok, service_of
 
 _ASK = "ask who runs the cluster"
 
@@ -45,11 +45,11 @@ def examine(
         return [_of(error, "cluster")]
     try:
         documents = render()
-        around = look(api, discovery, documents, target, store)
+        facts = read_facts(api, discovery, documents, target, store)
     except KdeployError as error:
         name = "model store" if isinstance(error, StoreError | IntegrityError) else "release"
         return [*found, _of(error, name)]
-    found += [*check(documents, around), *_unread(documents, around, target)]
+    found += [*check(documents, facts), *_unread(documents, facts, target)]
     if not any(one.status == "failure" for one in found):
         found.append(_admitted(documents, admit))
     return found
@@ -85,11 +85,11 @@ def _ingress(discovery: Discovery) -> Finding:
     return ok("ingress", f"{way}, {config.url_scheme}://, {hosts}, domain {config.domain}")
 
 
-def _unread(documents: Sequence[Document], around: Surroundings, target: KServeTarget) -> list[Finding]:
+def _unread(documents: Sequence[Document], facts: ClusterFacts, target: KServeTarget) -> list[Finding]:
     """Return what could not be looked at, because this user may not read it."""
     service = service_of(documents)
     found = []
-    if not around.config and not target.deployment_mode:
+    if not facts.config and not target.deployment_mode:
         found.append(
             _warning(
                 "deployment mode",
@@ -97,12 +97,12 @@ def _unread(documents: Sequence[Document], around: Surroundings, target: KServeT
                 "set deployment-mode for this target",
             )
         )
-    if gpus_of(service) and around.nodes is UNSET:
+    if gpus_of(service) and facts.nodes is UNSET:
         found.append(_warning("GPU", "nodes may not be listed", f"{_ASK} whether its nodes have GPUs"))
-    if service["spec"]["predictor"]["model"]["storageUri"].startswith("pvc://") and around.claim is UNSET:
+    if service["spec"]["predictor"]["model"]["storageUri"].startswith("pvc://") and facts.claim is UNSET:
         found.append(_warning("claim", "claims may not be read", f"{_ASK} whether it is there, and Bound"))
     ours = any(document["kind"] == "ServingRuntime" for document in documents)
-    if not ours and around.runtime is UNSET:
+    if not ours and facts.runtime is UNSET:
         remedy = f"{_ASK} whether it is there, and serves pytorch"
         found.append(_warning("runtime", "the cluster's runtimes may not be read", remedy))
     return found

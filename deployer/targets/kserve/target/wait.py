@@ -10,12 +10,11 @@ import msgspec
 from deployer.errors import KdeployError, NotFoundError
 from deployer.manifest import RUNTIME_PREFIX
 from deployer.target import Document, Phase, Reference, Status, read_status
-from deployer.targets.kserve.api import Api
-from deployer.targets.kserve.logs import last_lines, tail
-from deployer.targets.kserve.observing import read_routes
+from deployer.targets.kserve.client.api import Api
+from deployer.targets.kserve.client.api_errors import RefusedError
+from deployer.targets.kserve.client.resources import EVENT, INFERENCE_SERVICE, POD
+from deployer.targets.kserve.client.watch import Watching
 from deployer.targets.kserve.preflight.capacity import returns_gpu
-from deployer.targets.kserve.refusals import RefusedError
-from deployer.targets.kserve.resources import EVENT, POD
 from deployer.targets.kserve.state.children import (
     SERVING_CONTAINER,
     Children,
@@ -24,7 +23,8 @@ from deployer.targets.kserve.state.children import (
 )
 from deployer.targets.kserve.state.pods import count_failures, find_container, is_ready
 from deployer.targets.kserve.state.readiness import Readiness
-from deployer.targets.kserve.watching import Watching, selections
+from deployer.targets.kserve.target.logs import last_lines, tail
+from deployer.targets.kserve.target.read import read_routes, selections, watched_children
 
 _LOG_PERIOD = 2.0  # seconds between two looks at the log of a container that loads
 
@@ -67,12 +67,12 @@ class Wait:
         end = self._clock() + timeout
         about = {"fieldSelector": f"involvedObject.uid={metadata['uid']}"}
         chosen = {**selections(reference, standard=is_standard(self._service)), EVENT: about}
-        with Watching(self._api, reference, chosen, events=True) as watching:
+        with Watching(self._api, reference.namespace, chosen, events=True) as watching:
             while True:
                 changed = watching.wait(self._until(end) - self._clock())
                 now = self._clock()
                 if watching.complete:
-                    yield self._status(self._same(watching.service), watching, now)
+                    yield self._status(self._same(watching.of(INFERENCE_SERVICE)), watching, now)
                 elif changed and watching.trouble:
                     yield _in_trouble(read_status(self._service, {}), watching.trouble)
                 in_window = self._readiness is not None and self._readiness.in_window
@@ -91,7 +91,7 @@ class Wait:
         return recheck if self._readiness.in_window else min(end, recheck)
 
     def _status(self, service: Document, watching: Watching, now: float) -> Status:
-        children = watching.children
+        children = watched_children(watching)
         if self._readiness is None:
             self._readiness = self._begin(service, children)
         children = msgspec.structs.replace(
@@ -143,9 +143,10 @@ class Wait:
             self._logs = {pod["metadata"]["name"]: tail(self._api, pod, SERVING_CONTAINER) for pod in loading}
         return self._logs
 
-    def _same(self, found: Document | None) -> Document:
+    def _same(self, services: list[Document]) -> Document:
         """Return the service as it is now. Raises NotFoundError where it is no longer there."""
         metadata = self._service["metadata"]
+        found = services[0] if services else None
         if found and found["metadata"]["uid"] == metadata["uid"]:
             return found
         anew = ", and another one of its name was created" if found else ""

@@ -16,11 +16,12 @@ from datetime import datetime
 
 from deployer.errors import KdeployError, NotFoundError
 from deployer.target import Document, Reference
-from deployer.targets.kserve.api import ATTEMPTS, Api
-from deployer.targets.kserve.refusals import NoLogError, PassingError
-from deployer.targets.kserve.resources import INFERENCE_SERVICE, POD
+from deployer.targets.kserve.client.api import ATTEMPTS, Api
+from deployer.targets.kserve.client.api_errors import NoLogError, PassingError
+from deployer.targets.kserve.client.resources import INFERENCE_SERVICE, POD
+from deployer.targets.kserve.client.watch import Watching
 from deployer.targets.kserve.state.diagnosis import Failure
-from deployer.targets.kserve.watching import Watching, selections
+from deployer.targets.kserve.target.read import selections
 
 LAST_LINES = 20
 TAIL_LINES = 400
@@ -77,16 +78,17 @@ def follow_logs(api: Api, reference: Reference) -> Iterator[str]:
     lines: queue.SimpleQueue[str | KdeployError] = queue.SimpleQueue()
     followed: dict[tuple[str, str], _Followed] = {}
     everything = selections(reference, standard=True)
-    with Watching(api, reference, {one: everything[one] for one in (INFERENCE_SERVICE, POD)}) as watching:
+    chosen = {one: everything[one] for one in (INFERENCE_SERVICE, POD)}
+    with Watching(api, reference.namespace, chosen) as watching:
 
         def say(line: str | KdeployError | None) -> None:
             if line is not None:
                 lines.put(line)
             watching.wake()
 
-        while not watching.complete or watching.service:
+        while not watching.complete or watching.of(INFERENCE_SERVICE):
             watching.wait(_DAY)
-            for pod in watching.children.pods:
+            for pod in watching.of(POD):
                 for container in _started(pod):
                     this = (pod["metadata"]["uid"], container["name"])
                     if this not in followed:

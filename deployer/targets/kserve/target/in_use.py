@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping
 
 from deployer.inuse import releases_named
 from deployer.target import RELEASE_LABEL, Document
-from deployer.targets.kserve.api import Api
-from deployer.targets.kserve.history import ENTRIES, OF_SERVICE
-from deployer.targets.kserve.refusals import RefusedError
-from deployer.targets.kserve.resources import (
+from deployer.targets.kserve.client.api import Api
+from deployer.targets.kserve.client.api_errors import RefusedError
+from deployer.targets.kserve.client.resources import (
     CONTROLLER_REVISION,
     INFERENCE_SERVICE,
     REPLICA_SET,
@@ -18,6 +17,7 @@ from deployer.targets.kserve.resources import (
     Resource,
 )
 from deployer.targets.kserve.state.children import SERVICE_LABEL, release_of
+from deployer.targets.kserve.target.journal import ENTRIES, OF_SERVICE
 
 Query = Mapping[str, str]
 Read = Callable[[Resource, "str | None", Query], list[Document]]

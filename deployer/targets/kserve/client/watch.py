@@ -1,4 +1,4 @@
-"""A live copy of what belongs to one InferenceService, or Pod, kept by watches: no polling.
+"""A live copy of objects that queries select, kept by watches: no polling.
 
 Each selection of objects is listed once and watched from there by a thread of its own, which goes on
 after whatever breaks: a watch that times out, a dropped connection, a version that is forgotten (410).
@@ -17,19 +17,14 @@ import urllib3
 from msgspec import Struct
 
 from deployer.errors import KdeployError, TargetError
-from deployer.target import Document, Reference
-from deployer.targets.kserve.api import Api
-from deployer.targets.kserve.refusals import GoneError, UnknownKindError
-from deployer.targets.kserve.resources import (
-    DEPLOYMENT,
+from deployer.target import Document
+from deployer.targets.kserve.client.api import Api
+from deployer.targets.kserve.client.api_errors import GoneError, UnknownKindError
+from deployer.targets.kserve.client.resources import (
     EVENT,
-    INFERENCE_SERVICE,
     POD,
-    REPLICA_SET,
-    REVISION,
     Resource,
 )
-from deployer.targets.kserve.state.children import SERVICE_LABEL, Children
 
 _PATIENCE = 1.0  # seconds that threads get to end; one that a silent API server holds ends with the process
 _LOOK_UP = 1.0  # seconds: Python overlooks a Ctrl-C that comes just before it begins to wait
@@ -73,17 +68,6 @@ class _Woken(Struct):
 _Message = _Listed | _Changed | _Broken | _Opened | _Woken
 
 
-def selections(reference: Reference, *, standard: bool) -> dict[Resource, Mapping[str, str]]:
-    """Return what is to be watched of a service, and the query that selects it."""
-    labelled = {"labelSelector": f"{SERVICE_LABEL}={reference.name}"}
-    made = (DEPLOYMENT, REPLICA_SET) if standard else (REVISION,)
-    return {
-        INFERENCE_SERVICE: {"fieldSelector": f"metadata.name={reference.name}"},
-        POD: labelled,
-        **dict.fromkeys(made, labelled),
-    }
-
-
 class Watching:
     """The live copy, for as long as the `with` lasts. Its threads hold no lock and end with it.
 
@@ -94,12 +78,12 @@ class Watching:
     def __init__(
         self,
         api: Api,
-        reference: Reference,
+        namespace: str,
         chosen: Mapping[Resource, Mapping[str, str]],
         *,
         events: bool = False,
     ) -> None:
-        self._api, self._namespace, self._events = api, reference.namespace, events
+        self._api, self._namespace, self._events = api, namespace, events
         self._troubles: dict[_Selection, KdeployError] = {}
         self._messages: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._known: dict[_Selection, dict[str, Document]] = {}
@@ -132,23 +116,8 @@ class Watching:
         """Whether everything has been seen once; before that, what is missing says nothing."""
         return not self._unlisted
 
-    @property
-    def service(self) -> Document | None:
-        """The InferenceService, or None once it is deleted."""
-        return next(iter(self._of(INFERENCE_SERVICE)), None)
-
-    @property
-    def children(self) -> Children:
-        """What belongs to it."""
-        return Children(
-            pods=self._of(POD),
-            events=self._of(EVENT),
-            revisions=self._of(REVISION),
-            deployments=self._of(DEPLOYMENT),
-            replica_sets=self._of(REPLICA_SET),
-        )
-
-    def _of(self, resource: Resource) -> list[Document]:
+    def of(self, resource: Resource) -> list[Document]:
+        """Return the objects of one kind as they are now."""
         known = (documents for source, documents in self._known.items() if source.resource == resource)
         return [document for documents in known for document in documents.values()]
 
@@ -179,7 +148,7 @@ class Watching:
 
     def _follow_events(self) -> None:
         """Follow the events about pods that have come to be known."""
-        for document in self._of(POD):
+        for document in self.of(POD):
             source = _Selection(EVENT, (("fieldSelector", f"involvedObject.uid={_uid(document)}"),))
             followed = sum(one.resource == EVENT for one in self._followers)
             if source not in self._followers and followed < _EVENTS_MAX:

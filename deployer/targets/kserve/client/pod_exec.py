@@ -15,9 +15,9 @@ from urllib.parse import urlencode
 
 from deployer.errors import KdeployError
 from deployer.store.shell import BrokenError, ExitError
-from deployer.targets.kserve import refusals
-from deployer.targets.kserve.connection import Connection
-from deployer.targets.kserve.resources import POD
+from deployer.targets.kserve.client import api_errors
+from deployer.targets.kserve.client.connection import Connection
+from deployer.targets.kserve.client.resources import POD
 
 if TYPE_CHECKING:
     from websocket import WebSocket
@@ -65,15 +65,15 @@ def _open(connection: Connection, namespace: str, pod: str, command: Sequence[st
     try:
         return connection.websocket(f"{POD.path(namespace, pod)}/exec?{urlencode(query)}", _PROTOCOL)
     except websocket.WebSocketBadStatusException as error:
-        answer = refusals.Answer(
+        answer = api_errors.Answer(
             error.status_code,
             error.resp_body or b"",
             asked=f"create pods/exec {namespace}/{pod}",
             host=connection.where,
         )
-        raise refusals.read(answer) from error
+        raise api_errors.read(answer) from error
     except (websocket.WebSocketException, OSError) as error:
-        raise refusals.broken(error, connection.where) from error
+        raise api_errors.broken(error, connection.where) from error
 
 
 class _Session:

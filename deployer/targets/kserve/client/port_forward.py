@@ -13,8 +13,8 @@ import threading
 from typing import TYPE_CHECKING
 
 from deployer.errors import KdeployError, TargetError
-from deployer.targets.kserve import refusals
-from deployer.targets.kserve.connection import Connection
+from deployer.targets.kserve.client import api_errors
+from deployer.targets.kserve.client.connection import Connection
 
 if TYPE_CHECKING:
     from websocket import WebSocket
@@ -51,18 +51,18 @@ class Forward:
         except WebSocketBadStatusException as error:
             raise self._refusal(error.status_code, error.resp_body or b"") from error
         except (WebSocketException, OSError) as error:
-            raise refusals.broken(error, self._connection.where) from error
+            raise api_errors.broken(error, self._connection.where) from error
 
     def _refusal(self, status: int, body: bytes) -> KdeployError:
         asked = f"create pods/portforward {self._where.removeprefix('pod ')}"
-        answer = refusals.Answer(status, body, asked=asked, host=self._connection.where)
+        answer = api_errors.Answer(status, body, asked=asked, host=self._connection.where)
         if "error dialing backend" in answer.message:
             return TargetError(
                 f"the pod's node cannot be reached: {answer.message}",
                 where=self._where,
                 hint="try again; another address can be named with --ingress",
             )
-        refusal = refusals.read(answer)
+        refusal = api_errors.read(answer)
         if status == 403:
             refusal.hint = GRANT
         return refusal
@@ -90,7 +90,7 @@ class Forward:
                             return
                         channel.send_binary(_DATA + data)
             except (OSError, WebSocketException) as error:
-                self.fault = refusals.broken(error, self._connection.where)
+                self.fault = api_errors.broken(error, self._connection.where)
 
     def _receive(self, channel: WebSocket, far: socket.socket, begun: set[int]) -> bool:
         """Hand on the next frame; False when there will be no more, or nobody wants it."""
@@ -110,7 +110,7 @@ class Forward:
     def _unanswered(self, said: str) -> KdeployError:
         what = "nothing listens on" if "refused" in said else "no connection to"
         return TargetError(
-            f"{what} port {self._port} of the pod: {' '.join(said.split())[: refusals.TEXT_MAX]}",
+            f"{what} port {self._port} of the pod: {' '.join(said.split())[: api_errors.TEXT_MAX]}",
             where=self._where,
             hint="see whether the ingress runs, or name another address with --ingress",
         )

@@ -10,14 +10,10 @@ from msgspec import UNSET
 
 from deployer.config import KServeTarget, Store
 from deployer.target import Document
-from deployer.targets.kserve.api import Api
-from deployer.targets.kserve.capabilities import Discovery
-from deployer.targets.kserve.checks import Surroundings
-from deployer.targets.kserve.parallel import ask_all
-from deployer.targets.kserve.preflight.admission import ENFORCE
-from deployer.targets.kserve.preflight.capacity import read_pods
-from deployer.targets.kserve.refusals import RefusedError, UnknownKindError
-from deployer.targets.kserve.resources import (
+from deployer.targets.kserve.client.api import Api
+from deployer.targets.kserve.client.api_errors import RefusedError, UnknownKindError
+from deployer.targets.kserve.client.parallel import ask_all
+from deployer.targets.kserve.client.resources import (
     CLAIM,
     CLUSTER_SERVING_RUNTIME,
     CONFIG_MAP,
@@ -31,22 +27,26 @@ from deployer.targets.kserve.resources import (
     STORAGE_CLASS,
     STORAGE_CONTAINER,
 )
-from deployer.targets.kserve.rules import mode_of, service_of
-from deployer.targets.kserve.runtimes import Seen, find_runtime, flags_of
+from deployer.targets.kserve.preflight.admission import ENFORCE
+from deployer.targets.kserve.preflight.capabilities import Discovery
+from deployer.targets.kserve.preflight.capacity import read_pods
+from deployer.targets.kserve.preflight.checks import ClusterFacts
+from deployer.targets.kserve.preflight.rules import mode_of, service_of
+from deployer.targets.kserve.preflight.runtimes import Seen, find_runtime, flags_of
 
 Asked = dict[str, Callable[[], Any]]
 
 
-def look(
+def read_facts(
     api: Api, discovery: Discovery, documents: Sequence[Document], target: KServeTarget, store: Store
-) -> Surroundings:
+) -> ClusterFacts:
     """Read all that a service's documents depend on, but what may not be read. Raises TargetError."""
     service = service_of(documents)
     namespace, name = service["metadata"]["namespace"], service["metadata"]["name"]
     live = api.get(INFERENCE_SERVICE, namespace, name)
     found = _read(_first(api, discovery, documents))
     found |= _read(_second(api, discovery, documents, found))
-    return Surroundings(
+    return ClusterFacts(
         live=live, domain_template=target.domain_template, makes_claim=bool(store.create_claim), **found
     )
 

@@ -15,16 +15,16 @@ from deployer.errors import ConflictError, KdeployError, RolloutFailedError, Sto
 from deployer.store.location import locate_claim
 from deployer.store.shell import BrokenError, ExitError
 from deployer.target import Document, Reference
-from deployer.targets.kserve.api import Api
-from deployer.targets.kserve.checks import refuse
-from deployer.targets.kserve.connection import Connection
-from deployer.targets.kserve.permissions import check_permissions, needed_for_store
-from deployer.targets.kserve.refusals import RefusedError
-from deployer.targets.kserve.resources import CLAIM, EVENT, POD, Resource
-from deployer.targets.kserve.shell import run_in_pod
+from deployer.targets.kserve.client.api import Api
+from deployer.targets.kserve.client.api_errors import RefusedError
+from deployer.targets.kserve.client.connection import Connection
+from deployer.targets.kserve.client.pod_exec import run_in_pod
+from deployer.targets.kserve.client.resources import CLAIM, EVENT, POD, Resource
+from deployer.targets.kserve.client.watch import Watching
+from deployer.targets.kserve.preflight.checks import refuse
+from deployer.targets.kserve.preflight.permissions import check_permissions, needed_for_store
 from deployer.targets.kserve.state.diagnosis import diagnose_pod
 from deployer.targets.kserve.state.pods import explain_pod
-from deployer.targets.kserve.watching import Watching
 
 DEADLINE = 3600  # seconds that such a Pod lives at most; a command that needs longer gets another one
 PATIENCE = 600.0  # seconds until it must run: its image may have to be pulled
@@ -123,12 +123,12 @@ class HelperPod:
             POD: {"fieldSelector": f"metadata.name={pod.name}"},
             EVENT: {"fieldSelector": f"involvedObject.name={pod.name}"},
         }
-        with Watching(api, pod, chosen) as watching:
+        with Watching(api, pod.namespace, chosen) as watching:
             while time.monotonic() < end:
                 watching.wait(end - time.monotonic())
                 if not watching.complete:
                     continue
-                found, events = next(iter(watching.children.pods), None), watching.children.events
+                found, events = next(iter(watching.of(POD)), None), watching.of(EVENT)
                 if _runs(found):
                     return
                 said = _still_waiting(pod, found, events)

@@ -16,8 +16,8 @@ import urllib3
 from deployer.errors import ConfigError, TargetError
 from deployer.files import expanded, is_file
 from deployer.proxies import address_of, find_proxy, login_of
-from deployer.targets.kserve.exec_plugin import ExecPlugin
-from deployer.targets.kserve.kubeconfig import Chosen, read_kubeconfig
+from deployer.targets.kserve.client.exec_plugin import ExecPlugin
+from deployer.targets.kserve.client.kubeconfig import Chosen, read_kubeconfig
 
 if TYPE_CHECKING:
     from websocket import WebSocket

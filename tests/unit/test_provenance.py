@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from deployer.origin import find_origin
+from deployer.provenance import find_provenance
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -39,25 +39,25 @@ def test_the_commit_and_whether_it_is_what_lies_there(checkout: Path) -> None:
     commit = git(checkout, "rev-parse", "HEAD")
     assert re.fullmatch("[0-9a-f]{40}", commit)
     (checkout / "weights.pt").write_text("not of the commit, as weights are")
-    assert find_origin(checkout, archive="sha256:0").commit == commit
+    assert find_provenance(checkout, archive="sha256:0").commit == commit
     (checkout / "kdeploy.toml").write_text("changed")
-    assert find_origin(checkout, archive="sha256:0").commit == f"{commit}-dirty"
+    assert find_provenance(checkout, archive="sha256:0").commit == f"{commit}-dirty"
 
 
 def test_without_a_checkout_or_git_there_is_none(
     checkout: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert find_origin(tmp_path_factory.mktemp("plain"), archive="").commit == ""
+    assert find_provenance(tmp_path_factory.mktemp("plain"), archive="").commit == ""
     monkeypatch.setenv("PATH", "")
-    assert find_origin(checkout, archive="").commit == ""
+    assert find_provenance(checkout, archive="").commit == ""
 
 
 def test_who_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    origin = find_origin(tmp_path, archive="sha256:0")
+    origin = find_provenance(tmp_path, archive="sha256:0")
     assert (origin.who, origin.archive) == (f"{getpass.getuser()}@{socket.gethostname()}", "sha256:0")
 
     def nameless() -> str:
         raise KeyError("uid not found")
 
     monkeypatch.setattr(getpass, "getuser", nameless)
-    assert find_origin(tmp_path, archive="").who == f"{os.getuid()}@{socket.gethostname()}"
+    assert find_provenance(tmp_path, archive="").who == f"{os.getuid()}@{socket.gethostname()}"

@@ -9,12 +9,12 @@ from msgspec import UNSET, Struct, UnsetType
 
 from deployer.errors import ConfigError
 from deployer.target import Document, Reference
-from deployer.targets.kserve.capabilities import KSERVE_NAMESPACE, KServeConfig
+from deployer.targets.kserve.client.api_errors import RefusedError
 from deployer.targets.kserve.preflight.admission import check_controller, check_frozen, check_pod_security
+from deployer.targets.kserve.preflight.capabilities import KSERVE_NAMESPACE, KServeConfig
 from deployer.targets.kserve.preflight.capacity import check_room
 from deployer.targets.kserve.preflight.quotas import check_quotas
-from deployer.targets.kserve.refusals import RefusedError
-from deployer.targets.kserve.rules import (
+from deployer.targets.kserve.preflight.rules import (
     Finding,
     check_documents,
     failure,
@@ -22,7 +22,7 @@ from deployer.targets.kserve.rules import (
     ok,
     service_of,
 )
-from deployer.targets.kserve.runtimes import Seen, check_features, check_runtime, find_runtime
+from deployer.targets.kserve.preflight.runtimes import Seen, check_features, check_runtime, find_runtime
 from deployer.targets.kserve.state.children import is_standard
 
 REVISION_TIMEOUT_MAX = 600  # seconds, Knative's default
@@ -31,7 +31,7 @@ HOST_LABEL_MAX, HOST_MAX = 63, 253  # bytes of one label of a host name, and of 
 _SHARED = {"ReadWriteMany", "ReadOnlyMany"}
 
 
-class Surroundings(Struct, frozen=True, kw_only=True):
+class ClusterFacts(Struct, frozen=True, kw_only=True):
     """What of the cluster the documents depend on."""
 
     live: Document | None = None  # the InferenceService that is there already
@@ -55,26 +55,26 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     gateway: Seen = UNSET
 
 
-def check(documents: Sequence[Document], around: Surroundings) -> list[Finding]:
+def check(documents: Sequence[Document], facts: ClusterFacts) -> list[Finding]:
     """Return everything that is found: what is broken, what may go wrong, and what holds."""
     service = service_of(documents)
     metadata = service["metadata"]
     reference = Reference(metadata["namespace"], metadata["name"])
-    runtime = find_runtime(documents, around.runtime)
+    runtime = find_runtime(documents, facts.runtime)
     return [
-        *_namespace(reference, around),
-        *(check_controller(around.controller) if around.config else ()),
-        *check_frozen(around.live),
-        *_mode(service, around),
-        *_host(reference, mode_of(service), around),
+        *_namespace(reference, facts),
+        *(check_controller(facts.controller) if facts.config else ()),
+        *check_frozen(facts.live),
+        *_mode(service, facts),
+        *_host(reference, mode_of(service), facts),
         *check_runtime(service, runtime),
-        *check_features(service, runtime, around.features),
-        *check_pod_security(service, around.namespace, around.storage_container),
-        *check_quotas(service, around.quotas, around.limits),
-        *check_room(service, around.live, around.nodes, around.pods),
-        *_timeout(service, around),
-        *_claim(service, around),
-        *_gateway(service, around),
+        *check_features(service, runtime, facts.features),
+        *check_pod_security(service, facts.namespace, facts.storage_container),
+        *check_quotas(service, facts.quotas, facts.limits),
+        *check_room(service, facts.live, facts.nodes, facts.pods),
+        *_timeout(service, facts),
+        *_claim(service, facts),
+        *_gateway(service, facts),
         *check_documents(documents),
     ]
 
@@ -94,8 +94,8 @@ def refuse(findings: Sequence[Finding]) -> list[str]:
     )
 
 
-def _namespace(reference: Reference, around: Surroundings) -> Iterator[Finding]:
-    found = around.namespace
+def _namespace(reference: Reference, facts: ClusterFacts) -> Iterator[Finding]:
+    found = facts.namespace
     if found is None:
         remedy = f"`kubectl create namespace {reference.namespace}` makes it; or choose another with -n"
         yield failure("namespace", f"there is no namespace {reference.namespace}", "namespace", remedy)
@@ -111,19 +111,19 @@ def _namespace(reference: Reference, around: Surroundings) -> Iterator[Finding]:
         yield ok("namespace", reference.namespace)
 
 
-def _mode(service: Document, around: Surroundings) -> Iterator[Finding]:
-    name, mode, live = "deployment mode", mode_of(service), around.live
+def _mode(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
+    name, mode, live = "deployment mode", mode_of(service), facts.live
     lived = "Standard" if live and is_standard(live) else "Knative"
-    default = around.config.deployment_mode if around.config else None
+    default = facts.config.deployment_mode if facts.config else None
     if live and lived != mode:
         detail = f"it is served in {lived} mode, which KServe never changes to {mode}"
         remedy = f'set deployment-mode = "{lived}" for this target, or delete the service first'
         yield failure(name, detail, "deployment-mode", remedy)
-    elif mode == "Knative" and not around.knative:
+    elif mode == "Knative" and not facts.knative:
         remedy = 'set deployment-mode = "Standard" for this target'
         yield failure(name, "Knative, which is not installed", "deployment-mode", remedy)
-    elif _is_old(around.version) and default and default != mode:
-        detail = f"KServe {around.version} knows {mode} by its former name alone, and would choose {default}"
+    elif _is_old(facts.version) and default and default != mode:
+        detail = f"KServe {facts.version} knows {mode} by its former name alone, and would choose {default}"
         remedy = f'KServe 0.16 knows it; or set deployment-mode = "{default}" for this target'
         yield failure(name, detail, "deployment-mode", remedy)
     else:
@@ -136,9 +136,9 @@ def _is_old(version: str | None) -> bool:
     return found is not None and (int(found[1]), int(found[2])) < (0, 16)
 
 
-def _host(reference: Reference, mode: str, around: Surroundings) -> Iterator[Finding]:
-    url = (around.live or {}).get("status", {}).get("url")
-    names = list(_hosts(reference, mode, around))
+def _host(reference: Reference, mode: str, facts: ClusterFacts) -> Iterator[Finding]:
+    url = (facts.live or {}).get("status", {}).get("url")
+    names = list(_hosts(reference, mode, facts))
     label = max((label for name in names for label in name.split(".")), key=len, default="")
     longest = max(names, key=len, default="")
     for what, size, limit in (
@@ -148,7 +148,7 @@ def _host(reference: Reference, mode: str, around: Surroundings) -> Iterator[Fin
         if size > limit and not url:
             detail = f"{what} has {size} characters, and DNS takes {limit}"
             remedy = f"shorten the name of the model or the namespace by {size - limit}"
-            if mode == "Standard" and not around.config:
+            if mode == "Standard" and not facts.config:
                 remedy += "; if KServe's domainTemplate is not its default, say it as domain-template"
             yield failure("host name", detail, "model.name", remedy)
             return
@@ -156,26 +156,26 @@ def _host(reference: Reference, mode: str, around: Surroundings) -> Iterator[Fin
     yield ok("host name", url or next(iter(names), unknown))
 
 
-def _hosts(reference: Reference, mode: str, around: Surroundings) -> Iterator[str]:
+def _hosts(reference: Reference, mode: str, facts: ClusterFacts) -> Iterator[str]:
     """Yield the names that a service's own becomes part of: hosts, or a Knative revision's and tag's."""
     name = reference.name
     if mode != "Standard":
         yield from (f"{name}-predictor-00001", f"prev-{name}-predictor")
         return
-    config = around.config or KServeConfig()
-    if around.domain_template and not around.config:
-        config = KServeConfig(domain_template=around.domain_template)
+    config = facts.config or KServeConfig()
+    if facts.domain_template and not facts.config:
+        config = KServeConfig(domain_template=facts.domain_template)
     for one in (name, f"{name}-predictor"):
         if host := config.host(one, reference.namespace):
             yield host
 
 
-def _timeout(service: Document, around: Surroundings) -> Iterator[Finding]:
+def _timeout(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
     """Yield that a revision's timeout, which is the grace period of its pods, is more than Knative allows."""
     timeout = service["spec"]["predictor"].get("timeout")
     if mode_of(service) != "Knative" or timeout is None:
         return
-    data = (around.defaults or {}).get("data") or {} if around.defaults is not UNSET else {}
+    data = (facts.defaults or {}).get("data") or {} if facts.defaults is not UNSET else {}
     most = int(data.get(_MAX_TIMEOUT, REVISION_TIMEOUT_MAX))
     if timeout > most:
         detail = (
@@ -188,13 +188,13 @@ def _timeout(service: Document, around: Surroundings) -> Iterator[Finding]:
         yield failure("timeout", detail, "serving.response-timeout", remedy)
 
 
-def _claim(service: Document, around: Surroundings) -> Iterator[Finding]:
+def _claim(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
     predictor = service["spec"]["predictor"]
     scheme, _, path = predictor["model"]["storageUri"].partition("://")
-    claim, place, namespace = around.claim, path.partition("/")[0], service["metadata"]["namespace"]
+    claim, place, namespace = facts.claim, path.partition("/")[0], service["metadata"]["namespace"]
     if scheme != "pvc" or claim is UNSET:
         return
-    if claim is None and around.makes_claim:
+    if claim is None and facts.makes_claim:
         yield ok("claim", f"{place}, which the first push makes")
         return
     if claim is None:
@@ -203,7 +203,7 @@ def _claim(service: Document, around: Surroundings) -> Iterator[Finding]:
         yield failure("claim", detail, "store.uri", remedy)
         return
     phase = claim.get("status", {}).get("phase", "Pending")
-    if phase != "Bound" and not (phase == "Pending" and _binds_later(around.storage_class)):
+    if phase != "Bound" and not (phase == "Pending" and _binds_later(facts.storage_class)):
         detail = f"PersistentVolumeClaim {place} is {phase}, and a pod that mounts it would wait"
         yield failure("claim", detail, "store.uri", f"`kubectl describe pvc {place}` says why")
         return
@@ -228,11 +228,11 @@ def _binds_later(storage_class: Seen) -> bool:
     return (storage_class or {}).get("volumeBindingMode") == "WaitForFirstConsumer"
 
 
-def _gateway(service: Document, around: Surroundings) -> Iterator[Finding]:
-    name = around.config.gateway if around.config else None
-    if mode_of(service) != "Standard" or not name or around.gateway is UNSET:
+def _gateway(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
+    name = facts.config.gateway if facts.config else None
+    if mode_of(service) != "Standard" or not name or facts.gateway is UNSET:
         return
-    if around.gateway is None:
+    if facts.gateway is None:
         detail = f"there is no Gateway {name}, which KServe is set to use: the service would get no way in"
         yield failure("Gateway", detail, "ConfigMap kserve/inferenceservice-config", "create it")
     else:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from deployer.differences import compare
+from deployer.diff import compare
 from deployer.target import Document
 
 

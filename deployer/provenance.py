@@ -8,14 +8,14 @@ import socket
 from pathlib import Path
 
 from deployer.processes import DEVNULL, EndlessError, ask_program
-from deployer.target import Origin
+from deployer.target import Provenance
 
 _PATIENCE = 5.0  # seconds: the commit is good to know and not worth more
 
 
-def find_origin(project: Path, *, archive: str) -> Origin:
+def find_provenance(project: Path, *, archive: str) -> Provenance:
     """Return who rolls out an archive of this digest, from which commit of the project's folder."""
-    return Origin(who=_who(), archive=archive, commit=_commit(project))
+    return Provenance(who=_who(), archive=archive, commit=_commit(project))
 
 
 def _who() -> str:

@@ -19,12 +19,12 @@ from urllib.parse import urlencode
 import urllib3
 
 from deployer.errors import KdeployError, NotFoundError
-from deployer.ownership import FIELD_MANAGER
+from deployer.managed_fields import FIELD_MANAGER
 from deployer.target import Document
-from deployer.targets.kserve import refusals
-from deployer.targets.kserve.connection import Connection
-from deployer.targets.kserve.forward import Forward
-from deployer.targets.kserve.resources import Resource
+from deployer.targets.kserve.client import api_errors
+from deployer.targets.kserve.client.connection import Connection
+from deployer.targets.kserve.client.port_forward import Forward
+from deployer.targets.kserve.client.resources import Resource
 
 PAGE = 500  # objects in one answer of a list
 ATTEMPTS = 5
@@ -70,7 +70,7 @@ class Api:
         while True:
             try:
                 page = self._ask("GET", resource, namespace, query=query)
-            except refusals.GoneError:  # the rest of a slow list is forgotten: once more, in one piece
+            except api_errors.GoneError:  # the rest of a slow list is forgotten: once more, in one piece
                 if "limit" not in query:
                     raise
                 found.clear()
@@ -169,7 +169,7 @@ class Api:
             for line in self._lines(response):
                 kind, document = _event(line)
                 if kind == "":
-                    raise refusals.broken(ValueError("that is no event"), self._connection.where)
+                    raise api_errors.broken(ValueError("that is no event"), self._connection.where)
                 if kind == "ERROR":
                     said = json.dumps(document).encode()
                     raise self._read_refusal(int(document.get("code") or 500), said, "watch")
@@ -202,7 +202,7 @@ class Api:
         path = f"/apis/{resource.group}/{resource.version}"
         try:
             found = self._send_again("GET", path, {}, None, _JSON, f"get {path}")
-        except (NotFoundError, refusals.UnknownKindError):
+        except (NotFoundError, api_errors.UnknownKindError):
             return frozenset()
         return frozenset(one["name"] for one in found.get("resources") or [])
 
@@ -245,7 +245,7 @@ class Api:
             nonlocal in_doubt
             try:
                 return self._send(method, path, query, body, content_type, asked, accept)
-            except refusals.PassingError as error:
+            except api_errors.PassingError as error:
                 in_doubt = in_doubt or error.done
                 raise
             except NotFoundError:
@@ -259,18 +259,20 @@ class Api:
         except KdeployError as error:
             changes = method != "GET" and "dryRun" not in query and not path.endswith(_REVIEWS.plural)
             if in_doubt and changes:
-                raise refusals.doubted(error) from error
+                raise api_errors.doubted(error) from error
             raise
 
     def _again(self, ask: Callable[[], _Answer], *, outdated: bool = False) -> _Answer:
         """Ask until it is answered, or refused, or patience is at an end."""
-        again = (refusals.PassingError, refusals.OutdatedError) if outdated else (refusals.PassingError,)
+        again = (
+            (api_errors.PassingError, api_errors.OutdatedError) if outdated else (api_errors.PassingError,)
+        )
         for attempt in range(1, ATTEMPTS):
             try:
                 return ask()
             except again as error:
                 pause = random.uniform(0.5, 1.0) * 0.2 * 2**attempt  # noqa: S311 - it spreads requests
-                if isinstance(error, refusals.PassingError) and error.after is not None:
+                if isinstance(error, api_errors.PassingError) and error.after is not None:
                     pause = error.after
                 if pause > PATIENCE:
                     raise
@@ -293,7 +295,7 @@ class Api:
         try:
             response = self._connection.pool.request(method, url, body=data, headers=headers)
         except urllib3.exceptions.HTTPError as error:
-            raise refusals.unreachable(error, f"{asked} on {self._connection.where}") from error
+            raise api_errors.unreachable(error, f"{asked} on {self._connection.where}") from error
         found = _document(response)
         if found is None:
             raise self._refusal(response, asked, body)
@@ -325,9 +327,9 @@ class Api:
                 return response
             refusal = self._refusal(response, asked)
         except urllib3.exceptions.HTTPError as error:
-            raise refusals.unreachable(error, f"{asked} on {self._connection.where}") from error
+            raise api_errors.unreachable(error, f"{asked} on {self._connection.where}") from error
         if response.status in own:
-            raise refusals.NoLogError(refusal.what, where=refusal.where, hint=refusal.hint) from refusal
+            raise api_errors.NoLogError(refusal.what, where=refusal.where, hint=refusal.hint) from refusal
         raise refusal
 
     def _refusal(
@@ -341,8 +343,8 @@ class Api:
     def _read_refusal(
         self, status: int, body: bytes, asked: str, *, after: float | None = None
     ) -> KdeployError:
-        answer = refusals.Answer(status, body, asked=asked, host=self._connection.where, after=after)
-        return refusals.read(answer)
+        answer = api_errors.Answer(status, body, asked=asked, host=self._connection.where, after=after)
+        return api_errors.read(answer)
 
     def _lines(self, response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
         """Yield lines as they come, whole ones: each of a watch is JSON and ends in a line break."""
@@ -352,7 +354,7 @@ class Api:
                 *lines, rest = (rest + chunk).split(b"\n")
                 yield from lines
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            raise refusals.broken(error, self._connection.where) from error
+            raise api_errors.broken(error, self._connection.where) from error
         if rest:
             yield rest
 

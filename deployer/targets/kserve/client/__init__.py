@@ -1,0 +1,1 @@
+"""Speaks HTTP with the Kubernetes API: documents in and out, and nothing is known of KServe."""

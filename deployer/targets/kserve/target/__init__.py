@@ -1,0 +1,1 @@
+"""Applies, watches and reads a service on a cluster: what a command calls."""
