@@ -20,13 +20,12 @@ from deployer.errors import ConfigError
 if TYPE_CHECKING:
     from deployer.config import KServeTarget, Settings, TargetConfig
     from deployer.events import Emit
+    from deployer.findings import Finding
     from deployer.pipeline import Pipeline
     from deployer.store import ModelStore
     from deployer.store.shell import Shell
     from deployer.target import Document, Reference, Target
-    from deployer.targets.kserve.preflight.rules import Finding as ClusterFinding
     from deployer.targets.local import OneNode
-    from deployer.targets.local.doctor import Finding as LocalFinding
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -214,7 +213,7 @@ def reference(loaded: Settings, target: Target, name: str | None = None) -> Refe
     return Reference(target.namespace, service)
 
 
-def examine(emit: Emit, **where: Unpack[Where]) -> Sequence[LocalFinding | ClusterFinding]:
+def examine(emit: Emit, **where: Unpack[Where]) -> Sequence[Finding]:
     """Run the checks of a target; without a kdeploy.toml, those of this machine as a target."""
     from deployer.config import KServeTarget, LocalTarget, find_file
     from deployer.targets.local.doctor import checks
@@ -237,7 +236,7 @@ def examine(emit: Emit, **where: Unpack[Where]) -> Sequence[LocalFinding | Clust
 
 def _examine_cluster(
     loaded: Settings, target: str | None, config: KServeTarget, emit: Emit
-) -> Sequence[ClusterFinding]:
+) -> Sequence[Finding]:
     from deployer.pipeline import Pipeline
     from deployer.targets.kserve import Cluster
 

@@ -20,11 +20,10 @@ if TYPE_CHECKING:  # `kdeploy --help` comes through here and prints none of thes
     from rich.text import Text
 
     from deployer.events import Event, Pushed
+    from deployer.findings import Finding
     from deployer.predict import Failure, Prediction
     from deployer.prune import Dated
     from deployer.target import Status
-    from deployer.targets.kserve.preflight.rules import Finding as ClusterFinding
-    from deployer.targets.local.doctor import Finding as LocalFinding
     from deployer.targets.local.protocol import Info, RevisionInfo
 
 
@@ -305,7 +304,7 @@ def _state(revision: RevisionInfo) -> str:
     return "ready" if revision.ready else f"not ready: {revision.reason}"
 
 
-def print_findings(findings: Sequence[LocalFinding | ClusterFinding], output: Output) -> None:
+def print_findings(findings: Sequence[Finding], output: Output) -> None:
     """Print what the doctor found; raise DoctorError where something would fail."""
     from deployer.errors import DoctorError
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import yaml
 
 from deployer.cli.main import main
 from deployer.config import KServeTarget, Store
+from deployer.patience import Patience
 from deployer.targets.kserve import Cluster
+from tests.clocks import patience
 from tests.cluster.commands import Ended, Kdeploy, become_ready
 from tests.cluster.kube import ADMIN, Kube
 from tests.cluster.play import A, Play, documents
@@ -82,6 +85,23 @@ def straight(kube: Kube, namespace: str, tmp_path: Path) -> Path:
 def cluster(kubeconfig: Path) -> Iterator[Cluster]:
     with Cluster(KServeTarget(kubeconfig=str(kubeconfig), wait_window=0.3)) as target:
         yield target
+
+
+@pytest.fixture
+def quick(kubeconfig: Path) -> Iterator[Cluster]:
+    """The same cluster, whose pauses between attempts take no time."""
+    with Cluster(KServeTarget(kubeconfig=str(kubeconfig), wait_window=0.3), patience=patience()) as target:
+        yield target
+
+
+@pytest.fixture
+def be_patient(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let commands in this process open clusters with a patience of the test's."""
+
+    def set_limits(**limits: Any) -> None:
+        monkeypatch.setattr("deployer.targets.kserve.Cluster", partial(Cluster, patience=Patience(**limits)))
+
+    return set_limits
 
 
 @pytest.fixture

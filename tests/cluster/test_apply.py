@@ -15,8 +15,7 @@ from deployer.errors import ConfigError, ConflictError, KdeployError
 from deployer.managed_fields import agrees
 from deployer.target import Document, Reference
 from deployer.targets.kserve import Cluster
-from deployer.targets.kserve.client.api import Api
-from deployer.targets.kserve.client.resources import INFERENCE_SERVICE, SERVING_RUNTIME
+from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE, SERVING_RUNTIME
 from tests.cluster.kube import Kube
 from tests.cluster.play import A, B, Play, documents
 from tests.cluster.proxy import Proxy
@@ -105,7 +104,7 @@ class TestOthers:
             f"{DIGITS.format(namespace)}?fieldManager=kubectl-edit",
             {"spec": {"predictor": {"model": {"image": "theirs"}}}},
         )
-        with pytest.raises(ConflictError, match=r"spec\.predictor\.model\.image is kubectl-edit's"):
+        with pytest.raises(ConflictError, match=r"spec\.predictor\.model\.image is managed by kubectl-edit"):
             cluster.apply(documents(namespace, image="ours"))
         assert live(kube, namespace)["spec"]["predictor"]["model"]["image"] == "theirs"
 
@@ -173,22 +172,14 @@ class TestBrokenOff:
     @pytest.mark.parametrize("where", WRITES)
     @pytest.mark.parametrize("status", [403, 409, 422])
     def test_a_refusal(
-        self,
-        cluster: Cluster,
-        kube: Kube,
-        namespace: str,
-        proxy: Proxy,
-        monkeypatch: pytest.MonkeyPatch,
-        where: str,
-        status: int,
+        self, quick: Cluster, kube: Kube, namespace: str, proxy: Proxy, where: str, status: int
     ) -> None:
-        monkeypatch.setitem(Api.__init__.__kwdefaults__, "sleep", lambda seconds: None)
         with (
             proxy.fault(where, status=status, times=99),
             pytest.raises(KdeployError, match="the test wants it"),
         ):
-            cluster.apply(documents(namespace))
-        self.ends_right(cluster, kube, namespace)
+            quick.apply(documents(namespace))
+        self.ends_right(quick, kube, namespace)
 
     @staticmethod
     def ends_right(cluster: Cluster, kube: Kube, namespace: str) -> None:

@@ -15,8 +15,8 @@ from deployer.config import KServeTarget
 from deployer.errors import ConfigError
 from deployer.target import Document
 from deployer.targets.kserve import Cluster
-from deployer.targets.kserve.client.resources import INFERENCE_SERVICE
-from deployer.targets.kserve.preflight.rules import DOCUMENT_MAX
+from deployer.targets.kserve.preflight.rules.documents import DOCUMENT_MAX
+from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE
 from tests.cluster.conftest import CONFIG_MAPS, Put
 from tests.cluster.kube import Kube
 from tests.cluster.play import documents

@@ -16,10 +16,12 @@ import pytest
 from deployer.config import KServeTarget
 from deployer.errors import ConflictError, KdeployError, TargetError
 from deployer.history import APPLIED, INTERRUPTED
+from deployer.patience import Patience, SystemClock
 from deployer.rollout import watch_rollout
 from deployer.target import Document, Provenance, Reference
-from deployer.targets.kserve import Cluster, applying, history
-from deployer.targets.kserve.client.resources import SERVING_RUNTIME
+from deployer.targets.kserve import Cluster
+from deployer.targets.kserve.state.kinds import SERVING_RUNTIME
+from tests.clocks import patience
 from tests.cluster.kube import Kube
 from tests.cluster.play import RUNTIME, A, B, Play, documents
 from tests.cluster.proxy import Proxy
@@ -66,6 +68,22 @@ def until(test: Callable[[], bool]) -> None:
     while not test():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+class Slow(SystemClock, frozen=True):
+    """A clock that shows the times of a test."""
+
+    times: Iterator[float]
+
+    def now(self) -> float:
+        return next(self.times)
+
+
+def elsewhere(kube: Kube, namespace: str) -> None:
+    """Let the entries be of runs on another machine."""
+    for one in stored(kube, namespace):
+        path = f"/apis/apps/v1/namespaces/{namespace}/controllerrevisions/{one['metadata']['name']}"
+        kube.merge(path, {"metadata": {"annotations": {"kdeploy.dev/run": "another-machine 1 abc"}}})
 
 
 class TestEntries:
@@ -126,16 +144,16 @@ class TestEntries:
 
 
 @pytest.fixture
-def killed(
-    cluster: Cluster, proxy: Proxy, namespace: str, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str], None]:
+def killed(kubeconfig: Path, proxy: Proxy, namespace: str) -> Callable[[str], None]:
     """Apply release A as Alice, up to a write, and die there with nothing noted."""
 
+    def die(seconds: float) -> None:
+        raise KeyboardInterrupt
+
     def die_before(write: str) -> None:
-        with monkeypatch.context() as patch, proxy.fault(write, status=403, times=99) as fault:
-            patch.setattr(history.Rollout, "__exit__", lambda self, *_: history._running.discard(self._run))
-            with pytest.raises(KdeployError):
-                cluster.apply(whole(namespace, A), ALICE)
+        dying = Cluster(KServeTarget(kubeconfig=str(kubeconfig)), patience=patience(die))
+        with dying, proxy.fault(write, status=503, times=99) as fault, pytest.raises(KeyboardInterrupt):
+            dying.apply(whole(namespace, A), ALICE)
         assert fault.seen
 
     return die_before
@@ -193,10 +211,9 @@ class TestKilled:
         namespace: str,
         killed: Callable[[str], None],
         proxy: Proxy,
-        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         killed(GAPS[3])
-        monkeypatch.setattr(history, "_place", lambda: "another-machine")
+        elsewhere(kube, namespace)
         proxy.requests.clear()
         with pytest.raises(ConflictError, match=f"alice@laptop as test is rolling out release {A} since"):
             cluster.apply(whole(namespace, B), BOB)
@@ -240,10 +257,11 @@ class TestKilled:
         digits: Reference,
         killed: Callable[[str], None],
         proxy: Proxy,
-        monkeypatch: pytest.MonkeyPatch,
+        kube: Kube,
+        namespace: str,
     ) -> None:
         killed(GAPS[3])
-        monkeypatch.setattr(history, "_place", lambda: "another-machine")
+        elsewhere(kube, namespace)
         proxy.requests.clear()
         with pytest.raises(ConflictError, match=f"alice@laptop as test is rolling out release {A} since"):
             cluster.delete(digits)
@@ -255,20 +273,20 @@ class TestKilled:
         namespace: str,
         digits: Reference,
         proxy: Proxy,
-        monkeypatch: pytest.MonkeyPatch,
+        kube: Kube,
     ) -> None:
         with proxy.fault("PATCH .*/inferenceservices", status=422), pytest.raises(KdeployError):
             cluster.apply(whole(namespace, A), ALICE)
         assert [one.outcome for one in cluster.history(digits)] == [INTERRUPTED]
-        monkeypatch.setattr(history, "_place", lambda: "another-machine")
+        elsewhere(kube, namespace)
         cluster.apply(whole(namespace, B), BOB)
 
     def test_who_is_too_slow_stops_before_others_may_begin(
         self, kubeconfig: Path, kube: Kube, namespace: str, proxy: Proxy
     ) -> None:
-        times = iter([0.0, 1.0, 59.0, 61.0])
+        slow_clock = Patience(clock=Slow(iter([0.0, 1.0, 59.0, 61.0])))
         with (
-            Cluster(KServeTarget(kubeconfig=str(kubeconfig)), clock=lambda: next(times)) as slow,
+            Cluster(KServeTarget(kubeconfig=str(kubeconfig)), patience=slow_clock) as slow,
             pytest.raises(TargetError, match="more than 60 s"),
         ):
             slow.apply(whole(namespace, A), ALICE)
@@ -322,7 +340,7 @@ class TestDeletedAndRolledOutAgain:
         namespace: str,
         digits: Reference,
         proxy: Proxy,
-        monkeypatch: pytest.MonkeyPatch,
+        kubeconfig: Path,
     ) -> None:
         cluster.apply(documents(namespace, A), ALICE)
         play = Play(kube, namespace)
@@ -338,10 +356,9 @@ class TestDeletedAndRolledOutAgain:
         assert ending
         assert not cluster.serves(documents(namespace, A), ending)
         proxy.requests.clear()
-        with monkeypatch.context() as patch:
-            patch.setattr(applying, "PATIENCE", 0.0)
-            with pytest.raises(ConflictError, match=r"finalizers are inferenceservice\.finalizers"):
-                cluster.apply(documents(namespace, A), ALICE)
+        hasty = Cluster(KServeTarget(kubeconfig=str(kubeconfig)), patience=Patience(gone=0.0))
+        with hasty, pytest.raises(ConflictError, match=r"finalizers are inferenceservice\.finalizers"):
+            hasty.apply(documents(namespace, A), ALICE)
         assert proxy.writes() == []
         with ThreadPoolExecutor(1) as pool:
             proxy.requests.clear()

@@ -8,7 +8,6 @@ import pytest
 
 from deployer.errors import NotFoundError, TargetError
 from deployer.targets.kserve import Cluster
-from deployer.targets.kserve.client.api import Api
 from tests.cluster.kube import Kube
 from tests.cluster.log_kubelet import LogKubelet
 from tests.cluster.play import A, B, Play, documents
@@ -148,17 +147,10 @@ def test_a_log_that_the_api_server_ends_is_gone_on_with(
 @pytest.mark.parametrize("follow", [False, True])
 @pytest.mark.parametrize("failure", [{"reset": True}, {"status": 503}, {"status": 401}, {"cut": 30}])
 def test_an_api_server_that_fails_for_ever_is_an_error(
-    cluster: Cluster,
-    play: Play,
-    proxy: Proxy,
-    kubelet: LogKubelet,
-    failure: dict[str, int],
-    follow: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    quick: Cluster, play: Play, proxy: Proxy, kubelet: LogKubelet, failure: dict[str, int], follow: bool
 ) -> None:
-    monkeypatch.setitem(Api.__init__.__kwdefaults__, "sleep", lambda seconds: None)
     kubelet.say(*stamped(1, 3))
     with proxy.fault("/log", times=1000, **failure), pytest.raises(TargetError) as caught:
-        list(cluster.logs(play.reference, follow=follow))
+        list(quick.logs(play.reference, follow=follow))
     assert caught.value.where
     assert caught.value.hint

@@ -11,7 +11,7 @@ import yaml
 
 from deployer.access import Access
 from deployer.config import KServeTarget, Store, load_settings
-from deployer.errors import KdeployError, TargetError
+from deployer.errors import KdeployError, RefusedError, TargetError
 from deployer.manifest import render_secret
 from deployer.pipeline import Pipeline
 from deployer.rollout import watch_rollout
@@ -19,14 +19,9 @@ from deployer.store import open_store
 from deployer.store.pvc import ClaimStore
 from deployer.target import Document, Phase, Reference
 from deployer.targets.kserve import Cluster
-from deployer.targets.kserve.client.api_errors import RefusedError
-from deployer.targets.kserve.client.resources import (
-    CONTROLLER_REVISION,
-    INFERENCE_SERVICE,
-    SECRET,
-    SERVICE_ACCOUNT,
-)
+from deployer.targets.kserve.client.resources import CONTROLLER_REVISION, SECRET, SERVICE_ACCOUNT
 from deployer.targets.kserve.preflight.permissions import Permission, needed, needed_for_store, render_role
+from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE
 from tests.cluster.kube import Kube
 from tests.cluster.kubelet import Kubelet
 from tests.cluster.play import A, Play, documents

@@ -17,12 +17,11 @@ import trustme
 import yaml
 
 from deployer.config import KServeTarget
-from deployer.errors import TargetError
+from deployer.errors import RefusedError, TargetError
 from deployer.predict import Client, Failure, Prediction
 from deployer.target import Reference
 from deployer.targets.kserve import Cluster
-from deployer.targets.kserve.client.api_errors import RefusedError
-from deployer.targets.kserve.client.resources import INFERENCE_SERVICE
+from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE
 from tests.cluster.kube import Kube
 from tests.cluster.play import Play, documents
 from tests.cluster.port_forward_kubelet import NODE, Kubelet

@@ -15,7 +15,7 @@ from deployer.errors import RolloutFailedError, RolloutTimeoutError
 from deployer.rollout import watch_rollout
 from deployer.target import Document, Phase
 from deployer.targets.kserve import Cluster
-from deployer.targets.kserve.preflight.capacity import returns_gpu
+from deployer.targets.kserve.preflight.facts import returns_gpu
 from tests.cluster.kube import Kube
 from tests.cluster.play import A, B, Play, documents
 from tests.cluster.proxy import Proxy

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from deployer.config import KServeTarget
 from deployer.errors import PredictError
+from deployer.patience import Patience, Retry
 from deployer.predict.connection import Connection
 from deployer.target import Endpoint, Reference
 from deployer.targets.kserve import Cluster
@@ -199,7 +200,9 @@ class Load:
 
 def connect(endpoint: Endpoint, seconds: float = 30.0) -> Connection:
     """Open a way to the service; a request that fails is not sent again."""
-    return Connection(endpoint, failure=PredictError, timeout=seconds, pauses=())
+    return Connection(
+        endpoint, failure=PredictError, timeout=seconds, patience=Patience(retry=Retry(attempts=1))
+    )
 
 
 def send(connection: Connection, body: Any) -> tuple[int, Any]:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from deployer.errors import ConfigError
+from deployer.errors import ConfigError, RefusedError
+from deployer.findings import Finding, refuse
 from deployer.target import Document
-from deployer.targets.kserve.client.api_errors import RefusedError
-from deployer.targets.kserve.preflight.capabilities import KServeConfig
-from deployer.targets.kserve.preflight.checks import ClusterFacts, check, refuse
-from deployer.targets.kserve.preflight.rules import GPU, Finding
+from deployer.targets.kserve.preflight.rules.cluster import ClusterFacts, check
+from deployer.targets.kserve.preflight.rules.documents import GPU
+from deployer.targets.kserve.state.settings import KServeConfig
 from tests.unit.kserve.test_kserve_rules import rendered
 
 GOOD = ClusterFacts()
@@ -56,7 +56,7 @@ def on_theirs(mode: str = "Standard") -> list[Document]:
         (rendered(), ClusterFacts(config=KServeConfig(gateway="kserve/gateway"), gateway={"metadata": {}})),
         (rendered(), ClusterFacts(config=KServeConfig(gateway="kserve/gateway"))),
         (rendered(mode="Knative"), ClusterFacts(config=KServeConfig(gateway="kserve/gateway"), gateway=None)),
-        (named("a" * 47, mode="Knative"), GOOD),
+        (named("a" * 46, mode="Knative"), GOOD),
         (named("a" * 26, "b" * 26), GOOD),
         (
             named("a" * 40, "b" * 60),
@@ -120,7 +120,7 @@ def test_what_is_taken(good: list[Document], place: ClusterFacts) -> None:
             ClusterFacts(config=KServeConfig(deployment_mode="Knative"), version="0.15.2"),
             "KServe 0.15.2 knows Standard by its former name alone, and would choose Knative",
         ),
-        (named("a" * 48, mode="Knative"), GOOD, "has 64 characters"),
+        (named("a" * 47, mode="Knative"), GOOD, "has 64 characters"),
         (named("a" * 27, "b" * 26), GOOD, "has 64 characters"),
         (
             named("a" * 40, "b" * 60),
@@ -231,7 +231,7 @@ def test_all_that_is_broken_is_said_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         refuse(findings)
     lines = caught.value.what.splitlines()
-    assert lines[0] == "3 things stand in the way of a rollout"
+    assert lines[0] == "3 checks failed"
     assert lines[1].startswith("- namespace: there is no namespace team (`kubectl create")
     assert [line.partition(":")[0] for line in lines[2:]] == ["- --canary", "- store.uri"]
 
@@ -240,5 +240,5 @@ def test_a_permission_that_is_missing_is_no_fault_of_the_config() -> None:
     lacking = Finding(name="permissions", status="failure", detail="may not", where="namespace team")
     with pytest.raises(RefusedError, match="may not"):
         refuse([lacking])
-    with pytest.raises(RefusedError, match="2 things"):
+    with pytest.raises(RefusedError, match="2 checks failed"):
         refuse([lacking, *check(rendered(percent=10), GOOD)])

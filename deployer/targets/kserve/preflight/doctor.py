@@ -8,13 +8,14 @@ from msgspec import UNSET
 
 from deployer.config import KServeTarget, Store
 from deployer.errors import IntegrityError, KdeployError, StoreError
+from deployer.findings import Finding, failure, ok, warning
 from deployer.target import Document
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.preflight.capabilities import Discovery
-from deployer.targets.kserve.preflight.checks import ClusterFacts, check
 from deployer.targets.kserve.preflight.facts import read_facts
 from deployer.targets.kserve.preflight.permissions import check_permissions, needed, needed_for_store
-from deployer.targets.kserve.preflight.rules import Finding, failure, gpus_of, mode_of, ok, service_of
+from deployer.targets.kserve.preflight.rules.cluster import ClusterFacts, check
+from deployer.targets.kserve.preflight.rules.documents import gpus_of, mode_of, service_of
 
 _ASK = "ask who runs the cluster"
 
@@ -91,22 +92,19 @@ def _unread(documents: Sequence[Document], facts: ClusterFacts, target: KServeTa
     found = []
     if not facts.config and not target.deployment_mode:
         found.append(
-            _warning(
+            warning(
                 "deployment mode",
                 f"{mode_of(service)} is a guess: KServe's ConfigMap cannot be read",
+                "",
                 "set deployment-mode for this target",
             )
         )
     if gpus_of(service) and facts.nodes is UNSET:
-        found.append(_warning("GPU", "nodes may not be listed", f"{_ASK} whether its nodes have GPUs"))
+        found.append(warning("GPU", "nodes may not be listed", "", f"{_ASK} whether its nodes have GPUs"))
     if service["spec"]["predictor"]["model"]["storageUri"].startswith("pvc://") and facts.claim is UNSET:
-        found.append(_warning("claim", "claims may not be read", f"{_ASK} whether it is there, and Bound"))
+        found.append(warning("claim", "claims may not be read", "", f"{_ASK} whether it is there, and Bound"))
     ours = any(document["kind"] == "ServingRuntime" for document in documents)
     if not ours and facts.runtime is UNSET:
         remedy = f"{_ASK} whether it is there, and serves pytorch"
-        found.append(_warning("runtime", "the cluster's runtimes may not be read", remedy))
+        found.append(warning("runtime", "the cluster's runtimes may not be read", "", remedy))
     return found
-
-
-def _warning(name: str, detail: str, remedy: str) -> Finding:
-    return Finding(name=name, status="warning", detail=detail, remedy=remedy)

@@ -1,4 +1,4 @@
-"""Reads what the checks of a service's documents depend on: each object once, and several at a time."""
+"""Reads what the checks of a service depend on: each object once, and several at a time."""
 
 from __future__ import annotations
 
@@ -9,30 +9,36 @@ from typing import Any
 from msgspec import UNSET
 
 from deployer.config import KServeTarget, Store
+from deployer.errors import RefusedError
 from deployer.target import Document
 from deployer.targets.kserve.client.api import Api
-from deployer.targets.kserve.client.api_errors import RefusedError, UnknownKindError
+from deployer.targets.kserve.client.api_errors import UnknownKindError
 from deployer.targets.kserve.client.parallel import ask_all
 from deployer.targets.kserve.client.resources import (
     CLAIM,
-    CLUSTER_SERVING_RUNTIME,
     CONFIG_MAP,
     GATEWAY,
-    INFERENCE_SERVICE,
     LIMIT_RANGE,
     NAMESPACE,
     NODE,
+    POD,
     QUOTA,
-    SERVING_RUNTIME,
     STORAGE_CLASS,
+)
+from deployer.targets.kserve.preflight.capabilities import Discovery
+from deployer.targets.kserve.preflight.rules.admission import ENFORCE
+from deployer.targets.kserve.preflight.rules.capacity import gives_gpu_back, has_gpu, large_nodes
+from deployer.targets.kserve.preflight.rules.cluster import ClusterFacts
+from deployer.targets.kserve.preflight.rules.documents import mode_of, service_of
+from deployer.targets.kserve.preflight.rules.runtimes import Seen, find_runtime, flags_of
+from deployer.targets.kserve.state.kinds import (
+    CLUSTER_SERVING_RUNTIME,
+    INFERENCE_SERVICE,
+    SERVING_RUNTIME,
     STORAGE_CONTAINER,
 )
-from deployer.targets.kserve.preflight.admission import ENFORCE
-from deployer.targets.kserve.preflight.capabilities import Discovery
-from deployer.targets.kserve.preflight.capacity import read_pods
-from deployer.targets.kserve.preflight.checks import ClusterFacts
-from deployer.targets.kserve.preflight.rules import mode_of, service_of
-from deployer.targets.kserve.preflight.runtimes import Seen, find_runtime, flags_of
+
+NODES_MAX = 20  # in a larger cluster the pods of its nodes are not read
 
 Asked = dict[str, Callable[[], Any]]
 
@@ -113,3 +119,28 @@ def _answer(ask: Callable[[], Any]) -> Any:
         return None
     except RefusedError:
         return UNSET
+
+
+def read_pods(api: Api, nodes: Sequence[Document], service: Document) -> dict[str, list[Document]]:
+    """Return the pods of each node that is large enough for a pod of a service. Raises RefusedError."""
+    large = large_nodes(nodes, service)
+    return _pods_of(api, large) if len(large) <= NODES_MAX else {}
+
+
+def returns_gpu(api: Api) -> bool:
+    """Return whether some pod on a node with GPUs is being deleted, so that its GPU is free soon."""
+    try:
+        nodes = [node for node in api.list(NODE, None)[0] if has_gpu(node)]
+        every = _pods_of(api, nodes[:NODES_MAX])
+    except RefusedError:
+        return False
+    return any(gives_gpu_back(pod) for pods in every.values() for pod in pods)
+
+
+def _pods_of(api: Api, nodes: Sequence[Document]) -> dict[str, list[Document]]:
+    def ask(name: str) -> list[Document]:
+        active = f"spec.nodeName={name},status.phase!=Succeeded,status.phase!=Failed"
+        return api.list(POD, None, {"fieldSelector": active})[0]
+
+    names = [str(node["metadata"]["name"]) for node in nodes]
+    return dict(zip(names, ask_all([partial(ask, name) for name in names]), strict=True))

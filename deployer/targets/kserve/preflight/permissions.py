@@ -8,6 +8,7 @@ from functools import partial
 from msgspec import Struct
 
 from deployer.config import Store
+from deployer.findings import PERMISSIONS, Finding, failure, ok
 from deployer.target import Document
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.parallel import ask_all
@@ -17,18 +18,15 @@ from deployer.targets.kserve.client.resources import (
     DEPLOYMENT,
     EVENT,
     HTTP_ROUTE,
-    INFERENCE_SERVICE,
     LIMIT_RANGE,
     POD,
     QUOTA,
     REPLICA_SET,
-    REVISION,
     SECRET,
     SERVICE_ACCOUNT,
-    SERVING_RUNTIME,
     Resource,
 )
-from deployer.targets.kserve.preflight.rules import Finding, failure, ok
+from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE, REVISION, SERVING_RUNTIME
 
 ACCOUNT = "kdeploy"  # the name of the Role, and of the ServiceAccount that it is bound to
 POD_LOG = Resource("", "v1", "pods/log", "Pod")
@@ -95,13 +93,13 @@ def check_permissions(api: Api, namespace: str, wanted: Sequence[Permission]) ->
     """Find out whether this user may do all that is wanted; every verb and resource missing is named."""
     lacking = missing(api, namespace, wanted)
     if not lacking:
-        return ok("permissions", f"all that are needed in namespace {namespace}")
+        return ok(PERMISSIONS, f"all that are needed in namespace {namespace}")
     verbs: dict[Resource, list[str]] = {}
     for one in lacking:
         verbs.setdefault(one.resource, []).append(one.verb)
     detail = "; ".join(f"{', '.join(each)} {resource.full_name}" for resource, each in verbs.items())
     remedy = "`kdeploy render --rbac` prints the Role that grants it"
-    return failure("permissions", f"this user may not {detail}", f"namespace {namespace}", remedy)
+    return failure(PERMISSIONS, f"this user may not {detail}", f"namespace {namespace}", remedy)
 
 
 def render_role(namespace: str, mode: str, more: Sequence[Permission] = ()) -> list[Document]:

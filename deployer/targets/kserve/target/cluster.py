@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import datetime as dt
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from types import TracebackType
 
 from deployer.config import KServeTarget, Store
 from deployer.errors import ConfigError, NotFoundError, TargetError
+from deployer.findings import Finding, refuse
 from deployer.history import plan_entry, write_time
 from deployer.managed_fields import agrees, leave_to_others
+from deployer.patience import PATIENCE, Patience
 from deployer.release import Traffic
 from deployer.target import (
     Capabilities,
@@ -28,13 +28,8 @@ from deployer.target import (
 )
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.connection import Connection, connect
-from deployer.targets.kserve.client.resources import (
-    INFERENCE_SERVICE,
-    POD,
-    resource_of,
-)
+from deployer.targets.kserve.client.resources import POD
 from deployer.targets.kserve.preflight.capabilities import Discovery
-from deployer.targets.kserve.preflight.checks import check, refuse
 from deployer.targets.kserve.preflight.doctor import examine
 from deployer.targets.kserve.preflight.facts import read_facts
 from deployer.targets.kserve.preflight.permissions import (
@@ -43,17 +38,19 @@ from deployer.targets.kserve.preflight.permissions import (
     render_role,
     to_roll_out,
 )
-from deployer.targets.kserve.preflight.rules import Finding, mode_of, service_of
+from deployer.targets.kserve.preflight.rules.cluster import check
+from deployer.targets.kserve.preflight.rules.documents import mode_of, service_of
 from deployer.targets.kserve.state.children import SERVICE_LABEL, release_of
+from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE, resource_of
 from deployer.targets.kserve.target.apply import (
+    add_owner_or_recreate,
     apply_document,
-    await_end,
     find_document,
     is_applied,
     is_ending,
-    outlive,
-    own,
     owner_of,
+    recreate_if_orphaned,
+    wait_until_gone,
 )
 from deployer.targets.kserve.target.helper_pod import HelperPod
 from deployer.targets.kserve.target.in_use import releases_in_use
@@ -76,13 +73,13 @@ class Cluster:
         *,
         force_conflicts: bool = False,
         dry_run: bool = False,
-        clock: Callable[[], float] = time.monotonic,
+        patience: Patience = PATIENCE,
     ) -> None:
         self._config = config
         self._store = store or Store()
         self._force = force_conflicts
         self._dry_run = dry_run
-        self._clock = clock
+        self._patience = patience
         self._connected: Connection | None = None
         self._entries: dict[Reference, int] = {}  # the history's numbers of what was applied here
         # Of what was applied here: whether that changed the pods, and the model status of the release before.
@@ -102,7 +99,7 @@ class Cluster:
     @property
     def _connection(self) -> Connection:
         if self._connected is None:
-            self._connected = connect(self._config.kubeconfig, self._config.context)
+            self._connected = connect(self._config.kubeconfig, self._config.context, self._patience)
         return self._connected
 
     @property
@@ -184,12 +181,12 @@ class Cluster:
             live = self.api.get(INFERENCE_SERVICE, reference.namespace, reference.name)
             self._admit([*_others(documents), self._wanted(service, live)])
             return reference
-        live = self._lasting(reference)
-        history = History(self.api, reference, self._clock)
+        live = self._live_service(reference)
+        history = History(self.api, reference)
         entry = plan_entry(
             documents,
             provenance or Provenance(),
-            now=write_time(_utc()),
+            now=write_time(self._patience.clock.utc()),
             account=self._connection.user,
             stable=traffic.stable if traffic else None,
         )
@@ -208,10 +205,10 @@ class Cluster:
         for document in _others(documents):
             rollout.check()
             made = apply_document(self.api, document, reference.namespace, force=self._force)
-            made = outlive(self.api, document, made, reference.name, live, force=self._force)
+            made = recreate_if_orphaned(self.api, document, made, reference.name, live, force=self._force)
             applied.append((document, made))
         rollout.check()
-        live = self._lasting(reference)
+        live = self._live_service(reference)
         wanted = self._wanted(service_of(documents), live)
         new = apply_document(self.api, wanted, reference.namespace, force=self._force)
         self._fresh[reference] = live is None or release_of(live) != release_of(new)
@@ -220,13 +217,13 @@ class Cluster:
         owner = owner_of(new)
         rollout.done(owner)
         for document, made in reversed(applied):
-            own(self.api, document, made, owner, force=self._force)
+            add_owner_or_recreate(self.api, document, made, owner, force=self._force)
 
-    def _lasting(self, reference: Reference) -> Document | None:
+    def _live_service(self, reference: Reference) -> Document | None:
         """Return the InferenceService that there is; one that is being deleted is waited for."""
         live = self.api.get(INFERENCE_SERVICE, reference.namespace, reference.name)
         if live and is_ending(live):
-            await_end(self.api, live)
+            wait_until_gone(self.api, live)
             return None
         return live
 
@@ -253,7 +250,6 @@ class Cluster:
             fresh=self._fresh.get(reference, False),
             stable=stable,
             spec_before=self._left.get(reference),
-            clock=self._clock,
         ).statuses(timeout)
 
     def get(self, reference: Reference) -> Live | None:
@@ -262,7 +258,7 @@ class Cluster:
 
     def inspect(self, reference: Reference) -> Live | None:
         """Return the service with what its pods tell: why it fails, or what it waits for."""
-        return inspect(self.api, reference, self._clock())
+        return inspect(self.api, reference, self._patience.clock.now())
 
     def list(self, namespace: str | None = None) -> builtins.list[Status]:
         """Return the state of the services of one namespace, or of all."""
@@ -362,7 +358,3 @@ def _keep_strategy(wanted: Document, live: Document) -> Document:
 
 def _others(documents: Sequence[Document]) -> builtins.list[Document]:
     return [document for document in documents if document["kind"] != "InferenceService"]
-
-
-def _utc() -> dt.datetime:
-    return dt.datetime.now(dt.timezone.utc)

@@ -8,12 +8,10 @@ InferenceService and is collected with it.
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import json
 import os
 import secrets
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -31,17 +29,17 @@ from deployer.history import (
     takes_over,
     write_time,
 )
+from deployer.patience import Clock
 from deployer.target import RELEASE_LABEL, Document, Entry, Reference
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.resources import CONTROLLER_REVISION
-from deployer.targets.kserve.target.apply import leave_to
+from deployer.targets.kserve.target.apply import transfer_ownership
 
 # Not KServe's label: a workload's controller adopts ControllerRevisions that its selector matches.
 OF_SERVICE = "kdeploy.dev/service"
 _LABELS = {"app.kubernetes.io/managed-by": "kdeploy"}
 ENTRIES = ",".join([OF_SERVICE, *(f"{key}={value}" for key, value in _LABELS.items())])  # of any service
 _OUTCOME, _SINCE, _RUN = "kdeploy.dev/outcome", "kdeploy.dev/since", "kdeploy.dev/run"
-_ATTEMPTS = 10
 _IN_ANNOTATIONS = ("number", "outcome", "since")
 _HOLD = BOUND / 2  # seconds after which no more is written, so that nothing is when others count it for dead
 
@@ -51,14 +49,14 @@ _running: set[str] = set()  # the rollouts of this process that are applying rig
 class History:
     """The entries of one service."""
 
-    def __init__(self, api: Api, reference: Reference, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, api: Api, reference: Reference) -> None:
         self._api = api
         self._reference = reference
-        self._clock = clock
+        self._clock = api.patience.clock
 
     def read(self) -> list[Entry]:
         """Return the entries, the oldest first."""
-        return settle([_entry(document) for document in self._list()], _now())
+        return settle([_entry(document) for document in self._list()], self._now())
 
     def begin(self, planned: Entry) -> Rollout:
         """Begin a rollout: make its entry, or go on with the one of a run that was killed.
@@ -68,17 +66,14 @@ class History:
         run = f"{_place()} {os.getpid()} {secrets.token_hex(8)}"
         _running.add(run)
         try:
-            for _ in range(_ATTEMPTS - 1):
-                with contextlib.suppress(_LostError):
-                    return self._claim(planned, run)
-            return self._claim(planned, run)
+            return self._api.patience.again(lambda: self._claim(planned, run), _LostError)
         except BaseException:
             _running.discard(run)
             raise
 
     def note(self, number: int, outcome: str, owner: Document | None = None) -> None:
         """Note how far a rollout is, and whose it is; an entry that was deleted with its service is none."""
-        change = _annotated(outcome)
+        change = self._annotated(outcome)
         if owner:
             change["metadata"]["ownerReferences"] = [owner]
         with contextlib.suppress(NotFoundError):
@@ -104,13 +99,13 @@ class History:
         found = [one for one in self._list() if not one["metadata"].get("ownerReferences")]
         for one in found:
             alive = _alive(_run(one))
-            refuse_another(_entry(one), alive=alive, now=_now(), where=str(self._reference))
+            refuse_another(_entry(one), alive=alive, now=self._now(), where=str(self._reference))
         return found
 
     def collect(self, orphans: list[Document]) -> None:
         """Delete entries that belong to no service, and let the cluster collect what they left behind."""
         for one in orphans:
-            leave_to(self._api, one, _entry(one).documents, self._reference.namespace)
+            transfer_ownership(self._api, one, _entry(one).documents, self._reference.namespace)
         self.remove([one["metadata"]["name"] for one in orphans])
 
     def remove(self, names: list[str]) -> None:
@@ -129,7 +124,7 @@ class History:
             with _race():
                 self._api.create(CONTROLLER_REVISION, self._document(entry, run))
         elif _run(newest) != run:
-            change = _annotated(APPLYING, {_RUN: run})
+            change = self._annotated(APPLYING, {_RUN: run})
             change["metadata"]["resourceVersion"] = newest["metadata"]["resourceVersion"]
             with _race():
                 self._api.merge(CONTROLLER_REVISION, *self._place(number), change)
@@ -171,6 +166,12 @@ class History:
             "data": {"entry": text},
         }
 
+    def _annotated(self, outcome: str, more: dict[str, str] | None = None) -> Document:
+        return {"metadata": {"annotations": {_OUTCOME: outcome, _SINCE: self._now(), **(more or {})}}}
+
+    def _now(self) -> str:
+        return write_time(self._clock.utc())
+
     def _list(self) -> list[Document]:
         selector = ",".join(f"{k}={v}" for k, v in {OF_SERVICE: self._reference.name, **_LABELS}.items())
         namespace = self._reference.namespace
@@ -183,16 +184,14 @@ class History:
 class Rollout:
     """The documents of one entry being applied: for as long as the `with` lasts, nobody else begins."""
 
-    def __init__(
-        self, history: History, number: int, run: str, orphans: list[str], clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, history: History, number: int, run: str, orphans: list[str], clock: Clock) -> None:
         self.number = number
         self._clock = clock
         self._history = history
         self._run = run
         self._orphans = orphans  # entries of runs that were killed before there was a service
         self._applied = False
-        self._began = clock()
+        self._began = clock.now()
 
     def __enter__(self) -> Rollout:
         return self
@@ -210,7 +209,7 @@ class Rollout:
 
     def check(self) -> None:
         """Raise TargetError where it has taken so long that others may soon count this rollout for dead."""
-        if self._clock() - self._began > _HOLD:
+        if self._clock.now() - self._began > _HOLD:
             raise TargetError(
                 f"applying took more than {_HOLD:g} s and was given up half way",
                 hint="is the API server overloaded? run it again",
@@ -250,16 +249,8 @@ def _entry(document: Document) -> Entry:
     )
 
 
-def _annotated(outcome: str, more: dict[str, str] | None = None) -> Document:
-    return {"metadata": {"annotations": {_OUTCOME: outcome, _SINCE: _now(), **(more or {})}}}
-
-
 def _run(document: Document) -> str:
     return str(document["metadata"].get("annotations", {}).get(_RUN, ""))
-
-
-def _now() -> str:
-    return write_time(dt.datetime.now(dt.timezone.utc))
 
 
 def _alive(run: str) -> bool | None:

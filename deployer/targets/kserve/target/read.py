@@ -7,23 +7,16 @@ from collections.abc import Mapping
 
 import msgspec
 
+from deployer.errors import RefusedError
 from deployer.target import RELEASE_LABEL, Document, Live, Reference, Status
 from deployer.targets.kserve.client.api import Api
-from deployer.targets.kserve.client.api_errors import RefusedError, UnknownKindError
-from deployer.targets.kserve.client.resources import (
-    DEPLOYMENT,
-    EVENT,
-    HTTP_ROUTE,
-    INFERENCE_SERVICE,
-    POD,
-    REPLICA_SET,
-    REVISION,
-    Resource,
-)
+from deployer.targets.kserve.client.api_errors import UnknownKindError
+from deployer.targets.kserve.client.resources import DEPLOYMENT, EVENT, HTTP_ROUTE, POD, REPLICA_SET, Resource
 from deployer.targets.kserve.client.watch import Watching
 from deployer.targets.kserve.state.children import SERVICE_LABEL, Children, is_standard, release_pods
+from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE, REVISION
 from deployer.targets.kserve.state.pods import is_ready
-from deployer.targets.kserve.state.readiness import Readiness
+from deployer.targets.kserve.state.readiness import ReadinessEvaluator
 from deployer.targets.kserve.state.revisions import observe, observe_briefly
 
 _PODS_MAX = 8  # pods whose events are read
@@ -80,7 +73,7 @@ def inspect(api: Api, reference: Reference, now: float) -> Live | None:
     waiting = [pod for pod in release_pods(service, children) if not is_ready(pod)][:_PODS_MAX]
     events = [event for one in (service, *waiting) for event in _events(api, one)]
     children = msgspec.structs.replace(children, events=events)
-    status = Readiness(window=0).evaluate(service, children, now)
+    status = ReadinessEvaluator(window=0).evaluate(service, children, now)
     return Live(service, status)
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 import msgspec
-from msgspec import Struct
 
 from deployer.config import NAME_PATTERN
+from deployer.findings import Finding, failure, ok, warning
 from deployer.target import Document
 from deployer.targets.kserve.state.children import MODE_ANNOTATION
 
@@ -22,16 +21,6 @@ DOCUMENT_MAX = 1536 << 10  # bytes of an object that etcd takes unless it is set
 _SECRET_MAX = 1 << 20  # bytes of a Secret's values together
 _ANNOTATIONS_MAX = 256 << 10  # bytes of an object's annotations together
 _SCHEMES = ("gs", "s3", "pvc", "https")  # of those that KServe fetches from, the ones that a model store has
-
-
-class Finding(Struct, frozen=True, kw_only=True):
-    """One thing that was looked at, what was found, where it is said, and how to mend it."""
-
-    name: str
-    status: Literal["ok", "warning", "failure"]
-    detail: str
-    where: str = ""
-    remedy: str = ""
 
 
 def service_of(documents: Sequence[Document]) -> Document:
@@ -47,16 +36,6 @@ def mode_of(service: Document) -> str:
 def gpus_of(service: Document) -> int:
     """Return the GPUs that a replica asks for."""
     return int(service["spec"]["predictor"]["model"].get("resources", {}).get("limits", {}).get(GPU, 0))
-
-
-def ok(name: str, detail: str) -> Finding:
-    """Say that a rule holds."""
-    return Finding(name=name, status="ok", detail=detail)
-
-
-def failure(name: str, detail: str, where: str, remedy: str) -> Finding:
-    """Say that a rule is broken."""
-    return Finding(name=name, status="failure", detail=detail, where=where, remedy=remedy)
 
 
 def check_documents(documents: Sequence[Document]) -> Iterator[Finding]:
@@ -91,13 +70,9 @@ def _replicas(service: Document) -> Iterator[Finding]:
         detail = f"at least {least} replicas are more than the {most} that there may be at most"
         yield failure("replicas", detail, "serving.min-replicas", "raise serving.max-replicas")
     elif least == 0 and mode_of(service) == "Standard":
-        yield Finding(
-            name="replicas",
-            status="warning",
-            detail="min-replicas = 0 does not scale to zero in Standard mode: KServe runs 1 replica",
-            where="serving.min-replicas",
-            remedy="set serving.min-replicas = 1, or use a cluster in Knative mode",
-        )
+        detail = "min-replicas = 0 does not scale to zero in Standard mode: KServe runs 1 replica"
+        remedy = "set serving.min-replicas = 1, or use a cluster in Knative mode"
+        yield warning("replicas", detail, "serving.min-replicas", remedy)
 
 
 def _environment(service: Document) -> Iterator[Finding]:
