@@ -61,6 +61,12 @@ class TargetError(KdeployError):
     retryable = True
 
 
+class RefusedError(TargetError):
+    """The target does not let this user do it, or cannot do it: trying again would not help."""
+
+    retryable = False
+
+
 class RolloutFailedError(KdeployError):
     """The release cannot come to serve; waiting longer would not help."""
 

@@ -20,13 +20,14 @@ from deployer.errors import ConfigError
 if TYPE_CHECKING:
     from deployer.config import KServeTarget, Settings, TargetConfig
     from deployer.events import Emit
+    from deployer.observed import Document, Reference
     from deployer.pipeline import Pipeline
     from deployer.store import ModelStore
     from deployer.store.shell import Shell
-    from deployer.target import Document, Reference, Target
     from deployer.targets.kserve.preflight.rules import Finding as ClusterFinding
     from deployer.targets.local import OneNode
     from deployer.targets.local.doctor import Finding as LocalFinding
+    from deployer.targets.protocols import Target
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -208,7 +209,7 @@ def _shell(loaded: Settings, target: str | None, emit: Emit) -> Shell:
 
 def reference(loaded: Settings, target: Target, name: str | None = None) -> Reference:
     """Name this project's service, or another one in the target's namespace."""
-    from deployer.target import Reference
+    from deployer.observed import Reference
 
     service = loaded.service(name)
     return Reference(target.namespace, service)

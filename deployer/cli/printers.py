@@ -20,9 +20,9 @@ if TYPE_CHECKING:  # `kdeploy --help` comes through here and prints none of thes
     from rich.text import Text
 
     from deployer.events import Event, Pushed
+    from deployer.observed import Observed
     from deployer.predict import Failure, Prediction
     from deployer.prune import Dated
-    from deployer.target import Status
     from deployer.targets.kserve.preflight.rules import Finding as ClusterFinding
     from deployer.targets.local.doctor import Finding as LocalFinding
     from deployer.targets.local.protocol import Info, RevisionInfo
@@ -234,7 +234,7 @@ def value_text(value: object) -> str:
     return "-" if value is None else json.dumps(value)
 
 
-def print_services(statuses: list[Status], output: Output) -> None:
+def print_services(statuses: list[Observed], output: Output) -> None:
     """Print the services of a target, a line each."""
     rows = [
         (

@@ -13,7 +13,7 @@ import yaml
 
 from deployer.config import KServeTarget
 from deployer.errors import ConfigError
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve import Cluster
 from deployer.targets.kserve.client.resources import INFERENCE_SERVICE
 from deployer.targets.kserve.preflight.rules import DOCUMENT_MAX

@@ -15,9 +15,10 @@ import pytest
 
 from deployer.config import KServeTarget
 from deployer.errors import ConflictError, KdeployError, TargetError
-from deployer.history import APPLIED, INTERRUPTED
+from deployer.journal import APPLIED, INTERRUPTED
 from deployer.rollout import watch_rollout
-from deployer.target import Document, Provenance, Reference
+from deployer.journal import Provenance
+from deployer.observed import Document, Reference
 from deployer.targets.kserve import Cluster, applying, history
 from deployer.targets.kserve.client.resources import SERVING_RUNTIME
 from tests.cluster.kube import Kube

@@ -17,7 +17,7 @@ from deployer.pipeline import Pipeline
 from deployer.rollout import watch_rollout
 from deployer.store import open_store
 from deployer.store.pvc import ClaimStore
-from deployer.target import Document, Phase, Reference
+from deployer.observed import Document, Phase, Reference
 from deployer.targets.kserve import Cluster
 from deployer.targets.kserve.client.api_errors import RefusedError
 from deployer.targets.kserve.client.resources import (

@@ -19,7 +19,7 @@ import yaml
 from deployer.config import KServeTarget
 from deployer.errors import TargetError
 from deployer.predict import Client, Failure, Prediction
-from deployer.target import Reference
+from deployer.observed import Reference
 from deployer.targets.kserve import Cluster
 from deployer.targets.kserve.client.api_errors import RefusedError
 from deployer.targets.kserve.client.resources import INFERENCE_SERVICE

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import UNSET
 
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.preflight.capacity import check_room
 from deployer.targets.kserve.preflight.rules import Finding
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.preflight.capabilities import KServeConfig, read_config, read_version
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from deployer.errors import ConfigError
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.client.api_errors import RefusedError
 from deployer.targets.kserve.preflight.capabilities import KServeConfig
 from deployer.targets.kserve.preflight.checks import ClusterFacts, check, refuse

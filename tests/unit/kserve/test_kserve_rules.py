@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.preflight.rules import GPU, Finding, check_documents
 from tests.cluster.play import documents
 
@@ -45,8 +45,8 @@ def test_what_is_taken(good: list[Document]) -> None:
     [
         (rendered(name="1digits"), "no service of the name", "model.name"),
         (rendered(name="my-predictor", mode="Knative"), "derives its URL wrongly", "model.name"),
-        (rendered(min_replicas=2), "at least 2 replicas are more than the 1", "serving.min-replicas"),
-        (rendered(min_replicas=-1), "cannot be -1 replicas", "serving.min-replicas"),
+        (rendered(min_replicas=2), "at least 2 replicas are more than the 1", "scaling.min-replicas"),
+        (rendered(min_replicas=-1), "cannot be -1 replicas", "scaling.min-replicas"),
         (rendered(env={"PYTHONPATH": "/x"}), "KServe refuses PYTHONPATH", "serving.env"),
         (rendered(percent=10), "a canary does nothing in Standard mode", "--canary"),
         (rendered(mode="Knative", percent=-1), "-1 is no percentage", "--canary"),

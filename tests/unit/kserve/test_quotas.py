@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.preflight.quotas import check_quotas
 from deployer.targets.kserve.preflight.rules import Finding
 

@@ -22,7 +22,7 @@ import deployer
 from deployer.errors import ConfigError, PredictError
 from deployer.predict import Client, Failure, Prediction, predict_files
 from deployer.predict import connection as wire
-from deployer.target import Endpoint
+from deployer.targets.protocols import Endpoint
 
 ROOT = Path(deployer.__file__).parents[1]
 SECRET = "s3cr3t-t0ken"

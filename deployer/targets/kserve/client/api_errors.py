@@ -12,7 +12,14 @@ from typing import Any
 
 import urllib3
 
-from deployer.errors import ConflictError, KdeployError, NotFoundError, RolloutFailedError, TargetError
+from deployer.errors import (
+    ConflictError,
+    KdeployError,
+    NotFoundError,
+    RefusedError,
+    RolloutFailedError,
+    TargetError,
+)
 
 TEXT_MAX = 600  # characters of a foreign text that an error quotes
 
@@ -49,12 +56,6 @@ class UntouchedError(PassingError):
 
 class OutdatedError(ConflictError):
     """Somebody else changed the object at the same time."""
-
-
-class RefusedError(TargetError):
-    """This user or this cluster will not do it, however often it is asked."""
-
-    retryable = False
 
 
 class LoginError(TargetError):

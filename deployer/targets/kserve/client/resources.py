@@ -7,7 +7,7 @@ from urllib.parse import quote
 from msgspec import Struct
 
 from deployer.errors import TargetError
-from deployer.target import Document
+from deployer.observed import Document
 
 
 class Resource(Struct, frozen=True):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from msgspec import UNSET, UnsetType
 
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.preflight.rules import Finding, failure, ok
 
 STOP = "serving.kserve.io/stop"

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.api_errors import RefusedError
 from deployer.targets.kserve.client.resources import CONFIG_MAP, DEPLOYMENT, INFERENCE_SERVICE, Resource

@@ -12,8 +12,8 @@ from functools import partial
 
 from msgspec import UNSET, UnsetType
 
+from deployer.observed import Document
 from deployer.quantity import parse_quantity
-from deployer.target import Document
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.api_errors import RefusedError
 from deployer.targets.kserve.client.parallel import ask_all

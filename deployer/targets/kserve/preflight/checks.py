@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from msgspec import UNSET, Struct, UnsetType
 
 from deployer.errors import ConfigError
-from deployer.target import Document, Reference
+from deployer.observed import Document, Reference
 from deployer.targets.kserve.client.api_errors import RefusedError
 from deployer.targets.kserve.preflight.admission import check_controller, check_frozen, check_pod_security
 from deployer.targets.kserve.preflight.capabilities import KSERVE_NAMESPACE, KServeConfig

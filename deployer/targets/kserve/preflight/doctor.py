@@ -8,7 +8,7 @@ from msgspec import UNSET
 
 from deployer.config import KServeTarget, Store
 from deployer.errors import IntegrityError, KdeployError, StoreError
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.preflight.capabilities import Discovery
 from deployer.targets.kserve.preflight.checks import ClusterFacts, check

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import UNSET
 
 from deployer.config import KServeTarget, Store
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.api_errors import RefusedError, UnknownKindError
 from deployer.targets.kserve.client.parallel import ask_all

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
+from deployer.observed import Document
 from deployer.quantity import parse_quantity
-from deployer.target import Document
 from deployer.targets.kserve.preflight.rules import Finding, failure, ok
 
 

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from deployer.config import NAME_PATTERN
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.state.children import MODE_ANNOTATION
 
 GPU = "nvidia.com/gpu"
@@ -86,17 +86,17 @@ def _replicas(service: Document) -> Iterator[Finding]:
     least, most = predictor.get("minReplicas", 1), predictor.get("maxReplicas", 0)
     if least < 0 or most < 0:
         detail = f"there cannot be {min(least, most)} replicas"
-        yield failure("replicas", detail, "serving.min-replicas", "0 or more")
+        yield failure("replicas", detail, "scaling.min-replicas", "0 or more")
     elif least > most != 0:
         detail = f"at least {least} replicas are more than the {most} that there may be at most"
-        yield failure("replicas", detail, "serving.min-replicas", "raise serving.max-replicas")
+        yield failure("replicas", detail, "scaling.min-replicas", "raise scaling.max-replicas")
     elif least == 0 and mode_of(service) == "Standard":
         yield Finding(
             name="replicas",
             status="warning",
             detail="min-replicas = 0 does not scale to zero in Standard mode: KServe runs 1 replica",
-            where="serving.min-replicas",
-            remedy="set serving.min-replicas = 1, or use a cluster in Knative mode",
+            where="scaling.min-replicas",
+            remedy="set scaling.min-replicas = 1, or use a cluster in Knative mode",
         )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from msgspec import UNSET, UnsetType
 
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.preflight.rules import Finding, failure, mode_of, ok
 
 Seen = Document | None | UnsetType  # None: it is not there; UNSET: it may not be read, or was not asked for

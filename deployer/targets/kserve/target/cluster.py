@@ -12,20 +12,10 @@ from types import TracebackType
 
 from deployer.config import KServeTarget, Store
 from deployer.errors import ConfigError, NotFoundError, TargetError
-from deployer.history import plan_entry, write_time
+from deployer.journal import Entry, Provenance, plan_entry, write_time
 from deployer.managed_fields import agrees, leave_to_others
+from deployer.observed import Capabilities, Document, Live, Observed, Phase, Reference
 from deployer.release import Traffic
-from deployer.target import (
-    Capabilities,
-    Document,
-    Endpoint,
-    Entry,
-    Live,
-    Phase,
-    Provenance,
-    Reference,
-    Status,
-)
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.connection import Connection, connect
 from deployer.targets.kserve.client.resources import (
@@ -62,6 +52,7 @@ from deployer.targets.kserve.target.journal import History, Rollout
 from deployer.targets.kserve.target.logs import follow_logs, read_logs
 from deployer.targets.kserve.target.read import holding_pods, inspect, list_statuses, read_live
 from deployer.targets.kserve.target.wait import Wait
+from deployer.targets.protocols import Endpoint
 
 _SCALED = (("spec", "predictor", "minReplicas"), ("spec", "predictor", "maxReplicas"))
 
@@ -240,7 +231,7 @@ class Cluster:
         if number:
             History(self.api, reference).note(number, outcome)
 
-    def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Iterator[Status]:
+    def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Iterator[Observed]:
         """Yield the status now and at every change; end after `timeout` seconds.
 
         Ready counts once it has lasted `wait-window` seconds. Raises NotFoundError where there is no such
@@ -264,7 +255,7 @@ class Cluster:
         """Return the service with what its pods tell: why it fails, or what it waits for."""
         return inspect(self.api, reference, self._clock())
 
-    def list(self, namespace: str | None = None) -> builtins.list[Status]:
+    def list(self, namespace: str | None = None) -> builtins.list[Observed]:
         """Return the state of the services of one namespace, or of all."""
         return list_statuses(self.api, namespace)
 

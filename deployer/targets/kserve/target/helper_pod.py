@@ -12,9 +12,9 @@ from datetime import datetime
 
 from deployer.config import Store
 from deployer.errors import ConflictError, KdeployError, RolloutFailedError, StoreError
+from deployer.observed import Document, Reference
 from deployer.store.location import locate_claim
 from deployer.store.shell import BrokenError, ExitError
-from deployer.target import Document, Reference
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.api_errors import RefusedError
 from deployer.targets.kserve.client.connection import Connection

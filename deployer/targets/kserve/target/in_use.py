@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 
 from deployer.inuse import releases_named
-from deployer.target import RELEASE_LABEL, Document
+from deployer.observed import RELEASE_LABEL, Document
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.api_errors import RefusedError
 from deployer.targets.kserve.client.resources import (

@@ -9,12 +9,13 @@ from urllib.parse import SplitResult, urlsplit
 
 from deployer.config import PORT_FORWARD
 from deployer.errors import TargetError
-from deployer.target import Document, Endpoint, Reference
+from deployer.observed import Document, Reference
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.api_errors import RefusedError
 from deployer.targets.kserve.client.resources import GATEWAY, NODE, POD, SERVICE, Resource
 from deployer.targets.kserve.preflight.capabilities import find_gateway
 from deployer.targets.kserve.state.children import deployment_name, is_standard
+from deployer.targets.protocols import Endpoint
 
 _ISTIO, _KOURIER, _KNATIVE = "istio-system", "kourier-system", "knative-serving"
 _OUTSIDE = (

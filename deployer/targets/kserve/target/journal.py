@@ -20,18 +20,19 @@ from types import TracebackType
 import msgspec
 
 from deployer.errors import ConflictError, KdeployError, NotFoundError, TargetError
-from deployer.history import (
+from deployer.journal import (
     APPLIED,
     APPLYING,
     BOUND,
     INTERRUPTED,
+    Entry,
     refuse_another,
     settle,
     superfluous,
     takes_over,
     write_time,
 )
-from deployer.target import RELEASE_LABEL, Document, Entry, Reference
+from deployer.observed import RELEASE_LABEL, Document, Reference
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.resources import CONTROLLER_REVISION
 from deployer.targets.kserve.target.apply import leave_to

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from deployer.target import RELEASE_LABEL, Document, Live, Reference, Status
+from deployer.observed import RELEASE_LABEL, Document, Live, Observed, Reference
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.api_errors import RefusedError, UnknownKindError
 from deployer.targets.kserve.client.resources import (
@@ -96,7 +96,7 @@ def read_routes(api: Api, service: Document) -> list[Document]:
     return [route] if route else []
 
 
-def list_statuses(api: Api, namespace: str | None) -> list[Status]:
+def list_statuses(api: Api, namespace: str | None) -> list[Observed]:
     """Return the state of every service of a namespace, or of all: two requests for a thousand services."""
     services, _ = api.list(INFERENCE_SERVICE, namespace)
     sets: dict[tuple[str, str], list[Document]] = defaultdict(list)
