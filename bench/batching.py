@@ -27,7 +27,7 @@ from deployer.pipeline import Pipeline
 from deployer.release import Traffic
 from deployer.rollout import watch_rollout
 from deployer.store import open_store
-from deployer.target import RELEASE_LABEL, Document, Reference
+from deployer.observed import Document, RELEASE_LABEL, Reference
 from deployer.targets.local import OneNode
 
 CLIENTS = 16

@@ -16,7 +16,7 @@ import sys
 import time
 from multiprocessing.connection import Connection
 
-from deployer.target import Reference
+from deployer.observed import Reference
 from deployer.targets.local.ingress import Ingress
 from deployer.targets.local.routing import Route, Routes, Upstream
 

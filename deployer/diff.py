@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import Struct
 
 from deployer.managed_fields import same
-from deployer.target import Document
+from deployer.observed import Document
 
 HIDDEN, CHANGED = "(hidden)", "(changed)"
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from deployer.target import Status
+from deployer.observed import Observed
 
 
 class Warned(Struct, frozen=True, tag=True, tag_field="event"):
@@ -60,7 +60,7 @@ class Unchanged(Struct, frozen=True, tag=True, tag_field="event"):
 class StatusChanged(Struct, frozen=True, tag=True, tag_field="event"):
     """The service's status is another one now."""
 
-    status: Status
+    status: Observed
 
 
 Event = Warned | Noted | Archiving | Progressed | Pushed | Applied | Unchanged | StatusChanged

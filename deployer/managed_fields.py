@@ -11,8 +11,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from deployer.observed import Document
 from deployer.quantity import parse_quantity
-from deployer.target import Document
 
 FIELD_MANAGER = "kdeploy"
 
@@ -68,7 +68,7 @@ def owners(live: Document, path: Path) -> list[str]:
     return [entry["manager"] for entry in _holders(live, path)]
 
 
-def find_drift(live: Document, applied: Document) -> list[Drift]:
+def compare_with_applied(live: Document, applied: Document) -> list[Drift]:
     """Return the fields of an applied document that others hold now, or that are otherwise than applied."""
     ours = owned(live)
     found = []

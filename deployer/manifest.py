@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +19,12 @@ import msgspec
 
 from deployer import load_log
 from deployer.access import Access
-from deployer.config import Serving
+from deployer.bundle import Bundle, Sealed
+from deployer.config import Scaling, Serving
+from deployer.observed import Capabilities, Document, Reference
 from deployer.properties import INFERENCE_PORT, MANAGEMENT_PORT, METRICS_PORT
 from deployer.release import Release, Traffic
 from deployer.shipped import shipped
-from deployer.target import Capabilities, Document
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -44,27 +46,29 @@ def render(
     storage_uri: str,
     namespace: str,
     capabilities: Capabilities,
+    scaling: Scaling,
     traffic: Traffic | None = None,
     access: Access | None = None,
     recreate: bool = False,
-) -> list[Document]:
-    """Render the documents of a release, in the order in which they are to be applied.
+) -> Bundle:
+    """Render the documents of a release.
 
     With `recreate`, old pods are stopped before new ones are started: that takes no room for both.
-    With `access`, the service runs as the ServiceAccount that may read the model store. The Secret that it
-    may list is none of these documents: `render_secret` makes it, where it is applied. A runtime that
-    `serving` names is the cluster's own, and none is rendered.
+    With `access`, the service runs as a ServiceAccount that may read the model store; where that takes
+    credentials, they are in the bundle's sealed Secret. A runtime that `serving` names is the cluster's own,
+    and none is rendered.
     """
     account = access.service_account(release.name) if access else ""
     serving = release.serving
     # A node of its own has no other runtime than ours.
-    named = None if capabilities.own_disk else serving.runtime
+    named = None if capabilities.local_storage_only else serving.runtime
     spec = release.runtime or render_runtime()
     values = {
         "name": release.name,
         "namespace": namespace,
         "release": release,
         "serving": serving,
+        "scaling": scaling,
         "image": _image(serving, named),
         "traffic": traffic or Traffic(),
         "storage_uri": storage_uri,
@@ -76,13 +80,18 @@ def render(
         "recreate": recreate,
         **_timeouts(serving, capabilities, named),
     }
-    documents = [] if named else [_runtime_document(spec, namespace)]
+    account_document = None
     if access and not access.account:
         secret = access.secret_name(release.name)
         annotations = access.account_annotations | ({} if secret else access.annotations)
         values |= {"secret": secret, "account_annotations": annotations}
-        documents.insert(0, _document("serviceaccount.yaml.j2", values))
-    return [*documents, _document("inferenceservice.yaml.j2", values)]
+        account_document = _document("serviceaccount.yaml.j2", values)
+    return Bundle(
+        service=_document("inferenceservice.yaml.j2", values),
+        runtime=None if named else _runtime_document(spec, namespace),
+        account=account_document,
+        secret=render_secret(access, Reference(namespace, release.name)) if access else None,
+    )
 
 
 def render_runtime() -> Document:
@@ -149,15 +158,12 @@ def _timeouts(serving: Serving, capabilities: Capabilities, named: str | None) -
     return {"timeout": request, "termination_grace_period": 0 if named else drained}
 
 
-def render_secret(access: Access, *, service: str, namespace: str) -> Document | None:
-    """Render the Secret that lets a service read the model store; None where there is none of ours.
-
-    It holds credentials: it is to be applied and never to be shown or kept.
-    """
+def render_secret(access: Access, service: Reference) -> Sealed | None:
+    """Render the Secret that lets a service read the model store; None where there is none of ours."""
     if not access.data:
         return None
-    secret = access.secret_name(service)
-    return _document("secret.yaml.j2", {"access": access, "secret": secret, "namespace": namespace})
+    values = {"access": access, "secret": access.secret_name(service.name), "namespace": service.namespace}
+    return Sealed(_document("secret.yaml.j2", values))
 
 
 def _image(serving: Serving, runtime: str | None) -> str:
@@ -175,7 +181,7 @@ def _document(template: str, values: dict[str, Any]) -> Document:
     return document
 
 
-def encode_yaml(documents: list[Document]) -> str:
+def encode_yaml(documents: Sequence[Document]) -> str:
     """Encode documents as one YAML stream, as `kubectl apply -f -` and GitOps read it."""
     import yaml
 
@@ -190,7 +196,7 @@ def encode_yaml(documents: list[Document]) -> str:
         return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
     Dumper.add_representer(str, text)
-    return yaml.dump_all(documents, Dumper=Dumper, sort_keys=False, explicit_start=True, width=110)
+    return yaml.dump_all(list(documents), Dumper=Dumper, sort_keys=False, explicit_start=True, width=110)
 
 
 @lru_cache(maxsize=1)

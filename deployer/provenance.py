@@ -7,8 +7,8 @@ import os
 import socket
 from pathlib import Path
 
+from deployer.journal import Provenance
 from deployer.processes import DEVNULL, EndlessError, ask_program
-from deployer.target import Provenance
 
 _PATIENCE = 5.0  # seconds: the commit is good to know and not worth more
 

@@ -9,7 +9,7 @@ from msgspec import Struct
 from deployer.errors import KdeployError, StoreError, TargetError
 from deployer.release import Release
 from deployer.store import ModelStore
-from deployer.target import Target
+from deployer.targets.protocols import Target
 
 
 class Dated(Struct, frozen=True):
@@ -44,7 +44,7 @@ def ask_use(targets: Mapping[str, Target]) -> Use:
     for name, target in targets.items():
         try:
             # The id alone says which release it is: a service may have another name than the model.
-            used |= {label.rpartition("/")[2] for label in target.releases_in_use()}
+            used |= {label.rpartition("/")[2] for label in target.services.releases_in_use()}
         except KdeployError as error:  # noqa: PERF203 - a few targets
             unasked[name] = error
     return Use(frozenset(used), unasked)

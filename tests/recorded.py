@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.state.children import Children
 
 FOLDER = Path(__file__).parent / "snapshots" / "recorded"

@@ -20,12 +20,14 @@ from deployer.errors import ConfigError
 if TYPE_CHECKING:
     from deployer.config import KServeTarget, Settings, TargetConfig
     from deployer.events import Emit
-    from deployer.findings import Finding
+    from deployer.observed import Document, Reference
     from deployer.pipeline import Pipeline
     from deployer.store import ModelStore
     from deployer.store.shell import Shell
-    from deployer.target import Document, Reference, Target
+    from deployer.findings import Finding as ClusterFinding
     from deployer.targets.local import OneNode
+    from deployer.findings import Finding as LocalFinding
+    from deployer.targets.protocols import Target
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -207,13 +209,13 @@ def _shell(loaded: Settings, target: str | None, emit: Emit) -> Shell:
 
 def reference(loaded: Settings, target: Target, name: str | None = None) -> Reference:
     """Name this project's service, or another one in the target's namespace."""
-    from deployer.target import Reference
+    from deployer.observed import Reference
 
     service = loaded.service(name)
     return Reference(target.namespace, service)
 
 
-def examine(emit: Emit, **where: Unpack[Where]) -> Sequence[Finding]:
+def examine(emit: Emit, **where: Unpack[Where]) -> Sequence[LocalFinding | ClusterFinding]:
     """Run the checks of a target; without a kdeploy.toml, those of this machine as a target."""
     from deployer.config import KServeTarget, LocalTarget, find_file
     from deployer.targets.local.doctor import checks
@@ -236,7 +238,7 @@ def examine(emit: Emit, **where: Unpack[Where]) -> Sequence[Finding]:
 
 def _examine_cluster(
     loaded: Settings, target: str | None, config: KServeTarget, emit: Emit
-) -> Sequence[Finding]:
+) -> Sequence[ClusterFinding]:
     from deployer.pipeline import Pipeline
     from deployer.targets.kserve import Cluster
 

@@ -20,10 +20,11 @@ if TYPE_CHECKING:  # `kdeploy --help` comes through here and prints none of thes
     from rich.text import Text
 
     from deployer.events import Event, Pushed
-    from deployer.findings import Finding
+    from deployer.observed import Observed
     from deployer.predict import Failure, Prediction
     from deployer.prune import Dated
-    from deployer.target import Status
+    from deployer.findings import Finding as ClusterFinding
+    from deployer.findings import Finding as LocalFinding
     from deployer.targets.local.protocol import Info, RevisionInfo
 
 
@@ -233,7 +234,7 @@ def value_text(value: object) -> str:
     return "-" if value is None else json.dumps(value)
 
 
-def print_services(statuses: list[Status], output: Output) -> None:
+def print_services(statuses: list[Observed], output: Output) -> None:
     """Print the services of a target, a line each."""
     rows = [
         (
@@ -304,7 +305,7 @@ def _state(revision: RevisionInfo) -> str:
     return "ready" if revision.ready else f"not ready: {revision.reason}"
 
 
-def print_findings(findings: Sequence[Finding], output: Output) -> None:
+def print_findings(findings: Sequence[LocalFinding | ClusterFinding], output: Output) -> None:
     """Print what the doctor found; raise DoctorError where something would fail."""
     from deployer.errors import DoctorError
 

@@ -28,7 +28,7 @@ from deployer.errors import IntegrityError, StoreError
 
 if TYPE_CHECKING:
     from deployer.config import Settings
-    from deployer.target import Document
+    from deployer.observed import Document
 
 
 _DECADE = 10 * 365 * 86400.0  # seconds

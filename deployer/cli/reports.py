@@ -12,8 +12,9 @@ from deployer.cli.terminal import show
 
 if TYPE_CHECKING:
     from deployer.diff import Diff
+    from deployer.journal import Entry
     from deployer.managed_fields import Drift
-    from deployer.target import Entry, Live, Status
+    from deployer.observed import Live, Observed
 
 _COMMIT = 12  # characters of a commit that people are shown
 _HINDERING = ("serving.kserve.io/stop", "serving.kserve.io/disable-auto-update")
@@ -31,7 +32,7 @@ def print_status(live: Live, entries: Sequence[Entry], outside: Sequence[Drift],
 def _status_rows(
     live: Live, entries: Sequence[Entry], outside: Sequence[Drift]
 ) -> Iterator[tuple[str, object]]:
-    from deployer.history import describe_author
+    from deployer.journal import describe_author
 
     document, status = live.document, live.status
     predictor = document["spec"]["predictor"]
@@ -66,7 +67,7 @@ def _status_rows(
         yield "changed outside", f"{one.field} {by}"
 
 
-def _wanted(status: Status) -> str:
+def _wanted(status: Observed) -> str:
     rest = f", {100 - status.percent} % {status.stable}" if status.percent < 100 and status.stable else ""
     return f"{status.percent} % {status.release or '-'}{rest}"
 

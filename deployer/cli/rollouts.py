@@ -25,8 +25,8 @@ from deployer.cli.options import (
 from deployer.errors import ConfigError
 
 if TYPE_CHECKING:
+    from deployer.observed import Document
     from deployer.pipeline import Pipeline
-    from deployer.target import Document
 
 app = typer.Typer()
 

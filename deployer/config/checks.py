@@ -29,8 +29,8 @@ def check_config(config: Config, place: Callable[[str], str]) -> None:
         raise fail("model.version", "it holds - and 12 hex digits, as the tail of a release id", "shorten it")
     if serving.min_workers > serving.max_workers:
         raise fail("serving.min-workers", "more than serving.max-workers", "raise serving.max-workers")
-    if serving.min_replicas > serving.max_replicas:
-        raise fail("serving.min-replicas", "more than serving.max-replicas", "raise serving.max-replicas")
+    if config.scaling.min_replicas > config.scaling.max_replicas:
+        raise fail("scaling.min-replicas", "more than scaling.max-replicas", "raise scaling.max-replicas")
     for name, value in serving.env.items():
         if what := _env_fault(name, value):
             raise fail("serving.env", what, "letters, digits and _; modules go into model.extra-files")

@@ -92,13 +92,18 @@ class Serving(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_
     gpu: Annotated[Count, Meta(description="GPUs per replica: nvidia.com/gpu, limit and request.")] = 0
     cpu: Annotated[Quantity, Meta(description="CPU per replica, limit and request.")] = "1"
     memory: Annotated[Quantity, Meta(description="Memory per replica, limit and request.")] = "2Gi"
-    min_replicas: Annotated[Count, Meta(description="Replicas at least; 0 scales to zero on Knative.")] = 1
-    max_replicas: Annotated[Positive, Meta(description="Replicas at most.")] = 1
     env: Annotated[
         dict[str, str], Meta(description="Environment of the serving container. Not for secrets.")
     ] = field(default_factory=dict)
     max_request_size: Annotated[Positive, Meta(description="Bytes of a request at most.")] = 6_553_500
     max_response_size: Annotated[Positive, Meta(description="Bytes of a response at most.")] = 6_553_500
+
+
+class Scaling(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """`[scaling]`: how many replicas serve. Not part of the release: changing it restarts nothing."""
+
+    min_replicas: Annotated[Count, Meta(description="Replicas at least; 0 scales to zero on Knative.")] = 1
+    max_replicas: Annotated[Positive, Meta(description="Replicas at most.")] = 1
 
 
 class Store(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
@@ -209,6 +214,7 @@ class Config(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_f
 
     model: Model
     serving: Serving = field(default_factory=Serving)
+    scaling: Scaling = field(default_factory=Scaling)
     store: Store = field(default_factory=Store)
     targets: Annotated[dict[str, TargetConfig], Meta(description="Where releases are served, by name.")] = (
         field(default_factory=lambda: {"local": LocalTarget()})

@@ -21,7 +21,7 @@ from deployer.predict.codecs import JSON, Payload, Protocol, Request
 from deployer.predict.connection import Connection
 from deployer.predict.images import RAISE_LIMIT, Resized, fit_image, read_file
 from deployer.predict.refusals import Asked, explain
-from deployer.target import Endpoint
+from deployer.targets.protocols import Endpoint
 
 THREADS = 8
 MAX_REQUEST_SIZE = Serving().max_request_size  # bytes

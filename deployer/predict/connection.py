@@ -18,7 +18,7 @@ from msgspec import Struct
 from deployer.errors import KdeployError
 from deployer.patience import PATIENCE, Patience
 from deployer.proxies import address_of, find_proxy, tls_context
-from deployer.target import Endpoint
+from deployer.targets.protocols import Endpoint
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse

@@ -13,7 +13,7 @@ from deployer.errors import ConflictError, KdeployError, NotFoundError, TargetEr
 from deployer.patience import PATIENCE, Patience
 from deployer.predict.connection import Answer, Connection
 from deployer.predict.refusals import read_refusal
-from deployer.target import Endpoint
+from deployer.targets.protocols import Endpoint
 
 TIMEOUT = 300.0  # seconds; registering and scaling wait until the workers have loaded the model
 PAGE = 100  # models in one answer

@@ -292,7 +292,7 @@ def _unavailable(refusal: Refusal, _asked: Asked) -> Sentence | None:
             "see what the workers do: kdeploy logs; raise serving.response-timeout",
         )
     if refusal.status == 429:
-        return Sentence("too many requests at once", "ask again later, or raise serving.max-replicas")
+        return Sentence("too many requests at once", "ask again later, or raise scaling.max-replicas")
     return None
 
 

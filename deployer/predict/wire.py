@@ -21,7 +21,7 @@ from urllib3.exceptions import ProxyError
 from urllib3.util.connection import create_connection
 
 from deployer.proxies import address_of, tls_context
-from deployer.target import Tunnel
+from deployer.targets.protocols import Tunnel
 
 CONNECT_TIMEOUT = 10.0  # seconds
 

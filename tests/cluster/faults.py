@@ -17,7 +17,7 @@ import urllib3
 
 from deployer import errors
 from deployer.cli.main import INTERRUPTED, main
-from deployer.target import RELEASE_LABEL
+from deployer.observed import RELEASE_LABEL
 from tests.cluster.kube import ADMIN, Kube
 from tests.cluster.play import Play
 from tests.stores.swift import KEY, SECRET

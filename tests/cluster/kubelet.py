@@ -18,7 +18,7 @@ from typing import Any
 import urllib3
 from aiohttp import WSCloseCode, web
 
-from deployer.target import Document
+from deployer.observed import Document
 from tests.cluster.kube import Kube
 
 NODE = "kubelet-of-the-tests"

@@ -15,7 +15,9 @@ from deployer.access import Access
 from deployer.config import Serving
 from deployer.manifest import render, render_runtime, render_secret, runtime_name
 from deployer.release import ArchiveRecord, Release, Traffic
-from deployer.target import RELEASE_LABEL, Capabilities, Document, Reference
+from deployer.observed import Document, RELEASE_LABEL, Reference
+from deployer.observed import Capabilities
+
 from deployer.targets.kserve.state.children import SERVICE_LABEL
 from tests.cluster.kube import Kube
 from tests.recorded import TIME

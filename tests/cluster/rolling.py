@@ -10,7 +10,8 @@ import sys
 from deployer.access import Access
 from deployer.config import KServeTarget
 from deployer.errors import KdeployError
-from deployer.target import Document, Provenance
+from deployer.journal import Provenance
+from deployer.observed import Document
 from deployer.targets.kserve import Cluster
 from tests.cluster.play import documents
 

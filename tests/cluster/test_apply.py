@@ -13,7 +13,7 @@ import pytest
 from deployer.config import KServeTarget
 from deployer.errors import ConfigError, ConflictError, KdeployError
 from deployer.managed_fields import agrees
-from deployer.target import Document, Reference
+from deployer.observed import Document, Reference
 from deployer.targets.kserve import Cluster
 from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE, SERVING_RUNTIME
 from tests.cluster.kube import Kube

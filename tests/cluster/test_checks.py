@@ -13,7 +13,7 @@ import yaml
 
 from deployer.config import KServeTarget
 from deployer.errors import ConfigError
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve import Cluster
 from deployer.targets.kserve.preflight.rules.documents import DOCUMENT_MAX
 from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE

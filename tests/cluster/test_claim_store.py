@@ -432,7 +432,7 @@ def test_the_doctor_looks_at_the_claim(kdeploy: Kdeploy, kube: Kube, namespace: 
     path = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims"
     kube.create(path, {**CLAIM, "spec": {**CLAIM["spec"], "accessModes": ["ReadWriteOnce"]}})
     assert finding() == ("ok", "models, Pending")
-    several = finding("--set", "serving.max-replicas=2")
+    several = finding("--set", "scaling.max-replicas=2")
     assert several == ("warning", "claim models is ReadWriteOnce: replicas on other nodes cannot start")
 
 

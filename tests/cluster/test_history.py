@@ -15,10 +15,11 @@ import pytest
 
 from deployer.config import KServeTarget
 from deployer.errors import ConflictError, KdeployError, TargetError
-from deployer.history import APPLIED, INTERRUPTED
+from deployer.journal import APPLIED, INTERRUPTED
 from deployer.patience import Patience, SystemClock
 from deployer.rollout import watch_rollout
-from deployer.target import Document, Provenance, Reference
+from deployer.observed import Document, Reference
+from deployer.journal import Provenance
 from deployer.targets.kserve import Cluster
 from deployer.targets.kserve.state.kinds import SERVING_RUNTIME
 from tests.clocks import patience

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.preflight.permissions import ACCOUNT
 from tests.cluster.commands import Kdeploy, become_ready
 from tests.cluster.kube import Kube

@@ -10,7 +10,8 @@ import pytest
 
 from deployer.config import KServeTarget
 from deployer.errors import NotFoundError, TargetError
-from deployer.target import Endpoint, Reference
+from deployer.observed import Reference
+from deployer.targets.protocols import Endpoint
 from deployer.targets.kserve import Cluster
 from tests.cluster.kube import Kube
 from tests.cluster.play import Play, documents

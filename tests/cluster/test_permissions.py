@@ -17,7 +17,7 @@ from deployer.pipeline import Pipeline
 from deployer.rollout import watch_rollout
 from deployer.store import open_store
 from deployer.store.pvc import ClaimStore
-from deployer.target import Document, Phase, Reference
+from deployer.observed import Document, Phase, Reference
 from deployer.targets.kserve import Cluster
 from deployer.targets.kserve.client.resources import CONTROLLER_REVISION, SECRET, SERVICE_ACCOUNT
 from deployer.targets.kserve.preflight.permissions import Permission, needed, needed_for_store, render_role

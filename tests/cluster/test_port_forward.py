@@ -19,7 +19,7 @@ import yaml
 from deployer.config import KServeTarget
 from deployer.errors import RefusedError, TargetError
 from deployer.predict import Client, Failure, Prediction
-from deployer.target import Reference
+from deployer.observed import Reference
 from deployer.targets.kserve import Cluster
 from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE
 from tests.cluster.kube import Kube

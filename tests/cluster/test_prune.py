@@ -9,7 +9,7 @@ import pytest
 
 from deployer.cli.main import main
 from deployer.config import KServeTarget, Store
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve import Cluster
 from tests.cluster.kube import Kube
 from tests.cluster.play import Play, documents

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from deployer.target import RELEASE_LABEL
+from deployer.observed import RELEASE_LABEL
 from tests.cluster.commands import Ended, Kdeploy, become_ready
 from tests.cluster.conftest import Put
 from tests.cluster.kube import Kube
@@ -343,7 +343,7 @@ class TestDoctor:
 
 
 def test_scaling_to_zero_in_standard_mode_is_said(kdeploy: Kdeploy) -> None:
-    ended = kdeploy("plan", "--set", "serving.min-replicas=0")
+    ended = kdeploy("plan", "--set", "scaling.min-replicas=0")
     assert (
         "warning: min-replicas = 0 does not scale to zero in Standard mode: KServe runs 1 replica"
         in ended.err

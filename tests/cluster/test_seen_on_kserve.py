@@ -13,7 +13,7 @@ import pytest
 from deployer.config import KServeTarget
 from deployer.errors import RolloutFailedError, RolloutTimeoutError
 from deployer.rollout import watch_rollout
-from deployer.target import Document, Phase
+from deployer.observed import Document, Phase
 from deployer.targets.kserve import Cluster
 from deployer.targets.kserve.preflight.facts import returns_gpu
 from tests.cluster.kube import Kube

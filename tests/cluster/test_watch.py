@@ -20,7 +20,7 @@ from deployer.errors import (
     TargetError,
 )
 from deployer.rollout import watch_rollout
-from deployer.target import Phase
+from deployer.observed import Phase
 from deployer.targets.kserve import Cluster
 from deployer.targets.kserve.state.diagnosis import CANNOT_LOAD
 from tests.cluster.play import A, B, Play, documents

@@ -15,7 +15,7 @@ import pytest
 import trustme
 
 from deployer.diff import compare
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve import Cluster
 from tests.cluster.kube import Kube
 from tests.cluster.play import A, Play, documents

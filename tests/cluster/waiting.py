@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from deployer.rollout import watch_rollout
-from deployer.target import Status
+from deployer.observed import Observed
 from deployer.targets.kserve import Cluster
 from tests.cluster.play import Play
 
@@ -17,7 +17,7 @@ class Waiting:
     """`watch_rollout` in a thread, with what it told."""
 
     def __init__(self, cluster: Cluster, play: Play, release: str, timeout: float) -> None:
-        self.told: list[Status] = []
+        self.told: list[Observed] = []
         self._changed = threading.Condition()
         self.future: Future[float] = Future()
         threading.Thread(target=self._run, args=(cluster, play, release, timeout)).start()
@@ -33,7 +33,7 @@ class Waiting:
         else:
             self.future.set_result(time.monotonic())
 
-    def until(self, test: Callable[[Status], bool], seconds: float = 10) -> None:
+    def until(self, test: Callable[[Observed], bool], seconds: float = 10) -> None:
         with self._changed:
             assert self._changed.wait_for(lambda: any(map(test, self.told)), seconds), self.told[-1:]
 

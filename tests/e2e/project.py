@@ -18,7 +18,8 @@ from deployer.config import KServeTarget
 from deployer.errors import PredictError
 from deployer.patience import Patience, Retry
 from deployer.predict.connection import Connection
-from deployer.target import Endpoint, Reference
+from deployer.observed import Reference
+from deployer.targets.protocols import Endpoint
 from deployer.targets.kserve import Cluster
 from deployer.targets.kserve.client.api import Api
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from deployer.target import Phase, Reference, Status
+from deployer.observed import Observed, Phase, Reference
 from deployer.targets.local import OneNode
 from deployer.targets.local.processes import STATE_MARK, find_marked
 from tests.local.releases import make_documents
@@ -25,14 +25,14 @@ class Client:
         self.node = node
         self.state = state
 
-    def rollout(self, name: str, release: str, folder: Path, **more: Any) -> Status:
+    def rollout(self, name: str, release: str, folder: Path, **more: Any) -> Observed:
         """Apply a release and wait for its end, be it good or bad."""
         reference = self.node.apply(make_documents(name, release, folder, **more))
         return self.wait(reference)
 
-    def wait(self, reference: Reference, timeout: float = 60.0) -> Status:
+    def wait(self, reference: Reference, timeout: float = 60.0) -> Observed:
         """Wait until a service is ready or has failed."""
-        status: Status | None = None
+        status: Observed | None = None
         for status in self.node.watch(reference, timeout):
             if status.phase in (Phase.READY, Phase.FAILED):
                 return status

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from deployer.target import Reference
+from deployer.observed import Reference
 from deployer.targets.local.connections import Limits
 from deployer.targets.local.ingress import Ingress
 from deployer.targets.local.routing import Route, Routes, Upstream

@@ -8,8 +8,9 @@ import pytest
 
 from deployer.diff import compare
 from deployer.errors import NotFoundError
-from deployer.history import plan_entry
-from deployer.target import Provenance, Reference
+from deployer.journal import plan_entry
+from deployer.journal import Provenance
+from deployer.observed import Reference
 from deployer.targets.local.revisions import HISTORY, Record, note_outcome, read_documents, remember, want
 from deployer.targets.local.service import now
 from tests.local.client import Client

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from deployer.errors import TargetError
-from deployer.target import Reference
+from deployer.observed import Reference
 from deployer.targets.local.ingress import Ingress
 from deployer.targets.local.routing import Route, Routes, Upstream
 

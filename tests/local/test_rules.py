@@ -11,7 +11,7 @@ import pytest
 
 from deployer.errors import TargetError
 from deployer.manifest import first_process
-from deployer.target import NOT_RUNNING, Phase
+from deployer.observed import NOT_RUNNING, Phase
 from deployer.targets.local.launch import Launch, Ports, plan_launch
 from deployer.targets.local.logs import read_logs, read_previous
 from deployer.targets.local.revisions import (

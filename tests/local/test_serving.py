@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from deployer.errors import NotFoundError, TargetError
-from deployer.target import Phase, Reference
+from deployer.observed import Phase, Reference
 from tests.local.client import Client, Load
 from tests.local.releases import (
     ANSWER,

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from deployer.errors import DiskFullError, TargetError
-from deployer.target import Reference
+from deployer.observed import Reference
 from deployer.targets.local import OneNode
 from deployer.targets.local.connection import NotAnsweringError, NotRunningError, ask
 from deployer.targets.local.logs import RateLimit, read_logs

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from deployer.errors import TargetError
-from deployer.target import NOT_RUNNING, Phase, Reference
+from deployer.observed import NOT_RUNNING, Phase, Reference
 from deployer.targets.local import OneNode
 from tests.local.client import Client
 from tests.local.releases import make_documents

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from deployer.target import Document
+from deployer.observed import Document
 
 _ANNOTATION = "serving.kserve.io/s3-"
 _DOWNLOAD = "import sys; from kserve_storage import Storage; Storage.download(sys.argv[1], sys.argv[2])"

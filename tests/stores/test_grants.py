@@ -19,7 +19,9 @@ from deployer.store.aws_process import ask_process
 from deployer.store.credentials import find_credentials
 from deployer.store.grants import grant
 from deployer.store.location import locate
-from deployer.target import Capabilities, Document
+from deployer.observed import Document
+from deployer.observed import Capabilities
+
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RELEASE = Release(

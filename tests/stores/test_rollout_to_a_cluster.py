@@ -16,7 +16,10 @@ from deployer.pipeline import Pipeline
 from deployer.release import Traffic
 from deployer.store import open_store
 from deployer.store.objects import ObjectStore
-from deployer.target import Capabilities, Document, Provenance, Reference
+from deployer.journal import Provenance
+from deployer.observed import Document, Reference
+from deployer.observed import Capabilities
+
 from deployer.targets.local import OneNode
 from tests.contract.sides import side_of
 from tests.stores import swift as s3

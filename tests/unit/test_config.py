@@ -218,7 +218,7 @@ class TestRefusals:
             (MINIMAL + "[serving]\nbatch-size = 0\n", ">= 1", None),
             (MINIMAL + "[serving]\nbatch-size = true\n", "expected a whole number, got true or false", None),
             (MINIMAL + "[serving]\nmin-workers = 2\n", "more than serving.max-workers", "max-workers"),
-            (MINIMAL + "[serving]\nmin-replicas = 2\n", "more than serving.max-replicas", "max-replicas"),
+            (MINIMAL + "[scaling]\nmin-replicas = 2\n", "more than scaling.max-replicas", "max-replicas"),
             (MINIMAL + '[serving.env]\nPYTHONPATH = "x"\n', "PYTHONPATH", "extra-files"),
             (MINIMAL + '[serving.env]\nKDEPLOY_DRAIN_SECONDS = "9"\n', "kdeploy's own", "letters"),
             (MINIMAL + '[serving.env]\n"A=B" = "x"\n', "'A=B'", "letters"),

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from deployer.diff import compare
-from deployer.target import Document
+from deployer.observed import Document
 
 
 def service(**predictor: Any) -> Document:

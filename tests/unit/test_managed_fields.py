@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from deployer.managed_fields import Drift, agrees, find_drift, leave_to_others, owned, owners
-from deployer.target import Document
+from deployer.managed_fields import Drift, agrees, compare_with_applied, leave_to_others, owned, owners
+from deployer.observed import Document
 
 OURS = {
     "f:metadata": {"f:labels": {"f:kdeploy.dev/release": {}}},
@@ -113,20 +113,20 @@ class TestChangedOutside:
         return document
 
     def test_what_is_as_it_was_applied_is_not(self) -> None:
-        assert find_drift(live(), wanted()) == []
-        assert find_drift(wanted(), wanted()) == []  # one node keeps no account
+        assert compare_with_applied(live(), wanted()) == []
+        assert compare_with_applied(wanted(), wanted()) == []  # one node keeps no account
         together = self.held("kubectl", {"f:minReplicas": {}}, entry(OURS))
-        assert find_drift(together, wanted()) == []  # who wants the same changes nothing
+        assert compare_with_applied(together, wanted()) == []  # who wants the same changes nothing
 
     def test_another_value_names_who_and_when(self) -> None:
         document = self.held("kubectl-edit", {"f:minReplicas": {}}, entry(OURS), minReplicas=3)
-        found = find_drift(document, wanted())
+        found = compare_with_applied(document, wanted())
         assert found == [Drift("spec.predictor.minReplicas", "kubectl-edit", "2026-01-01T12:03:11Z")]
 
     def test_a_field_that_was_taken_over(self) -> None:
         ours = {"f:metadata": {"f:labels": {"f:kdeploy.dev/release": {}}}}
         document = self.held("argocd", {"f:minReplicas": {}}, entry(ours))
-        assert [(one.field, one.manager) for one in find_drift(document, wanted())] == [
+        assert [(one.field, one.manager) for one in compare_with_applied(document, wanted())] == [
             ("spec.predictor.minReplicas", "argocd")
         ]
 
@@ -134,12 +134,12 @@ class TestChangedOutside:
         document = self.held("kubectl-edit", {"f:maxReplicas": {}}, entry(OURS))
         del document["spec"]["predictor"]["minReplicas"]
         document["metadata"]["managedFields"][0] = entry({"f:metadata": {}})
-        assert Drift("spec.predictor.minReplicas") in find_drift(document, wanted())
+        assert Drift("spec.predictor.minReplicas") in compare_with_applied(document, wanted())
 
     @pytest.mark.parametrize("manager", ["manager", "kdeploy"])
     def test_kserve_is_not_outside(self, manager: str) -> None:
         document = self.held(manager, {"f:minReplicas": {}}, entry(OURS), minReplicas=3)
-        assert find_drift(document, wanted()) == []
+        assert compare_with_applied(document, wanted()) == []
 
 
 def test_what_others_hold_is_left_to_them() -> None:

@@ -26,7 +26,9 @@ from deployer.manifest import (
     runtime_name,
 )
 from deployer.release import ArchiveRecord, Release, Traffic
-from deployer.target import Capabilities, Document
+from deployer.observed import Document
+from deployer.observed import Capabilities
+
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 KNATIVE = Capabilities(deployment_mode="Knative", canary=True)
@@ -123,7 +125,7 @@ def test_a_runtime_of_the_clusters_own_is_named_and_not_rendered() -> None:
 
 
 def test_one_node_has_no_runtime_but_ours() -> None:
-    here = Capabilities(deployment_mode="Knative", canary=True, own_disk=True)
+    here = Capabilities(deployment_mode="Knative", canary=True, local_storage_only=True)
     made = release(runtime="kserve-torchserve")
     runtime, service = render(made, storage_uri="file:///s/", namespace="team", capabilities=here)
     assert service["spec"]["predictor"]["model"]["runtime"] == runtime["metadata"]["name"] == RUNTIME_NAME

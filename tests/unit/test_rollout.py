@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from deployer.errors import ConfigError, ConflictError, KdeployError, RolloutFailedError, RolloutTimeoutError
 from deployer.release import Traffic
 from deployer.rollout import decide_recreate, decide_traffic, read_outcome, watch_rollout
-from deployer.target import Entry, Live, Phase, Reference, Share, Status
+from deployer.journal import Entry
+from deployer.observed import Live, Observed, Phase, Reference, Share
 
 SERVICE = Reference("default", "digits")
 A, B = "1.0-aaaaaaaaaaaa", "1.0-bbbbbbbbbbbb"
@@ -21,22 +22,22 @@ A, B = "1.0-aaaaaaaaaaaa", "1.0-bbbbbbbbbbbb"
 class Scripted:
     """A target that shows given statuses, and then nothing more until the time is over."""
 
-    def __init__(self, *statuses: Status, history: list[Entry] | None = None) -> None:
+    def __init__(self, *statuses: Observed, history: list[Entry] | None = None) -> None:
         self.statuses = statuses
         self._history = history or []
 
-    def watch(self, reference: Reference, timeout: float, stable: str | None) -> Iterator[Status]:
+    def watch(self, reference: Reference, timeout: float, stable: str | None) -> Iterator[Observed]:
         yield from self.statuses
 
     def history(self, reference: Reference) -> list[Entry]:
         return self._history
 
 
-def status(phase: Phase, release: str | None = B, **more: Any) -> Status:
-    return Status(reference=SERVICE, release=release, phase=phase, **more)
+def status(phase: Phase, release: str | None = B, **more: Any) -> Observed:
+    return Observed(reference=SERVICE, release=release, phase=phase, **more)
 
 
-def watched(*statuses: Status) -> list[Status]:
+def watched(*statuses: Observed) -> list[Observed]:
     return list(watch_rollout(Scripted(*statuses), SERVICE, B, 5))  # type: ignore[arg-type]
 
 
@@ -114,7 +115,7 @@ def test_a_conflict_names_who_did_it_where_the_history_tells(release: str, told:
         (KdeployError("the network broke"), None, None),
     ],
 )
-def test_how_a_wait_has_ended(error: KdeployError, last: Status | None, outcome: str | None) -> None:
+def test_how_a_wait_has_ended(error: KdeployError, last: Observed | None, outcome: str | None) -> None:
     assert read_outcome(error, last) == outcome
 
 
@@ -122,8 +123,8 @@ STATUSES = st.lists(st.builds(status, st.sampled_from(Phase), st.sampled_from([A
 
 
 @given(STATUSES)
-def test_it_never_believes_another_release_or_goes_on_after_an_end(script: list[Status]) -> None:
-    seen: list[Status] = []
+def test_it_never_believes_another_release_or_goes_on_after_an_end(script: list[Observed]) -> None:
+    seen: list[Observed] = []
     try:
         seen.extend(watch_rollout(Scripted(*script), SERVICE, B, 5))  # type: ignore[arg-type]
     except KdeployError:

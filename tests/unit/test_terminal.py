@@ -20,7 +20,7 @@ from deployer.cli.options import Output
 from deployer.errors import PredictError
 from deployer.events import StatusChanged, Warned
 from deployer.predict import Failure, Prediction
-from deployer.target import Phase, Reference, Status
+from deployer.observed import Observed, Phase, Reference
 
 main = importlib.import_module("deployer.cli.main")
 HOSTILE = {
@@ -126,7 +126,7 @@ def test_a_value_in_a_table_is_json(hostile: str, harmless: io.StringIO) -> None
 
 
 def test_events_tables_and_errors(hostile: str, harmless: io.StringIO) -> None:
-    status = Status(
+    status = Observed(
         reference=Reference("default", "digits"),
         release=hostile,
         phase=Phase.FAILED,

@@ -9,13 +9,13 @@ import pytest
 
 from deployer.cli.view import View, elapsed_text, lines, see, sentence
 from deployer.events import Applied, Event, Pushed, StatusChanged, Warned
-from deployer.target import Phase, Reference, Share, Status
+from deployer.observed import Observed, Phase, Reference, Share
 
 A, B = "1.0-aaaaaaaaaaaa", "1.1-bbbbbbbbbbbb"
 
 
-def status(phase: Phase, **more: Any) -> Status:
-    return Status(reference=Reference("team", "digits"), release=B, phase=phase, **more)
+def status(phase: Phase, **more: Any) -> Observed:
+    return Observed(reference=Reference("team", "digits"), release=B, phase=phase, **more)
 
 
 CANARY = (Share("digits-predictor-00010", B, 10), Share("digits-predictor-00009", A, 90))
@@ -60,7 +60,7 @@ def test_a_revision_of_nobody_knows_what() -> None:
         (status(Phase.FAILED, reason="CrashLoopBackOff", message="x"), "Failed"),  # the error says why
     ],
 )
-def test_a_status_in_one_line(of: Status, told: str) -> None:
+def test_a_status_in_one_line(of: Observed, told: str) -> None:
     assert sentence(of) == told
 
 

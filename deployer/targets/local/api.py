@@ -10,7 +10,8 @@ import msgspec
 from aiohttp import web
 
 from deployer.errors import KdeployError
-from deployer.target import Provenance, Reference
+from deployer.journal import Provenance
+from deployer.observed import Reference
 from deployer.targets.local.protocol import Failure
 from deployer.targets.local.supervisor import Supervisor
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from deployer.errors import TargetError
+from deployer.observed import Document
 from deployer.properties import MODELS_MOUNT, decode_properties
-from deployer.target import Document
 from deployer.targets.local.revisions import Revision, release_folder
 
 PIP_LOG = "pip.log"

@@ -16,8 +16,8 @@ from urllib.request import url2pathname
 from msgspec import Struct, structs
 
 from deployer.errors import TargetError
-from deployer.history import APPLIED, superfluous
-from deployer.target import RELEASE_LABEL, Document, Entry, Reference
+from deployer.journal import APPLIED, Entry, superfluous
+from deployer.observed import RELEASE_LABEL, Document, Reference
 
 DOMAIN = "example.com"  # KServe's default
 CLUSTER_DOMAIN = "svc.cluster.local"

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
+from deployer.observed import Reference
 from deployer.properties import decode_properties
-from deployer.target import Reference
 from deployer.targets.local.revisions import hosts
 
 

@@ -12,7 +12,8 @@ import sys
 from collections.abc import AsyncIterator
 
 from deployer.errors import KdeployError
-from deployer.target import Document, Entry, Reference
+from deployer.journal import Entry
+from deployer.observed import Document, Reference
 from deployer.targets.local.protocol import RevisionInfo, ServiceInfo
 from deployer.targets.local.revisions import Record, arrive, hosts, note_failure, note_outcome, remember, want
 from deployer.targets.local.routing import Route, Routes

@@ -29,7 +29,7 @@ from pathlib import Path
 import msgspec
 
 from deployer.errors import DiskFullError, TargetError
-from deployer.target import Reference
+from deployer.observed import Reference
 from deployer.targets.local.revisions import Record
 
 # A unix socket's path holds 107 bytes on Linux and 103 on macOS. TorchServe's workers listen on

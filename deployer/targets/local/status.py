@@ -6,19 +6,19 @@ from collections.abc import Mapping
 
 from msgspec import Struct, structs
 
-from deployer.target import NOT_RUNNING, RELEASE_LABEL, Document, Phase, Status, read_status
+from deployer.observed import NOT_RUNNING, RELEASE_LABEL, Document, Observed, Phase, read_observed
 from deployer.targets.local.revisions import Record, hosts
 
 LOGS = "fix the cause, then run `kdeploy rollout` again; `kdeploy logs` shows what TorchServe wrote"
 
 
-def observe(document: Document, *, stable: str | None = None) -> Status:
-    """Return what a document that `build_document` made tells; `stable` as in read_status."""
+def observe(document: Document, *, stable: str | None = None) -> Observed:
+    """Return what a document that `build_document` made tells; `stable` as in read_observed."""
     predictor = document["status"]["components"]["predictor"]
     releases = {line["revisionName"]: line["release"] for line in predictor["traffic"]}
     releases[predictor["latestCreatedRevision"]] = document["metadata"].get("labels", {}).get(RELEASE_LABEL)
     releases[predictor.get("latestRolledoutRevision", "")] = predictor.get("rolledOutRelease")
-    status = read_status(document, releases, stable=stable)
+    status = read_observed(document, releases, stable=stable)
     counted = predictor["replicas"]
     hint = LOGS if status.phase is Phase.FAILED else ""
     return structs.replace(status, replicas=(counted["ready"], counted["wanted"]), hint=hint)

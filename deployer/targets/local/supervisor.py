@@ -15,8 +15,8 @@ import aiohttp
 import msgspec
 
 from deployer.errors import NotFoundError, TargetError
-from deployer.history import plan_entry
-from deployer.target import Document, Provenance, Reference
+from deployer.journal import Provenance, plan_entry
+from deployer.observed import Document, Reference
 from deployer.targets.local.ingress import Ingress
 from deployer.targets.local.logs import keep_small
 from deployer.targets.local.processes import INSTANCE_MARK, STATE_MARK, end_marked

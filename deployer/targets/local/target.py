@@ -11,19 +11,10 @@ import msgspec
 
 from deployer.errors import NotFoundError, TargetError
 from deployer.inuse import releases_named
+from deployer.journal import Entry, Provenance
 from deployer.managed_fields import agrees
+from deployer.observed import Capabilities, Document, Live, Observed, Phase, Reference
 from deployer.release import Traffic
-from deployer.target import (
-    Capabilities,
-    Document,
-    Endpoint,
-    Entry,
-    Live,
-    Phase,
-    Provenance,
-    Reference,
-    Status,
-)
 from deployer.targets.local import daemon
 from deployer.targets.local.connection import NotRunningError, ask, lines
 from deployer.targets.local.logs import read_logs, read_previous, revisions_of_interest
@@ -31,6 +22,7 @@ from deployer.targets.local.protocol import Info, RevisionInfo, ServiceInfo
 from deployer.targets.local.revisions import read_documents
 from deployer.targets.local.state import State, explained
 from deployer.targets.local.status import build_document, observe
+from deployer.targets.protocols import Endpoint
 
 _DOWN = "the supervisor is not running; `kdeploy local start` starts it, and what it served"
 
@@ -51,7 +43,7 @@ class OneNode:
 
     def capabilities(self) -> Capabilities:
         """Return what this target can do: revisions and splits as KServe in Knative mode."""
-        return Capabilities(deployment_mode="Knative", canary=True, own_disk=True)
+        return Capabilities(deployment_mode="Knative", canary=True, local_storage_only=True)
 
     def start(self) -> Info:
         """Start the supervisor and what was wanted, unless it runs; its ingress moves if the config did.
@@ -128,7 +120,7 @@ class OneNode:
         if number:
             self._ask("PUT", _path(reference) + "/outcome", {"number": number, "outcome": outcome})
 
-    def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Iterator[Status]:
+    def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Iterator[Observed]:
         """Yield the status now and at every change; end after `timeout` seconds, or when deleted.
 
         Raises NotFoundError where there is no such service, TargetError when the supervisor ends. With
@@ -164,7 +156,7 @@ class OneNode:
         del reference
         return []
 
-    def list(self, namespace: str | None = None) -> builtins.list[Status]:
+    def list(self, namespace: str | None = None) -> builtins.list[Observed]:
         """Return the state of the services of one namespace, or of all."""
         try:
             found: builtins.list[Document] = self._ask(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec import UNSET
 
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.preflight.rules.admission import (
     check_controller,
     check_frozen,

@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import UNSET
 
 from deployer.findings import Finding
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.preflight.rules.capacity import check_room
 
 GPU = "nvidia.com/gpu"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.state.children import Children
 from deployer.targets.kserve.state.diagnosis import (
     CANNOT_LOAD,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.state.settings import KServeConfig, read_config, read_version
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from deployer.errors import ConfigError, RefusedError
 from deployer.findings import Finding, refuse
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.preflight.rules.cluster import ClusterFacts, check
 from deployer.targets.kserve.preflight.rules.documents import GPU
 from deployer.targets.kserve.state.settings import KServeConfig

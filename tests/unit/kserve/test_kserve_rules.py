@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deployer.findings import Finding
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.preflight.rules.documents import GPU, check_documents
 from tests.cluster.play import documents
 

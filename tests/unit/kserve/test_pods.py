@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.state import pods
 from tests.unit.kserve.documents import AFTER, BEFORE, GPU, condition, event, pod
 

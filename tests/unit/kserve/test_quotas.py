@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deployer.findings import Finding
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.preflight.rules.quotas import check_quotas
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deployer.target import Document, Phase
+from deployer.observed import Document, Phase
 from deployer.targets.kserve.state.children import Children
 from deployer.targets.kserve.state.diagnosis import PULLS, SETTLED
 from deployer.targets.kserve.state.readiness import LOGS, STEP, ReadinessEvaluator

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from deployer.target import RELEASE_LABEL, Document, Phase, Status
+from deployer.observed import Document, Observed, Phase, RELEASE_LABEL
 from deployer.targets.kserve.state.children import Children
 from deployer.targets.kserve.state.readiness import ReadinessEvaluator
 from tests.recorded import FOLDER, NAMES, state
@@ -153,7 +153,7 @@ INVENTED: dict[str, dict[str, list[Document]]] = {
 }
 
 
-def evaluate(name: str, *, at: float = 0.0) -> Status:
+def evaluate(name: str, *, at: float = 0.0) -> Observed:
     """Evaluate a state that has been as it is for `at` seconds."""
     service, children = state(name)
     children = structs.replace(children, **INVENTED.get(name, {}))

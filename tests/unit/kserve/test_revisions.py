@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deployer.target import Document, Phase, Status
+from deployer.observed import Document, Observed, Phase
 from deployer.targets.kserve.state.children import (
     Children,
     deployment_name,
@@ -18,7 +18,7 @@ from tests.unit.kserve.documents import A, B, condition, pod, replica_set, revis
 READY = {"conditions": [condition("Ready", "True")]}
 
 
-def shares(status: Status) -> list[tuple[int, str | None]]:
+def shares(status: Observed) -> list[tuple[int, str | None]]:
     return [(share.percent, share.release) for share in status.traffic]
 
 
@@ -69,7 +69,7 @@ def test_a_predictor_that_has_a_name() -> None:
 
 class TestCanaryOfSomebodyElse:
     @staticmethod
-    def seen(*weights: tuple[str, int]) -> Status:
+    def seen(*weights: tuple[str, int]) -> Observed:
         document = service(B, **READY)
         document["spec"]["canary"] = [{"name": "canary", "trafficPercent": 10}]
         backends = [{"name": name, "weight": weight} for name, weight in weights]

@@ -23,7 +23,7 @@ from deployer.errors import ConfigError, PredictError
 from deployer.patience import Retry
 from deployer.predict import Client, Failure, Prediction, predict_files
 from deployer.predict import connection as wire
-from deployer.target import Endpoint
+from deployer.targets.protocols import Endpoint
 from tests.clocks import patience
 
 ROOT = Path(deployer.__file__).parents[1]

@@ -10,7 +10,7 @@ from loopback import Reply
 
 from deployer.errors import ConflictError, NotFoundError, TargetError
 from deployer.predict import Models, RegisteredModel
-from deployer.target import Endpoint
+from deployer.targets.protocols import Endpoint
 from tests.clocks import patience
 
 

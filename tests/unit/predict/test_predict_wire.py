@@ -17,7 +17,7 @@ from proxying import Proxy, proxying
 
 from deployer.errors import ConfigError, PredictError
 from deployer.predict import Failure, Prediction, predict_files
-from deployer.target import Endpoint
+from deployer.targets.protocols import Endpoint
 
 HOST = "digits.team.example.com"
 SECRET = "s3cr3t-passw0rd"

@@ -15,7 +15,7 @@ import urllib3
 from deployer.errors import KdeployError, NotFoundError
 from deployer.managed_fields import FIELD_MANAGER
 from deployer.patience import Patience
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.client import api_errors
 from deployer.targets.kserve.client.connection import Connection
 from deployer.targets.kserve.client.http import (

@@ -13,7 +13,7 @@ import urllib3
 from msgspec import Struct
 
 from deployer.errors import KdeployError
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.client import api_errors
 from deployer.targets.kserve.client.connection import Connection
 

@@ -16,7 +16,7 @@ import urllib3
 from msgspec import Struct
 
 from deployer.errors import KdeployError, TargetError
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.api_errors import GoneError, UnknownKindError
 from deployer.targets.kserve.client.resources import EVENT, POD, Resource

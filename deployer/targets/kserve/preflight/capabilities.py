@@ -7,7 +7,7 @@ from functools import cached_property
 from msgspec import UNSET, UnsetType
 
 from deployer.errors import RefusedError
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.resources import CONFIG_MAP, DEPLOYMENT
 from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE, KNATIVE_SERVICE

@@ -9,7 +9,7 @@ from msgspec import UNSET
 from deployer.config import KServeTarget, Store
 from deployer.errors import IntegrityError, KdeployError, StoreError
 from deployer.findings import Finding, failure, ok, warning
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.preflight.capabilities import Discovery
 from deployer.targets.kserve.preflight.facts import read_facts

@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from deployer.config import KServeTarget, Store
 from deployer.errors import RefusedError
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.api_errors import UnknownKindError
 from deployer.targets.kserve.client.parallel import ask_all

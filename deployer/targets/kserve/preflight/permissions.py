@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from deployer.config import Store
 from deployer.findings import PERMISSIONS, Finding, failure, ok
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.parallel import ask_all
 from deployer.targets.kserve.client.resources import (

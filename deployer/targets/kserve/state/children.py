@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from deployer.target import RELEASE_LABEL, Document
+from deployer.observed import RELEASE_LABEL, Document
 
 SERVICE_LABEL = "serving.kserve.io/inferenceservice"
 COMPONENT_LABEL = "component"

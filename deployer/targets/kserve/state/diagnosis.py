@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from deployer.load_log import LoadLog, last_traceback
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.state.children import (
     INITIALIZER,
     SERVING_CONTAINER,

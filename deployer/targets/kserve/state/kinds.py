@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deployer.errors import TargetError
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.client.resources import SECRET, SERVICE_ACCOUNT, Resource
 
 INFERENCE_SERVICE = Resource("serving.kserve.io", "v1beta1", "inferenceservices", "InferenceService")

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.state.children import (
     INITIALIZER,
     SERVING_CONTAINER,

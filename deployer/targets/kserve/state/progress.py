@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.state.children import (
     INITIALIZER,
     SERVING_CONTAINER,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from deployer.target import NOT_SWITCHED, Document, Phase, Status
+from deployer.observed import NOT_SWITCHED, Document, Observed, Phase
 from deployer.targets.kserve.state.children import Children
 from deployer.targets.kserve.state.diagnosis import Failure, diagnose, lacks_gpu
 from deployer.targets.kserve.state.progress import describe_progress
@@ -54,7 +54,7 @@ class ReadinessEvaluator:
         """Whether the service is Ready and only has to stay so."""
         return self._ready_since is not None and self.recheck_at is not None
 
-    def evaluate(self, service: Document, children: Children, now: float) -> Status:
+    def evaluate(self, service: Document, children: Children, now: float) -> Observed:
         """Return the status as it counts; `recheck_at` says when time alone may change it."""
         self.recheck_at = None
         status = self._evaluate(service, children, now)
@@ -65,7 +65,7 @@ class ReadinessEvaluator:
             self.recheck(self._state_since + seconds + STEP)
         return msgspec.structs.replace(status, seconds=seconds)
 
-    def _evaluate(self, service: Document, children: Children, now: float) -> Status:
+    def _evaluate(self, service: Document, children: Children, now: float) -> Observed:
         status = observe(service, children, stable=self._stable)
         if status.phase is Phase.STOPPED:
             return status
@@ -89,7 +89,7 @@ class ReadinessEvaluator:
             reason, message = status.reason, status.message
         return msgspec.structs.replace(status, phase=Phase.PROGRESSING, reason=reason, message=message)
 
-    def _last(self, status: Status, now: float) -> Status:
+    def _last(self, status: Observed, now: float) -> Observed:
         """Return Ready once it has lasted."""
         if self._ready_since is None:
             self._ready_since = now

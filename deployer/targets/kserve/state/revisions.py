@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from deployer.target import Document, Share, Status, read_status
+from deployer.observed import Document, Observed, Share, read_observed
 from deployer.targets.kserve.state.children import (
     Children,
     deployment_name,
@@ -25,26 +25,26 @@ from deployer.targets.kserve.state.pods import describe_held
 _NUMBER = "deployment.kubernetes.io/revision"
 
 
-def observe(service: Document, children: Children, *, stable: str | None = None) -> Status:
-    """Return what an InferenceService and its objects tell about its release; `stable` as in read_status."""
+def observe(service: Document, children: Children, *, stable: str | None = None) -> Observed:
+    """Return what an InferenceService and its objects tell about its release; `stable` as in read_observed."""
     own = own_children(service, children)
     if is_standard(service):
         sets = sorted(own.replica_sets, key=_number)
         releases = {_name(one): release_of(one) for one in sets}
         shares = [*split_replica_sets(sets, 100 - _foreign(service, own)), *_canaries(service, children)]
-        status = read_status(service, releases, predictor=_predictor(sets), shares=shares, stable=stable)
+        status = read_observed(service, releases, predictor=_predictor(sets), shares=shares, stable=stable)
         replicas = _count(sets, "availableReplicas"), sum(_wanted(one) for one in sets)
         running = tuple(release_of(one) for one in sets if _status(one, "replicas"))
     else:
         releases = {_name(one): release_of(one) for one in own.revisions}
-        status = read_status(service, releases, stable=stable)
+        status = read_observed(service, releases, stable=stable)
         replicas = _count(own.revisions, "actualReplicas"), _count(own.revisions, "desiredReplicas")
         running = tuple(release_of(one) for one in own.revisions if _status(one, "actualReplicas"))
     held = tuple(describe_held(pod) for pod in children.pods if is_terminating(pod))
     return msgspec.structs.replace(status, replicas=replicas, running=running, holding=held)
 
 
-def observe_briefly(service: Document, sets: Sequence[Document], releases: dict[str, str | None]) -> Status:
+def observe_briefly(service: Document, sets: Sequence[Document], releases: dict[str, str | None]) -> Observed:
     """Return what a list shows of one service of many.
 
     `sets` are its ReplicaSets in Standard mode, `releases` those of Knative's revisions; a revision that is
@@ -55,7 +55,7 @@ def observe_briefly(service: Document, sets: Sequence[Document], releases: dict[
         return observe(service, children)
     predictor = service.get("status", {}).get("components", {}).get("predictor", {})
     newest = predictor.get("latestCreatedRevision", "")
-    return read_status(service, {newest: release_of(service), **releases})
+    return read_observed(service, {newest: release_of(service), **releases})
 
 
 def split_replica_sets(sets: Sequence[Document], percent: int = 100) -> list[Share]:

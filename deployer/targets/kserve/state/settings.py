@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from deployer.target import Document
+from deployer.observed import Document
 
 KSERVE_NAMESPACE = "kserve"
 _MODES = {"Serverless": "Knative", "RawDeployment": "Standard"}  # as they were called before KServe 0.16

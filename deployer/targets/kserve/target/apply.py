@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from deployer.errors import ConflictError, NotFoundError
 from deployer.managed_fields import agrees
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.api_errors import OutdatedError
 from deployer.targets.kserve.client.resources import CONTROLLER_REVISION, SECRET, SERVICE_ACCOUNT, Resource

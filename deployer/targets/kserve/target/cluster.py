@@ -11,21 +11,13 @@ from types import TracebackType
 from deployer.config import KServeTarget, Store
 from deployer.errors import ConfigError, NotFoundError, TargetError
 from deployer.findings import Finding, refuse
-from deployer.history import plan_entry, write_time
+from deployer.journal import plan_entry, write_time
 from deployer.managed_fields import agrees, leave_to_others
 from deployer.patience import PATIENCE, Patience
 from deployer.release import Traffic
-from deployer.target import (
-    Capabilities,
-    Document,
-    Endpoint,
-    Entry,
-    Live,
-    Phase,
-    Provenance,
-    Reference,
-    Status,
-)
+from deployer.observed import Capabilities, Document, Live, Phase, Reference, Status
+from deployer.targets.protocols import Endpoint
+from deployer.journal import Entry, Provenance
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.connection import Connection, connect
 from deployer.targets.kserve.client.resources import POD

@@ -14,7 +14,7 @@ from deployer.errors import ConflictError, KdeployError, RefusedError, RolloutFa
 from deployer.findings import refuse
 from deployer.store.location import locate_claim
 from deployer.store.shell import BrokenError, ExitError
-from deployer.target import Document, Reference
+from deployer.observed import Document, Reference
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.connection import Connection
 from deployer.targets.kserve.client.pod_exec import run_in_pod

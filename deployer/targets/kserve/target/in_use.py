@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from deployer.errors import RefusedError
 from deployer.inuse import releases_named
-from deployer.target import RELEASE_LABEL, Document
+from deployer.observed import RELEASE_LABEL, Document
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.resources import CONTROLLER_REVISION, REPLICA_SET, Resource
 from deployer.targets.kserve.state.children import SERVICE_LABEL, release_of

@@ -9,7 +9,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from deployer.config import PORT_FORWARD
 from deployer.errors import RefusedError, TargetError
-from deployer.target import Document, Endpoint, Reference
+from deployer.observed import Document, Reference
+from deployer.targets.protocols import Endpoint
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.resources import GATEWAY, NODE, POD, SERVICE, Resource
 from deployer.targets.kserve.preflight.capabilities import find_gateway

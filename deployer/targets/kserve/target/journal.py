@@ -18,19 +18,10 @@ from types import TracebackType
 import msgspec
 
 from deployer.errors import ConflictError, KdeployError, NotFoundError, TargetError
-from deployer.history import (
-    APPLIED,
-    APPLYING,
-    BOUND,
-    INTERRUPTED,
-    refuse_another,
-    settle,
-    superfluous,
-    takes_over,
-    write_time,
-)
+from deployer.journal import APPLIED, APPLYING, BOUND, INTERRUPTED, refuse_another, settle, superfluous, takes_over, write_time
 from deployer.patience import Clock
-from deployer.target import RELEASE_LABEL, Document, Entry, Reference
+from deployer.observed import RELEASE_LABEL, Document, Reference
+from deployer.journal import Entry
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.resources import CONTROLLER_REVISION
 from deployer.targets.kserve.target.apply import transfer_ownership

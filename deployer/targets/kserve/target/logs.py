@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
 from deployer.errors import KdeployError, NotFoundError
-from deployer.target import Document, Reference
+from deployer.observed import Document, Reference
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.api_errors import NoLogError, PassingError
 from deployer.targets.kserve.client.resources import POD

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import msgspec
 
 from deployer.errors import RefusedError
-from deployer.target import RELEASE_LABEL, Document, Live, Reference, Status
+from deployer.observed import RELEASE_LABEL, Document, Live, Reference, Status
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.api_errors import UnknownKindError
 from deployer.targets.kserve.client.resources import DEPLOYMENT, EVENT, HTTP_ROUTE, POD, REPLICA_SET, Resource

@@ -8,7 +8,7 @@ import msgspec
 
 from deployer.errors import KdeployError, NotFoundError, RefusedError
 from deployer.manifest import RUNTIME_PREFIX
-from deployer.target import Document, Phase, Reference, Status, read_status
+from deployer.observed import Document, Observed, Phase, Reference, read_observed
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.resources import EVENT, POD
 from deployer.targets.kserve.client.watch import Watching
@@ -55,7 +55,7 @@ class Wait:
         self._logs: dict[str, tuple[str, ...]] = {}
         self._logs_read = 0.0
 
-    def statuses(self, timeout: float) -> Iterator[Status]:
+    def statuses(self, timeout: float) -> Iterator[Observed]:
         """Yield the status now and at every change; end after `timeout` seconds, or once Ready has lasted.
 
         Raises NotFoundError where the service is deleted meanwhile, TargetError.
@@ -72,12 +72,12 @@ class Wait:
                 if watching.complete:
                     yield self._status(self._same(watching.of(INFERENCE_SERVICE)), watching, now)
                 elif changed and watching.trouble:
-                    yield _in_trouble(read_status(self._service, {}), watching.trouble)
+                    yield _in_trouble(read_observed(self._service, {}), watching.trouble)
                 in_window = self._readiness is not None and self._readiness.in_window
                 if now >= end and not in_window:
                     if not watching.complete:
                         trouble = watching.trouble or watching.silence
-                        yield _in_trouble(read_status(self._service, {}), trouble)
+                        yield _in_trouble(read_observed(self._service, {}), trouble)
                     return
 
     def _until(self, end: float) -> float:
@@ -88,7 +88,7 @@ class Wait:
         assert self._readiness is not None
         return recheck if self._readiness.in_window else min(end, recheck)
 
-    def _status(self, service: Document, watching: Watching, now: float) -> Status:
+    def _status(self, service: Document, watching: Watching, now: float) -> Observed:
         children = watched_children(watching)
         if self._readiness is None:
             self._readiness = self._begin(service, children)
@@ -160,7 +160,7 @@ def _runtime(service: Document) -> str:
     return str(service.get("status", {}).get("servingRuntimeName") or named)
 
 
-def _in_trouble(status: Status, trouble: KdeployError) -> Status:
+def _in_trouble(status: Observed, trouble: KdeployError) -> Observed:
     """Say what is wrong; what is not seen right now does not count as Ready."""
     if status.phase is Phase.FAILED:
         return status

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from msgspec import UNSET, UnsetType
 
 from deployer.findings import Finding, failure, ok, warning
-from deployer.target import Document
+from deployer.observed import Document
 
 STOP = "serving.kserve.io/stop"
 FROZEN = "serving.kserve.io/disable-auto-update"

@@ -13,7 +13,7 @@ from msgspec import UNSET, UnsetType
 
 from deployer.findings import Finding, ok, warning
 from deployer.quantity import parse_quantity
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.preflight.rules.documents import GPU, gpus_of
 from deployer.targets.kserve.state.children import SERVICE_LABEL, is_terminating
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from msgspec import UNSET, Struct, UnsetType
 
 from deployer.findings import Finding, failure, ok, warning
-from deployer.target import Document, Reference
+from deployer.observed import Document, Reference
 from deployer.targets.kserve.preflight.rules.admission import (
     check_controller,
     check_frozen,

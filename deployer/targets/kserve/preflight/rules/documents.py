@@ -13,7 +13,7 @@ import msgspec
 
 from deployer.config import NAME_PATTERN
 from deployer.findings import Finding, failure, ok, warning
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.state.children import MODE_ANNOTATION
 
 GPU = "nvidia.com/gpu"
@@ -65,14 +65,14 @@ def _replicas(service: Document) -> Iterator[Finding]:
     least, most = predictor.get("minReplicas", 1), predictor.get("maxReplicas", 0)
     if least < 0 or most < 0:
         detail = f"there cannot be {min(least, most)} replicas"
-        yield failure("replicas", detail, "serving.min-replicas", "0 or more")
+        yield failure("replicas", detail, "scaling.min-replicas", "0 or more")
     elif least > most != 0:
         detail = f"at least {least} replicas are more than the {most} that there may be at most"
-        yield failure("replicas", detail, "serving.min-replicas", "raise serving.max-replicas")
+        yield failure("replicas", detail, "scaling.min-replicas", "raise scaling.max-replicas")
     elif least == 0 and mode_of(service) == "Standard":
         detail = "min-replicas = 0 does not scale to zero in Standard mode: KServe runs 1 replica"
-        remedy = "set serving.min-replicas = 1, or use a cluster in Knative mode"
-        yield warning("replicas", detail, "serving.min-replicas", remedy)
+        remedy = "set scaling.min-replicas = 1, or use a cluster in Knative mode"
+        yield warning("replicas", detail, "scaling.min-replicas", remedy)
 
 
 def _environment(service: Document) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from deployer.findings import Finding, failure, ok, warning
 from deployer.quantity import parse_quantity
-from deployer.target import Document
+from deployer.observed import Document
 
 
 def check_quotas(

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from msgspec import UNSET, UnsetType
 
 from deployer.findings import Finding, failure, ok
-from deployer.target import Document
+from deployer.observed import Document
 from deployer.targets.kserve.preflight.rules.documents import mode_of
 
 Seen = Document | None | UnsetType  # None: it is not there; UNSET: it may not be read, or was not asked for

@@ -8,20 +8,9 @@ import msgspec
 import pytest
 
 from deployer.errors import ConflictError
-from deployer.history import (
-    APPLIED,
-    APPLYING,
-    INTERRUPTED,
-    READY,
-    describe_author,
-    last_ready,
-    plan_entry,
-    settle,
-    superfluous,
-    takes_over,
-    write_time,
-)
-from deployer.target import Document, Entry, Provenance
+from deployer.journal import APPLIED, APPLYING, INTERRUPTED, READY, describe_author, last_ready, plan_entry, settle, superfluous, takes_over, write_time
+from deployer.journal import Entry, Provenance
+from deployer.observed import Document
 
 NOW, SOON, LATER = "2026-01-01T12:03:11Z", "2026-01-01T12:05:11Z", "2026-01-01T12:05:12Z"
 A, B, C = "1.0-aaaaaaaaaaaa", "1.1-bbbbbbbbbbbb", "1.2-cccccccccccc"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deployer.target import NOT_RUNNING, RELEASE_LABEL, Document, Phase, Share, Status, read_status
+from deployer.observed import Document, NOT_RUNNING, Observed, Phase, RELEASE_LABEL, Share, read_observed
 
 A, B = "1.0-aaaaaaaaaaaa", "1.1-bbbbbbbbbbbb"
 RELEASES: dict[str, str | None] = {"r1": A, "r2": B}
@@ -31,8 +31,8 @@ def document(ready: str = "True", **status: Any) -> Document:
     }
 
 
-def read(of: Document, **more: Any) -> Status:
-    return read_status(of, RELEASES, **more)
+def read(of: Document, **more: Any) -> Observed:
+    return read_observed(of, RELEASES, **more)
 
 
 def test_ready() -> None:
@@ -80,7 +80,7 @@ def test_progress_has_kserves_reason() -> None:
 
 
 def test_an_unknown_revision_is_not_ready() -> None:
-    status = read_status(document(), {})
+    status = read_observed(document(), {})
     assert (status.phase, status.reason) == (Phase.PROGRESSING, "RevisionNotReady")
     assert "unknown" in status.message
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # `kdeploy --help` comes through here and needs none of these
     from deployer.events import Event
-    from deployer.target import Status
+    from deployer.observed import Observed
 
 
 class View(NamedTuple):
     """What is known of the service that is rolled out; nothing at first."""
 
     service: str = ""
-    status: Status | None = None
+    status: Observed | None = None
 
 
 def see(view: View, event: Event) -> View:
@@ -32,7 +32,7 @@ def lines(view: View, seconds: float) -> list[str]:
     status = view.status
     if status is None:
         return []
-    told = [f"{status.phase.value}  {view.service}  release {status.release}  {elapsed_text(seconds)}"]
+    told = [f"{status.phase.value}  {view.service}  release {status.wanted}  {elapsed_text(seconds)}"]
     if reason := words(status):
         told.append(f"  {reason}")
     width = max((len(share.revision) for share in status.traffic), default=0)
@@ -43,7 +43,7 @@ def lines(view: View, seconds: float) -> list[str]:
     return told
 
 
-def sentence(status: Status) -> str:
+def sentence(status: Observed) -> str:
     """Tell a status in one line."""
     # Why it failed is said once, by the error that comes next.
     reason = "" if status.phase.value == "Failed" else words(status)
@@ -53,14 +53,14 @@ def sentence(status: Status) -> str:
     )
 
 
-def words(status: Status) -> str:
+def words(status: Observed) -> str:
     """Say why a service is in its phase: what happens, or the reason of a failure with its message."""
     if status.phase.value == "Progressing" and status.message:
         return status.message + (f" ({status.seconds} s)" if status.seconds else "")
     return ": ".join(word for word in (status.reason, status.message) if word)
 
 
-def shares(status: Status) -> str:
+def shares(status: Observed) -> str:
     """Tell which releases get how much of the traffic."""
     return ", ".join(
         f"{share.percent} % {share.release or share.revision}" for share in status.traffic if share.percent

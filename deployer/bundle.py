@@ -1,0 +1,89 @@
+"""The documents of one release as a value: each kind has its place, and nobody searches a list. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct, structs
+
+from deployer.observed import RELEASE_LABEL, Document, Reference
+
+
+class Sealed:
+    """A document that holds credentials: it cannot be printed or encoded, only taken out to be applied."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+
+    def __repr__(self) -> str:
+        return "Sealed(...)"
+
+
+class Bundle(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is applied for a release: its InferenceService, and what that needs beside it.
+
+    A runtime or an account of the cluster's own is not in it. `extras` are further documents that belong to
+    the service, such as a PodDisruptionBudget.
+    """
+
+    service: Document
+    runtime: Document | None = None
+    account: Document | None = None
+    secret: Sealed | None = None
+    extras: tuple[Document, ...] = ()
+
+    @property
+    def reference(self) -> Reference:
+        """The name of the service."""
+        metadata = self.service["metadata"]
+        return Reference(metadata["namespace"], metadata["name"])
+
+    @property
+    def release(self) -> str:
+        """The id of the release; empty for a service that kdeploy did not render."""
+        return str(self.service["metadata"].get("labels", {}).get(RELEASE_LABEL, ""))
+
+    @property
+    def percent(self) -> int:
+        """The percentage of requests that the release is to get."""
+        return int(self.service["spec"]["predictor"].get("canaryTrafficPercent", 100))
+
+    @property
+    def storage_uri(self) -> str:
+        """Where the service loads its model from."""
+        return str(self.service["spec"]["predictor"]["model"]["storageUri"])
+
+    @property
+    def beside(self) -> tuple[Document, ...]:
+        """Every document but the service, in the order in which they are applied; the Secret first."""
+        secret = self.secret.document if self.secret else None
+        return *(one for one in (secret, self.account, self.runtime) if one), *self.extras
+
+    @property
+    def documents(self) -> tuple[Document, ...]:
+        """Every document that can be shown, in the order in which they are applied."""
+        return *self.without_secret().beside, self.service
+
+    def without_secret(self) -> Bundle:
+        """Return what may be shown and kept."""
+        return structs.replace(self, secret=None)
+
+
+def read_bundle(documents: Sequence[Document]) -> Bundle:
+    """Return documents as a bundle. Raises ValueError where they are not those of one service."""
+    kinds: dict[str, list[Document]] = {}
+    for document in documents:
+        kinds.setdefault(str(document.get("kind")), []).append(document)
+    services = kinds.pop("InferenceService", [])
+    if len(services) != 1:
+        raise ValueError(f"one InferenceService makes a bundle, not {len(services)}")
+    runtime, account, secret = (
+        next(iter(kinds.pop(kind, [])), None) for kind in ("ServingRuntime", "ServiceAccount", "Secret")
+    )
+    return Bundle(
+        service=services[0],
+        runtime=runtime,
+        account=account,
+        secret=Sealed(secret) if secret else None,
+        extras=tuple(one for rest in kinds.values() for one in rest),
+    )
