@@ -16,7 +16,7 @@ from deployer.decide import Decision, decide
 from deployer.diff import compare
 from deployer.errors import ConfigError, KdeployError
 from deployer.events import Emit, Noted, Unchanged, Warned
-from deployer.findings import refuse
+from deployer.findings import Finding, failure, ok, refuse
 from deployer.journal import JournalEvent, Outcome, plan_entry
 from deployer.manifest import render_secret
 from deployer.observed import Reference
@@ -33,7 +33,8 @@ class Rollouts:
     """Rolls a project's releases out to a target, from a model store."""
 
     def __init__(self, project: Project, store: ModelStore, target: Target, emit: Emit) -> None:
-        self._project, self._store, self._target, self._emit = project, store, target, emit
+        self.target = target
+        self._project, self._store, self._emit = project, store, emit
 
     def decide(
         self,
@@ -52,7 +53,7 @@ class Rollouts:
         takes to `wait`, too; with `preview`, the target tries the documents and changes are told.
         """
         release = self._project.find(release_id, self._store) if release_id else self._project.plan()
-        services, settings = self._target.services, self._project.settings
+        services, settings = self.target.services, self._project.settings
         reference = Reference(services.namespace, release.name)
         capabilities = services.capabilities()
         live = services.get(reference) if look else None
@@ -86,6 +87,19 @@ class Rollouts:
         for warning in (*refuse(decision.findings), *(() if decision.unchanged else decision.warnings)):
             self._emit(Warned(warning))
 
+    def admit(self, decision: Decision) -> Finding:
+        """Have the target try the documents of a decision. Changes nothing."""
+        try:
+            self.target.services.preview(decision.bundle)
+        except KdeployError as error:
+            return failure("admission", error.what, error.hint or "", error.where or "")
+        return ok("admission", "the target accepts the documents")
+
+    def is_stored(self, release: Release) -> bool | None:
+        """Return whether a release is in the model store; None where looking would make something."""
+        store = self._store
+        return store.find(release.name, release.id) is not None if store.passive else None
+
     def rollout(
         self,
         release_id: str | None = None,
@@ -108,7 +122,7 @@ class Rollouts:
         if not release_id:
             self._project.push(self._store)
         if decision.unchanged:
-            correct_outcome(self._target, bundle.reference, release.id)
+            correct_outcome(self.target, bundle.reference, release.id)
             self._emit(Unchanged(service=str(bundle.reference), release=release.id))
             return release
         if release_id:
@@ -123,7 +137,7 @@ class Rollouts:
             timeout=timeout,
             rollback=rollback,
         )
-        Runner(self._target, self._emit, self._seal).run(plan)
+        Runner(self.target, self._emit, self._seal).run(plan)
         return release
 
     def _seal(self, bundle: Bundle) -> Bundle:
