@@ -19,7 +19,7 @@ from deployer.events import Emit, Noted, Unchanged, Warned
 from deployer.findings import Finding, failure, ok, refuse
 from deployer.journal import JournalEvent, Outcome, plan_entry
 from deployer.manifest import render_secret
-from deployer.observed import Reference
+from deployer.observed import Observed, Phase, Reference
 from deployer.project import Project
 from deployer.provenance import find_provenance
 from deployer.release import Release
@@ -121,8 +121,9 @@ class Rollouts:
         release, bundle = decision.release, decision.bundle
         if not release_id:
             self._project.push(self._store)
+        if decision.live:  # a rollback restores only what is known to have been Ready
+            correct_outcome(self.target, decision.live.status)
         if decision.unchanged:
-            correct_outcome(self.target, bundle.reference, release.id)
             self._emit(Unchanged(service=str(bundle.reference), release=release.id))
             return release
         if release_id:
@@ -136,6 +137,7 @@ class Rollouts:
             traffic=decision.traffic,
             timeout=timeout,
             rollback=rollback,
+            standard=decision.capabilities.deployment_mode == "Standard",
         )
         Runner(self.target, self._emit, self._seal).run(plan)
         return release
@@ -162,9 +164,11 @@ class Rollouts:
             )
 
 
-def correct_outcome(target: Target, reference: Reference, release_id: str) -> None:
-    """Note that a release is Ready after all, where its entry says that the wait for it failed."""
+def correct_outcome(target: Target, status: Observed) -> None:
+    """Note that a release is Ready after all, where its entry does not say so."""
+    if status.phase is not Phase.READY:
+        return
     with contextlib.suppress(KdeployError):
-        for entry in target.journal.entries(reference)[-1:]:
-            if entry.release == release_id and entry.outcome not in (Outcome.READY, Outcome.APPLYING):
-                target.journal.note(reference, entry.number, JournalEvent(outcome=Outcome.READY))
+        for entry in target.journal.entries(status.reference)[-1:]:
+            if entry.release == status.wanted and entry.outcome not in (Outcome.READY, Outcome.APPLYING):
+                target.journal.note(status.reference, entry.number, JournalEvent(outcome=Outcome.READY))

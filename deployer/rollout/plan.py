@@ -72,11 +72,8 @@ def decide_strategy(
         )
     if asked is Strategy.RECREATE:
         return asked, "the service does not answer from the end of its old pods until the new ones are ready"
-    old = (
-        [one.release for one in live.status.revisions if one.pods and one.release != release_id]
-        if live
-        else []
-    )
-    if asked is None and standard and live and live.status.serving is None and old:
-        return Strategy.RECREATE, f"no release answers requests, so the pods of {old[0]} are stopped first"
+    others = [one for one in seen.revisions if one.pods and one.release != release_id] if seen else []
+    if asked is None and standard and seen and seen.serving is None and others:
+        old = others[0].release or others[0].name
+        return Strategy.RECREATE, f"no release answers requests, so the pods of {old} are stopped first"
     return Strategy.ROLLING, ""
