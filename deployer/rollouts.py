@@ -16,10 +16,10 @@ from deployer.decide import Decision, decide
 from deployer.diff import compare
 from deployer.errors import ConfigError, KdeployError
 from deployer.events import Emit, Noted, Unchanged, Warned
-from deployer.findings import refuse
+from deployer.findings import Finding, failure, ok, refuse
 from deployer.journal import JournalEvent, Outcome, plan_entry
 from deployer.manifest import render_secret
-from deployer.observed import Reference
+from deployer.observed import Observed, Phase, Reference
 from deployer.project import Project
 from deployer.provenance import find_provenance
 from deployer.release import Release
@@ -33,7 +33,8 @@ class Rollouts:
     """Rolls a project's releases out to a target, from a model store."""
 
     def __init__(self, project: Project, store: ModelStore, target: Target, emit: Emit) -> None:
-        self._project, self._store, self._target, self._emit = project, store, target, emit
+        self.target = target
+        self._project, self._store, self._emit = project, store, emit
 
     def decide(
         self,
@@ -52,7 +53,7 @@ class Rollouts:
         takes to `wait`, too; with `preview`, the target tries the documents and changes are told.
         """
         release = self._project.find(release_id, self._store) if release_id else self._project.plan()
-        services, settings = self._target.services, self._project.settings
+        services, settings = self.target.services, self._project.settings
         reference = Reference(services.namespace, release.name)
         capabilities = services.capabilities()
         live = services.get(reference) if look else None
@@ -86,6 +87,19 @@ class Rollouts:
         for warning in (*refuse(decision.findings), *(() if decision.unchanged else decision.warnings)):
             self._emit(Warned(warning))
 
+    def admit(self, decision: Decision) -> Finding:
+        """Have the target try the documents of a decision. Changes nothing."""
+        try:
+            self.target.services.preview(decision.bundle)
+        except KdeployError as error:
+            return failure("admission", error.what, error.hint or "", error.where or "")
+        return ok("admission", "the target accepts the documents")
+
+    def is_stored(self, release: Release) -> bool | None:
+        """Return whether a release is in the model store; None where looking would make something."""
+        store = self._store
+        return store.find(release.name, release.id) is not None if store.passive else None
+
     def rollout(
         self,
         release_id: str | None = None,
@@ -107,8 +121,9 @@ class Rollouts:
         release, bundle = decision.release, decision.bundle
         if not release_id:
             self._project.push(self._store)
+        if decision.live:  # a rollback restores only what is known to have been Ready
+            correct_outcome(self.target, decision.live.status)
         if decision.unchanged:
-            correct_outcome(self._target, bundle.reference, release.id)
             self._emit(Unchanged(service=str(bundle.reference), release=release.id))
             return release
         if release_id:
@@ -122,8 +137,9 @@ class Rollouts:
             traffic=decision.traffic,
             timeout=timeout,
             rollback=rollback,
+            standard=decision.capabilities.deployment_mode == "Standard",
         )
-        Runner(self._target, self._emit, self._seal).run(plan)
+        Runner(self.target, self._emit, self._seal).run(plan)
         return release
 
     def _seal(self, bundle: Bundle) -> Bundle:
@@ -148,9 +164,11 @@ class Rollouts:
             )
 
 
-def correct_outcome(target: Target, reference: Reference, release_id: str) -> None:
-    """Note that a release is Ready after all, where its entry says that the wait for it failed."""
+def correct_outcome(target: Target, status: Observed) -> None:
+    """Note that a release is Ready after all, where its entry does not say so."""
+    if status.phase is not Phase.READY:
+        return
     with contextlib.suppress(KdeployError):
-        for entry in target.journal.entries(reference)[-1:]:
-            if entry.release == release_id and entry.outcome not in (Outcome.READY, Outcome.APPLYING):
-                target.journal.note(reference, entry.number, JournalEvent(outcome=Outcome.READY))
+        for entry in target.journal.entries(status.reference)[-1:]:
+            if entry.release == status.wanted and entry.outcome not in (Outcome.READY, Outcome.APPLYING):
+                target.journal.note(status.reference, entry.number, JournalEvent(outcome=Outcome.READY))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,13 +20,12 @@ from deployer.errors import ConfigError
 if TYPE_CHECKING:
     from deployer.config import KServeTarget, Settings, TargetConfig
     from deployer.events import Emit
-    from deployer.observed import Document, Reference
-    from deployer.pipeline import Pipeline
+    from deployer.observed import Reference
+    from deployer.rollouts import Rollouts
     from deployer.store import ModelStore
     from deployer.store.shell import Shell
-    from deployer.findings import Finding as ClusterFinding
+    from deployer.targets.kserve import Cluster
     from deployer.targets.local import OneNode
-    from deployer.findings import Finding as LocalFinding
     from deployer.targets.protocols import Target
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -110,27 +109,23 @@ def target_of(loaded: Settings, name: str | None) -> tuple[str, TargetConfig]:
     return name, targets[name]
 
 
-def open_target(
-    loaded: Settings, name: str | None = None, *, force_conflicts: bool = False, dry_run: bool = False
-) -> Target:
+def open_target(loaded: Settings, name: str | None = None, *, force_conflicts: bool = False) -> Target:
     """Open a target. Starts nothing, asks nothing."""
     from deployer.config import KServeTarget
 
     _, config = target_of(loaded, name)
     if isinstance(config, KServeTarget):
-        from deployer.targets.kserve import Cluster
-
-        return opened.enter_context(
-            Cluster(config, loaded.config.store, force_conflicts=force_conflicts, dry_run=dry_run)
-        )
-    if dry_run:
-        raise ConfigError(
-            "one node has no dry run of its own", where="--dry-run", hint="use --dry-run client"
-        )
-    return open_local(loaded, name)
+        return _open_cluster(config, loaded, force_conflicts=force_conflicts).target
+    return open_node(loaded, name).target
 
 
-def open_local(loaded: Settings, name: str | None = None) -> OneNode:
+def _open_cluster(config: KServeTarget, loaded: Settings, *, force_conflicts: bool = False) -> Cluster:
+    from deployer.targets.kserve import Cluster
+
+    return opened.enter_context(Cluster(config, loaded.config.store, force_conflicts=force_conflicts))
+
+
+def open_node(loaded: Settings, name: str | None = None) -> OneNode:
     """Open a target that is this machine. Starts nothing."""
     from deployer.config import LocalTarget
     from deployer.targets.local import OneNode
@@ -145,24 +140,25 @@ def open_local(loaded: Settings, name: str | None = None) -> OneNode:
         namespace=config.namespace,
         ingress_host=config.ingress_host,
         ingress_port=config.ingress_port,
+        gpus=loaded.config.serving.gpu,
     )
 
 
-def pipeline(
+def open_rollouts(
     loaded: Settings,
     *,
     target: str | None = None,
     emit: Emit,
     strict: bool = False,
     force_conflicts: bool = False,
-    dry_run: bool = False,
-) -> Pipeline:
-    """Put a project's pipeline together."""
-    from deployer.pipeline import Pipeline
+) -> Rollouts:
+    """Put a project's rollouts to a target together."""
+    from deployer.project import Project
+    from deployer.rollouts import Rollouts
 
     store = open_model_store(loaded, target, emit)
-    place = open_target(loaded, target, force_conflicts=force_conflicts, dry_run=dry_run)
-    return Pipeline(loaded, store, place, emit, strict=strict)
+    chosen = open_target(loaded, target, force_conflicts=force_conflicts)
+    return Rollouts(Project(loaded, emit, strict=strict), store, chosen, emit)
 
 
 def open_targets(ignored: Collection[str] = (), **where: Unpack[WhereStored]) -> dict[str, Target]:
@@ -199,11 +195,10 @@ def _shell(loaded: Settings, target: str | None, emit: Emit) -> Shell:
     """Return a shell in the claim of the model store, on the target or else kubeconfig's own cluster."""
     from deployer.config import KServeTarget
     from deployer.events import Warned
-    from deployer.targets.kserve import Cluster
 
     _, config = target_of(loaded, target)
     store, serving = loaded.config.store, loaded.config.serving
-    cluster = Cluster(config if isinstance(config, KServeTarget) else KServeTarget(), store)
+    cluster = _open_cluster(config if isinstance(config, KServeTarget) else KServeTarget(), loaded)
     return cluster.shell(store.helper_image or serving.image, lambda text: emit(Warned(text)))
 
 
@@ -211,60 +206,28 @@ def reference(loaded: Settings, target: Target, name: str | None = None) -> Refe
     """Name this project's service, or another one in the target's namespace."""
     from deployer.observed import Reference
 
-    service = loaded.service(name)
-    return Reference(target.namespace, service)
+    return Reference(target.services.namespace, loaded.service(name))
 
 
-def examine(emit: Emit, **where: Unpack[Where]) -> Sequence[LocalFinding | ClusterFinding]:
-    """Run the checks of a target; without a kdeploy.toml, those of this machine as a target."""
-    from deployer.config import KServeTarget, LocalTarget, find_file
-    from deployer.targets.local.doctor import checks
+def has_project(**where: Unpack[Where]) -> bool:
+    """Whether there is a kdeploy.toml, or flags in its place."""
+    from deployer.config import find_file
 
-    root, config, gpus = _here(), LocalTarget(), 0
-    if where.get("config") or where.get("sets") or find_file(root):
-        loaded = settings(**where)
-        gpus = loaded.config.serving.gpu
-        _, chosen = target_of(loaded, where.get("target"))
-        if isinstance(chosen, KServeTarget):
-            return _examine_cluster(loaded, where.get("target"), chosen, emit)
-        root, config = loaded.root, chosen
-    return checks(
-        state=root / config.state,
+    return bool(where.get("config") or where.get("sets") or find_file(_here()))
+
+
+def this_machine() -> Target:
+    """Return this machine as a target, where there is no kdeploy.toml."""
+    from deployer.config import LocalTarget
+    from deployer.targets.local import OneNode
+
+    config = LocalTarget()
+    return OneNode(
+        state=_here() / config.state,
+        namespace=config.namespace,
         ingress_host=config.ingress_host,
         ingress_port=config.ingress_port,
-        gpus=gpus,
-    )
-
-
-def _examine_cluster(
-    loaded: Settings, target: str | None, config: KServeTarget, emit: Emit
-) -> Sequence[ClusterFinding]:
-    from deployer.pipeline import Pipeline
-    from deployer.targets.kserve import Cluster
-
-    cluster = opened.enter_context(Cluster(config, loaded.config.store))
-
-    def render() -> list[Document]:
-        pipe = Pipeline(loaded, open_model_store(loaded, target, emit), cluster, emit)
-        if pipe.store.passive:
-            release = pipe.release(None)
-            pipe.store.find(release.name, release.id)
-        return pipe.with_secret(pipe.documents(None, 100))
-
-    return cluster.examine(render)
-
-
-def role(loaded: Settings, target: str | None) -> list[Document]:
-    """Render the Role that a cluster's account needs. Raises ConfigError for a target that has none."""
-    from deployer.config import KServeTarget
-    from deployer.targets.kserve import Cluster
-
-    name, config = target_of(loaded, target)
-    if not isinstance(config, KServeTarget):
-        raise ConfigError(
-            "only a cluster has accounts", where=f"targets.{name}", hint='--target one of kind = "kserve"'
-        )
-    return Cluster(config, loaded.config.store).role()
+    ).target
 
 
 def duration(text: str, option: str, *, longest: float = 24 * 3600.0, zero: bool = True) -> float:

@@ -19,17 +19,17 @@ def start(config: ConfigFile = None, target: TargetName = None, sets: Sets = Non
     from deployer.config import check_root
 
     loaded = deps.settings(config=config, sets=sets, target=target)
-    place = deps.open_local(loaded, target)
+    node = deps.open_node(loaded, target)
     check_root(loaded.root)
-    place.start()
-    tell(f"the ingress listens on {place.info().ingress}")
+    node.start()
+    tell(f"the ingress listens on {node.info().ingress}")
 
 
 @app.command()
 def stop(config: ConfigFile = None, target: TargetName = None, sets: Sets = None) -> None:
     """Stop it and everything that it started; the services come back with `start`."""
-    place = deps.open_local(deps.settings(config=config, sets=sets, target=target), target)
-    tell("stopped" if place.stop() else "nothing was running")
+    node = deps.open_node(deps.settings(config=config, sets=sets, target=target), target)
+    tell("stopped" if node.stop() else "nothing was running")
 
 
 @app.command()
@@ -40,13 +40,13 @@ def status(
     output: OutputFormat = Output.TABLE,
 ) -> None:
     """Show the supervisor, its ingress and the TorchServes that it runs."""
-    place = deps.open_local(deps.settings(config=config, sets=sets, target=target), target)
-    printers.print_local(place.info(), output)
+    node = deps.open_node(deps.settings(config=config, sets=sets, target=target), target)
+    printers.print_local(node.info(), output)
 
 
 @app.command()
 def logs(config: ConfigFile = None, target: TargetName = None, sets: Sets = None) -> None:
     """Print the supervisor's own log."""
-    place = deps.open_local(deps.settings(config=config, sets=sets, target=target), target)
-    for line in place.supervisor_log():
+    node = deps.open_node(deps.settings(config=config, sets=sets, target=target), target)
+    for line in node.supervisor_log():
         show(line)

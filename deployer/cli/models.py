@@ -35,10 +35,12 @@ def _models(
     service: str | None,
 ) -> Iterator[Models]:
     from deployer.predict import Models
+    from deployer.targets.protocols import Via
 
     loaded = deps.settings(config=config, sets=sets, target=target, namespace=namespace)
-    place = deps.open_local(loaded, target)
-    with contextlib.closing(Models(place.management(deps.reference(loaded, place, service)))) as models:
+    opened = deps.open_node(loaded, target).target
+    way = opened.reach.endpoint(deps.reference(loaded, opened, service), Via.MANAGEMENT)
+    with contextlib.closing(Models(way)) as models:
         yield models
 
 

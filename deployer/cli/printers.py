@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from deployer.cli import view
 from deployer.cli.options import Output
 from deployer.cli.terminal import cell, draw, show, tell
+from deployer.rollout import view
 
 if TYPE_CHECKING:  # `kdeploy --help` comes through here and prints none of these
     from types import TracebackType
@@ -20,11 +20,10 @@ if TYPE_CHECKING:  # `kdeploy --help` comes through here and prints none of thes
     from rich.text import Text
 
     from deployer.events import Event, Pushed
-    from deployer.observed import Observed
+    from deployer.findings import Finding
+    from deployer.observed import Document, Observed
     from deployer.predict import Failure, Prediction
     from deployer.prune import Dated
-    from deployer.findings import Finding as ClusterFinding
-    from deployer.findings import Finding as LocalFinding
     from deployer.targets.local.protocol import Info, RevisionInfo
 
 
@@ -208,6 +207,12 @@ def print_rows(
         print_table(columns, rows)
 
 
+def print_documents(documents: Sequence[Document], output: Output) -> None:
+    """Print Kubernetes documents: their names, or all of them."""
+    rows = [(document["kind"], document["metadata"]["name"]) for document in documents]
+    print_rows(output, ["kind", "name"], rows, list(documents), [f"{kind}/{name}" for kind, name in rows])
+
+
 def print_old(old: Sequence[Dated]) -> None:
     """Print to stderr which releases are about to be removed."""
     rows = [(one.release.id, size_text(one.release.archive.size), time_text(one.pushed)) for one in old]
@@ -241,7 +246,7 @@ def print_services(statuses: list[Observed], output: Output) -> None:
             s.reference.name,
             s.reference.namespace,
             s.phase.value,
-            s.release or "-",
+            s.wanted or "-",
             view.shares(s) or "none",
             s.url or "-",
         )
@@ -305,7 +310,7 @@ def _state(revision: RevisionInfo) -> str:
     return "ready" if revision.ready else f"not ready: {revision.reason}"
 
 
-def print_findings(findings: Sequence[LocalFinding | ClusterFinding], output: Output) -> None:
+def print_findings(findings: Sequence[Finding], output: Output) -> None:
     """Print what the doctor found; raise DoctorError where something would fail."""
     from deployer.errors import DoctorError
 
@@ -316,4 +321,4 @@ def print_findings(findings: Sequence[LocalFinding | ClusterFinding], output: Ou
             tell(f"{finding.name}: {finding.remedy}")
     failed = [finding.name for finding in findings if finding.status == "failure"]
     if failed:
-        raise DoctorError(f"{', '.join(failed)}: a deployment would fail", hint="mend it as said above")
+        raise DoctorError(f"{', '.join(failed)}: a deployment would fail", hint="fix what is said above")

@@ -56,5 +56,24 @@ def config(
 @spelled_out
 def doctor(output: OutputFormat = Output.TABLE, **where: Unpack[Where]) -> None:
     """Check what a target needs, on this machine or on its cluster, and say how to mend what is missing."""
-    findings = deps.examine(printers.Viewer(), **where)
+    from deployer.errors import IntegrityError, KdeployError, StoreError
+    from deployer.findings import failure
+
+    if not deps.has_project(**where):
+        printers.print_findings(deps.this_machine().services.examine(), output)
+        return
+    loaded, viewer = deps.settings(**where), printers.Viewer()
+    findings = list(deps.open_target(loaded, where.get("target")).services.examine())
+    if not any(one.status == "failure" for one in findings):
+        rollouts = deps.open_rollouts(loaded, target=where.get("target"), emit=viewer)
+        try:
+            decision = rollouts.decide(check=True)
+            rollouts.is_stored(decision.release)
+            findings += decision.findings
+        except KdeployError as error:
+            name = "model store" if isinstance(error, StoreError | IntegrityError) else "release"
+            findings.append(failure(name, str(error.what), error.hint or "", error.where or ""))
+        else:
+            if not any(one.status == "failure" for one in findings):
+                findings.append(rollouts.admit(decision))
     printers.print_findings(findings, output)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from typing_extensions import Unpack
@@ -26,11 +26,6 @@ from deployer.cli.options import (
 from deployer.cli.terminal import show, tell
 from deployer.errors import IntegrityError, StoreError
 
-if TYPE_CHECKING:
-    from deployer.config import Settings
-    from deployer.observed import Document
-
-
 _DECADE = 10 * 365 * 86400.0  # seconds
 
 
@@ -41,8 +36,12 @@ def push(
     **where: Unpack[WhereStored],
 ) -> None:
     """Build the model archive and upload it to the model store; print the release id."""
+    from deployer.project import Project
+
     loaded = deps.settings(**where)
-    release = deps.pipeline(loaded, target=where.get("target"), emit=printers.Viewer(), strict=strict).push()
+    viewer = printers.Viewer()
+    store = deps.open_model_store(loaded, where.get("target"), viewer)
+    release = Project(loaded, viewer, strict=strict).push(store)
     printers.print_rows(output, ["release"], [[release.id]], release, [release.id])
 
 
@@ -81,7 +80,7 @@ def archive(
     sets: Sets = None,
 ) -> None:
     """Write the model archive to a folder, with torch-model-archiver's flags or a kdeploy.toml."""
-    from deployer.pipeline import export_archive
+    from deployer.project import Project
 
     flags = {
         "name": model_name,
@@ -97,7 +96,7 @@ def archive(
     }
     given = [f"model.{key}={value}" for key, value in flags.items() if value is not None]
     loaded = deps.settings(config=config, sets=[*(sets or []), *given], search=model_name is None)
-    show(str(export_archive(loaded, export_path, printers.Viewer(), force=force, strict=strict)))
+    show(str(Project(loaded, printers.Viewer(), strict=strict).export(export_path, force=force)))
 
 
 @spelled_out
@@ -109,26 +108,41 @@ def plan(
     **where: Unpack[WhereStored],
 ) -> None:
     """Show what a rollout would do, and change nothing."""
-    loaded = deps.settings(**where)
-    pipe = deps.pipeline(loaded, target=where.get("target"), emit=printers.Viewer(), strict=strict)
-    plan = pipe.plan(100 if canary is None else canary, strategy and strategy.value)
-    release = plan.release
-    upload = "nothing: it is in the model store" if plan.stored else printers.size_text(plan.archive_size)
-    if plan.stored is None:
+    from deployer.rollout.plan import Strategy
+
+    loaded, percent = deps.settings(**where), 100 if canary is None else canary
+    rollouts = deps.open_rollouts(loaded, target=where.get("target"), emit=printers.Viewer(), strict=strict)
+    chosen = Strategy(strategy.value) if strategy else None
+    decision = rollouts.decide(percent=percent, strategy=chosen, check=True)
+    rollouts.tell(decision)
+    release, archive = decision.release, decision.release.archive
+    stored, live = rollouts.is_stored(release), decision.live
+    upload = "nothing: it is in the model store" if stored else printers.size_text(archive.size)
+    if stored is None:
         upload += ", unless it is in the model store"
+    answers, wanted = (live.status.serving, live.status.wanted) if live else (None, None)
+    documents = decision.bundle.documents
     rows = [
         ("release", release.id),
-        (
-            "archive",
-            f"{release.archive.file_name}, {len(release.archive.members)} files, {release.archive.digest}",
-        ),
+        ("archive", f"{archive.file_name}, {len(archive.members)} files, {archive.digest}"),
         ("upload", upload),
-        ("answers now", plan.serving or "no release"),
-        ("applied last", plan.wanted or "none"),
-        ("would answer", f"{release.id}, {plan.percent} % of the requests"),
-        ("documents", ", ".join(f"{d['kind']} {d['metadata']['name']}" for d in plan.documents)),
+        ("answers now", answers or "no release"),
+        ("applied last", wanted or "none"),
+        ("would answer", f"{release.id}, {decision.traffic.percent} % of the requests"),
+        ("documents", ", ".join(f"{d['kind']} {d['metadata']['name']}" for d in documents)),
     ]
-    printers.print_rows(output, ["what", "value"], rows, plan, [release.id])
+    data = {
+        "release": release,
+        "stored": stored,
+        "serving": answers,
+        "wanted": wanted,
+        "traffic": decision.traffic,
+        "strategy": decision.strategy,
+        "unchanged": decision.unchanged,
+        "findings": decision.findings,
+        "documents": documents,
+    }
+    printers.print_rows(output, ["what", "value"], rows, data, [release.id])
 
 
 @spelled_out
@@ -143,27 +157,15 @@ def render(
 ) -> None:
     """Print the documents that a rollout would apply, for GitOps; writes nothing."""
     loaded = deps.settings(**where)
-    documents = (
-        deps.role(loaded, where.get("target"))
-        if rbac
-        else _render(loaded, where.get("target"), release, canary)
-    )
-    rows = [(d["kind"], d["metadata"]["name"]) for d in documents]
-    printers.print_rows(output, ["kind", "name"], rows, documents, [f"{k}/{n}" for k, n in rows])
-
-
-def _render(loaded: Settings, target: str | None, release: str | None, canary: int | None) -> list[Document]:
-    from deployer.release import Traffic
-
-    pipe = deps.pipeline(loaded, target=target, emit=printers.Viewer())
-    traffic = Traffic(100 if canary is None else canary)
-    documents = pipe.render(pipe.release(release), traffic)
-    if secret := pipe.secret():
-        tell(
-            f"left out: Secret {secret['metadata']['name']}, for it holds credentials: "
-            "`kdeploy rollout` applies it"
-        )
-    return documents
+    rollouts = deps.open_rollouts(loaded, target=where.get("target"), emit=printers.Viewer())
+    bundle = rollouts.decide(release, percent=100 if canary is None else canary, look=False).bundle
+    if rbac:
+        printers.print_documents(rollouts.target.services.role(bundle), output)
+        return
+    if bundle.secret:
+        name = bundle.secret.document["metadata"]["name"]
+        tell(f"left out: Secret {name}, which holds credentials: `kdeploy rollout` applies it")
+    printers.print_documents(bundle.documents, output)
 
 
 @spelled_out
@@ -191,20 +193,23 @@ def verify(
     **where: Unpack[WhereStored],
 ) -> None:
     """Compare every byte of stored releases with what was pushed."""
+    from deployer.project import Project
+
     loaded = deps.settings(**where)
-    pipe = deps.pipeline(loaded, target=where.get("target"), emit=printers.Viewer())
+    viewer = printers.Viewer()
+    store = deps.open_model_store(loaded, where.get("target"), viewer)
     name, damaged = loaded.config.model.name, []
-    stored = [pipe.find(release)] if release else pipe.store.list(name)
+    stored = [Project(loaded, viewer).find(release, store)] if release else store.list(name)
     if not stored:
         tell(f"there is no release of {name} in {loaded.config.store.uri}")
     for found in stored:
         try:
-            pipe.store.verify(found)
+            store.verify(found)
         except IntegrityError as error:  # noqa: PERF203 - the others are looked at, too
-            if release or pipe.store.find(name, found.id):  # or it was removed in this moment
+            if release or store.find(name, found.id):  # or it was removed in this moment
                 damaged.append(error)
         except StoreError:
-            if release or pipe.store.find(name, found.id):
+            if release or store.find(name, found.id):
                 raise
         else:
             tell(f"{found.id} is as it was pushed")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from deployer.cli import view
 from deployer.cli.options import Output
-from deployer.cli.printers import print_rows
+from deployer.cli.printers import print_rows, print_yaml
 from deployer.cli.terminal import show
+from deployer.rollout import view
 
 if TYPE_CHECKING:
     from deployer.diff import Diff
@@ -22,11 +22,14 @@ _HINDERING = ("serving.kserve.io/stop", "serving.kserve.io/disable-auto-update")
 
 def print_status(live: Live, entries: Sequence[Entry], outside: Sequence[Drift], output: Output) -> None:
     """Print one service, how its last rollout ended, and what others have changed of it."""
+    if output is Output.YAML:
+        print_yaml(live.document)
+        return
     from msgspec import to_builtins
 
-    name = live.status.reference.name
-    data = {**live.document, "kdeploy": to_builtins(live.status), "changedOutside": to_builtins(outside)}
-    print_rows(output, ["what", "value"], list(_status_rows(live, entries, outside)), data, [name])
+    data = {**to_builtins(live.status), "drift": to_builtins(outside)}
+    rows, name = list(_status_rows(live, entries, outside)), live.status.reference.name
+    print_rows(output, ["what", "value"], rows, data, [name])
 
 
 def _status_rows(
@@ -44,7 +47,7 @@ def _status_rows(
         yield "reason", reason
     if status.hint:
         yield "hint", status.hint
-    yield "release", status.release or "-"
+    yield "release", status.wanted or "-"
     yield "revision", status.revision or "-"
     yield "traffic", view.shares(status) or "none"
     yield "wanted traffic", _wanted(status)
@@ -61,7 +64,10 @@ def _status_rows(
         if str(document["metadata"].get("annotations", {}).get(key, "")).lower() == "true":
             yield f"annotation {key}", "true: a rollout changes nothing until it is removed"
     for last in entries[-1:]:
-        yield "last rollout", f"{last.outcome}: {last.release} by {describe_author(last)} at {last.when}"
+        yield (
+            "last rollout",
+            f"{last.outcome.value}: {last.release} by {describe_author(last)} at {last.when}",
+        )
     for one in outside:
         by = f"by {one.manager} at {one.since}" if one.manager else "removed"
         yield "changed outside", f"{one.field} {by}"
@@ -69,7 +75,7 @@ def _status_rows(
 
 def _wanted(status: Observed) -> str:
     rest = f", {100 - status.percent} % {status.stable}" if status.percent < 100 and status.stable else ""
-    return f"{status.percent} % {status.release or '-'}{rest}"
+    return f"{status.percent} % {status.wanted or '-'}{rest}"
 
 
 def _replicas(live: Live) -> str:
@@ -89,7 +95,7 @@ def print_history(entries: Sequence[Entry], output: Output) -> None:
             entry.when or "-",
             entry.who or "-",
             _short(entry.commit) or "-",
-            entry.outcome,
+            entry.outcome.value,
         )
         for entry in entries
     ]

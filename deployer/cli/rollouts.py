@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from typing_extensions import Unpack
@@ -23,10 +23,6 @@ from deployer.cli.options import (
     spelled_out,
 )
 from deployer.errors import ConfigError
-
-if TYPE_CHECKING:
-    from deployer.observed import Document
-    from deployer.pipeline import Pipeline
 
 app = typer.Typer()
 
@@ -76,40 +72,38 @@ def rollout(
             where="--rollback-on-failure",
             hint="leave one out",
         )
+    from deployer import queries
+    from deployer.rollout.plan import Strategy
+
     percent = 100 if canary is None else canary
     seconds = deps.duration(timeout, "--timeout") if wait else None
+    chosen = Strategy(strategy.value) if strategy else None
     loaded = deps.settings(wait_window=wait_window, history_limit=history_limit, **where)
     with printers.open_viewer() as viewer:
-        pipe = deps.pipeline(
+        rollouts = deps.open_rollouts(
             loaded,
             target=where.get("target"),
             emit=viewer,
             strict=strict,
             force_conflicts=force_conflicts,
-            dry_run=dry_run is DryRun.SERVER,
         )
         if dry_run:
-            documents = pipe.documents(release, percent, strategy and strategy.value)
-            _try(pipe, documents, on_target=dry_run is DryRun.SERVER, output=output)
+            decision = rollouts.decide(
+                release, percent=percent, strategy=chosen, check=True, preview=dry_run is DryRun.SERVER
+            )
+            rollouts.tell(decision)
+            printers.print_documents(decision.bundle.documents, output)
             return
-        done = pipe.rollout(
-            release,
-            percent,
-            timeout=seconds,
-            strategy=strategy and strategy.value,
-            rollback=rollback_on_failure,
+        done = rollouts.rollout(
+            release, percent=percent, strategy=chosen, timeout=seconds, rollback=rollback_on_failure
         )
-    service = pipe.status().document if output in (Output.JSON, Output.YAML) else None
-    printers.print_rows(output, ["release"], [[done.id]], service, [done.id])
-
-
-def _try(pipe: Pipeline, documents: list[Document], *, on_target: bool, output: Output) -> None:
-    """Check documents, and have a target that was opened to change nothing check them, too."""
-    pipe.check(pipe.with_secret(documents))
-    if on_target:
-        pipe.target.apply(documents)
-    rows = [(d["kind"], d["metadata"]["name"]) for d in documents]
-    printers.print_rows(output, ["kind", "name"], rows, documents, [f"{k}/{n}" for k, n in rows])
+    live = None
+    if output in (Output.JSON, Output.YAML):
+        live = queries.inspect(rollouts.target, deps.reference(loaded, rollouts.target))
+    if live and output is Output.YAML:
+        printers.print_yaml(live.document)
+    else:
+        printers.print_rows(output, ["release"], [[done.id]], live and live.status, [done.id])
 
 
 def _refuse_options(command: typer.Context) -> None:
@@ -130,5 +124,5 @@ def history(
 ) -> None:
     """List what was rolled out to a service, the oldest first: when, by whom, and how it ended."""
     loaded = deps.settings(anywhere=True, **where)
-    place = deps.open_target(loaded, where.get("target"))
-    reports.print_history(place.history(deps.reference(loaded, place, name)), output)
+    target = deps.open_target(loaded, where.get("target"))
+    reports.print_history(target.journal.entries(deps.reference(loaded, target, name)), output)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typing_extensions import Unpack
@@ -27,7 +27,10 @@ from deployer.cli.options import (
     spelled_out,
 )
 from deployer.cli.terminal import show, tell
-from deployer.errors import DIFFERENT, ConfigError, RolloutFailedError
+from deployer.errors import DIFFERENT, ConfigError, KdeployError, RolloutFailedError
+
+if TYPE_CHECKING:
+    from deployer.journal import Entry
 
 
 @spelled_out
@@ -41,13 +44,16 @@ def diff(
 ) -> None:
     """Show what a rollout would change of what is live, and change nothing; exit code 15 if it would."""
     loaded = deps.settings(**where)
-    emit = printers.Viewer()
-    pipe = deps.pipeline(
-        loaded, target=where.get("target"), emit=emit, strict=strict, force_conflicts=force_conflicts
+    rollouts = deps.open_rollouts(
+        loaded,
+        target=where.get("target"),
+        emit=printers.Viewer(),
+        strict=strict,
+        force_conflicts=force_conflicts,
     )
-    differences = pipe.diff(release, 100 if canary is None else canary)
-    reports.print_differences(differences, output)
-    if differences:
+    decision = rollouts.decide(release, percent=100 if canary is None else canary, preview=True)
+    reports.print_differences(decision.changes, output)
+    if decision.changes:
         raise typer.Exit(DIFFERENT)
 
 
@@ -109,13 +115,14 @@ def predict(
 ) -> None:
     """Ask the model about images: TorchServe itself, or with --kserve through the ingress."""
     from deployer.predict import predict_files
+    from deployer.targets.protocols import Via
 
     seconds = deps.duration(timeout, "--timeout", zero=False)
     loaded = deps.settings(ingress=ingress if kserve else None, anywhere=True, **where)
-    place = deps.open_target(loaded, where.get("target"))
-    reference = deps.reference(loaded, place, service)
+    target = deps.open_target(loaded, where.get("target"))
+    reference = deps.reference(loaded, target, service)
     answers = predict_files(
-        place.ingress(reference) if kserve else place.direct(reference),
+        target.reach.endpoint(reference, Via.INGRESS if kserve else Via.DIRECT),
         reference.name,
         images,
         protocol=(protocol or (Protocol.V1 if kserve else Protocol.PLAIN)).value,
@@ -135,11 +142,17 @@ def status(
     **where: Unpack[Where],
 ) -> None:
     """Show the state of a service; exit code 8 if it has failed or is stopped."""
+    from deployer import queries
+
     loaded = deps.settings(anywhere=True, **where)
-    pipe = deps.pipeline(loaded, target=where.get("target"), emit=printers.Viewer())
-    live = pipe.status(name)
-    entries = pipe.history(live)
-    reports.print_status(live, entries, pipe.find_drift(live.document, entries), output)
+    target = deps.open_target(loaded, where.get("target"))
+    live = queries.inspect(target, deps.reference(loaded, target, name))
+    entries: list[Entry] = []
+    try:
+        entries = queries.read_journal(target, live)
+    except KdeployError as error:  # a user who may only read services sees all the rest
+        tell(f"warning: cannot read the journal, so changes by others are unknown: {error}")
+    reports.print_status(live, entries, queries.find_drift(live, entries), output)
     if live.status.phase.value in ("Failed", "Stopped"):
         raise typer.Exit(RolloutFailedError.exit_code)
 
@@ -152,8 +165,8 @@ def list_services(
 ) -> None:
     """List the services of a target."""
     loaded = deps.settings(anywhere=True, **where)
-    place = deps.open_target(loaded, where.get("target"))
-    printers.print_services(place.list(None if everywhere else place.namespace), output)
+    services = deps.open_target(loaded, where.get("target")).services
+    printers.print_services(services.list_all(None if everywhere else services.namespace), output)
 
 
 @spelled_out
@@ -169,9 +182,9 @@ def logs(
     loaded = deps.settings(anywhere=True, **where)
     if follow and previous:
         raise ConfigError("a run that is over says nothing more", where="--follow", hint="leave one out")
-    place = deps.open_target(loaded, where.get("target"))
-    reference, silent = deps.reference(loaded, place, name), True
-    for line in place.logs(reference, follow=follow, previous=previous):
+    target = deps.open_target(loaded, where.get("target"))
+    reference, silent = deps.reference(loaded, target, name), True
+    for line in target.reach.logs(reference, follow=follow, previous=previous):
         show(line)
         silent = False
     if silent:
@@ -186,11 +199,11 @@ def delete(
 ) -> None:
     """Take a service away; its releases stay in the model store."""
     loaded = deps.settings(anywhere=True, **where)
-    place = deps.open_target(loaded, where.get("target"))
-    reference = deps.reference(loaded, place, name)
+    target = deps.open_target(loaded, where.get("target"))
+    reference = deps.reference(loaded, target, name)
     if not yes:
         deps.confirm(f"delete {reference}?")
-    found = place.delete(reference)
-    tell(f"deleted {reference}" if found else f"service {reference} not found")
-    if held := place.holding(reference):
+    held = target.services.delete(reference)
+    tell(f"service {reference} not found" if held is None else f"deleted {reference}")
+    if held:
         tell(f"still terminating: {', '.join(held)}")

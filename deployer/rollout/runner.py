@@ -16,7 +16,7 @@ from deployer.targets.protocols import Target
 
 
 class Runner:
-    """Runs rollouts on one target. `seal` adds to a bundle of the journal the Secret that is not kept there."""
+    """Runs rollouts on one target. `seal` adds the Secret, which the journal does not keep, to a bundle."""
 
     def __init__(self, target: Target, emit: Emit, seal: Callable[[Bundle], Bundle]) -> None:
         self._target, self._emit, self._seal = target, emit, seal

@@ -11,7 +11,7 @@ from deployer.errors import NotFoundError
 from deployer.journal import plan_entry
 from deployer.journal import Provenance
 from deployer.observed import Reference
-from deployer.targets.local.revisions import HISTORY, Record, note_outcome, read_documents, remember, want
+from deployer.targets.local.revisions import HISTORY, Record, note_outcome, read_documents, append_entry, set_desired
 from deployer.targets.local.service import now
 from tests.local.client import Client
 from tests.local.releases import make_documents
@@ -24,9 +24,9 @@ def test_the_oldest_are_forgotten_and_numbers_go_on(store: Path) -> None:
     documents = make_documents("demo", A, store / "a")
     service, runtime = read_documents(documents, "default")
     assert runtime
-    record: Record = want(None, service, runtime, now())
+    record: Record = set_desired(None, service, runtime, now())
     for _ in range(HISTORY + 2):
-        record = remember(record, plan_entry(documents, Provenance(), now=now()))
+        record = append_entry(record, plan_entry(documents, Provenance(), now=now()))
     assert [entry.number for entry in record.history] == list(range(3, HISTORY + 3))
     record = note_outcome(record, 3, "Ready", now())
     assert [entry.outcome for entry in record.history[:2]] == ["Ready", "applied"]

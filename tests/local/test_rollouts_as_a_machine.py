@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from deployer.targets.local.revisions import Record, arrive, note_failure, read_documents, want
+from deployer.targets.local.revisions import Record, commit_traffic, note_failure, read_documents, set_desired
 from tests.local.releases import make_documents
 
 RELEASES = st.sampled_from("abcd")
@@ -19,7 +19,7 @@ def applied(record: Record | None, release: str, percent: int | None) -> Record:
     documents = make_documents("demo", release, Path("/store") / release, canary=percent)
     service, runtime = read_documents(documents, "default")
     assert runtime
-    return want(record, service, runtime, "2026-01-01T00:00:00Z")
+    return set_desired(record, service, runtime, "2026-01-01T00:00:00Z")
 
 
 class Rollouts(RuleBasedStateMachine):
@@ -40,13 +40,13 @@ class Rollouts(RuleBasedStateMachine):
         assert not self.record.revision(self.record.latest).failure, "it is given a chance"
 
     @precondition(
-        lambda self: not any(self.record.revision(line.revision).failure for line in self.record.goal)
+        lambda self: not any(self.record.revision(line.revision).failure for line in self.record.desired_traffic)
     )
     @rule()
     def become_ready(self) -> None:
-        self.proven |= {line.revision for line in self.record.goal}
-        self.record = arrive(self.record)
-        assert self.record.traffic == self.record.goal
+        self.proven |= {line.revision for line in self.record.desired_traffic}
+        self.record = commit_traffic(self.record)
+        assert self.record.traffic == self.record.desired_traffic
 
     @precondition(lambda self: self.record.latest not in self.proven)
     @rule()
@@ -54,18 +54,18 @@ class Rollouts(RuleBasedStateMachine):
         serving = self.record.traffic
         self.record = note_failure(self.record, self.record.latest, "ModuleNotFoundError")
         assert self.record.traffic == serving
-        assert self.record.latest not in self.record.needed, "what cannot load is not run again"
+        assert self.record.latest not in self.record.required, "what cannot load is not run again"
 
     @invariant()
     def every_request_goes_somewhere(self) -> None:
         assert sum(line.percent for line in self.record.traffic) in (0, 100)
-        assert sum(line.percent for line in self.record.goal) == 100
+        assert sum(line.percent for line in self.record.desired_traffic) == 100
 
     @invariant()
     def only_what_was_ready_serves_and_it_runs(self) -> None:
         serving = {line.revision for line in self.record.traffic}
         assert serving <= self.proven
-        assert serving <= self.record.needed
+        assert serving <= self.record.required
         assert not any(self.record.revision(name).failure for name in serving)
 
     @invariant()

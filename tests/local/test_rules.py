@@ -18,7 +18,7 @@ from deployer.targets.local.revisions import (
     HISTORY,
     Line,
     Record,
-    arrive,
+    commit_traffic,
     note_failure,
     read_documents,
     release_folder,
@@ -35,7 +35,7 @@ def apply(record: Record | None, release: str, canary: int | None = None) -> Rec
     documents = make_documents("demo", release, Path("/store") / release, canary=canary)
     service, runtime = read_documents(documents, "default")
     assert runtime
-    return want(record, service, runtime, NOW)
+    return set_desired(record, service, runtime, NOW)
 
 
 def split(record: Record) -> list[tuple[str, int]]:
@@ -43,22 +43,22 @@ def split(record: Record) -> list[tuple[str, int]]:
 
 
 def test_the_first_release_takes_everything_whatever_is_asked() -> None:
-    record = arrive(apply(None, "a", canary=10))
+    record = commit_traffic(apply(None, "a", canary=10))
     assert split(record) == [(FIRST, 100)]
-    assert split(arrive(apply(record, "a", canary=10))) == [(FIRST, 100)]
+    assert split(commit_traffic(apply(record, "a", canary=10))) == [(FIRST, 100)]
 
 
 def test_a_canary_stands_against_what_was_last_rolled_out() -> None:
-    record = apply(arrive(apply(None, "a")), "b", canary=10)
+    record = apply(commit_traffic(apply(None, "a")), "b", canary=10)
     assert split(record) == [(FIRST, 100)]
-    assert record.needed == {FIRST, SECOND}
-    record = arrive(record)
+    assert record.required == {FIRST, SECOND}
+    record = commit_traffic(record)
     assert split(record) == [(SECOND, 10), (FIRST, 90)]
-    more = arrive(apply(record, "b", canary=50))
+    more = commit_traffic(apply(record, "b", canary=50))
     assert (split(more), len(more.revisions)) == ([(SECOND, 50), (FIRST, 50)], 2)
-    third = arrive(apply(more, "c", canary=10))
+    third = commit_traffic(apply(more, "c", canary=10))
     assert split(third) == [(THIRD, 10), (FIRST, 90)]
-    promoted = arrive(apply(third, "c"))
+    promoted = commit_traffic(apply(third, "c"))
     assert split(promoted) == [(THIRD, 100)]
     assert (promoted.rolled_out, promoted.previous) == (THIRD, FIRST)
     assert promoted.in_use == {"a", "c"}
@@ -80,23 +80,23 @@ def test_logs_tell_of_requests_and_not_of_our_own_probes(tmp_path: Path) -> None
 
 
 def test_going_back_is_the_same_revision_again() -> None:
-    record = arrive(apply(arrive(apply(None, "a")), "b"))
-    back = arrive(apply(record, "a"))
+    record = commit_traffic(apply(commit_traffic(apply(None, "a")), "b"))
+    back = commit_traffic(apply(record, "a"))
     assert split(back) == [(FIRST, 100)]
     assert (back.latest, back.rolled_out, back.previous) == (FIRST, FIRST, SECOND)
     assert len(back.revisions) == 2
 
 
 def test_a_release_that_is_rolled_out_keeps_all_requests() -> None:
-    record = arrive(apply(arrive(apply(None, "a")), "b"))
-    assert split(arrive(apply(record, "b", canary=0))) == [(SECOND, 100)]
+    record = commit_traffic(apply(commit_traffic(apply(None, "a")), "b"))
+    assert split(commit_traffic(apply(record, "b", canary=0))) == [(SECOND, 100)]
 
 
 def test_applying_the_same_again_changes_nothing_but_a_failure() -> None:
-    record = arrive(apply(None, "a"))
+    record = commit_traffic(apply(None, "a"))
     assert apply(record, "a") == record
     failed = note_failure(apply(record, "b"), SECOND, "it breaks")
-    assert failed.needed == {FIRST}
+    assert failed.required == {FIRST}
     again = apply(failed, "b")
     assert again.revision(SECOND).failure == ""
     assert again.generation == failed.generation
@@ -105,22 +105,22 @@ def test_applying_the_same_again_changes_nothing_but_a_failure() -> None:
 def test_old_revisions_are_forgotten_and_their_numbers_not_used_again() -> None:
     record = None
     for number in range(40):
-        record = arrive(apply(record, f"r{number}"))
+        record = commit_traffic(apply(record, f"r{number}"))
     assert record
     assert record.latest == "demo-predictor-00040"
     assert len(record.revisions) == HISTORY + 3
-    assert arrive(apply(record, "r1")).latest == "demo-predictor-00041"
+    assert commit_traffic(apply(record, "r1")).latest == "demo-predictor-00041"
 
 
 def test_the_status_tells_loading_ready_lost_and_failed_apart() -> None:
-    record = apply(arrive(apply(None, "a")), "b")
+    record = apply(commit_traffic(apply(None, "a")), "b")
     seen = {FIRST: Seen(True), SECOND: Seen(False, "it loads")}
     loading = observe(build_document(record, seen, NOW))
     assert (loading.phase, loading.message) == (Phase.PROGRESSING, f"{SECOND}: it loads")
     failed = build_document(note_failure(record, SECOND, "it breaks"), seen, NOW)
     assert (observe(failed).phase, observe(failed).message) == (Phase.FAILED, "it breaks")
     assert [(s.release, s.percent) for s in observe(failed).traffic] == [("a", 100)]
-    record = arrive(record)
+    record = commit_traffic(record)
     ready = build_document(record, {SECOND: Seen(True)}, NOW, before=failed)
     assert observe(ready).phase is Phase.READY
     lost = build_document(record, {SECOND: Seen(False, "killed")}, "2026-02-02T00:00:00Z", before=ready)
@@ -133,16 +133,16 @@ def test_the_status_tells_loading_ready_lost_and_failed_apart() -> None:
 
 
 def test_ready_means_the_wanted_split() -> None:
-    record = arrive(apply(None, "a"))
+    record = commit_traffic(apply(None, "a"))
     canary = apply(record, "b", canary=10)
     seen = {FIRST: Seen(True), SECOND: Seen(True)}
     assert observe(build_document(canary, seen, NOW)).phase is Phase.PROGRESSING
-    status = observe(build_document(arrive(canary), seen, NOW))
+    status = observe(build_document(commit_traffic(canary), seen, NOW))
     assert (status.phase, status.percent, status.stable) == (Phase.READY, 10, "a")
-    assert observe(build_document(arrive(canary), seen, NOW), stable="z").phase is Phase.PROGRESSING
-    promoted = apply(arrive(canary), "b")
+    assert observe(build_document(commit_traffic(canary), seen, NOW), stable="z").phase is Phase.PROGRESSING
+    promoted = apply(commit_traffic(canary), "b")
     assert observe(build_document(promoted, seen, NOW)).phase is Phase.PROGRESSING
-    assert observe(build_document(arrive(promoted), seen, NOW)).phase is Phase.READY
+    assert observe(build_document(commit_traffic(promoted), seen, NOW)).phase is Phase.READY
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def launch(folder: Path, environment: dict[str, str], **more: Any) -> Launch:
     documents = make_documents("demo", "a", folder, **more)
     service, runtime = read_documents(documents, "default")
     assert runtime
-    record = want(None, service, runtime, NOW)
+    record = set_desired(None, service, runtime, NOW)
     return plan_launch(
         record.revision(record.latest),
         ports=Ports(1, 2, 3, 4, 5, 6),
@@ -211,7 +211,7 @@ def test_a_release_that_is_gone_or_broken_says_where(tmp_path: Path) -> None:
 def test_a_record_survives_its_json() -> None:
     import msgspec
 
-    record = arrive(apply(arrive(apply(None, "a")), "b", canary=10))
+    record = commit_traffic(apply(commit_traffic(apply(None, "a")), "b", canary=10))
     assert msgspec.json.decode(msgspec.json.encode(record), type=Record) == record
     assert record.traffic[0] == Line(SECOND, 10)
     assert json.loads(msgspec.json.encode(record))["latest"] == SECOND

@@ -10,9 +10,8 @@ import msgspec
 from aiohttp import web
 
 from deployer.errors import KdeployError
-from deployer.journal import Provenance
-from deployer.observed import Reference
-from deployer.targets.local.protocol import Failure
+from deployer.observed import Live, Reference
+from deployer.targets.local.protocol import Failure, Noted, Wanted
 from deployer.targets.local.supervisor import Supervisor
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -35,7 +34,7 @@ class Api:
                 web.get(service, self._get),
                 web.delete(service, self._delete),
                 web.get(service + "/watch", self._watch),
-                web.put(service + "/outcome", self._outcome),
+                web.post(service + "/journal", self._note),
             ]
         )
         # A watcher that goes away ends its watch; whoever still watches does not hold up the end.
@@ -71,23 +70,19 @@ class Api:
     async def _list(self, request: web.Request) -> web.Response:
         namespace = request.query.get("namespace")
         services = sorted(self._supervisor.services.items(), key=str)
-        return _json([s.document for r, s in services if namespace in (None, r.namespace)])
+        return _json([s.observe() for r, s in services if namespace in (None, r.namespace)])
 
     async def _apply(self, request: web.Request) -> web.Response:
-        wanted = await request.json()
-        provenance = msgspec.convert(wanted["provenance"], Provenance)
-        reference = self._supervisor.apply(
-            wanted["documents"], wanted["namespace"], provenance, wanted["stable"]
-        )
-        number = self._supervisor.find(reference).record.history[-1].number
-        return _json({"namespace": reference.namespace, "name": reference.name, "number": number})
+        wanted = msgspec.json.decode(await request.read(), type=Wanted)
+        return _json(self._supervisor.apply(wanted.bundle, wanted.entry, wanted.expect))
 
     async def _get(self, request: web.Request) -> web.Response:
-        return _json(self._supervisor.find(_reference(request)).document)
+        service = self._supervisor.find(_reference(request))
+        return _json(Live(service.document, service.observe()))
 
-    async def _outcome(self, request: web.Request) -> web.Response:
-        ended = await request.json()
-        self._supervisor.find(_reference(request)).note_outcome(ended["number"], ended["outcome"])
+    async def _note(self, request: web.Request) -> web.Response:
+        noted = msgspec.json.decode(await request.read(), type=Noted)
+        self._supervisor.find(_reference(request)).note(noted.number, noted.event)
         return _json({})
 
     async def _delete(self, request: web.Request) -> web.Response:
@@ -97,8 +92,8 @@ class Api:
         service = self._supervisor.find(_reference(request))
         response = web.StreamResponse()
         await response.prepare(request)
-        async for document in service.watch():
-            await response.write(msgspec.json.encode(document) + b"\n")
+        async for observed in service.watch(request.query.get("stable")):
+            await response.write(msgspec.json.encode(observed) + b"\n")
         return response
 
 

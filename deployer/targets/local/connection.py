@@ -131,7 +131,7 @@ def _ended(error: Exception) -> NotRunningError:
 
 
 def _send(connection: _UnixConnection, method: str, url: str, body: object) -> http.client.HTTPResponse:
-    data = None if body is None else json.dumps(body).encode()
+    data = None if body is None else msgspec.json.encode(body)
     connection.request(method, url, body=data, headers={"Content-Type": "application/json"})
     response = connection.getresponse()
     if response.status >= 400:

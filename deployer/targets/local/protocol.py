@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from deployer.bundle import Bundle
+from deployer.journal import Entry, JournalEvent
+
 ALREADY_RUNNING = 3  # the daemon's exit status where another one holds the state folder
 
 
@@ -38,6 +41,21 @@ class Info(Struct, frozen=True, kw_only=True):
     pid: int | None = None
     ingress: str | None = None
     services: tuple[ServiceInfo, ...] = ()
+
+
+class Wanted(Struct, frozen=True):
+    """A bundle to be applied, and the entry of the journal that it makes."""
+
+    bundle: Bundle
+    entry: Entry
+    expect: int | None = None
+
+
+class Noted(Struct, frozen=True):
+    """An event for an entry of the journal."""
+
+    number: int
+    event: JournalEvent
 
 
 class Failure(Struct, frozen=True, omit_defaults=True):

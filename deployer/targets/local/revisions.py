@@ -8,15 +8,15 @@ last rolled out in full; a revision that is not ready changes nothing for those 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from msgspec import Struct, structs
 
+from deployer.bundle import Bundle
 from deployer.errors import TargetError
-from deployer.journal import APPLIED, Entry, superfluous
+from deployer.journal import Entry, JournalEvent, Outcome, add_event, superfluous
 from deployer.observed import RELEASE_LABEL, Document, Reference
 
 DOMAIN = "example.com"  # KServe's default
@@ -71,16 +71,16 @@ class Record(Struct, frozen=True, kw_only=True):
         return 100 if wanted is None else int(wanted)
 
     @property
-    def goal(self) -> tuple[Line, ...]:
+    def desired_traffic(self) -> tuple[Line, ...]:
         """The split that is wanted; the first release of a service gets all, whatever is asked."""
         if self.percent >= 100 or self.rolled_out in ("", self.latest):
             return (Line(self.latest, 100),)
         return (Line(self.latest, self.percent), Line(self.rolled_out, 100 - self.percent))
 
     @property
-    def needed(self) -> frozenset[str]:
+    def required(self) -> frozenset[str]:
         """The revisions that have to run: those that serve, and those that are wanted to."""
-        lines = {line.revision for line in (*self.traffic, *self.goal)}
+        lines = {line.revision for line in (*self.traffic, *self.desired_traffic)}
         return frozenset(name for name in lines if not self.revision(name).failure)
 
     @property
@@ -94,7 +94,7 @@ class Record(Struct, frozen=True, kw_only=True):
         return next(revision for revision in self.revisions if revision.name == name)
 
 
-def want(record: Record | None, service: Document, runtime: Document, now: str) -> Record:
+def set_desired(record: Record | None, service: Document, runtime: Document, now: str) -> Record:
     """Make the documents the wanted state of a service; applying the same again changes nothing.
 
     A template that the service has had before is that revision again, and one that had failed is
@@ -115,30 +115,31 @@ def want(record: Record | None, service: Document, runtime: Document, now: str) 
     return _without_old_revisions(record)
 
 
-def remember(record: Record, entry: Entry) -> Record:
+def append_entry(record: Record, entry: Entry, now: str) -> Record:
     """Add what was applied to a service's history."""
     number = record.history[-1].number + 1 if record.history else 1
-    history = (*record.history, structs.replace(entry, number=number, outcome=APPLIED))
+    entry = structs.replace(entry, number=number, when=now)
+    history = (
+        *record.history,
+        add_event(entry, JournalEvent(outcome=Outcome.APPLIED, at=now, who=entry.who)),
+    )
     old = superfluous(history, HISTORY)
     return structs.replace(record, history=history[len(old) :])
 
 
-def note_outcome(record: Record, number: int, outcome: str, now: str) -> Record:
-    """Note in the history how a rollout has ended."""
-    history = tuple(
-        structs.replace(entry, outcome=outcome, since=now) if entry.number == number else entry
-        for entry in record.history
-    )
+def note_event(record: Record, number: int, event: JournalEvent) -> Record:
+    """Add an event to an entry of the history."""
+    history = tuple(add_event(entry, event) if entry.number == number else entry for entry in record.history)
     return structs.replace(record, history=history)
 
 
-def arrive(record: Record) -> Record:
+def commit_traffic(record: Record) -> Record:
     """Put the wanted split into effect, all of its revisions being ready."""
     rolled_out, previous = record.rolled_out, record.previous
-    if record.goal == (Line(record.latest, 100),) and rolled_out != record.latest:
+    if record.desired_traffic == (Line(record.latest, 100),) and rolled_out != record.latest:
         rolled_out, previous = record.latest, rolled_out
     return structs.replace(
-        record, traffic=record.goal, ready=record.latest, rolled_out=rolled_out, previous=previous
+        record, traffic=record.desired_traffic, ready=record.latest, rolled_out=rolled_out, previous=previous
     )
 
 
@@ -151,31 +152,16 @@ def note_failure(record: Record, name: str, failure: str) -> Record:
     return structs.replace(record, revisions=revisions)
 
 
-def read_documents(documents: Sequence[Document], namespace: str) -> tuple[Document, Document | None]:
-    """Pick the InferenceService and its ServingRuntime. Raises TargetError for what cannot be served."""
-    services = [d for d in documents if d.get("kind") == "InferenceService"]
-    if len(services) != 1:
-        raise TargetError(f"one InferenceService is applied at a time, not {len(services)}")
-    service = services[0]
-    predictor = service.get("spec", {}).get("predictor", {})
-    name = service.get("metadata", {}).get("name")
-    model = predictor.get("model") or {}
-    if not name or not model.get("storageUri"):
+def check_bundle(bundle: Bundle) -> None:
+    """Raise TargetError for a bundle that cannot be served here."""
+    predictor = bundle.service.get("spec", {}).get("predictor", {})
+    if not bundle.service.get("metadata", {}).get("name") or not (predictor.get("model") or {}).get(
+        "storageUri"
+    ):
         raise TargetError("the InferenceService has no name, or no predictor.model.storageUri")
-    release_folder(model["storageUri"])
-    percent = predictor.get("canaryTrafficPercent")
-    if percent is not None and not 0 <= percent <= 100:
-        raise TargetError(f"{percent} is no percentage", where="predictor.canaryTrafficPercent")
-    metadata = {"namespace": namespace, **service["metadata"]}
-    runtime = next(
-        (
-            d
-            for d in documents
-            if d.get("kind") == "ServingRuntime" and d["metadata"]["name"] == model.get("runtime")
-        ),
-        None,
-    )
-    return {**service, "metadata": metadata}, runtime
+    release_folder(bundle.storage_uri)
+    if not 0 <= bundle.percent <= 100:
+        raise TargetError(f"{bundle.percent} is not a percentage", where="predictor.canaryTrafficPercent")
 
 
 def hosts(reference: Reference) -> tuple[str, str]:
@@ -214,7 +200,7 @@ def _template(revision: Revision) -> str:
 
 
 def _without_old_revisions(record: Record) -> Record:
-    used = {record.latest, record.ready, record.rolled_out, record.previous, *record.needed}
+    used = {record.latest, record.ready, record.rolled_out, record.previous, *record.required}
     old = [revision for revision in record.revisions if revision.name not in used]
     dropped = {revision.name for revision in old[: max(len(old) - HISTORY, 0)]}
     kept = tuple(revision for revision in record.revisions if revision.name not in dropped)

@@ -11,14 +11,24 @@ import datetime as dt
 import sys
 from collections.abc import AsyncIterator
 
+from msgspec import structs
+
 from deployer.errors import KdeployError
-from deployer.journal import Entry
-from deployer.observed import Document, Reference
+from deployer.journal import Entry, JournalEvent
+from deployer.observed import Document, Observed, Reference
 from deployer.targets.local.protocol import RevisionInfo, ServiceInfo
-from deployer.targets.local.revisions import Record, arrive, hosts, note_failure, note_outcome, remember, want
+from deployer.targets.local.revisions import (
+    Record,
+    append_entry,
+    commit_traffic,
+    hosts,
+    note_event,
+    note_failure,
+    set_desired,
+)
 from deployer.targets.local.routing import Route, Routes
 from deployer.targets.local.state import State
-from deployer.targets.local.status import Seen, build_document
+from deployer.targets.local.status import Seen, build_document, observe
 from deployer.targets.local.torchserve import Surroundings, TorchServe
 
 
@@ -33,6 +43,7 @@ class Service:
     def __init__(self, record: Record, state: State, routes: Routes, surroundings: Surroundings) -> None:
         self.record = record
         self.document: Document = {}
+        self._seen: dict[str, Seen] = {}
         self._state = state
         self._routes = routes
         self._around = surroundings
@@ -46,9 +57,10 @@ class Service:
         """The service's name."""
         return self.record.reference
 
-    def want(self, service: Document, runtime: Document, entry: Entry) -> None:
+    def set_desired(self, service: Document, runtime: Document, entry: Entry) -> None:
         """Make documents the wanted state. Raises TargetError, with nothing changed."""
-        record = remember(want(self.record, service, runtime, now()), entry)
+        time = now()
+        record = append_entry(set_desired(self.record, service, runtime, time), entry, time)
         self._state.write_record(record)
         dropped = {r.name for r in self.record.revisions} - {r.name for r in record.revisions}
         self.record = record
@@ -56,9 +68,9 @@ class Service:
             self._state.remove_logs(self.reference, name)
         self.reconcile()
 
-    def note_outcome(self, number: int, outcome: str) -> None:
-        """Note in the history how a rollout has ended."""
-        self.record = note_outcome(self.record, number, outcome, now())
+    def note(self, number: int, event: JournalEvent) -> None:
+        """Add an event to an entry of the history."""
+        self.record = note_event(self.record, number, structs.replace(event, at=now()))
         self._state.write_record(self.record)
 
     def reconcile(self) -> None:
@@ -69,29 +81,34 @@ class Service:
         for name, server in list(self._running.items()):
             if server.failure:
                 self.record = note_failure(self.record, name, server.failure)
-        for name in self.record.needed:
+        for name in self.record.required:
             self._run(name)
-        if (self.record.traffic, self.record.ready) != (self.record.goal, self.record.latest):
-            servers = [self._running.get(line.revision) for line in self.record.goal]
+        if (self.record.traffic, self.record.ready) != (self.record.desired_traffic, self.record.latest):
+            servers = [self._running.get(line.revision) for line in self.record.desired_traffic]
             if all(server and server.upstream.ready for server in servers):
-                self.record = arrive(self.record)
+                self.record = commit_traffic(self.record)
         if self.record != before:
             self._save()
         self._route()
-        for name in set(self._running) - self.record.needed:
+        for name in set(self._running) - self.record.required:
             self._retire(name)
         self._publish()
 
-    async def watch(self) -> AsyncIterator[Document | None]:
-        """Yield the document now and at every change; None when the service is deleted."""
+    def observe(self, stable: str | None = None) -> Observed:
+        """Return what is observed of the service; `stable` as in read_observed."""
+        return observe(self.record, self.document, self._seen, stable=stable)
+
+    async def watch(self, stable: str | None = None) -> AsyncIterator[Observed | None]:
+        """Yield what is observed now and at every change; None when the service is deleted."""
         event = asyncio.Event()
         self._watchers.add(event)
         try:
-            last: Document | None = None
+            last: Observed | None = None
             while not self._deleted:
-                if self.document != last:
-                    last = self.document
-                    yield last
+                observed = self.observe(stable)
+                if observed != last:
+                    last = observed
+                    yield observed
                     continue
                 await event.wait()
                 event.clear()
@@ -179,8 +196,8 @@ class Service:
             for name, server in self._running.items()
         }
         document = build_document(self.record, seen, now(), before=self.document)
-        if document != self.document:
-            self.document = document
+        if (document, seen) != (self.document, self._seen):
+            self.document, self._seen = document, seen
             self._wake()
 
     def _wake(self) -> None:

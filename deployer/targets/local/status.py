@@ -1,4 +1,4 @@
-"""The status of a service, in the shape that KServe gives an InferenceService's. Pure."""
+"""What is observed of a service, and its InferenceService with a status as KServe writes it. Pure."""
 
 from __future__ import annotations
 
@@ -6,22 +6,10 @@ from collections.abc import Mapping
 
 from msgspec import Struct, structs
 
-from deployer.observed import NOT_RUNNING, RELEASE_LABEL, Document, Observed, Phase, read_observed
+from deployer.observed import NOT_RUNNING, Document, Observed, Phase, Revision, read_observed
 from deployer.targets.local.revisions import Record, hosts
 
 LOGS = "fix the cause, then run `kdeploy rollout` again; `kdeploy logs` shows what TorchServe wrote"
-
-
-def observe(document: Document, *, stable: str | None = None) -> Observed:
-    """Return what a document that `build_document` made tells; `stable` as in read_observed."""
-    predictor = document["status"]["components"]["predictor"]
-    releases = {line["revisionName"]: line["release"] for line in predictor["traffic"]}
-    releases[predictor["latestCreatedRevision"]] = document["metadata"].get("labels", {}).get(RELEASE_LABEL)
-    releases[predictor.get("latestRolledoutRevision", "")] = predictor.get("rolledOutRelease")
-    status = read_observed(document, releases, stable=stable)
-    counted = predictor["replicas"]
-    hint = LOGS if status.phase is Phase.FAILED else ""
-    return structs.replace(status, replicas=(counted["ready"], counted["wanted"]), hint=hint)
 
 
 class Seen(Struct, frozen=True):
@@ -29,6 +17,20 @@ class Seen(Struct, frozen=True):
 
     ready: bool
     reason: str = ""
+
+
+def observe(
+    record: Record, document: Document, seen: Mapping[str, Seen], *, stable: str | None = None
+) -> Observed:
+    """Return what is observed of a service; `document` is as `build_document` made it."""
+    releases = {revision.name: revision.release for revision in record.revisions}
+    observed = read_observed(document, releases, stable=stable)
+    revisions = tuple(
+        Revision(name, releases.get(name), ready=int(one.ready), pods=1) for name, one in sorted(seen.items())
+    )
+    ready = sum(one.ready for name, one in seen.items() if name in record.required)
+    hint = LOGS if observed.phase is Phase.FAILED else ""
+    return structs.replace(observed, revisions=revisions, replicas=(ready, len(record.required)), hint=hint)
 
 
 class _Condition(Struct, frozen=True):
@@ -59,7 +61,7 @@ def build_document(
 
 def _status(record: Record, seen: Mapping[str, Seen], now: str, before: Document, down: str) -> Document:
     outer, inner = hosts(record.reference)
-    arrived = (record.traffic, record.ready) == (record.goal, record.latest)
+    arrived = (record.traffic, record.ready) == (record.desired_traffic, record.latest)
     conditions = _conditions(record, seen, arrived=arrived, down=down)
     since = {c["type"]: c for c in before.get("status", {}).get("conditions", [])}
     return {
@@ -69,13 +71,12 @@ def _status(record: Record, seen: Mapping[str, Seen], now: str, before: Document
         "deploymentMode": "Knative",
         "servingRuntimeName": record.runtime["metadata"]["name"],
         "conditions": [_dated(kind, c, since.get(kind), now) for kind, c in conditions.items()],
-        "components": {"predictor": _predictor(record, seen, outer, serves=not down)},
+        "components": {"predictor": _predictor(record, outer, serves=not down)},
         "modelStatus": _model_status(record, seen, now, before, arrived=arrived),
     }
 
 
-def _predictor(record: Record, seen: Mapping[str, Seen], host: str, *, serves: bool) -> Document:
-    releases = {revision.name: revision.release for revision in record.revisions}
+def _predictor(record: Record, host: str, *, serves: bool) -> Document:
     names = {
         "latestCreatedRevision": record.latest,
         "latestReadyRevision": record.ready,
@@ -87,18 +88,14 @@ def _predictor(record: Record, seen: Mapping[str, Seen], host: str, *, serves: b
             "revisionName": line.revision,
             "percent": line.percent,
             "latestRevision": line.revision == record.ready,
-            "release": releases[line.revision],
         }
         for line in (record.traffic if serves else ())
     ]
     if len(traffic) == 2:  # as KServe tags the revision that a canary stands against
         traffic[1]["tag"] = "prev"
-    ready = sum(one.ready for name, one in seen.items() if name in record.needed)
     return {
         **{key: name for key, name in names.items() if name},
-        "rolledOutRelease": releases.get(record.rolled_out),
         "traffic": traffic,
-        "replicas": {"ready": ready, "wanted": len(record.needed)},
         "url": f"http://{host}",
     }
 
@@ -115,7 +112,7 @@ def _conditions(
     if failure:
         predictor = _Condition("False", "RevisionFailed", failure)
     elif not arrived:
-        waiting = _missing([line.revision for line in record.goal], seen)
+        waiting = _missing([line.revision for line in record.desired_traffic], seen)
         predictor = _Condition("Unknown", "RevisionNotReady", waiting)
     elif lost:
         predictor = _Condition("False", "RevisionLost", lost)
@@ -139,7 +136,7 @@ def _model_status(
     failure = record.revision(record.latest).failure
     ready = sum(one.ready for one in seen.values())
     serves = any(seen[line.revision].ready for line in record.traffic if line.revision in seen)
-    up_to_date = arrived and not _missing([line.revision for line in record.goal], seen)
+    up_to_date = arrived and not _missing([line.revision for line in record.desired_traffic], seen)
     states = {
         "activeModelState": "Loaded" if serves else "Pending",
         "targetModelState": "FailedToLoad" if failure else "Loaded" if up_to_date else "Loading",

@@ -8,20 +8,21 @@ import os
 import secrets
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated
 
 import aiohttp
 import msgspec
 
+from deployer.bundle import Bundle
 from deployer.errors import NotFoundError, TargetError
-from deployer.journal import Provenance, plan_entry
+from deployer.journal import Entry, check_expected
 from deployer.observed import Document, Reference
 from deployer.targets.local.ingress import Ingress
 from deployer.targets.local.logs import keep_small
 from deployer.targets.local.processes import INSTANCE_MARK, STATE_MARK, end_marked
 from deployer.targets.local.protocol import Info
-from deployer.targets.local.revisions import Record, read_documents, remember, want
+from deployer.targets.local.revisions import Record, append_entry, check_bundle, set_desired
 from deployer.targets.local.routing import Routes
 from deployer.targets.local.service import Service, now
 from deployer.targets.local.state import State
@@ -91,23 +92,25 @@ class Supervisor:
         await self._session.close()
         self.state.remove_alias()
 
-    def apply(
-        self, documents: Sequence[Document], namespace: str, provenance: Provenance, stable: str | None = None
-    ) -> Reference:
-        """Make documents the wanted state of their service. Raises TargetError, with nothing changed."""
-        service, runtime = read_documents(documents, namespace)
-        metadata = service["metadata"]
-        reference = Reference(metadata["namespace"], metadata["name"])
-        runtime = runtime or self._known_runtime(reference, service)
+    def apply(self, bundle: Bundle, entry: Entry, expect: int | None) -> int:
+        """Make a bundle the wanted state of its service, and return the number of its entry.
+
+        Raises TargetError or ConflictError, with nothing changed.
+        """
+        check_bundle(bundle)
+        reference = bundle.reference
         known = self.services.get(reference)
-        entry = plan_entry(documents, provenance, now=now(), stable=stable)
+        history = known.record.history if known else ()
+        check_expected(history[-1] if history else None, expect, str(reference))
+        runtime = self._runtime(bundle)
         if known:
-            known.want(service, runtime, entry)
+            known.set_desired(bundle.service, runtime, entry)
         else:
-            record = remember(want(None, service, runtime, now()), entry)
+            time = now()
+            record = append_entry(set_desired(None, bundle.service, runtime, time), entry, time)
             self.state.write_record(record)
             self._adopt(reference, record)
-        return reference
+        return self.services[reference].record.history[-1].number
 
     async def delete(self, reference: Reference) -> bool:
         """Remove a service; False where there was none."""
@@ -119,7 +122,7 @@ class Supervisor:
     def find(self, reference: Reference) -> Service:
         """Return a service. Raises NotFoundError."""
         if reference not in self.services:
-            raise NotFoundError(f"there is no service {reference}", hint="`kdeploy list` shows what there is")
+            raise NotFoundError(f"service {reference} not found", hint="`kdeploy list` shows what exists")
         return self.services[reference]
 
     def info(self) -> Info:
@@ -136,14 +139,16 @@ class Supervisor:
         self.services[reference] = service
         service.reconcile()
 
-    def _known_runtime(self, reference: Reference, service: Document) -> Document:
-        """Find a ServingRuntime that was applied with another service of the namespace, or before."""
-        wanted = service["spec"]["predictor"]["model"].get("runtime")
-        for other, known in self.services.items():
-            runtime = known.record.runtime
-            if other.namespace == reference.namespace and runtime["metadata"]["name"] == wanted:
+    def _runtime(self, bundle: Bundle) -> Document:
+        """Return the ServingRuntime that a service names: its own, or one that came with another service."""
+        wanted = bundle.service["spec"]["predictor"]["model"].get("runtime")
+        others = [
+            s.record.runtime for r, s in self.services.items() if r.namespace == bundle.reference.namespace
+        ]
+        for runtime in (*([bundle.runtime] if bundle.runtime else []), *others):
+            if runtime["metadata"]["name"] == wanted:
                 return runtime
-        raise TargetError(f"there is no ServingRuntime {wanted}", where="predictor.model.runtime")
+        raise TargetError(f"ServingRuntime {wanted} not found", where="predictor.model.runtime")
 
 
 def sweep(state: State) -> int:

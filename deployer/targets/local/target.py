@@ -2,48 +2,46 @@
 
 from __future__ import annotations
 
-import builtins
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from deployer.errors import NotFoundError, TargetError
+from deployer.bundle import Bundle
+from deployer.errors import ConfigError, NotFoundError, TargetError
+from deployer.findings import Finding
 from deployer.inuse import releases_named
-from deployer.journal import Entry, Provenance
+from deployer.journal import Entry, JournalEvent
 from deployer.managed_fields import agrees
 from deployer.observed import Capabilities, Document, Live, Observed, Phase, Reference
-from deployer.release import Traffic
 from deployer.targets.local import daemon
 from deployer.targets.local.connection import NotRunningError, ask, lines
 from deployer.targets.local.logs import read_logs, read_previous, revisions_of_interest
-from deployer.targets.local.protocol import Info, RevisionInfo, ServiceInfo
-from deployer.targets.local.revisions import read_documents
+from deployer.targets.local.protocol import Info, Noted, RevisionInfo, ServiceInfo, Wanted
+from deployer.targets.local.revisions import Record, check_bundle
 from deployer.targets.local.state import State, explained
 from deployer.targets.local.status import build_document, observe
-from deployer.targets.protocols import Endpoint
+from deployer.targets.protocols import Endpoint, Target, Via
 
 _DOWN = "the supervisor is not running; `kdeploy local start` starts it, and what it served"
 
 
 class OneNode:
-    """A one-node KServe on this machine. Implements deployer.target.Target."""
+    """A one-node KServe on this machine: its supervisor, and the target that it is."""
 
-    def __init__(self, *, state: Path, namespace: str, ingress_host: str, ingress_port: int) -> None:
+    def __init__(
+        self, *, state: Path, namespace: str, ingress_host: str, ingress_port: int, gpus: int = 0
+    ) -> None:
         self._state = State(state)
-        self._namespace = namespace
         self._ingress = (ingress_host, ingress_port)
-        self._entries: dict[Reference, int] = {}  # the history's numbers of what was applied here
+        self._folder, self._namespace, self._gpus = state, namespace, gpus
 
     @property
-    def namespace(self) -> str:
-        """The namespace that references without one are in."""
-        return self._namespace
-
-    def capabilities(self) -> Capabilities:
-        """Return what this target can do: revisions and splits as KServe in Knative mode."""
-        return Capabilities(deployment_mode="Knative", canary=True, local_storage_only=True)
+    def target(self) -> Target:
+        """The node as a target."""
+        services = _Services(self._state, self._namespace, self)
+        return Target(services=services, journal=_Journal(self._state), reach=_Reach(self._state))
 
     def start(self) -> Info:
         """Start the supervisor and what was wanted, unless it runs; its ingress moves if the config did.
@@ -54,7 +52,8 @@ class OneNode:
         info = daemon.start(self._state, host, port)
         if _listens(info, host, port):
             return info
-        return msgspec.convert(self._ask("PUT", "/ingress", {"host": host, "port": port}), Info)
+        answer = ask(self._state, "PUT", "/ingress", {"host": host, "port": port})
+        return msgspec.convert(answer, Info)
 
     def stop(self) -> bool:
         """Stop the supervisor and everything it has started, or left behind; False if nothing ran."""
@@ -71,135 +70,113 @@ class OneNode:
                 with self._state.supervisor_log.open(encoding="utf-8", errors="replace") as log:
                     yield from (line.rstrip("\n") for line in log)
 
-    def check(self, documents: Sequence[Document], *, wait: bool = True) -> builtins.list[str]:  # noqa: ARG002
-        """Refuse documents that cannot be served here. Raises TargetError."""
-        read_documents(documents, self._namespace)
+    def examine(self) -> list[Finding]:
+        """Find out whether this machine has what the target needs. Changes nothing."""
+        from deployer.targets.local import doctor
+
+        host, port = self._ingress
+        return doctor.checks(state=self._folder, ingress_host=host, ingress_port=port, gpus=self._gpus)
+
+
+class _Services:
+    """Implements deployer.targets.protocols.Services."""
+
+    def __init__(self, state: State, namespace: str, node: OneNode) -> None:
+        self._state, self._namespace, self._node = state, namespace, node
+
+    @property
+    def namespace(self) -> str:
+        """The namespace that references without one are in."""
+        return self._namespace
+
+    def capabilities(self) -> Capabilities:
+        """Return what this target can do: revisions and splits as KServe in Knative mode."""
+        return Capabilities(deployment_mode="Knative", canary=True, local_storage_only=True)
+
+    def examine(self) -> list[Finding]:
+        """Find out whether this machine has what the target needs."""
+        return self._node.examine()
+
+    def check(self, bundle: Bundle, *, wait: bool = True) -> list[Finding]:  # noqa: ARG002
+        """Raise TargetError for a bundle that cannot be served here; it has no other findings."""
+        check_bundle(bundle)
         return []
 
-    def serves(self, documents: Sequence[Document], live: Live) -> bool:
-        """Return whether a live service is Ready with just these documents."""
-        return live.status.phase is Phase.READY and agrees(live.document, _wanted(documents))
+    def role(self, bundle: Bundle) -> list[Document]:
+        """Refuse: there are no accounts here."""
+        raise ConfigError(
+            "only a cluster has accounts",
+            where=str(bundle.reference),
+            hint='--target one of kind = "kserve"',
+        )
 
-    def preview(self, documents: Sequence[Document]) -> builtins.list[tuple[Document | None, Document]]:
+    def preview(self, bundle: Bundle) -> list[tuple[Document | None, Document]]:
         """Return each document as it was applied last, None where it was not, and as it would be."""
-        record = self._state.read_record(_reference(_wanted(documents)))
+        record = self._state.read_record(bundle.reference)
         held = {"InferenceService": record.service, "ServingRuntime": record.runtime} if record else {}
-        return [(held.get(document["kind"]), document) for document in documents]
+        return [(held.get(document["kind"]), document) for document in bundle.documents]
 
-    def apply(
-        self,
-        documents: Sequence[Document],
-        provenance: Provenance | None = None,
-        traffic: Traffic | None = None,
-    ) -> Reference:
-        """Make the documents the wanted state; starts the supervisor if need be. Raises TargetError."""
-        body = {
-            "documents": list(documents),
-            "namespace": self._namespace,
-            "stable": traffic.stable if traffic else None,
-            "provenance": msgspec.to_builtins(provenance or Provenance()),
-        }
-        self.start()
+    def serves(self, bundle: Bundle, live: Live) -> bool:
+        """Return whether a live service is Ready with just this bundle."""
+        return live.status.phase is Phase.READY and agrees(live.document, bundle.service)
+
+    def apply(self, bundle: Bundle, entry: Entry, *, expect: int | None = None) -> int:
+        """Make a bundle the wanted state; starts the supervisor if need be. Raises TargetError."""
+        wanted = Wanted(bundle.without_secret(), entry, expect)
+        self._node.start()
         try:
-            answer = self._ask("PUT", "/services", body)
+            return int(self._ask("PUT", "/services", wanted))
         except NotRunningError:  # killed in between; applying is idempotent
-            self.start()
-            answer = self._ask("PUT", "/services", body)
-        reference = Reference(answer["namespace"], answer["name"])
-        self._entries[reference] = answer["number"]
-        return reference
-
-    def history(self, reference: Reference) -> builtins.list[Entry]:
-        """Return what was applied to a service, the oldest first; no supervisor has to run."""
-        record = self._state.read_record(reference)
-        return list(record.history) if record else []
-
-    def note_outcome(self, reference: Reference, outcome: str, number: int | None = None) -> None:
-        """Note the outcome of an entry of the history: by default of the one that was applied here last."""
-        number = number or self._entries.get(reference)
-        if number:
-            self._ask("PUT", _path(reference) + "/outcome", {"number": number, "outcome": outcome})
-
-    def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Iterator[Observed]:
-        """Yield the status now and at every change; end after `timeout` seconds, or when deleted.
-
-        Raises NotFoundError where there is no such service, TargetError when the supervisor ends. With
-        no supervisor running there is one status, which says so, and then that error.
-        """
-        if daemon.read_info(self._state) is None:
-            yield self._existing(reference).status
-            raise NotRunningError(_DOWN)
-        for document in lines(self._state, _path(reference) + "/watch", timeout):
-            if document is None:
-                return
-            yield observe(document, stable=stable)
+            self._node.start()
+            return int(self._ask("PUT", "/services", wanted))
 
     def get(self, reference: Reference) -> Live | None:
         """Return the service as it is, or None where there is none."""
         try:
-            found: Document = self._ask("GET", _path(reference))
+            return msgspec.convert(self._ask("GET", _path(reference)), Live)
         except NotFoundError:
             return None
         except NotRunningError:
             record = self._state.read_record(reference)
-            if record is None:
-                return None
-            found = build_document(record, {}, record.created, down=_DOWN)
-        return Live(found, observe(found))
+            return _down(record) if record else None
 
     def inspect(self, reference: Reference) -> Live | None:
         """Return the service as it is: the supervisor knows why it is not ready."""
         return self.get(reference)
 
-    def holding(self, reference: Reference) -> builtins.list[str]:
-        """Return nothing: a deleted service's TorchServes have ended."""
-        del reference
-        return []
+    def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Iterator[Observed]:
+        """Yield what is observed now and at every change; end after `timeout` seconds, or when deleted.
 
-    def list(self, namespace: str | None = None) -> builtins.list[Observed]:
-        """Return the state of the services of one namespace, or of all."""
+        Raises NotFoundError where there is no such service, TargetError when the supervisor ends. With
+        no supervisor running there is one observation, which says so, and then that error.
+        """
+        if daemon.read_info(self._state) is None:
+            live = self.get(reference)
+            if live is None:
+                raise _not_found(reference)
+            yield live.status
+            raise NotRunningError(_DOWN)
+        query = f"?stable={stable}" if stable else ""
+        for observed in lines(self._state, f"{_path(reference)}/watch{query}", timeout):
+            if observed is None:
+                return
+            yield msgspec.convert(observed, Observed)
+
+    def list_all(self, namespace: str | None = None) -> list[Observed]:
+        """Return what is observed of the services of one namespace, or of all."""
         try:
-            found: builtins.list[Document] = self._ask(
-                "GET", "/services" + (f"?namespace={namespace}" if namespace else "")
-            )
+            found = self._ask("GET", "/services" + (f"?namespace={namespace}" if namespace else ""))
+            return msgspec.convert(found, list[Observed])
         except NotRunningError:
-            found = [
-                build_document(record, {}, record.created, down=_DOWN)
-                for reference, record in self._state.read_records().items()
-                if namespace in (None, reference.namespace)
-            ]
-        return [observe(document) for document in found]
+            records = self._state.read_records().items()
+            return [_down(record).status for one, record in records if namespace in (None, one.namespace)]
 
-    def delete(self, reference: Reference) -> bool:
-        """Remove the service and end what runs for it. False where there was none."""
+    def delete(self, reference: Reference) -> tuple[str, ...] | None:
+        """Remove the service and end what runs for it; nothing of it is left."""
         if self._state.read_record(reference) is None:
-            return False
-        self.start()
-        return bool(self._ask("DELETE", _path(reference)))
-
-    def logs(self, reference: Reference, *, follow: bool = False, previous: bool = False) -> Iterator[str]:
-        """Yield the log lines of the revisions that serve and of the newest. Raises NotFoundError."""
-        self._existing(reference)
-
-        def find() -> builtins.list[tuple[str, Path]]:
-            record = self._state.read_record(reference)
-            names = revisions_of_interest(record) if record else []
-            return [(name, self._state.log_path(reference, name)) for name in names]
-
-        return read_previous(find()) if previous else read_logs(find, follow=follow)
-
-    def ingress(self, reference: Reference) -> Endpoint:
-        """Return the way in through the ingress. Raises NotFoundError or TargetError."""
-        info = self._running()
-        return Endpoint(url=info.ingress or "", host=_service(info, reference).host)
-
-    def direct(self, reference: Reference) -> Endpoint:
-        """Return the way to the TorchServe that serves. Raises NotFoundError or TargetError."""
-        return Endpoint(url=_serving(self._running(), reference).inference or "")
-
-    def management(self, reference: Reference) -> Endpoint:
-        """Return the management API of the TorchServe that serves. Raises NotFoundError or TargetError."""
-        return Endpoint(url=_serving(self._running(), reference).management or "")
+            return None
+        self._node.start()
+        return () if self._ask("DELETE", _path(reference)) else None
 
     def releases_in_use(self) -> frozenset[str]:
         """Return `NAME/ID` of every release that is served, wanted, one step back or in a history."""
@@ -220,25 +197,66 @@ class OneNode:
     def _ask(self, method: str, url: str, body: object = None) -> Any:
         return ask(self._state, method, url, body)
 
-    def _existing(self, reference: Reference) -> Live:
-        live = self.get(reference)
-        if live is None:
-            raise NotFoundError(f"service {reference} not found", hint="`kdeploy list` shows what exists")
-        return live
 
-    def _running(self) -> Info:
+class _Journal:
+    """Implements deployer.targets.protocols.Journal."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def entries(self, reference: Reference) -> list[Entry]:
+        """Return what was applied to a service, the oldest first; no supervisor has to run."""
+        record = self._state.read_record(reference)
+        return list(record.history) if record else []
+
+    def note(self, reference: Reference, number: int, event: JournalEvent) -> None:
+        """Add an event to an entry; a service that was deleted has none."""
+        try:
+            ask(self._state, "POST", _path(reference) + "/journal", Noted(number, event))
+        except NotFoundError:
+            return
+
+
+class _Reach:
+    """Implements deployer.targets.protocols.Reach."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def endpoint(
+        self, reference: Reference, via: Via = Via.INGRESS, *, release: str | None = None
+    ) -> Endpoint:
+        """Return the way through the ingress, or to the TorchServe of one release, or the one that serves.
+
+        Raises NotFoundError or TargetError.
+        """
         info = daemon.read_info(self._state)
         if info is None:
             raise NotRunningError("the supervisor is not running", hint="`kdeploy local start` starts it")
-        return info
+        service = _find(info, reference)
+        if via is Via.INGRESS and release is None:
+            return Endpoint(url=info.ingress or "", host=service.host)
+        server = _server(service, reference, release)
+        urls = {Via.MANAGEMENT: server.management, Via.METRICS: server.metrics}
+        return Endpoint(url=urls.get(via, server.inference) or "")
+
+    def logs(self, reference: Reference, *, follow: bool = False, previous: bool = False) -> Iterator[str]:
+        """Yield the log lines of the revisions that serve and of the newest. Raises NotFoundError."""
+        if self._state.read_record(reference) is None:
+            raise _not_found(reference)
+
+        def find() -> list[tuple[str, Path]]:
+            record = self._state.read_record(reference)
+            names = revisions_of_interest(record) if record else []
+            return [(name, self._state.log_path(reference, name)) for name in names]
+
+        return read_previous(find()) if previous else read_logs(find, follow=follow)
 
 
-def _wanted(documents: Sequence[Document]) -> Document:
-    return next(document for document in documents if document["kind"] == "InferenceService")
-
-
-def _reference(service: Document) -> Reference:
-    return Reference(service["metadata"]["namespace"], service["metadata"]["name"])
+def _down(record: Record) -> Live:
+    """Return a service whose supervisor is not running."""
+    document = build_document(record, {}, record.created, down=_DOWN)
+    return Live(document, observe(record, document, {}))
 
 
 def _path(reference: Reference) -> str:
@@ -251,16 +269,25 @@ def _listens(info: Info, host: str, port: int) -> bool:
     return address == shown and (not port or actual == str(port))
 
 
-def _service(info: Info, reference: Reference) -> ServiceInfo:
+def _find(info: Info, reference: Reference) -> ServiceInfo:
     for service in info.services:
         if (service.namespace, service.name) == (reference.namespace, reference.name):
             return service
-    raise NotFoundError(f"there is no service {reference}", hint="`kdeploy list` shows what there is")
+    raise _not_found(reference)
 
 
-def _serving(info: Info, reference: Reference) -> RevisionInfo:
-    """Return the revision that gets the most requests."""
-    revisions = [r for r in _service(info, reference).revisions if r.percent and r.inference]
-    if not revisions:
-        raise TargetError(f"no release of {reference} serves yet", hint="`kdeploy status` says why")
-    return max(revisions, key=lambda revision: revision.percent)
+def _server(service: ServiceInfo, reference: Reference, release: str | None) -> RevisionInfo:
+    """Return the TorchServe of a release, or the one that gets the most requests."""
+    running = [one for one in service.revisions if one.inference and not one.draining]
+    found = [one for one in running if (one.release == release if release else one.percent)]
+    if not found:
+        lacking = f"runs release {release}" if release else "answers requests yet"
+        raise TargetError(
+            f"no TorchServe of {reference} {lacking}",
+            hint="`kdeploy status` shows why",
+        )
+    return max(found, key=lambda one: (one.ready, one.percent))
+
+
+def _not_found(reference: Reference) -> NotFoundError:
+    return NotFoundError(f"service {reference} not found", hint="`kdeploy list` shows what exists")

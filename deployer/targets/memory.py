@@ -1,0 +1,220 @@
+"""A target in memory, which behaves as KServe in Knative mode: for tests, and to see what a rollout does.
+
+A release becomes ready unless it is among `broken`, after it has been observed `lag` times. What is observed
+is read from a document, by the function that reads a cluster's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec import Struct, structs
+
+from deployer.bundle import Bundle
+from deployer.errors import ConfigError, NotFoundError
+from deployer.findings import Finding
+from deployer.journal import Entry, JournalEvent, Outcome, add_event, check_expected, write_time
+from deployer.managed_fields import agrees
+from deployer.observed import (
+    Capabilities,
+    Document,
+    Live,
+    Observed,
+    Phase,
+    Reference,
+    Revision,
+    read_observed,
+)
+from deployer.patience import Clock, SystemClock
+from deployer.targets.protocols import Endpoint, Target, Via
+
+LOOK = 1.0  # seconds between two looks of a watch
+
+
+class Served(Struct, kw_only=True):
+    """A service: the bundle that is wanted, the split in effect, and its journal."""
+
+    bundle: Bundle
+    previous: str = ""
+    stable: str = ""
+    traffic: tuple[tuple[str, int], ...] = ()
+    looks: int = 0
+    entries: list[Entry] = []
+
+
+class MemoryTarget:
+    """Implements all three protocols. `broken` releases fail to load, with a message."""
+
+    def __init__(self, *, namespace: str = "default", clock: Clock | None = None, lag: int = 0) -> None:
+        self.namespace = namespace
+        self.broken: dict[str, str] = {}
+        self.lag = lag
+        self.served: dict[Reference, Served] = {}
+        self._clock = clock or SystemClock()
+
+    @property
+    def target(self) -> Target:
+        """The target that this is."""
+        return Target(services=self, journal=self, reach=self)
+
+    def capabilities(self) -> Capabilities:
+        """Return what KServe in Knative mode can do."""
+        return Capabilities(deployment_mode="Knative", canary=True)
+
+    def examine(self) -> list[Finding]:
+        """Find nothing amiss."""
+        return []
+
+    def check(self, bundle: Bundle, *, wait: bool = True) -> list[Finding]:  # noqa: ARG002
+        """Find nothing amiss."""
+        return []
+
+    def role(self, bundle: Bundle) -> list[Document]:
+        """Refuse: there are no accounts here."""
+        raise ConfigError("only a cluster has accounts", where=str(bundle.reference))
+
+    def preview(self, bundle: Bundle) -> list[tuple[Document | None, Document]]:
+        """Return each document as it was applied last, None where it was not, and as it would be."""
+        served = self.served.get(bundle.reference)
+        held = {one["kind"]: one for one in served.bundle.documents} if served else {}
+        return [(held.get(one["kind"]), one) for one in bundle.documents]
+
+    def serves(self, bundle: Bundle, live: Live) -> bool:
+        """Return whether a live service is Ready with just this bundle."""
+        return live.status.phase is Phase.READY and agrees(live.document, bundle.service)
+
+    def apply(self, bundle: Bundle, entry: Entry, *, expect: int | None = None) -> int:
+        """Make a bundle the wanted state."""
+        reference, now = bundle.reference, write_time(self._clock.utc())
+        served = self.served.get(reference)
+        entries = served.entries if served else []
+        check_expected(entries[-1] if entries else None, expect, str(reference))
+        number = entries[-1].number + 1 if entries else 1
+        applied = JournalEvent(outcome=Outcome.APPLIED, at=now, who=entry.who)
+        entry = add_event(structs.replace(entry, number=number, when=now), applied)
+        kept = bundle.without_secret()
+        if served is None:
+            self.served[reference] = Served(bundle=kept, entries=[entry])
+        else:
+            served.bundle, served.looks, served.entries = kept, 0, [*entries, entry]
+        return number
+
+    def get(self, reference: Reference) -> Live | None:
+        """Return the service as it is, or None where there is none."""
+        served = self.served.get(reference)
+        if served is None:
+            return None
+        self._reconcile(served)
+        return self._live(served)
+
+    def inspect(self, reference: Reference) -> Live | None:
+        """Return the service as it is."""
+        return self.get(reference)
+
+    def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Iterator[Observed]:
+        """Yield what is observed now and at every change; end after `timeout` seconds, or when deleted."""
+        if reference not in self.served:
+            raise NotFoundError(f"service {reference} not found", hint="`kdeploy list` shows what exists")
+        end, last = self._clock.now() + timeout, None
+        while served := self.served.get(reference):
+            self._reconcile(served)
+            observed = self._live(served, stable).status
+            if observed != last:
+                last = observed
+                yield observed
+            if self._clock.now() >= end:
+                return
+            self._clock.sleep(LOOK)
+
+    def list_all(self, namespace: str | None = None) -> list[Observed]:
+        """Return what is observed of the services of one namespace, or of all."""
+        found = [live for reference in self.served if (live := self.get(reference))]
+        return [one.status for one in found if namespace in (None, one.status.reference.namespace)]
+
+    def delete(self, reference: Reference) -> tuple[str, ...] | None:
+        """Remove a service; nothing of it is left."""
+        return () if self.served.pop(reference, None) else None
+
+    def releases_in_use(self) -> frozenset[str]:
+        """Return `NAME/ID` of every release that is served, wanted, or in a journal."""
+        return frozenset(
+            f"{reference.name}/{release}"
+            for reference, served in self.served.items()
+            for release in (served.bundle.release, *(entry.release for entry in served.entries))
+        )
+
+    def entries(self, reference: Reference) -> list[Entry]:
+        """Return the entries of a service, the oldest first."""
+        served = self.served.get(reference)
+        return list(served.entries) if served else []
+
+    def note(self, reference: Reference, number: int, event: JournalEvent) -> None:
+        """Add an event to an entry; a service that was deleted has none."""
+        if served := self.served.get(reference):
+            event = structs.replace(event, at=write_time(self._clock.utc()))
+            served.entries = [
+                add_event(one, event) if one.number == number else one for one in served.entries
+            ]
+
+    def endpoint(
+        self, reference: Reference, via: Via = Via.INGRESS, *, release: str | None = None
+    ) -> Endpoint:
+        """Return an address that nobody listens at."""
+        served = self.served.get(reference)
+        if served is None or (release and release not in (served.bundle.release, served.stable)):
+            what = f"release {release} of {reference}" if served else f"service {reference}"
+            raise NotFoundError(f"{what} not found", hint="`kdeploy list` shows what exists")
+        path = f"/{release}" if release else ""
+        return Endpoint(f"http://{via.value}.invalid{path}", host=f"{reference.name}.{reference.namespace}")
+
+    def logs(self, reference: Reference, *, follow: bool = False, previous: bool = False) -> Iterator[str]:  # noqa: ARG002
+        """Yield nothing: nothing runs."""
+        if reference not in self.served:
+            raise NotFoundError(f"service {reference} not found", hint="`kdeploy list` shows what exists")
+        return iter(())
+
+    def _reconcile(self, served: Served) -> None:
+        """Put the wanted split into effect once its release has been observed often enough."""
+        bundle = served.bundle
+        served.looks += 1
+        if bundle.release in self.broken or served.looks <= self.lag:
+            return
+        if bundle.percent >= 100 or served.stable in ("", bundle.release):
+            served.stable, served.traffic = bundle.release, ((bundle.release, 100),)
+        else:
+            split = ((bundle.release, bundle.percent), (served.stable, 100 - bundle.percent))
+            served.traffic = tuple(line for line in split if line[1])
+        served.previous = bundle.release
+
+    def _live(self, served: Served, stable: str | None = None) -> Live:
+        bundle, broken = served.bundle, self.broken.get(served.bundle.release)
+        arrived = served.previous == bundle.release and served.looks > self.lag and not broken
+        predictor = {
+            "latestCreatedRevision": bundle.release,
+            "latestReadyRevision": served.previous,
+            "latestRolledoutRevision": served.stable,
+            "traffic": [{"revisionName": name, "percent": percent} for name, percent in served.traffic],
+        }
+        status: Document = {
+            "conditions": [{"type": "Ready", "status": "True" if arrived else "Unknown"}],
+            "components": {"predictor": predictor},
+        }
+        if broken:
+            failure = {"reason": "ModelLoadFailed", "message": broken, "modelRevisionName": bundle.release}
+            status["modelStatus"] = {"transitionStatus": "BlockedByFailedLoad", "lastFailureInfo": failure}
+        document = {**bundle.service, "status": status}
+        releases = {name: name for name in (bundle.release, served.previous, served.stable) if name}
+        running = {name for name, _ in served.traffic} | ({bundle.release} if not broken else set())
+
+        def ready(release: str) -> bool:
+            return arrived or release != bundle.release
+
+        observed = structs.replace(
+            read_observed(document, releases, stable=stable),
+            revisions=tuple(
+                Revision(name, name, ready=int(name != bundle.release or arrived), pods=1)
+                for name in sorted(running)
+            ),
+            replicas=(len(served.traffic), len(running)),
+        )
+        return Live(document, observed)
