@@ -19,6 +19,7 @@ from deployer.config import KServeTarget, Store
 from deployer.patience import Patience
 from deployer.targets.kserve import Cluster
 from tests.clocks import patience
+from tests.cluster.calls import roll
 from tests.cluster.commands import Ended, Kdeploy, become_ready
 from tests.cluster.kube import ADMIN, Kube
 from tests.cluster.play import A, Play, documents
@@ -117,14 +118,14 @@ def waiting(cluster: Cluster, play: Play, namespace: str) -> Iterator[Callable[.
     def start(
         release: str = A, *, mode: str = "Standard", timeout: float = 30, percent: int = 100
     ) -> Waiting:
-        cluster.apply(documents(namespace, release, mode=mode, percent=percent))
+        roll(cluster, documents(namespace, release, mode=mode, percent=percent))
         one = Waiting(cluster, play, release, timeout)
         started.append(one)
         one.until(lambda status: True)
         return one
 
     yield start
-    cluster.delete(play.reference)
+    cluster.services.delete(play.reference)
     for one in started:
         one.future.exception(20)
 

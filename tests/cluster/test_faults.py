@@ -163,7 +163,7 @@ class Delete(Command):
 
     def prepare(self, matrix: Matrix) -> None:
         self._namespace = new_namespace(matrix.kube)
-        service = documents(self._namespace)[-1]
+        service = documents(self._namespace).service
         matrix.kube.create(f"{SERVICES_OF.format(self._namespace)}", service)
 
     def run(self, matrix: Matrix, *more: str) -> Ended:

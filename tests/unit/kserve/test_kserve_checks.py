@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from deployer.bundle import Bundle
 from deployer.errors import ConfigError, RefusedError
 from deployer.findings import Finding, refuse
 from deployer.observed import Document
@@ -18,9 +19,9 @@ GOOD = ClusterFacts()
 CLAIM = "pvc://models/digits/"
 
 
-def named(name: str, namespace: str = "team", mode: str = "Standard") -> list[Document]:
+def named(name: str, namespace: str = "team", mode: str = "Standard") -> Bundle:
     made = rendered(name=name, mode=mode)
-    made[-1]["metadata"]["namespace"] = namespace
+    made.service["metadata"]["namespace"] = namespace
     return made
 
 
@@ -39,7 +40,7 @@ def runtime(**spec: Any) -> Document:
     return {"spec": {"supportedModelFormats": [{"name": "pytorch"}], "containers": [], **spec}}
 
 
-def on_theirs(mode: str = "Standard") -> list[Document]:
+def on_theirs(mode: str = "Standard") -> Bundle:
     """Render a service on a runtime of the cluster's own."""
     return rendered(mode=mode, runtime="theirs")
 
@@ -50,7 +51,7 @@ def on_theirs(mode: str = "Standard") -> list[Document]:
         (rendered(), GOOD),
         (rendered(mode="Knative"), GOOD),
         (rendered(), ClusterFacts(namespace={"metadata": {"labels": {"team": "vision"}}})),
-        (rendered(), ClusterFacts(live=rendered()[-1])),
+        (rendered(), ClusterFacts(live=rendered().service)),
         (rendered(), ClusterFacts(config=KServeConfig(deployment_mode="Knative"), version="0.16.0-rc1")),
         (rendered(), ClusterFacts(config=KServeConfig(deployment_mode="Standard"), version="0.15.2")),
         (rendered(), ClusterFacts(config=KServeConfig(gateway="kserve/gateway"), gateway={"metadata": {}})),
@@ -65,7 +66,7 @@ def on_theirs(mode: str = "Standard") -> list[Document]:
         (named("a" * 40, "b" * 60), ClusterFacts(config=KServeConfig(domain_template="{{.Labels.team}}.x"))),
         (
             named("a" * 40, "b" * 60),
-            ClusterFacts(live={**rendered()[-1], "status": {"url": "http://digits"}}),
+            ClusterFacts(live={**rendered().service, "status": {"url": "http://digits"}}),
         ),
         (rendered(gpu=2), ClusterFacts(nodes=[node("1"), {}, node("2")])),
         (rendered(gpu=2), GOOD),
@@ -90,7 +91,7 @@ def on_theirs(mode: str = "Standard") -> list[Document]:
         ),
     ],
 )
-def test_what_is_taken(good: list[Document], place: ClusterFacts) -> None:
+def test_what_is_taken(good: Bundle, place: ClusterFacts) -> None:
     assert refuse(check(good, place)) == []
 
 
@@ -111,7 +112,7 @@ def test_what_is_taken(good: list[Document], place: ClusterFacts) -> None:
         ),
         (
             rendered(mode="Knative"),
-            ClusterFacts(live=rendered()[-1]),
+            ClusterFacts(live=rendered().service),
             "served in Standard mode, which KServe",
         ),
         (rendered(mode="Knative"), ClusterFacts(knative=False), "Knative, which is not installed"),
@@ -189,7 +190,7 @@ def test_what_is_taken(good: list[Document], place: ClusterFacts) -> None:
         ),
     ],
 )
-def test_what_is_refused(bad: list[Document], place: ClusterFacts, what: str) -> None:
+def test_what_is_refused(bad: Bundle, place: ClusterFacts, what: str) -> None:
     with pytest.raises(ConfigError, match=what) as caught:
         refuse(check(bad, place))
     assert caught.value.where
@@ -216,7 +217,7 @@ def test_what_is_refused(bad: list[Document], place: ClusterFacts, what: str) ->
         ),
     ],
 )
-def test_what_may_go_wrong_is_told(doubtful: list[Document], place: ClusterFacts, what: str) -> None:
+def test_what_may_go_wrong_is_told(doubtful: Bundle, place: ClusterFacts, what: str) -> None:
     (said,) = refuse(check(doubtful, place))
     assert said.startswith(what)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from deployer.observed import Document, Observed, Phase, RELEASE_LABEL
+from deployer.observed import RELEASE_LABEL, Document, Observed, Phase
 from deployer.targets.kserve.state.children import Children
 from deployer.targets.kserve.state.readiness import ReadinessEvaluator
 from tests.recorded import FOLDER, NAMES, state

@@ -14,8 +14,8 @@ import urllib3
 
 from deployer.errors import KdeployError, NotFoundError
 from deployer.managed_fields import FIELD_MANAGER
-from deployer.patience import Patience
 from deployer.observed import Document
+from deployer.patience import Patience
 from deployer.targets.kserve.client import api_errors
 from deployer.targets.kserve.client.connection import Connection
 from deployer.targets.kserve.client.http import (
@@ -29,7 +29,7 @@ from deployer.targets.kserve.client.http import (
 from deployer.targets.kserve.client.port_forward import Forward
 from deployer.targets.kserve.client.resources import Resource
 
-PAGE = 500  # objects in one answer of a list
+PAGE = 1000  # objects in one answer of a list
 
 _WATCH_SECONDS = "60"  # a watch is renewed after this, so that a dead one is found out
 _NO_LOG = (400, 404, 500)  # the container did not start; there is no such Pod; its node does not answer

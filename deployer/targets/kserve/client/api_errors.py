@@ -199,7 +199,7 @@ def _webhook_down(answer: Answer) -> KdeployError:
     return UntouchedError(
         f"webhook {name} does not answer: {answer.message}",
         where=answer.where,
-        hint="check that its pods run: `kdeploy doctor`; then retry",
+        hint="check that the pods of its controller run: `kdeploy doctor`; then retry",
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec import UNSET
 
+from deployer.bundle import Bundle
 from deployer.config import KServeTarget, Store
 from deployer.errors import RefusedError
 from deployer.observed import Document
@@ -29,7 +30,7 @@ from deployer.targets.kserve.preflight.capabilities import Discovery
 from deployer.targets.kserve.preflight.rules.admission import ENFORCE
 from deployer.targets.kserve.preflight.rules.capacity import gives_gpu_back, has_gpu, large_nodes
 from deployer.targets.kserve.preflight.rules.cluster import ClusterFacts
-from deployer.targets.kserve.preflight.rules.documents import mode_of, service_of
+from deployer.targets.kserve.preflight.rules.documents import mode_of
 from deployer.targets.kserve.preflight.rules.runtimes import Seen, find_runtime, flags_of
 from deployer.targets.kserve.state.kinds import (
     CLUSTER_SERVING_RUNTIME,
@@ -44,21 +45,20 @@ Asked = dict[str, Callable[[], Any]]
 
 
 def read_facts(
-    api: Api, discovery: Discovery, documents: Sequence[Document], target: KServeTarget, store: Store
+    api: Api, discovery: Discovery, bundle: Bundle, target: KServeTarget, store: Store
 ) -> ClusterFacts:
     """Read all that a service's documents depend on, but what may not be read. Raises TargetError."""
-    service = service_of(documents)
-    namespace, name = service["metadata"]["namespace"], service["metadata"]["name"]
-    live = api.get(INFERENCE_SERVICE, namespace, name)
-    found = _read(_first(api, discovery, documents))
-    found |= _read(_second(api, discovery, documents, found))
+    reference = bundle.reference
+    live = api.get(INFERENCE_SERVICE, reference.namespace, reference.name)
+    found = _read(_first(api, discovery, bundle))
+    found |= _read(_second(api, discovery, bundle, found))
     return ClusterFacts(
         live=live, domain_template=target.domain_template, makes_claim=bool(store.create_claim), **found
     )
 
 
-def _first(api: Api, discovery: Discovery, documents: Sequence[Document]) -> Asked:
-    service = service_of(documents)
+def _first(api: Api, discovery: Discovery, bundle: Bundle) -> Asked:
+    service = bundle.service
     namespace, model = service["metadata"]["namespace"], service["spec"]["predictor"]["model"]
     scheme, _, path = model["storageUri"].partition("://")
     asked: Asked = {
@@ -74,14 +74,14 @@ def _first(api: Api, discovery: Discovery, documents: Sequence[Document]) -> Ask
         asked["defaults"] = lambda: api.get(CONFIG_MAP, "knative-serving", "config-defaults")
     if scheme == "pvc":
         asked["claim"] = lambda: api.get(CLAIM, namespace, path.partition("/")[0])
-    if find_runtime(documents, UNSET) is UNSET:
+    if bundle.runtime is None:
         asked["runtime"] = lambda: _runtime(api, namespace, model["runtime"])
     return asked
 
 
-def _second(api: Api, discovery: Discovery, documents: Sequence[Document], found: Mapping[str, Any]) -> Asked:
+def _second(api: Api, discovery: Discovery, bundle: Bundle, found: Mapping[str, Any]) -> Asked:
     """Ask for what only some clusters make interesting."""
-    service, asked = service_of(documents), Asked()
+    service, asked = bundle.service, Asked()
     mode, config = mode_of(service), discovery.config
     if mode == "Standard" and config and config.gateway:
         space, _, gateway = config.gateway.partition("/")
@@ -93,7 +93,7 @@ def _second(api: Api, discovery: Discovery, documents: Sequence[Document], found
     labels = (found.get("namespace") or {}).get("metadata", {}).get("labels", {})
     if labels.get(ENFORCE) == "restricted":
         asked["storage_container"] = lambda: api.get(STORAGE_CONTAINER, None, "default")
-    runtime: Seen = find_runtime(documents, found.get("runtime", UNSET))
+    runtime: Seen = find_runtime(bundle, found.get("runtime", UNSET))
     if mode == "Knative" and flags_of(service, runtime or None):
         asked["features"] = lambda: api.get(CONFIG_MAP, "knative-serving", "config-features")
     claim = found.get("claim") or {}

@@ -40,7 +40,7 @@ HELPFUL: dict[Resource, Sequence[str]] = {
     LIMIT_RANGE: ("list",),
     HTTP_ROUTE: ("get",),
 }
-_WRITTEN = (INFERENCE_SERVICE, SERVING_RUNTIME, SERVICE_ACCOUNT, SECRET)
+WRITTEN = (INFERENCE_SERVICE, SERVING_RUNTIME, SERVICE_ACCOUNT, SECRET)
 
 
 class Permission(Struct, frozen=True):
@@ -53,9 +53,9 @@ class Permission(Struct, frozen=True):
         return f"{self.verb} {self.resource.full_name}"
 
 
-def needed(mode: str) -> list[Permission]:
-    """Return what all commands together do in a deployment mode."""
-    return [*to_roll_out(_WRITTEN, mode, wait=True), Permission("delete", INFERENCE_SERVICE)]
+def needed(mode: str, kinds: Collection[Resource] = WRITTEN) -> list[Permission]:
+    """Return what all commands together do in a deployment mode, with bundles of some kinds."""
+    return [*to_roll_out(kinds, mode, wait=True), Permission("delete", INFERENCE_SERVICE)]
 
 
 def to_roll_out(kinds: Collection[Resource], mode: str, *, wait: bool) -> list[Permission]:
@@ -102,11 +102,13 @@ def check_permissions(api: Api, namespace: str, wanted: Sequence[Permission]) ->
     return failure(PERMISSIONS, f"this user may not {detail}", f"namespace {namespace}", remedy)
 
 
-def render_role(namespace: str, mode: str, more: Sequence[Permission] = ()) -> list[Document]:
-    """Render an account for CI: what a rollout needs, what helps it, and more, in this namespace."""
+def render_role(
+    namespace: str, kinds: Collection[Resource], mode: str, more: Sequence[Permission] = ()
+) -> list[Document]:
+    """Render an account for CI: what a rollout of some kinds needs, what helps it, and more."""
     rules: dict[Resource, list[str]] = {}
     helpful = [Permission(verb, resource) for resource, verbs in HELPFUL.items() for verb in verbs]
-    for one in dict.fromkeys([*needed(mode), *more, *helpful]):
+    for one in dict.fromkeys([*needed(mode, kinds), *more, *helpful]):
         rules.setdefault(one.resource, []).append(one.verb)
     metadata = {
         "name": ACCOUNT,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
+from deployer.bundle import Bundle
 from deployer.errors import ConflictError, NotFoundError
 from deployer.managed_fields import agrees
 from deployer.observed import Document
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.api_errors import OutdatedError
 from deployer.targets.kserve.client.resources import CONTROLLER_REVISION, SECRET, SERVICE_ACCOUNT, Resource
+from deployer.targets.kserve.state.children import is_terminating
 from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE, SERVING_RUNTIME, resource_of
 
 _OWN_ATTEMPTS = 10
@@ -29,7 +31,7 @@ def apply_document(
     placed = {**document, "metadata": {"namespace": namespace, **document["metadata"]}}
     try:
         applied = api.apply(resource, placed, force=force, dry_run=dry_run)
-        if not dry_run and is_ending(applied):
+        if not dry_run and is_terminating(applied):
             wait_until_gone(api, applied)
             applied = api.apply(resource, placed, force=force)
         return applied
@@ -108,22 +110,17 @@ def add_owner_or_recreate(
     return add_owner(api, applied, owner)
 
 
-def transfer_ownership(api: Api, entry: Document, documents: Sequence[Document], namespace: str) -> None:
+def transfer_ownership(api: Api, entry: Document, bundle: Bundle) -> None:
     """Let an entry of the history own what its rollout made for a service that was never created.
 
     So the cluster collects it with the entry, which needs no permission to delete Secrets. The ServingRuntime
     stays: it runs nothing by itself, the next rollout takes it over, and services that others applied may use
     it without owning it.
     """
-    for resource, name in _made_for(documents):
-        live = api.get(resource, namespace, name)
+    for resource, name in _made_for(bundle):
+        live = api.get(resource, bundle.reference.namespace, name)
         if live and _OURS in live["metadata"].get("labels", {}).items():
             _change_owners(api, live, lambda held: held or [owner_of(entry)])
-
-
-def is_ending(document: Document) -> bool:
-    """Return whether an object is being deleted, and only waits for its finalizers."""
-    return "deletionTimestamp" in document["metadata"]
 
 
 def wait_until_gone(api: Api, document: Document) -> None:
@@ -189,9 +186,9 @@ def _change_owners(
     return document
 
 
-def _made_for(documents: Sequence[Document]) -> Iterator[tuple[Resource, str]]:
-    """Yield what a rollout of documents makes for its service alone; a Secret is known by its account."""
-    for document in documents:
-        if document["kind"] == SERVICE_ACCOUNT.kind:
-            yield SERVICE_ACCOUNT, document["metadata"]["name"]
-            yield from ((SECRET, one["name"]) for one in document.get("secrets", []))
+def _made_for(bundle: Bundle) -> Iterator[tuple[Resource, str]]:
+    """Yield what a rollout creates for its service alone; a Secret is known by its account."""
+    if bundle.account:
+        yield SERVICE_ACCOUNT, bundle.account["metadata"]["name"]
+        yield from ((SECRET, one["name"]) for one in bundle.account.get("secrets", []))
+    yield from ((resource_of(one), one["metadata"]["name"]) for one in bundle.extras)

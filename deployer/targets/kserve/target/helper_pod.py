@@ -9,20 +9,19 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 
-from deployer.config import Store
 from deployer.errors import ConflictError, KdeployError, RefusedError, RolloutFailedError, StoreError
 from deployer.findings import refuse
+from deployer.observed import Document, Reference
 from deployer.store.location import locate_claim
 from deployer.store.shell import BrokenError, ExitError
-from deployer.observed import Document, Reference
 from deployer.targets.kserve.client.api import Api
-from deployer.targets.kserve.client.connection import Connection
 from deployer.targets.kserve.client.pod_exec import run_in_pod
 from deployer.targets.kserve.client.resources import CLAIM, EVENT, POD, Resource
 from deployer.targets.kserve.client.watch import Watching
 from deployer.targets.kserve.preflight.permissions import check_permissions, needed_for_store
 from deployer.targets.kserve.state.diagnosis import diagnose_pod
 from deployer.targets.kserve.state.pods import explain_pod
+from deployer.targets.kserve.target.session import Session
 
 DEADLINE = 3600  # seconds that such a Pod lives at most; a command that needs longer gets another one
 MOUNT = "/mnt/model-store"
@@ -33,16 +32,9 @@ _USER = 1000  # as in the ServingRuntime, so that what is written can be read th
 class HelperPod:
     """A shell in a Pod that mounts a claim. Implements deployer.store.shell.Shell."""
 
-    def __init__(
-        self,
-        connect: Callable[[], tuple[Connection, str]],
-        store: Store,
-        image: str,
-        note: Callable[[str], None],
-    ) -> None:
-        self._connect = connect  # to a cluster and its namespace, once it is needed
-        self._store = store
-        self._claim = locate_claim(store.uri).name
+    def __init__(self, session: Session, image: str, note: Callable[[str], None]) -> None:
+        self._session = session
+        self._claim = locate_claim(session.store.uri).name
         self._image = image
         self._note = note
         self._name = ""
@@ -52,16 +44,16 @@ class HelperPod:
 
         Raises ExitError, BrokenError, and StoreError or TargetError where there can be no such Pod.
         """
-        connection, namespace = self._connect()
+        api, namespace = self._session.api, self._session.namespace
         if not self._name:
-            self._start(Api(connection), namespace)
+            self._start(api, namespace)
         command = ["sh", "-c", script, "sh", *arguments]
         try:
-            yield from run_in_pod(connection, namespace, self._name, command, source)
+            yield from run_in_pod(api.connection, namespace, self._name, command, source)
         except (ExitError, RefusedError):
             raise
         except KdeployError as error:
-            if not _runs(Api(connection).get(POD, namespace, self._name)):
+            if not _runs(api.get(POD, namespace, self._name)):
                 self.close()
             raise BrokenError(error.what, where=error.where, hint=error.hint) from error
 
@@ -70,14 +62,14 @@ class HelperPod:
         name, self._name = self._name, ""
         if not name:
             return
-        connection, namespace = self._connect()
+        namespace = self._session.namespace
         try:
-            Api(connection).delete(POD, namespace, name)
+            self._session.api.delete(POD, namespace, name)
         except KdeployError as error:
             self._note(f"Pod {namespace}/{name} could not be deleted, and ends within the hour: {error}")
 
     def _start(self, api: Api, namespace: str) -> None:
-        refuse([check_permissions(api, namespace, needed_for_store(self._store))])
+        refuse([check_permissions(api, namespace, needed_for_store(self._session.store))])
         self._find_claim(api, namespace)
         self._name = f"kdeploy-store-{uuid.uuid4().hex[:10]}"
         try:
@@ -90,7 +82,7 @@ class HelperPod:
         self._wait(api, Reference(namespace, self._name))
 
     def _find_claim(self, api: Api, namespace: str) -> None:
-        name, store = self._claim, self._store
+        name, store = self._claim, self._session.store
         if api.get(CLAIM, namespace, name):
             return
         if not store.create_claim:

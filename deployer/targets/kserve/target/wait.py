@@ -55,7 +55,7 @@ class Wait:
         self._logs: dict[str, tuple[str, ...]] = {}
         self._logs_read = 0.0
 
-    def statuses(self, timeout: float) -> Iterator[Observed]:
+    def observe(self, timeout: float) -> Iterator[Observed]:
         """Yield the status now and at every change; end after `timeout` seconds, or once Ready has lasted.
 
         Raises NotFoundError where the service is deleted meanwhile, TargetError.

@@ -12,8 +12,8 @@ from decimal import Decimal
 from msgspec import UNSET, UnsetType
 
 from deployer.findings import Finding, ok, warning
-from deployer.quantity import parse_quantity
 from deployer.observed import Document
+from deployer.quantity import parse_quantity
 from deployer.targets.kserve.preflight.rules.documents import GPU, gpus_of
 from deployer.targets.kserve.state.children import SERVICE_LABEL, is_terminating
 

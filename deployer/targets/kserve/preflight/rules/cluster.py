@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from msgspec import UNSET, Struct, UnsetType
 
+from deployer.bundle import Bundle
 from deployer.findings import Finding, failure, ok, warning
 from deployer.observed import Document, Reference
 from deployer.targets.kserve.preflight.rules.admission import (
@@ -15,7 +16,7 @@ from deployer.targets.kserve.preflight.rules.admission import (
     check_pod_security,
 )
 from deployer.targets.kserve.preflight.rules.capacity import check_room
-from deployer.targets.kserve.preflight.rules.documents import check_documents, mode_of, service_of
+from deployer.targets.kserve.preflight.rules.documents import check_bundle, mode_of
 from deployer.targets.kserve.preflight.rules.quotas import check_quotas
 from deployer.targets.kserve.preflight.rules.runtimes import Seen, check_features, check_runtime, find_runtime
 from deployer.targets.kserve.state.children import is_standard
@@ -51,12 +52,11 @@ class ClusterFacts(Struct, frozen=True, kw_only=True):
     gateway: Seen = UNSET
 
 
-def check(documents: Sequence[Document], facts: ClusterFacts) -> list[Finding]:
+def check(bundle: Bundle, facts: ClusterFacts) -> list[Finding]:
     """Return everything that is found: what is broken, what may go wrong, and what holds."""
-    service = service_of(documents)
-    metadata = service["metadata"]
-    reference = Reference(metadata["namespace"], metadata["name"])
-    runtime = find_runtime(documents, facts.runtime)
+    service = bundle.service
+    reference = bundle.reference
+    runtime = find_runtime(bundle, facts.runtime)
     return [
         *_namespace(reference, facts),
         *(check_controller(facts.controller) if facts.config else ()),
@@ -71,7 +71,7 @@ def check(documents: Sequence[Document], facts: ClusterFacts) -> list[Finding]:
         *_timeout(service, facts),
         *_claim(service, facts),
         *_gateway(service, facts),
-        *check_documents(documents),
+        *check_bundle(bundle),
     ]
 
 

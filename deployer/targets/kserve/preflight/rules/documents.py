@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import msgspec
 
+from deployer.bundle import Bundle
 from deployer.config import NAME_PATTERN
 from deployer.findings import Finding, failure, ok, warning
 from deployer.observed import Document
@@ -23,11 +24,6 @@ _ANNOTATIONS_MAX = 256 << 10  # bytes of an object's annotations together
 _SCHEMES = ("gs", "s3", "pvc", "https")  # of those that KServe fetches from, the ones that a model store has
 
 
-def service_of(documents: Sequence[Document]) -> Document:
-    """Return the InferenceService among documents."""
-    return next(document for document in documents if document["kind"] == "InferenceService")
-
-
 def mode_of(service: Document) -> str:
     """Return the deployment mode that an InferenceService asks for."""
     return str(service["metadata"].get("annotations", {}).get(MODE_ANNOTATION, ""))
@@ -38,16 +34,16 @@ def gpus_of(service: Document) -> int:
     return int(service["spec"]["predictor"]["model"].get("resources", {}).get("limits", {}).get(GPU, 0))
 
 
-def check_documents(documents: Sequence[Document]) -> Iterator[Finding]:
-    """Yield what the documents alone tell."""
-    service = service_of(documents)
+def check_bundle(bundle: Bundle) -> Iterator[Finding]:
+    """Yield what the documents of a bundle alone tell."""
+    service = bundle.service
     yield from _name(service)
     yield from _replicas(service)
     yield from _environment(service)
     yield from _canary(service)
     yield from _storage(service)
     yield from _gpu(service)
-    yield from _sizes(documents)
+    yield from _sizes(bundle)
 
 
 def _name(service: Document) -> Iterator[Finding]:
@@ -114,8 +110,8 @@ def _gpu(service: Document) -> Iterator[Finding]:
         yield failure("GPU", detail, "serving.gpu", "Kubernetes shares no GPU: push the release again")
 
 
-def _sizes(documents: Sequence[Document]) -> Iterator[Finding]:
-    for document in documents:
+def _sizes(bundle: Bundle) -> Iterator[Finding]:
+    for document in (*bundle.beside, bundle.service):
         kind, metadata = document["kind"], document["metadata"]
         for what, size, limit in (
             (f"the {kind}", len(msgspec.json.encode(document)), DOCUMENT_MAX),

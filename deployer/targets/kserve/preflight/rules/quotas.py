@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
 from deployer.findings import Finding, failure, ok, warning
-from deployer.quantity import parse_quantity
 from deployer.observed import Document
+from deployer.quantity import parse_quantity
 
 
 def check_quotas(
