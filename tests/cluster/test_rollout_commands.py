@@ -71,7 +71,8 @@ def test_a_model_that_cannot_be_loaded(kdeploy: Kdeploy, rolled_out: str, play: 
     assert rows["phase"] == "Failed"
     assert "ValueError: wrong weights" in rows["reason"]
     assert rows["traffic"] == f"100 % {rolled_out}"
-    assert "ModelLoadFailed" in kdeploy("rollout", "history").out.splitlines()[-1]
+    assert kdeploy("rollout", "history").out.splitlines()[-1].endswith("Failed")
+    assert json.loads(kdeploy("rollout", "history", "-o", "json").out)[-1]["reason"] == "ModelLoadFailed"
     plan = [line.split() for line in kdeploy("plan").out.splitlines()]
     assert ["answers", "now", rolled_out] in plan
     assert ["applied", "last", failed] in plan
@@ -113,7 +114,7 @@ class TestRollbackOnFailure:
         assert f"{rolled_out} is restored and Ready" in ended.err
         assert play.service()["spec"] == before["spec"]
         outcomes = [line.split()[-1] for line in kdeploy("rollout", "history").out.splitlines()[1:]]
-        assert outcomes == ["Ready", "ModelLoadFailed", "Ready"]
+        assert outcomes == ["Ready", "Failed", "Ready"]
 
     def test_on_a_first_release_there_is_nothing_to_restore(self, kdeploy: Kdeploy, play: Play) -> None:
         with meanwhile(lambda: fail_to_load(play)):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from deployer.observed import RELEASE_LABEL, Document
 
@@ -71,14 +71,12 @@ def own_children(service: Document, children: Children) -> Children:
             if labels.get(COMPONENT_LABEL, "predictor") == "predictor" and app in (None, labels.get("app"))
         ]
 
-    return Children(
+    return structs.replace(
+        children,
         pods=own(children.pods),
-        events=children.events,
         revisions=own(children.revisions),
         deployments=own(children.deployments),
         replica_sets=own(children.replica_sets),
-        routes=children.routes,
-        logs=children.logs,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from deployer.load_log import LoadLog, last_traceback
 from deployer.observed import Document
@@ -249,9 +249,7 @@ def _of_place(failure: Failure, service: Document, children: Children) -> Failur
             f"pod {others[0]['metadata']['name']} of release {release_of(others[0])} holds one: "
             "`kdeploy rollout --strategy recreate` stops it first (the service does not answer meanwhile)"
         )
-    return Failure(
-        reason=failure.reason, message=failure.message, hint=hint, pod=failure.pod, after=failure.after
-    )
+    return structs.replace(failure, hint=hint)
 
 
 def _holds_gpu(pod: Document) -> bool:

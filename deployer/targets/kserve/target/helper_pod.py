@@ -12,6 +12,7 @@ from datetime import datetime
 from deployer.errors import ConflictError, KdeployError, RefusedError, RolloutFailedError, StoreError
 from deployer.findings import refuse
 from deployer.observed import Document, Reference
+from deployer.shipped import shipped
 from deployer.store.location import locate_claim
 from deployer.store.shell import BrokenError, ExitError
 from deployer.targets.kserve.client.api import Api
@@ -23,10 +24,8 @@ from deployer.targets.kserve.state.diagnosis import diagnose_pod
 from deployer.targets.kserve.state.pods import explain_pod
 from deployer.targets.kserve.target.session import Session
 
-DEADLINE = 3600  # seconds that such a Pod lives at most; a command that needs longer gets another one
-MOUNT = "/mnt/model-store"
+DEADLINE = 3600  # seconds that such a Pod lives at most; a command that takes longer gets another one
 _LABELS = {"app.kubernetes.io/managed-by": "kdeploy", "app.kubernetes.io/component": "model-store"}
-_USER = 1000  # as in the ServingRuntime, so that what is written can be read there
 
 
 class HelperPod:
@@ -187,49 +186,10 @@ def _runs(pod: Document | None) -> bool:
 
 
 def _document(claim: str, image: str, namespace: str, name: str) -> Document:
-    """Render the Pod, as strict as Pod Security's `restricted` wants it."""
-    return {
-        "apiVersion": POD.api_version,
-        "kind": POD.kind,
-        # A sidecar of a mesh would end neither with the Pod's work nor be of any use to it.
-        "metadata": {
-            "name": name,
-            "namespace": namespace,
-            "labels": {**_LABELS, "sidecar.istio.io/inject": "false"},
-        },
-        "spec": {
-            "activeDeadlineSeconds": DEADLINE,
-            "restartPolicy": "Never",
-            "terminationGracePeriodSeconds": 1,
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": _USER,
-                "runAsGroup": _USER,
-                "fsGroup": _USER,
-                "fsGroupChangePolicy": "OnRootMismatch",
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "containers": [
-                {
-                    "name": "shell",
-                    "image": image,
-                    "command": ["sleep", str(DEADLINE)],
-                    # Scripts are run here, too.
-                    "workingDir": MOUNT,
-                    "securityContext": {
-                        "allowPrivilegeEscalation": False,
-                        "readOnlyRootFilesystem": True,
-                        "capabilities": {"drop": ["ALL"]},
-                    },
-                    "resources": {
-                        "requests": {"cpu": "100m", "memory": "64Mi"},
-                        "limits": {"cpu": "1", "memory": "512Mi"},
-                    },
-                    "volumeMounts": [{"name": "models", "mountPath": MOUNT}],
-                }
-            ],
-            "volumes": [{"name": "models", "persistentVolumeClaim": {"claimName": claim}}],
-        },
-    }
+    import yaml
+
+    document: Document = yaml.safe_load((shipped("manifests") / "helper-pod.yaml").read_text("utf-8"))
+    document["metadata"] |= {"name": name, "namespace": namespace}
+    document["spec"]["containers"][0]["image"] = image
+    document["spec"]["volumes"][0]["persistentVolumeClaim"] = {"claimName": claim}
+    return document

@@ -23,7 +23,7 @@ from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE
 from deployer.targets.kserve.state.pods import count_failures, find_container, is_ready
 from deployer.targets.kserve.state.readiness import ReadinessEvaluator
 from deployer.targets.kserve.target.logs import last_lines, tail
-from deployer.targets.kserve.target.read import read_routes, selections, watched_children
+from deployer.targets.kserve.target.read import gather, read_routes, selections
 
 _LOG_PERIOD = 2.0  # seconds between two looks at the log of a container that loads
 
@@ -89,7 +89,7 @@ class Wait:
         return recheck if self._readiness.in_window else min(end, recheck)
 
     def _status(self, service: Document, watching: Watching, now: float) -> Observed:
-        children = watched_children(watching)
+        children = gather(watching.of)
         if self._readiness is None:
             self._readiness = self._begin(service, children)
         children = msgspec.structs.replace(
