@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from deployer.archive.digests import DigestCache
+from deployer.archive.lint import Source
 from deployer.archive.members import Member, name_fault
 from deployer.archive.stream import open_source, sums_of, why
-from deployer.archive.syntax import Source
 from deployer.errors import ArchiveError
 
 _READ_AT_ONCE = 256 << 10  # to read so little takes no longer than to look it up

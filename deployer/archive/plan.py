@@ -23,10 +23,9 @@ from deployer.archive.digests import DigestCache
 from deployer.archive.extra_files import KEY as EXTRA_FILES_KEY
 from deployer.archive.extra_files import extra_files
 from deployer.archive.files import Files
-from deployer.archive.handler_source import HANDLER_KEY
+from deployer.archive.lint import HANDLER_KEY, check_sources
 from deployer.archive.members import Archive, names_fault
 from deployer.archive.requirements import Requirements, read_requirements, refuse_credentials
-from deployer.archive.sources import check_sources
 from deployer.archive.stream import open_source, why
 from deployer.config import NAME_MAX, NAME_PATTERN, Model
 from deployer.errors import ArchiveError
@@ -176,7 +175,7 @@ def _add_weights(files: Files, root: Path, file: str) -> None:
         raise ArchiveError(f"{file} is cut short", where=key, hint="save or copy the weights again")
 
 
-def _is_cut_short(file: io.FileIO) -> bool:
+def _is_cut_short(file: io.BufferedReader) -> bool:
     """Whether a file begins as `torch.save` writes it, as a zip, and lacks what a zip ends with."""
     if file.read(len(_ZIP_START)) != _ZIP_START:
         return False

@@ -21,39 +21,17 @@ _LOGIN = re.compile(r"://(?P<user>[^\s/@:]*)(?::(?P<password>[^\s/@]*))?@")
 _TOKEN_FROM = 20  # letters of a user without a password: so long is a token, and no name of anybody's
 _VARIABLES = re.compile(r"(\$\{[A-Z0-9_]+\})*")  # as pip knows them
 
-_MODULES = {  # of distributions that are called otherwise
-    "antlr4-python3-runtime": "antlr4",
-    "attrs": "attr attrs",
-    "beautifulsoup4": "bs4",
-    "biopython": "Bio",
-    "faiss-cpu": "faiss",
-    "faiss-gpu": "faiss",
-    "fonttools": "fontTools",
-    "grpcio": "grpc",
-    "msgpack-python": "msgpack",
-    "nvidia-ml-py": "pynvml",
-    "opencv-contrib-python": "cv2",
-    "opencv-contrib-python-headless": "cv2",
-    "opencv-python": "cv2",
-    "opencv-python-headless": "cv2",
-    "pillow": "PIL",
-    "pillow-simd": "PIL",
-    "protobuf": "google",
-    "psycopg2-binary": "psycopg2",
-    "pycryptodome": "Crypto",
-    "pyjwt": "jwt",
-    "pymupdf": "fitz pymupdf",
-    "pyserial": "serial",
-    "python-dateutil": "dateutil",
-    "pytorch-ignite": "ignite",
-    "pyyaml": "yaml",
-    "pyzmq": "zmq",
-    "rasterio": "rasterio",
-    "scikit-image": "skimage",
-    "scikit-learn": "sklearn",
-    "setuptools": "setuptools pkg_resources",
-    "umap-learn": "umap",
-    "websocket-client": "websocket",
+# Modules whose distribution is called otherwise, and what its name begins with.
+_DISTRIBUTIONS = {
+    "Bio": "biopython",
+    "Crypto": "pycryptodome",
+    "attr": "attrs",
+    "bs4": "beautifulsoup4",
+    "cv2": "opencv-",
+    "fitz": "pymupdf",
+    "ignite": "pytorch-ignite",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
 }
 
 
@@ -88,7 +66,7 @@ def read_requirements(content: bytes, path: str) -> Requirements:
             continue  # another option
         elif name := _distribution(line):
             distributions.append(_normal(name))
-        elif _is_place(line):
+        elif "/" in line or line.startswith(_EDITABLE) or line.endswith(_PACKAGE_FILES):
             unseen = True
         else:
             raise ArchiveError(
@@ -124,17 +102,15 @@ def refuse_credentials(text: str, path: str) -> None:
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
     """Yield each line that says something, continued lines joined, with the number of its first."""
     started, pending = 0, ""
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate([*text.splitlines(), ""], start=1):
         started = started if pending else number
-        stripped = _COMMENT.sub("", line).strip()
-        if stripped.endswith("\\"):
-            pending += stripped[:-1] + " "
+        pending += _COMMENT.sub("", line).strip()
+        if pending.endswith("\\"):
+            pending = pending[:-1] + " "
             continue
-        if whole := (pending + stripped).strip():
-            yield started, whole
+        if pending.strip():
+            yield started, pending.strip()
         pending = ""
-    if pending.strip():
-        yield started, pending.strip()
 
 
 def _distribution(line: str) -> str | None:
@@ -150,21 +126,17 @@ def _distribution(line: str) -> str | None:
     return file.rpartition("-")[0] if file.endswith(_PACKAGE_FILES) else None
 
 
-def _is_place(line: str) -> bool:
-    return "/" in line or line.startswith(_EDITABLE) or line.endswith(_PACKAGE_FILES)
-
-
 def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def provides(distribution: str, module: str) -> bool:
     """Whether a distribution may bring a module: known to, or called alike."""
-    if module in _MODULES.get(distribution, "").split():
+    if distribution.startswith(_DISTRIBUTIONS.get(module, "?")):
         return True
     parts = [part for part in distribution.split("-") if part not in ("py", "python")] or [distribution]
-    beginnings = {_bare("".join(parts[:count])) for count in range(1, len(parts) + 1)}
-    return _bare(_normal(module).replace("-", "")) in beginnings
+    alike = {_bare("".join(parts[:count])) for count in range(1, len(parts) + 1)}
+    return _bare(_normal(module).replace("-", "")) in alike
 
 
 def _bare(name: str) -> str:
