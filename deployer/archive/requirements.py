@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 import re
 from collections.abc import Iterator
 
@@ -13,7 +12,6 @@ from deployer.errors import ArchiveError
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _REQUIREMENT = re.compile(rf"(?P<name>{_NAME})\s*(?:\[[^\]]*\])?\s*(?:[<>!~]=?|===?|[(@;]|--|$)")
 _INCLUDED = re.compile(r"(?P<option>-r|-c|--requirement|--constraint)[\s=]*(?P<file>.+)")
-_EGG = re.compile(rf"#(?:.*&)?egg=(?P<name>{_NAME})")
 _COMMENT = re.compile(r"(^|\s+)#.*$")
 _EDITABLE = ("-e", "--editable")
 _PACKAGE_FILES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2")
@@ -39,7 +37,7 @@ class Requirements(Struct, frozen=True):
     """What a requirements file asks for.
 
     `distributions` by their normal names; `included` are the files that it names itself, with the line;
-    `open` tells that it may bring more than can be seen.
+    `open` says that it may bring more than these: it names places or further files.
     """
 
     distributions: tuple[str, ...] = ()
@@ -64,8 +62,8 @@ def read_requirements(content: bytes, path: str) -> Requirements:
             unseen = unseen or match["option"] in ("-r", "--requirement")
         elif line.startswith("-") and not line.startswith(_EDITABLE):
             continue  # another option
-        elif name := _distribution(line):
-            distributions.append(_normal(name))
+        elif (named := _REQUIREMENT.match(line)) and not named["name"].endswith(_PACKAGE_FILES):
+            distributions.append(_normal(named["name"]))
         elif "/" in line or line.startswith(_EDITABLE) or line.endswith(_PACKAGE_FILES):
             unseen = True
         else:
@@ -111,19 +109,6 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
         if pending.strip():
             yield started, pending.strip()
         pending = ""
-
-
-def _distribution(line: str) -> str | None:
-    """Return what a line installs, as far as the line itself says so."""
-    if egg := _EGG.search(line):
-        return egg["name"]
-    named = _REQUIREMENT.match(line)
-    if named and not named["name"].endswith(_PACKAGE_FILES):
-        return named["name"]
-    file = posixpath.basename(line.partition(";")[0].strip())
-    if file.endswith(".whl"):
-        return file.partition("-")[0]
-    return file.rpartition("-")[0] if file.endswith(_PACKAGE_FILES) else None
 
 
 def _normal(name: str) -> str:

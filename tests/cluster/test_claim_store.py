@@ -9,7 +9,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -78,7 +77,6 @@ def kdeploy(
     (folder / "weights.pt").write_bytes(os.urandom(100_000))
     monkeypatch.chdir(folder)
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
-    time.sleep(0.15)  # digests are remembered of files that are older than a tick of their clock
 
     def run(*arguments: str) -> Ended:
         capfd.readouterr()
@@ -96,7 +94,6 @@ def kdeploy(
 def large(kdeploy: Kdeploy) -> None:
     """Let the weights be more than one segment of an upload."""
     Path("weights.pt").write_bytes(os.urandom(SIZE))
-    time.sleep(0.15)
 
 
 def pods(kube: Kube, namespace: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,6 @@ class Project:
         self.events: list[Event] = []
         (folder / "handler.py").write_text(HANDLER)
         (folder / "weights.pt").write_bytes(b"w" * 100_000)
-        time.sleep(0.15)  # digests are remembered of files that are older than a tick of their clock
 
     def pipeline(self, *, strict: bool = False, **flags: str) -> Pipeline:
         settings = load_settings(
