@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-AT_LEAST = {"sha256": 1 / 1.25, "default": 20.0, "zip-store": 2.5}  # times the time of kdeploy
+AT_LEAST = {"sha256": 1 / 1.25, "default": 20.0}  # times the time of kdeploy
 PEAK_AT_MOST = 60  # MB of memory
 
 OURS = """
