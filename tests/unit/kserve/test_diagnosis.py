@@ -130,6 +130,10 @@ class TestContainers:
             pod(B, main=CRASHED),
             pod(main=CRASHED, deletionTimestamp=AFTER),
             pod(main=CRASHED, ready=True),
+            # Evicted: its ReplicaSet has another one made.
+            pod(main={"terminated": {"exitCode": 137, "reason": "OOMKilled"}}, phase="Failed"),
+            # Downloaded at the fourth attempt; or its node was restarted as often.
+            pod(init={"terminated": {"exitCode": 0}, "restarts": 3}, main={"running": {}}),
             pod(main=CRASHED, app="isvc.digits-canary-predictor"),  # somebody's canary
         ],
     )
@@ -281,6 +285,14 @@ class TestDeployments:
         assert failure(replica_sets=[old, new], deployments=[deployment(A, LATE)]) is None
         assert failure(deployments=[deployment(A, LATE, generation=3, observed=2)]) is None
         assert failure(of=service(mode="Knative"), revisions=[revision(B, 1, LATE)]) is None
+
+    def test_a_deployment_repeats_the_refusal_of_the_release_before_though_no_name_is_in_it(self) -> None:
+        said = 'admission webhook "w" denied the request: no'
+        denied = condition("ReplicaFailure", "True", "FailedCreate", said)
+        old, new = replica_set(B, 1, conditions=[denied]), replica_set(A, 2)
+        assert failure(replica_sets=[old, new], deployments=[deployment(A, denied)]) is None
+        refused = replica_set(A, 2, conditions=[denied])
+        assert told(replica_sets=[old, refused]).message == f"ReplicaSet digits-predictor-2: {said}"
 
     def test_what_may_pass(self) -> None:
         again = condition("ReplicaFailure", "True", "FailedCreate", "timeout, will retry")

@@ -64,6 +64,14 @@ def probe(message: str) -> Document:
             "BackOff",
             "storage-initializer has failed 3 times and starts again after 40 s: timed out",
         ),
+        (
+            pod(
+                init={"terminated": {"exitCode": 0}, "restarts": 1}, main=RUNS
+            ),  # the second attempt succeeded
+            [],
+            "LoadingModel",
+            "loading the model",
+        ),
         (pod(main=RUNS), [], "LoadingModel", "loading the model"),
         (pod(main=RUNS), [probe("it is slow")], "LoadingModel", "loading the model: it is slow"),
         (

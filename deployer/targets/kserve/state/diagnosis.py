@@ -280,22 +280,28 @@ def _of_log(pod: Document, children: Children) -> Failure | None:
 def _of_deployment(service: Document, children: Children) -> Failure | None:
     """Read that pods are refused, or late, where that is about the release.
 
-    KServe writes the new release's label on the Deployment at once. Its conditions stay those of the release
-    before: the deadline until the Deployment is observed again, a refused pod until its ReplicaSet is empty.
+    KServe writes the new release's label on the Deployment at once. Its deadline is the one of the release
+    before until it is observed again, and it repeats what any of its ReplicaSets reports of refused pods.
     """
     own = own_children(service, children)
     others = [_name(one) for one in own.replica_sets if release_of(one) != release_of(service)]
-    for one in [*_of_release(service, own.replica_sets), *own.deployments]:
-        if one.get("status", {}).get("observedGeneration", 0) < one["metadata"].get("generation", 0):
-            continue
-        where = f"{one['kind']} {_name(one)}"
-        refused, late = condition(one, "ReplicaFailure").get("message", ""), condition(one, "Progressing")
-        if _REFUSED.search(refused) and not any(name in refused for name in others):
-            return _refusal("FailedCreate", where, refused)
+    made = _of_release(service, own.replica_sets)
+    for one in filter(_is_observed, made if others else [*made, *own.deployments]):
+        refused = condition(one, "ReplicaFailure").get("message", "")
+        if _REFUSED.search(refused):
+            return _refusal("FailedCreate", f"{one['kind']} {_name(one)}", refused)
+    for one in filter(_is_observed, own.deployments):
+        late = condition(one, "Progressing")
         said = late.get("message", "")
         if late.get("reason") == _LATE and not any(name in said for name in others):
-            return Failure(reason=_LATE, message=join(where, said))
+            return Failure(reason=_LATE, message=join(f"Deployment {_name(one)}", said))
     return None
+
+
+def _is_observed(document: Document) -> bool:
+    """Return whether an object's conditions are of its present specification."""
+    observed: int = document.get("status", {}).get("observedGeneration", 0)
+    return observed >= int(document["metadata"].get("generation", 0))
 
 
 def _of_revisions(service: Document, children: Children) -> Failure | None:

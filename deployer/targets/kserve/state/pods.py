@@ -192,7 +192,7 @@ def _read_container(status: dict[str, Any]) -> Container:
     over = state.get("terminated")
     restarts, init = int(status.get("restartCount", 0)), status.get("name") == INITIALIZER
     succeeded = over is not None and over.get("exitCode") == 0 and over.get("reason") != "OOMKilled"
-    failed = not (init and succeeded) and (over is not None or (bool(waiting) and last is not None))
+    failed = over is not None or (bool(waiting) and last is not None)
     return Container(
         name=status.get("name", ""),
         running="running" in state,
@@ -201,7 +201,7 @@ def _read_container(status: dict[str, Any]) -> Container:
         waiting=waiting.get("reason", ""),
         waiting_message=waiting.get("message", ""),
         ended=None if init and succeeded else ended,
-        failures=restarts + failed,
+        failures=0 if init and succeeded else restarts + failed,
     )
 
 
