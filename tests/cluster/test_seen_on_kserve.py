@@ -16,6 +16,7 @@ from deployer.rollout import watch_rollout
 from deployer.target import Document, Phase
 from deployer.targets.kserve import Cluster
 from deployer.targets.kserve.preflight.capacity import returns_gpu
+from deployer.targets.kserve.watching import EVENTS_MAX
 from tests.cluster.kube import Kube
 from tests.cluster.play import A, B, Play, documents
 from tests.cluster.proxy import Proxy
@@ -144,6 +145,38 @@ class TestOneFailedAttempt:
             serve(play, A)
             one.end()
 
+    def test_a_pod_that_failed_before_the_release_was_applied_again(self, waiting: Start, play: Play) -> None:
+        first = waiting(A)
+        play.pending()
+        failed = play.pod(A, init={"terminated": FORBIDDEN})
+        with pytest.raises(RolloutFailedError, match="403"):
+            first.end()
+        waiting(B)  # it fails, too; the pod of the release before stays
+        time.sleep(1.1)  # times are whole seconds
+        again = waiting(A)
+        again.until(lambda status: failed["metadata"]["name"] in " ".join(status.holding))
+        play.gone(failed)
+        play.pod(A, init={"running": {}})
+        again.until(lambda status: status.message == "downloading the model")
+        serve(play, A)
+        again.end()
+
+    def test_the_same_rollout_again_after_a_deadline(self, waiting: Start, play: Play) -> None:
+        late = condition(
+            "Progressing", "ProgressDeadlineExceeded", f'ReplicaSet "digits-predictor-{A[-6:]}" has timed out'
+        )
+        first = waiting(A)
+        play.replica_set(A, available=0)
+        generation = play.deployment(A, [])["metadata"]["generation"]
+        play.deployment(A, [late], observedGeneration=generation)
+        with pytest.raises(RolloutFailedError, match="ProgressDeadlineExceeded"):
+            first.end()
+        again = waiting(A)  # the Deployment is late until a pod of it becomes ready
+        time.sleep(0.5)
+        assert not again.future.done()
+        serve(play, A)
+        again.end()
+
     def test_without_the_right_to_delete_pods_the_kubelet_is_waited_for(
         self, kubeconfig: Path, waiting: Start, play: Play, namespace: str, proxy: Proxy
     ) -> None:
@@ -167,6 +200,20 @@ class TestOneFailedAttempt:
             play.change_pod(failed, init={"terminated": FORBIDDEN, "restarts": 1})
             with pytest.raises(RolloutFailedError, match="403"):
                 one.end()
+
+
+def test_a_pod_beside_many_of_the_release_before_is_diagnosed(waiting: Start, play: Play) -> None:
+    rolled_out(waiting, play)
+    for _ in range(EVENTS_MAX):
+        play.pod(A, main={"running": {}}, ready=True)
+    one = waiting(B)
+    play.updating()
+    play.replica_set(B, available=0, number=2)
+    pod = play.pod(B, main={"running": {}})
+    play.event(pod, "Unhealthy", "Readiness probe failed: model digits has no READY worker")
+    one.until(lambda status: status.message == "loading the model: no READY worker yet")
+    serve(play, B, number=2, before=A)
+    one.end()
 
 
 class TestOneGpu:

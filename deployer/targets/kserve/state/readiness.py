@@ -5,7 +5,7 @@ Times are seconds of any clock that only goes forward.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -23,8 +23,7 @@ class Readiness:
     """Evaluates one service again and again, remembering since when it has been as it is.
 
     `window` is how long Ready must last, `stable` the release that is to get the rest of the requests.
-    `spec_before` is the model status that the release before left. `before` counts the failures of containers
-    that are older than what is waited for, by pod uid and container. `gpu_returns` finds out whether a pod
+    `spec_before`, `before` and `conditions_before` are as in diagnose. `gpu_returns` finds out whether a pod
     elsewhere is about to give a GPU back; it is called while one is missing.
     """
 
@@ -35,6 +34,7 @@ class Readiness:
         stable: str | None = None,
         spec_before: Document | None = None,
         before: Mapping[str, Mapping[str, int]] | None = None,
+        conditions_before: Sequence[Document] = (),
         gpu_returns: Callable[[], bool] = lambda: False,
     ) -> None:
         self.failure: Failure | None = None
@@ -43,6 +43,7 @@ class Readiness:
         self._stable = stable
         self._spec_before = spec_before
         self._before = before
+        self._conditions_before = conditions_before
         self._gpu_returns = gpu_returns
         self._ready_since: float | None = None
         self._failing_since: float | None = None
@@ -73,7 +74,7 @@ class Readiness:
             self._failing_since = None
             return self._last(status, now)
         self._ready_since = None
-        failure = diagnose(service, children, self._before, self._spec_before)
+        failure = diagnose(service, children, self._before, self._spec_before, self._conditions_before)
         if failure and self._counts(failure, now):
             self.failure = failure
             hint = failure.hint or (LOGS if failure.container else "")
