@@ -210,8 +210,11 @@ class Pipeline:
                 self._emit(Warned(note))
         if archive:
             self._push(archive)
+        if live:
+            self._correct(
+                live.status
+            )  # a rollback later on restores it only if it is known to have been Ready
         if unchanged:
-            self._correct(reference, release.id)
             self._emit(Unchanged(service=str(reference), release=release.id))
             return release
         if release_id:
@@ -260,13 +263,14 @@ class Pipeline:
         self._apply(self.with_secret(documents), entry.release, Traffic(), entry.archive)
         self._wait(reference, entry.release, timeout, None)
 
-    def _correct(self, reference: Reference, release_id: str) -> None:
-        """Note that a release is Ready after all, where its entry says that the wait for it failed."""
+    def _correct(self, status: Status) -> None:
+        """Note that a release is Ready after all, where its entry does not say so."""
+        if status.phase is not Phase.READY:
+            return
         with contextlib.suppress(KdeployError):
-            newest = self.target.history(reference)[-1:]
-            for entry in newest:
-                if entry.release == release_id and entry.outcome not in (READY, APPLYING):
-                    self.target.note_outcome(reference, READY, entry.number)
+            for entry in self.target.history(status.reference)[-1:]:
+                if entry.release == status.release and entry.outcome not in (READY, APPLYING):
+                    self.target.note_outcome(status.reference, READY, entry.number)
 
     def check(self, documents: list[Document], *, wait: bool = True) -> None:
         """Refuse documents that could not come to serve. Writes nothing.
@@ -291,8 +295,7 @@ class Pipeline:
         An entry whose release has become Ready since is corrected.
         """
         reference = live.status.reference
-        if live.status.phase is Phase.READY and live.status.release:
-            self._correct(reference, live.status.release)
+        self._correct(live.status)
         try:
             return self.target.history(reference)
         except KdeployError as error:  # a user who may only read services sees all the rest

@@ -182,6 +182,14 @@ def test_whoever_sees_the_real_outcome_corrects_the_history(
     assert kdeploy("rollout", "history").out.splitlines()[-1].split()[-1] == "Ready"
 
 
+def test_a_release_that_became_ready_unseen_is_the_one_to_restore(kdeploy: Kdeploy, play: Play) -> None:
+    assert kdeploy("rollout", "--no-wait").code == 0
+    become_ready(play)
+    assert kdeploy(*BROKEN, "--no-wait").code == 0
+    outcomes = [line.split()[-1] for line in kdeploy("rollout", "history").out.splitlines()[1:]]
+    assert outcomes[0] == "Ready"
+
+
 class TestStrategy:
     def test_recreate_belongs_to_the_rollout(self, kdeploy: Kdeploy, rolled_out: str, play: Play) -> None:
         assert kdeploy("rollout", "--strategy", "recreate").err.splitlines()[-1].startswith("unchanged: ")
