@@ -15,7 +15,7 @@ from deployer.errors import RolloutFailedError, RolloutTimeoutError
 from deployer.rollout import watch_rollout
 from deployer.target import Document, Phase
 from deployer.targets.kserve import Cluster
-from deployer.targets.kserve.preflight.capacity import returns_gpu
+from deployer.targets.kserve.preflight.capacity import may_scale_up, returns_gpu
 from deployer.targets.kserve.watching import EVENTS_MAX
 from tests.cluster.kube import Kube
 from tests.cluster.play import A, B, Play, documents
@@ -267,6 +267,21 @@ class TestOneGpu:
             assert not returns_gpu(cluster.api)
         finally:
             kube.delete(f"/api/v1/nodes/{name}")
+
+
+def test_an_autoscaler_is_known_by_what_it_leaves_or_may_be_there(
+    cluster: Cluster, kube: Kube, proxy: Proxy
+) -> None:
+    assert not may_scale_up(cluster.api)
+    where, name = "/api/v1/namespaces/kube-system/configmaps", "cluster-autoscaler-status"
+    said = f'configmaps "{name}" is forbidden: User "ci" cannot get resource "configmaps" in API group ""'
+    with proxy.fault(f"GET .*/{name}", status=403, message=said, reason="Forbidden"):
+        assert may_scale_up(cluster.api)
+    kube.create(where, {"metadata": {"name": name}})
+    try:
+        assert may_scale_up(cluster.api)
+    finally:
+        kube.delete(f"{where}/{name}")
 
 
 class TestCanaryOfSomebodyElse:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import msgspec
 
@@ -13,7 +14,7 @@ from deployer.target import Document, Phase, Reference, Status, read_status
 from deployer.targets.kserve.api import Api
 from deployer.targets.kserve.logs import last_lines, tail
 from deployer.targets.kserve.observing import read_routes
-from deployer.targets.kserve.preflight.capacity import returns_gpu
+from deployer.targets.kserve.preflight.capacity import may_scale_up, returns_gpu
 from deployer.targets.kserve.refusals import RefusedError
 from deployer.targets.kserve.resources import EVENT, POD
 from deployer.targets.kserve.state.children import (
@@ -124,6 +125,7 @@ class Wait:
             before=before,
             conditions_before=[one for document in made for one in conditions(document)],
             gpu_returns=lambda: returns_gpu(self._api),
+            may_scale_up=cache(lambda: may_scale_up(self._api)),
         )
 
     def _restart(self, pod: Document) -> None:

@@ -43,7 +43,8 @@ ATTEMPTS = 3  # failed downloads after which waiting is over, where the next one
 
 # Seconds that a state must last before it counts as a failure.
 PULLS = 35.0  # about three attempts of the kubelet to pull an image
-SETTLED = 1.0  # an autoscaler or a gateway may speak up right after
+SETTLED = 1.0  # a gateway or the scheduler may speak up right after
+SCALES_UP = 15.0  # an autoscaler looks every ten seconds, and then says that it adds a node
 STALE = 10.0  # KServe has surely come round to this release
 TRIED_AGAIN = 60.0  # Kubernetes has most likely tried again to create a pod that was refused before
 FIRST_TRACEBACK = 8.0  # a worker that fails once more within this is not a passing fault
