@@ -14,6 +14,7 @@ from deployer.targets.kserve.state.children import (
     SERVING_CONTAINER,
     condition,
     conditions,
+    event_time,
     events_about,
 )
 
@@ -38,6 +39,7 @@ _HINDERING = frozenset(
         "ProvisioningFailed",
     ]
 )
+_PROGRESSING = ("Scheduled", "SuccessfulAttachVolume", "Pulling", "Pulled", "Created", "Started")
 _SCALES_UP = ("TriggeredScaleUp", "Nominated")  # by the cluster autoscaler, by Karpenter
 _PROBE = re.compile(r"^(?:Readiness|Startup|Liveness) probe (?:failed|errored)[^:]*: *", re.DOTALL)
 _LOG_PREFIX = re.compile(r"^\d{4}-\d\d-\d\d[ T][\d:.,]+ +\d* *\S+ +(?P<level>[A-Z]+) +(?:\[[^\]]*\] *)?")
@@ -113,11 +115,13 @@ def scheduling_faults(pod: Document, events: Sequence[Document]) -> list[str]:
 
 
 def hindering_event(pod: Document, events: Sequence[Document]) -> str:
-    """Return the newest event that says why a pod does not run, or nothing."""
+    """Return the newest event that says why a pod does not run, or nothing if it has come farther since."""
+    every = events_about(pod, list(events))
+    since = max((event_time(one) for one in every if one.get("reason") in _PROGRESSING), default="")
     about = [
         one
-        for one in events_about(pod, list(events))
-        if one.get("type") == "Warning" and one.get("reason") in _HINDERING
+        for one in every
+        if one.get("type") == "Warning" and one.get("reason") in _HINDERING and event_time(one) >= since
     ]
     return f"{about[-1].get('reason')}: {about[-1].get('message', '')}" if about else ""
 
