@@ -425,3 +425,11 @@ def test_knatives_maximum_timeout(kdeploy: Kdeploy, put: Put, kube: Kube, proxy:
         data={"max-revision-timeout-seconds": "1200"},
     )
     assert kdeploy("plan", *knative, "--set", "serving.response-timeout=700").code == 0
+
+
+def test_a_deletion_names_the_pods_that_the_cluster_has_not_come_to_yet(
+    kdeploy: Kdeploy, rolled_out: str, play: Play
+) -> None:
+    pod = play.pod(rolled_out, main={"running": {}}, ready=True, limits={"nvidia.com/gpu": "1"})
+    ended = kdeploy("delete", "--yes")
+    assert f"still terminating: pod {pod['metadata']['name']} (1 nvidia.com/gpu)" in ended.err
