@@ -15,6 +15,7 @@ from deployer.errors import RolloutFailedError, RolloutTimeoutError
 from deployer.rollout import watch_rollout
 from deployer.target import Document, Phase
 from deployer.targets.kserve import Cluster
+from deployer.targets.kserve.preflight.admission import STOP
 from deployer.targets.kserve.preflight.capacity import may_scale_up, returns_gpu
 from deployer.targets.kserve.watching import EVENTS_MAX
 from tests.cluster.kube import Kube
@@ -267,6 +268,17 @@ class TestOneGpu:
             assert not returns_gpu(cluster.api)
         finally:
             kube.delete(f"/api/v1/nodes/{name}")
+
+
+def test_a_service_that_is_stopped_while_its_release_is_waited_for(waiting: Start, play: Play) -> None:
+    one = waiting()
+    play.kube.merge(play._service, {"metadata": {"annotations": {STOP: "true"}}})
+    play.show("08")
+    with pytest.raises(
+        RolloutFailedError, match=r"annotation serving\.kserve\.io/stop stops the service"
+    ) as caught:
+        one.end()
+    assert "annotate inferenceservice digits serving.kserve.io/stop-" in (caught.value.hint or "")
 
 
 def test_an_autoscaler_is_known_by_what_it_leaves_or_may_be_there(

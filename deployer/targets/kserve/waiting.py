@@ -14,6 +14,7 @@ from deployer.target import Document, Phase, Reference, Status, read_status
 from deployer.targets.kserve.api import Api
 from deployer.targets.kserve.logs import last_lines, tail
 from deployer.targets.kserve.observing import read_routes
+from deployer.targets.kserve.preflight.admission import check_frozen
 from deployer.targets.kserve.preflight.capacity import may_scale_up, returns_gpu
 from deployer.targets.kserve.refusals import RefusedError
 from deployer.targets.kserve.resources import EVENT, POD
@@ -103,6 +104,10 @@ class Wait:
         status = self._readiness.evaluate(service, children, now)
         if children.logs:
             self._readiness.recheck(now + _LOG_PERIOD)
+        if status.phase is Phase.STOPPED:
+            for found in check_frozen(service):  # by somebody, since the release was applied
+                message, hint = found.detail, found.remedy
+                return msgspec.structs.replace(status, phase=Phase.FAILED, message=message, hint=hint)
         failure = self._readiness.failure
         if status.phase is Phase.FAILED and failure:
             log = failure.lines or last_lines(self._api, status.reference.namespace, failure)
