@@ -40,12 +40,15 @@ LOOK = 0.5  # seconds between two looks at a model that loads
 LATE = 0.5  # seconds that the last lines of a worker may come after the line that says it died
 
 _SECRET_NAME = re.compile(
-    r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|SAS)(_|$)", re.IGNORECASE
+    r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|CONNECTION_STRING|(^|_)(PASS|PWD|SAS))(_|$)"
+    r"(?<!^PWD)",
+    re.IGNORECASE,
 )
-_USER = re.compile(r"(?<=\w://)[^/\s@'\"]+(?=@)")
+_USER = re.compile(r"(?<=\w://)[^/\s'\"]+(?=@)")
 _TOKEN = re.compile(
     r"""(authorization["']?\s*[=:]\s*["']?(?:(?:bearer|basic|token)\s+)?"""
-    r"""|(?:token|password|passwd|pwd|secret|signature|sig|credential|api_?key|access_?key)["']?\s*[=:]\s*["']?"""
+    r"""|(?:token|password|passwd|passphrase|pwd|secret|signature|sig|credential"""
+    r"""|(?:api|access|account|private|secret|storage)[_-]?key)["']?\s*[=:]\s*["']?"""
     r"""|\bbearer\s+)[^\s"'&,;]+""",
     re.IGNORECASE,
 )

@@ -47,12 +47,21 @@ from manifests.first_process import (
         ("AWS_SECRET_ACCESS_KEY=abc/def HF_TOKEN=hf_x", "AWS_SECRET_ACCESS_KEY=*** HF_TOKEN=***"),
         ("https://a.blob/x?sv=1&sig=a%2Bb&se=2", "https://a.blob/x?sv=1&sig=***&se=2"),
         ("it said s3cret and s3cret2", "it said *** and ***2"),
+        ("https://me:p@ss@host/simple or https://a@b:80", "https://***@host/simple or https://***@b:80"),
+        (
+            "x-api-key: abc, 'secret_key': 'abc', private-key=abc",
+            "x-api-key: ***, 'secret_key': '***', private-key=***",
+        ),
+        ("AccountName=me;AccountKey=ab/c==;X=1", "AccountName=me;AccountKey=***;X=1"),
+        ("passphrase=abc", "passphrase=***"),
+        ("it said pgw0rd and c0nn and p4ss in /it", "it said *** and *** and *** in /it"),
         ("KeyError: 'tokens'", "KeyError: 'tokens'"),
         ("mail me@host, see http://host/a@b", "mail me@host, see http://host/a@b"),
     ],
 )
 def test_no_secret_is_told(text: str, left: str) -> None:
     environment = {"MY_API_KEY": "s3cret", "SHORT_TOKEN": "x", "TOKENIZERS_PARALLELISM": "said", "PWD": "/it"}
+    environment |= {"PGPASSWORD": "pgw0rd", "AZURE_STORAGE_CONNECTION_STRING": "c0nn", "DB_PASS": "p4ss"}
     assert redact(text, environment) == left
 
 
