@@ -97,6 +97,15 @@ def test_the_ingress_keeps_its_port_moves_when_told_and_names_the_key_of_a_taken
         node.stop()
 
 
+@pytest.mark.parametrize("host", ["192.0.2.1", "999.1.1.1", "nowhere.invalid"])
+def test_an_address_that_is_not_this_machines_names_its_own_key(tmp_path: Path, host: str) -> None:
+    node = OneNode(state=tmp_path / ".kdeploy", namespace="default", ingress_host=host, ingress_port=0)
+    with pytest.raises(TargetError, match=f"cannot listen on {host}") as caught:
+        node.start()
+    assert caught.value.where == "targets.local.ingress-host"
+    assert "address of this machine" in (caught.value.hint or "")
+
+
 def test_a_very_long_path_has_sockets_all_the_same(tmp_path: Path) -> None:
     node = open_node(tmp_path / ("förder" * 20) / ".kdeploy")
     try:
