@@ -21,6 +21,7 @@ import pytest
 from deployer.errors import TargetError
 from deployer.target import NOT_RUNNING, Phase, Reference
 from deployer.targets.local import OneNode
+from deployer.targets.local.connection import ask
 from tests.local.client import Client
 from tests.local.releases import make_documents
 
@@ -116,6 +117,24 @@ def test_a_very_long_path_has_sockets_all_the_same(tmp_path: Path) -> None:
         assert node.stop()
     assert node.info().pid is None
     assert not alias.exists()
+
+
+def test_a_service_whose_record_cannot_be_removed_stays(tmp_path: Path) -> None:
+    node = open_node(tmp_path / ".kdeploy")
+    try:
+        node.apply(make_documents("demo", "1.0-aaaaaaaaaaaa", tmp_path / "no-release"))
+        [record] = node._state.services.iterdir()
+        kept = record.rename(tmp_path / "record")
+        record.mkdir()
+        with pytest.raises(TargetError, match="state cannot be written"):
+            ask(node._state, "DELETE", "/services/default/demo")
+        record.rmdir()
+        kept.rename(record)
+        assert [status.reference for status in node.list()] == [DEMO]
+        assert node.delete(DEMO)
+        assert node.list() == []
+    finally:
+        node.stop()
 
 
 def test_a_supervisor_whose_folder_is_gone_ends(tmp_path: Path) -> None:
