@@ -118,10 +118,11 @@ def _by_whom(target: Target, status: Status) -> str:
 def _failed(status: Status, release_id: str) -> RolloutFailedError:
     log = "".join(f"\n  | {line}" for line in status.log)
     next_step = status.hint or "fix the cause, then run `kdeploy rollout` again"
+    then = "is not started again before that" if status.given_up else "takes over if it becomes ready"
     return RolloutFailedError(
         f"release {release_id} cannot become ready{_because(status).rstrip('.')}{_stays(status)}{log}",
         where=str(status.reference),
-        hint=f"{next_step}. {release_id} stays applied and takes over if it becomes ready{_way_back(status)}",
+        hint=f"{next_step}. {release_id} stays applied and {then}{_way_back(status)}",
     )
 
 
