@@ -42,7 +42,7 @@ from deployer.manifest import render, render_runtime, render_secret
 from deployer.origin import find_origin
 from deployer.ownership import Outside, changed_outside
 from deployer.release import Release, Traffic, check_release_id, plan_release
-from deployer.rollout import decide_recreate, decide_traffic, read_outcome, watch_rollout
+from deployer.rollout import decide_recreate, decide_traffic, read_outcome, recreating, watch_rollout
 from deployer.store import ModelStore, Stored
 from deployer.target import Document, Entry, Live, Phase, Reference, Status, Target
 
@@ -80,7 +80,7 @@ class Pipeline:
         release = self._plan_release(archive)
         live = self.target.get(Reference(self.target.namespace, release.name))
         traffic = self._traffic(percent, release, live)
-        recreate, note = self._recreate(strategy, release, live)
+        recreate, note = self._recreate(strategy, release.id, live)
         documents = self.render(release, traffic, recreate=recreate)
         self.check(self.with_secret(documents))
         if note:
@@ -99,10 +99,8 @@ class Pipeline:
         """Render what a rollout would apply now, but the Secret. Reads the target once, writes nothing."""
         release = self.release(release_id)
         live = self.target.get(Reference(self.target.namespace, release.name))
-        traffic, (recreate, _) = (
-            self._traffic(percent, release, live),
-            self._recreate(strategy, release, live),
-        )
+        traffic = self._traffic(percent, release, live)
+        recreate, _ = self._recreate(strategy, release.id, live)
         return self.render(release, traffic, recreate=recreate)
 
     def _traffic(self, percent: int, release: Release, live: Live | None) -> Traffic:
@@ -111,9 +109,9 @@ class Pipeline:
             self._emit(Noted(note))
         return traffic
 
-    def _recreate(self, strategy: str | None, release: Release, live: Live | None) -> tuple[bool, str]:
+    def _recreate(self, strategy: str | None, release_id: str, live: Live | None) -> tuple[bool, str]:
         standard = self.target.capabilities().deployment_mode == "Standard"
-        return decide_recreate(strategy, release.id, live, standard=standard)
+        return decide_recreate(strategy, release_id, live, standard=standard)
 
     def render(self, release: Release, traffic: Traffic, *, recreate: bool = False) -> list[Document]:
         """Render a release's documents for this target; none of them holds credentials."""
@@ -203,7 +201,7 @@ class Pipeline:
         reference = Reference(self.target.namespace, release.name)
         live = self.target.get(reference)
         traffic = self._traffic(percent, release, live)
-        recreate, note = self._recreate(strategy, release, live)
+        recreate, note = self._recreate(strategy, release.id, live)
         documents = self.with_secret(self.render(release, traffic, recreate=recreate))
         unchanged = live is not None and self.target.serves(documents, live)
         if not unchanged:
@@ -212,8 +210,11 @@ class Pipeline:
                 self._emit(Warned(note))
         if archive:
             self._push(archive)
+        if live:
+            self._correct(
+                live.status
+            )  # a rollback later on restores it only if it is known to have been Ready
         if unchanged:
-            self._correct(reference, release.id)
             self._emit(Unchanged(service=str(reference), release=release.id))
             return release
         if release_id:
@@ -236,28 +237,40 @@ class Pipeline:
 
     def _roll_back(self, error: KdeployError, reference: Reference, failed: str, timeout: float) -> NoReturn:
         """Restore the last release that was Ready, wait for it, and raise the error with what came of it."""
-        entry = last_ready(self.target.history(reference), failed)
-        if entry is None:
-            error.hint = f"nothing to roll back to: no release of {reference} was Ready before. {error.hint}"
-            raise error
-        self._emit(Noted(f"rolling back to release {entry.release}"))
-        documents = self.with_secret(list(entry.documents))
-        self._apply(documents, entry.release, Traffic(), entry.archive)
+        entry: Entry | None = None
         try:
-            self._wait(reference, entry.release, timeout, None)
+            entry = last_ready(self.target.history(reference), failed)
+            if entry:
+                self._restore(entry, reference, timeout)
         except KdeployError as again:
-            error.what += f"; rolling back to {entry.release} failed, too: {again.what}"
+            error.what += f"; rolling back{f' to {entry.release}' if entry else ''} failed, too: {again.what}"
+            error.hint = again.hint or error.hint
             raise error from again
-        error.hint = f"fix the cause, then run `kdeploy rollout` again. {entry.release} is restored and Ready"
+        if entry:
+            error.hint = (
+                f"fix the cause, then run `kdeploy rollout` again. {entry.release} is restored and Ready"
+            )
+        else:
+            error.hint = f"nothing to roll back to: no release of {reference} was Ready before. {error.hint}"
         raise error
 
-    def _correct(self, reference: Reference, release_id: str) -> None:
-        """Note that a release is Ready after all, where its entry says that the wait for it failed."""
+    def _restore(self, entry: Entry, reference: Reference, timeout: float) -> None:
+        self._emit(Noted(f"rolling back to release {entry.release}"))
+        recreate, note = self._recreate(None, entry.release, self.target.get(reference))
+        if note:
+            self._emit(Warned(note))
+        documents = recreating(entry.documents) if recreate else list(entry.documents)
+        self._apply(self.with_secret(documents), entry.release, Traffic(), entry.archive)
+        self._wait(reference, entry.release, timeout, None)
+
+    def _correct(self, status: Status) -> None:
+        """Note that a release is Ready after all, where its entry does not say so."""
+        if status.phase is not Phase.READY:
+            return
         with contextlib.suppress(KdeployError):
-            newest = self.target.history(reference)[-1:]
-            for entry in newest:
-                if entry.release == release_id and entry.outcome not in (READY, APPLYING):
-                    self.target.note_outcome(reference, READY, entry.number)
+            for entry in self.target.history(status.reference)[-1:]:
+                if entry.release == status.release and entry.outcome not in (READY, APPLYING):
+                    self.target.note_outcome(status.reference, READY, entry.number)
 
     def check(self, documents: list[Document], *, wait: bool = True) -> None:
         """Refuse documents that could not come to serve. Writes nothing.
@@ -282,8 +295,7 @@ class Pipeline:
         An entry whose release has become Ready since is corrected.
         """
         reference = live.status.reference
-        if live.status.phase is Phase.READY and live.status.release:
-            self._correct(reference, live.status.release)
+        self._correct(live.status)
         try:
             return self.target.history(reference)
         except KdeployError as error:  # a user who may only read services sees all the rest

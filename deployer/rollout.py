@@ -6,12 +6,13 @@ The release is ready, it has failed, or the time is over. Nothing here knows whi
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
 
 from deployer.errors import ConfigError, ConflictError, KdeployError, RolloutFailedError, RolloutTimeoutError
 from deployer.history import REPLACED, TIMED_OUT, describe_author
 from deployer.release import Traffic
-from deployer.target import Entry, Live, Phase, Reference, Status, Target
+from deployer.target import Document, Entry, Live, Phase, Reference, Status, Target
 
 
 def decide_traffic(percent: int, release_id: str, live: Live | None) -> tuple[Traffic, str]:
@@ -52,6 +53,15 @@ def decide_recreate(
     if strategy is None and standard and live and live.status.serving is None and old:
         return True, f"no release answers requests, so the pods of {old[0]} are stopped first"
     return False, ""
+
+
+def recreating(documents: Sequence[Document]) -> list[Document]:
+    """Return documents whose service stops its old pods before new ones are started."""
+    made = copy.deepcopy(list(documents))
+    for document in made:
+        if document["kind"] == "InferenceService":
+            document["spec"]["predictor"]["deploymentStrategy"] = {"type": "Recreate"}
+    return made
 
 
 def watch_rollout(
@@ -108,10 +118,11 @@ def _by_whom(target: Target, status: Status) -> str:
 def _failed(status: Status, release_id: str) -> RolloutFailedError:
     log = "".join(f"\n  | {line}" for line in status.log)
     next_step = status.hint or "fix the cause, then run `kdeploy rollout` again"
+    then = "is not started again before that" if status.given_up else "takes over if it becomes ready"
     return RolloutFailedError(
         f"release {release_id} cannot become ready{_because(status).rstrip('.')}{_stays(status)}{log}",
         where=str(status.reference),
-        hint=f"{next_step}. {release_id} stays applied and takes over if it becomes ready{_way_back(status)}",
+        hint=f"{next_step}. {release_id} stays applied and {then}{_way_back(status)}",
     )
 
 

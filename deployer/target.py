@@ -61,8 +61,8 @@ class Status(Struct, frozen=True, kw_only=True):
     `release` is wanted to get `percent` of the requests and `stable`, the release that was fully rolled out
     last, the rest; `traffic` is what they get. `replicas` counts ready and wanted pods; `running` are the
     releases that have pods, ready or not. `holding` names pods that are being deleted and still hold their
-    resources. `seconds` is how long this state has lasted, in
-    steps of 30; `log` the last lines of what failed.
+    resources. `given_up` says that the target does not start a failed release again by itself. `seconds` is
+    how long this state has lasted, in steps of 30; `log` the last lines of what failed.
     """
 
     reference: Reference
@@ -79,6 +79,7 @@ class Status(Struct, frozen=True, kw_only=True):
     replicas: tuple[int, int] = (0, 0)
     running: tuple[str | None, ...] = ()
     holding: tuple[str, ...] = ()
+    given_up: bool = False
     seconds: int = 0
     log: tuple[str, ...] = ()
 
@@ -284,7 +285,9 @@ def _wanted_percent(document: Document, predictor: Document) -> int:
 
 def _split_fault(seen: Status) -> str:
     """Return how the observed traffic differs from the wanted traffic, or nothing."""
-    ours = [share for share in seen.traffic if not share.foreign and share.percent]
+    foreign = sum(share.percent for share in seen.traffic if share.foreign)
+    # What somebody's canary leaves of the requests is for the wanted release, be it nothing.
+    ours = [share for share in seen.traffic if not share.foreign and (share.percent or foreign >= 100)]
     others = [share for share in ours if share.release != seen.release]
     percent = sum(share.percent for share in ours) - sum(share.percent for share in others)
     if seen.percent >= 100:

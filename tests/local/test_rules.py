@@ -119,6 +119,8 @@ def test_the_status_tells_loading_ready_lost_and_failed_apart() -> None:
     assert (loading.phase, loading.message) == (Phase.PROGRESSING, f"{SECOND}: it loads")
     failed = build_document(note_failure(record, SECOND, "it breaks"), seen, NOW)
     assert (observe(failed).phase, observe(failed).message) == (Phase.FAILED, "it breaks")
+    assert observe(failed).given_up
+    assert not loading.given_up
     assert [(s.release, s.percent) for s in observe(failed).traffic] == [("a", 100)]
     record = arrive(record)
     ready = build_document(record, {SECOND: Seen(True)}, NOW, before=failed)

@@ -78,6 +78,12 @@ def test_a_failure_without_another_release_has_no_way_back() -> None:
     )
 
 
+def test_a_failure_where_the_target_has_given_up_promises_nothing() -> None:
+    with pytest.raises(RolloutFailedError) as caught:
+        watched(status(Phase.FAILED, given_up=True, hint="fix it"))
+    assert caught.value.hint == f"fix it. {B} stays applied and is not started again before that"
+
+
 def test_a_time_out_is_no_failure_and_says_where_it_stood() -> None:
     with pytest.raises(RolloutTimeoutError, match=rf"after 5 s waiting for release {B}: loading"):
         watched(status(Phase.PROGRESSING, reason="Loading", message="loading"))

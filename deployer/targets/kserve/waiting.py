@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import msgspec
 
@@ -13,15 +14,18 @@ from deployer.target import Document, Phase, Reference, Status, read_status
 from deployer.targets.kserve.api import Api
 from deployer.targets.kserve.logs import last_lines, tail
 from deployer.targets.kserve.observing import read_routes
-from deployer.targets.kserve.preflight.capacity import returns_gpu
+from deployer.targets.kserve.preflight.admission import check_frozen
+from deployer.targets.kserve.preflight.capacity import may_scale_up, returns_gpu
 from deployer.targets.kserve.refusals import RefusedError
 from deployer.targets.kserve.resources import EVENT, POD
 from deployer.targets.kserve.state.children import (
     SERVING_CONTAINER,
     Children,
+    conditions,
     is_standard,
     release_pods,
 )
+from deployer.targets.kserve.state.diagnosis import applied_at
 from deployer.targets.kserve.state.pods import count_failures, find_container, is_ready
 from deployer.targets.kserve.state.readiness import Readiness
 from deployer.targets.kserve.watching import Watching, selections
@@ -32,9 +36,9 @@ _LOG_PERIOD = 2.0  # seconds between two looks at the log of a container that lo
 class Wait:
     """One wait for the release that an InferenceService names.
 
-    `fresh` says that the release has just been applied, so that every failure of its pods is of this attempt.
-    Otherwise its failed pods are deleted first: a new pod starts at once, where the kubelet would wait up to
-    five minutes before it tries the old one again.
+    `fresh` says that the release has just been applied: only older pods may have failed before. Those
+    that failed before are deleted first: a new pod starts at once, where the kubelet would wait up to five
+    minutes before it tries the old one again.
     """
 
     def __init__(
@@ -100,6 +104,10 @@ class Wait:
         status = self._readiness.evaluate(service, children, now)
         if children.logs:
             self._readiness.recheck(now + _LOG_PERIOD)
+        if status.phase is Phase.STOPPED:
+            for found in check_frozen(service):  # by somebody, since the release was applied
+                message, hint = found.detail, found.remedy
+                return msgspec.structs.replace(status, phase=Phase.FAILED, message=message, hint=hint)
         failure = self._readiness.failure
         if status.phase is Phase.FAILED and failure:
             log = failure.lines or last_lines(self._api, status.reference.namespace, failure)
@@ -107,7 +115,10 @@ class Wait:
         return _in_trouble(status, watching.trouble) if watching.trouble else status
 
     def _begin(self, service: Document, children: Children) -> Readiness:
-        pods = [] if self._fresh else release_pods(service, children)
+        pods = release_pods(service, children)
+        if self._fresh:
+            pods = [pod for pod in pods if _created_at(pod) < applied_at(service)]
+        made = [] if self._fresh else [*children.replica_sets, *children.deployments]
         before = {pod["metadata"]["uid"]: count_failures(pod) for pod in pods}
         for pod in pods:
             if not is_ready(pod) and any(count_failures(pod).values()):
@@ -117,7 +128,9 @@ class Wait:
             stable=self._stable,
             spec_before=self._spec_before,
             before=before,
+            conditions_before=[one for document in made for one in conditions(document)],
             gpu_returns=lambda: returns_gpu(self._api),
+            may_scale_up=cache(lambda: may_scale_up(self._api)),
         )
 
     def _restart(self, pod: Document) -> None:
@@ -154,6 +167,10 @@ class Wait:
             where=f"namespace {metadata['namespace']} on {self._api.where}",
             hint="run `kdeploy rollout` again to create it; `kdeploy list` shows what exists",
         )
+
+
+def _created_at(document: Document) -> str:
+    return str(document["metadata"].get("creationTimestamp", ""))[:19]
 
 
 def _runtime(service: Document) -> str:

@@ -29,14 +29,15 @@ from deployer.targets.kserve.resources import (
     REVISION,
     Resource,
 )
-from deployer.targets.kserve.state.children import SERVICE_LABEL, Children
+from deployer.targets.kserve.state.children import SERVICE_LABEL, Children, release_pods
+from deployer.targets.kserve.state.pods import is_ready
 
 _PATIENCE = 1.0  # seconds that threads get to end; one that a silent API server holds ends with the process
 _LOOK_UP = 1.0  # seconds: Python overlooks a Ctrl-C that comes just before it begins to wait
 _PAUSE_MAX = 2.0  # seconds between attempts while the API server cannot be reached
 
 
-_EVENTS_MAX = 16  # objects whose events are followed; a failing release fails in each of its pods alike
+EVENTS_MAX = 16  # objects whose events are followed; a failing release fails in each of its pods alike
 
 
 class _Selection(Struct, frozen=True):
@@ -87,8 +88,8 @@ def selections(reference: Reference, *, standard: bool) -> dict[Resource, Mappin
 class Watching:
     """The live copy, for as long as the `with` lasts. Its threads hold no lock and end with it.
 
-    With `events`, the events about each pod are part of it, selected by the pod's uid: a shared namespace may
-    hold thousands of others.
+    With `events`, the events about the pods of the service's release that are not ready are part of it,
+    selected by each pod's uid: a shared namespace may hold thousands of others.
     """
 
     def __init__(
@@ -178,11 +179,12 @@ class Watching:
         return True
 
     def _follow_events(self) -> None:
-        """Follow the events about pods that have come to be known."""
-        for document in self._of(POD):
+        """Follow the events about pods that have come to be known, and are to become ready."""
+        pods = release_pods(self.service, self.children) if self.service else []
+        for document in (one for one in pods if not is_ready(one)):
             source = _Selection(EVENT, (("fieldSelector", f"involvedObject.uid={_uid(document)}"),))
             followed = sum(one.resource == EVENT for one in self._followers)
-            if source not in self._followers and followed < _EVENTS_MAX:
+            if source not in self._followers and followed < EVENTS_MAX:
                 self._add(source).start()
 
     def _take_first(self, end: float) -> bool:

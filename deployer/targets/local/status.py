@@ -20,8 +20,9 @@ def observe(document: Document, *, stable: str | None = None) -> Status:
     releases[predictor.get("latestRolledoutRevision", "")] = predictor.get("rolledOutRelease")
     status = read_status(document, releases, stable=stable)
     counted = predictor["replicas"]
-    hint = LOGS if status.phase is Phase.FAILED else ""
-    return structs.replace(status, replicas=(counted["ready"], counted["wanted"]), hint=hint)
+    failed = status.phase is Phase.FAILED
+    replicas = (counted["ready"], counted["wanted"])
+    return structs.replace(status, replicas=replicas, hint=LOGS if failed else "", given_up=failed)
 
 
 class Seen(Struct, frozen=True):

@@ -16,8 +16,8 @@ from deployer.quantity import parse_quantity
 from deployer.target import Document
 from deployer.targets.kserve.api import Api
 from deployer.targets.kserve.parallel import ask_all
-from deployer.targets.kserve.refusals import RefusedError
-from deployer.targets.kserve.resources import NODE, POD
+from deployer.targets.kserve.refusals import RefusedError, UnknownKindError
+from deployer.targets.kserve.resources import CONFIG_MAP, NODE, NODE_POOL, POD
 from deployer.targets.kserve.rules import GPU, Finding, gpus_of, ok
 from deployer.targets.kserve.state.children import SERVICE_LABEL, is_terminating
 
@@ -165,6 +165,18 @@ def returns_gpu(api: Api) -> bool:
     except RefusedError:
         return False
     return any(is_terminating(pod) and _pod_requests(pod).get(GPU) for pods in every.values() for pod in pods)
+
+
+def may_scale_up(api: Api) -> bool:
+    """Return whether the cluster has an autoscaler for nodes, or may have one where that is unknown."""
+    try:
+        if api.get(CONFIG_MAP, "kube-system", "cluster-autoscaler-status"):
+            return True
+        return bool(api.list(NODE_POOL, None)[0])
+    except UnknownKindError:
+        return False
+    except RefusedError:
+        return True
 
 
 def _pods_of(api: Api, names: Sequence[str]) -> dict[str, list[Document]]:
