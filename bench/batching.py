@@ -26,7 +26,7 @@ from deployer.config import Store, load_settings
 from deployer.pipeline import Pipeline
 from deployer.release import Traffic
 from deployer.rollout import watch_rollout
-from deployer.store import open_store
+from deployer.store.open import open_store
 from deployer.target import RELEASE_LABEL, Document, Reference
 from deployer.targets.local import OneNode
 

@@ -26,7 +26,7 @@ from deployer.pipeline import Pipeline
 from deployer.properties import decode_properties
 from deployer.release import Traffic
 from deployer.rollout import watch_rollout
-from deployer.store import open_store
+from deployer.store.open import open_store
 from deployer.target import RELEASE_LABEL, Reference
 from deployer.targets.local import OneNode
 

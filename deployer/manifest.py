@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from deployer import load_log
-from deployer.access import Access
 from deployer.config import Serving
 from deployer.properties import INFERENCE_PORT, MANAGEMENT_PORT, METRICS_PORT
 from deployer.release import Release, Traffic
 from deployer.shipped import shipped
+from deployer.storage_access import StorageAccess
 from deployer.target import Capabilities, Document
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def render(
     namespace: str,
     capabilities: Capabilities,
     traffic: Traffic | None = None,
-    access: Access | None = None,
+    access: StorageAccess | None = None,
     recreate: bool = False,
 ) -> list[Document]:
     """Render the documents of a release, in the order in which they are to be applied.
@@ -149,7 +149,7 @@ def _timeouts(serving: Serving, capabilities: Capabilities, named: str | None) -
     return {"timeout": request, "termination_grace_period": 0 if named else drained}
 
 
-def render_secret(access: Access, *, service: str, namespace: str) -> Document | None:
+def render_secret(access: StorageAccess, *, service: str, namespace: str) -> Document | None:
     """Render the Secret that lets a service read the model store; None where there is none of ours.
 
     It holds credentials: it is to be applied and never to be shown or kept.

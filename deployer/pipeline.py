@@ -85,9 +85,10 @@ class Pipeline:
         self.check(self.with_secret(documents))
         if note:
             self._emit(Warned(note))
+        look = self.store.lookup_is_side_effect_free
         return Plan(
             release=release,
-            stored=self.store.find(release.name, release.id) is not None if self.store.passive else None,
+            stored=self.store.find(release.name, release.id) is not None if look else None,
             archive_size=archive.size,
             documents=documents,
             serving=live.status.serving if live else None,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from deployer.events import Emit
     from deployer.pipeline import Pipeline
     from deployer.store import ModelStore
-    from deployer.store.shell import Shell
+    from deployer.store.volume_shell import Shell
     from deployer.target import Document, Reference, Target
     from deployer.targets.kserve.rules import Finding as ClusterFinding
     from deployer.targets.local import OneNode
@@ -186,7 +186,7 @@ def open_targets(ignored: Collection[str] = (), **where: Unpack[WhereStored]) ->
 
 def open_model_store(loaded: Settings, target: str | None, emit: Emit) -> ModelStore:
     """Open the model store; it is closed when the command ends."""
-    from deployer.store import open_store
+    from deployer.store.open import open_store
 
     shell = _shell(loaded, target, emit) if loaded.config.store.uri.startswith("pvc://") else None
     store = open_store(loaded.config.store, loaded.root, shell)
@@ -245,7 +245,7 @@ def _examine_cluster(
 
     def render() -> list[Document]:
         pipe = Pipeline(loaded, open_model_store(loaded, target, emit), cluster, emit)
-        if pipe.store.passive:
+        if pipe.store.lookup_is_side_effect_free:
             release = pipe.release(None)
             pipe.store.find(release.name, release.id)
         return pipe.with_secret(pipe.documents(None, 100))

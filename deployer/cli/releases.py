@@ -177,7 +177,7 @@ def releases(
 
     loaded = deps.settings(**where)
     viewer = printers.Viewer()
-    found = deps.open_model_store(loaded, where.get("target"), viewer).list(loaded.config.model.name)
+    found = deps.open_model_store(loaded, where.get("target"), viewer).releases(loaded.config.model.name)
     use = ask_use(deps.open_targets(**where))
     for name, error in use.unasked.items():
         viewer(Warned(f"target {name} cannot be asked which releases it needs: {error}"))
@@ -194,7 +194,7 @@ def verify(
     loaded = deps.settings(**where)
     pipe = deps.pipeline(loaded, target=where.get("target"), emit=printers.Viewer())
     name, damaged = loaded.config.model.name, []
-    stored = [pipe.find(release)] if release else pipe.store.list(name)
+    stored = [pipe.find(release)] if release else pipe.store.releases(name)
     if not stored:
         tell(f"there is no release of {name} in {loaded.config.store.uri}")
     for found in stored:

@@ -11,10 +11,10 @@ import itertools
 import json
 from typing import Any
 
-from deployer.access import Access
 from deployer.config import Serving
 from deployer.manifest import render, render_runtime, render_secret, runtime_name
 from deployer.release import ArchiveRecord, Release, Traffic
+from deployer.storage_access import StorageAccess
 from deployer.target import RELEASE_LABEL, Capabilities, Document, Reference
 from deployer.targets.kserve.state.children import SERVICE_LABEL
 from tests.cluster.kube import Kube
@@ -34,7 +34,7 @@ def documents(
     name: str = "digits",
     mode: str = "Standard",
     percent: int = 100,
-    access: Access | None = None,
+    access: StorageAccess | None = None,
     **serving: Any,
 ) -> list[Document]:
     """Render a release as kdeploy does, with its Secret where `access` has credentials."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sys
 
-from deployer.access import Access
 from deployer.config import KServeTarget
 from deployer.errors import KdeployError
+from deployer.storage_access import StorageAccess
 from deployer.target import Document, Origin
 from deployer.targets.kserve import Cluster
 from tests.cluster.play import documents
@@ -17,7 +17,9 @@ from tests.cluster.play import documents
 
 def whole(namespace: str, release: str, name: str = "digits") -> list[Document]:
     """Render a release, with a Secret and a ServiceAccount that name it, too."""
-    access = Access(data={"AWS_ACCESS_KEY_ID": release}, account_annotations={"example.org/release": release})
+    access = StorageAccess(
+        data={"AWS_ACCESS_KEY_ID": release}, account_annotations={"example.org/release": release}
+    )
     return documents(namespace, release, name=name, access=access)
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deployer.access import Access
 from deployer.config import KServeTarget, Store, load_settings
 from deployer.errors import KdeployError, TargetError
 from deployer.manifest import render_secret
 from deployer.pipeline import Pipeline
 from deployer.rollout import watch_rollout
-from deployer.store import open_store
+from deployer.storage_access import StorageAccess
+from deployer.store.open import open_store
 from deployer.store.pvc import ClaimStore
 from deployer.target import Document, Phase, Reference
 from deployer.targets.kserve import Cluster
@@ -43,7 +43,7 @@ CiAccount = Callable[..., Cluster]
 
 def applied(namespace: str, mode: str) -> list[Document]:
     """Render a release, and the Secret and ServiceAccount that it reads its model store with."""
-    access = Access(data={"AWS_ACCESS_KEY_ID": "key"})
+    access = StorageAccess(data={"AWS_ACCESS_KEY_ID": "key"})
     secret = render_secret(access, service="digits", namespace=namespace)
     assert secret
     return [secret, *documents(namespace, mode=mode, access=access)]
@@ -145,7 +145,7 @@ def test_every_part_of_it_is_needed_and_named_before_anything_is_written(
     with pytest.raises(RefusedError, match=f"may not {lacking.verb} {lacking.resource.full_name}") as caught:
         pipe.target.delete(pipe.reference()) if lacking == DELETE else pipe.rollout(None, timeout=9)
     assert not caught.value.retryable
-    assert pipe.store.list() == []
+    assert pipe.store.releases() == []
     assert {method for method, _ in proxy.writes()} <= {"DELETE"}
     (found,) = [one for one in cluster.examine(lambda: applied(namespace, mode)) if one.name == "permissions"]
     assert str(lacking) in found.detail

@@ -16,7 +16,8 @@ from deployer.archive import Archive, DigestCache, Member, write_archive
 from deployer.config import Config, Model, Store
 from deployer.manifest import render, render_secret
 from deployer.release import Release, encode_release, plan_release
-from deployer.store import ModelStore, open_store
+from deployer.store import ModelStore
+from deployer.store.open import open_store
 from deployer.target import Capabilities
 from tests.stores import azurite as azure
 from tests.stores.azurite import Azurite, Tunnel

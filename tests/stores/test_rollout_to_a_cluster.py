@@ -14,8 +14,8 @@ from deployer.errors import ConfigError, IntegrityError
 from deployer.events import Event
 from deployer.pipeline import Pipeline
 from deployer.release import Traffic
-from deployer.store import open_store
 from deployer.store.objects import ObjectStore
+from deployer.store.open import open_store
 from deployer.target import Capabilities, Document, Origin, Reference
 from deployer.targets.local import OneNode
 from tests.contract.sides import side_of

@@ -13,7 +13,7 @@ from datetime import datetime
 from deployer.config import Store
 from deployer.errors import ConflictError, KdeployError, RolloutFailedError, StoreError
 from deployer.store.location import locate_claim
-from deployer.store.shell import BrokenError, ExitError
+from deployer.store.volume_shell import BrokenError, ExitError
 from deployer.target import Document, Reference
 from deployer.targets.kserve.api import Api
 from deployer.targets.kserve.checks import refuse
@@ -34,7 +34,7 @@ _USER = 1000  # as in the ServingRuntime, so that what is written can be read th
 
 
 class HelperPod:
-    """A shell in a Pod that mounts a claim. Implements deployer.store.shell.Shell."""
+    """A shell in a Pod that mounts a claim. Implements deployer.store.volume_shell.Shell."""
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from deployer.errors import KdeployError
-from deployer.store.shell import BrokenError, ExitError
+from deployer.store.volume_shell import BrokenError, ExitError
 from deployer.targets.kserve import refusals
 from deployer.targets.kserve.connection import Connection
 from deployer.targets.kserve.resources import POD
