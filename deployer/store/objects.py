@@ -28,8 +28,8 @@ from deployer.store.store_errors import cloud_error, disk_error, missing_bucket,
 
 _DIGEST = "kdeploydigest"  # Azure takes no - in such a name, and some proxies no _
 _BLOCK = 1 << 20  # bytes read at a time
-_PART = 8 << 20  # bytes of a part, some of which are sent at a time
-_PARTS_AT_ONCE = 4
+_PART = 5 << 20  # bytes, the least that S3 takes
+_IN_FLIGHT = 8 * _PART  # bytes that are sent at a time, and so held in memory
 _MOST_PARTS = 10_000  # that S3 takes for one object
 _READERS = 8
 
@@ -144,10 +144,11 @@ class ObjectStore(RemoteStore):
             return 0
         import obstore
 
+        part = max(_PART, -(-size // _MOST_PARTS))
         options: dict[str, Any] = {
             "attributes": {_DIGEST: digest},
-            "chunk_size": max(_PART, -(-size // _MOST_PARTS)),
-            "max_concurrency": _PARTS_AT_ONCE,
+            "chunk_size": part,
+            "max_concurrency": max(_IN_FLIGHT // part, 1),
         }
         try:
             self._ask("the upload failed", path, lambda: obstore.put(self._objects, path, content, **options))

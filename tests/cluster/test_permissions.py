@@ -169,7 +169,7 @@ def test_it_is_enough_for_a_model_store_in_a_claim(
 ) -> None:
     with Kubelet(kube, namespace, tmp_path / "claims") as kubelet:
         shell = ci("Standard", store=CLAIM_STORE).shell("image", print)
-        assert ClaimStore(CLAIM_STORE, shell, tmp_path).list() == []
+        assert ClaimStore(CLAIM_STORE, shell, tmp_path).releases() == []
         shell.close()
         assert len(kubelet.pods) == 1
 
