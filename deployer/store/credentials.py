@@ -71,7 +71,8 @@ class Credentials(Struct, kw_only=True):
                 # What a library says of a refusal may quote a secret.
                 self.failure = _unusable(what, error, hint)
                 raise self.failure from None
-            self.secrets |= {value for value in given.values() if isinstance(value, str)}
+            # A new set, since another thread may be reading the old one.
+            self.secrets = self.secrets | {value for value in given.values() if isinstance(value, str)}
             return given
 
         self.options["credential_provider"] = ask
