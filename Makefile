@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 # The rooms that decide and do not do: every branch of them is tested.
-PURE := access archive cli.view config diff events history inuse load_log managed_fields manifest predict.codecs properties proxies prune quantity release rollout target \
+PURE := storage_access archive cli.view config diff events history inuse load_log managed_fields manifest predict.codecs properties proxies prune quantity release rollout target \
         targets.kserve.state targets.kserve.preflight.admission targets.kserve.preflight.quotas
 COVERED := $(PURE:%=--cov=deployer.%) --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered
 

@@ -100,7 +100,7 @@ class Rollouts:
     def is_stored(self, release: Release) -> bool | None:
         """Return whether a release is in the model store; None where looking would make something."""
         store = self._store
-        return store.find(release.name, release.id) is not None if store.passive else None
+        return store.find(release.name, release.id) is not None if store.lookup_is_side_effect_free else None
 
     def rollout(
         self,

@@ -10,7 +10,7 @@ from deployer.pipeline import Pipeline, export_archive
 from deployer.config import load_settings
 from deployer.errors import ArchiveError, ConfigError, KdeployError, NotFoundError
 from deployer.events import Archiving, Event, Pushed, Warned
-from deployer.store import open_store
+from deployer.store.open import open_store
 from deployer.targets.local import OneNode
 
 HANDLER = "def handle(data, context):\n    return [1] * len(data or [])\n"
