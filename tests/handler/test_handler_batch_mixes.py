@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kdeploy_protocols import _rows_of_v2
-from torchserve_worker import Ask, Worker, ask_json, ask_raw, ask_v1, ask_v2, tensor
 from ts.utils.util import PredictionException
+
+from tests.handler.torchserve_worker import Ask, Worker, ask_json, ask_raw, ask_v1, ask_v2, tensor
 
 shapes = st.lists(st.integers(1, 4), max_size=3).flatmap(
     lambda inner: st.integers(0, 4).map(lambda rows: [rows, *inner])

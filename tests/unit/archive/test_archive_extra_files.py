@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reading import read_members
 
 from deployer.archive import DigestCache, plan_archive, verify_archive, write_archive
 from deployer.archive.extra_files import _glob, extra_files
@@ -19,6 +18,7 @@ from deployer.archive.members import name_fault, names_fault
 from deployer.config import Model
 from deployer.errors import ArchiveError, KdeployError
 from deployer.shipped import shipped
+from tests.unit.archive.reading import read_members
 
 ADAPTER = {path.name for path in shipped("handler").glob("*.py")}
 OWN = {"MAR-INF/MANIFEST.json", "handler.py", "kdeploy_handler.json", "weights.pt", *ADAPTER}

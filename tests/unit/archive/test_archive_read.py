@@ -13,13 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from reading import read_members
 
 import deployer.archive.layout as layout
 import deployer.archive.read as read_module
 from deployer.archive import Entry, check_outline, outline_size, verify_archive, write_archive
 from deployer.archive.stream import BLOCK, sums_of
 from deployer.errors import IntegrityError
+from tests.unit.archive.reading import read_members
 
 CONTENT = {"MAR-INF/MANIFEST.json": b"{}", "b.txt": b"abc" * 500, "ü": b"", "w.pt": bytes(range(256)) * 20}
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from reading import read_members
 
 import deployer.archive.layout as layout
 import deployer.archive.partial as partial_module
@@ -24,6 +23,7 @@ import deployer.archive.write as write_module
 from deployer.archive import DigestCache, digest_archive, verify_archive, write_archive
 from deployer.archive.stream import BLOCK, BUFFERS, pump, sums_of
 from deployer.errors import ArchiveError, DiskFullError
+from tests.unit.archive.reading import read_members
 
 FORMATS = ["zip-store", "default", "tgz", "no-archive"]
 CONTENT = {"MAR-INF/MANIFEST.json": b"{}", "a/b/c.txt": b"abc" * 1000, "empty": b"", "ü.txt": b"u"}

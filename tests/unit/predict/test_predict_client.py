@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loopback import Reply
 from PIL import Image
 
 import deployer
@@ -23,6 +22,7 @@ from deployer.errors import ConfigError, PredictError
 from deployer.predict import Client, Failure, Prediction, predict_files
 from deployer.predict import connection as wire
 from deployer.targets.protocols import Endpoint
+from tests.unit.predict.loopback import Reply
 
 ROOT = Path(deployer.__file__).parents[1]
 SECRET = "s3cr3t-t0ken"
