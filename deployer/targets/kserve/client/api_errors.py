@@ -1,4 +1,4 @@
-"""What an API server's refusal means, said better: one table from its answers to our errors. Pure.
+"""What an API server's refusal means, said better: one table from its answers to our errors.
 
 What the API server says is quoted; what was sent to it never is, since that may hold secrets.
 """
