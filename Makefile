@@ -43,7 +43,7 @@ test: setup  ## Run the tests that a change must pass: real TorchServes on loopb
 	@$(RUN) -m pytest $(MORE) tests --ignore tests/unit --ignore tests/e2e $(PAIRED:%=--ignore %)
 
 full: setup  ## Run everything: the long tests, every fault of every request, ten times the examples of any input
-	@KDEPLOY_TESTS_ALL_FAULTS=1 $(MAKE) test MORE="-m 'full or not full' --hypothesis-profile full"
+	@KDEPLOY_TESTS_FULL=1 $(MAKE) test MORE="-m 'full or not full'"
 
 e2e: setup  ## Test on a real cluster with KServe, which KDEPLOY_E2E_CONTEXT names
 	@$(RUN) -m pytest tests/e2e

@@ -121,7 +121,10 @@ def read_fault(error: OSError | UnicodeError | RecursionError | MemoryError) -> 
     """Return what an error that nobody caught says of the machine or its files, and not of kdeploy."""
     if isinstance(error, OSError):
         kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else MachineError
-        where = None if error.filename is None else str(error.filename)
+        name = error.filename
+        if isinstance(name, bytes):
+            name = name.decode(errors="surrogateescape")
+        where = None if name is None else str(name)
         what = error.strerror or str(error) or type(error).__name__
         return kind(what, where=where, hint=_FAULT_HINTS.get(error.errno or 0))
     if isinstance(error, UnicodeError):

@@ -22,7 +22,7 @@ for _profile, _examples in {"quick": 20, "ci": 100, "full": 1_000}.items():
     settings.register_profile(
         _profile, max_examples=_examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )
-settings.load_profile("ci")
+settings.load_profile("full" if "KDEPLOY_TESTS_FULL" in os.environ else "ci")
 
 
 def pytest_configure() -> None:
