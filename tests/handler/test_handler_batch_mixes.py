@@ -149,7 +149,7 @@ def _quiet():
 batches = st.lists(st.lists(requests, min_size=1, max_size=5), min_size=1, max_size=3)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings.default.max_examples, deadline=None)
 @given(st.sampled_from(HANDLERS), batches)
 def test_an_answer_is_the_same_in_whatever_batch_it_comes(handler, batches):
     worker = Worker(handler)
