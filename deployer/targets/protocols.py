@@ -8,9 +8,8 @@ target to them. Every method may raise TargetError.
 from __future__ import annotations
 
 import enum
-import socket
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
@@ -19,6 +18,9 @@ from deployer.errors import KdeployError
 from deployer.findings import Finding
 from deployer.journal import Entry, JournalEvent
 from deployer.observed import Capabilities, Document, Live, Observed, Reference
+
+if TYPE_CHECKING:
+    import socket
 
 
 class Via(enum.Enum):
