@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from deployer.errors import NotFoundError
 from deployer.journal import Entry, Outcome
 from deployer.managed_fields import Drift, compare_with_applied
-from deployer.observed import Live, Phase, Reference
+from deployer.observed import Live, Reference
 from deployer.rollouts import correct_outcome
 from deployer.targets.protocols import Target
 
@@ -25,10 +25,8 @@ def inspect(target: Target, reference: Reference) -> Live:
 
 def read_journal(target: Target, live: Live) -> list[Entry]:
     """Return what was rolled out to a live service; an entry whose release is Ready since is corrected."""
-    status = live.status
-    if status.phase is Phase.READY and status.wanted:
-        correct_outcome(target, status.reference, status.wanted)
-    return target.journal.entries(status.reference)
+    correct_outcome(target, live.status)
+    return target.journal.entries(live.status.reference)
 
 
 def find_drift(live: Live, entries: Sequence[Entry]) -> list[Drift]:

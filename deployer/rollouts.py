@@ -19,7 +19,7 @@ from deployer.events import Emit, Noted, Unchanged, Warned
 from deployer.findings import Finding, failure, ok, refuse
 from deployer.journal import JournalEvent, Outcome, plan_entry
 from deployer.manifest import render_secret
-from deployer.observed import Reference
+from deployer.observed import Observed, Phase, Reference
 from deployer.project import Project
 from deployer.provenance import find_provenance
 from deployer.release import Release
@@ -121,8 +121,8 @@ class Rollouts:
         release, bundle = decision.release, decision.bundle
         if not release_id:
             self._project.push(self._store)
-        if decision.unchanged:
-            correct_outcome(self.target, bundle.reference, release.id)
+        if decision.unchanged and decision.live:
+            correct_outcome(self.target, decision.live.status)
             self._emit(Unchanged(service=str(bundle.reference), release=release.id))
             return release
         if release_id:
@@ -133,7 +133,6 @@ class Rollouts:
         plan = Plan(
             bundle=bundle,
             entry=plan_entry(bundle, provenance, stable=stable, strategy=chosen),
-            traffic=decision.traffic,
             timeout=timeout,
             rollback=rollback,
         )
@@ -162,9 +161,13 @@ class Rollouts:
             )
 
 
-def correct_outcome(target: Target, reference: Reference, release_id: str) -> None:
+def correct_outcome(target: Target, observed: Observed) -> None:
     """Note that a release is Ready after all, where its entry says that the wait for it failed."""
+    if observed.phase is not Phase.READY:
+        return
+    reference, ready = observed.reference, (observed.wanted, observed.percent)
     with contextlib.suppress(KdeployError):
         for entry in target.journal.entries(reference)[-1:]:
-            if entry.release == release_id and entry.outcome not in (Outcome.READY, Outcome.APPLYING):
+            unsettled = entry.outcome not in (Outcome.READY, Outcome.APPLYING)
+            if unsettled and (entry.release, entry.percent) == ready:
                 target.journal.note(reference, entry.number, JournalEvent(outcome=Outcome.READY))

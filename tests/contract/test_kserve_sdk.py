@@ -12,10 +12,8 @@ import yaml
 
 from deployer.config import Serving
 from deployer.manifest import render
+from deployer.observed import Capabilities, Document
 from deployer.release import ArchiveRecord, Release, Traffic
-from deployer.observed import Document
-from deployer.observed import Capabilities
-
 from tests.stores.installed import SDK, environment
 
 GOLDEN = Path(__file__).parents[1] / "golden"
