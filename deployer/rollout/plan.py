@@ -23,9 +23,10 @@ class Strategy(enum.Enum):
 class Plan(Struct, frozen=True, kw_only=True):
     """A rollout of one bundle: all at once, or a share of the requests beside the stable release.
 
-    `entry` is what the journal will say of it, with the traffic that is wanted. With a `timeout`, in seconds, it is waited for; `rollback`
-    restores the last release that was Ready where this one does not become ready. `expect` is the number of
-    the newest entry of the journal that the decision was based on, where that matters.
+    `entry` is what the journal will say of it, with the traffic that is wanted. With a `timeout`, in seconds,
+    it is waited for; `rollback` restores the last release that was Ready where this one does not become
+    ready. `expect` is the number of the newest entry of the journal that the decision was based on, where
+    that matters.
     """
 
     bundle: Bundle

@@ -112,7 +112,7 @@ class MemoryTarget:
         return self.get(reference)
 
     def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Iterator[Observed]:
-        """Yield what is observed now and at every change; end after `timeout` seconds. Raises NotFoundError."""
+        """Yield what is observed now and at every change, for `timeout` seconds. Raises NotFoundError."""
         end, last = self._clock.now() + timeout, None
         while True:
             served = self._find(reference)

@@ -96,7 +96,8 @@ class Services(Protocol):
     def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Iterator[Observed]:
         """Yield what is observed now and at every change; end after `timeout` seconds.
 
-        Raises NotFoundError where there is no such service, or none any more. `stable` is the release that is to get the rest of the requests, where it is known.
+        Raises NotFoundError where there is no such service, or none any more. `stable` is the release that is
+        to get the rest of the requests, where it is known.
         """
 
     def list_all(self, namespace: str | None = None) -> list[Observed]:

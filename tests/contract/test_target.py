@@ -116,7 +116,7 @@ class TestServices:
         assert shares(first) == {A: 100}
 
     def test_a_release_advances_in_steps(self, side: Side, served: Reference) -> None:
-        """Ready means: the wanted traffic is the actual one. All on one service: servers are slow to start."""
+        """Ready means: the wanted traffic is the actual one. All in one test: servers are slow to start."""
         reach = side.target.reach
         for percent in (0, 10, 50, 0):  # the last one takes it back
             observed = rollout(side, side.bundle(B, "served", percent=percent))

@@ -1,4 +1,4 @@
-"""A target in memory whose calls go wrong as a script says: it fails, crashes, lies, lags, or others come first."""
+"""A target in memory whose calls go wrong as a script says: it fails, lies, lags, or others come first."""
 
 from __future__ import annotations
 
