@@ -204,7 +204,9 @@ class TestReplaced:
 
 
 class TestRollback:
-    RECALLING = waiting(plan(rollback=True, percent=10), observed(Phase.FAILED, reason="OOMKilled", hint="fix"))
+    RECALLING = waiting(
+        plan(rollback=True, percent=10), observed(Phase.FAILED, reason="OOMKilled", hint="fix")
+    )
     RESTORING = engine.step(engine.step(RECALLING, engine.Read([READY_A]))[0], engine.Applied(8))[0]
 
     @pytest.mark.parametrize("event", [failed(reason="OOMKilled"), engine.Elapsed()])
@@ -228,14 +230,12 @@ class TestRollback:
 
     def test_its_end_is_the_failure_and_says_what_is_restored(self) -> None:
         ready = engine.Seen(observed(Phase.READY, A))
-        state, actions = engine.step(self.RESTORING, ready)
+        _, actions = engine.step(self.RESTORING, ready)
         assert actions[1] == noted(Outcome.READY, number=8)
         error = end(self.RESTORING, ready)
         assert isinstance(error, RolloutFailedError)
         assert error.what == f"release {B} cannot become ready: OOMKilled"
-        assert error.hint == (
-            f"fix the cause, then run `kdeploy rollout` again. {A} is restored and Ready"
-        )
+        assert error.hint == (f"fix the cause, then run `kdeploy rollout` again. {A} is restored and Ready")
 
     @pytest.mark.parametrize("entries", [[], [structs.replace(READY_A, bundle=None)]])
     def test_with_nothing_to_go_back_to_the_hint_says_so(self, entries: list[Entry]) -> None:
