@@ -64,6 +64,12 @@ class Bundle(Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Every document that can be shown, in the order in which they are applied."""
         return *self.without_secret().beside, self.service
 
+    def recreating(self) -> Bundle:
+        """Return a bundle whose service stops its old pods before new ones are started."""
+        predictor = {**self.service["spec"]["predictor"], "deploymentStrategy": {"type": "Recreate"}}
+        service = {**self.service, "spec": {**self.service["spec"], "predictor": predictor}}
+        return structs.replace(self, service=service)
+
     def without_secret(self) -> Bundle:
         """Return what may be shown and kept."""
         return structs.replace(self, secret=None)

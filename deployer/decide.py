@@ -29,6 +29,7 @@ class Decision(Struct, frozen=True, kw_only=True):
     bundle: Bundle
     traffic: Traffic
     strategy: Strategy
+    capabilities: Capabilities
     live: Live | None = None
     unchanged: bool = False
     notes: tuple[str, ...] = ()
@@ -56,7 +57,8 @@ def decide(
     """
     standard = capabilities.deployment_mode == "Standard"
     traffic, note = decide_traffic(percent, release.id, live) if looked else (Traffic(percent), "")
-    chosen, warning = decide_strategy(strategy, release.id, live, standard=standard)
+    seen = live.status if live else None
+    chosen, warning = decide_strategy(strategy, release.id, seen, standard=standard)
     bundle = render(
         release,
         storage_uri=storage_uri,
@@ -73,6 +75,7 @@ def decide(
         bundle=bundle,
         traffic=traffic,
         strategy=chosen,
+        capabilities=capabilities,
         live=live,
         notes=(note,) if note else (),
         warnings=tuple(one for one in cautions if one),

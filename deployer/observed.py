@@ -169,7 +169,9 @@ def _wanted_percent(document: Document, predictor: Document) -> int:
 
 def _split_fault(seen: Observed) -> str:
     """Return how the observed traffic differs from the wanted traffic, or nothing."""
-    ours = [share for share in seen.traffic if not share.foreign and share.percent]
+    foreign = sum(share.percent for share in seen.traffic if share.foreign)
+    # What somebody's canary leaves of the requests is for the wanted release, be it nothing.
+    ours = [share for share in seen.traffic if not share.foreign and (share.percent or foreign >= 100)]
     others = [share for share in ours if share.release != seen.wanted]
     percent = sum(share.percent for share in ours) - sum(share.percent for share in others)
     if seen.percent >= 100:

@@ -121,8 +121,9 @@ class Rollouts:
         release, bundle = decision.release, decision.bundle
         if not release_id:
             self._project.push(self._store)
-        if decision.unchanged and decision.live:
+        if decision.live:  # a rollback restores only what is known to have been Ready
             correct_outcome(self.target, decision.live.status)
+        if decision.unchanged:
             self._emit(Unchanged(service=str(bundle.reference), release=release.id))
             return release
         if release_id:
@@ -135,6 +136,7 @@ class Rollouts:
             entry=plan_entry(bundle, provenance, stable=stable, strategy=chosen),
             timeout=timeout,
             rollback=rollback,
+            standard=decision.capabilities.deployment_mode == "Standard",
         )
         Runner(self.target, self._emit, self._seal).run(plan)
         return release
@@ -162,7 +164,7 @@ class Rollouts:
 
 
 def correct_outcome(target: Target, observed: Observed) -> None:
-    """Note that a release is Ready after all, where its entry says that the wait for it failed."""
+    """Note that a release is Ready after all, where its entry does not say so."""
     if observed.phase is not Phase.READY:
         return
     reference, ready = observed.reference, (observed.wanted, observed.percent)

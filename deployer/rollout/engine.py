@@ -15,7 +15,7 @@ from deployer.bundle import Bundle
 from deployer.errors import ConflictError, KdeployError, RolloutFailedError, RolloutTimeoutError
 from deployer.journal import Entry, JournalEvent, Outcome, describe_author, last_ready
 from deployer.observed import NOT_SWITCHED, Observed, Phase
-from deployer.rollout.plan import Plan
+from deployer.rollout.plan import Plan, Strategy, decide_strategy
 
 
 class Stage(enum.Enum):
@@ -196,20 +196,21 @@ def _read(state: Rollout, entries: Sequence[Entry]) -> Step:
     if entry is None or entry.bundle is None:
         nothing = f"nothing to roll back to: no release of {state.plan.bundle.reference} was Ready before"
         return _finish(state, _retold(state.error, hint=f"{nothing}. {state.error.hint}"))
+    strategy, warning = decide_strategy(None, entry.release, state.seen, standard=state.plan.standard)
+    bundle = entry.bundle.recreating() if strategy is Strategy.RECREATE else entry.bundle
     restoring = structs.replace(
         state.plan.entry,
         release=entry.release,
         archive=entry.archive,
-        bundle=entry.bundle,
+        bundle=bundle,
         percent=100,
         stable=None,
+        strategy=strategy.value,
         parent=entry.number,
     )
+    notes = (Say(f"rolling back to release {entry.release}"), *((Say(warning),) if warning else ()))
     state = structs.replace(state, stage=Stage.RESTORING, restored=restoring)
-    return state, (
-        Say(f"rolling back to release {entry.release}"),
-        Apply(entry.bundle, restoring, state.number),
-    )
+    return state, (*notes, Apply(bundle, restoring, state.number))
 
 
 def _failed(state: Rollout, error: KdeployError) -> Step:
@@ -218,7 +219,7 @@ def _failed(state: Rollout, error: KdeployError) -> Step:
         return _failed(state, _replaced(state, ()))
     if state.error:
         what = f"rolling back to {state.restored.release} failed" if state.restored else "cannot roll back"
-        error = _retold(state.error, more=f"; {what}: {error.what}")
+        error = _retold(state.error, more=f"; {what}: {error.what}", hint=error.hint)
     return _finish(state, error)
 
 

@@ -9,7 +9,7 @@ from msgspec import Struct
 from deployer.bundle import Bundle
 from deployer.errors import ConfigError
 from deployer.journal import Entry
-from deployer.observed import Live
+from deployer.observed import Live, Observed
 from deployer.release import Traffic
 
 
@@ -25,14 +25,15 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     `entry` is what the journal will say of it, with the traffic that is wanted. With a `timeout`, in seconds,
     it is waited for; `rollback` restores the last release that was Ready where this one does not become
-    ready. `expect` is the number of the newest entry of the journal that the decision was based on, where
-    that matters.
+    ready. `standard` says that the target replaces pods, as KServe does in Standard mode. `expect` is the
+    number of the newest entry of the journal that the decision was based on, where that matters.
     """
 
     bundle: Bundle
     entry: Entry
     timeout: float | None = None
     rollback: bool = False
+    standard: bool = False
     expect: int | None = None
 
 
@@ -53,7 +54,7 @@ def decide_traffic(percent: int, release_id: str, live: Live | None) -> tuple[Tr
 
 
 def decide_strategy(
-    asked: Strategy | None, release_id: str, live: Live | None, *, standard: bool
+    asked: Strategy | None, release_id: str, seen: Observed | None, *, standard: bool
 ) -> tuple[Strategy, str]:
     """Return how pods are replaced, and a warning that says what that means.
 
@@ -70,11 +71,8 @@ def decide_strategy(
         )
     if asked is Strategy.RECREATE:
         return asked, "the service does not answer from the end of its old pods until the new ones are ready"
-    old = (
-        [one.release for one in live.status.revisions if one.pods and one.release != release_id]
-        if live
-        else []
-    )
-    if asked is None and standard and live and live.status.serving is None and old:
-        return Strategy.RECREATE, f"no release answers requests, so the pods of {old[0]} are stopped first"
+    others = [one for one in seen.revisions if one.pods and one.release != release_id] if seen else []
+    if asked is None and standard and seen and seen.serving is None and others:
+        old = others[0].release or others[0].name
+        return Strategy.RECREATE, f"no release answers requests, so the pods of {old} are stopped first"
     return Strategy.ROLLING, ""

@@ -33,6 +33,12 @@ def test_what_is_applied_first_is_what_the_service_needs() -> None:
     assert [document["kind"] for document in bundle.documents] == [*kinds[1:], "InferenceService"]
 
 
+def test_old_pods_may_be_stopped_first() -> None:
+    bundle = make_bundle(A)
+    predictor = bundle.recreating().service["spec"]["predictor"]
+    assert predictor == {**bundle.service["spec"]["predictor"], "deploymentStrategy": {"type": "Recreate"}}
+
+
 def test_a_secret_is_neither_shown_nor_encoded() -> None:
     bundle = make_bundle(access=ACCESS)
     assert bundle.secret

@@ -53,6 +53,7 @@ class FaultyTarget:
         self.memory = MemoryTarget(clock=clock)
         self.script: list[Fault | None] = []
         self.calls = 0
+        self.fault: Fault | None = None  # of the last call
         self.faults: set[Fault] = set()
         self._seen: list[Observed] = []
         self._lives: list[Live] = []
@@ -107,7 +108,7 @@ class FaultyTarget:
     def _call(self, work: Callable[[], Answer], *, seen: Sequence[Answer] = ()) -> Answer:
         self.calls += 1
         assert self.calls < CALLS_MAX, "this rollout does not end"
-        fault = self.script.pop(0) if self.script else None
+        self.fault = fault = self.script.pop(0) if self.script else None
         if fault:
             self.faults.add(fault)
         if fault is Fault.REFUSED:
@@ -151,10 +152,11 @@ class FaultyTarget:
             if entry.number == number and self._last:
                 wanted = (entry.release, entry.percent, Phase.READY)
                 assert (self._last.wanted, self._last.percent, self._last.phase) == wanted
+        if Fault.STALE not in self.faults and self.fault not in (Fault.REPLACED, Fault.DELETED):
+            assert number == self._numbers[-1][0], "only the newest entry becomes Ready"
         if self.faults - _HONEST:
             return
         live, newest = self.memory.get(reference), self.memory.entries(reference)[-1]
-        assert newest.number == number
         assert live
         assert (live.status.phase, live.status.wanted) == (Phase.READY, newest.release)
         shares = {share.release: share.percent for share in live.status.traffic}

@@ -16,7 +16,7 @@ from deployer.errors import (
     TargetError,
 )
 from deployer.journal import Entry, JournalEvent, Outcome
-from deployer.observed import Observed, Phase, Share
+from deployer.observed import Observed, Phase, Revision, Share
 from deployer.rollout import engine
 from deployer.rollout.engine import Apply, Finish, Note, ReadJournal, Report, Rollout, Say, Stage, Watch
 from deployer.rollout.plan import Plan
@@ -227,6 +227,17 @@ class TestRollback:
         assert (entry.who, entry.bundle) == (ALICE, READY_A.bundle)
         state, actions = engine.step(state, engine.Applied(8))
         assert (state.stage, actions) == (Stage.RESTORING, (Watch(5.0, None),))
+
+    def test_pods_that_answer_nothing_are_stopped_first_in_standard_mode(self) -> None:
+        stuck = observed(Phase.FAILED, revisions=(Revision("r2", B, pods=1),))
+        state = waiting(plan(rollback=True, standard=True), stuck)
+        _, actions = engine.step(state, engine.Read([READY_A]))
+        assert actions[1] == Say(f"no release answers requests, so the pods of {B} are stopped first")
+        apply = actions[2]
+        assert isinstance(apply, Apply)
+        assert READY_A.bundle
+        assert apply.bundle == apply.entry.bundle == READY_A.bundle.recreating()
+        assert apply.entry.strategy == "recreate"
 
     def test_its_end_is_the_failure_and_says_what_is_restored(self) -> None:
         ready = engine.Seen(observed(Phase.READY, A))

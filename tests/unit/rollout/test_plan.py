@@ -49,7 +49,7 @@ class TestTraffic:
 
 class TestStrategy:
     def test_recreate_says_what_it_costs(self) -> None:
-        strategy, warning = decide_strategy(Strategy.RECREATE, B, live(A, (A, 100)), standard=True)
+        strategy, warning = decide_strategy(Strategy.RECREATE, B, live(A, (A, 100)).status, standard=True)
         assert strategy is Strategy.RECREATE
         assert "does not answer" in warning
 
@@ -57,7 +57,7 @@ class TestStrategy:
         "stuck", [live(A, running=(A,)), live(B, running=(A, B)), live(B, (A, 0), running=(A,))]
     )
     def test_old_pods_are_stopped_first_where_no_release_answers(self, stuck: Live) -> None:
-        assert decide_strategy(None, B, stuck, standard=True) == (
+        assert decide_strategy(None, B, stuck.status, standard=True) == (
             Strategy.RECREATE,
             f"no release answers requests, so the pods of {A} are stopped first",
         )
@@ -76,7 +76,10 @@ class TestStrategy:
     def test_everywhere_else_new_pods_come_first(
         self, asked: Strategy | None, before: Live | None, standard: bool
     ) -> None:
-        assert decide_strategy(asked, B, before, standard=standard) == (Strategy.ROLLING, "")
+        assert decide_strategy(asked, B, before and before.status, standard=standard) == (
+            Strategy.ROLLING,
+            "",
+        )
 
     def test_only_standard_mode_can_recreate(self) -> None:
         with pytest.raises(ConfigError, match="Standard mode"):

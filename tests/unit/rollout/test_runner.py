@@ -40,9 +40,7 @@ class World:
         self.memory = Watched()
         self.events: list[Event] = []
 
-    def run(
-        self, release: str, *, percent: int = 100, target: Target | None = None, **more: object
-    ) -> None:
+    def run(self, release: str, *, percent: int = 100, target: Target | None = None, **more: object) -> None:
         bundle = make_bundle(release, percent=percent)
         entry = make_entry(bundle, stable=A if percent < 100 else None)
         plan = structs.replace(Plan(bundle=bundle, entry=entry, timeout=30.0), **more)
