@@ -27,8 +27,8 @@ sys.path.insert(0, str(ROOT))
 
 from deployer.config import KServeTarget  # noqa: E402
 from deployer.errors import KdeployError  # noqa: E402
-from deployer.rollout import watch_rollout  # noqa: E402
 from deployer.targets.kserve import Cluster  # noqa: E402
+from tests.cluster.calls import roll, watch_rollout  # noqa: E402
 from tests.cluster.kube import ADMIN, Kube  # noqa: E402
 from tests.cluster.play import A, Play, documents  # noqa: E402
 from tests.stores.installed import SDK, environment  # noqa: E402
@@ -86,7 +86,7 @@ def measure(
             for way, wait in ways.items():  # taking turns, so that a busy moment falls on both
                 namespace = f"run-{run}-{number}-{list(ways).index(way)}"
                 kube.create("/api/v1/namespaces", {"metadata": {"name": namespace}})
-                cluster.apply(documents(namespace))
+                roll(cluster, documents(namespace))
                 happens(Play(kube, namespace))
                 seconds, ended_well = wait(namespace)
                 assert ended_well is well, f"{way}: {case}"

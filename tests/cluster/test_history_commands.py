@@ -147,7 +147,7 @@ class TestDiff:
         kube.merge(f"{services(namespace)}?{EDIT}", edited)
         ended = kdeploy("diff")
         assert ended.code == 12
-        assert "spec.predictor.model.image is kubectl-edit's" in ended.err
+        assert "spec.predictor.model.image is managed by kubectl-edit" in ended.err
         ended = kdeploy("diff", "--force-conflicts")
         assert ended.code == 15
         assert "-      image: theirs" in ended.out

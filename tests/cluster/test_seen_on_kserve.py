@@ -12,10 +12,10 @@ import pytest
 
 from deployer.config import KServeTarget
 from deployer.errors import RolloutFailedError, RolloutTimeoutError
-from deployer.rollout import watch_rollout
 from deployer.observed import Document, Phase
 from deployer.targets.kserve import Cluster
-from deployer.targets.kserve.preflight.capacity import returns_gpu
+from deployer.targets.kserve.preflight.facts import returns_gpu
+from tests.cluster.calls import roll, watch_rollout
 from tests.cluster.kube import Kube
 from tests.cluster.play import A, B, Play, documents
 from tests.cluster.proxy import Proxy
@@ -135,7 +135,7 @@ class TestOneFailedAttempt:
             first.end()
         again = KServeTarget(kubeconfig=str(kubeconfig), wait_window=0.1)
         with Cluster(again) as cluster:
-            cluster.apply(documents(namespace))  # nothing changes by it
+            roll(cluster, documents(namespace))  # nothing changes by it
             one = Waiting(cluster, play, A, 30)
             one.until(lambda status: failed["metadata"]["name"] in " ".join(status.holding))
             play.gone(failed)
@@ -159,7 +159,7 @@ class TestOneFailedAttempt:
             proxy.fault("DELETE .*/pods", status=403, message=said, reason="Forbidden"),
             Cluster(KServeTarget(kubeconfig=str(kubeconfig), wait_window=0.1)) as cluster,
         ):
-            cluster.apply(documents(namespace))
+            roll(cluster, documents(namespace))
             one = Waiting(cluster, play, A, 30)
             one.until(lambda status: "starts again after 10 s" in status.message)
             time.sleep(0.3)
@@ -237,7 +237,7 @@ class TestCanaryOfSomebodyElse:
         rolled_out(waiting, play)
         play.add_canary(10, *weights.items())
         play.show("09")
-        live = cluster.get(play.reference)
+        live = cluster.services.get(play.reference)
         assert live
         assert live.status.phase is Phase.READY
         assert [(share.percent, share.foreign) for share in live.status.traffic] == traffic
@@ -289,7 +289,7 @@ class TestRuntimeOfTheClustersOwn:
             '2026-01-01T10:00:00.000000000Z   File "/app/handler.py", line 12, in initialize\n'
             "2026-01-01T10:00:00.000000000Z ValueError: wrong weights\n"
         )
-        cluster.apply(documents(namespace, runtime="theirs"))
+        roll(cluster, documents(namespace, runtime="theirs"))
         play.pending()
         play.pod(A, main={"running": {"startedAt": "2026-01-01T10:00:00Z"}})
         with proxy.fault("/log.*container=kserve-container", status=200, body=said, times=99):

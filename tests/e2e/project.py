@@ -16,11 +16,12 @@ from msgspec import Struct
 
 from deployer.config import KServeTarget
 from deployer.errors import PredictError
-from deployer.predict.connection import Connection
 from deployer.observed import Reference
-from deployer.targets.protocols import Endpoint
+from deployer.patience import Patience, Retry
+from deployer.predict.connection import Connection
 from deployer.targets.kserve import Cluster
 from deployer.targets.kserve.client.api import Api
+from deployer.targets.protocols import Endpoint
 
 CONFIG = """
 [model]
@@ -81,7 +82,7 @@ class Project:
             ingress=environment.get("KDEPLOY_E2E_GATEWAY"),
         )
         self.cluster = Cluster(self._target)
-        self.mode = self.cluster.capabilities().deployment_mode
+        self.mode = self.cluster.services.capabilities().deployment_mode
         self.timeout = environment.get("KDEPLOY_E2E_TIMEOUT", "5m")
 
     @property
@@ -140,11 +141,11 @@ class Project:
         return self.run("rollout", "--timeout", self.timeout, *arguments)
 
     def endpoint(self) -> Endpoint:
-        return self.cluster.ingress(self.reference)
+        return self.cluster.reach.endpoint(self.reference)
 
     def outcomes(self) -> list[str]:
         """Return how each rollout ended, as the history has it."""
-        return [entry.outcome for entry in self.cluster.history(self.reference)]
+        return [entry.outcome.value for entry in self.cluster.journal.entries(self.reference)]
 
 
 class Load:
@@ -200,7 +201,9 @@ class Load:
 
 def connect(endpoint: Endpoint, seconds: float = 30.0) -> Connection:
     """Open a way to the service; a request that fails is not sent again."""
-    return Connection(endpoint, failure=PredictError, timeout=seconds, pauses=())
+    return Connection(
+        endpoint, failure=PredictError, timeout=seconds, patience=Patience(retry=Retry(attempts=1))
+    )
 
 
 def send(connection: Connection, body: Any) -> tuple[int, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from deployer.journal import Outcome
 from tests.e2e.project import Load, Project, predict, until
 
 pytestmark = pytest.mark.timeout(1200)
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.timeout(1200)
 
 def serving(project: Project) -> str:
     """Return the release that answers requests."""
-    live = project.cluster.get(project.reference)
+    live = project.cluster.services.get(project.reference)
     assert live
     assert live.status.serving
     return live.status.serving
@@ -145,7 +146,8 @@ class TestFailures:
 
 
 def test_going_back_needs_no_upload(project: Project) -> None:
-    first = next(one.release for one in project.cluster.history(project.reference) if one.outcome == "Ready")
+    entries = project.cluster.journal.entries(project.reference)
+    first = next(one.release for one in entries if one.outcome is Outcome.READY)
     with Load(project.endpoint()) as load:
         ended = project.rollout("--release", first)
     assert ended.code == 0, ended.err

@@ -1,7 +1,7 @@
 """A live copy of objects that queries select, kept by watches: no polling.
 
-Each selection of objects is listed once and watched from there by a thread of its own, which goes on
-after whatever breaks: a watch that times out, a dropped connection, a version that is forgotten (410).
+Each selection of objects is listed once and watched from there by a thread of its own, which
+resumes after any break: a watch that times out, a dropped connection, a version that is forgotten (410).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-import time
 from collections.abc import Mapping
 from types import TracebackType
 
@@ -20,17 +19,10 @@ from deployer.errors import KdeployError, TargetError
 from deployer.observed import Document
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.api_errors import GoneError, UnknownKindError
-from deployer.targets.kserve.client.resources import (
-    EVENT,
-    POD,
-    Resource,
-)
+from deployer.targets.kserve.client.resources import EVENT, POD, Resource
 
-_PATIENCE = 1.0  # seconds that threads get to end; one that a silent API server holds ends with the process
+_PARTING = 1.0  # seconds that threads get to end; one that a silent API server holds ends with the process
 _LOOK_UP = 1.0  # seconds: Python overlooks a Ctrl-C that comes just before it begins to wait
-_PAUSE_MAX = 2.0  # seconds between attempts while the API server cannot be reached
-
-
 _EVENTS_MAX = 16  # objects whose events are followed; a failing release fails in each of its pods alike
 
 
@@ -84,6 +76,7 @@ class Watching:
         events: bool = False,
     ) -> None:
         self._api, self._namespace, self._events = api, namespace, events
+        self._clock = api.patience.clock
         self._troubles: dict[_Selection, KdeployError] = {}
         self._messages: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._known: dict[_Selection, dict[str, Document]] = {}
@@ -107,9 +100,9 @@ class Watching:
     ) -> None:
         for follower in self._followers.values():
             follower.stop()
-        end = time.monotonic() + _PATIENCE
+        end = self._clock.now() + _PARTING
         for follower in self._followers.values():
-            follower.join(max(end - time.monotonic(), 0.0))
+            follower.join(max(end - self._clock.now(), 0.0))
 
     @property
     def complete(self) -> bool:
@@ -123,7 +116,7 @@ class Watching:
 
     @property
     def trouble(self) -> KdeployError | None:
-        """What keeps a part of it from being seen right now."""
+        """What keeps a part of it from being observed right now."""
         return next(iter(self._troubles.values()), None)
 
     @property
@@ -135,9 +128,9 @@ class Watching:
     def wait(self, seconds: float) -> bool:
         """Wait for a change and take in all that there are; False after `seconds` without one.
 
-        Raises TargetError for what asking again does not change.
+        Raises TargetError for a failure that trying again does not change.
         """
-        if not self._take_first(time.monotonic() + seconds):
+        if not self._take_first(self._clock.now() + seconds):
             return False
         with contextlib.suppress(queue.Empty):
             while True:
@@ -147,7 +140,7 @@ class Watching:
         return True
 
     def _follow_events(self) -> None:
-        """Follow the events about pods that have come to be known."""
+        """Follow the events about pods that are new."""
         for document in self.of(POD):
             source = _Selection(EVENT, (("fieldSelector", f"involvedObject.uid={_uid(document)}"),))
             followed = sum(one.resource == EVENT for one in self._followers)
@@ -156,7 +149,7 @@ class Watching:
 
     def _take_first(self, end: float) -> bool:
         while True:
-            left = max(end - time.monotonic(), 0.001)
+            left = max(end - self._clock.now(), 0.001)
             with contextlib.suppress(queue.Empty):
                 self._take(self._messages.get(timeout=min(left, _LOOK_UP)))
                 return True
@@ -216,12 +209,12 @@ class _Follower(threading.Thread):
             self._messages.put(_Broken(self._source, error))
 
     def _follow(self) -> None:
-        pause = 0.0
-        while not self._stopping.wait(pause):
-            pause = self._go_on(pause)
+        failures, retry = 0, self._api.patience.retry
+        while not self._stopping.wait(retry.pause(failures) if failures else 0.0):
+            failures = 0 if self._watch_once() else failures + 1
 
-    def _go_on(self, pause: float) -> float:
-        """List if need be, and watch until that ends; return the seconds to wait before the next."""
+    def _watch_once(self) -> bool:
+        """List if necessary, and watch until that ends; return whether it ended well."""
         try:
             if not self._version:
                 documents, self._version = self._api.list(self._resource, self._namespace, self._query)
@@ -231,13 +224,13 @@ class _Follower(threading.Thread):
             self._version = ""
         except TargetError as error:
             if self._stopping.is_set():
-                return 0.0
+                return True
             if not error.retryable:
                 raise
             self._messages.put(_Broken(self._source, error))
         else:
-            return 0.0
-        return min(max(pause * 2, 0.1), _PAUSE_MAX)
+            return True
+        return False
 
     def _watch(self) -> None:
         """Watch from the version that was seen last until the API server ends it."""

@@ -35,6 +35,11 @@ class Children(Struct, frozen=True, kw_only=True):
     logs: dict[str, tuple[str, ...]] = {}
 
 
+def selector(name: str) -> dict[str, str]:
+    """Return the query that selects everything that KServe makes for a service."""
+    return {"labelSelector": f"{SERVICE_LABEL}={name}"}
+
+
 def release_of(document: Document) -> str | None:
     """Return the release that an object was made for, by its label."""
     label: str | None = document["metadata"].get("labels", {}).get(RELEASE_LABEL)

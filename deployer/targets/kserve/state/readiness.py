@@ -19,7 +19,7 @@ LOGS = "fix the cause, then run `kdeploy rollout` again; `kdeploy logs` shows wh
 STEP = 30  # seconds after which a state that lasts is reported again
 
 
-class Readiness:
+class ReadinessEvaluator:
     """Evaluates one service again and again, remembering since when it has been as it is.
 
     `window` is how long Ready must last, `stable` the release that is to get the rest of the requests.

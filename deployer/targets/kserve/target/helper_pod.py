@@ -5,29 +5,25 @@ Where a command is killed, its Pod ends by its own deadline, and the next comman
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 
-from deployer.config import Store
-from deployer.errors import ConflictError, KdeployError, RolloutFailedError, StoreError
+from deployer.errors import ConflictError, KdeployError, RefusedError, RolloutFailedError, StoreError
+from deployer.findings import refuse
 from deployer.observed import Document, Reference
 from deployer.store.location import locate_claim
 from deployer.store.shell import BrokenError, ExitError
 from deployer.targets.kserve.client.api import Api
-from deployer.targets.kserve.client.api_errors import RefusedError
-from deployer.targets.kserve.client.connection import Connection
 from deployer.targets.kserve.client.pod_exec import run_in_pod
 from deployer.targets.kserve.client.resources import CLAIM, EVENT, POD, Resource
 from deployer.targets.kserve.client.watch import Watching
-from deployer.targets.kserve.preflight.checks import refuse
 from deployer.targets.kserve.preflight.permissions import check_permissions, needed_for_store
 from deployer.targets.kserve.state.diagnosis import diagnose_pod
 from deployer.targets.kserve.state.pods import explain_pod
+from deployer.targets.kserve.target.session import Session
 
 DEADLINE = 3600  # seconds that such a Pod lives at most; a command that needs longer gets another one
-PATIENCE = 600.0  # seconds until it must run: its image may have to be pulled
 MOUNT = "/mnt/model-store"
 _LABELS = {"app.kubernetes.io/managed-by": "kdeploy", "app.kubernetes.io/component": "model-store"}
 _USER = 1000  # as in the ServingRuntime, so that what is written can be read there
@@ -36,16 +32,9 @@ _USER = 1000  # as in the ServingRuntime, so that what is written can be read th
 class HelperPod:
     """A shell in a Pod that mounts a claim. Implements deployer.store.shell.Shell."""
 
-    def __init__(
-        self,
-        connect: Callable[[], tuple[Connection, str]],
-        store: Store,
-        image: str,
-        note: Callable[[str], None],
-    ) -> None:
-        self._connect = connect  # to a cluster and its namespace, once it is needed
-        self._store = store
-        self._claim = locate_claim(store.uri).name
+    def __init__(self, session: Session, image: str, note: Callable[[str], None]) -> None:
+        self._session = session
+        self._claim = locate_claim(session.store.uri).name
         self._image = image
         self._note = note
         self._name = ""
@@ -55,16 +44,16 @@ class HelperPod:
 
         Raises ExitError, BrokenError, and StoreError or TargetError where there can be no such Pod.
         """
-        connection, namespace = self._connect()
+        api, namespace = self._session.api, self._session.namespace
         if not self._name:
-            self._start(Api(connection), namespace)
+            self._start(api, namespace)
         command = ["sh", "-c", script, "sh", *arguments]
         try:
-            yield from run_in_pod(connection, namespace, self._name, command, source)
+            yield from run_in_pod(api.connection, namespace, self._name, command, source)
         except (ExitError, RefusedError):
             raise
         except KdeployError as error:
-            if not _runs(Api(connection).get(POD, namespace, self._name)):
+            if not _runs(api.get(POD, namespace, self._name)):
                 self.close()
             raise BrokenError(error.what, where=error.where, hint=error.hint) from error
 
@@ -73,14 +62,14 @@ class HelperPod:
         name, self._name = self._name, ""
         if not name:
             return
-        connection, namespace = self._connect()
+        namespace = self._session.namespace
         try:
-            Api(connection).delete(POD, namespace, name)
+            self._session.api.delete(POD, namespace, name)
         except KdeployError as error:
             self._note(f"Pod {namespace}/{name} could not be deleted, and ends within the hour: {error}")
 
     def _start(self, api: Api, namespace: str) -> None:
-        refuse([check_permissions(api, namespace, needed_for_store(self._store))])
+        refuse([check_permissions(api, namespace, needed_for_store(self._session.store))])
         self._find_claim(api, namespace)
         self._name = f"kdeploy-store-{uuid.uuid4().hex[:10]}"
         try:
@@ -93,7 +82,7 @@ class HelperPod:
         self._wait(api, Reference(namespace, self._name))
 
     def _find_claim(self, api: Api, namespace: str) -> None:
-        name, store = self._claim, self._store
+        name, store = self._claim, self._session.store
         if api.get(CLAIM, namespace, name):
             return
         if not store.create_claim:
@@ -118,14 +107,15 @@ class HelperPod:
 
     def _wait(self, api: Api, pod: Reference) -> None:
         """Wait until the Pod runs; say what it waits for. Raises StoreError where it never will."""
-        end, told = time.monotonic() + PATIENCE, ""
+        clock, told = api.patience.clock, ""
+        end = clock.now() + api.patience.start  # its image may have to be pulled
         chosen = {
             POD: {"fieldSelector": f"metadata.name={pod.name}"},
             EVENT: {"fieldSelector": f"involvedObject.name={pod.name}"},
         }
         with Watching(api, pod.namespace, chosen) as watching:
-            while time.monotonic() < end:
-                watching.wait(end - time.monotonic())
+            while clock.now() < end:
+                watching.wait(end - clock.now())
                 if not watching.complete:
                     continue
                 found, events = next(iter(watching.of(POD)), None), watching.of(EVENT)
@@ -136,7 +126,7 @@ class HelperPod:
                     told = said
                     self._note(f"the Pod that mounts claim {self._claim} waits: {said}")
         raise StoreError(
-            f"after {PATIENCE:g} s no Pod runs that mounts the claim: {told or 'no reason is told'}",
+            f"after {api.patience.start:g} s no Pod that mounts the claim runs: {told or 'no reason given'}",
             where=f"pod {pod}",
             hint=f"look at the claim: `kubectl -n {pod.namespace} describe pvc {self._claim}`",
         )
@@ -158,7 +148,7 @@ def _still_waiting(pod: Reference, found: Document | None, events: list[Document
     """Return what a Pod that does not run yet waits for. Raises StoreError where it never will."""
     said = explain_pod(found, events) if found else "it was deleted"
     if found is None or _ended(found):
-        what = f"ended before it ran: {said or 'no reason is told'}"
+        what = f"ended before it ran: {said or 'no reason given'}"
     elif (failure := diagnose_pod(found, events)) and not failure.after:
         what = f"cannot run: {failure.reason}: {failure.message}"
     else:

@@ -7,23 +7,22 @@ from collections.abc import Mapping
 
 import msgspec
 
+from deployer.errors import RefusedError
 from deployer.observed import RELEASE_LABEL, Document, Live, Observed, Reference
 from deployer.targets.kserve.client.api import Api
-from deployer.targets.kserve.client.api_errors import RefusedError, UnknownKindError
-from deployer.targets.kserve.client.resources import (
-    DEPLOYMENT,
-    EVENT,
-    HTTP_ROUTE,
-    INFERENCE_SERVICE,
-    POD,
-    REPLICA_SET,
-    REVISION,
-    Resource,
-)
+from deployer.targets.kserve.client.api_errors import UnknownKindError
+from deployer.targets.kserve.client.resources import DEPLOYMENT, EVENT, HTTP_ROUTE, POD, REPLICA_SET, Resource
 from deployer.targets.kserve.client.watch import Watching
-from deployer.targets.kserve.state.children import SERVICE_LABEL, Children, is_standard, release_pods
+from deployer.targets.kserve.state.children import (
+    SERVICE_LABEL,
+    Children,
+    is_standard,
+    release_pods,
+    selector,
+)
+from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE, REVISION
 from deployer.targets.kserve.state.pods import is_ready
-from deployer.targets.kserve.state.readiness import Readiness
+from deployer.targets.kserve.state.readiness import ReadinessEvaluator
 from deployer.targets.kserve.state.revisions import observe, observe_briefly
 
 _PODS_MAX = 8  # pods whose events are read
@@ -31,7 +30,7 @@ _PODS_MAX = 8  # pods whose events are read
 
 def selections(reference: Reference, *, standard: bool) -> dict[Resource, Mapping[str, str]]:
     """Return what belongs to a service, and the query that selects it."""
-    labelled = {"labelSelector": f"{SERVICE_LABEL}={reference.name}"}
+    labelled = selector(reference.name)
     made = (DEPLOYMENT, REPLICA_SET) if standard else (REVISION,)
     return {
         INFERENCE_SERVICE: {"fieldSelector": f"metadata.name={reference.name}"},
@@ -80,7 +79,7 @@ def inspect(api: Api, reference: Reference, now: float) -> Live | None:
     waiting = [pod for pod in release_pods(service, children) if not is_ready(pod)][:_PODS_MAX]
     events = [event for one in (service, *waiting) for event in _events(api, one)]
     children = msgspec.structs.replace(children, events=events)
-    status = Readiness(window=0).evaluate(service, children, now)
+    status = ReadinessEvaluator(window=0).evaluate(service, children, now)
     return Live(service, status)
 
 
@@ -96,7 +95,7 @@ def read_routes(api: Api, service: Document) -> list[Document]:
     return [route] if route else []
 
 
-def list_statuses(api: Api, namespace: str | None) -> list[Observed]:
+def list_observed(api: Api, namespace: str | None) -> list[Observed]:
     """Return the state of every service of a namespace, or of all: two requests for a thousand services."""
     services, _ = api.list(INFERENCE_SERVICE, namespace)
     sets: dict[tuple[str, str], list[Document]] = defaultdict(list)
@@ -148,8 +147,7 @@ def _table(api: Api, resource: Resource, namespace: str | None) -> list[Document
 
 def _list(api: Api, resource: Resource, reference: Reference) -> list[Document]:
     try:
-        selector = {"labelSelector": f"{SERVICE_LABEL}={reference.name}"}
-        return api.list(resource, reference.namespace, selector)[0]
+        return api.list(resource, reference.namespace, selector(reference.name))[0]
     except (RefusedError, UnknownKindError):
         return []
 
@@ -157,7 +155,7 @@ def _list(api: Api, resource: Resource, reference: Reference) -> list[Document]:
 def _events(api: Api, about: Document) -> list[Document]:
     metadata = about["metadata"]
     try:
-        selector = {"fieldSelector": f"involvedObject.uid={metadata['uid']}"}
-        return api.list(EVENT, metadata["namespace"], selector)[0]
+        about_it = {"fieldSelector": f"involvedObject.uid={metadata['uid']}"}
+        return api.list(EVENT, metadata["namespace"], about_it)[0]
     except RefusedError:
         return []

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
-from deployer.errors import KdeployError, NotFoundError
+from deployer.errors import KdeployError, NotFoundError, RefusedError
 from deployer.manifest import RUNTIME_PREFIX
 from deployer.observed import Document, Observed, Phase, Reference, read_observed
 from deployer.targets.kserve.client.api import Api
-from deployer.targets.kserve.client.api_errors import RefusedError
-from deployer.targets.kserve.client.resources import EVENT, INFERENCE_SERVICE, POD
+from deployer.targets.kserve.client.resources import EVENT, POD
 from deployer.targets.kserve.client.watch import Watching
-from deployer.targets.kserve.preflight.capacity import returns_gpu
+from deployer.targets.kserve.preflight.facts import returns_gpu
 from deployer.targets.kserve.state.children import (
     SERVING_CONTAINER,
     Children,
     is_standard,
     release_pods,
 )
+from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE
 from deployer.targets.kserve.state.pods import count_failures, find_container, is_ready
-from deployer.targets.kserve.state.readiness import Readiness
+from deployer.targets.kserve.state.readiness import ReadinessEvaluator
 from deployer.targets.kserve.target.logs import last_lines, tail
 from deployer.targets.kserve.target.read import read_routes, selections, watched_children
 
@@ -46,31 +45,30 @@ class Wait:
         fresh: bool,
         stable: str | None = None,
         spec_before: Document | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
         self._service = service
         self._window, self._fresh, self._stable = window, fresh, stable
         self._spec_before = spec_before
-        self._clock = clock
-        self._readiness: Readiness | None = None
+        self._clock = api.patience.clock
+        self._readiness: ReadinessEvaluator | None = None
         self._logs: dict[str, tuple[str, ...]] = {}
         self._logs_read = 0.0
 
-    def statuses(self, timeout: float) -> Iterator[Observed]:
+    def observe(self, timeout: float) -> Iterator[Observed]:
         """Yield the status now and at every change; end after `timeout` seconds, or once Ready has lasted.
 
         Raises NotFoundError where the service is deleted meanwhile, TargetError.
         """
         metadata = self._service["metadata"]
         reference = Reference(metadata["namespace"], metadata["name"])
-        end = self._clock() + timeout
+        end = self._clock.now() + timeout
         about = {"fieldSelector": f"involvedObject.uid={metadata['uid']}"}
         chosen = {**selections(reference, standard=is_standard(self._service)), EVENT: about}
         with Watching(self._api, reference.namespace, chosen, events=True) as watching:
             while True:
-                changed = watching.wait(self._until(end) - self._clock())
-                now = self._clock()
+                changed = watching.wait(self._until(end) - self._clock.now())
+                now = self._clock.now()
                 if watching.complete:
                     yield self._status(self._same(watching.of(INFERENCE_SERVICE)), watching, now)
                 elif changed and watching.trouble:
@@ -106,13 +104,13 @@ class Wait:
             return msgspec.structs.replace(status, log=log)
         return _in_trouble(status, watching.trouble) if watching.trouble else status
 
-    def _begin(self, service: Document, children: Children) -> Readiness:
+    def _begin(self, service: Document, children: Children) -> ReadinessEvaluator:
         pods = [] if self._fresh else release_pods(service, children)
         before = {pod["metadata"]["uid"]: count_failures(pod) for pod in pods}
         for pod in pods:
             if not is_ready(pod) and any(count_failures(pod).values()):
                 self._restart(pod)
-        return Readiness(
+        return ReadinessEvaluator(
             window=self._window,
             stable=self._stable,
             spec_before=self._spec_before,
