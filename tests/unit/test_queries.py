@@ -11,7 +11,7 @@ from deployer.observed import Document, Live, Reference
 from deployer.queries import find_drift, inspect, read_journal
 from deployer.targets.memory import MemoryTarget
 from tests.bundles import DEMO, A, B, make_bundle, make_entry
-from tests.fake_clock import FakeClock
+from tests.clocks import FakeClock
 
 
 def memory_with(release: str, *, percent: int = 100, lag: int = 0) -> MemoryTarget:

@@ -21,7 +21,7 @@ from deployer.rollouts import Rollouts
 from deployer.store.folder import FolderStore
 from deployer.targets.memory import MemoryTarget
 from tests.bundles import DEMO
-from tests.fake_clock import FakeClock
+from tests.clocks import FakeClock
 from tests.unit.projects import Folder
 
 ACCESS = Access(data={"AWS_SECRET_ACCESS_KEY": "hunter2"}, caution="the token expires in an hour")

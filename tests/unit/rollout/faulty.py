@@ -13,7 +13,7 @@ from deployer.observed import Live, Observed, Phase, Reference
 from deployer.targets.memory import MemoryTarget
 from deployer.targets.protocols import Target
 from tests.bundles import DEMO, C, make_bundle, make_entry
-from tests.fake_clock import FakeClock
+from tests.clocks import FakeClock
 
 Answer = TypeVar("Answer")
 CALLS_MAX = 400  # a rollout that makes more calls has no end

@@ -17,7 +17,7 @@ from deployer.rollout.plan import Plan, decide_traffic
 from deployer.rollout.runner import Runner
 from deployer.rollouts import correct_outcome
 from tests.bundles import DEMO, A, B, make_bundle, make_entry
-from tests.fake_clock import FakeClock
+from tests.clocks import FakeClock
 from tests.unit.rollout.faulty import CrashError, Fault, FaultyTarget
 
 EXAMPLES = 5_000 if os.environ.get("KDEPLOY_TESTS_FULL") else 500

@@ -18,7 +18,7 @@ from deployer.rollout.runner import Runner
 from deployer.targets.memory import MemoryTarget
 from deployer.targets.protocols import Target
 from tests.bundles import DEMO, A, B, make_bundle, make_entry
-from tests.fake_clock import FakeClock
+from tests.clocks import FakeClock
 
 SECRET = Sealed({"kind": "Secret", "metadata": {"name": "demo"}, "data": {"key": "aHVudGVyMg=="}})
 
