@@ -79,14 +79,23 @@ def served(side: Side, first: Observed) -> Reference:
 
 
 def rollout(side: Side, bundle: Bundle) -> Observed:
-    """Apply a bundle and wait until its release is ready or has failed."""
+    """Apply a bundle and wait until its release is ready or has failed.
+
+    Whenever the service is said to be Ready, the wanted traffic must be the actual one.
+    """
     services = side.target.services
-    live = services.get(bundle.reference)
-    stable = live.status.stable if live and bundle.percent < 100 else None
+    before = services.get(bundle.reference)
+    stable = before.status.stable if before and bundle.percent < 100 else None
+    wanted = split(bundle.percent, bundle.release, stable) if stable else {bundle.release: 100}
     services.apply(bundle, make_entry(bundle, stable=stable))
+    live = services.get(bundle.reference)
+    assert live
+    assert live.status.phase is not Phase.READY or shares(live.status) == wanted
+    assert live.status.phase is Phase.READY or not services.serves(bundle, live)
     side.settle(bundle)
     observed = None
     for observed in services.watch(bundle.reference, TIMEOUT, stable):
+        assert observed.phase is not Phase.READY or shares(observed) == wanted
         if observed.phase in (Phase.READY, Phase.FAILED):
             return observed
     raise AssertionError(f"neither ready nor failed: {observed}")
