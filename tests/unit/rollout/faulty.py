@@ -122,7 +122,7 @@ class FaultyTarget:
             raise TargetError("the answer was lost")
         if fault is Fault.CRASH_AFTER:
             raise CrashError
-        return seen[0] if fault is Fault.STALE and seen else answer
+        return seen[-1] if fault is Fault.STALE and seen else answer
 
     def _interfere(self, fault: Fault | None) -> None:
         if fault is Fault.LAG:
