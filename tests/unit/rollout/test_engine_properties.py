@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +19,7 @@ from tests.bundles import DEMO, A, B, make_bundle, make_entry
 from tests.clocks import FakeClock
 from tests.unit.rollout.faulty import CrashError, Fault, FaultyTarget
 
-EXAMPLES = 5_000 if os.environ.get("KDEPLOY_TESTS_FULL") else 500
+EXAMPLES = 5 * settings.default.max_examples  # 500, and 5,000 with the profile `full`
 TIMEOUT = 30.0  # seconds of the fake clock
 
 SCRIPTS = st.lists(st.none() | st.sampled_from(Fault), max_size=12)
