@@ -1,12 +1,12 @@
 """The far side of a target: what makes its releases become ready, or fail, while a test looks on.
 
-To hold one more kind of target to the contract, implement `Side` and add it to the fixture `side` of
-test_target.py.
+To hold one more kind of target to the contract, implement `Side` and add it to SIDES in test_target.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,6 +56,7 @@ class MemorySide:
         return self._memory.target
 
     def bundle(self, release: str, service: str, *, loads: bool = True, **more: Any) -> Bundle:
+        self._memory.broken.pop(release, None)
         if not loads:
             self._memory.broken[release] = "no module named torch"
         return make_bundle(release, service=Reference("default", service), **more)
@@ -100,8 +101,9 @@ class LocalSide:
 class KServeSide:
     """The KServe target on a real API server; KServe, Knative and the kubelet are played, in Knative mode."""
 
-    def __init__(self, kube: Kube, kubeconfig: Path) -> None:
-        self._kube, self._plays = kube, dict[str, PlayedService]()
+    def __init__(self, kube: Kube, kubeconfig: Path, after: ExitStack) -> None:
+        self._kube, self._after = kube, after
+        self._played: dict[str, PlayedService] = {}
         self._config = KServeTarget(
             kubeconfig=str(kubeconfig),
             namespace="default",
@@ -109,21 +111,21 @@ class KServeSide:
             wait_window=0.2,
             ingress="http://127.0.0.1:9",
         )
-        self._broken: set[str] = set()
+        self._broken: set[tuple[str, str]] = set()
         self.target = self.another()
 
     def another(self) -> Target:
-        return Cluster(self._config).target
+        return self._after.enter_context(Cluster(self._config)).target
 
     def bundle(self, release: str, service: str, *, loads: bool = True, **more: Any) -> Bundle:
         if not loads:
-            self._broken.add(release)
+            self._broken.add((service, release))
         return make_bundle(release, service=Reference("default", service), runtime=None, **more)
 
     def settle(self, bundle: Bundle) -> None:
         service = bundle.reference.name
-        played = self._plays.setdefault(service, PlayedService(Play(self._kube, "default", service)))
-        if bundle.release in self._broken:
+        played = self._played.setdefault(service, PlayedService(Play(self._kube, "default", service)))
+        if (service, bundle.release) in self._broken:
             played.fail(bundle.release)
         else:
             played.load(bundle.release, bundle.percent)

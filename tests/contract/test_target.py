@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import yaml
@@ -22,38 +24,46 @@ from tests.cluster.kube import ADMIN, Kube
 from tests.contract.targets import KServeSide, LocalSide, MemorySide, Side
 from tests.local.releases import ANSWER, make_release
 
+# The first test of a session may have to wait until an API server is built.
+pytestmark = pytest.mark.timeout(200, func_only=True)
+
 TIMEOUT = 90.0  # seconds until a release has become ready or has failed, at most
 
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="module")
-def open_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], OneNode]]:
-    state = tmp_path_factory.mktemp("target") / ".kdeploy"
-
-    def open_one() -> OneNode:
-        return OneNode(state=state, namespace="default", ingress_host="127.0.0.1", ingress_port=0)
-
-    yield open_one
-    open_one().stop()
+def open_memory(folder: Path, request: pytest.FixtureRequest, after: ExitStack) -> Side:
+    return MemorySide()
 
 
-@pytest.fixture(
-    scope="module", params=["memory", pytest.param("local", marks=pytest.mark.torchserve), "kserve"]
-)
-def side(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Side:
-    if request.param == "memory":
-        return MemorySide()
-    if request.param == "kserve":
-        server: Kube = request.getfixturevalue("kube")
-        path = tmp_path_factory.mktemp("kserve") / "kubeconfig"
-        path.write_text(yaml.safe_dump(server.kubeconfig(ADMIN, namespace="default")))
-        return KServeSide(server, path)
-    store = tmp_path_factory.mktemp("store")
-    for folder in ("a", "b"):
-        make_release(store / folder, "demo", ANSWER.format(release=folder))
-    open_node: Callable[[], OneNode] = request.getfixturevalue("open_node")
-    return LocalSide(open_node, store)
+def open_local(folder: Path, request: pytest.FixtureRequest, after: ExitStack) -> Side:
+    for release in ("a", "b"):
+        make_release(folder / release, "demo", ANSWER.format(release=release))
+
+    def open_node() -> OneNode:
+        return OneNode(
+            state=folder / ".kdeploy", namespace="default", ingress_host="127.0.0.1", ingress_port=0
+        )
+
+    after.callback(open_node().stop)
+    return LocalSide(open_node, folder)
+
+
+def open_kserve(folder: Path, request: pytest.FixtureRequest, after: ExitStack) -> Side:
+    server: Kube = request.getfixturevalue("kube")
+    path = folder / "kubeconfig"
+    path.write_text(yaml.safe_dump(server.kubeconfig(ADMIN, namespace="default")))
+    return KServeSide(server, path, after)
+
+
+SIDES = {"memory": open_memory, "local": open_local, "kserve": open_kserve}
+MARKS = {"local": pytest.mark.torchserve}
+
+
+@pytest.fixture(scope="module", params=[pytest.param(one, marks=MARKS.get(one, ())) for one in SIDES])
+def side(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Side]:
+    with ExitStack() as after:
+        yield SIDES[request.param](tmp_path_factory.mktemp(request.param), request, after)
 
 
 @pytest.fixture
