@@ -41,12 +41,10 @@ class GoneError(TargetError):
 class PassingError(TargetError):
     """The network or the API server fails, perhaps only for a moment: try again.
 
-    `done` says that the request may have taken effect; `status` is of HTTP, where there was an answer, and
-    `after` how many seconds it asks to wait.
+    `done` says that the request may have taken effect, and `after` how many seconds the answer asks to wait.
     """
 
     done = True
-    status = 0
     after: float | None = None
 
 
@@ -258,7 +256,7 @@ def _busy(answer: Answer) -> KdeployError:
     kind = UntouchedError if answer.status == 429 else PassingError
     what = f"the API server is busy or in trouble (HTTP {answer.status}): {answer.message}"
     error = kind(what, where=answer.where, hint="run it again later")
-    error.status, error.after = answer.status, answer.after
+    error.after = answer.after
     return error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
 
 from deployer.bundle import Bundle
@@ -15,7 +14,6 @@ from deployer.targets.kserve.client.resources import CONTROLLER_REVISION, SECRET
 from deployer.targets.kserve.state.children import is_terminating
 from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE, SERVING_RUNTIME, resource_of
 
-_OWN_ATTEMPTS = 10
 _GONE_PERIOD = 0.2  # seconds between two reads of an object that is being deleted
 _OURS = ("app.kubernetes.io/managed-by", "kdeploy")
 
@@ -68,19 +66,6 @@ def owner_of(service: Document) -> Document:
     }
 
 
-def add_owner(api: Api, document: Document, owner: Document) -> None:
-    """Add to an object's owners: it is collected when the last of them is gone.
-
-    Raises NotFoundError where the object is there no more.
-    """
-
-    def add(held: list[Document]) -> list[Document]:
-        living = _living(held, owner["name"], owner["uid"])
-        return living if any(one["uid"] == owner["uid"] for one in living) else [*living, owner]
-
-    _change_owners(api, document, add)
-
-
 def recreate_if_orphaned(
     api: Api, sent: Document, applied: Document, name: str, live: Document | None, *, force: bool
 ) -> Document:
@@ -102,12 +87,24 @@ def recreate_if_orphaned(
 def add_owner_or_recreate(
     api: Api, sent: Document, applied: Document, owner: Document, *, force: bool
 ) -> None:
-    """Add a service to the owners of an object; the object is applied again where it was collected."""
-    for _ in range(_OWN_ATTEMPTS - 1):
-        with contextlib.suppress(NotFoundError):
-            return add_owner(api, applied, owner)
-        applied = apply_document(api, sent, applied["metadata"]["namespace"], force=force)
-    return add_owner(api, applied, owner)
+    """Add a service to the owners of an object, which the cluster collects when the last of them is gone.
+
+    The object is applied again where it was collected meanwhile.
+    """
+
+    def add(held: list[Document]) -> list[Document]:
+        living = _living(held, owner["name"], owner["uid"])
+        return living if any(one["uid"] == owner["uid"] for one in living) else [*living, owner]
+
+    def attempt() -> None:
+        nonlocal applied
+        try:
+            _change_owners(api, applied, add)
+        except NotFoundError:
+            applied = apply_document(api, sent, applied["metadata"]["namespace"], force=force)
+            raise
+
+    api.patience.again(attempt, NotFoundError)
 
 
 def transfer_ownership(api: Api, entry: Document, bundle: Bundle) -> None:
@@ -162,28 +159,28 @@ def _living(held: list[Document], name: str, uid: str | None) -> list[Document]:
 def _change_owners(
     api: Api, document: Document, change: Callable[[list[Document]], list[Document]]
 ) -> Document:
-    """Change an object's owners, where that changes anything, and return it.
+    """Change an object's owners, where that changes anything, and return it. Raises NotFoundError.
 
-    The list is one field to the API server, so it is read and written whole, and again when
-    another service did the same in between.
+    The list is one field to the API server, so it is read and written whole, and again when another service
+    did the same in between.
     """
-    resource, metadata = resource_of(document), document["metadata"]
-    namespace, name = metadata["namespace"], metadata["name"]
-    for attempt in range(_OWN_ATTEMPTS):
-        metadata = document["metadata"]
+
+    def attempt() -> Document:
+        nonlocal document
+        resource, metadata = resource_of(document), document["metadata"]
         held = metadata.get("ownerReferences", [])
         owners = change(held)
         if owners == held:
-            break
-        wanted = {"metadata": {"resourceVersion": metadata["resourceVersion"], "ownerReferences": owners}}
+            return document
+        place = metadata["namespace"], metadata["name"]
+        wanted = {"resourceVersion": metadata["resourceVersion"], "ownerReferences": owners}
         try:
-            return api.merge(resource, namespace, name, wanted)
+            return api.merge(resource, *place, {"metadata": wanted})
         except ConflictError:
-            found = api.get(resource, namespace, name)
-            if found is None or attempt == _OWN_ATTEMPTS - 1:
-                raise
-            document = found
-    return document
+            document = api.get(resource, *place) or document
+            raise
+
+    return api.patience.again(attempt, ConflictError)
 
 
 def _made_for(bundle: Bundle) -> Iterator[tuple[Resource, str]]:

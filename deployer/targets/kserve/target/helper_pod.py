@@ -12,6 +12,7 @@ from datetime import datetime
 from deployer.errors import ConflictError, KdeployError, RefusedError, RolloutFailedError, StoreError
 from deployer.findings import refuse
 from deployer.observed import Document, Reference
+from deployer.shipped import shipped
 from deployer.store.location import locate_claim
 from deployer.store.shell import BrokenError, ExitError
 from deployer.targets.kserve.client.api import Api
@@ -19,14 +20,13 @@ from deployer.targets.kserve.client.pod_exec import run_in_pod
 from deployer.targets.kserve.client.resources import CLAIM, EVENT, POD, Resource
 from deployer.targets.kserve.client.watch import Watching
 from deployer.targets.kserve.preflight.permissions import check_permissions, needed_for_store
+from deployer.targets.kserve.state.children import is_over
 from deployer.targets.kserve.state.diagnosis import diagnose_pod
 from deployer.targets.kserve.state.pods import explain_pod
 from deployer.targets.kserve.target.session import Session
 
-DEADLINE = 3600  # seconds that such a Pod lives at most; a command that needs longer gets another one
-MOUNT = "/mnt/model-store"
+DEADLINE = 3600  # seconds that such a Pod lives at most; a command that takes longer gets another one
 _LABELS = {"app.kubernetes.io/managed-by": "kdeploy", "app.kubernetes.io/component": "model-store"}
-_USER = 1000  # as in the ServingRuntime, so that what is written can be read there
 
 
 class HelperPod:
@@ -147,7 +147,7 @@ def _make(api: Api, resource: Resource, document: Document) -> Document:
 def _still_waiting(pod: Reference, found: Document | None, events: list[Document]) -> str:
     """Return what a Pod that does not run yet waits for. Raises StoreError where it never will."""
     said = explain_pod(found, events) if found else "it was deleted"
-    if found is None or _ended(found):
+    if found is None or is_over(found):
         what = f"ended before it ran: {said or 'no reason given'}"
     elif (failure := diagnose_pod(found, events)) and not failure.after:
         what = f"cannot run: {failure.reason}: {failure.message}"
@@ -167,7 +167,7 @@ def _sweep(api: Api, namespace: str, own: Document) -> None:
         # Both times are the API server's, whatever the clock here says.
         age = _created(own) - _created(pod)
         name = pod["metadata"]["name"]
-        if name != own["metadata"]["name"] and (_ended(pod) or age > DEADLINE):
+        if name != own["metadata"]["name"] and (is_over(pod) or age > DEADLINE):
             api.delete(POD, namespace, name)
 
 
@@ -175,61 +175,18 @@ def _created(pod: Document) -> float:
     return datetime.fromisoformat(pod["metadata"]["creationTimestamp"].replace("Z", "+00:00")).timestamp()
 
 
-def _ended(pod: Document) -> bool:
-    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
-
-
 def _runs(pod: Document | None) -> bool:
     if pod is None or "deletionTimestamp" in pod["metadata"]:
         return False
     states = pod.get("status", {}).get("containerStatuses", [])
-    return not _ended(pod) and any("running" in (one.get("state") or {}) for one in states)
+    return not is_over(pod) and any("running" in (one.get("state") or {}) for one in states)
 
 
 def _document(claim: str, image: str, namespace: str, name: str) -> Document:
-    """Render the Pod, as strict as Pod Security's `restricted` wants it."""
-    return {
-        "apiVersion": POD.api_version,
-        "kind": POD.kind,
-        # A sidecar of a mesh would end neither with the Pod's work nor be of any use to it.
-        "metadata": {
-            "name": name,
-            "namespace": namespace,
-            "labels": {**_LABELS, "sidecar.istio.io/inject": "false"},
-        },
-        "spec": {
-            "activeDeadlineSeconds": DEADLINE,
-            "restartPolicy": "Never",
-            "terminationGracePeriodSeconds": 1,
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": _USER,
-                "runAsGroup": _USER,
-                "fsGroup": _USER,
-                "fsGroupChangePolicy": "OnRootMismatch",
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "containers": [
-                {
-                    "name": "shell",
-                    "image": image,
-                    "command": ["sleep", str(DEADLINE)],
-                    # Scripts are run here, too.
-                    "workingDir": MOUNT,
-                    "securityContext": {
-                        "allowPrivilegeEscalation": False,
-                        "readOnlyRootFilesystem": True,
-                        "capabilities": {"drop": ["ALL"]},
-                    },
-                    "resources": {
-                        "requests": {"cpu": "100m", "memory": "64Mi"},
-                        "limits": {"cpu": "1", "memory": "512Mi"},
-                    },
-                    "volumeMounts": [{"name": "models", "mountPath": MOUNT}],
-                }
-            ],
-            "volumes": [{"name": "models", "persistentVolumeClaim": {"claimName": claim}}],
-        },
-    }
+    import yaml
+
+    document: Document = yaml.safe_load((shipped("manifests") / "helper-pod.yaml").read_text("utf-8"))
+    document["metadata"] |= {"name": name, "namespace": namespace}
+    document["spec"]["containers"][0]["image"] = image
+    document["spec"]["volumes"][0]["persistentVolumeClaim"] = {"claimName": claim}
+    return document

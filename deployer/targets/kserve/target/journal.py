@@ -10,10 +10,9 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from types import TracebackType
 
 import msgspec
-from msgspec import structs
+from msgspec import Struct, structs
 
 from deployer.errors import ConflictError, KdeployError, NotFoundError, TargetError
 from deployer.journal import (
@@ -30,7 +29,6 @@ from deployer.journal import (
     write_time,
 )
 from deployer.observed import RELEASE_LABEL, Document, Reference
-from deployer.patience import Clock
 from deployer.targets.kserve.client.api_errors import OutdatedError
 from deployer.targets.kserve.client.resources import CONTROLLER_REVISION
 from deployer.targets.kserve.target.apply import transfer_ownership
@@ -46,16 +44,25 @@ _NOT_IN_DATA = ("number", "outcome", "reason", "since", "events")
 _HOLD = BOUND / 2  # seconds after which nothing more is written, long before others take the run for dead
 
 
+class Rollout(Struct):
+    """The rollout of one entry; `orphans` are entries of runs that were killed before there was a service."""
+
+    entry: Document
+    orphans: list[Document]
+    began: float
+    finished: bool = False
+
+    @property
+    def number(self) -> int:
+        """The number of the entry."""
+        return int(self.entry["revision"])
+
+
 class Journal:
     """The journals of a cluster's services."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
-
-    @property
-    def clock(self) -> Clock:
-        """The clock that rollouts are timed by."""
-        return self._session.patience.clock
 
     def entries(self, reference: Reference) -> list[Entry]:
         """Return the entries of a service, the oldest first."""
@@ -65,34 +72,46 @@ class Journal:
         """Add an event to an entry; nothing happens where the entry is gone."""
         self._note(_place(reference, number), event)
 
-    def begin(self, reference: Reference, planned: Entry, expect: int | None) -> Rollout:
+    @contextlib.contextmanager
+    def begin(self, reference: Reference, planned: Entry, expect: int | None) -> Iterator[Rollout]:
         """Begin a rollout: create its entry, or take over the one of a run that was killed.
 
-        Raises ConflictError, naming who, where another rollout is under way or was since entry `expect`.
+        For as long as the `with` lasts, no other rollout of the service begins. Raises ConflictError, naming
+        who, where another one is under way or was since entry `expect`.
         """
-        run = name_run()
+        run, patience = name_run(), self._session.patience
         running.add(run)
+        rollout = None
         try:
-            return self._session.patience.again(
-                lambda: self._claim(reference, planned, run, expect), _LostError
-            )
-        except BaseException:
-            running.discard(run)
+            rollout = patience.again(lambda: self._claim(reference, planned, run, expect), _LostError)
+            yield rollout
+        except KdeployError as error:
+            # An API server that cannot be reached now is left alone: later the entry counts as interrupted.
+            if rollout and not rollout.finished and not (isinstance(error, TargetError) and error.retryable):
+                with contextlib.suppress(KdeployError):
+                    interrupted = JournalEvent(outcome=Outcome.INTERRUPTED)
+                    self._note(_place(reference, rollout.number), interrupted, known=rollout.entry)
             raise
+        finally:
+            running.discard(run)
 
-    def finish(self, entry: Document, owner: Document, orphans: list[Document]) -> None:
-        """Note that all documents are applied, and let the service own the entry and those left over."""
-        place = entry["metadata"]["namespace"], entry["metadata"]["name"]
+    def finish(self, rollout: Rollout, owner: Document) -> None:
+        """Note that all documents are applied; the service owns the entry, and those that were left over."""
         owned = {"ownerReferences": [owner]}
-        self._note(place, JournalEvent(outcome=Outcome.APPLIED), owned, known=entry)
-        for one in orphans:
+        place = rollout.entry["metadata"]["namespace"], rollout.entry["metadata"]["name"]
+        self._note(place, JournalEvent(outcome=Outcome.APPLIED), owned, known=rollout.entry)
+        rollout.finished = True
+        for one in rollout.orphans:
             with contextlib.suppress(NotFoundError):
                 self._merge(one, owned)
 
-    def interrupt(self, entry: Document) -> None:
-        """Note that a rollout ended before all of its documents were applied."""
-        place = entry["metadata"]["namespace"], entry["metadata"]["name"]
-        self._note(place, JournalEvent(outcome=Outcome.INTERRUPTED), known=entry)
+    def check_time(self, rollout: Rollout) -> None:
+        """Raise TargetError where it has taken so long that others may soon take this run for dead."""
+        if self._session.patience.clock.now() - rollout.began > _HOLD:
+            raise TargetError(
+                f"applying took more than {_HOLD:g} s and was stopped half-way",
+                hint="check that the API server is not overloaded, then run it again",
+            )
 
     def prune(self, reference: Reference, limit: int) -> None:
         """Delete the oldest entries, all but `limit`."""
@@ -118,6 +137,7 @@ class Journal:
 
     def _claim(self, reference: Reference, planned: Entry, run: str, expect: int | None) -> Rollout:
         """Create an entry, or take over the newest. Raises _LostError where another run was faster."""
+        began = self._session.patience.clock.now()
         documents = sorted(self._list(reference), key=lambda document: int(document["revision"]))
         newest = documents[-1] if documents else None
         if newest and self._is_ours(newest, planned, run, reference):
@@ -125,14 +145,14 @@ class Journal:
             check_expected(_entry(before[-1]) if before else None, expect, str(reference))
             with _race():
                 claimed = newest if _run(newest) == run else self._take_over(newest, planned, run)
-            return Rollout(self, claimed, run, _unowned(before))
+            return Rollout(claimed, _unowned(before), began)
         check_expected(_entry(newest) if newest else None, expect, str(reference))
         number = int(newest["revision"]) + 1 if newest else 1
         with _race():
             created = self._session.api.create(
                 CONTROLLER_REVISION, self._document(reference, planned, number, run)
             )
-        return Rollout(self, created, run, _unowned(documents))
+        return Rollout(created, _unowned(documents), began)
 
     def _is_ours(self, newest: Document, planned: Entry, run: str, reference: Reference) -> bool:
         if _run(newest) == run:  # an attempt before created it, and only the answer was lost
@@ -202,47 +222,6 @@ class Journal:
 
     def _now(self) -> str:
         return write_time(self._session.patience.clock.utc())
-
-
-class Rollout:
-    """The documents of one entry being applied: for as long as the `with` lasts, no other rollout begins.
-
-    `orphans` are entries of runs that were killed before there was a service.
-    """
-
-    def __init__(self, journal: Journal, entry: Document, run: str, orphans: list[Document]) -> None:
-        self.number = int(entry["revision"])
-        self._journal, self._entry, self._run, self._orphans = journal, entry, run, orphans
-        self._clock = journal.clock
-        self._began = self._clock.now()
-        self._finished = False
-
-    def __enter__(self) -> Rollout:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        running.discard(self._run)
-        if not isinstance(error, KdeployError) or self._finished:
-            return
-        if isinstance(error, TargetError) and error.retryable:
-            return  # the API server cannot be reached now: after a while the entry counts as interrupted
-        with contextlib.suppress(KdeployError):
-            self._journal.interrupt(self._entry)
-
-    def check_time(self) -> None:
-        """Raise TargetError where it has taken so long that others may soon take this run for dead."""
-        if self._clock.now() - self._began > _HOLD:
-            raise TargetError(
-                f"applying took more than {_HOLD:g} s and was stopped half-way",
-                hint="check that the API server is not overloaded, then run it again",
-            )
-
-    def finish(self, owner: Document) -> None:
-        """Note that all documents are applied; the service owns the entry, and those that were left over."""
-        self._journal.finish(self._entry, owner, self._orphans)
-        self._finished = True
 
 
 class _LostError(ConflictError):

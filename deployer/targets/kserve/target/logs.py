@@ -84,7 +84,7 @@ def follow_logs(api: Api, reference: Reference) -> Iterator[str]:
         def say(line: str | KdeployError | None) -> None:
             if line is not None:
                 lines.put(line)
-            watching.wake()
+            watching.post()
 
         while not watching.complete or watching.of(INFERENCE_SERVICE):
             watching.wait(_DAY)

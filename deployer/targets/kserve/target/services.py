@@ -104,16 +104,15 @@ class Services:
     def serves(self, bundle: Bundle, live: Live) -> bool:
         """Return whether a live service is Ready with just this bundle.
 
-        A rotated Secret is not part of the release, and the runtime's name is made of its content. The
-        account gets its owner after the runtime: where the account is as it should be, so is the runtime.
+        A rotated Secret is not part of the release, so that it is looked at, and the first document is what
+        a rollout finishes last. The runtime's name is made of its content: it needs no look.
         """
         if is_terminating(live.document) or live.status.phase is not Phase.READY:
             return False
         wanted = _keep_strategy(self._wanted(bundle, live.document), live.document)
         return agrees(live.document, wanted) and all(
             is_applied(self._session.api, one, self.namespace, live.document)
-            for one in (bundle.account or bundle.runtime, *bundle.extras)
-            if one
+            for one in ([one for one in bundle.beside if one is not bundle.runtime] or bundle.beside)
         )
 
     def apply(self, bundle: Bundle, entry: Entry, *, expect: int | None = None) -> int:
@@ -137,11 +136,11 @@ class Services:
         api, reference, force = self._session.api, bundle.reference, self._session.force
         live, applied = self._live_service(reference), []
         for document in bundle.beside:
-            rollout.check_time()
+            self._journal.check_time(rollout)
             made = self._apply_document(bundle, document)
             made = recreate_if_orphaned(api, document, made, reference.name, live, force=force)
             applied.append((document, made))
-        rollout.check_time()
+        self._journal.check_time(rollout)
         live = self._live_service(reference)
         new = self._apply_document(bundle, self._wanted(bundle, live))
         changed = live is not None and live["metadata"]["generation"] != new["metadata"]["generation"]
@@ -150,7 +149,7 @@ class Services:
             spec_before=(live or {}).get("status", {}).get("modelStatus", {}) if changed else None,
         )
         owner = owner_of(new)
-        rollout.finish(owner)
+        self._journal.finish(rollout, owner)
         for document, made in reversed(applied):
             add_owner_or_recreate(api, document, made, owner, force=force)
 
