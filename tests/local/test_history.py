@@ -8,10 +8,16 @@ import pytest
 
 from deployer.diff import compare
 from deployer.errors import NotFoundError
-from deployer.journal import plan_entry
-from deployer.journal import Provenance
+from deployer.journal import Provenance, plan_entry
 from deployer.observed import Reference
-from deployer.targets.local.revisions import HISTORY, Record, note_outcome, read_documents, append_entry, set_desired
+from deployer.targets.local.revisions import (
+    HISTORY,
+    Record,
+    append_entry,
+    note_outcome,
+    read_documents,
+    set_desired,
+)
 from deployer.targets.local.service import now
 from tests.local.client import Client
 from tests.local.releases import make_documents

@@ -40,7 +40,9 @@ class Rollouts(RuleBasedStateMachine):
         assert not self.record.revision(self.record.latest).failure, "it is given a chance"
 
     @precondition(
-        lambda self: not any(self.record.revision(line.revision).failure for line in self.record.desired_traffic)
+        lambda self: (
+            not any(self.record.revision(line.revision).failure for line in self.record.desired_traffic)
+        )
     )
     @rule()
     def become_ready(self) -> None:

@@ -22,7 +22,6 @@ from deployer.targets.local.revisions import (
     note_failure,
     read_documents,
     release_folder,
-    want,
 )
 from deployer.targets.local.status import Seen, build_document, observe
 from tests.local.releases import ANSWER, make_documents, make_release
@@ -119,6 +118,8 @@ def test_the_status_tells_loading_ready_lost_and_failed_apart() -> None:
     assert (loading.phase, loading.message) == (Phase.PROGRESSING, f"{SECOND}: it loads")
     failed = build_document(note_failure(record, SECOND, "it breaks"), seen, NOW)
     assert (observe(failed).phase, observe(failed).message) == (Phase.FAILED, "it breaks")
+    assert observe(failed).given_up
+    assert not loading.given_up
     assert [(s.release, s.percent) for s in observe(failed).traffic] == [("a", 100)]
     record = commit_traffic(record)
     ready = build_document(record, {SECOND: Seen(True)}, NOW, before=failed)

@@ -8,8 +8,21 @@ import msgspec
 import pytest
 
 from deployer.errors import ConflictError
-from deployer.journal import APPLIED, APPLYING, INTERRUPTED, READY, describe_author, last_ready, plan_entry, settle, superfluous, takes_over, write_time
-from deployer.journal import Entry, Provenance
+from deployer.journal import (
+    APPLIED,
+    APPLYING,
+    INTERRUPTED,
+    READY,
+    Entry,
+    Provenance,
+    describe_author,
+    last_ready,
+    plan_entry,
+    settle,
+    superfluous,
+    takes_over,
+    write_time,
+)
 from deployer.observed import Document
 
 NOW, SOON, LATER = "2026-01-01T12:03:11Z", "2026-01-01T12:05:11Z", "2026-01-01T12:05:12Z"

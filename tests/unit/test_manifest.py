@@ -25,10 +25,8 @@ from deployer.manifest import (
     render_secret,
     runtime_name,
 )
+from deployer.observed import Capabilities, Document
 from deployer.release import ArchiveRecord, Release, Traffic
-from deployer.observed import Document
-from deployer.observed import Capabilities
-
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 KNATIVE = Capabilities(deployment_mode="Knative", canary=True)

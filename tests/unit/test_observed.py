@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deployer.observed import Document, NOT_RUNNING, Observed, Phase, RELEASE_LABEL, Share, read_observed
+from deployer.observed import NOT_RUNNING, RELEASE_LABEL, Document, Observed, Phase, Share, read_observed
 
 A, B = "1.0-aaaaaaaaaaaa", "1.1-bbbbbbbbbbbb"
 RELEASES: dict[str, str | None] = {"r1": A, "r2": B}

@@ -19,8 +19,8 @@ from deployer.cli import printers, terminal
 from deployer.cli.options import Output
 from deployer.errors import PredictError
 from deployer.events import StatusChanged, Warned
-from deployer.predict import Failure, Prediction
 from deployer.observed import Observed, Phase, Reference
+from deployer.predict import Failure, Prediction
 
 main = importlib.import_module("deployer.cli.main")
 HOSTILE = {

@@ -6,8 +6,8 @@ import functools
 from typing import Any
 
 import pytest
-
 from deployer.cli.view import View, elapsed_text, lines, see, sentence
+
 from deployer.events import Applied, Event, Pushed, StatusChanged, Warned
 from deployer.observed import Observed, Phase, Reference, Share
 

@@ -58,6 +58,8 @@ def pod(
         status["initContainerStatuses"] = [container("storage-initializer", **init)]
     if main:
         status["containerStatuses"] = [container("kserve-container", **main)]
+    if "phase" in more:
+        status["phase"] = more.pop("phase")
     limits = more.pop("limits", {})
     labels = {RELEASE_LABEL: release, "app": more.pop("app", APP)}
     return {

@@ -188,7 +188,7 @@ def plugin(folder: Path, status: dict[str, Any], **more: Any) -> ExecPlugin:
     """Return a plugin that counts how often it is asked, and notes what it is told."""
     (folder / "told").write_text(json.dumps({"apiVersion": VERSION, "status": status}))
     (folder / "plugin").write_text(
-        f"#!{sys.executable}\nimport os\n"
+        "#!/usr/bin/env python3\nimport os\n"
         "open('asked', 'a').write(os.environ['KUBERNETES_EXEC_INFO'] + '\\n')\n"
         "print(open('told').read().replace('EXTRA', os.environ.get('EXTRA', '')))\n"
     )

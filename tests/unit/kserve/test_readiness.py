@@ -6,9 +6,9 @@ from typing import Any
 
 from deployer.observed import Document, Phase
 from deployer.targets.kserve.state.children import Children
-from deployer.targets.kserve.state.diagnosis import PULLS, SETTLED
+from deployer.targets.kserve.state.diagnosis import PULLS, SCALES_UP, SETTLED
 from deployer.targets.kserve.state.readiness import LOGS, STEP, ReadinessEvaluator
-from tests.unit.kserve.documents import GPU, A, B, condition, pod, replica_set, revision, service
+from tests.unit.kserve.documents import GPU, A, B, condition, event, pod, replica_set, revision, service
 
 
 def knative(
@@ -136,11 +136,23 @@ def test_a_gpu_that_comes_back_is_waited_for() -> None:
     returns = [True]
     readiness = ReadinessEvaluator(window=0, gpu_returns=lambda: returns[0])
     assert readiness.evaluate(unready, found, 10).phase is Phase.PROGRESSING
-    assert readiness.recheck_at == 10 + SETTLED  # an autoscaler speaks up after the pod's condition
+    assert readiness.recheck_at == 10 + SETTLED
     assert readiness.evaluate(unready, found, 10 + SETTLED).phase is Phase.PROGRESSING
     assert readiness.recheck_at == 10 + SETTLED + STEP / 10
     returns[0] = False
     assert readiness.evaluate(unready, found, 20).phase is Phase.FAILED
+
+
+def test_an_autoscaler_has_the_time_to_add_a_node_with_a_gpu() -> None:
+    missing = pod(node="", conditions=[condition("PodScheduled", "False", "Unschedulable", GPU)])
+    unready, found = service(conditions=[condition("Ready", "False")]), Children(pods=[missing])
+    readiness = ReadinessEvaluator(window=0, may_scale_up=lambda: True)
+    assert readiness.evaluate(unready, found, 10).phase is Phase.PROGRESSING
+    assert readiness.evaluate(unready, found, 9 + SCALES_UP).phase is Phase.PROGRESSING
+    comes = Children(pods=[missing], events=[event("digits-1", "TriggeredScaleUp", "pool 0->1")])
+    assert readiness.evaluate(unready, comes, 10 + SCALES_UP).reason == "ScalingUp"
+    assert readiness.evaluate(unready, found, 11 + SCALES_UP).phase is Phase.PROGRESSING
+    assert readiness.evaluate(unready, found, 11 + 2 * SCALES_UP).phase is Phase.FAILED
 
 
 def test_a_state_that_lasts_is_told_again() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -21,11 +21,11 @@ from deployer.errors import KdeployError, TargetError
 from deployer.observed import Document
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.api_errors import GoneError, UnknownKindError
-from deployer.targets.kserve.client.resources import EVENT, POD, Resource
+from deployer.targets.kserve.client.resources import EVENT, Resource
 
 _PARTING = 1.0  # seconds that threads get to end; one that a silent API server holds ends with the process
 _LOOK_UP = 1.0  # seconds: Python overlooks a Ctrl-C that comes just before it begins to wait
-_EVENTS_MAX = 16  # objects whose events are followed; a failing release fails in each of its pods alike
+EVENTS_MAX = 16  # objects whose events are followed; a failing release fails in each of its pods alike
 
 
 class _Selection(Struct, frozen=True):
@@ -41,8 +41,8 @@ _Message = Callable[[], None]  # what a thread saw, to be taken in by the one th
 class Watching:
     """The live copy, for as long as the `with` lasts. Its threads hold no lock and end with it.
 
-    With `events`, the events about each pod are part of it, selected by the pod's uid: a shared namespace may
-    hold thousands of others.
+    Events about the objects that `followed` names, at every change anew, are part of it, selected by each
+    object's uid: a shared namespace may hold thousands of others.
     """
 
     def __init__(
@@ -51,9 +51,9 @@ class Watching:
         namespace: str,
         chosen: Mapping[Resource, Mapping[str, str]],
         *,
-        events: bool = False,
+        followed: Callable[[Watching], Iterable[Document]] | None = None,
     ) -> None:
-        self._api, self._namespace, self._events = api, namespace, events
+        self._api, self._namespace, self._followed = api, namespace, followed
         self._clock = api.patience.clock
         self._troubles: dict[_Selection, KdeployError] = {}
         self._messages: queue.SimpleQueue[_Message] = queue.SimpleQueue()
@@ -113,16 +113,15 @@ class Watching:
         with contextlib.suppress(queue.Empty):
             while True:
                 self._messages.get_nowait()()
-        if self._events:
-            self._follow_events()
+        self._follow_events()
         return True
 
     def _follow_events(self) -> None:
-        """Follow the events about pods that are new."""
-        for document in self.of(POD):
+        """Follow the events about objects that are new among those to be followed."""
+        for document in self._followed(self) if self._followed else ():
             source = _Selection(EVENT, (("fieldSelector", f"involvedObject.uid={_uid(document)}"),))
             followed = sum(one.resource == EVENT for one in self._followers)
-            if source not in self._followers and followed < _EVENTS_MAX:
+            if source not in self._followers and followed < EVENTS_MAX:
                 self._add(source).start()
 
     def _take_first(self, end: float) -> bool:

@@ -22,6 +22,7 @@ from deployer.targets.kserve.client.resources import (
     LIMIT_RANGE,
     NAMESPACE,
     NODE,
+    NODE_POOL,
     POD,
     QUOTA,
     STORAGE_CLASS,
@@ -135,6 +136,18 @@ def returns_gpu(api: Api) -> bool:
     except RefusedError:
         return False
     return any(gives_gpu_back(pod) for pods in every.values() for pod in pods)
+
+
+def may_scale_up(api: Api) -> bool:
+    """Return whether the cluster has an autoscaler for nodes, or may have one where that is unknown."""
+    try:
+        if api.get(CONFIG_MAP, "kube-system", "cluster-autoscaler-status"):
+            return True
+        return bool(api.list(NODE_POOL, None)[0])
+    except UnknownKindError:
+        return False
+    except RefusedError:
+        return True
 
 
 def _pods_of(api: Api, nodes: Sequence[Document]) -> dict[str, list[Document]]:

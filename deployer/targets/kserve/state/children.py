@@ -81,10 +81,15 @@ def own_children(service: Document, children: Children) -> Children:
 
 
 def release_pods(service: Document, children: Children) -> list[Document]:
-    """Return the predictor's pods that are of the service's release and not being deleted."""
+    """Return the predictor's pods of the service's release that neither are being deleted nor have ended."""
     release = release_of(service)
     pods = own_children(service, children).pods
-    return [pod for pod in pods if release_of(pod) == release and not is_terminating(pod)]
+    return [one for one in pods if release_of(one) == release and not (is_terminating(one) or is_over(one))]
+
+
+def is_over(pod: Document) -> bool:
+    """Return whether a pod has ended for good, as an evicted one: another one takes its place."""
+    return pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
 
 
 def is_terminating(document: Document) -> bool:

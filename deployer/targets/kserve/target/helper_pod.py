@@ -20,6 +20,7 @@ from deployer.targets.kserve.client.pod_exec import run_in_pod
 from deployer.targets.kserve.client.resources import CLAIM, EVENT, POD, Resource
 from deployer.targets.kserve.client.watch import Watching
 from deployer.targets.kserve.preflight.permissions import check_permissions, needed_for_store
+from deployer.targets.kserve.state.children import is_over
 from deployer.targets.kserve.state.diagnosis import diagnose_pod
 from deployer.targets.kserve.state.pods import explain_pod
 from deployer.targets.kserve.target.session import Session
@@ -146,7 +147,7 @@ def _make(api: Api, resource: Resource, document: Document) -> Document:
 def _still_waiting(pod: Reference, found: Document | None, events: list[Document]) -> str:
     """Return what a Pod that does not run yet waits for. Raises StoreError where it never will."""
     said = explain_pod(found, events) if found else "it was deleted"
-    if found is None or _ended(found):
+    if found is None or is_over(found):
         what = f"ended before it ran: {said or 'no reason given'}"
     elif (failure := diagnose_pod(found, events)) and not failure.after:
         what = f"cannot run: {failure.reason}: {failure.message}"
@@ -166,7 +167,7 @@ def _sweep(api: Api, namespace: str, own: Document) -> None:
         # Both times are the API server's, whatever the clock here says.
         age = _created(own) - _created(pod)
         name = pod["metadata"]["name"]
-        if name != own["metadata"]["name"] and (_ended(pod) or age > DEADLINE):
+        if name != own["metadata"]["name"] and (is_over(pod) or age > DEADLINE):
             api.delete(POD, namespace, name)
 
 
@@ -174,15 +175,11 @@ def _created(pod: Document) -> float:
     return datetime.fromisoformat(pod["metadata"]["creationTimestamp"].replace("Z", "+00:00")).timestamp()
 
 
-def _ended(pod: Document) -> bool:
-    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
-
-
 def _runs(pod: Document | None) -> bool:
     if pod is None or "deletionTimestamp" in pod["metadata"]:
         return False
     states = pod.get("status", {}).get("containerStatuses", [])
-    return not _ended(pod) and any("running" in (one.get("state") or {}) for one in states)
+    return not is_over(pod) and any("running" in (one.get("state") or {}) for one in states)
 
 
 def _document(claim: str, image: str, namespace: str, name: str) -> Document:

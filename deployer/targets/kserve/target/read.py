@@ -15,12 +15,14 @@ from deployer.targets.kserve.client.resources import DEPLOYMENT, EVENT, HTTP_ROU
 from deployer.targets.kserve.state.children import (
     SERVICE_LABEL,
     Children,
+    is_over,
     is_standard,
+    is_terminating,
     release_pods,
     selector,
 )
 from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE, REVISION
-from deployer.targets.kserve.state.pods import is_ready
+from deployer.targets.kserve.state.pods import describe_held, is_ready
 from deployer.targets.kserve.state.readiness import ReadinessEvaluator
 from deployer.targets.kserve.state.revisions import observe, observe_briefly
 
@@ -106,9 +108,14 @@ def list_observed(api: Api, namespace: str | None) -> list[Observed]:
 
 
 def holding_pods(api: Api, reference: Reference) -> tuple[str, ...]:
-    """Return the pods of a service that are being deleted and still hold their resources."""
-    service = {"metadata": {"name": reference.name, "namespace": reference.namespace}}
-    return observe(service, Children(pods=_list(api, POD, reference))).holding
+    """Return the pods of a service that are being deleted and still hold their resources.
+
+    Once the service is deleted, these are all of its pods: the cluster comes to them a little later.
+    """
+    service = api.get(INFERENCE_SERVICE, reference.namespace, reference.name)
+    stays = service is not None and not is_terminating(service)
+    pods = [pod for pod in _list(api, POD, reference) if not is_over(pod)]
+    return tuple(describe_held(pod) for pod in pods if is_terminating(pod) or not stays)
 
 
 def _has_several(service: Document) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import msgspec
 
@@ -12,13 +13,16 @@ from deployer.observed import Document, Observed, Phase, Reference, read_observe
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.resources import EVENT, POD
 from deployer.targets.kserve.client.watch import Watching
-from deployer.targets.kserve.preflight.facts import returns_gpu
+from deployer.targets.kserve.preflight.facts import may_scale_up, returns_gpu
+from deployer.targets.kserve.preflight.rules.admission import check_frozen
 from deployer.targets.kserve.state.children import (
     SERVING_CONTAINER,
     Children,
+    conditions,
     is_standard,
     release_pods,
 )
+from deployer.targets.kserve.state.diagnosis import applied_at
 from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE
 from deployer.targets.kserve.state.pods import count_failures, find_container, is_ready
 from deployer.targets.kserve.state.readiness import ReadinessEvaluator
@@ -31,9 +35,9 @@ _LOG_PERIOD = 2.0  # seconds between two looks at the log of a container that lo
 class Wait:
     """One wait for the release that an InferenceService names.
 
-    `fresh` says that the release has just been applied, so that every failure of its pods is of this attempt.
-    Otherwise its failed pods are deleted first: a new pod starts at once, where the kubelet would wait up to
-    five minutes before it tries the old one again.
+    `fresh` says that the release has just been applied: only older pods may have failed before. Those
+    that failed before are deleted first: a new pod starts at once, where the kubelet would wait up to five
+    minutes before it tries the old one again.
     """
 
     def __init__(
@@ -65,7 +69,7 @@ class Wait:
         end = self._clock.now() + timeout
         about = {"fieldSelector": f"involvedObject.uid={metadata['uid']}"}
         chosen = {**selections(reference, standard=is_standard(self._service)), EVENT: about}
-        with Watching(self._api, reference.namespace, chosen, events=True) as watching:
+        with Watching(self._api, reference.namespace, chosen, followed=_unready) as watching:
             while True:
                 changed = watching.wait(self._until(end) - self._clock.now())
                 now = self._clock.now()
@@ -98,6 +102,10 @@ class Wait:
         status = self._readiness.evaluate(service, children, now)
         if children.logs:
             self._readiness.recheck(now + _LOG_PERIOD)
+        if status.phase is Phase.STOPPED:
+            for found in check_frozen(service):  # by somebody, since the release was applied
+                message, hint = found.detail, found.remedy
+                return msgspec.structs.replace(status, phase=Phase.FAILED, message=message, hint=hint)
         failure = self._readiness.failure
         if status.phase is Phase.FAILED and failure:
             log = failure.lines or last_lines(self._api, status.reference.namespace, failure)
@@ -105,7 +113,10 @@ class Wait:
         return _in_trouble(status, watching.trouble) if watching.trouble else status
 
     def _begin(self, service: Document, children: Children) -> ReadinessEvaluator:
-        pods = [] if self._fresh else release_pods(service, children)
+        pods = release_pods(service, children)
+        if self._fresh:
+            pods = [pod for pod in pods if _created_at(pod) < applied_at(service)]
+        made = [] if self._fresh else [*children.replica_sets, *children.deployments]
         before = {pod["metadata"]["uid"]: count_failures(pod) for pod in pods}
         for pod in pods:
             if not is_ready(pod) and any(count_failures(pod).values()):
@@ -115,7 +126,9 @@ class Wait:
             stable=self._stable,
             spec_before=self._spec_before,
             before=before,
+            conditions_before=[one for document in made for one in conditions(document)],
             gpu_returns=lambda: returns_gpu(self._api),
+            may_scale_up=cache(lambda: may_scale_up(self._api)),
         )
 
     def _restart(self, pod: Document) -> None:
@@ -153,6 +166,17 @@ class Wait:
             where=f"namespace {metadata['namespace']} on {self._api.where}",
             hint="run `kdeploy rollout` again to create it; `kdeploy list` shows what exists",
         )
+
+
+def _unready(watching: Watching) -> list[Document]:
+    """Return the pods of the wanted release that are to become ready: their events tell what happens."""
+    children = gather(watching.of)
+    services = watching.of(INFERENCE_SERVICE)
+    return [pod for one in services for pod in release_pods(one, children) if not is_ready(pod)]
+
+
+def _created_at(document: Document) -> str:
+    return str(document["metadata"].get("creationTimestamp", ""))[:19]
 
 
 def _runtime(service: Document) -> str:
