@@ -250,7 +250,7 @@ class TestKubeconfig:
     @pytest.mark.parametrize("text", ["[1, 2]", "hello"])
     def test_what_is_no_kubeconfig(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "config").write_text(text)
-        with pytest.raises(ConfigError, match="it is no kubeconfig"):
+        with pytest.raises(ConfigError, match="it is not a kubeconfig"):
             connect(str(tmp_path / "config"), None)
 
     def test_a_broken_one_is_not_quoted(self, tmp_path: Path) -> None:

@@ -77,12 +77,12 @@ def test_many_connections_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("", "it is no kubeconfig"),
-        ("hello", "it is no kubeconfig"),
-        ("clusters: {}\nusers: x", "it is no kubeconfig"),
-        ("clusters: [a]", "it is no kubeconfig"),
-        ("users: [{name: a, user: [1]}]", "it is no kubeconfig"),
-        ("contexts: [{name: [1]}]", "it is no kubeconfig"),
+        ("", "it is not a kubeconfig"),
+        ("hello", "it is not a kubeconfig"),
+        ("clusters: {}\nusers: x", "it is not a kubeconfig"),
+        ("clusters: [a]", "it is not a kubeconfig"),
+        ("users: [{name: a, user: [1]}]", "it is not a kubeconfig"),
+        ("contexts: [{name: [1]}]", "it is not a kubeconfig"),
         ("{}", "it has no current context"),
         ("current-context: x", "it has no context x"),
         ("current-context: x\ncontexts: [{name: x}]", "it has no cluster"),

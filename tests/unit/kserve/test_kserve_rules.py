@@ -51,7 +51,7 @@ def test_what_is_taken(good: Bundle) -> None:
         (rendered(min_replicas=-1), "cannot be -1 replicas", "scaling.min-replicas"),
         (rendered(env={"PYTHONPATH": "/x"}), "KServe refuses PYTHONPATH", "serving.env"),
         (rendered(percent=10), "a canary does nothing in Standard mode", "--canary"),
-        (rendered(mode="Knative", percent=-1), "-1 is no percentage", "--canary"),
+        (rendered(mode="Knative", percent=-1), "-1 is not a percentage", "--canary"),
         (rendered(uri="file:///store/digits/"), "cannot reach a model store in a folder", "store.uri"),
         (rendered(uri="/store/digits/"), "cannot reach a model store in a folder", "store.uri"),
         (rendered(uri="ftp://x/y"), "fetches no release from ftp://", "store.uri"),

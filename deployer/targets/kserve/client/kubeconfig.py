@@ -86,7 +86,7 @@ def _document(path: Path) -> dict[str, Any] | None:
     lists = [document.get(kind) or [] for kind in _LISTS] if isinstance(document, dict) else [None]
     for kind, entries in zip(_LISTS.values(), lists, strict=False):
         if not isinstance(entries, list) or not all(_is_entry(one, kind) for one in entries):
-            raise _WrongError("it is no kubeconfig")
+            raise _WrongError("it is not a kubeconfig")
     found: dict[str, Any] = document
     return found
 

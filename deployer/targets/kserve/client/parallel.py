@@ -31,7 +31,7 @@ def ask_all(questions: Sequence[Callable[[], Answer]]) -> list[Answer]:
                 question, answer = asked.get_nowait()
                 try:
                     answer.set_result(question())
-                except Exception as error:  # noqa: BLE001 - it is raised to whoever waits for the answer
+                except Exception as error:  # noqa: BLE001 - it is raised where the answer is waited for
                     answer.set_exception(error)
 
     for number in range(min(AT_ONCE, len(questions))):

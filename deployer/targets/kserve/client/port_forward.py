@@ -99,7 +99,7 @@ class Forward:
 
 
 def _take(far: socket.socket) -> bytes:
-    """Read what is to be sent; nothing once whoever asked has closed their end, in whatever way."""
+    """Read what is to be sent; nothing once the near end is closed, in any way."""
     try:
         return far.recv(_CHUNK)
     except OSError:

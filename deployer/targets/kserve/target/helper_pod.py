@@ -58,7 +58,7 @@ class HelperPod:
             raise BrokenError(error.what, where=error.where, hint=error.hint) from error
 
     def close(self) -> None:
-        """Delete the Pod, if there is one. Never raises an error of ours: it ends by itself, too."""
+        """Delete the Pod, if there is one. Never raises an error of ours: it also ends by itself."""
         name, self._name = self._name, ""
         if not name:
             return

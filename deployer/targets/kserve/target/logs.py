@@ -1,7 +1,7 @@
 """The logs of a service: every container of every pod, what prepares them included.
 
-A log that breaks off, as API servers and what stands before them end long answers, is gone on with where it
-broke: no line comes twice, and none is missing.
+A log that breaks off, as API servers and proxies end long answers, is resumed where it broke: no line comes
+twice, and none is missing.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ LAST_LINES = 20
 TAIL_LINES = 400
 
 _DAY = 86400.0  # seconds
-_LASTED = 5.0  # seconds after which a log that breaks off is no failure that repeats itself
+_LASTED = 5.0  # seconds after which a log that breaks off is not a failure that repeats
 _LAG = 1.0  # seconds that a Pod's status is behind its container
 _TIME = re.compile(r"(?P<second>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(?P<zone>Z|[+-]\d\d:\d\d) ")
 
 
 def last_lines(api: Api, namespace: str, failure: Failure) -> tuple[str, ...]:
-    """Return the last lines of the container that failed; none where there is no log to be had."""
+    """Return the last lines of the container that failed; none where there is no log."""
     if not failure.container:
         return ()
     log = _Log(api, {"namespace": namespace, "name": failure.pod}, failure.container)
@@ -71,9 +71,9 @@ def read_logs(api: Api, pods: Sequence[Document], *, previous: bool) -> Iterator
 
 
 def follow_logs(api: Api, reference: Reference) -> Iterator[str]:
-    """Yield the lines of every container as they come, mixed, of pods that come later, too.
+    """Yield the lines of every container as they come, mixed, also of pods that come later.
 
-    Ends when the service is deleted. Raises TargetError where a log broke off and cannot be gone on with.
+    Ends when the service is deleted. Raises TargetError where a log broke off and cannot be resumed.
     """
     lines: queue.SimpleQueue[str | KdeployError] = queue.SimpleQueue()
     followed: dict[tuple[str, str], _Followed] = {}
@@ -109,7 +109,7 @@ class _Log:
         self.sleep = api.patience.clock.sleep
         self._api = api
         self._place = (metadata["namespace"], metadata["name"], container)
-        # The API server goes on from a second, so what was read of the last one is known by the line.
+        # The API server resumes from a second, so lines of the last one that were read are remembered.
         self._second: datetime | None = None
         self._since: dict[str, str] = {}
         self._read: Counter[str] = Counter()
@@ -165,7 +165,7 @@ class _Followed:
         self._told = ""  # why there is no log right now
 
     def see(self, container: Document) -> None:
-        """Take in its state: where it goes on and nobody reads, read."""
+        """Take in its state: where it runs and nothing reads its log, read."""
         run, running = container["restartCount"], "running" in (container.get("state") or {})
         if not self._reading and (run != self._run or running):
             self._reading, again = True, run == self._run
@@ -173,7 +173,7 @@ class _Followed:
             threading.Thread(target=self._read, args=[again], daemon=True).start()
 
     def _read(self, again: bool) -> None:
-        # An API server may end a log that goes on, and the status of a container that ended comes late.
+        # An API server may end the log of a container that runs, and the status of one that ended comes late.
         self._sleep(_LAG if again else 0.0)
         try:
             for line in self._log.read(follow="true"):

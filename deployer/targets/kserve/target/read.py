@@ -52,7 +52,7 @@ def gather(found: Callable[[Resource], list[Document]]) -> Children:
 
 
 def read_live(api: Api, reference: Reference) -> Live | None:
-    """Return a service and who answers its requests, with two requests; None where there is no service."""
+    """Return a service and which releases answer, by two requests; None where there is no service."""
     service = api.get(INFERENCE_SERVICE, reference.namespace, reference.name)
     if service is None:
         return None

@@ -84,7 +84,7 @@ class Services:
         return [*lacking, *check(bundle, facts), *unchecked(bundle, facts)]
 
     def role(self, bundle: Bundle) -> list[Document]:
-        """Render an account that may do what rolling a bundle out needs, in the model store, too."""
+        """Render an account that may do what rolling a bundle out needs, also in the model store."""
         session, namespace = self._session, bundle.reference.namespace
         return render_role(namespace, _kinds(bundle), session.mode, needed_for_store(session.store))
 

@@ -82,7 +82,7 @@ def _canary(service: Document) -> Iterator[Finding]:
     if percent is None:
         return
     if not 0 <= percent <= 100:
-        detail = f"{percent} is no percentage, which KServe itself does not look at"
+        detail = f"{percent} is not a percentage, and KServe does not check it"
         yield failure("canary", detail, "--canary", "0 to 100")
     elif mode_of(service) == "Standard":
         detail = "a canary does nothing in Standard mode: KServe sends every request to the new release"
