@@ -21,13 +21,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import urllib3
+from deployer.pipeline import Pipeline
 
 from deployer.config import Store, load_settings
-from deployer.pipeline import Pipeline
+from deployer.observed import RELEASE_LABEL, Document, Reference
 from deployer.release import Traffic
 from deployer.rollout import watch_rollout
 from deployer.store import open_store
-from deployer.observed import Document, RELEASE_LABEL, Reference
 from deployer.targets.local import OneNode
 
 CLIENTS = 16

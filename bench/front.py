@@ -20,14 +20,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
+from deployer.pipeline import Pipeline
 
 from deployer.config import Store, load_settings
-from deployer.pipeline import Pipeline
+from deployer.observed import RELEASE_LABEL, Reference
 from deployer.properties import decode_properties
 from deployer.release import Traffic
 from deployer.rollout import watch_rollout
 from deployer.store import open_store
-from deployer.observed import RELEASE_LABEL, Reference
 from deployer.targets.local import OneNode
 
 BAR = 0.3  # milliseconds

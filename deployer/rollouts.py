@@ -92,7 +92,7 @@ class Rollouts:
         try:
             self.target.services.preview(decision.bundle)
         except KdeployError as error:
-            return failure("admission", error.what, error.hint or "", error.where or "")
+            return failure("admission", error.what, error.where or "", error.hint or "")
         return ok("admission", "the target accepts the documents")
 
     def is_stored(self, release: Release) -> bool | None:

@@ -10,19 +10,17 @@ from typing import Any
 
 import yaml
 
-from deployer.config import Serving
+from deployer.config import Scaling, Serving
 from deployer.manifest import render
+from deployer.observed import Capabilities, Document
 from deployer.release import ArchiveRecord, Release, Traffic
-from deployer.observed import Document
-from deployer.observed import Capabilities
-
 from tests.stores.installed import SDK, environment
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 KINDS = ("InferenceService", "ServingRuntime")
 VARIANTS = (
     Serving(),
-    Serving(protocol_version="v2", min_replicas=0, max_replicas=5, env={"A": "1", "B": 'it\'s "b"'}),
+    Serving(protocol_version="v2", env={"A": "1", "B": 'it\'s "b"'}),
     Serving(gpu=2, cpu="4", memory="16Gi", batch_size=8, max_workers=2, response_timeout=300),
 )
 
@@ -44,13 +42,15 @@ def rendered() -> list[Document]:
                 serving=serving,
                 config_properties="",
             )
-            found += render(
+            bundle = render(
                 release,
                 storage_uri="s3://models/digits/1.0-0123456789ab/",
                 namespace="team",
                 capabilities=Capabilities(deployment_mode=mode, canary=mode == "Knative"),
+                scaling=Scaling(min_replicas=0, max_replicas=5),
                 traffic=Traffic(10 if mode == "Knative" else 100),
             )
+            found += bundle.documents
     return [document for document in found if document["kind"] in KINDS]
 
 

@@ -16,11 +16,11 @@ from msgspec import Struct
 
 from deployer.config import KServeTarget
 from deployer.errors import PredictError
-from deployer.predict.connection import Connection
 from deployer.observed import Reference
-from deployer.targets.protocols import Endpoint
+from deployer.predict.connection import Connection
 from deployer.targets.kserve import Cluster
 from deployer.targets.kserve.client.api import Api
+from deployer.targets.protocols import Endpoint
 
 CONFIG = """
 [model]

@@ -16,13 +16,14 @@ import pytest
 
 from deployer.errors import NotFoundError, TargetError
 from deployer.observed import Phase, Reference
+from deployer.targets.protocols import Via
 from tests.local.client import Client, Load
 from tests.local.releases import (
     ANSWER,
     DRAIN,
     IMPORTS_WHAT_IS_NOT_THERE,
     RAISES,
-    make_documents,
+    make_bundle,
     make_noisy_package,
     make_release,
 )
@@ -66,11 +67,11 @@ def test_what_runs_is_told_with_its_ports_and_the_management_api_is_not_on_the_i
     info = on_a.node.info()
     [revision] = info.services[0].revisions
     assert (revision.release, revision.percent, revision.ready) == (A, 100, True)
-    assert on_a.node.management(DEMO).url == revision.management
-    assert on_a.node.direct(DEMO).url == revision.inference
+    assert on_a.target.reach.endpoint(DEMO, Via.MANAGEMENT).url == revision.management
+    assert on_a.target.reach.endpoint(DEMO, Via.DIRECT).url == revision.inference
     assert on_a.ask("/models")[0] in (404, 405)
-    assert any("MODEL_LOG" in line for line in on_a.node.logs(DEMO))
-    assert on_a.node.releases_in_use() == {f"demo/{A}"}
+    assert any("MODEL_LOG" in line for line in on_a.target.reach.logs(DEMO))
+    assert on_a.target.services.releases_in_use() == {f"demo/{A}"}
 
 
 def test_the_release_folder_is_only_read(on_a: Client, store: Path) -> None:
@@ -199,10 +200,8 @@ def test_a_release_that_cannot_load_never_serves_and_says_why(
     assert reason in status.message
     assert [(share.release, share.percent) for share in status.traffic] == [(A, 100)]
     assert {(code, answer["release"]) for code, answer in load.answers} == {(200, "a")}
-    live = on_a.node.get(DEMO)
-    assert live
-    assert live.document["status"]["modelStatus"]["lastFailureInfo"]["reason"] == "ModelLoadFailed"
-    lines = list(on_a.node.logs(DEMO))
+    assert on_a.live(DEMO).document["status"]["modelStatus"]["lastFailureInfo"]["reason"] == "ModelLoadFailed"
+    lines = list(on_a.target.reach.logs(DEMO))
     assert any(line.startswith(f"[{status.traffic[0].revision}] ") for line in lines)
 
 
@@ -219,27 +218,29 @@ def test_requirements_that_say_more_than_a_pipe_holds_are_installed(on_a: Client
 
 
 def test_the_documents_environment_reaches_the_handler(demo: Client, store: Path) -> None:
-    reference = demo.node.apply(make_documents("demo", A, store / "a", env={"MODE": "tést"}))
-    assert demo.wait(reference).phase is Phase.READY
+    assert demo.rollout("demo", A, store / "a", env={"MODE": "tést"}).phase is Phase.READY
     assert demo.ask("/predictions/demo")[1] == {"release": "a", "mode": "tést"}
 
 
 def test_what_cannot_be_served_is_refused_before_anything_changes(on_a: Client, tmp_path: Path) -> None:
-    documents = make_documents("demo", B, tmp_path)
-    documents[1]["spec"]["predictor"]["model"]["storageUri"] = "s3://bucket/demo/"
+    bundle = make_bundle("demo", B, tmp_path)
+    bundle.service["spec"]["predictor"]["model"]["storageUri"] = "s3://bucket/demo/"
     with pytest.raises(TargetError, match="s3://bucket/demo/ is not a folder"):
-        on_a.node.apply(documents)
+        on_a.target.services.check(bundle)
+    with pytest.raises(TargetError, match="s3://bucket/demo/ is not a folder"):
+        on_a.apply(bundle)
     status = on_a.wait(DEMO)
-    assert status.release == A
+    assert status.wanted == A
     assert on_a.rollout("demo", B, tmp_path / "gone").phase is Phase.FAILED
 
 
 def test_a_deleted_service_leaves_nothing(demo: Client, store: Path) -> None:
-    demo.node.apply(make_documents("other", A, store / "a"))
-    assert demo.node.delete(Reference("default", "other"))
-    assert not demo.node.delete(Reference("default", "other"))
-    assert demo.node.get(Reference("default", "other")) is None
+    other, services = Reference("default", "other"), demo.target.services
+    demo.apply(make_bundle("other", A, store / "a"))
+    assert services.delete(other) == ()
+    assert services.delete(other) is None
+    assert services.get(other) is None
     with pytest.raises(NotFoundError):
-        next(demo.node.watch(Reference("default", "other"), 1.0))
+        next(services.watch(other, 1.0))
     assert list((demo.state / "local").rglob("*other*")) == []
-    assert [status.reference.name for status in demo.node.list()] == ["demo"]
+    assert [status.reference.name for status in services.list_all()] == ["demo"]

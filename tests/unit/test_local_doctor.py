@@ -16,8 +16,9 @@ import tomli
 import typing_extensions
 
 import deployer
+from deployer.findings import Finding
 from deployer.targets.local import doctor
-from deployer.targets.local.doctor import Finding, Ran, checks
+from deployer.targets.local.doctor import Ran, checks
 from deployer.targets.local.state import State
 
 ROOT = Path(deployer.__file__).parents[1]
@@ -60,7 +61,7 @@ def is_mended(finding: Finding, status: str, *words: str) -> None:
 
 
 def is_well(finding: Finding, *words: str) -> None:
-    assert (finding.status, finding.remedy) == ("ok", None), finding
+    assert (finding.status, finding.remedy) == ("ok", ""), finding
     assert all(word in finding.detail for word in words), finding
 
 
@@ -362,7 +363,7 @@ def test_all_of_it_here(tmp_path):
     by_name = {it.name: it for it in found}
     for name in ("Python", "Java", "torch", "torchserve", "pyyaml", "ingress port", "temporary folder"):
         is_well(by_name[name])
-    assert all((it.remedy is None) == (it.status == "ok") for it in found)
+    assert all((not it.remedy) == (it.status == "ok") for it in found)
     assert list(tmp_path.iterdir()) == []
 
 

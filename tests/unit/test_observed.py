@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deployer.observed import Document, NOT_RUNNING, Observed, Phase, RELEASE_LABEL, Share, read_observed
+from deployer.observed import NOT_RUNNING, RELEASE_LABEL, Document, Observed, Phase, Share, read_observed
 
 A, B = "1.0-aaaaaaaaaaaa", "1.1-bbbbbbbbbbbb"
 RELEASES: dict[str, str | None] = {"r1": A, "r2": B}
@@ -37,7 +37,7 @@ def read(of: Document, **more: Any) -> Observed:
 
 def test_ready() -> None:
     status = read(document())
-    assert (status.phase, status.release, status.stable, status.revision) == (Phase.READY, B, B, "r2")
+    assert (status.phase, status.wanted, status.stable, status.revision) == (Phase.READY, B, B, "r2")
     assert (status.url, status.percent, status.serving) == ("http://digits", 100, B)
     assert status.traffic == (Share("r2", B, 100),)
 

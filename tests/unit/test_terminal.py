@@ -19,8 +19,8 @@ from deployer.cli import printers, terminal
 from deployer.cli.options import Output
 from deployer.errors import PredictError
 from deployer.events import StatusChanged, Warned
-from deployer.predict import Failure, Prediction
 from deployer.observed import Observed, Phase, Reference
+from deployer.predict import Failure, Prediction
 
 main = importlib.import_module("deployer.cli.main")
 HOSTILE = {
@@ -128,7 +128,7 @@ def test_a_value_in_a_table_is_json(hostile: str, harmless: io.StringIO) -> None
 def test_events_tables_and_errors(hostile: str, harmless: io.StringIO) -> None:
     status = Observed(
         reference=Reference("default", "digits"),
-        release=hostile,
+        wanted=hostile,
         phase=Phase.FAILED,
         reason=hostile,
         message=f"{hostile}\nhint:  run something else",

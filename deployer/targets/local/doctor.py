@@ -20,11 +20,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 from msgspec import Struct
 
 from deployer.errors import TargetError
+from deployer.findings import Finding, failure, ok, warning
 from deployer.targets.local.state import State
 
 PYTHON_MIN = (3, 10)
@@ -39,15 +39,6 @@ PATIENCE = 60.0  # seconds for one program; importing torch from a cold disk is 
 _TORCH_PROBE = "import torch; print(torch.version.cuda, torch.cuda.is_available())"
 _PIP = f"{shlex.quote(sys.executable)} -m pip install"
 _EXTRA = f"{_PIP} 'kdeploy[local]'"
-
-
-class Finding(Struct, frozen=True):
-    """One thing that was looked at; a `remedy` where it is not as it should be."""
-
-    name: str
-    status: Literal["ok", "warning", "failure"]
-    detail: str
-    remedy: str | None = None
 
 
 class Ran(Struct, frozen=True):
@@ -144,8 +135,8 @@ def check_python(version: Sequence[int]) -> Finding:
     """Check that kdeploy runs on this Python."""
     found = f"{'.'.join(map(str, version))} at {sys.executable}"
     if tuple(version[:2]) >= PYTHON_MIN:
-        return Finding("Python", "ok", found)
-    return Finding("Python", "failure", f"{found}: 3.10 or later is needed", "python3.12 -m venv .venv")
+        return ok("Python", found)
+    return failure("Python", f"{found}: 3.10 or later is needed", "", "python3.12 -m venv .venv")
 
 
 def _java_candidates(environment: Mapping[str, str], bundled: Path | None) -> list[tuple[str, str]]:
@@ -168,15 +159,15 @@ def check_java(run: Run, candidates: Sequence[tuple[str, str]]) -> Finding:
         found = f"Java {major} from {source}: {program}"
         if major is None:
             detail = f"{program}, from {source}, does not run: {_last_line(ran)}"
-            return Finding("Java", "failure", detail, mend)
+            return failure("Java", detail, "", mend)
         if major < JAVA_MIN:
-            return Finding("Java", "failure", f"{found}; TorchServe needs {JAVA_MIN} or later", mend)
+            return failure("Java", f"{found}; TorchServe needs {JAVA_MIN} or later", "", mend)
         if major not in JAVA_TRIED:
             tried = f"{JAVA_TRIED[0]} to {JAVA_TRIED[-1]}"
-            return Finding("Java", "warning", f"{found}; TorchServe is tried on {tried}", mend)
-        return Finding("Java", "ok", found)
+            return warning("Java", f"{found}; TorchServe is tried on {tried}", "", mend)
+        return ok("Java", found)
     sources = ", ".join(source for source, _ in candidates)
-    return Finding("Java", "failure", f"there is none: looked at {sources}", mend)
+    return failure("Java", f"there is none: looked at {sources}", "", mend)
 
 
 def _java_major(ran: Ran) -> int | None:
@@ -208,11 +199,11 @@ def check_packages(version_of: VersionOf) -> list[Finding]:
 
 def _check_package(name: str, why: str, version: str | None) -> Finding:
     if version is None:
-        return Finding(name, "failure", f"is not installed: {why}", _EXTRA)
+        return failure(name, f"is not installed: {why}", "", _EXTRA)
     if name == "torchserve" and not version.startswith(TORCHSERVE_TRIED):
         detail = f"{version}: kdeploy is tried with {TORCHSERVE_TRIED}x"
-        return Finding(name, "warning", detail, f"{_PIP} 'torchserve=={TORCHSERVE_TRIED}*'")
-    return Finding(name, "ok", version)
+        return warning(name, detail, "", f"{_PIP} 'torchserve=={TORCHSERVE_TRIED}*'")
+    return ok(name, version)
 
 
 def check_state(state: Path) -> tuple[int | None, Finding]:
@@ -221,10 +212,9 @@ def check_state(state: Path) -> tuple[int | None, Finding]:
     try:
         holder = State(state).holder()
     except TargetError as error:
-        return None, Finding(
-            name, "failure", f"{error}; {error.hint}", f"ls -la {shlex.quote(str(state))}/local"
-        )
-    return holder, Finding(name, "ok", f"{state}: {f'process {holder} runs' if holder else 'nothing runs'}")
+        look = f"ls -la {shlex.quote(str(state))}/local"
+        return None, failure(name, f"{error}; {error.hint}", "", look)
+    return holder, ok(name, f"{state}: {f'process {holder} runs' if holder else 'nothing runs'}")
 
 
 def check_port(host: str, port: int, supervisor: int | None, holder_of: HolderOf = port_holder) -> Finding:
@@ -235,15 +225,15 @@ def check_port(host: str, port: int, supervisor: int | None, holder_of: HolderOf
         _listen(host, port)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
-            return Finding(name, "failure", f"{address} cannot be listened on: {error.strerror}", another)
+            return failure(name, f"{address} cannot be listened on: {error.strerror}", "", another)
     else:
-        return Finding(name, "ok", f"{address} is free")
+        return ok(name, f"{address} is free")
     holder = holder_of(port)
     if supervisor is not None and holder in (None, supervisor):
-        return Finding(name, "ok", f"{address} is this project's own ingress (process {supervisor})")
+        return ok(name, f"{address} is this project's own ingress (process {supervisor})")
     whose = "another process" if holder is None else f"process {holder}"
     look = f"ss -ltnp sport = :{port}" if holder is None else f"ps -fp {holder}"
-    return Finding(name, "failure", f"{address} is taken by {whose}", f"{look}; or {another}")
+    return failure(name, f"{address} is taken by {whose}", "", f"{look}; or {another}")
 
 
 def _listen(host: str, port: int) -> None:
@@ -260,19 +250,18 @@ def check_gpu(run: Run, version_of: VersionOf, gpus: int) -> list[Finding]:
     if ran is None:
         if gpus:
             detail = f"serving.gpu is {gpus}, and there is no NVIDIA driver"
-            return [Finding("GPU", "failure", detail, "kdeploy rollout --set serving.gpu=0")]
-        return [Finding("GPU", "ok", "no NVIDIA driver here: models run on the CPU")]
+            return [failure("GPU", detail, "", "kdeploy rollout --set serving.gpu=0")]
+        return [ok("GPU", "no NVIDIA driver here: models run on the CPU")]
     rows = re.findall(r"^(.+), *(\d+)([.\d]*)$", ran.output, re.MULTILINE)
     if ran.returncode or not rows:
         remedy = "sudo reboot" if "mismatch" in ran.output else "sudo modprobe nvidia && nvidia-smi"
-        return [
-            Finding("GPU", "failure" if gpus else "warning", f"the driver fails: {_last_line(ran)}", remedy)
-        ]
+        bad = failure if gpus else warning
+        return [bad("GPU", f"the driver fails: {_last_line(ran)}", "", remedy)]
     name, major, minor = rows[0]
-    findings = [Finding("GPU", "ok", f"{len(rows)} x {name}, driver {major}{minor}")]
+    findings = [ok("GPU", f"{len(rows)} x {name}, driver {major}{minor}")]
     if len(rows) < gpus:
         detail = f"serving.gpu is {gpus}, there is {len(rows)} x {name}"
-        findings = [Finding("GPU", "failure", detail, f"kdeploy rollout --set serving.gpu={len(rows)}")]
+        findings = [failure("GPU", detail, "", f"kdeploy rollout --set serving.gpu={len(rows)}")]
     return [*findings, _check_pynvml(int(major), version_of), _check_cuda(run, version_of, gpus)]
 
 
@@ -282,22 +271,22 @@ def _check_pynvml(driver: int, version_of: VersionOf) -> Finding:
     if pynvml is None or nvgpu is None:
         missing = " and ".join(it for it, found in (("nvgpu", nvgpu), ("pynvml", pynvml)) if found is None)
         wanted = "nvgpu==0.9.0 pynvml==11.4.1" if old else "nvgpu pynvml"
-        return Finding(name, "warning", f"{missing} missing: no GPU metrics", f"{_PIP} {wanted}")
+        return warning(name, f"{missing} missing: no GPU metrics", "", f"{_PIP} {wanted}")
     version = tuple(int(part) for part in re.findall(r"\d+", pynvml)[:2])
     if old and version >= OLD_DRIVER_PYNVML:
         detail = f"pynvml {pynvml} does not work with driver {driver}: 11.4.1 does"
-        return Finding(name, "failure", detail, f"{_PIP} pynvml==11.4.1 nvgpu==0.9.0")
-    return Finding(name, "ok", f"pynvml {pynvml}, nvgpu {nvgpu}")
+        return failure(name, detail, "", f"{_PIP} pynvml==11.4.1 nvgpu==0.9.0")
+    return ok(name, f"pynvml {pynvml}, nvgpu {nvgpu}")
 
 
 def _check_cuda(run: Run, version_of: VersionOf, gpus: int) -> Finding:
-    name, bad = "CUDA", "failure" if gpus else "warning"
+    name, bad = "CUDA", failure if gpus else warning
     if version_of("torch") is None:
-        return Finding(name, bad, "torch is not installed", _EXTRA)  # type: ignore[arg-type]
+        return bad(name, "torch is not installed", "", _EXTRA)
     ran = run([sys.executable, "-c", _TORCH_PROBE]) or Ran(127, "this python cannot be started")
     match _last_line(ran).split():
         case [cuda, "True"] if not ran.returncode:
-            return Finding(name, "ok", f"torch sees the GPU through CUDA {cuda}")
+            return ok(name, f"torch sees the GPU through CUDA {cuda}")
         case ["None", "False"] if not ran.returncode:
             detail, remedy = "this torch is built for the CPU alone", f"{_PIP} --force-reinstall torch"
         case [cuda, "False"] if not ran.returncode:
@@ -305,7 +294,7 @@ def _check_cuda(run: Run, version_of: VersionOf, gpus: int) -> Finding:
             remedy = "nvidia-smi; echo $CUDA_VISIBLE_DEVICES"
         case _:
             detail, remedy = f"torch cannot be imported: {_last_line(ran)}", f"{_PIP} --force-reinstall torch"
-    return Finding(name, bad, detail, remedy)  # type: ignore[arg-type]
+    return bad(name, detail, "", remedy)
 
 
 def check_disk(name: str, folder: Path) -> Finding:
@@ -314,9 +303,9 @@ def check_disk(name: str, folder: Path) -> Finding:
     free = shutil.disk_usage(there).free
     detail = f"{free / 2**30:.1f} GiB free at {there}"
     if free >= DISK_MIN:
-        return Finding(name, "ok", detail)
+        return ok(name, detail)
     remedy = f"du -xsh {shlex.quote(str(there))}/* | sort -h  # or set TMPDIR, or targets.local.state"
-    return Finding(name, "warning", f"{detail}, less than {DISK_MIN / 2**30:.0f} GiB", remedy)
+    return warning(name, f"{detail}, less than {DISK_MIN / 2**30:.0f} GiB", "", remedy)
 
 
 def _temporary_folder() -> str:
@@ -333,11 +322,11 @@ def check_temporary(folder: Path) -> Finding:
         with tempfile.TemporaryFile(dir=folder):
             flags = os.statvfs(folder).f_flag
     except OSError as error:
-        return Finding(name, "failure", f"{folder} cannot be written to: {error.strerror}", remedy)
+        return failure(name, f"{folder} cannot be written to: {error.strerror}", "", remedy)
     if flags & getattr(os, "ST_NOEXEC", 0):
         detail = f"{folder} is mounted noexec: libraries that a model brings cannot be loaded from it"
-        return Finding(name, "failure", detail, remedy)
-    return Finding(name, "ok", f"{folder} can be written to")
+        return failure(name, detail, "", remedy)
+    return ok(name, f"{folder} can be written to")
 
 
 def check_sockets(state: Path) -> Finding:
@@ -347,14 +336,14 @@ def check_sockets(state: Path) -> Finding:
     detail = f"paths of up to {length} bytes, {SOCKET_PATH_MAX} are allowed"
     if length > SOCKET_PATH_MAX:
         detail += ": a link in the temporary folder is used"
-    return Finding("unix sockets", "ok", detail)
+    return ok("unix sockets", detail)
 
 
 def check_open_files(limit: int) -> Finding:
     """Check how many files and connections a process may have open."""
     if limit == resource.RLIM_INFINITY:
-        return Finding("open files", "ok", "unlimited")
+        return ok("open files", "unlimited")
     if limit >= FILES_MIN:
-        return Finding("open files", "ok", str(limit))
+        return ok("open files", str(limit))
     detail = f"{limit} at most, a loaded ingress needs {FILES_MIN}"
-    return Finding("open files", "warning", detail, "ulimit -n 4096")
+    return warning("open files", detail, "", "ulimit -n 4096")
