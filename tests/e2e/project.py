@@ -16,10 +16,10 @@ from msgspec import Struct
 
 from deployer.config import KServeTarget
 from deployer.errors import PredictError
+from deployer.journal import Outcome
 from deployer.observed import Reference
 from deployer.predict.connection import Connection
 from deployer.targets.kserve import Cluster
-from deployer.targets.kserve.client.api import Api
 from deployer.targets.protocols import Endpoint
 
 CONFIG = """
@@ -75,18 +75,14 @@ class Project:
         self.folder = folder
         self.reference = Reference(namespace, "e2e")
         self._environment = environment
-        self._target = KServeTarget(
+        self._config = KServeTarget(
             namespace=namespace,
             context=environment["KDEPLOY_E2E_CONTEXT"],
             ingress=environment.get("KDEPLOY_E2E_GATEWAY"),
         )
-        self.cluster = Cluster(self._target)
-        self.mode = self.cluster.capabilities().deployment_mode
+        self.target = Cluster(self._config).target
+        self.mode = self.target.services.capabilities().deployment_mode
         self.timeout = environment.get("KDEPLOY_E2E_TIMEOUT", "5m")
-
-    @property
-    def api(self) -> Api:
-        return self.cluster.api
 
     def write(
         self,
@@ -107,7 +103,7 @@ class Project:
             memory=serving.get("memory", named("KDEPLOY_E2E_MEMORY", "1Gi")),
             store=named("KDEPLOY_E2E_STORE"),
             endpoint=(f'endpoint = "{endpoint}"\n' if endpoint else "") + self._claim(),
-            context=self._target.context,
+            context=self._config.context,
             namespace=self.reference.namespace,
             mode=self.mode,
         )
@@ -140,11 +136,11 @@ class Project:
         return self.run("rollout", "--timeout", self.timeout, *arguments)
 
     def endpoint(self) -> Endpoint:
-        return self.cluster.ingress(self.reference)
+        return self.target.reach.endpoint(self.reference)
 
-    def outcomes(self) -> list[str]:
-        """Return how each rollout ended, as the history has it."""
-        return [entry.outcome for entry in self.cluster.history(self.reference)]
+    def outcomes(self) -> list[Outcome]:
+        """Return how each rollout ended, as the journal has it."""
+        return [entry.outcome for entry in self.target.journal.entries(self.reference)]
 
 
 class Load:

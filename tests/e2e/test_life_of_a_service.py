@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from deployer.journal import Outcome
 from tests.e2e.project import Load, Project, predict, until
 
 pytestmark = pytest.mark.timeout(1200)
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.timeout(1200)
 
 def serving(project: Project) -> str:
     """Return the release that answers requests."""
-    live = project.cluster.get(project.reference)
+    live = project.target.services.get(project.reference)
     assert live
     assert live.status.serving
     return live.status.serving
@@ -33,7 +34,7 @@ def test_a_first_release(project: Project) -> None:
     assert "Ready; traffic: 100 % 1-" in ended.err
     status, answer = predict(project, "x")
     assert (status, answer) == (200, {"predictions": [{"marker": "1"}]})
-    assert project.outcomes() == ["Ready"]
+    assert project.outcomes() == [Outcome.READY]
 
 
 def test_the_same_once_more_changes_nothing(project: Project) -> None:
@@ -141,11 +142,12 @@ class TestFailures:
         project.write("11")
         ended = project.rollout()
         assert ended.code == 0, ended.err
-        assert project.outcomes()[-1] == "Ready"
+        assert project.outcomes()[-1] is Outcome.READY
 
 
 def test_going_back_needs_no_upload(project: Project) -> None:
-    first = next(one.release for one in project.cluster.history(project.reference) if one.outcome == "Ready")
+    entries = project.target.journal.entries(project.reference)
+    first = next(one.release for one in entries if one.outcome is Outcome.READY)
     with Load(project.endpoint()) as load:
         ended = project.rollout("--release", first)
     assert ended.code == 0, ended.err

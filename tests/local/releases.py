@@ -109,6 +109,8 @@ def make_release(
         "inference_address=http://0.0.0.0:8080",
         "management_address=http://127.0.0.1:8081",
         "metrics_address=http://0.0.0.0:8082",
+        "enable_metrics_api=true",
+        "metrics_mode=prometheus",
         "grpc_inference_port=7070",
         "grpc_management_port=7071",
         "disable_token_authorization=true",

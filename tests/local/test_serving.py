@@ -16,7 +16,7 @@ import pytest
 
 from deployer.errors import NotFoundError, TargetError
 from deployer.observed import Phase, Reference
-from deployer.targets.protocols import Via
+from deployer.targets.protocols import Endpoint, Via
 from tests.local.client import Client, Load
 from tests.local.releases import (
     ANSWER,
@@ -111,6 +111,71 @@ def test_a_canary_gets_exactly_its_percent_and_promoting_it_starts_nothing(on_a:
     assert [(s.release, s.percent) for s in status.traffic] == [(B, 100)]
     [serving] = [r for r in on_a.node.info().services[0].revisions if not r.draining]
     assert serving.pid in before
+
+
+def ask_at(way: Endpoint, method: str = "POST", path: str = "/predictions/demo") -> tuple[int, str]:
+    """Ask where an endpoint leads; returns the status and the body."""
+    connection = http.client.HTTPConnection(way.url.removeprefix("http://"), timeout=60)
+    try:
+        connection.request(method, path, b"{}", {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("percent", [0, 10])
+def test_one_release_is_reached_whatever_share_it_gets(on_a: Client, store: Path, percent: int) -> None:
+    reach = on_a.target.reach
+    status = on_a.rollout("demo", B, store / "b", canary=percent)
+    assert (status.phase, status.wanted, status.candidate, status.stable) == (Phase.READY, B, B, A)
+    assert {s.release: s.percent for s in status.traffic} == {B: percent, A: 100 - percent}
+    assert [(r.release, r.ready, r.pods) for r in status.revisions] == [(A, 1, 1), (B, 1, 1)]
+    for release, name in ((B, "b"), (A, "a")):
+        for via in (Via.INGRESS, Via.DIRECT):
+            way = reach.endpoint(DEMO, via, release=release)
+            for _ in range(5):  # each of them, where a split would send some elsewhere
+                code, body = ask_at(way)
+                assert (code, json.loads(body)["release"]) == (200, name)
+        code, models = ask_at(reach.endpoint(DEMO, Via.MANAGEMENT, release=release), "GET", "/models/demo")
+        assert (code, json.loads(models)[0]["workers"][0]["status"]) == (200, "READY")
+    assert reach.endpoint(DEMO, Via.DIRECT) == reach.endpoint(DEMO, Via.DIRECT, release=A)  # it gets the most
+    answers = Counter(on_a.ask("/predictions/demo")[1]["release"] for _ in range(100))
+    assert answers == Counter({"a": 100 - percent, "b": percent})
+    with pytest.raises(TargetError, match="no TorchServe of default/demo runs release nobody"):
+        reach.endpoint(DEMO, release="nobody")
+    with pytest.raises(NotFoundError):
+        reach.endpoint(Reference("default", "other"), release=A)
+
+
+def test_the_metrics_of_a_release_count_its_requests(on_a: Client, store: Path) -> None:
+    on_a.rollout("demo", B, store / "b", canary=0)
+
+    def count(release: str | None) -> float:
+        way = on_a.target.reach.endpoint(DEMO, Via.METRICS, release=release)
+        code, text = ask_at(way, "GET", "/metrics")
+        assert code == 200
+        found = re.findall(
+            r'^ts_inference_requests_total\{.*model_name="demo".*\} (\S+)$', text, re.MULTILINE
+        )
+        return sum(map(float, found))
+
+    before, idle = count(A), count(B)
+    assert count(None) == before  # of the one that gets the most
+    for _ in range(7):
+        assert on_a.ask("/predictions/demo")[0] == 200
+    assert (count(A) - before, count(B) - idle) == (7, 0)
+
+
+def test_scaling_restarts_nothing_and_makes_no_revision(on_a: Client, store: Path) -> None:
+    def running() -> list[tuple[str, int | None]]:
+        return [(r.name, r.pid) for r in on_a.node.info().services[0].revisions if not r.draining]
+
+    before = running()
+    status = on_a.rollout("demo", A, store / "a", replicas=3)
+    assert (status.phase, status.wanted) == (Phase.READY, A)
+    assert on_a.live(DEMO).document["spec"]["predictor"]["minReplicas"] == 3
+    assert running() == before
 
 
 def test_no_request_is_lost_while_a_b_a_are_rolled_out(on_a: Client, store: Path) -> None:
