@@ -89,3 +89,18 @@ def test_a_share_of_no_percent_answers_nothing() -> None:
     status = read(document(predictor={"traffic": [{"revisionName": "r2"}]}))
     assert (status.phase, status.serving) == (Phase.PROGRESSING, None)
     assert status.message == f"waiting for the traffic to be 100 % {B}"
+
+
+def test_a_candidate_is_wanted_and_not_yet_stable() -> None:
+    canary = document(
+        predictor={
+            "latestRolledoutRevision": "r1",
+            "traffic": [{"revisionName": "r2", "percent": 10}, {"revisionName": "r1", "percent": 90}],
+        }
+    )
+    canary["spec"]["predictor"]["canaryTrafficPercent"] = 10
+    seen = read(canary)
+    assert (seen.phase, seen.wanted, seen.candidate, seen.stable) == (Phase.READY, B, B, A)
+    assert (seen.percent, seen.serving) == (10, A)
+    assert read(document()).candidate is None
+    assert read(canary, stable=B).candidate is None
