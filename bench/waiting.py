@@ -25,12 +25,10 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from deployer.bundle import read_bundle  # noqa: E402
 from deployer.config import KServeTarget  # noqa: E402
-from deployer.journal import Provenance, plan_entry  # noqa: E402
-from deployer.observed import Phase  # noqa: E402
+from deployer.errors import KdeployError  # noqa: E402
 from deployer.targets.kserve import Cluster  # noqa: E402
-from deployer.targets.protocols import Target  # noqa: E402
+from tests.cluster.calls import roll, watch_rollout  # noqa: E402
 from tests.cluster.kube import ADMIN, Kube  # noqa: E402
 from tests.cluster.play import A, Play, documents  # noqa: E402
 from tests.stores.installed import SDK, environment  # noqa: E402
@@ -80,7 +78,7 @@ CASES: dict[str, tuple[Callable[[Play], None], bool]] = {
 
 
 def measure(
-    kube: Kube, target: Target, ways: dict[str, Wait], runs: int
+    kube: Kube, cluster: Cluster, ways: dict[str, Wait], runs: int
 ) -> dict[str, dict[str, list[float]]]:
     taken: dict[str, dict[str, list[float]]] = {case: {way: [] for way in ways} for case in CASES}
     for run in range(runs):
@@ -88,8 +86,7 @@ def measure(
             for way, wait in ways.items():  # taking turns, so that a busy moment falls on both
                 namespace = f"run-{run}-{number}-{list(ways).index(way)}"
                 kube.create("/api/v1/namespaces", {"metadata": {"name": namespace}})
-                bundle = read_bundle(documents(namespace))
-                target.services.apply(bundle, plan_entry(bundle, Provenance()))
+                roll(cluster, documents(namespace))
                 happens(Play(kube, namespace))
                 seconds, ended_well = wait(namespace)
                 assert ended_well is well, f"{way}: {case}"
@@ -111,14 +108,15 @@ def side_by_side(kube: Kube, folder: Path, runs: int) -> bool:
     assert sdk.stdout
     answers, questions = sdk.stdout, sdk.stdin
     assert answers.readline() == "waiting\n"
-    kserve = KServeTarget(kubeconfig=str(config))
+    target = KServeTarget(kubeconfig=str(config))
 
     def ours(namespace: str) -> tuple[float, bool]:
-        began = time.monotonic()
-        watched = target.services.watch(Play(kube, namespace).reference, TIMEOUT)
-        phases = (observed.phase for observed in watched)
-        ended = next((phase for phase in phases if phase in (Phase.READY, Phase.FAILED)), None)
-        return time.monotonic() - began, ended is Phase.READY
+        began, well = time.monotonic(), True
+        try:
+            list(watch_rollout(cluster, Play(kube, namespace).reference, A, TIMEOUT))
+        except KdeployError:
+            well = False
+        return time.monotonic() - began, well
 
     def theirs(namespace: str) -> tuple[float, bool]:
         questions.write(json.dumps([namespace, TIMEOUT]) + "\n")
@@ -127,13 +125,12 @@ def side_by_side(kube: Kube, folder: Path, runs: int) -> bool:
         return seconds, well
 
     try:
-        with Cluster(kserve) as cluster:
-            target = cluster.target
-            taken = measure(kube, target, {"kdeploy": ours, "KServe's SDK": theirs}, runs)
+        with Cluster(target) as cluster:
+            taken = measure(kube, cluster, {"kdeploy": ours, "KServe's SDK": theirs}, runs)
     finally:
         sdk.kill()
         sdk.communicate()
-    return report(taken, kserve.wait_window, runs)
+    return report(taken, target.wait_window, runs)
 
 
 def report(taken: Taken, window: float, runs: int) -> bool:

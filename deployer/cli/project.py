@@ -72,7 +72,7 @@ def doctor(output: OutputFormat = Output.TABLE, **where: Unpack[Where]) -> None:
             findings += decision.findings
         except KdeployError as error:
             name = "model store" if isinstance(error, StoreError | IntegrityError) else "release"
-            findings.append(failure(name, error.what, error.where or "", error.hint or ""))
+            findings.append(failure(name, str(error.what), error.where or "", error.hint or ""))
         else:
             if not any(one.status == "failure" for one in findings):
                 findings.append(rollouts.admit(decision))

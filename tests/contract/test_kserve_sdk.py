@@ -42,15 +42,14 @@ def rendered() -> list[Document]:
                 serving=serving,
                 config_properties="",
             )
-            bundle = render(
+            found += render(
                 release,
                 storage_uri="s3://models/digits/1.0-0123456789ab/",
                 namespace="team",
                 capabilities=Capabilities(deployment_mode=mode, canary=mode == "Knative"),
                 scaling=Scaling(min_replicas=0, max_replicas=5),
                 traffic=Traffic(10 if mode == "Knative" else 100),
-            )
-            found += bundle.documents
+            ).documents
     return [document for document in found if document["kind"] in KINDS]
 
 

@@ -16,10 +16,11 @@ from msgspec import Struct
 
 from deployer.config import KServeTarget
 from deployer.errors import PredictError
-from deployer.journal import Outcome
 from deployer.observed import Reference
+from deployer.patience import Patience, Retry
 from deployer.predict.connection import Connection
 from deployer.targets.kserve import Cluster
+from deployer.targets.kserve.client.api import Api
 from deployer.targets.protocols import Endpoint
 
 CONFIG = """
@@ -75,14 +76,18 @@ class Project:
         self.folder = folder
         self.reference = Reference(namespace, "e2e")
         self._environment = environment
-        self._config = KServeTarget(
+        self._target = KServeTarget(
             namespace=namespace,
             context=environment["KDEPLOY_E2E_CONTEXT"],
             ingress=environment.get("KDEPLOY_E2E_GATEWAY"),
         )
-        self.target = Cluster(self._config).target
-        self.mode = self.target.services.capabilities().deployment_mode
+        self.cluster = Cluster(self._target)
+        self.mode = self.cluster.services.capabilities().deployment_mode
         self.timeout = environment.get("KDEPLOY_E2E_TIMEOUT", "5m")
+
+    @property
+    def api(self) -> Api:
+        return self.cluster.api
 
     def write(
         self,
@@ -103,7 +108,7 @@ class Project:
             memory=serving.get("memory", named("KDEPLOY_E2E_MEMORY", "1Gi")),
             store=named("KDEPLOY_E2E_STORE"),
             endpoint=(f'endpoint = "{endpoint}"\n' if endpoint else "") + self._claim(),
-            context=self._config.context,
+            context=self._target.context,
             namespace=self.reference.namespace,
             mode=self.mode,
         )
@@ -136,11 +141,11 @@ class Project:
         return self.run("rollout", "--timeout", self.timeout, *arguments)
 
     def endpoint(self) -> Endpoint:
-        return self.target.reach.endpoint(self.reference)
+        return self.cluster.reach.endpoint(self.reference)
 
-    def outcomes(self) -> list[Outcome]:
-        """Return how each rollout ended, as the journal has it."""
-        return [entry.outcome for entry in self.target.journal.entries(self.reference)]
+    def outcomes(self) -> list[str]:
+        """Return how each rollout ended, as the history has it."""
+        return [entry.outcome.value for entry in self.cluster.journal.entries(self.reference)]
 
 
 class Load:
@@ -196,7 +201,9 @@ class Load:
 
 def connect(endpoint: Endpoint, seconds: float = 30.0) -> Connection:
     """Open a way to the service; a request that fails is not sent again."""
-    return Connection(endpoint, failure=PredictError, timeout=seconds, pauses=())
+    return Connection(
+        endpoint, failure=PredictError, timeout=seconds, patience=Patience(retry=Retry(attempts=1))
+    )
 
 
 def send(connection: Connection, body: Any) -> tuple[int, Any]:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.timeout(1200)
 
 def serving(project: Project) -> str:
     """Return the release that answers requests."""
-    live = project.target.services.get(project.reference)
+    live = project.cluster.services.get(project.reference)
     assert live
     assert live.status.serving
     return live.status.serving
@@ -34,7 +34,7 @@ def test_a_first_release(project: Project) -> None:
     assert "Ready; traffic: 100 % 1-" in ended.err
     status, answer = predict(project, "x")
     assert (status, answer) == (200, {"predictions": [{"marker": "1"}]})
-    assert project.outcomes() == [Outcome.READY]
+    assert project.outcomes() == ["Ready"]
 
 
 def test_the_same_once_more_changes_nothing(project: Project) -> None:
@@ -142,11 +142,11 @@ class TestFailures:
         project.write("11")
         ended = project.rollout()
         assert ended.code == 0, ended.err
-        assert project.outcomes()[-1] is Outcome.READY
+        assert project.outcomes()[-1] == "Ready"
 
 
 def test_going_back_needs_no_upload(project: Project) -> None:
-    entries = project.target.journal.entries(project.reference)
+    entries = project.cluster.journal.entries(project.reference)
     first = next(one.release for one in entries if one.outcome is Outcome.READY)
     with Load(project.endpoint()) as load:
         ended = project.rollout("--release", first)

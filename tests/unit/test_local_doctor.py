@@ -363,7 +363,7 @@ def test_all_of_it_here(tmp_path):
     by_name = {it.name: it for it in found}
     for name in ("Python", "Java", "torch", "torchserve", "pyyaml", "ingress port", "temporary folder"):
         is_well(by_name[name])
-    assert all((not it.remedy) == (it.status == "ok") for it in found)
+    assert all((it.remedy == "") == (it.status == "ok") for it in found)
     assert list(tmp_path.iterdir()) == []
 
 

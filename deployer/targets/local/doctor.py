@@ -38,6 +38,7 @@ PATIENCE = 60.0  # seconds for one program; importing torch from a cold disk is 
 
 _TORCH_PROBE = "import torch; print(torch.version.cuda, torch.cuda.is_available())"
 _PIP = f"{shlex.quote(sys.executable)} -m pip install"
+_HERE = "this machine"
 _EXTRA = f"{_PIP} 'kdeploy[local]'"
 
 
@@ -136,7 +137,7 @@ def check_python(version: Sequence[int]) -> Finding:
     found = f"{'.'.join(map(str, version))} at {sys.executable}"
     if tuple(version[:2]) >= PYTHON_MIN:
         return ok("Python", found)
-    return failure("Python", f"{found}: 3.10 or later is needed", "", "python3.12 -m venv .venv")
+    return failure("Python", f"{found}: 3.10 or later is needed", _HERE, "python3.12 -m venv .venv")
 
 
 def _java_candidates(environment: Mapping[str, str], bundled: Path | None) -> list[tuple[str, str]]:
@@ -159,15 +160,15 @@ def check_java(run: Run, candidates: Sequence[tuple[str, str]]) -> Finding:
         found = f"Java {major} from {source}: {program}"
         if major is None:
             detail = f"{program}, from {source}, does not run: {_last_line(ran)}"
-            return failure("Java", detail, "", mend)
+            return failure("Java", detail, _HERE, mend)
         if major < JAVA_MIN:
-            return failure("Java", f"{found}; TorchServe needs {JAVA_MIN} or later", "", mend)
+            return failure("Java", f"{found}; TorchServe needs {JAVA_MIN} or later", _HERE, mend)
         if major not in JAVA_TRIED:
             tried = f"{JAVA_TRIED[0]} to {JAVA_TRIED[-1]}"
-            return warning("Java", f"{found}; TorchServe is tried on {tried}", "", mend)
+            return warning("Java", f"{found}; TorchServe is tried on {tried}", _HERE, mend)
         return ok("Java", found)
     sources = ", ".join(source for source, _ in candidates)
-    return failure("Java", f"there is none: looked at {sources}", "", mend)
+    return failure("Java", f"there is none: looked at {sources}", _HERE, mend)
 
 
 def _java_major(ran: Ran) -> int | None:
@@ -199,10 +200,10 @@ def check_packages(version_of: VersionOf) -> list[Finding]:
 
 def _check_package(name: str, why: str, version: str | None) -> Finding:
     if version is None:
-        return failure(name, f"is not installed: {why}", "", _EXTRA)
+        return failure(name, f"is not installed: {why}", _HERE, _EXTRA)
     if name == "torchserve" and not version.startswith(TORCHSERVE_TRIED):
         detail = f"{version}: kdeploy is tried with {TORCHSERVE_TRIED}x"
-        return warning(name, detail, "", f"{_PIP} 'torchserve=={TORCHSERVE_TRIED}*'")
+        return warning(name, detail, _HERE, f"{_PIP} 'torchserve=={TORCHSERVE_TRIED}*'")
     return ok(name, version)
 
 
@@ -212,8 +213,7 @@ def check_state(state: Path) -> tuple[int | None, Finding]:
     try:
         holder = State(state).holder()
     except TargetError as error:
-        look = f"ls -la {shlex.quote(str(state))}/local"
-        return None, failure(name, f"{error}; {error.hint}", "", look)
+        return None, failure(name, f"{error}; {error.hint}", _HERE, f"ls -la {shlex.quote(str(state))}/local")
     return holder, ok(name, f"{state}: {f'process {holder} runs' if holder else 'nothing runs'}")
 
 
@@ -225,7 +225,7 @@ def check_port(host: str, port: int, supervisor: int | None, holder_of: HolderOf
         _listen(host, port)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
-            return failure(name, f"{address} cannot be listened on: {error.strerror}", "", another)
+            return failure(name, f"{address} cannot be listened on: {error.strerror}", _HERE, another)
     else:
         return ok(name, f"{address} is free")
     holder = holder_of(port)
@@ -233,7 +233,7 @@ def check_port(host: str, port: int, supervisor: int | None, holder_of: HolderOf
         return ok(name, f"{address} is this project's own ingress (process {supervisor})")
     whose = "another process" if holder is None else f"process {holder}"
     look = f"ss -ltnp sport = :{port}" if holder is None else f"ps -fp {holder}"
-    return failure(name, f"{address} is taken by {whose}", "", f"{look}; or {another}")
+    return failure(name, f"{address} is taken by {whose}", _HERE, f"{look}; or {another}")
 
 
 def _listen(host: str, port: int) -> None:
@@ -250,18 +250,18 @@ def check_gpu(run: Run, version_of: VersionOf, gpus: int) -> list[Finding]:
     if ran is None:
         if gpus:
             detail = f"serving.gpu is {gpus}, and there is no NVIDIA driver"
-            return [failure("GPU", detail, "", "kdeploy rollout --set serving.gpu=0")]
+            return [failure("GPU", detail, _HERE, "kdeploy rollout --set serving.gpu=0")]
         return [ok("GPU", "no NVIDIA driver here: models run on the CPU")]
     rows = re.findall(r"^(.+), *(\d+)([.\d]*)$", ran.output, re.MULTILINE)
     if ran.returncode or not rows:
         remedy = "sudo reboot" if "mismatch" in ran.output else "sudo modprobe nvidia && nvidia-smi"
-        bad = failure if gpus else warning
-        return [bad("GPU", f"the driver fails: {_last_line(ran)}", "", remedy)]
+        say = failure if gpus else warning
+        return [say("GPU", f"the driver fails: {_last_line(ran)}", _HERE, remedy)]
     name, major, minor = rows[0]
     findings = [ok("GPU", f"{len(rows)} x {name}, driver {major}{minor}")]
     if len(rows) < gpus:
         detail = f"serving.gpu is {gpus}, there is {len(rows)} x {name}"
-        findings = [failure("GPU", detail, "", f"kdeploy rollout --set serving.gpu={len(rows)}")]
+        findings = [failure("GPU", detail, _HERE, f"kdeploy rollout --set serving.gpu={len(rows)}")]
     return [*findings, _check_pynvml(int(major), version_of), _check_cuda(run, version_of, gpus)]
 
 
@@ -271,18 +271,18 @@ def _check_pynvml(driver: int, version_of: VersionOf) -> Finding:
     if pynvml is None or nvgpu is None:
         missing = " and ".join(it for it, found in (("nvgpu", nvgpu), ("pynvml", pynvml)) if found is None)
         wanted = "nvgpu==0.9.0 pynvml==11.4.1" if old else "nvgpu pynvml"
-        return warning(name, f"{missing} missing: no GPU metrics", "", f"{_PIP} {wanted}")
+        return warning(name, f"{missing} missing: no GPU metrics", _HERE, f"{_PIP} {wanted}")
     version = tuple(int(part) for part in re.findall(r"\d+", pynvml)[:2])
     if old and version >= OLD_DRIVER_PYNVML:
         detail = f"pynvml {pynvml} does not work with driver {driver}: 11.4.1 does"
-        return failure(name, detail, "", f"{_PIP} pynvml==11.4.1 nvgpu==0.9.0")
+        return failure(name, detail, _HERE, f"{_PIP} pynvml==11.4.1 nvgpu==0.9.0")
     return ok(name, f"pynvml {pynvml}, nvgpu {nvgpu}")
 
 
 def _check_cuda(run: Run, version_of: VersionOf, gpus: int) -> Finding:
-    name, bad = "CUDA", failure if gpus else warning
+    name, say = "CUDA", failure if gpus else warning
     if version_of("torch") is None:
-        return bad(name, "torch is not installed", "", _EXTRA)
+        return say(name, "torch is not installed", _HERE, _EXTRA)
     ran = run([sys.executable, "-c", _TORCH_PROBE]) or Ran(127, "this python cannot be started")
     match _last_line(ran).split():
         case [cuda, "True"] if not ran.returncode:
@@ -294,7 +294,7 @@ def _check_cuda(run: Run, version_of: VersionOf, gpus: int) -> Finding:
             remedy = "nvidia-smi; echo $CUDA_VISIBLE_DEVICES"
         case _:
             detail, remedy = f"torch cannot be imported: {_last_line(ran)}", f"{_PIP} --force-reinstall torch"
-    return bad(name, detail, "", remedy)
+    return say(name, detail, _HERE, remedy)
 
 
 def check_disk(name: str, folder: Path) -> Finding:
@@ -305,7 +305,7 @@ def check_disk(name: str, folder: Path) -> Finding:
     if free >= DISK_MIN:
         return ok(name, detail)
     remedy = f"du -xsh {shlex.quote(str(there))}/* | sort -h  # or set TMPDIR, or targets.local.state"
-    return warning(name, f"{detail}, less than {DISK_MIN / 2**30:.0f} GiB", "", remedy)
+    return warning(name, f"{detail}, less than {DISK_MIN / 2**30:.0f} GiB", _HERE, remedy)
 
 
 def _temporary_folder() -> str:
@@ -322,10 +322,10 @@ def check_temporary(folder: Path) -> Finding:
         with tempfile.TemporaryFile(dir=folder):
             flags = os.statvfs(folder).f_flag
     except OSError as error:
-        return failure(name, f"{folder} cannot be written to: {error.strerror}", "", remedy)
+        return failure(name, f"{folder} cannot be written to: {error.strerror}", _HERE, remedy)
     if flags & getattr(os, "ST_NOEXEC", 0):
         detail = f"{folder} is mounted noexec: libraries that a model brings cannot be loaded from it"
-        return failure(name, detail, "", remedy)
+        return failure(name, detail, _HERE, remedy)
     return ok(name, f"{folder} can be written to")
 
 
@@ -346,4 +346,4 @@ def check_open_files(limit: int) -> Finding:
     if limit >= FILES_MIN:
         return ok("open files", str(limit))
     detail = f"{limit} at most, a loaded ingress needs {FILES_MIN}"
-    return warning("open files", detail, "", "ulimit -n 4096")
+    return warning("open files", detail, _HERE, "ulimit -n 4096")
