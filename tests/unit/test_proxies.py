@@ -10,6 +10,7 @@ import pytest
 from deployer.errors import ConfigError, TargetError
 from deployer.proxies import address_of, find_proxy
 from deployer.targets.kserve.client.connection import Connection
+from deployer.targets.kserve.client.websocket import open_websocket
 
 TLS, PLAIN = "http://of-https:3128", "http://of-http:3128"
 
@@ -111,4 +112,4 @@ def test_a_websocket_needs_a_plain_one() -> None:
         auth_settings=dict,
     )
     with pytest.raises(TargetError, match="a WebSocket cannot go through"):
-        Connection(configuration, "default", "a.example").websocket("/", "v4")
+        open_websocket(Connection(configuration, "default", "a.example"), "/", "v4")
