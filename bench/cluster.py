@@ -26,7 +26,7 @@ from deployer.config import Store  # noqa: E402
 from deployer.store.credentials import find_credentials  # noqa: E402
 from deployer.store.location import locate  # noqa: E402
 from deployer.store.s3_requests import Bucket  # noqa: E402
-from deployer.targets.kserve.client.resources import INFERENCE_SERVICE  # noqa: E402
+from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE  # noqa: E402
 from tests.cluster.faults import S3_KEYS, Controller  # noqa: E402
 from tests.cluster.kube import ADMIN, Kube  # noqa: E402
 from tests.cluster.play import documents  # noqa: E402
@@ -86,7 +86,7 @@ def run(folder: Path, runs: int) -> bool:
             os.environ["KUBECONFIG"] = str(config)
             with Controller(kube):
                 seconds([*KDEPLOY, "rollout"], project)
-            _, service = documents("default")
+            service = documents("default").service
             for number in range(SERVICES - 1):
                 named = {**service, "metadata": {**service["metadata"], "name": f"s{number}"}}
                 kube.create(INFERENCE_SERVICE.path("default"), named)

@@ -68,13 +68,13 @@ class RefusedError(TargetError):
 
 
 class RolloutFailedError(KdeployError):
-    """The release cannot come to serve; waiting longer would not help."""
+    """The release cannot become ready, and waiting does not help; `status`: it failed or is stopped."""
 
     exit_code = 8
 
 
 class RolloutTimeoutError(KdeployError):
-    """The release does not serve yet and the time is over; it may still come."""
+    """The time is over and the release is not ready yet; it may still become ready."""
 
     exit_code = 9
     retryable = True

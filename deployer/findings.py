@@ -1,4 +1,4 @@
-"""What a check found: one type for every check of every target, and the refusal that findings add up to. Pure."""
+"""What a check found: one type for every check, and the refusal that they add up to. Pure."""
 
 from __future__ import annotations
 

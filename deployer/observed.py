@@ -64,8 +64,9 @@ class Observed(Struct, frozen=True, kw_only=True):
 
     The release that is `wanted` is to get `percent` of the requests and `stable`, the release that was fully
     rolled out last, the rest; `traffic` is what they get. `replicas` counts ready and wanted pods. `holding`
-    names pods that are being deleted and still hold their resources. `seconds` is how long this state has
-    lasted, in steps of 30; `log` the last lines of what failed.
+    names pods that are being deleted and still hold their resources. `given_up` says that the target does not
+    start a failed release again by itself. `seconds` is how long this state has lasted, in steps of 30; `log`
+    the last lines of what failed.
     """
 
     reference: Reference
@@ -83,6 +84,7 @@ class Observed(Struct, frozen=True, kw_only=True):
     revisions: tuple[Revision, ...] = ()
     replicas: tuple[int, int] = (0, 0)
     holding: tuple[str, ...] = ()
+    given_up: bool = False
     seconds: int = 0
     log: tuple[str, ...] = ()
 

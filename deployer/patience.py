@@ -1,6 +1,6 @@
-"""Time and retries: the clock, the policy of attempts, and how long others may be silent. Passed in everywhere.
+"""Time and retries: the clock, the policy of attempts, and how long others may be silent.
 
-A test gives a clock that does not wait and limits that are short; nothing else in the house measures time.
+It is passed in: a test gives a clock that does not wait, and short limits.
 """
 
 from __future__ import annotations
@@ -58,15 +58,16 @@ class Retry(Struct, frozen=True, kw_only=True):
 
     def pause(self, failures: int) -> float:
         """Return the seconds to wait after so many failures, at least one: half of it or more is waited."""
-        whole = min(self.first * 2 ** min(failures - 1, 30), self.longest)
-        return random.uniform(0.5, 1.0) * whole  # noqa: S311 - it spreads requests
+        whole: float = min(self.first * 2 ** min(failures - 1, 30), self.longest)
+        return whole * random.uniform(0.5, 1.0)  # noqa: S311 - it spreads requests
 
 
 class Patience(Struct, frozen=True, kw_only=True):
     """The clock, the policy of attempts, and for how many seconds others may be silent or busy.
 
-    `connect` and `answer` are of a request, `watch` of a watch, which is renewed every minute, and `stream` of
-    a stream to a pod. `gone` is until an object that is being deleted is gone, `start` until a pod runs.
+    `connect` and `answer` are of a request, `watch` of a watch, which is renewed every minute, `stream` of a
+    stream to a pod, `program` of one that gives credentials. Within `gone` an object that is being deleted
+    must be gone, and within `start` a pod must run.
     """
 
     clock: Clock = SystemClock()
@@ -75,13 +76,14 @@ class Patience(Struct, frozen=True, kw_only=True):
     answer: float = 20.0
     watch: float = 65.0
     stream: float = 120.0
+    program: float = 60.0
     gone: float = 15.0
     start: float = 600.0
 
     def again(self, work: Callable[[], Answer], *errors: type[Exception]) -> Answer:
         """Do the work until it ends without one of the errors, or the attempts are used up.
 
-        An error may ask for a pause by an attribute `after`, in seconds; one that asks for too long is raised.
+        An error may ask for a pause by an attribute `after`, in seconds; where that is too long it is raised.
         """
         for failures in range(1, self.retry.attempts):
             try:

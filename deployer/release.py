@@ -14,8 +14,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct, structs
 
-from deployer.archive import Archive, Entry
-from deployer.archive.members import digest_entries
+from deployer.archive import Archive, MemberRecord
+from deployer.archive.members import digest_records
 from deployer.config import Config, Serving
 from deployer.errors import IntegrityError, NotFoundError
 from deployer.properties import render_properties
@@ -29,7 +29,7 @@ class ArchiveRecord(Struct, frozen=True, forbid_unknown_fields=True):
 
     file_name: str
     digest: str
-    members: tuple[Entry, ...]
+    members: tuple[MemberRecord, ...]
 
     @property
     def size(self) -> int:
@@ -81,7 +81,7 @@ def plan_release(config: Config, archive: Archive, runtime: dict[str, Any] | Non
     record = ArchiveRecord(
         file_name=archive.file_name,
         digest=archive.digest,
-        members=archive.entries,
+        members=archive.records,
     )
     properties = render_properties(config, requirements=config.model.requirements_file is not None)
     release = Release(
@@ -130,7 +130,7 @@ def decode_release(data: bytes, *, where: str) -> Release:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise IntegrityError(f"it is not a release.json: {error}", where=where, hint=hint) from error
     archive = release.archive
-    if release.id != _identify(release) or archive.digest != digest_entries(archive.members):
+    if release.id != _identify(release) or archive.digest != digest_records(archive.members):
         raise IntegrityError(
             f"its content is not what release {release.id} was made of", where=where, hint=hint
         )

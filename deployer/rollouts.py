@@ -44,13 +44,15 @@ class Rollouts:
         strategy: Strategy | None = None,
         look: bool = True,
         check: bool = False,
+        thorough: bool = False,
         preview: bool = False,
         wait: bool = True,
     ) -> Decision:
         """Decide what a rollout of a release would do, or of what the config makes. Writes nothing.
 
         Reads the target once, unless it is not to `look`. With `check`, findings are gathered, about what it
-        takes to `wait`, too; with `preview`, the target tries the documents and changes are told.
+        takes to `wait`, too, and with `thorough` although nothing would change; with `preview`, the target
+        tries documents without failures, and changes are told.
         """
         release = self._project.find(release_id, self._store) if release_id else self._project.plan()
         services, settings = self.target.services, self._project.settings
@@ -72,10 +74,10 @@ class Rollouts:
         bundle = decision.bundle
         if live:
             decision = structs.replace(decision, unchanged=services.serves(bundle, live))
-        if check and not decision.unchanged:
+        if check and (thorough or not decision.unchanged):
             self._check_local_storage(capabilities.local_storage_only)
             decision = structs.replace(decision, findings=tuple(services.check(bundle, wait=wait)))
-        if preview:
+        if preview and not any(one.status == "failure" for one in decision.findings):
             changes = (compare(live, after) for live, after in services.preview(bundle))
             decision = structs.replace(decision, changes=tuple(one for one in changes if one))
         return decision

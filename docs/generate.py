@@ -63,10 +63,11 @@ def exit_codes_page() -> str:
         (INTERNAL, "An error that kdeploy does not know: a bug in it.", ""),
         (2, "Wrong usage: an unknown flag, say.", ""),
     ]
-    for kind in sorted(KdeployError.__subclasses__(), key=lambda kind: kind.exit_code):
+    for kind in KdeployError.__subclasses__():
         again = "yes" if kind.retryable else ""
         rows.append((kind.exit_code, " ".join((kind.__doc__ or "").split()), again))
     rows.append((DIFFERENT, "No failure: `kdeploy diff` found what a rollout would change.", ""))
+    rows.sort()
     rows.append((INTERRUPTED, f"Interrupted by Ctrl-C. {STOPPED}", "yes"))
     rows.append((TERMINATED, f"Ended by SIGTERM, as when CI cancels a job. {STOPPED}", "yes"))
     table = "\n".join(f"| {code} | {what} | {again} |" for code, what, again in rows)

@@ -78,7 +78,7 @@ class Batcher:
         """Make one call; return its failure, if any, and the parts of its rows to call again."""
         try:
             answers = self._call(rows, context, again)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a handler may call a program's main(), which exits
             processors = context.request_processor
             if all(map(_is_streaming, processors)) or device_is_lost(context):
                 raise  # no request can be saved: TorchServe breaks off the streams, or answers 507
@@ -110,7 +110,7 @@ class Batcher:
             if isinstance(answers, list) and len(answers) == len(rows):
                 return answers
             raise WrongCountError(answers, len(rows))
-        except Exception:
+        except (Exception, SystemExit):
             for owner, state in before.items():
                 if not _is_streaming(processors[owner]):
                     vars(processors[owner]).update(state)

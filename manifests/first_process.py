@@ -40,13 +40,16 @@ LOOK = 0.5  # seconds between two looks at a model that loads
 LATE = 0.5  # seconds that the last lines of a worker may come after the line that says it died
 
 _SECRET_NAME = re.compile(
-    r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|SAS)(_|$)", re.IGNORECASE
+    r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|CONNECTION_STRING|(^|_)(PASS|PWD|SAS))(_|$)"
+    r"(?<!^PWD)",
+    re.IGNORECASE,
 )
-_USER = re.compile(r"(?<=\w://)[^/\s@'\"]+(?=@)")
+_USER = re.compile(r"(?<=\w://)[^/\s'\"]+(?=@)")
 _TOKEN = re.compile(
-    r"""(authorization["']?\s*[=:]\s*["']?(?:(?:bearer|basic|token)\s+)?"""
-    r"""|(?:token|password|passwd|pwd|secret|signature|sig|credential|api_?key|access_?key)["']?\s*[=:]\s*["']?"""
-    r"""|\bbearer\s+)[^\s"'&,;]+""",
+    r"""((?:(?P<header>authorization|cookie)|token|password|passwd|passphrase|pwd|secret|signature|sig"""
+    r"""|credential|(?:api|access|account|private|secret|storage)[_-]?key)(?:\\*["'])?\s*[=:]\s*\\*)"""
+    r"""(?:(?P<open>[bru]?(?P<quote>["']))(?:(?!(?P=quote))[^\n])*|(?(header)[^\n"']+|[^\s"'&,;{\[]+))"""
+    r"""|((?:\bbearer|--[\w-]{0,40}(?:token|password|secret|key))\s+)[^\s"'&,;]+""",
     re.IGNORECASE,
 )
 
@@ -56,7 +59,7 @@ def redact(text, environment):
     secrets = [value for name, value in environment.items() if _SECRET_NAME.search(name) and len(value) > 3]
     for value in sorted(secrets, key=len, reverse=True):
         text = text.replace(value, "***")
-    return _TOKEN.sub(r"\1***", _USER.sub("***", text))
+    return _TOKEN.sub(r"\1\g<open>\5***", _USER.sub("***", text))
 
 
 def compose(reason, lines, environment):

@@ -1,11 +1,11 @@
-"""The model archive: planned from a config, written in one pass, read as if an enemy had made it.
+"""The model archive: planned from a config, written in one pass, compared byte for byte with its record.
 
 The same inputs give the same members and the same digest on any machine, and stored (`zip-store`) the same
 bytes.
 """
 
 from deployer.archive.digests import DigestCache
-from deployer.archive.members import Archive, Entry, Member
+from deployer.archive.members import Archive, Member, MemberRecord
 from deployer.archive.plan import plan_archive
 from deployer.archive.read import check_outline, outline_size, verify_archive
 from deployer.archive.write import digest_archive, write_archive
@@ -13,8 +13,8 @@ from deployer.archive.write import digest_archive, write_archive
 __all__ = [
     "Archive",
     "DigestCache",
-    "Entry",
     "Member",
+    "MemberRecord",
     "check_outline",
     "digest_archive",
     "outline_size",

@@ -1,16 +1,16 @@
-"""Which files were read before, and what their digest was: so that unchanged weights are not read again.
+"""The digests of files that were read before, so that unchanged weights are not read again.
 
-The promise is git's: an entry is believed only while the file's size, times and inode are the same, and it
-is written down only when no later change could leave them so. A file system stamps changes with a clock
-that ticks: whoever writes twice within one tick leaves the same stamp. So a file that changed within the
-last tick before it was read is read again next time. `ctime` is what counts, for no program can set it;
-where it shows a fraction of a second the ticks are those of a modern file system (at most 10 ms), otherwise
-they may be as long as FAT's 2 s.
+The promise is git's: a digest is used only while the file's size, times and inode are the same, and it is
+kept only if no later change could leave them so. A file system stamps changes with a clock that ticks: two
+writes within one tick leave the same stamp. So a file that changed within the last tick before it was read is
+read again next time. `ctime` counts, since no program can set it. Where it shows a fraction of a second, the
+ticks are those of a modern file system (at most 10 ms), otherwise they may be as long as FAT's 2 s.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Callable
@@ -51,7 +51,6 @@ class DigestCache:
     def __init__(self, path: Path, *, clock: Callable[[], int] = time.time_ns) -> None:
         self._path = path
         self._clock = clock
-        self._loaded: dict[str, _Known] | None = None
         self._news: dict[str, _Known | None] = {}  # None: to be forgotten
 
     def now(self) -> int:
@@ -60,27 +59,24 @@ class DigestCache:
 
     def lookup(self, file: Path, stat: os.stat_result) -> str | None:
         """Return the file's sha256 as hex if the file is, by `stat`, the one that was read."""
-        if self._loaded is None:
-            self._loaded = self._load()
-        known = self._loaded.get(str(file.absolute()))
-        if known is None or known != _stamp(stat, known.sha256):
-            return None
-        return known.sha256
+        path = str(file.absolute())
+        known = self._news[path] if path in self._news else self._saved.get(path)
+        return known.sha256 if known and known == _stamp(stat, known.sha256) else None
 
     def record(self, file: Path, stat: os.stat_result, sha256: str, *, read_at: int) -> None:
         """Remember the digest of a file that was `stat` when it began to be read at `read_at`."""
         tick = _FINE_TICK if stat.st_ctime_ns % _SECOND else _COARSE_TICK
         if stat.st_ctime_ns + tick <= read_at:
-            self._change(file, _stamp(stat, sha256))
+            self._news[str(file.absolute())] = _stamp(stat, sha256)
 
     def forget(self, file: Path) -> None:
-        """Drop what is known about a file, because it turned out to be wrong."""
-        self._change(file, None)
+        """Drop the digest of a file, because it turned out to be wrong."""
+        self._news[str(file.absolute())] = None
 
     def save(self) -> None:
-        """Write the news down; a cache that cannot be written is no failure, the next run only reads more.
+        """Write the news down. A cache that cannot be written is not an error: the next run reads more.
 
-        What another process wrote meanwhile is kept. Of two that save at the same moment one may lose its
+        What another process wrote meanwhile is kept. Of two that save at the same moment, one may lose its
         news.
         """
         if not self._news:
@@ -99,23 +95,17 @@ class DigestCache:
                 temporary.replace(self._path)
             finally:
                 temporary.unlink(missing_ok=True)
-        self._loaded, self._news = kept, {}
+        self._saved, self._news = kept, {}
 
-    def _change(self, file: Path, known: _Known | None) -> None:
-        if self._loaded is None:
-            self._loaded = self._load()
-        path = str(file.absolute())
-        self._news[path] = known
-        if known is None:
-            self._loaded.pop(path, None)
-        else:
-            self._loaded[path] = known
+    @functools.cached_property
+    def _saved(self) -> dict[str, _Known]:
+        return self._load()
 
     def _load(self) -> dict[str, _Known]:
         try:
             file = msgspec.json.decode(read_bytes(self._path, _AT_MOST), type=_File)
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return {}  # missing, damaged or somebody else's: as good as empty, and rewritten by `save`
+            return {}  # missing, damaged or another program's: `save` rewrites it
         return file.files if file.format == FORMAT else {}
 
 

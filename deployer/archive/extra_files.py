@@ -27,13 +27,20 @@ def extra_files(patterns: Iterable[str], root: Path) -> Iterator[tuple[str, Path
     `ArchiveError` if a pattern or path finds nothing, or a folder cannot be listed or holds a link that
     leads out.
     """
-    for pattern in patterns:
-        for found in _matches(pattern, root):
-            if is_folder(found):
-                for path in _contents(found):
-                    yield path.relative_to(found).as_posix(), path
-            else:
-                yield found.name, found
+    try:
+        for pattern in patterns:
+            for found in _matches(pattern, root):
+                if is_folder(found):
+                    for path in _contents(found):
+                        yield path.relative_to(found).as_posix(), path
+                else:
+                    yield found.name, found
+    except OSError as error:
+        raise ArchiveError(
+            f"{error.filename} cannot be listed: {error.strerror}",
+            where=KEY,
+            hint="check who may read it: `ls -ld`; or name the files that the model needs",
+        ) from error
 
 
 def _matches(pattern: str, root: Path) -> list[Path]:
@@ -90,8 +97,6 @@ def _listed(place: Path) -> list[os.DirEntry[str]]:
             return list(entries)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    except OSError as error:
-        raise _unlistable(error) from error
 
 
 def _is_left_out(name: str, folder: bool) -> bool:
@@ -100,8 +105,7 @@ def _is_left_out(name: str, folder: bool) -> bool:
 
 def _contents(folder: Path) -> Iterator[Path]:
     inside = Path(os.path.realpath(folder))
-    entries = walk(folder, lambda entry: not _is_left_out(entry.name, folder=True))
-    while entry := _next(entries):
+    for entry in walk(folder, lambda entry: not _is_left_out(entry.name, folder=True)):
         to_folder = entry.is_symlink() and is_folder(Path(entry.path))
         if _is_left_out(entry.name, to_folder):
             continue
@@ -118,15 +122,3 @@ def _contents(folder: Path) -> Iterator[Path]:
                 hint="name the file that it leads to in model.extra-files, or copy it into the folder",
             )
         yield Path(entry.path)
-
-
-def _next(entries: Iterator[os.DirEntry[str]]) -> os.DirEntry[str] | None:
-    try:
-        return next(entries, None)
-    except OSError as error:
-        raise _unlistable(error) from error
-
-
-def _unlistable(error: OSError) -> ArchiveError:
-    hint = "check who may read it: `ls -ld`; or name the files that the model needs"
-    return ArchiveError(f"{error.filename} cannot be listed: {error.strerror}", where=KEY, hint=hint)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from deployer.archive.digests import DigestCache
+from deployer.archive.lint import Source
 from deployer.archive.members import Member, name_fault
 from deployer.archive.stream import open_source, sums_of, why
-from deployer.archive.syntax import Source
 from deployer.errors import ArchiveError
 
 _READ_AT_ONCE = 256 << 10  # to read so little takes no longer than to look it up
@@ -30,18 +31,25 @@ class Files:
     def own(self, name: str, content: bytes) -> None:
         """Add a file that kdeploy makes."""
         if name in self._came_from:
-            key = self._came_from[name][1]
-            raise ArchiveError(f"{name} is the name of a file that kdeploy adds", where=key, hint="rename it")
+            raise _taken(name, self._came_from[name][1])
+        self.replace(name, content)
+
+    def replace(self, name: str, content: bytes) -> None:
+        """Let these bytes be packed under a name, whatever file it came from."""
         self.members[name] = Member(name, len(content), sums_of(content).sha256, content)
 
     def add(self, key: str, file: str | Path, name: str | None = None, *, hint: str | None = None) -> str:
-        """Add a file under its own name, or `name`, and return that; once more the same file is no matter.
+        """Add a file under its own name, or `name`, and return that. Adding the same file again is fine.
 
         `ArchiveError`, at `key`, where it cannot be read, or where its name is taken or not allowed.
         """
         path = self._root / file
         name = path.name if name is None else name
-        self._check_name(key, path, name)
+        if fault := name_fault(name):
+            raise ArchiveError(f"the name {name!r} {fault}", where=key, hint="rename the file")
+        if self._is_reserved(name):
+            what = f"{self.shown(path)} has a name that kdeploy keeps for itself"
+            raise ArchiveError(what, where=key, hint="rename the file")
         if name in self.members:
             self._check_same(key, path, name)
             return name
@@ -59,43 +67,34 @@ class Files:
 
     def content(self, key: str, member: Member) -> bytes:
         """Return all bytes of a member, at most 8 MiB of them."""
-        if isinstance(member.source, bytes):
-            return member.source
+        path = member.source
+        if isinstance(path, bytes):
+            return path
         if member.size > _TEXT_AT_MOST:
-            what = (
-                f"{self.shown(member.source)} has {member.size:,} bytes; at most {_TEXT_AT_MOST:,} are read"
-            )
+            what = f"{self.shown(path)} has {member.size:,} bytes; at most {_TEXT_AT_MOST:,} are read"
             raise ArchiveError(what, where=key)
-        return self._read(key, member.source)
-
-    def replace(self, name: str, content: bytes) -> None:
-        """Let other bytes be packed in place of a file's own."""
-        self.members[name] = Member(name, len(content), sums_of(content).sha256, content)
+        try:
+            with open_source(path) as file:
+                return file.read(_TEXT_AT_MOST)
+        except OSError as error:
+            raise ArchiveError(f"{self.shown(path)} {why(error)}", where=key) from error
 
     def shown(self, path: Path) -> str:
         """Return a path as people know it: from the folder of `kdeploy.toml` where it lies below that."""
         return str(path.relative_to(self._root) if path.is_relative_to(self._root) else path)
 
-    def _check_name(self, key: str, path: Path, name: str) -> None:
-        if fault := name_fault(name):
-            raise ArchiveError(f"the name {name!r} {fault}", where=key, hint="rename the file")
-        if self._is_reserved(name):
-            raise ArchiveError(
-                f"{self.shown(path)} has a name that kdeploy keeps for itself",
-                where=key,
-                hint="rename the file",
-            )
-
     def _check_same(self, key: str, path: Path, name: str) -> None:
         if name not in self._came_from:
-            raise ArchiveError(f"{name} is the name of a file that kdeploy adds", where=key, hint="rename it")
+            raise _taken(name, key)
         other, other_key = self._came_from[name]
-        if not _same(other, path):
-            raise ArchiveError(
-                f"two files would be {name} in the archive: {self.shown(other)} and {self.shown(path)}",
-                where=key,
-                hint=f"rename one of them; the first comes from {other_key.rpartition(' ')[2]}",
-            )
+        with contextlib.suppress(OSError):
+            if other.samefile(path):
+                return
+        raise ArchiveError(
+            f"two files would be {name} in the archive: {self.shown(other)} and {self.shown(path)}",
+            where=key,
+            hint=f"rename one of them; the first comes from {other_key.rpartition(' ')[2]}",
+        )
 
     def _look(self, key: str, path: Path, hint: str | None) -> tuple[int, str | None, bytes | None]:
         """Return size, digest and content, the last two if they are known or quickly read."""
@@ -109,20 +108,8 @@ class Files:
         except (OSError, ValueError) as error:
             hint = hint or f"paths are relative to {self._root}"
             raise ArchiveError(f"{self.shown(path)} {why(error)}", where=key, hint=hint) from error
-        sums = sums_of(content)
-        return sums.size, sums.sha256, content
-
-    def _read(self, key: str, path: Path) -> bytes:
-        try:
-            with open_source(path) as file:
-                return file.read(_TEXT_AT_MOST)
-        except OSError as error:
-            raise ArchiveError(f"{self.shown(path)} {why(error)}", where=key) from error
+        return len(content), sums_of(content).sha256, content
 
 
-def _same(one: Path, other: Path) -> bool:
-    """Whether two paths lead to one file."""
-    try:
-        return one.samefile(other)
-    except OSError:
-        return False
+def _taken(name: str, key: str) -> ArchiveError:
+    return ArchiveError(f"{name} is the name of a file that kdeploy adds", where=key, hint="rename it")

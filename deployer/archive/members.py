@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from msgspec import Struct
 
-NAME_BYTES = 4096  # what a path may have on Linux
-PART_BYTES = 255  # what one file name may have there
+NAME_BYTES = 4096  # the longest path on Linux
+_PART_BYTES = 255  # the longest file name there
+_UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
+_SUFFIXES = {"zip-store": ".mar", "default": ".mar", "tgz": ".tar.gz", "no-archive": ""}
 
-SUFFIXES = {"zip-store": ".mar", "default": ".mar", "tgz": ".tar.gz", "no-archive": ""}
 
-
-class Entry(Struct, frozen=True):
-    """A member as it is recorded with a release and found again in an archive."""
+class MemberRecord(Struct, frozen=True):
+    """A member as a release records it: enough to verify the archive byte for byte."""
 
     name: str
     size: int
@@ -44,7 +45,7 @@ class Archive(Struct, frozen=True, kw_only=True):
     @property
     def file_name(self) -> str:
         """What torch-model-archiver would call the file, or the folder."""
-        return self.name + SUFFIXES[self.format]
+        return self.name + _SUFFIXES[self.format]
 
     @property
     def size(self) -> int:
@@ -57,31 +58,30 @@ class Archive(Struct, frozen=True, kw_only=True):
         return all(member.sha256 is not None for member in self.members)
 
     @property
-    def entries(self) -> tuple[Entry, ...]:
-        """The members as they are recorded with a release. `ValueError` unless the archive is sealed."""
-        return tuple(Entry(member.name, member.size, _known(member)) for member in self.members)
+    def records(self) -> tuple[MemberRecord, ...]:
+        """The members as a release records them. `ValueError` unless the archive is sealed."""
+        records = []
+        for member in self.members:
+            if member.sha256 is None:
+                raise ValueError(f"the digest of {member.name} is not known yet")
+            records.append(MemberRecord(member.name, member.size, member.sha256))
+        return tuple(records)
 
     @property
     def digest(self) -> str:
         """`sha256:` and the digest of all members, whatever the format. `ValueError` unless sealed."""
-        return digest_entries(self.entries)
+        return digest_records(self.records)
 
 
-def digest_entries(entries: Iterable[Entry]) -> str:
+def digest_records(records: Iterable[MemberRecord]) -> str:
     """Digest what an archive is made of: `sha256:` and the SHA-256 of the list of its members."""
-    listing = "".join(f"{entry.sha256} {entry.size} {entry.name}\n" for entry in entries)
+    listing = "".join(f"{record.sha256} {record.size} {record.name}\n" for record in records)
     return "sha256:" + hashlib.sha256(listing.encode()).hexdigest()
-
-
-def _known(member: Member) -> str:
-    if member.sha256 is None:
-        raise ValueError(f"the digest of {member.name} is not known yet")
-    return member.sha256
 
 
 def name_fault(name: str) -> str | None:
     """Say what makes a name unfit for a member, or None: members are relative paths that stay inside."""
-    if any(_unprintable(character) for character in name):
+    if _UNPRINTABLE.search(name):
         return "holds a control character or bytes that are no UTF-8"
     if "\\" in name:
         return "holds a backslash"
@@ -90,20 +90,15 @@ def name_fault(name: str) -> str | None:
         return "leads out of the archive"
     if "" in parts or "." in parts:
         return "has an empty part"
-    if len(name.encode()) > NAME_BYTES or any(len(part.encode()) > PART_BYTES for part in parts):
+    if len(name.encode()) > NAME_BYTES or any(len(part.encode()) > _PART_BYTES for part in parts):
         return "is too long"
     return None
 
 
-def _unprintable(character: str) -> bool:
-    return character < " " or "\x7f" <= character <= "\x9f" or "\ud800" <= character <= "\udfff"
-
-
 def names_fault(names: Iterable[str]) -> str | None:
     """Say which of the names cannot be in one archive together, or None."""
-    ordered = sorted(
-        names, key=lambda name: name.replace("/", "\0")
-    )  # a folder's members follow its own name
+    # With the least character for `/`, a folder's members follow its own name.
+    ordered = sorted(names, key=lambda name: name.replace("/", "\0"))
     for name, following in itertools.pairwise(ordered):
         if name == following:
             return f"{name}: is there twice"

@@ -23,10 +23,9 @@ from deployer.archive.digests import DigestCache
 from deployer.archive.extra_files import KEY as EXTRA_FILES_KEY
 from deployer.archive.extra_files import extra_files
 from deployer.archive.files import Files
-from deployer.archive.handler_source import HANDLER_KEY
+from deployer.archive.lint import HANDLER_KEY, check_sources
 from deployer.archive.members import Archive, names_fault
 from deployer.archive.requirements import Requirements, read_requirements, refuse_credentials
-from deployer.archive.sources import check_sources
 from deployer.archive.stream import open_source, why
 from deployer.config import NAME_MAX, NAME_PATTERN, Model
 from deployer.errors import ArchiveError
@@ -63,7 +62,10 @@ def plan_archive(model: Model, root: Path, digests: DigestCache) -> Archive:
     python = model.runtime != "LSP"
     handler = _python_handler(model.handler) if python else _lsp_handler(model.handler)
     files = Files(root, digests, _keeps_for_itself if python else _is_of_the_manifest)
-    _add_handler(files, handler)
+    if handler.file is not None:
+        near = difflib.get_close_matches(handler.written, _builtin_handlers(), n=1)
+        hint = f"did you mean TorchServe's own {near[0]}?" if near else None
+        files.add(HANDLER_KEY, handler.file, hint=hint)
     if model.model_file is not None:
         files.add("kdeploy.toml: model.model-file", model.model_file)
     if model.serialized_file is not None:
@@ -84,8 +86,7 @@ def plan_archive(model: Model, root: Path, digests: DigestCache) -> Archive:
     if python:
         entry = (posixpath.basename(handler.file) if handler.file else None, handler.function)
         sources = [source for _, source in sorted(files.sources.items())]
-        names = [name for name in files.members if not name.startswith(OURS)]
-        warnings = check_sources(sources, names, model, entry, requirements)
+        warnings = check_sources(sources, files.members, model, entry, requirements)
     return Archive(
         name=model.name,
         version=model.version,
@@ -155,13 +156,6 @@ def _lsp_handler(value: str) -> _Handler:
     return _Handler(written, posixpath.join(folder, written.partition(":")[0] + suffix))
 
 
-def _add_handler(files: Files, handler: _Handler) -> None:
-    if handler.file is None:
-        return
-    near = difflib.get_close_matches(handler.written, _builtin_handlers(), n=1)
-    files.add(HANDLER_KEY, handler.file, hint=f"did you mean TorchServe's own {near[0]}?" if near else None)
-
-
 def _add_weights(files: Files, root: Path, file: str) -> None:
     key = "kdeploy.toml: model.serialized-file"
     name = files.add(key, file)
@@ -176,7 +170,7 @@ def _add_weights(files: Files, root: Path, file: str) -> None:
         raise ArchiveError(f"{file} is cut short", where=key, hint="save or copy the weights again")
 
 
-def _is_cut_short(file: io.FileIO) -> bool:
+def _is_cut_short(file: io.BufferedReader) -> bool:
     """Whether a file begins as `torch.save` writes it, as a zip, and lacks what a zip ends with."""
     if file.read(len(_ZIP_START)) != _ZIP_START:
         return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 import re
 from collections.abc import Iterator
 
@@ -13,7 +12,6 @@ from deployer.errors import ArchiveError
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _REQUIREMENT = re.compile(rf"(?P<name>{_NAME})\s*(?:\[[^\]]*\])?\s*(?:[<>!~]=?|===?|[(@;]|--|$)")
 _INCLUDED = re.compile(r"(?P<option>-r|-c|--requirement|--constraint)[\s=]*(?P<file>.+)")
-_EGG = re.compile(rf"#(?:.*&)?egg=(?P<name>{_NAME})")
 _COMMENT = re.compile(r"(^|\s+)#.*$")
 _EDITABLE = ("-e", "--editable")
 _PACKAGE_FILES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2")
@@ -21,39 +19,17 @@ _LOGIN = re.compile(r"://(?P<user>[^\s/@:]*)(?::(?P<password>[^\s/@]*))?@")
 _TOKEN_FROM = 20  # letters of a user without a password: so long is a token, and no name of anybody's
 _VARIABLES = re.compile(r"(\$\{[A-Z0-9_]+\})*")  # as pip knows them
 
-_MODULES = {  # of distributions that are called otherwise
-    "antlr4-python3-runtime": "antlr4",
-    "attrs": "attr attrs",
-    "beautifulsoup4": "bs4",
-    "biopython": "Bio",
-    "faiss-cpu": "faiss",
-    "faiss-gpu": "faiss",
-    "fonttools": "fontTools",
-    "grpcio": "grpc",
-    "msgpack-python": "msgpack",
-    "nvidia-ml-py": "pynvml",
-    "opencv-contrib-python": "cv2",
-    "opencv-contrib-python-headless": "cv2",
-    "opencv-python": "cv2",
-    "opencv-python-headless": "cv2",
-    "pillow": "PIL",
-    "pillow-simd": "PIL",
-    "protobuf": "google",
-    "psycopg2-binary": "psycopg2",
-    "pycryptodome": "Crypto",
-    "pyjwt": "jwt",
-    "pymupdf": "fitz pymupdf",
-    "pyserial": "serial",
-    "python-dateutil": "dateutil",
-    "pytorch-ignite": "ignite",
-    "pyyaml": "yaml",
-    "pyzmq": "zmq",
-    "rasterio": "rasterio",
-    "scikit-image": "skimage",
-    "scikit-learn": "sklearn",
-    "setuptools": "setuptools pkg_resources",
-    "umap-learn": "umap",
-    "websocket-client": "websocket",
+# Modules whose distribution is called otherwise, and what its name begins with.
+_DISTRIBUTIONS = {
+    "Bio": "biopython",
+    "Crypto": "pycryptodome",
+    "attr": "attrs",
+    "bs4": "beautifulsoup4",
+    "cv2": "opencv-",
+    "fitz": "pymupdf",
+    "ignite": "pytorch-ignite",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
 }
 
 
@@ -61,7 +37,7 @@ class Requirements(Struct, frozen=True):
     """What a requirements file asks for.
 
     `distributions` by their normal names; `included` are the files that it names itself, with the line;
-    `open` tells that it may bring more than can be seen.
+    `open` says that it may bring more than these: it names places or further files.
     """
 
     distributions: tuple[str, ...] = ()
@@ -86,9 +62,9 @@ def read_requirements(content: bytes, path: str) -> Requirements:
             unseen = unseen or match["option"] in ("-r", "--requirement")
         elif line.startswith("-") and not line.startswith(_EDITABLE):
             continue  # another option
-        elif name := _distribution(line):
-            distributions.append(_normal(name))
-        elif _is_place(line):
+        elif (named := _REQUIREMENT.match(line)) and not named["name"].endswith(_PACKAGE_FILES):
+            distributions.append(_normal(named["name"]))
+        elif "/" in line or line.startswith(_EDITABLE) or line.endswith(_PACKAGE_FILES):
             unseen = True
         else:
             raise ArchiveError(
@@ -124,34 +100,15 @@ def refuse_credentials(text: str, path: str) -> None:
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
     """Yield each line that says something, continued lines joined, with the number of its first."""
     started, pending = 0, ""
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate([*text.splitlines(), ""], start=1):
         started = started if pending else number
-        stripped = _COMMENT.sub("", line).strip()
-        if stripped.endswith("\\"):
-            pending += stripped[:-1] + " "
+        pending += _COMMENT.sub("", line).strip()
+        if pending.endswith("\\"):
+            pending = pending[:-1] + " "
             continue
-        if whole := (pending + stripped).strip():
-            yield started, whole
+        if pending.strip():
+            yield started, pending.strip()
         pending = ""
-    if pending.strip():
-        yield started, pending.strip()
-
-
-def _distribution(line: str) -> str | None:
-    """Return what a line installs, as far as the line itself says so."""
-    if egg := _EGG.search(line):
-        return egg["name"]
-    named = _REQUIREMENT.match(line)
-    if named and not named["name"].endswith(_PACKAGE_FILES):
-        return named["name"]
-    file = posixpath.basename(line.partition(";")[0].strip())
-    if file.endswith(".whl"):
-        return file.partition("-")[0]
-    return file.rpartition("-")[0] if file.endswith(_PACKAGE_FILES) else None
-
-
-def _is_place(line: str) -> bool:
-    return "/" in line or line.startswith(_EDITABLE) or line.endswith(_PACKAGE_FILES)
 
 
 def _normal(name: str) -> str:
@@ -160,11 +117,11 @@ def _normal(name: str) -> str:
 
 def provides(distribution: str, module: str) -> bool:
     """Whether a distribution may bring a module: known to, or called alike."""
-    if module in _MODULES.get(distribution, "").split():
+    if distribution.startswith(_DISTRIBUTIONS.get(module, "?")):
         return True
     parts = [part for part in distribution.split("-") if part not in ("py", "python")] or [distribution]
-    beginnings = {_bare("".join(parts[:count])) for count in range(1, len(parts) + 1)}
-    return _bare(_normal(module).replace("-", "")) in beginnings
+    alike = {_bare("".join(parts[:count])) for count in range(1, len(parts) + 1)}
+    return _bare(_normal(module).replace("-", "")) in alike
 
 
 def _bare(name: str) -> str:

@@ -6,12 +6,13 @@ be.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import os
 import shutil
-import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -20,11 +21,10 @@ from deployer.archive.digests import DigestCache
 from deployer.archive.layout import DEFLATED, STORED, Packed, directory, local_header
 from deployer.archive.members import Archive, Member
 from deployer.archive.partial import partial
-from deployer.archive.stream import Sums, Take, open_source, pump, sums_of, why
+from deployer.archive.stream import Sums, Take, drop, open_source, pump, sums_of, why
 from deployer.errors import ArchiveError, DiskFullError
 
 _LEVEL = 6  # zlib's default, fixed
-_GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # no name, no time, no system
 
 _FULL = {
     errno.ENOSPC: "no space is left",
@@ -40,18 +40,18 @@ def digest_archive(archive: Archive, digests: DigestCache) -> Archive:
 
     `ArchiveError` if one cannot be read or changes meanwhile.
     """
-    copying = _Copying(digests, None)
+    reader = _Reader(digests, lambda _: None)
     try:
         for member in archive.members:
             if member.sha256 is None:
-                copying(member, None)
+                reader.copy(member, drop)
     finally:
         digests.save()
-    return copying.sealed(archive)
+    return reader.sealed(archive)
 
 
 def write_archive(
-    archive: Archive, destination: Path, digests: DigestCache, *, progress: Progress | None = None
+    archive: Archive, destination: Path, digests: DigestCache, *, progress: Progress = lambda _: None
 ) -> Archive:
     """Write the archive to exactly `destination` and return it sealed; each file is read once.
 
@@ -63,57 +63,46 @@ def write_archive(
     folder = archive.format == "no-archive"
     if folder and os.path.lexists(destination):
         raise ArchiveError(
-            "is there already, and kdeploy replaces no folder",
+            "the folder already exists, and kdeploy does not replace folders",
             where=str(destination),
             hint="remove it, or name another place",
         )
-    copying = _Copying(digests, progress)
+    reader = _Reader(digests, progress)
     try:
         with partial(destination, folder=folder) as (temporary, descriptor):
-            _pack(archive, temporary, descriptor, copying)
+            if folder:
+                _write_folder(archive, temporary, reader)
+            else:
+                with os.fdopen(descriptor, "wb", closefd=False) as file:
+                    (_write_tgz if archive.format == "tgz" else _write_zip)(archive, file, reader)
     except OSError as error:
         raise _unwritable(error, archive, destination) from error
     finally:
         digests.save()
-    return copying.sealed(archive)
+    return reader.sealed(archive)
 
 
-def _pack(archive: Archive, temporary: Path, descriptor: int, copying: _Copying) -> None:
-    if archive.format == "no-archive":
-        _write_folder(archive, temporary, copying)
-    elif archive.format == "tgz":
-        _write_tgz(archive, _Output(descriptor), copying)
-    else:
-        method = DEFLATED if archive.format == "default" else STORED
-        if method == STORED:
-            _reserve(descriptor, _stored_size(archive))
-        _write_zip(archive, _Output(descriptor), copying, method)
-
-
-class _Copying:
+class _Reader:
     """Reads members, each once, sees that they are what was planned, and remembers their digests."""
 
-    def __init__(self, digests: DigestCache, progress: Progress | None) -> None:
+    def __init__(self, digests: DigestCache, progress: Progress) -> None:
         self._digests = digests
         self._progress = progress
         self._found: dict[str, str] = {}
 
-    def __call__(self, member: Member, take: Take | None) -> Sums:
-        """Hand a member's bytes to `take`."""
+    def copy(self, member: Member, take: Take) -> Sums:
+        """Hand a member's bytes to `take`, and tell how far this got."""
+
+        def take_and_tell(view: memoryview) -> None:
+            take(view)
+            self._progress(len(view))
+
         if isinstance(member.source, bytes):
             sums = sums_of(member.source)
-            if take is not None:
-                self._watched(take)(memoryview(member.source))
+            take_and_tell(memoryview(member.source))
         else:
-            sums = self._copy_file(member, member.source, take and self._watched(take))
+            sums = self._copy_file(member, member.source, take_and_tell)
         self._found[member.name] = sums.sha256
-        return sums
-
-    def deflated(self, member: Member, take: Take) -> Sums:
-        """Hand a member's bytes to `take`, compressed; the sums are those of the plain ones."""
-        deflate = _deflater()
-        sums = self(member, lambda view: take(memoryview(deflate.compress(view))))
-        take(memoryview(deflate.flush()))
         return sums
 
     def sealed(self, archive: Archive) -> Archive:
@@ -123,20 +112,16 @@ class _Copying:
         )
         return replace(archive, members=tuple(members))
 
-    def _copy_file(self, member: Member, path: Path, take: Take | None) -> Sums:
+    def _copy_file(self, member: Member, path: Path, take: Take) -> Sums:
         read_at = self._digests.now()
-        try:
+        with _readable(path):
             file = open_source(path)
-        except OSError as error:
-            raise ArchiveError(f"the file {why(error)}", where=str(path)) from error
         with file:
             before = os.fstat(file.fileno())
 
             def read(view: memoryview) -> int:
-                try:
-                    return file.readinto(view) or 0
-                except OSError as error:
-                    raise ArchiveError(f"the file {why(error)}", where=str(path)) from error
+                with _readable(path):
+                    return file.readinto(view)
 
             sums = pump(read, take, member.size)
             after = os.fstat(file.fileno())
@@ -147,59 +132,43 @@ class _Copying:
             raise ArchiveError(
                 "the file changed while it was being packed",
                 where=str(path),
-                hint="wait until whatever writes it has ended, then run the command again",
+                hint="wait until the program that writes it has ended, then run the command again",
             )
         self._digests.record(path, before, sums.sha256, read_at=read_at)
         return sums
 
-    def _watched(self, take: Take) -> Take:
-        progress = self._progress
-        if progress is None:
-            return take
 
-        def take_and_tell(view: memoryview) -> None:
-            take(view)
-            progress(len(view))
-
-        return take_and_tell
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Tell a file that cannot be read from a destination that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise ArchiveError(f"the file {why(error)}", where=str(path)) from error
 
 
-def _deflater() -> zlib._Compress:
-    return zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
-
-
-class _Output:
-    """A file that is written from its start to its end, and patched where it was."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self.position = 0
-
-    def write(self, content: bytes | memoryview) -> None:
-        """Append all of it."""
-        view = memoryview(content)
-        while view:
-            count = os.write(self._descriptor, view)
-            self.position += count
-            view = view[count:]
-
-    def patch(self, content: bytes, offset: int) -> None:
-        """Overwrite what lies at `offset`."""
-        os.pwrite(self._descriptor, content, offset)
-
-
-def _write_zip(archive: Archive, output: _Output, copying: _Copying, method: int) -> None:
+def _write_zip(archive: Archive, file: io.BufferedWriter, reader: _Reader) -> None:
+    method = DEFLATED if archive.format == "default" else STORED
+    if method == STORED:
+        _reserve(file.fileno(), _stored_size(archive))
     entries = []
     for member in archive.members:
-        entry = Packed(member.name, method, member.size, output.position)
-        output.write(local_header(entry))
-        start = output.position
-        pack = copying if method == STORED else copying.deflated
-        sums = pack(member, output.write)
-        entry = replace(entry, crc=sums.crc, packed_size=output.position - start)
-        output.patch(local_header(entry), entry.offset)
-        entries.append(entry)
-    output.write(directory(entries, output.position))
+        entry = Packed(member.name, method, member.size, file.tell())
+        start = entry.offset + file.write(local_header(entry))
+        sums = reader.copy(member, file.write) if method == STORED else _deflate(member, file, reader)
+        end = file.tell()
+        entries.append(replace(entry, crc=sums.crc, packed_size=end - start))
+        file.seek(entry.offset)
+        file.write(local_header(entries[-1]))
+        file.seek(end)
+    file.write(directory(entries, file.tell()))
+
+
+def _deflate(member: Member, file: io.BufferedWriter, reader: _Reader) -> Sums:
+    deflate = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
+    sums = reader.copy(member, lambda view: file.write(deflate.compress(view)))
+    file.write(deflate.flush())
+    return sums
 
 
 def _stored_size(archive: Archive) -> int:
@@ -223,39 +192,28 @@ def _reserve(descriptor: int, size: int) -> None:
             raise
 
 
-def _write_tgz(archive: Archive, output: _Output, copying: _Copying) -> None:
+def _write_tgz(archive: Archive, file: io.BufferedWriter, reader: _Reader) -> None:
+    import gzip
     import tarfile
 
-    deflate = _deflater()
-    crc, size = 0, 0
-
-    def write(content: bytes | memoryview) -> None:
-        nonlocal crc, size
-        crc, size = zlib.crc32(content, crc), size + len(content)
-        output.write(deflate.compress(content))
-
-    output.write(_GZIP_HEADER)
-    for member in archive.members:
-        header = tarfile.TarInfo(f"{archive.name}/{member.name}")
-        header.size = member.size
-        header.mode = 0o644
-        write(header.tobuf(tarfile.PAX_FORMAT, "utf-8"))
-        copying(member, write)
-        write(bytes(-member.size % tarfile.BLOCKSIZE))
-    write(bytes(2 * tarfile.BLOCKSIZE))
-    write(bytes(-size % tarfile.RECORDSIZE))
-    output.write(deflate.flush() + struct.pack("<LL", crc, size & 0xFFFFFFFF))
+    with gzip.GzipFile("", "wb", _LEVEL, file, mtime=0) as packed:
+        for member in archive.members:
+            header = tarfile.TarInfo(f"{archive.name}/{member.name}")
+            header.size = member.size
+            header.mode = 0o644
+            packed.write(header.tobuf(tarfile.PAX_FORMAT, "utf-8"))
+            reader.copy(member, packed.write)
+            packed.write(bytes(-member.size % tarfile.BLOCKSIZE))
+        packed.write(bytes(2 * tarfile.BLOCKSIZE))
+        packed.write(bytes(-packed.tell() % tarfile.RECORDSIZE))
 
 
-def _write_folder(archive: Archive, folder: Path, copying: _Copying) -> None:
+def _write_folder(archive: Archive, folder: Path, reader: _Reader) -> None:
     for member in archive.members:
         path = folder / member.name
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        try:
-            copying(member, _Output(descriptor).write)
-        finally:
-            os.close(descriptor)
+        with path.open("xb") as file:
+            reader.copy(member, file.write)
 
 
 def _unwritable(error: OSError, archive: Archive, destination: Path) -> ArchiveError | DiskFullError:

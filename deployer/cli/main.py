@@ -18,7 +18,7 @@ import typer
 
 from deployer.cli import deps
 from deployer.cli.app import app
-from deployer.cli.terminal import draw, plain, prepare, tell
+from deployer.cli.terminal import ReaderGoneError, draw, plain, prepare, tell
 from deployer.errors import KdeployError, read_fault
 
 INTERNAL = 1
@@ -73,8 +73,12 @@ def _run(arguments: list[str]) -> int:
         code = INTERRUPTED
     except typer.Exit as exit_:
         code = exit_.exit_code
-    except BrokenPipeError:  # the reader, `head` say, has seen enough
+    except ReaderGoneError:
         code = 0
+    except SystemExit as exit_:  # how Click ends, without a word, where any pipe breaks
+        if not isinstance(exit_.__context__, OSError):
+            raise
+        code = _foreign(exit_.__context__)
     except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback on people
         code = _foreign(error)
     try:

@@ -67,7 +67,7 @@ def doctor(output: OutputFormat = Output.TABLE, **where: Unpack[Where]) -> None:
     if not any(one.status == "failure" for one in findings):
         rollouts = deps.open_rollouts(loaded, target=where.get("target"), emit=viewer)
         try:
-            decision = rollouts.decide(check=True)
+            decision = rollouts.decide(check=True, thorough=True)
             rollouts.is_stored(decision.release)
             findings += decision.findings
         except KdeployError as error:

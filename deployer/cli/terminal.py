@@ -23,6 +23,10 @@ _OBEYED = re.compile(
 )
 
 
+class ReaderGoneError(Exception):
+    """Nobody reads stdout any more: `head`, say, has seen enough."""
+
+
 def plain(text: str) -> str:
     """Return a text of one or more lines that no terminal obeys."""
     return _OBEYED.sub(lambda match: f"\\u{ord(match[0]):04x}", _COLOUR.sub("", text))
@@ -34,8 +38,11 @@ def cell(text: object) -> str:
 
 
 def show(text: str) -> None:
-    """Write data to stdout, and a line end."""
-    _write(sys.stdout, plain(text) + "\n")
+    """Write data to stdout, and a line end. Raises ReaderGoneError."""
+    try:
+        _write(sys.stdout, plain(text) + "\n")
+    except BrokenPipeError as error:
+        raise ReaderGoneError from error
 
 
 def tell(text: str) -> None:

@@ -8,7 +8,7 @@ from msgspec import Meta, Struct, field
 
 # `$` alone would let a line break pass at the end.
 NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$(?!\n)"
-NAME_MAX = 47  # Knative's prev-NAME-predictor and KServe's label isvc.NAME-predictor stay within 63
+NAME_MAX = 46  # Knative's latest-NAME-predictor and KServe's label isvc.NAME-predictor stay within 63
 
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, max_length=NAME_MAX)]
 Namespace = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$(?!\n)", max_length=63)]

@@ -45,7 +45,7 @@ _ANYWHERE: dict[str, Any] = {
 _SECRET = re.compile(r"key|secret|token|password|credential|sas", re.IGNORECASE)
 
 _HINTS = {
-    "model.name": "lower-case letters, digits and -, a letter first, at most 47 characters",
+    "model.name": "lower-case letters, digits and -, a letter first, at most 46 characters",
     "model.version": 'text of letters, digits, ".", "_" and "-", in quotes: version = "1.0"',
     "store.endpoint": "http:// or https://, a host, perhaps a port; credentials are never part of it",
     "store.create-claim": 'a size, such as "10Gi"',

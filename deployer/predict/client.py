@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -16,6 +15,7 @@ from msgspec import Struct
 
 from deployer.config import Serving
 from deployer.errors import ConfigError, PredictError
+from deployer.patience import PATIENCE, Patience
 from deployer.predict import codecs
 from deployer.predict.codecs import JSON, Payload, Protocol, Request
 from deployer.predict.connection import Connection
@@ -63,15 +63,14 @@ class Client:
         resize: bool = False,
         threads: int = THREADS,
         authority: Path | None = None,
-        clock: Callable[[], float] = time.perf_counter,
-        sleep: Callable[[float], None] = time.sleep,
+        patience: Patience = PATIENCE,
     ) -> None:
         self._model = model
         self._host = endpoint.host
         self._limit = max_request_size
         self._resize = resize
         self._threads = threads
-        self._clock = clock
+        self._clock = patience.clock
         self._connection = Connection(
             endpoint,
             failure=PredictError,
@@ -79,7 +78,7 @@ class Client:
             headers=headers,
             connections=threads,
             authority=authority,
-            sleep=sleep,
+            patience=patience,
         )
 
     def __enter__(self) -> Client:
@@ -132,16 +131,16 @@ class Client:
         resized, started = None, None
         try:
             request, resized = self.prepare(path, protocol)
-            started = self._clock()
+            started = self._clock.now()
             values = self.ask(request)
         except PredictError as error:
             error.where = error.where or path.name
-            spent = None if started is None else 1e3 * (self._clock() - started)
+            spent = None if started is None else 1e3 * (self._clock.now() - started)
             return Failure(name=str(path), error=error, milliseconds=spent, resized=resized)
         return Prediction(
             name=str(path),
             value=values if request.whole else values[0],
-            milliseconds=1e3 * (self._clock() - started),
+            milliseconds=1e3 * (self._clock.now() - started),
             resized=resized,
         )
 

@@ -7,8 +7,7 @@ header's value is in no error, and an exchange ends within its time.
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +16,13 @@ from urllib.parse import urlencode, urlsplit
 from msgspec import Struct
 
 from deployer.errors import KdeployError
+from deployer.patience import PATIENCE, Patience
 from deployer.proxies import address_of, find_proxy, tls_context
 from deployer.targets.protocols import Endpoint
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
 
-REFUSED_PAUSES = (0.1, 0.2, 0.4, 0.8)  # seconds between tries while nobody listens
 ANSWER_LIMIT = 64 * 2**20  # bytes of an answer at most; TorchServe's own default is a tenth of it
 
 _LONGER = "wait longer with --timeout, or see what the workers do: kdeploy logs"
@@ -55,8 +54,7 @@ class Connection:
         headers: Mapping[str, str] | None = None,
         connections: int = 1,
         authority: Path | None = None,
-        sleep: Callable[[float], None] = time.sleep,
-        pauses: Sequence[float] = REFUSED_PAUSES,
+        patience: Patience = PATIENCE,
     ) -> None:
         from deployer.predict import wire
 
@@ -69,9 +67,8 @@ class Connection:
         self._said = [word for word in words if len(word) > 7]
         if endpoint.host:
             self._headers |= _checked({"Host": endpoint.host}, failure)
-        self._sleep = sleep
-        self._pauses = pauses
-        self._deadline = wire.Deadline()
+        self._patience = patience
+        self._deadline = wire.Deadline(patience.clock.now)
         self._tunnel = endpoint.tunnel
         self._proxy = None if endpoint.tunnel else find_proxy(self.address)
         parts = urlsplit(self.address)
@@ -106,16 +103,17 @@ class Connection:
         """
         url = self.address + path + (f"?{urlencode(query)}" if query else "")
         headers = self._headers | ({"Content-Type": content_type} if content_type else {})
-        pauses = iter(self._pauses)
+        retry, failures = self._patience.retry, 0
         self._deadline.begin(self.timeout)
         while (answer := self._exchange(method, url, body, headers)) is None:
-            pause = next(pauses, None)
-            if pause is None or not self._deadline.allows(pause):
+            failures += 1
+            pause = retry.pause(failures)
+            if failures >= retry.attempts or not self._deadline.allows(pause):
                 raise self.failure(
                     f"nobody listens at {self.address}",
                     hint="see whether the service runs: kdeploy status; if it does not: kdeploy rollout",
                 )
-            self._sleep(pause)
+            self._patience.clock.sleep(pause)
         if answer.status == 407 and self._proxy:
             raise self._refused_by_proxy("it wants credentials (407)")
         return answer

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
 from msgspec import Struct
 
 from deployer.errors import ConflictError, KdeployError, NotFoundError, TargetError
+from deployer.patience import PATIENCE, Patience
 from deployer.predict.connection import Answer, Connection
 from deployer.predict.refusals import read_refusal
 from deployer.targets.protocols import Endpoint
@@ -50,10 +50,10 @@ class Models:
         *,
         timeout: float = TIMEOUT,
         headers: Mapping[str, str] | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        patience: Patience = PATIENCE,
     ) -> None:
         self._connection = Connection(
-            endpoint, failure=TargetError, timeout=timeout, headers=headers, sleep=sleep
+            endpoint, failure=TargetError, timeout=timeout, headers=headers, patience=patience
         )
 
     def close(self) -> None:

@@ -261,11 +261,11 @@ def _cannot_become_ready(state: Rollout) -> KdeployError:
     assert seen
     log = "".join(f"\n  | {line}" for line in seen.log)
     next_step = seen.hint or "fix the cause, then run `kdeploy rollout` again"
+    then = "is not started again before that" if seen.given_up else "takes over if it becomes ready"
     return RolloutFailedError(
         f"release {state.release} cannot become ready{_because(seen).rstrip('.')}{_stays(seen)}{log}",
         where=str(seen.reference),
-        hint=f"{next_step}. {state.release} stays applied and takes over if it becomes ready"
-        + _way_back(seen),
+        hint=f"{next_step}. {state.release} stays applied and {then}" + _way_back(seen),
     )
 
 

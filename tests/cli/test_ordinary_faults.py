@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pty
@@ -118,6 +119,20 @@ def test_a_release_that_is_pruned_while_it_is_verified(
     assert ended.value.code == 0
     said = capfd.readouterr().err
     assert [release in said for release in releases] == [True, False, True]
+
+
+def test_a_pipe_that_breaks_elsewhere_than_at_stdout_is_a_failure(
+    bare: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(FolderStore, "list", broken)
+    monkeypatch.chdir(bare.folder)
+    with pytest.raises(SystemExit) as ended:
+        main(["releases"])
+    assert ended.value.code == 16
+    assert "Broken pipe" in capfd.readouterr().err
 
 
 @pytest.fixture(scope="module")

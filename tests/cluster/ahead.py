@@ -114,7 +114,7 @@ def _serve() -> None:
     from kubernetes import client, config  # noqa: F401
     from model_archiver import model_archiver  # noqa: F401
 
-    import deployer.pipeline
+    import deployer.rollouts
     import deployer.store.objects
     import deployer.targets.kserve  # noqa: F401
     from deployer.cli import main

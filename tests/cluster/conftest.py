@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ import yaml
 
 from deployer.cli.main import main
 from deployer.config import KServeTarget, Store
+from deployer.patience import Patience
 from deployer.targets.kserve import Cluster
+from tests.clocks import patience
+from tests.cluster.calls import roll
 from tests.cluster.commands import Ended, Kdeploy, become_ready
 from tests.cluster.kube import ADMIN, Kube
 from tests.cluster.play import A, Play, documents
@@ -85,6 +89,23 @@ def cluster(kubeconfig: Path) -> Iterator[Cluster]:
 
 
 @pytest.fixture
+def quick(kubeconfig: Path) -> Iterator[Cluster]:
+    """The same cluster, whose pauses between attempts take no time."""
+    with Cluster(KServeTarget(kubeconfig=str(kubeconfig), wait_window=0.3), patience=patience()) as target:
+        yield target
+
+
+@pytest.fixture
+def be_patient(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let commands in this process open clusters with a patience of the test's."""
+
+    def set_limits(**limits: Any) -> None:
+        monkeypatch.setattr("deployer.targets.kserve.Cluster", partial(Cluster, patience=Patience(**limits)))
+
+    return set_limits
+
+
+@pytest.fixture
 def play(kube: Kube, namespace: str) -> Play:
     return Play(kube, namespace)
 
@@ -97,14 +118,14 @@ def waiting(cluster: Cluster, play: Play, namespace: str) -> Iterator[Callable[.
     def start(
         release: str = A, *, mode: str = "Standard", timeout: float = 30, percent: int = 100
     ) -> Waiting:
-        cluster.apply(documents(namespace, release, mode=mode, percent=percent))
+        roll(cluster, documents(namespace, release, mode=mode, percent=percent))
         one = Waiting(cluster, play, release, timeout)
         started.append(one)
         one.until(lambda status: True)
         return one
 
     yield start
-    cluster.delete(play.reference)
+    cluster.services.delete(play.reference)
     for one in started:
         one.future.exception(20)
 

@@ -12,12 +12,11 @@ import json
 from typing import Any
 
 from deployer.access import Access
-from deployer.config import Serving
-from deployer.manifest import render, render_runtime, render_secret, runtime_name
+from deployer.bundle import Bundle
+from deployer.config import Scaling, Serving
+from deployer.manifest import render, render_runtime, runtime_name
+from deployer.observed import RELEASE_LABEL, Capabilities, Document, Reference
 from deployer.release import ArchiveRecord, Release, Traffic
-from deployer.observed import Document, RELEASE_LABEL, Reference
-from deployer.observed import Capabilities
-
 from deployer.targets.kserve.state.children import SERVICE_LABEL
 from tests.cluster.kube import Kube
 from tests.recorded import TIME
@@ -38,8 +37,9 @@ def documents(
     percent: int = 100,
     access: Access | None = None,
     **serving: Any,
-) -> list[Document]:
+) -> Bundle:
     """Render a release as kdeploy does, with its Secret where `access` has credentials."""
+    replicas = {key: serving.pop(key) for key in ("min_replicas", "max_replicas") if key in serving}
     made = Release(
         id=release,
         name=name,
@@ -48,16 +48,15 @@ def documents(
         serving=Serving(**serving),
         config_properties="",
     )
-    secret = render_secret(access, service=name, namespace=namespace) if access else None
-    rendered = render(
+    return render(
         made,
         storage_uri=f"s3://models/{name}/{release}/",
         namespace=namespace,
         capabilities=Capabilities(deployment_mode=mode, canary=mode == "Knative"),
+        scaling=Scaling(**replicas),
         traffic=Traffic(percent),
         access=access,
     )
-    return [secret, *rendered] if secret else rendered
 
 
 class Play:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from deployer.config import Store
@@ -28,5 +27,4 @@ def write_project(folder: Path, store: Store, *, window: float = 0.2) -> Path:
     (folder / "kdeploy.toml").write_text(CONFIG.format(window=window) + where)
     (folder / "handler.py").write_text("def handle(data, context):\n    return data\n")
     (folder / "weights.pt").write_bytes(b"w" * 1000)
-    time.sleep(0.15)  # digests are remembered of files that are older than a tick of their clock
     return folder

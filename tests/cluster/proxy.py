@@ -145,7 +145,13 @@ class Proxy:
         return Counter(m for m, path in self.requests if "selfsubject" not in path)
 
     def writes(self) -> list[tuple[str, str]]:
-        return [(m, path) for m, path in self.requests if m not in READS and "selfsubject" not in path]
+        """Return the requests that changed something."""
+        harmless = ("selfsubject", "dryRun=All")
+        return [
+            (m, path)
+            for m, path in self.requests
+            if m not in READS and not any(word in path for word in harmless)
+        ]
 
 
 class _Server(ThreadingHTTPServer):

@@ -8,15 +8,16 @@ from __future__ import annotations
 import sys
 
 from deployer.access import Access
+from deployer.bundle import Bundle
 from deployer.config import KServeTarget
 from deployer.errors import KdeployError
 from deployer.journal import Provenance
-from deployer.observed import Document
 from deployer.targets.kserve import Cluster
+from tests.cluster.calls import roll
 from tests.cluster.play import documents
 
 
-def whole(namespace: str, release: str, name: str = "digits") -> list[Document]:
+def whole(namespace: str, release: str, name: str = "digits") -> Bundle:
     """Render a release, with a Secret and a ServiceAccount that name it, too."""
     access = Access(data={"AWS_ACCESS_KEY_ID": release}, account_annotations={"example.org/release": release})
     return documents(namespace, release, name=name, access=access)
@@ -34,7 +35,7 @@ def main() -> None:
         for line in sys.stdin:
             name, release = line.split()
             try:
-                cluster.apply(whole(namespace, release, name), Provenance(who=who))
+                roll(cluster, whole(namespace, release, name), Provenance(who=who))
                 say("applied")
             except KdeployError as error:
                 say(f"{type(error).__name__}: {error.what}")

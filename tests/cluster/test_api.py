@@ -12,12 +12,15 @@ import pytest
 import yaml
 
 from deployer.config import KServeTarget
-from deployer.errors import ConfigError, ConflictError, RolloutFailedError, TargetError
+from deployer.errors import ConfigError, ConflictError, RefusedError, RolloutFailedError, TargetError
+from deployer.patience import Retry
 from deployer.targets.kserve import Cluster
 from deployer.targets.kserve.client.api import Api
-from deployer.targets.kserve.client.api_errors import RefusedError, UnknownKindError
+from deployer.targets.kserve.client.api_errors import UnknownKindError
 from deployer.targets.kserve.client.connection import connect
-from deployer.targets.kserve.client.resources import CONFIG_MAP, INFERENCE_SERVICE, POD, Resource
+from deployer.targets.kserve.client.resources import CONFIG_MAP, POD, Resource
+from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE
+from tests.clocks import patience
 from tests.cluster.kube import ADMIN, Kube
 from tests.cluster.proxy import Proxy
 
@@ -41,7 +44,7 @@ def slept() -> Slept:
 
 @pytest.fixture
 def api(kubeconfig: Path, slept: Slept) -> Api:
-    return Api(connect(str(kubeconfig), None), sleep=slept)
+    return Api(connect(str(kubeconfig), None, patience(slept)))
 
 
 def config_map(namespace: str, name: str = "one", **data: str) -> dict[str, object]:
@@ -69,16 +72,14 @@ def test_a_conflict_names_the_field_and_its_holder_and_force_takes_it(
     api.apply(CONFIG_MAP, config_map(namespace, a="1"))
     path = CONFIG_MAP.path(namespace, "one")
     kube.merge(f"{path}?fieldManager=kubectl-edit", {"data": {"a": "2"}})
-    with pytest.raises(ConflictError, match=r"data\.a is kubectl-edit's") as caught:
+    with pytest.raises(ConflictError, match=r"data\.a is managed by kubectl-edit") as caught:
         api.apply(CONFIG_MAP, config_map(namespace, a="1"))
     assert "--force-conflicts" in (caught.value.hint or "")
     assert api.apply(CONFIG_MAP, config_map(namespace, a="1"), force=True)["data"] == {"a": "1"}
 
 
-def test_a_list_comes_in_pages(
-    api: Api, kube: Kube, namespace: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("deployer.targets.kserve.client.api.PAGE", 2)
+def test_a_list_comes_in_pages(api: Api, kube: Kube, namespace: str, proxy: Proxy) -> None:
+    api = Api(api.connection, page=2)
     for number in range(5):
         kube.create(CONFIG_MAP.path(namespace), config_map(namespace, f"c{number}"))
     before = len(proxy.requests)
@@ -90,9 +91,9 @@ def test_a_list_comes_in_pages(
 
 
 def test_a_list_whose_rest_is_forgotten_is_read_again_whole(
-    api: Api, kube: Kube, namespace: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    api: Api, kube: Kube, namespace: str, proxy: Proxy
 ) -> None:
-    monkeypatch.setattr("deployer.targets.kserve.client.api.PAGE", 2)
+    api = Api(api.connection, page=2)
     for number in range(3):
         kube.create(CONFIG_MAP.path(namespace), config_map(namespace, f"c{number}"))
     with proxy.fault("GET .*continue=", status=410, reason="Expired"):
@@ -126,7 +127,7 @@ class TestTrouble:
     def test_patience_has_an_end(self, api: Api, namespace: str, proxy: Proxy, slept: Slept) -> None:
         with proxy.fault("GET", status=500, times=99) as fault, pytest.raises(TargetError, match="HTTP 500"):
             api.get(CONFIG_MAP, namespace, "one")
-        assert fault.seen == 5
+        assert fault.seen == Retry().attempts
         assert sum(slept.seconds) < 10
 
     def test_an_answer_that_breaks_off_is_asked_for_again(
@@ -142,11 +143,8 @@ class TestTrouble:
         with proxy.fault("PATCH", lost=True):
             assert api.apply(CONFIG_MAP, config_map(namespace, a="1"))["data"] == {"a": "1"}
 
-    def test_silence_is_not_waited_for(
-        self, kubeconfig: Path, namespace: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("deployer.targets.kserve.client.connection._READ", 0.2)
-        impatient = Api(connect(str(kubeconfig), None), sleep=lambda _: None)
+    def test_silence_is_not_waited_for(self, kubeconfig: Path, namespace: str, proxy: Proxy) -> None:
+        impatient = Api(connect(str(kubeconfig), None, patience(answer=0.2)))
         with proxy.fault("GET", before=1.0, times=1):
             assert impatient.get(CONFIG_MAP, namespace, "one") is None
         with proxy.fault("GET", before=0.5, times=9), pytest.raises(TargetError, match="does not answer"):
@@ -156,7 +154,7 @@ class TestTrouble:
         path = tmp_path / "nobody"
         path.write_text(yaml.safe_dump(kube.kubeconfig(ADMIN, server="https://127.0.0.1:1")))
         with pytest.raises(TargetError, match="cannot be reached") as caught:
-            Api(connect(str(path), None), sleep=slept).get(CONFIG_MAP, "default", "one")
+            Api(connect(str(path), None, patience(slept))).get(CONFIG_MAP, "default", "one")
         assert (caught.value.where or "").endswith("on https://127.0.0.1:1 (context test)")
 
 

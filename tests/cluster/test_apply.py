@@ -15,8 +15,8 @@ from deployer.errors import ConfigError, ConflictError, KdeployError
 from deployer.managed_fields import agrees
 from deployer.observed import Document, Reference
 from deployer.targets.kserve import Cluster
-from deployer.targets.kserve.client.api import Api
-from deployer.targets.kserve.client.resources import INFERENCE_SERVICE, SERVING_RUNTIME
+from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE, SERVING_RUNTIME
+from tests.cluster.calls import roll, warned
 from tests.cluster.kube import Kube
 from tests.cluster.play import A, B, Play, documents
 from tests.cluster.proxy import Proxy
@@ -51,8 +51,8 @@ def test_not_one_field_is_pruned(
     cluster: Cluster, kube: Kube, namespace: str, mode: str, serving: dict[str, Any]
 ) -> None:
     sent = documents(namespace, mode=mode, percent=100 if mode == "Standard" else 10, **serving)
-    assert cluster.apply(sent) == Reference(namespace, "digits")
-    runtime, service = sent
+    assert roll(cluster, sent) == Reference(namespace, "digits")
+    runtime, service = sent.runtime, sent.service
     assert lost(service, live(kube, namespace)) == []
     assert lost(runtime, live(kube, namespace, "servingruntimes", runtime["metadata"]["name"])) == []
 
@@ -68,8 +68,8 @@ def test_kserves_own_crds_are_used_where_they_are_named(kube: Kube) -> None:
 
 def test_what_is_applied_agrees_with_what_is_live(cluster: Cluster, kube: Kube, namespace: str) -> None:
     sent = documents(namespace, cpu="1500m", memory="2048Mi")
-    cluster.apply(sent)
-    assert agrees(live(kube, namespace), sent[1])
+    roll(cluster, sent)
+    assert agrees(live(kube, namespace), sent.service)
     # KServe's webhooks add fields and write quantities as Go does.
     kube.merge(
         f"{DIGITS.format(namespace)}?fieldManager=kserve",
@@ -78,58 +78,58 @@ def test_what_is_applied_agrees_with_what_is_live(cluster: Cluster, kube: Kube, 
             "spec": {"predictor": {"model": {"resources": {"limits": {"memory": "2Gi"}}}}},
         },
     )
-    assert agrees(live(kube, namespace), sent[1])
-    assert not agrees(live(kube, namespace), documents(namespace, B)[1])
+    assert agrees(live(kube, namespace), sent.service)
+    assert not agrees(live(kube, namespace), documents(namespace, B).service)
 
 
 def test_a_canary_that_is_promoted_is_a_difference(cluster: Cluster, kube: Kube, namespace: str) -> None:
-    cluster.apply(documents(namespace, mode="Knative", percent=10))
+    roll(cluster, documents(namespace, mode="Knative", percent=10))
     promoted = documents(namespace, mode="Knative")
-    assert not agrees(live(kube, namespace), promoted[1])
-    cluster.apply(promoted)
-    assert agrees(live(kube, namespace), promoted[1])
+    assert not agrees(live(kube, namespace), promoted.service)
+    roll(cluster, promoted)
+    assert agrees(live(kube, namespace), promoted.service)
     assert "canaryTrafficPercent" not in live(kube, namespace)["spec"]["predictor"]
 
 
 def test_applying_again_changes_nothing(cluster: Cluster, kube: Kube, namespace: str) -> None:
-    cluster.apply(documents(namespace))
+    roll(cluster, documents(namespace))
     before = live(kube, namespace)
-    cluster.apply(documents(namespace))
+    roll(cluster, documents(namespace))
     assert live(kube, namespace)["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
 
 
 class TestOthers:
     def test_a_conflict_names_field_and_holder(self, cluster: Cluster, kube: Kube, namespace: str) -> None:
-        cluster.apply(documents(namespace))
+        roll(cluster, documents(namespace))
         kube.merge(
             f"{DIGITS.format(namespace)}?fieldManager=kubectl-edit",
             {"spec": {"predictor": {"model": {"image": "theirs"}}}},
         )
-        with pytest.raises(ConflictError, match=r"spec\.predictor\.model\.image is kubectl-edit's"):
-            cluster.apply(documents(namespace, image="ours"))
+        with pytest.raises(ConflictError, match=r"spec\.predictor\.model\.image is managed by kubectl-edit"):
+            roll(cluster, documents(namespace, image="ours"))
         assert live(kube, namespace)["spec"]["predictor"]["model"]["image"] == "theirs"
 
     def test_force_takes_it(self, kubeconfig: Path, kube: Kube, namespace: str) -> None:
         with Cluster(KServeTarget(kubeconfig=str(kubeconfig)), force_conflicts=True) as cluster:
-            cluster.apply(documents(namespace))
+            roll(cluster, documents(namespace))
             kube.merge(
                 f"{DIGITS.format(namespace)}?fieldManager=kubectl-edit",
                 {"spec": {"predictor": {"maxReplicas": 5}}},
             )
-            cluster.apply(documents(namespace, max_replicas=2))
+            roll(cluster, documents(namespace, max_replicas=2))
         assert live(kube, namespace)["spec"]["predictor"]["maxReplicas"] == 2
 
     def test_what_others_add_stays(self, cluster: Cluster, kube: Kube, namespace: str) -> None:
-        cluster.apply(documents(namespace))
+        roll(cluster, documents(namespace))
         kube.merge(DIGITS.format(namespace), {"metadata": {"annotations": {"theirs": "kept"}}})
-        cluster.apply(documents(namespace, B))
+        roll(cluster, documents(namespace, B))
         assert live(kube, namespace)["metadata"]["annotations"]["theirs"] == "kept"
 
     @pytest.mark.parametrize("autoscaler", ["external", "keda", "hpa"])
     def test_replicas_are_left_to_whoever_took_them_over(
         self, cluster: Cluster, kube: Kube, namespace: str, autoscaler: str
     ) -> None:
-        cluster.apply(documents(namespace))
+        roll(cluster, documents(namespace))
         kube.merge(
             f"{DIGITS.format(namespace)}?fieldManager=scaler",
             {
@@ -137,15 +137,15 @@ class TestOthers:
                 "spec": {"predictor": {"minReplicas": 4, "maxReplicas": 9}},
             },
         )
-        cluster.apply(documents(namespace, B))
+        roll(cluster, documents(namespace, B))
         predictor = live(kube, namespace)["spec"]["predictor"]
         assert (predictor["minReplicas"], predictor["maxReplicas"]) == (4, 9)
         assert predictor["model"]["storageUri"].endswith(f"{B}/")
 
     def test_a_mode_that_cannot_be_changed(self, cluster: Cluster, kube: Kube, namespace: str) -> None:
-        cluster.apply(documents(namespace, mode="Standard"))
+        roll(cluster, documents(namespace, mode="Standard"))
         with pytest.raises(ConfigError, match="served in Standard mode") as caught:
-            cluster.check(documents(namespace, mode="Knative"))
+            warned(cluster, documents(namespace, mode="Knative"))
         assert 'deployment-mode = "Standard"' in (caught.value.hint or "")
 
 
@@ -166,37 +166,29 @@ class TestBrokenOff:
         self, cluster: Cluster, kube: Kube, namespace: str, proxy: Proxy, where: str
     ) -> None:
         with proxy.fault(where, lost=True) as fault:
-            cluster.apply(documents(namespace))
+            roll(cluster, documents(namespace))
         assert fault.seen == 1
         self.ends_right(cluster, kube, namespace)
 
     @pytest.mark.parametrize("where", WRITES)
     @pytest.mark.parametrize("status", [403, 409, 422])
     def test_a_refusal(
-        self,
-        cluster: Cluster,
-        kube: Kube,
-        namespace: str,
-        proxy: Proxy,
-        monkeypatch: pytest.MonkeyPatch,
-        where: str,
-        status: int,
+        self, quick: Cluster, kube: Kube, namespace: str, proxy: Proxy, where: str, status: int
     ) -> None:
-        monkeypatch.setitem(Api.__init__.__kwdefaults__, "sleep", lambda seconds: None)
         with (
             proxy.fault(where, status=status, times=99),
             pytest.raises(KdeployError, match="the test wants it"),
         ):
-            cluster.apply(documents(namespace))
-        self.ends_right(cluster, kube, namespace)
+            roll(quick, documents(namespace))
+        self.ends_right(quick, kube, namespace)
 
     @staticmethod
     def ends_right(cluster: Cluster, kube: Kube, namespace: str) -> None:
         sent = documents(namespace)
-        cluster.apply(sent)
+        roll(cluster, sent)
         service = live(kube, namespace)
-        assert agrees(service, sent[1])
-        runtime = live(kube, namespace, "servingruntimes", sent[0]["metadata"]["name"])
+        assert agrees(service, sent.service)
+        runtime = live(kube, namespace, "servingruntimes", sent.runtime["metadata"]["name"])
         owners = [owner["uid"] for owner in runtime["metadata"]["ownerReferences"]]
         assert owners == [service["metadata"]["uid"]]
 
@@ -205,18 +197,22 @@ class TestDelete:
     def test_nothing_is_left(self, cluster: Cluster, kube: Kube, namespace: str) -> None:
         if not kube.collects_garbage:
             pytest.skip("there is no kube-controller-manager: bash tests/cluster/build-kube.sh builds one")
-        first = cluster.apply(documents(namespace))
-        second = cluster.apply(documents(namespace, name="letters"))
-        runtime = documents(namespace)[0]["metadata"]["name"]
+        first = roll(cluster, documents(namespace))
+        second = roll(cluster, documents(namespace, name="letters"))
+        runtime = documents(namespace).runtime["metadata"]["name"]
         held = live(kube, namespace, "servingruntimes", runtime)["metadata"]["ownerReferences"]
         assert sorted(owner["name"] for owner in held) == ["digits", "letters"]
-        assert cluster.delete(first)
-        assert not cluster.delete(first)
-        assert cluster.get(first) is None
-        assert cluster.delete(second)
+        assert cluster.services.delete(first) is not None
+        assert cluster.services.delete(first) is None
+        assert cluster.services.get(first) is None
+        assert cluster.services.delete(second) is not None
         path = SERVING_RUNTIME.path(namespace, runtime)
         end = time.monotonic() + 60
-        while kube.request("GET", path)[0] != 404 or cluster.history(first) or cluster.history(second):
+        while (
+            kube.request("GET", path)[0] != 404
+            or cluster.journal.entries(first)
+            or cluster.journal.entries(second)
+        ):
             assert time.monotonic() < end, "the runtime or the history is still there"
             time.sleep(0.1)
 
@@ -225,58 +221,65 @@ class TestDelete:
     ) -> None:
         names = [f"service-{number}" for number in range(5)]
         threads = [
-            threading.Thread(target=cluster.apply, args=(documents(namespace, name=name),)) for name in names
+            threading.Thread(
+                target=roll,
+                args=(
+                    cluster,
+                    documents(namespace, name=name),
+                ),
+            )
+            for name in names
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        runtime = documents(namespace)[0]["metadata"]["name"]
+        runtime = documents(namespace).runtime["metadata"]["name"]
         held = live(kube, namespace, "servingruntimes", runtime)["metadata"]["ownerReferences"]
         assert sorted(owner["name"] for owner in held) == names
 
     def test_a_lost_answer_does_not_make_it_nothing(
         self, cluster: Cluster, namespace: str, proxy: Proxy
     ) -> None:
-        reference = cluster.apply(documents(namespace))
+        reference = roll(cluster, documents(namespace))
         with proxy.fault("DELETE", lost=True):
-            assert cluster.delete(reference)
+            assert cluster.services.delete(reference) is not None
 
-    def test_a_dry_run(self, kubeconfig: Path, cluster: Cluster, kube: Kube, namespace: str) -> None:
-        with Cluster(KServeTarget(kubeconfig=str(kubeconfig)), dry_run=True) as trying:
-            trying.apply(documents(namespace))
-            assert cluster.list(namespace) == []
-            cluster.apply(documents(namespace))
-            trying.apply(documents(namespace, B))
+    def test_a_preview_changes_nothing(self, cluster: Cluster, kube: Kube, namespace: str) -> None:
+        assert [before for before, _ in cluster.services.preview(documents(namespace))] == [None, None]
+        assert cluster.services.list_all(namespace) == []
+        roll(cluster, documents(namespace))
+        (_, (before, after)) = cluster.services.preview(documents(namespace, B))
+        assert [one["metadata"]["labels"]["kdeploy.dev/release"] for one in (before, after)] == [A, B]
         assert live(kube, namespace)["metadata"]["labels"]["kdeploy.dev/release"] == A
 
 
 class TestList:
     def test_a_namespace_or_all(self, cluster: Cluster, namespace: str) -> None:
-        cluster.apply(documents(namespace))
-        assert [one.reference.name for one in cluster.list(namespace)] == ["digits"]
-        assert cluster.list("nowhere") == []
-        assert namespace in {one.reference.namespace for one in cluster.list()}
+        roll(cluster, documents(namespace))
+        assert [one.reference.name for one in cluster.services.list_all(namespace)] == ["digits"]
+        assert cluster.services.list_all("nowhere") == []
+        assert namespace in {one.reference.namespace for one in cluster.services.list_all()}
 
-    def test_a_thousand_services_are_three_requests_at_most(
+    def test_a_thousand_services_are_two_requests_at_most(
         self, cluster: Cluster, kube: Kube, namespace: str, proxy: Proxy
     ) -> None:
-        (_, service) = documents(namespace)
+        service = documents(namespace).service
         for number in range(1000):
             named = {**service, "metadata": {**service["metadata"], "name": f"s{number}"}}
             kube.create(INFERENCE_SERVICE.path(namespace), named)
         proxy.requests.clear()
-        assert len(cluster.list(namespace)) == 1000
+        assert len(cluster.services.list_all(namespace)) == 1000
         assert proxy.count().keys() == {"GET"}
-        assert proxy.count()["GET"] <= 3
+        assert proxy.count()["GET"] <= 2
 
 
 class TestReleases:
     def test_in_traffic_and_in_use(self, cluster: Cluster, kube: Kube, namespace: str) -> None:
-        reference = cluster.apply(documents(namespace, A, mode="Knative"))
+        reference = roll(cluster, documents(namespace, A, mode="Knative"))
         play = Play(kube, namespace)
         play.revision(A, 1)
-        cluster.apply(documents(namespace, B, mode="Knative", percent=10))
+        roll(cluster, documents(namespace, B, mode="Knative", percent=10))
         play.revision(B, 2)
         new, old = "digits-predictor-00002", "digits-predictor-00001"
         traffic = [
@@ -284,19 +287,19 @@ class TestReleases:
             {"revisionName": old, "percent": 90, "tag": "prev"},
         ]
         play.ready_knative(new, traffic)
-        live = cluster.get(reference)
+        live = cluster.services.get(reference)
         assert live
         assert [(share.percent, share.release) for share in live.status.traffic] == [(10, B), (90, A)]
-        assert {f"digits/{A}", f"digits/{B}"} <= cluster.releases_in_use()
+        assert {f"digits/{A}", f"digits/{B}"} <= cluster.services.releases_in_use()
 
-    def test_the_mode_is_found_out(self, cluster: Cluster, kube: Kube, namespace: str) -> None:
-        assert cluster.capabilities().deployment_mode == "Knative"  # its CRDs are there
+    def test_the_mode_is_found_out(self, cluster: Cluster, kubeconfig: Path, kube: Kube) -> None:
+        assert cluster.services.capabilities().deployment_mode == "Knative"  # its CRDs are there
         kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": "kserve"}})
         deploy = '{"defaultDeploymentMode": "RawDeployment"}'
         config = {"metadata": {"name": "inferenceservice-config"}, "data": {"deploy": deploy}}
         kube.create("/api/v1/namespaces/kserve/configmaps", config)
         try:
-            found = Cluster(cluster._config).capabilities()
+            found = Cluster(KServeTarget(kubeconfig=str(kubeconfig))).services.capabilities()
         finally:
             kube.delete("/api/v1/namespaces/kserve/configmaps/inferenceservice-config")
         assert (found.deployment_mode, found.canary) == ("Standard", False)

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
+from deployer.bundle import Bundle
 from deployer.config import KServeTarget
 from deployer.errors import ConfigError
 from deployer.observed import Document
 from deployer.targets.kserve import Cluster
-from deployer.targets.kserve.client.resources import INFERENCE_SERVICE
-from deployer.targets.kserve.preflight.rules import DOCUMENT_MAX
+from deployer.targets.kserve.preflight.rules.documents import DOCUMENT_MAX
+from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE
+from tests.cluster.calls import doctor, warned
 from tests.cluster.conftest import CONFIG_MAPS, Put
 from tests.cluster.kube import Kube
 from tests.cluster.play import documents
@@ -26,7 +28,7 @@ RUNTIMES = "/apis/serving.kserve.io/v1alpha1"
 GATEWAYS = "/apis/gateway.networking.k8s.io/v1/namespaces/kserve/gateways"
 
 
-def on_theirs(namespace: str, mode: str = "Standard") -> list[Document]:
+def on_theirs(namespace: str, mode: str = "Standard") -> Bundle:
     """Render a release for a runtime of the cluster's own."""
     return documents(namespace, mode=mode, runtime="theirs")
 
@@ -57,12 +59,12 @@ def test_each_object_is_asked_for_once(
     put(GATEWAYS, "gateway", apiVersion="gateway.networking.k8s.io/v1", kind="Gateway")
     put(f"{RUNTIMES}/clusterservingruntimes", "theirs", kind="ClusterServingRuntime", **runtime())
     made = documents(namespace, gpu=1, runtime="theirs")
-    made[-1]["spec"]["predictor"]["model"]["storageUri"] = "pvc://models/digits/"
-    made[-1]["spec"]["predictor"]["canaryTrafficPercent"] = 10
+    made.service["spec"]["predictor"]["model"]["storageUri"] = "pvc://models/digits/"
+    made.service["spec"]["predictor"]["canaryTrafficPercent"] = 10
     with refused(
-        "3 things", "a canary does nothing", "KServe 0.15.2 knows Standard", "no PersistentVolumeClaim"
+        "3 checks", "a canary does nothing", "KServe 0.15.2 knows Standard", "no PersistentVolumeClaim"
     ):
-        cluster.check(made)
+        warned(cluster, made)
     asked = Counter(path.partition("?")[0] for method, path in proxy.requests if method == "GET")
     assert max(asked.values()) == 1
     assert len(asked) == 11
@@ -71,11 +73,11 @@ def test_each_object_is_asked_for_once(
 
 def test_a_namespace_that_is_not_there(cluster: Cluster, kube: Kube) -> None:
     with refused("there is no namespace nowhere"):
-        cluster.check(documents("nowhere"))
+        warned(cluster, documents("nowhere"))
     control_plane = {"metadata": {"name": "plane", "labels": {"control-plane": "x"}}}
     kube.request("POST", "/api/v1/namespaces", control_plane)
     with refused("a control plane's"):
-        cluster.check(documents("plane"))
+        warned(cluster, documents("plane"))
 
 
 def test_the_domain_template_is_kserves(
@@ -84,14 +86,14 @@ def test_the_domain_template_is_kserves(
     long = "n" * 50
     kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": long}})
     with refused("has 67 characters"):
-        cluster.check(documents(long))
+        warned(cluster, documents(long))
     template = "{{ .Name }}.{{ .Namespace }}.{{ .IngressDomain }}"
     with Cluster(KServeTarget(kubeconfig=str(kubeconfig), domain_template=template)) as told:
-        assert told.check(documents(long)) == []
+        assert warned(told, documents(long)) == []
     kserve(domainTemplate=template, ingressDomain="models.example.org", urlScheme="https")
-    with Cluster(cluster._config) as fresh:
-        assert fresh.check(documents(long)) == []
-        details = {one.name: one.detail for one in fresh.examine(lambda: documents(long))}
+    with Cluster(KServeTarget(kubeconfig=str(kubeconfig))) as fresh:
+        assert warned(fresh, documents(long)) == []
+        details = {one.name: one.detail for one in doctor(fresh, documents(long))}
     assert details["host name"] == f"digits.{long}.models.example.org"
     assert details["ingress"] == f"ingress class istio, https://, {template}, domain models.example.org"
     assert details["KServe"] == "0.20.0, Standard mode by default"
@@ -102,21 +104,21 @@ def test_a_gateway_that_is_not_there(
 ) -> None:
     kserve(enableGatewayApi=True, kserveIngressGateway="kserve/gateway")
     with refused("there is no Gateway kserve/gateway"):
-        cluster.check(documents(namespace))
+        warned(cluster, documents(namespace))
     put(GATEWAYS, "gateway", apiVersion="gateway.networking.k8s.io/v1", kind="Gateway")
-    assert cluster.check(documents(namespace)) == []
+    assert warned(cluster, documents(namespace)) == []
 
 
 def test_a_runtime_of_the_clusters_own(cluster: Cluster, kube: Kube, namespace: str, put: Put) -> None:
     with refused("neither a ServingRuntime nor a ClusterServingRuntime theirs"):
-        cluster.check(on_theirs(namespace))
+        warned(cluster, on_theirs(namespace))
     put(f"{RUNTIMES}/clusterservingruntimes", "theirs", kind="ClusterServingRuntime", **runtime())
-    assert cluster.check(on_theirs(namespace)) == []
+    assert warned(cluster, on_theirs(namespace)) == []
     # One of the namespace comes before one of the cluster.
     here = {"metadata": {"name": "theirs"}, "kind": "ServingRuntime", **runtime(protocolVersions=["v2"])}
     kube.create(f"{RUNTIMES}/namespaces/{namespace}/servingruntimes", here)
     with refused("theirs speaks v2, and not v1"):
-        cluster.check(on_theirs(namespace))
+        warned(cluster, on_theirs(namespace))
 
 
 def test_what_a_runtime_needs_of_knative(
@@ -126,11 +128,11 @@ def test_what_a_runtime_needs_of_knative(
     picky = runtime(nodeSelector={"gpu": "a100"})
     put(f"{RUNTIMES}/clusterservingruntimes", "theirs", kind="ClusterServingRuntime", **picky)
     with refused("Knative refuses nodeSelector while its feature kubernetes.podspec-nodeselector is off"):
-        cluster.check(on_theirs(namespace, "Knative"))
+        warned(cluster, on_theirs(namespace, "Knative"))
     flags = {"kubernetes.podspec-nodeselector": "enabled"}
     put(CONFIG_MAPS.format("knative-serving"), "config-features", data=flags)
-    assert cluster.check(on_theirs(namespace, "Knative")) == []
-    assert cluster.check(documents(namespace, mode="Knative")) == []
+    assert warned(cluster, on_theirs(namespace, "Knative")) == []
+    assert warned(cluster, documents(namespace, mode="Knative")) == []
     assert [path for _, path in proxy.requests if "config-features" in path] == [
         "/api/v1/namespaces/knative-serving/configmaps/config-features"
     ] * 2
@@ -138,9 +140,9 @@ def test_what_a_runtime_needs_of_knative(
 
 def test_a_claim(cluster: Cluster, kube: Kube, namespace: str, put: Put) -> None:
     made = documents(namespace)
-    made[-1]["spec"]["predictor"]["model"]["storageUri"] = "pvc://models/digits/"
+    made.service["spec"]["predictor"]["model"]["storageUri"] = "pvc://models/digits/"
     with refused("there is no PersistentVolumeClaim models"):
-        cluster.check(made)
+        warned(cluster, made)
     kind = {"provisioner": "x.example.org", "volumeBindingMode": "Immediate"}
     put("/apis/storage.k8s.io/v1/storageclasses", f"at-once-{namespace}", **kind)
     path = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims"
@@ -150,37 +152,37 @@ def test_a_claim(cluster: Cluster, kube: Kube, namespace: str, put: Put) -> None
         path, {"metadata": {"name": "models"}, "spec": {**spec, "storageClassName": f"at-once-{namespace}"}}
     )
     with refused("models is Pending"):
-        cluster.check(made)
+        warned(cluster, made)
     kube.merge(f"{path}/models/status", {"status": {"phase": "Bound"}})
-    assert cluster.check(made) == []
-    made[-1]["spec"]["predictor"]["maxReplicas"] = 2
-    assert "claim models is ReadWriteOnce" in cluster.check(made)[0]
+    assert warned(cluster, made) == []
+    made.service["spec"]["predictor"]["maxReplicas"] = 2
+    assert "claim models is ReadWriteOnce" in warned(cluster, made)[0]
 
 
 def test_a_gpu_that_no_node_has_is_told(cluster: Cluster, kube: Kube, namespace: str, put: Put) -> None:
-    (said,) = cluster.check(documents(namespace, gpu=2))
+    (said,) = warned(cluster, documents(namespace, gpu=2))
     assert said.startswith("no node has 2 nvidia.com/gpu now")
     put("/api/v1/nodes", f"node-{namespace}")
     kube.merge(f"/api/v1/nodes/node-{namespace}", {"spec": {"taints": None}})  # it is ready
     kube.merge(
         f"/api/v1/nodes/node-{namespace}/status", {"status": {"allocatable": ROOM | {"nvidia.com/gpu": "2"}}}
     )
-    assert cluster.check(documents(namespace, gpu=2)) == []
+    assert warned(cluster, documents(namespace, gpu=2)) == []
 
 
 def test_a_document_is_as_large_as_the_api_server_takes(cluster: Cluster, kube: Kube, namespace: str) -> None:
     smaller, larger = (documents(namespace, env={"A": "x" * (DOCUMENT_MAX + by)}) for by in (-4096, 4096))
-    assert cluster.check(smaller) == []
+    assert warned(cluster, smaller) == []
     with refused("and the API server takes 1,572,864"):
-        cluster.check(larger)
-    made = [kube.request("POST", INFERENCE_SERVICE.path(namespace), one[-1]) for one in (larger, smaller)]
+        warned(cluster, larger)
+    made = [kube.request("POST", INFERENCE_SERVICE.path(namespace), one.service) for one in (larger, smaller)]
     assert [status for status, _ in made] == [500, 201]
     assert "too large" in made[0][1]["message"]
 
 
 def test_a_cluster_without_kserve(cluster: Cluster, proxy: Proxy, namespace: str) -> None:
     with proxy.fault("GET /apis/serving.kserve.io/v1beta1$", status=404, message="page not found", times=9):
-        found = cluster.examine(lambda: documents(namespace))
+        found = doctor(cluster, documents(namespace))
     assert [(one.name, one.status) for one in found] == [("cluster", "ok"), ("KServe", "failure")]
 
 
@@ -198,9 +200,10 @@ def test_the_doctor_tells_what_may_not_be_read(
         f"{rbac}/rolebindings", {"metadata": {"name": "nobody"}, "roleRef": reference, "subjects": [user]}
     )
     made = documents(namespace, mode="Knative", gpu=1, runtime="theirs")
-    made[-1]["spec"]["predictor"]["model"]["storageUri"] = "pvc://models/digits/"
+    made.service["spec"]["predictor"]["model"]["storageUri"] = "pvc://models/digits/"
     with Cluster(KServeTarget(kubeconfig=str(path))) as cluster:
-        found = cluster.examine(lambda: made)
-    unread = {one.name for one in found if one.status == "warning"}
-    assert unread == {"deployment mode", "GPU", "claim", "runtime"}
-    assert [one.name for one in found if one.status == "failure"] == ["permissions"]
+        found = [*cluster.services.examine(), *cluster.services.check(made)]
+    assert [one.name for one in found if one.status == "warning"] == ["deployment mode"]
+    unread = {one.name for one in found if one.detail.startswith("not checked: ") and one.remedy}
+    assert unread == {"GPU", "claim", "runtime"}
+    assert {one.name for one in found if one.status == "failure"} == {"permissions"}

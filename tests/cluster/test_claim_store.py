@@ -9,7 +9,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -78,7 +77,6 @@ def kdeploy(
     (folder / "weights.pt").write_bytes(os.urandom(100_000))
     monkeypatch.chdir(folder)
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
-    time.sleep(0.15)  # digests are remembered of files that are older than a tick of their clock
 
     def run(*arguments: str) -> Ended:
         capfd.readouterr()
@@ -96,7 +94,6 @@ def kdeploy(
 def large(kdeploy: Kdeploy) -> None:
     """Let the weights be more than one segment of an upload."""
     Path("weights.pt").write_bytes(os.urandom(SIZE))
-    time.sleep(0.15)
 
 
 def pods(kube: Kube, namespace: str) -> list[str]:
@@ -231,9 +228,9 @@ def test_a_tail_that_exec_loses_is_sent_again(
 
 
 def test_a_stream_that_stalls_is_given_up_and_gone_on_with(
-    kdeploy: Kdeploy, kubelet: Kubelet, claim: None, large: None, monkeypatch: pytest.MonkeyPatch
+    kdeploy: Kdeploy, kubelet: Kubelet, claim: None, large: None, be_patient: Callable[..., None]
 ) -> None:
-    monkeypatch.setattr("deployer.targets.kserve.client.pod_exec.SILENCE", 0.7)
+    be_patient(stream=0.7)
     kubelet.stalls = 1
     assert kdeploy("push").code == 0
     assert kubelet.stalls == 0
@@ -355,12 +352,12 @@ def test_a_pod_that_ends_before_it_ran(kdeploy: Kdeploy, kubelet: Kubelet, claim
 
 
 def test_what_it_waits_for_is_told(
-    kdeploy: Kdeploy, kubelet: Kubelet, claim: None, monkeypatch: pytest.MonkeyPatch
+    kdeploy: Kdeploy, kubelet: Kubelet, claim: None, be_patient: Callable[..., None]
 ) -> None:
     message = "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims."
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
     kubelet.status = {"conditions": [condition]}
-    monkeypatch.setattr("deployer.targets.kserve.target.helper_pod.PATIENCE", 1.5)
+    be_patient(start=1.5)
     ended = kdeploy("push")
     assert (ended.code, ended.err.count(message)) == (5, 2)
     assert "warning: the Pod that mounts claim models waits: Unschedulable" in ended.err

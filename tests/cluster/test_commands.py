@@ -133,7 +133,7 @@ def test_all_that_stands_in_the_way_is_said_before_anything_is_written(
 ) -> None:
     ended = kdeploy(*command, *BROKEN)
     assert ended.code == 3
-    assert "error: 2 things stand in the way of a rollout" in ended.err
+    assert "error: 2 checks failed" in ended.err
     assert "- serving.runtime: there is neither a ServingRuntime nor a ClusterServingRuntime" in ended.err
     assert "- namespace: there is no namespace nowhere" in ended.err
     assert proxy.writes() == []

@@ -12,14 +12,16 @@ import os
 import random
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import yaml
 
 from deployer.config import Store
-from deployer.targets.kserve.client import api, connection
-from deployer.targets.kserve.client import watch as watches
+from deployer.patience import Retry
+from deployer.targets.kserve import Cluster
+from tests.clocks import patience
 from tests.cluster.faults import (
     S3_KEYS,
     SERVICES_OF,
@@ -54,10 +56,8 @@ def matrix(kube: Kube, swift: Swift, tmp_path_factory: pytest.TempPathFactory) -
         for name, value in {**S3_KEYS, "HOME": str(folder)}.items():
             patch.setenv(name, value)
         patch.setenv("KUBECONFIG", str(folder / "kubeconfig"))
-        patch.setitem(api.Api.__init__.__kwdefaults__, "sleep", lambda seconds: None)
-        patch.setattr(connection, "_READ", 0.3)
-        patch.setattr(api, "_WATCH_SILENCE", 0.3)
-        patch.setattr(watches, "_PAUSE_MAX", 0.05)
+        hasty = patience(answer=0.3, watch=0.3, retry=Retry(longest=0.05))
+        patch.setattr("deployer.targets.kserve.Cluster", partial(Cluster, patience=hasty))
         yield Matrix(kube, proxy)
 
 
@@ -163,7 +163,7 @@ class Delete(Command):
 
     def prepare(self, matrix: Matrix) -> None:
         self._namespace = new_namespace(matrix.kube)
-        service = documents(self._namespace)[-1]
+        service = documents(self._namespace).service
         matrix.kube.create(f"{SERVICES_OF.format(self._namespace)}", service)
 
     def run(self, matrix: Matrix, *more: str) -> Ended:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import signal
 import subprocess
 import sys
@@ -15,12 +16,13 @@ import pytest
 
 from deployer.config import KServeTarget
 from deployer.errors import ConflictError, KdeployError, TargetError
-from deployer.journal import APPLIED, INTERRUPTED
-from deployer.rollout import watch_rollout
-from deployer.journal import Provenance
+from deployer.journal import JournalEvent, Outcome, Provenance
 from deployer.observed import Document, Reference
-from deployer.targets.kserve import Cluster, applying, history
-from deployer.targets.kserve.client.resources import SERVING_RUNTIME
+from deployer.patience import Patience, SystemClock
+from deployer.targets.kserve import Cluster
+from deployer.targets.kserve.state.kinds import SERVING_RUNTIME
+from tests.clocks import patience
+from tests.cluster.calls import note, outcomes, roll, watch_rollout
 from tests.cluster.kube import Kube
 from tests.cluster.play import RUNTIME, A, B, Play, documents
 from tests.cluster.proxy import Proxy
@@ -69,6 +71,22 @@ def until(test: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+class Slow(SystemClock, frozen=True):
+    """A clock that shows the times of a test."""
+
+    times: Iterator[float]
+
+    def now(self) -> float:
+        return next(self.times)
+
+
+def elsewhere(kube: Kube, namespace: str) -> None:
+    """Let the entries be of runs on another machine."""
+    for one in stored(kube, namespace):
+        path = f"/apis/apps/v1/namespaces/{namespace}/controllerrevisions/{one['metadata']['name']}"
+        kube.merge(path, {"metadata": {"annotations": {"kdeploy.dev/run": "another-machine 1 abc"}}})
+
+
 class TestEntries:
     def test_what_was_applied_by_whom_and_how_it_ended(
         self, cluster: Cluster, kube: Kube, namespace: str, digits: Reference
@@ -76,19 +94,22 @@ class TestEntries:
         sent = whole(namespace, A)
         # Which encoders of JSON write differently.
         env = [{"name": "A", "value": "ü <&> \\ \u2028 \b \ud7ff"}]
-        sent[-1]["spec"]["predictor"]["model"]["env"] = env
+        sent.service["spec"]["predictor"]["model"]["env"] = env
         provenance = Provenance(who="alice@laptop", archive="sha256:0", commit="abc-dirty")
-        cluster.apply(sent, provenance)
-        (entry,) = cluster.history(digits)
-        assert (entry.number, entry.release, entry.percent, entry.outcome) == (1, A, 100, APPLIED)
+        roll(cluster, sent, provenance)
+        (entry,) = cluster.journal.entries(digits)
+        assert (entry.number, entry.release, entry.percent, entry.outcome) == (1, A, 100, Outcome.APPLIED)
         assert (entry.who, entry.account, entry.commit) == ("alice@laptop", "test", "abc-dirty")
-        assert (entry.archive, entry.storage_uri) == ("sha256:0", f"s3://models/digits/{A}/")
-        assert entry.documents == tuple(sent[1:])
-        cluster.note_outcome(digits, "Ready")
-        cluster.apply(whole(namespace, B), provenance)
-        assert [(one.number, one.release, one.outcome) for one in cluster.history(digits)] == [
-            (1, A, "Ready"),
-            (2, B, APPLIED),
+        assert (entry.archive, entry.bundle and entry.bundle.storage_uri) == (
+            "sha256:0",
+            f"s3://models/digits/{A}/",
+        )
+        assert entry.bundle == sent.without_secret()
+        note(cluster, digits, Outcome.READY)
+        roll(cluster, whole(namespace, B), provenance)
+        assert [(one.number, one.release, one.outcome) for one in cluster.journal.entries(digits)] == [
+            (1, A, Outcome.READY),
+            (2, B, Outcome.APPLIED),
         ]
         uid = Play(kube, namespace).service()["metadata"]["uid"]
         for one in stored(kube, namespace):
@@ -99,44 +120,41 @@ class TestEntries:
         config = KServeTarget(kubeconfig=str(kubeconfig), history_limit=2)
         with Cluster(config) as cluster:
             for release in (A, B, A, B):
-                cluster.apply(documents(namespace, release))
-            assert [one.number for one in cluster.history(digits)] == [3, 4]
+                roll(cluster, documents(namespace, release))
+            assert [one.number for one in cluster.journal.entries(digits)] == [3, 4]
 
     def test_what_cannot_be_read_is_no_obstacle(
         self, cluster: Cluster, kube: Kube, namespace: str, digits: Reference
     ) -> None:
-        cluster.apply(documents(namespace))
+        roll(cluster, documents(namespace))
         (one,) = stored(kube, namespace)
         metadata = {"name": "digits-kdeploy-7", "labels": one["metadata"]["labels"]}
         path = f"/apis/apps/v1/namespaces/{namespace}/controllerrevisions"
         kube.create(path, {"metadata": metadata, "revision": 7, "data": {"of": "another version"}})
-        cluster.apply(documents(namespace, B))
-        assert [(e.number, e.release) for e in cluster.history(digits)] == [(1, A), (7, ""), (8, B)]
+        roll(cluster, documents(namespace, B))
+        assert [(e.number, e.release) for e in cluster.journal.entries(digits)] == [(1, A), (7, ""), (8, B)]
 
     def test_services_do_not_see_each_others(self, cluster: Cluster, namespace: str) -> None:
         for name in ("digits", "digits-kdeploy"):
-            cluster.apply(documents(namespace, name=name))
-        assert len(cluster.history(Reference(namespace, "digits"))) == 1
+            roll(cluster, documents(namespace, name=name))
+        assert len(cluster.journal.entries(Reference(namespace, "digits"))) == 1
 
-    def test_a_dry_run_is_none(
-        self, kubeconfig: Path, cluster: Cluster, namespace: str, digits: Reference
-    ) -> None:
-        with Cluster(KServeTarget(kubeconfig=str(kubeconfig)), dry_run=True) as trying:
-            trying.apply(documents(namespace))
-        assert cluster.history(digits) == []
+    def test_a_preview_is_none(self, cluster: Cluster, namespace: str, digits: Reference) -> None:
+        cluster.services.preview(documents(namespace))
+        assert cluster.journal.entries(digits) == []
 
 
 @pytest.fixture
-def killed(
-    cluster: Cluster, proxy: Proxy, namespace: str, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str], None]:
+def killed(kubeconfig: Path, proxy: Proxy, namespace: str) -> Callable[[str], None]:
     """Apply release A as Alice, up to a write, and die there with nothing noted."""
 
+    def die(seconds: float) -> None:
+        raise KeyboardInterrupt
+
     def die_before(write: str) -> None:
-        with monkeypatch.context() as patch, proxy.fault(write, status=403, times=99) as fault:
-            patch.setattr(history.Rollout, "__exit__", lambda self, *_: history._running.discard(self._run))
-            with pytest.raises(KdeployError):
-                cluster.apply(whole(namespace, A), ALICE)
+        dying = Cluster(KServeTarget(kubeconfig=str(kubeconfig)), patience=patience(die))
+        with dying, proxy.fault(write, status=503, times=99) as fault, pytest.raises(KeyboardInterrupt):
+            roll(dying, whole(namespace, A), ALICE)
         assert fault.seen
 
     return die_before
@@ -166,11 +184,12 @@ class TestKilled:
         write: str,
     ) -> None:
         killed(write)
-        cluster.apply(whole(namespace, A), ALICE)
+        roll(cluster, whole(namespace, A), ALICE)
         self.all_is_whole(kube, namespace, A)
-        outcomes = [one.outcome for one in cluster.history(digits)]
         done = GAPS.index(write) > GAPS.index("PATCH .*/controllerrevisions")  # it was noted as applied
-        assert outcomes == ([APPLIED, APPLIED] if done else [APPLIED])
+        assert outcomes(cluster, digits) == (
+            [Outcome.APPLIED, Outcome.APPLIED] if done else [Outcome.APPLIED]
+        )
 
     @pytest.mark.parametrize("write", [GAPS[1], GAPS[4]])
     def test_another_user_of_this_machine_does_not_wait_for_the_dead(
@@ -183,9 +202,9 @@ class TestKilled:
         write: str,
     ) -> None:
         killed(write)
-        cluster.apply(whole(namespace, B), BOB)
+        roll(cluster, whole(namespace, B), BOB)
         self.all_is_whole(kube, namespace, B)
-        assert [one.outcome for one in cluster.history(digits)] == [INTERRUPTED, APPLIED]
+        assert outcomes(cluster, digits) == [Outcome.INTERRUPTED, Outcome.APPLIED]
 
     def test_another_machine_waits_for_two_minutes(
         self,
@@ -194,19 +213,20 @@ class TestKilled:
         namespace: str,
         killed: Callable[[str], None],
         proxy: Proxy,
-        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         killed(GAPS[3])
-        monkeypatch.setattr(history, "_place", lambda: "another-machine")
+        elsewhere(kube, namespace)
         proxy.requests.clear()
         with pytest.raises(ConflictError, match=f"alice@laptop as test is rolling out release {A} since"):
-            cluster.apply(whole(namespace, B), BOB)
+            roll(cluster, whole(namespace, B), BOB)
         assert proxy.writes() == []
         (one,) = stored(kube, namespace)
-        long_ago = {"metadata": {"annotations": {"kdeploy.dev/since": "2026-01-01T00:00:00Z"}}}
+        (event,) = json.loads(one["metadata"]["annotations"]["kdeploy.dev/events"])
+        events = json.dumps([{**event, "at": "2026-01-01T00:00:00Z"}])
+        long_ago = {"metadata": {"annotations": {"kdeploy.dev/events": events}}}
         path = f"/apis/apps/v1/namespaces/{namespace}/controllerrevisions"
         kube.merge(f"{path}/{one['metadata']['name']}", long_ago)
-        cluster.apply(whole(namespace, B), BOB)
+        roll(cluster, whole(namespace, B), BOB)
         self.all_is_whole(kube, namespace, B)
 
     def test_what_is_left_of_the_first_rollout_goes_with_delete(
@@ -214,7 +234,7 @@ class TestKilled:
     ) -> None:
         killed("PATCH .*/inferenceservices")
         assert len(stored(kube, namespace)) == 1
-        assert not cluster.delete(digits)
+        assert cluster.services.delete(digits) is None
         assert stored(kube, namespace) == []
         if kube.collects_garbage:
             until(lambda: not {"digits-model-store"} & made(kube, namespace))
@@ -231,7 +251,7 @@ class TestKilled:
         theirs["uid"] = kube.get(core)["metadata"]["uid"]
         account = f"{core}/serviceaccounts/digits-model-store"
         kube.merge(account, {"metadata": {"ownerReferences": [theirs]}})
-        cluster.delete(digits)
+        cluster.services.delete(digits)
         assert "ownerReferences" not in kube.get(f"{core}/secrets/digits-model-store")["metadata"]
         assert kube.get(account)["metadata"]["ownerReferences"] == [theirs]
 
@@ -241,13 +261,14 @@ class TestKilled:
         digits: Reference,
         killed: Callable[[str], None],
         proxy: Proxy,
-        monkeypatch: pytest.MonkeyPatch,
+        kube: Kube,
+        namespace: str,
     ) -> None:
         killed(GAPS[3])
-        monkeypatch.setattr(history, "_place", lambda: "another-machine")
+        elsewhere(kube, namespace)
         proxy.requests.clear()
         with pytest.raises(ConflictError, match=f"alice@laptop as test is rolling out release {A} since"):
-            cluster.delete(digits)
+            cluster.services.delete(digits)
         assert proxy.writes() == []
 
     def test_what_is_refused_blocks_nobody(
@@ -256,23 +277,23 @@ class TestKilled:
         namespace: str,
         digits: Reference,
         proxy: Proxy,
-        monkeypatch: pytest.MonkeyPatch,
+        kube: Kube,
     ) -> None:
         with proxy.fault("PATCH .*/inferenceservices", status=422), pytest.raises(KdeployError):
-            cluster.apply(whole(namespace, A), ALICE)
-        assert [one.outcome for one in cluster.history(digits)] == [INTERRUPTED]
-        monkeypatch.setattr(history, "_place", lambda: "another-machine")
-        cluster.apply(whole(namespace, B), BOB)
+            roll(cluster, whole(namespace, A), ALICE)
+        assert outcomes(cluster, digits) == [Outcome.INTERRUPTED]
+        elsewhere(kube, namespace)
+        roll(cluster, whole(namespace, B), BOB)
 
     def test_who_is_too_slow_stops_before_others_may_begin(
         self, kubeconfig: Path, kube: Kube, namespace: str, proxy: Proxy
     ) -> None:
-        times = iter([0.0, 1.0, 59.0, 61.0])
+        slow_clock = Patience(clock=Slow(iter([0.0, 1.0, 59.0, 61.0])))
         with (
-            Cluster(KServeTarget(kubeconfig=str(kubeconfig)), clock=lambda: next(times)) as slow,
+            Cluster(KServeTarget(kubeconfig=str(kubeconfig)), patience=slow_clock) as slow,
             pytest.raises(TargetError, match="more than 60 s"),
         ):
-            slow.apply(whole(namespace, A), ALICE)
+            roll(slow, whole(namespace, A), ALICE)
         assert not [path for method, path in proxy.writes() if "servingruntimes" in path]
 
     @staticmethod
@@ -294,22 +315,22 @@ class TestDeletedAndRolledOutAgain:
             pytest.skip("there is no kube-controller-manager: bash tests/cluster/build-kube.sh builds one")
         account = f"/api/v1/namespaces/{namespace}/serviceaccounts/digits-model-store"
         for release in (A, B):
-            cluster.apply(whole(namespace, release), ALICE)
+            roll(cluster, whole(namespace, release), ALICE)
             old = kube.get(account)["metadata"]["uid"]
             before = {one["metadata"]["uid"] for one in stored(kube, namespace)}
-            assert cluster.delete(digits)
-            cluster.apply(whole(namespace, B), ALICE)
+            assert cluster.services.delete(digits) is not None
+            roll(cluster, whole(namespace, B), ALICE)
             until(lambda gone=before: not gone & {one["metadata"]["uid"] for one in stored(kube, namespace)})
             TestKilled.all_is_whole(kube, namespace, B)
             assert kube.get(account)["metadata"]["uid"] != old
-            assert cluster.delete(digits)
+            assert cluster.services.delete(digits) is not None
 
     def test_what_is_collected_meanwhile_is_applied_anew(
         self, cluster: Cluster, kube: Kube, namespace: str, proxy: Proxy
     ) -> None:
         core = f"/api/v1/namespaces/{namespace}"
         with proxy.fault("PATCH .*/inferenceservices", before=1.0) as held, ThreadPoolExecutor(1) as pool:
-            applied = pool.submit(cluster.apply, whole(namespace, A), ALICE)
+            applied = pool.submit(roll, cluster, whole(namespace, A), ALICE)
             until(lambda: bool(held.seen))
             for kind in ("secrets", "serviceaccounts"):
                 kube.delete(f"{core}/{kind}/digits-model-store")
@@ -323,30 +344,29 @@ class TestDeletedAndRolledOutAgain:
         namespace: str,
         digits: Reference,
         proxy: Proxy,
-        monkeypatch: pytest.MonkeyPatch,
+        kubeconfig: Path,
     ) -> None:
-        cluster.apply(documents(namespace, A), ALICE)
+        roll(cluster, documents(namespace, A), ALICE)
         play = Play(kube, namespace)
         play.replica_set(A, available=1)
         play.ready()
-        live = cluster.get(digits)
+        live = cluster.services.get(digits)
         assert live
-        assert cluster.serves(documents(namespace, A), live)
+        assert cluster.services.serves(documents(namespace, A), live)
         kube.merge(play._service, {"metadata": {"finalizers": ["inferenceservice.finalizers"]}})
         old = play.service()["metadata"]["uid"]
-        assert cluster.delete(digits)
-        ending = cluster.get(digits)
+        assert cluster.services.delete(digits) is not None
+        ending = cluster.services.get(digits)
         assert ending
-        assert not cluster.serves(documents(namespace, A), ending)
+        assert not cluster.services.serves(documents(namespace, A), ending)
         proxy.requests.clear()
-        with monkeypatch.context() as patch:
-            patch.setattr(applying, "PATIENCE", 0.0)
-            with pytest.raises(ConflictError, match=r"finalizers are inferenceservice\.finalizers"):
-                cluster.apply(documents(namespace, A), ALICE)
+        hasty = Cluster(KServeTarget(kubeconfig=str(kubeconfig)), patience=Patience(gone=0.0))
+        with hasty, pytest.raises(ConflictError, match=r"finalizers are inferenceservice\.finalizers"):
+            roll(hasty, documents(namespace, A), ALICE)
         assert proxy.writes() == []
         with ThreadPoolExecutor(1) as pool:
             proxy.requests.clear()
-            applied = pool.submit(cluster.apply, documents(namespace, A), ALICE)
+            applied = pool.submit(roll, cluster, documents(namespace, A), ALICE)
             until(lambda: len(proxy.requests) > 2)
             assert proxy.writes() == []
             kube.merge(play._service, {"metadata": {"finalizers": None}})
@@ -394,9 +414,9 @@ class TestTwoAtOnce:
             bob.start(name, B)
             ended.append([alice.read(), bob.read()])
             assert len(releases(kube, namespace, name)) == 1, ended
-            newest = cluster.history(Reference(namespace, name))[-1]
+            newest = cluster.journal.entries(Reference(namespace, name))[-1]
             assert releases(kube, namespace, name) == {newest.release}
-            assert newest.outcome == APPLIED
+            assert newest.outcome == Outcome.APPLIED
         lost = [line for lines in ended for line in lines if line != "applied"]
         assert lost, "in none of the rounds did they meet"
         for line in lost:
@@ -424,10 +444,10 @@ class TestTwoAtOnce:
 
 
 def test_who_replaced_it_is_named(cluster: Cluster, kube: Kube, namespace: str, digits: Reference) -> None:
-    cluster.apply(documents(namespace, A), ALICE)
+    roll(cluster, documents(namespace, A), ALICE)
     watching = watch_rollout(cluster, digits, A, 20)
     next(watching)
-    cluster.apply(documents(namespace, B), BOB)
+    roll(cluster, documents(namespace, B), BOB)
     with pytest.raises(ConflictError, match=f"bob@desk as test applied release {B} at .* UTC while {A} was"):
         list(watching)
 
@@ -436,5 +456,61 @@ def test_an_entry_is_created_but_once(
     cluster: Cluster, namespace: str, digits: Reference, proxy: Proxy
 ) -> None:
     with proxy.fault("POST .*controllerrevisions", lost=True):
-        cluster.apply(documents(namespace))
-    assert [(one.number, one.outcome) for one in cluster.history(digits)] == [(1, APPLIED)]
+        roll(cluster, documents(namespace))
+    assert [(one.number, one.outcome) for one in cluster.journal.entries(digits)] == [(1, Outcome.APPLIED)]
+
+
+class TestExpected:
+    def test_a_rollout_in_between_is_a_conflict_and_nothing_is_written(
+        self, cluster: Cluster, namespace: str, digits: Reference, proxy: Proxy
+    ) -> None:
+        with pytest.raises(ConflictError):
+            roll(cluster, documents(namespace, A), ALICE, expect=1)
+        roll(cluster, documents(namespace, A), ALICE, expect=0)
+        proxy.requests.clear()
+        with pytest.raises(ConflictError, match=f"alice@laptop as test rolled out release {A}"):
+            roll(cluster, documents(namespace, B), BOB, expect=0)
+        assert proxy.writes() == []
+        roll(cluster, documents(namespace, B), BOB, expect=1)
+        assert [one.number for one in cluster.journal.entries(digits)] == [1, 2]
+
+    def test_of_two_that_expect_the_same_one_wins(
+        self, cluster: Cluster, namespace: str, digits: Reference
+    ) -> None:
+        roll(cluster, documents(namespace, A), ALICE)
+        with ThreadPoolExecutor(2) as pool:
+            both = [
+                pool.submit(roll, cluster, documents(namespace, release), ALICE, expect=1)
+                for release in (A, B)
+            ]
+        errors = [one.exception() for one in both]
+        assert len([one for one in errors if isinstance(one, ConflictError)]) == 1
+        assert errors.count(None) == 1
+        assert [one.number for one in cluster.journal.entries(digits)] == [1, 2]
+
+    def test_a_killed_one_is_resumed_by_the_same_expectation(
+        self, cluster: Cluster, kube: Kube, namespace: str, digits: Reference, killed: Callable[[str], None]
+    ) -> None:
+        killed(GAPS[3])
+        with pytest.raises(ConflictError):
+            roll(cluster, whole(namespace, A), ALICE, expect=1)
+        roll(cluster, whole(namespace, A), ALICE, expect=0)
+        assert [one.number for one in cluster.journal.entries(digits)] == [1]
+        TestKilled.all_is_whole(kube, namespace, A)
+
+
+def test_what_several_processes_note_at_once_is_all_kept(
+    cluster: Cluster, straight: Path, namespace: str, digits: Reference
+) -> None:
+    roll(cluster, documents(namespace), ALICE)
+    config = KServeTarget(kubeconfig=str(straight))
+    with Cluster(config) as one, Cluster(config) as two, ThreadPoolExecutor(4) as pool:
+        for number in range(6):
+            event = JournalEvent(outcome=Outcome.APPLIED, reason=f"step {number}", who="bob@desk")
+            pool.submit((one, two)[number % 2].journal.note, digits, 1, event)
+    (entry,) = cluster.journal.entries(digits)
+    assert {event.reason for event in entry.events if event.who == "bob@desk"} == {
+        f"step {number}" for number in range(6)
+    }
+    assert all(event.at for event in entry.events)
+    cluster.journal.note(digits, 7, JournalEvent(outcome=Outcome.READY))  # which is none

@@ -53,13 +53,13 @@ class TestHistory:
         assert kdeploy("rollout", "--set", "serving.batch-size=4").code == 8
         entries = history(kdeploy)
         ends = [entry["outcome"] for entry in entries]
-        assert ends == ["Ready", "applied", "TimedOut", "applied", "InvalidImageName"]
+        assert ends == ["Ready", "Applied", "TimedOut", "Applied", "Failed"]
+        assert entries[-1]["reason"] == "InvalidImageName"
         assert [entry["number"] for entry in entries] == [1, 2, 3, 4, 5]
         assert entries[0]["release"] == rolled_out
         assert entries[0]["who"].startswith(f"{getpass.getuser()}@")
         assert entries[0]["archive"].startswith("sha256:")
-        kinds = [document["kind"] for document in entries[0]["documents"]]
-        assert kinds == ["ServiceAccount", "ServingRuntime", "InferenceService"]
+        assert set(entries[0]["bundle"]) == {"account", "runtime", "service"}
         table = kdeploy("rollout", "history").out.splitlines()
         assert table[0].split() == ["NUMBER", "RELEASE", "TRAFFIC", "WHEN", "WHO", "COMMIT", "OUTCOME"]
         assert table[1].split()[:4] == ["1", rolled_out, "100", "%"]
@@ -77,7 +77,7 @@ class TestHistory:
         with proxy.fault(note), proxy.fault(note, status=403, times=9):  # the first goes through
             ended = kdeploy("rollout")
         assert ended.code == 8
-        assert "warning: cannot note in the history how the rollout ended" in ended.err
+        assert "warning: cannot note in the journal how the rollout ended" in ended.err
         assert [entry["outcome"] for entry in history(kdeploy)] == ["applied", "applied"]
 
     def test_options_before_its_name_are_refused(self, kdeploy: Kdeploy) -> None:
@@ -147,7 +147,7 @@ class TestDiff:
         kube.merge(f"{services(namespace)}?{EDIT}", edited)
         ended = kdeploy("diff")
         assert ended.code == 12
-        assert "spec.predictor.model.image is kubectl-edit's" in ended.err
+        assert "spec.predictor.model.image is managed by kubectl-edit" in ended.err
         ended = kdeploy("diff", "--force-conflicts")
         assert ended.code == 15
         assert "-      image: theirs" in ended.out
@@ -172,7 +172,7 @@ class TestDiff:
         assert kdeploy("diff", "--kubeconfig", str(path), "--set", "serving.cpu=3").code == 15
         status = kdeploy("status", "--kubeconfig", str(path))
         assert status.code == 0
-        assert "warning: cannot read the history, so changes by others are unknown" in status.err
+        assert "warning: cannot read the journal, so changes by others are unknown" in status.err
 
 
 class TestStatus:
@@ -192,8 +192,8 @@ class TestStatus:
         assert told["last"].startswith(f"rollout Ready: {rolled_out} by {getpass.getuser()}@")
         assert "changed" not in told
         document = json.loads(kdeploy("status", "-o", "json").out)
-        assert document["changedOutside"] == []
-        assert document["kdeploy"]["replicas"] == [1, 1]
+        assert document["drift"] == []
+        assert document["replicas"] == [1, 1]
         finalized = {"metadata": {"finalizers": ["example.org/f"]}}
         kube.merge(f"{services(namespace)}?fieldManager=manager", finalized)
         edited = {
@@ -205,7 +205,7 @@ class TestStatus:
             ended = kdeploy("status")
             assert "spec.predictor.maxReplicas by kubectl-edit at 20" in ended.out
             assert "spec.predictor.serviceAccountName removed" in ended.out
-            found = json.loads(kdeploy("status", "-o", "json").out)["changedOutside"]
+            found = json.loads(kdeploy("status", "-o", "json").out)["drift"]
             assert [one["field"] for one in found] == [
                 "spec.predictor.maxReplicas",
                 "spec.predictor.serviceAccountName",

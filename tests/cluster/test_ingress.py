@@ -11,17 +11,18 @@ import pytest
 from deployer.config import KServeTarget
 from deployer.errors import NotFoundError, TargetError
 from deployer.observed import Reference
-from deployer.targets.protocols import Endpoint
 from deployer.targets.kserve import Cluster
+from deployer.targets.protocols import Endpoint
+from tests.cluster.calls import roll
 from tests.cluster.kube import Kube
-from tests.cluster.play import Play, documents
+from tests.cluster.play import A, B, Play, documents
 
 ISTIO = "/api/v1/namespaces/istio-system/services"
 
 
 @pytest.fixture
 def reference(cluster: Cluster, kube: Kube, namespace: str) -> Reference:
-    made = cluster.apply(documents(namespace))
+    made = roll(cluster, documents(namespace))
     Play(kube, namespace).ready(url="http://digits.team.example.com/serving/digits")
     return made
 
@@ -44,10 +45,12 @@ def istio(kube: Kube) -> Iterator[str]:
 def test_a_load_balancer(cluster: Cluster, kube: Kube, reference: Reference, istio: str) -> None:
     kube.merge(f"{istio}/status", {"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.9"}]}}})
     wanted = Endpoint(url="http://203.0.113.9:8080/serving/digits", host="digits.team.example.com")
-    assert cluster.ingress(reference) == wanted
+    assert cluster.reach.endpoint(reference) == wanted
     kube.merge(f"{istio}/status", {"status": {"loadBalancer": {"ingress": [{"hostname": "lb.example.com"}]}}})
     Play(kube, reference.namespace).ready(url="https://digits.example.com")
-    assert cluster.ingress(reference) == Endpoint(url="https://lb.example.com:443", host="digits.example.com")
+    assert cluster.reach.endpoint(reference) == Endpoint(
+        url="https://lb.example.com:443", host="digits.example.com"
+    )
 
 
 def test_a_node_port(cluster: Cluster, kube: Kube, reference: Reference, istio: str) -> None:
@@ -58,14 +61,14 @@ def test_a_node_port(cluster: Cluster, kube: Kube, reference: Reference, istio: 
     ]
     kube.merge("/api/v1/nodes/n1/status", {"status": {"addresses": addresses}})
     try:
-        assert cluster.ingress(reference).url == "http://[2001:db8::1]:31380/serving/digits"
+        assert cluster.reach.endpoint(reference).url == "http://[2001:db8::1]:31380/serving/digits"
     finally:
         kube.delete("/api/v1/nodes/n1")
 
 
 def test_one_that_is_named(kubeconfig: Path, reference: Reference) -> None:
     with Cluster(KServeTarget(kubeconfig=str(kubeconfig), ingress="http://127.0.0.1:9/")) as cluster:
-        assert cluster.ingress(reference).url == "http://127.0.0.1:9/serving/digits"
+        assert cluster.reach.endpoint(reference).url == "http://127.0.0.1:9/serving/digits"
 
 
 def test_a_gateway(cluster: Cluster, kube: Kube, reference: Reference) -> None:
@@ -81,19 +84,43 @@ def test_a_gateway(cluster: Cluster, kube: Kube, reference: Reference) -> None:
     }
     try:
         kube.create(f"/apis/gateway.networking.k8s.io/v1/namespaces/{reference.namespace}/gateways", gateway)
-        assert cluster.ingress(reference).url == "http://198.51.100.7/serving/digits"
+        assert cluster.reach.endpoint(reference).url == "http://198.51.100.7/serving/digits"
     finally:
         kube.delete(f"{path}/inferenceservice-config")
 
 
 def test_what_is_not_there(cluster: Cluster, namespace: str) -> None:
     with pytest.raises(NotFoundError):
-        cluster.ingress(Reference(namespace, "digits"))
+        cluster.reach.endpoint(Reference(namespace, "digits"))
     with pytest.raises(TargetError, match="no URL yet"):
-        cluster.ingress(cluster.apply(documents(namespace)))
+        cluster.reach.endpoint(roll(cluster, documents(namespace)))
 
 
 def test_no_ingress_at_all(cluster: Cluster, reference: Reference) -> None:
     with pytest.raises(TargetError, match="no ingress") as caught:
-        cluster.ingress(reference)
+        cluster.reach.endpoint(reference)
     assert "--ingress" in (caught.value.hint or "")
+
+
+def test_one_release_by_the_url_of_its_tag(kubeconfig: Path, kube: Kube, namespace: str) -> None:
+    new, old, domain = "digits-predictor-00002", "digits-predictor-00001", "digits-predictor.team.example.com"
+    play = Play(kube, namespace)
+    with Cluster(KServeTarget(kubeconfig=str(kubeconfig), ingress="http://127.0.0.1:9/")) as cluster:
+        for number, (release, percent) in enumerate(((A, 100), (B, 10)), 1):
+            reference = roll(cluster, documents(namespace, release, mode="Knative", percent=percent))
+            play.revision(release, number)
+        written = play.service()["metadata"]["annotations"]
+        assert written["serving.kserve.io/enable-tag-routing"] == "true"
+        traffic = [
+            {"revisionName": new, "percent": 10, "tag": "latest", "url": f"http://latest-{domain}"},
+            {"revisionName": old, "percent": 90, "tag": "prev", "url": f"http://prev-{domain}"},
+        ]
+        play.ready_knative(new, traffic)
+        for release, tag in ((A, "prev"), (B, "latest")):
+            one = cluster.reach.endpoint(reference, release=release)
+            assert one == Endpoint(url="http://127.0.0.1:9", host=f"{tag}-{domain}")
+        with pytest.raises(NotFoundError, match=r"release 1\.2-cccccccccccc has no URL of its own"):
+            cluster.reach.endpoint(reference, release="1.2-cccccccccccc")
+        # A release that gets all requests is where everybody is sent.
+        play.ready_knative(new)
+        assert cluster.reach.endpoint(reference, release=B) == cluster.reach.endpoint(reference)

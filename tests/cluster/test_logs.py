@@ -8,7 +8,7 @@ import pytest
 
 from deployer.errors import NotFoundError, TargetError
 from deployer.targets.kserve import Cluster
-from deployer.targets.kserve.client.api import Api
+from tests.cluster.calls import roll
 from tests.cluster.kube import Kube
 from tests.cluster.log_kubelet import LogKubelet
 from tests.cluster.play import A, B, Play, documents
@@ -19,7 +19,7 @@ RUNNING = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
 
 @pytest.fixture
 def play(cluster: Cluster, kube: Kube, namespace: str) -> Play:
-    cluster.apply(documents(namespace))
+    roll(cluster, documents(namespace))
     return Play(kube, namespace)
 
 
@@ -29,7 +29,7 @@ def test_every_container_of_every_pod(cluster: Cluster, play: Play, proxy: Proxy
         proxy.fault("/log.*container=storage-initializer", status=200, body="fetched\n"),
         proxy.fault("/log.*container=kserve-container", status=200, body="a\n\nb"),
     ):
-        lines = list(cluster.logs(play.reference))
+        lines = list(cluster.reach.logs(play.reference))
     assert lines == [
         f"{pod} storage-initializer: fetched",
         f"{pod} kserve-container: a",
@@ -48,13 +48,13 @@ def test_what_comes_later_is_followed_until_the_service_is_deleted(
         proxy.fault(f"{B[-6:]}.*/log.*follow=true", status=200, body=said.format(1)),
         proxy.fault(f"{B[-6:]}.*/log.*follow=true", status=200, body=said.format(2), times=9),
     ):
-        lines = cluster.logs(play.reference, follow=True)
+        lines = cluster.reach.logs(play.reference, follow=True)
         assert next(lines) == f"{first} kserve-container: said"
         second = play.pod(B, main=RUNNING)["metadata"]["name"]
         assert next(lines) == f"{second} kserve-container: said"
         play.restart(second)
         assert next(lines) == f"{second} kserve-container: said"
-        cluster.delete(play.reference)
+        cluster.services.delete(play.reference)
         assert list(lines) == []
 
 
@@ -62,7 +62,7 @@ def test_of_the_run_before(cluster: Cluster, play: Play, proxy: Proxy) -> None:
     once = play.pod(A, init={"terminated": {"exitCode": 0}}, main=RUNNING)["metadata"]["name"]
     again = play.pod(B, main={"waiting": {"reason": "CrashLoopBackOff"}, "last": {"exitCode": 1}})
     with proxy.fault("/log.*previous=true", status=200, body="ModuleNotFoundError\n"):
-        lines = list(cluster.logs(play.reference, previous=True))
+        lines = list(cluster.reach.logs(play.reference, previous=True))
     assert sorted(lines) == sorted(
         [
             f"{once} storage-initializer: there was no run before this one",
@@ -74,22 +74,22 @@ def test_of_the_run_before(cluster: Cluster, play: Play, proxy: Proxy) -> None:
 
 def test_a_container_that_never_started_has_none(cluster: Cluster, play: Play, proxy: Proxy) -> None:
     play.pod(A, init={"waiting": {"reason": "PodInitializing"}})
-    assert list(cluster.logs(play.reference)) == []
+    assert list(cluster.reach.logs(play.reference)) == []
     assert [path for _, path in proxy.requests if path.endswith("/log")] == []
 
 
 def test_a_log_that_cannot_be_had_is_said_and_no_failure(cluster: Cluster, play: Play, proxy: Proxy) -> None:
     play.pod(A, main=RUNNING)
     with proxy.fault("/log", status=500, message="its node is gone"):
-        (line,) = cluster.logs(play.reference)
+        (line,) = cluster.reach.logs(play.reference)
     assert "kserve-container: no log: " in line
     assert "its node is gone" in line
 
 
 def test_no_service(cluster: Cluster, play: Play) -> None:
-    cluster.delete(play.reference)
+    cluster.services.delete(play.reference)
     with pytest.raises(NotFoundError, match="not found"):
-        list(cluster.logs(play.reference))
+        list(cluster.reach.logs(play.reference))
 
 
 @pytest.fixture
@@ -116,13 +116,13 @@ def test_a_log_that_breaks_off_is_gone_on_with(
     before, after = stamped(1, 5) + stamped(2, 20), stamped(2, 24)[20:] + stamped(3, 9)
     kubelet.say(*before)
     with proxy.fault("/log", times=3, **broken):
-        lines = cluster.logs(play.reference, follow=follow)
+        lines = cluster.reach.logs(play.reference, follow=follow)
         if follow:
             said = [next(lines) for _ in before]
             kubelet.say(*after)
             said += [next(lines) for _ in after]
             kubelet.end()
-            cluster.delete(play.reference)
+            cluster.services.delete(play.reference)
         else:
             kubelet.say(*after)
             said = []
@@ -138,9 +138,9 @@ def test_a_log_that_the_api_server_ends_is_gone_on_with(
     kubelet.say(*first, *second)
     body = "".join(f"{line}\n" for line in first)
     with proxy.fault("/log.*follow=true", status=200, body=body):
-        lines = cluster.logs(play.reference, follow=True)
+        lines = cluster.reach.logs(play.reference, follow=True)
         said = [next(lines) for _ in (*first, *second)]
-        cluster.delete(play.reference)
+        cluster.services.delete(play.reference)
         assert list(lines) == []
     assert [line.partition(": ")[2] for line in said] == texts(first + second)
 
@@ -148,17 +148,10 @@ def test_a_log_that_the_api_server_ends_is_gone_on_with(
 @pytest.mark.parametrize("follow", [False, True])
 @pytest.mark.parametrize("failure", [{"reset": True}, {"status": 503}, {"status": 401}, {"cut": 30}])
 def test_an_api_server_that_fails_for_ever_is_an_error(
-    cluster: Cluster,
-    play: Play,
-    proxy: Proxy,
-    kubelet: LogKubelet,
-    failure: dict[str, int],
-    follow: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    quick: Cluster, play: Play, proxy: Proxy, kubelet: LogKubelet, failure: dict[str, int], follow: bool
 ) -> None:
-    monkeypatch.setitem(Api.__init__.__kwdefaults__, "sleep", lambda seconds: None)
     kubelet.say(*stamped(1, 3))
     with proxy.fault("/log", times=1000, **failure), pytest.raises(TargetError) as caught:
-        list(cluster.logs(play.reference, follow=follow))
+        list(quick.reach.logs(play.reference, follow=follow))
     assert caught.value.where
     assert caught.value.hint

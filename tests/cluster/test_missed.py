@@ -11,6 +11,7 @@ import pytest
 
 from deployer.errors import ConflictError, NotFoundError, RolloutFailedError
 from deployer.targets.kserve import Cluster
+from tests.cluster.calls import roll
 from tests.cluster.faults import SERVICES_OF
 from tests.cluster.kube import Kube
 from tests.cluster.play import A, B, Play, documents
@@ -26,11 +27,11 @@ def play(kube: Kube, namespace: str) -> Play:
 @pytest.fixture
 def waiting(cluster: Cluster, play: Play, namespace: str) -> Iterator[Waiting]:
     """A release that is waited for."""
-    cluster.apply(documents(namespace))
+    roll(cluster, documents(namespace))
     one = Waiting(cluster, play, A, 30)
     one.until(lambda status: True)
     yield one
-    cluster.delete(play.reference)
+    cluster.services.delete(play.reference)
     one.future.exception(20)
 
 
@@ -83,8 +84,8 @@ def test_a_service_that_was_deleted_and_made_anew_is_another(
     waiting: Waiting, cluster: Cluster, play: Play, proxy: Proxy, namespace: str, gone: bool
 ) -> None:
     with unseen(proxy, "inferenceservices", gone=gone):
-        cluster.delete(play.reference)
-        cluster.apply(documents(namespace))
+        cluster.services.delete(play.reference)
+        roll(cluster, documents(namespace))
         ready(play)
     with pytest.raises(NotFoundError, match="digits was deleted") as caught:
         waiting.end()
@@ -97,7 +98,7 @@ def test_another_release_that_was_applied_is_seen_afterwards(
     waiting: Waiting, cluster: Cluster, proxy: Proxy, namespace: str
 ) -> None:
     with unseen(proxy, "inferenceservices"):
-        cluster.apply(documents(namespace, B))
+        roll(cluster, documents(namespace, B))
     with pytest.raises(ConflictError, match=f"applied release {B}"):
         waiting.end()
 

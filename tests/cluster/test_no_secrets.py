@@ -150,7 +150,7 @@ def user(kind: str, folder: Path) -> dict[str, Any]:
     ("kind", "what"),
     [
         ("token", "does not accept the credentials"),
-        ("token over two lines", "a character that no token has"),
+        ("token over two lines", "an invalid character"),
         ("token file", "does not accept the credentials"),
         ("password", ""),
         ("broken key", "a certificate of the kubeconfig cannot be used"),

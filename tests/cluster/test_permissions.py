@@ -10,23 +10,26 @@ import pytest
 import yaml
 
 from deployer.access import Access
+from deployer.bundle import Bundle
 from deployer.config import KServeTarget, Store, load_settings
-from deployer.errors import KdeployError, TargetError
-from deployer.manifest import render_secret
-from deployer.pipeline import Pipeline
-from deployer.rollout import watch_rollout
-from deployer.store import open_store
+from deployer.errors import KdeployError, RefusedError, TargetError
+from deployer.journal import Outcome
+from deployer.observed import Phase, Reference
+from deployer.project import Project
+from deployer.rollouts import Rollouts
+from deployer.store import ModelStore, open_store
 from deployer.store.pvc import ClaimStore
-from deployer.observed import Document, Phase, Reference
 from deployer.targets.kserve import Cluster
-from deployer.targets.kserve.client.api_errors import RefusedError
-from deployer.targets.kserve.client.resources import (
-    CONTROLLER_REVISION,
-    INFERENCE_SERVICE,
-    SECRET,
-    SERVICE_ACCOUNT,
+from deployer.targets.kserve.client.resources import CONTROLLER_REVISION, SECRET, SERVICE_ACCOUNT
+from deployer.targets.kserve.preflight.permissions import (
+    WRITTEN,
+    Permission,
+    needed,
+    needed_for_store,
+    render_role,
 )
-from deployer.targets.kserve.preflight.permissions import Permission, needed, needed_for_store, render_role
+from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE
+from tests.cluster.calls import doctor, note, outcomes, roll, warned, watch_rollout
 from tests.cluster.kube import Kube
 from tests.cluster.kubelet import Kubelet
 from tests.cluster.play import A, Play, documents
@@ -41,20 +44,16 @@ EVERY = list(dict.fromkeys(one for mode in MODES for one in needed(mode)))
 CiAccount = Callable[..., Cluster]
 
 
-def applied(namespace: str, mode: str) -> list[Document]:
+def applied(namespace: str, mode: str) -> Bundle:
     """Render a release, and the Secret and ServiceAccount that it reads its model store with."""
-    access = Access(data={"AWS_ACCESS_KEY_ID": "key"})
-    secret = render_secret(access, service="digits", namespace=namespace)
-    assert secret
-    return [secret, *documents(namespace, mode=mode, access=access)]
+    return documents(namespace, mode=mode, access=Access(data={"AWS_ACCESS_KEY_ID": "key"}))
 
 
-def pipeline(cluster: Cluster, config: Store, folder: Path) -> Pipeline:
+def rollouts(cluster: Cluster, store: ModelStore, folder: Path) -> Rollouts:
     (folder / "handler.py").write_text("def handle(data, context):\n    return data\n")
     flags = {"model.name": "digits", "model.version": "1.0", "model.handler": "handler.py"}
-    flags |= {"store.uri": config.uri, "store.endpoint": str(config.endpoint)}
     settings = load_settings(None, environment={}, flags=flags, folder=folder)
-    return Pipeline(settings, open_store(settings.config.store, folder), cluster, lambda _: None)
+    return Rollouts(Project(settings, lambda _: None), store, cluster.target, lambda _: None)
 
 
 @pytest.fixture
@@ -62,7 +61,7 @@ def ci(kube: Kube, proxy: Proxy, namespace: str, tmp_path: Path) -> CiAccount:
     """Bind the rendered Role to a user, without one of its permissions if so asked, and be that user."""
 
     def bind(mode: str, without: Permission | None = None, store: Store | None = None) -> Cluster:
-        _, role, binding = render_role(namespace, mode, needed_for_store(store or Store()))
+        _, role, binding = render_role(namespace, WRITTEN, mode, needed_for_store(store or Store()))
         if without:
             for rule in role["rules"]:
                 if (rule["resources"], rule["apiGroups"]) == (
@@ -91,9 +90,9 @@ def ci(kube: Kube, proxy: Proxy, namespace: str, tmp_path: Path) -> CiAccount:
 @pytest.mark.parametrize("mode", MODES)
 def test_it_is_enough(ci: CiAccount, kube: Kube, namespace: str, mode: str) -> None:
     cluster = ci(mode)
-    cluster.capabilities()
-    assert cluster.check(applied(namespace, mode)) == []
-    reference = cluster.apply(applied(namespace, mode))
+    cluster.services.capabilities()
+    assert warned(cluster, applied(namespace, mode)) == []
+    reference = roll(cluster, applied(namespace, mode))
     play = Play(kube, namespace)
     if mode == "Standard":
         play.replica_set(A, available=1)
@@ -104,15 +103,15 @@ def test_it_is_enough(ci: CiAccount, kube: Kube, namespace: str, mode: str) -> N
     *_, last = watch_rollout(cluster, reference, A, 20)
     assert last.phase is Phase.READY
     assert last.traffic[0].release == A
-    assert cluster.get(reference)
-    assert list(cluster.logs(reference)) == []
-    cluster.note_outcome(reference, "Ready")
-    assert [one.outcome for one in cluster.history(reference)] == ["Ready"]
-    assert [one.reference.name for one in cluster.list(namespace)] == ["digits"]
-    assert cluster.releases_in_use() == {f"digits/{A}"}
+    assert cluster.services.get(reference)
+    assert list(cluster.reach.logs(reference)) == []
+    note(cluster, reference, Outcome.READY)
+    assert outcomes(cluster, reference) == [Outcome.READY]
+    assert [one.reference.name for one in cluster.services.list_all(namespace)] == ["digits"]
+    assert cluster.services.releases_in_use() == {f"digits/{A}"}
     wanted = documents(namespace, mode=mode, gpu=1)
-    assert [one.status for one in cluster.examine(lambda: wanted)].count("failure") == 0
-    assert cluster.delete(reference)
+    assert [one.status for one in doctor(cluster, wanted)].count("failure") == 0
+    assert cluster.services.delete(reference) is not None
 
 
 def test_it_is_enough_to_delete_what_a_rollout_left_behind(
@@ -120,14 +119,14 @@ def test_it_is_enough_to_delete_what_a_rollout_left_behind(
 ) -> None:
     cluster = ci("Standard")
     with proxy.fault("PATCH .*/inferenceservices", status=422), pytest.raises(KdeployError):
-        cluster.apply(applied(namespace, "Standard"))
+        roll(cluster, applied(namespace, "Standard"))
     (entry,) = kube.get(CONTROLLER_REVISION.path(namespace))["items"]
     with proxy.fault("DELETE .*/controllerrevisions", status=403), pytest.raises(KdeployError):
-        cluster.delete(Reference(namespace, "digits"))
+        cluster.services.delete(Reference(namespace, "digits"))
     for kind in (SECRET, SERVICE_ACCOUNT):
         (owner,) = kube.get(kind.path(namespace, "digits-model-store"))["metadata"]["ownerReferences"]
         assert owner["uid"] == entry["metadata"]["uid"]
-    assert not cluster.delete(Reference(namespace, "digits"))
+    assert cluster.services.delete(Reference(namespace, "digits")) is None
 
 
 @pytest.mark.parametrize("lacking", EVERY, ids=str)
@@ -141,13 +140,15 @@ def test_every_part_of_it_is_needed_and_named_before_anything_is_written(
 ) -> None:
     mode = next(mode for mode in MODES if lacking in needed(mode))
     cluster = ci(mode, without=lacking)
-    pipe = pipeline(cluster, s3_config, tmp_path)
+    store = open_store(s3_config, tmp_path)
     with pytest.raises(RefusedError, match=f"may not {lacking.verb} {lacking.resource.full_name}") as caught:
-        pipe.target.delete(pipe.reference()) if lacking == DELETE else pipe.rollout(None, timeout=9)
+        if lacking == DELETE:
+            cluster.services.delete(Reference(namespace, "digits"))
+        rollouts(cluster, store, tmp_path).rollout(timeout=9)
     assert not caught.value.retryable
-    assert pipe.store.list() == []
+    assert store.list() == []
     assert {method for method, _ in proxy.writes()} <= {"DELETE"}
-    (found,) = [one for one in cluster.examine(lambda: applied(namespace, mode)) if one.name == "permissions"]
+    (found,) = [one for one in doctor(cluster, applied(namespace, mode)) if one.name == "permissions"]
     assert str(lacking) in found.detail
 
 
@@ -156,12 +157,12 @@ def test_what_a_command_does_not_do_is_not_asked_for(
     ci: CiAccount, namespace: str, needless: Permission
 ) -> None:
     mode = next(mode for mode in MODES if needless in needed(mode))
-    assert ci(mode, without=needless).check(applied(namespace, mode), wait=needless == DELETE) == []
+    assert warned(ci(mode, needless), applied(namespace, mode), wait=needless == DELETE) == []
 
 
 def test_a_rollout_without_credentials_of_ours_needs_no_secrets(ci: CiAccount, namespace: str) -> None:
     cluster = ci("Standard", without=Permission("create", SECRET))
-    assert cluster.check(documents(namespace)) == []
+    assert warned(cluster, documents(namespace)) == []
 
 
 def test_it_is_enough_for_a_model_store_in_a_claim(
@@ -186,4 +187,4 @@ def test_every_part_of_that_is_needed_and_named_before_anything_is_written(
 
 def test_another_namespace_is_out_of_reach(ci: CiAccount) -> None:
     with pytest.raises(TargetError, match="user ci may not list inferenceservices"):
-        ci("Standard").list("default")
+        ci("Standard").services.list_all("default")

@@ -17,14 +17,15 @@ import trustme
 import yaml
 
 from deployer.config import KServeTarget
-from deployer.errors import TargetError
-from deployer.predict import Client, Failure, Prediction
+from deployer.errors import ConfigError, NotFoundError, RefusedError, TargetError
 from deployer.observed import Reference
+from deployer.predict import Client, Failure, Prediction
 from deployer.targets.kserve import Cluster
-from deployer.targets.kserve.client.api_errors import RefusedError
-from deployer.targets.kserve.client.resources import INFERENCE_SERVICE
+from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE
+from deployer.targets.protocols import Via
+from tests.cluster.calls import roll
 from tests.cluster.kube import Kube
-from tests.cluster.play import Play, documents
+from tests.cluster.play import A, B, Play, documents
 from tests.cluster.port_forward_kubelet import NODE, Kubelet
 from tests.cluster.proxy import Proxy
 
@@ -112,7 +113,7 @@ def straight_as(token: str, kube: Kube, namespace: str, folder: Path) -> str:
 
 @pytest.fixture
 def reference(cluster: Cluster, kube: Kube, namespace: str) -> Reference:
-    made = cluster.apply(documents(namespace))
+    made = roll(cluster, documents(namespace))
     Play(kube, namespace).ready(url=f"http://{HOST}/serving/digits")
     return made
 
@@ -163,7 +164,7 @@ def files(tmp_path: Path) -> list[Path]:
 
 
 def ask(cluster: Cluster, reference: Reference, files: list[Path]) -> list[Prediction | Failure]:
-    with Client(cluster.ingress(reference), "digits", timeout=20) as client:
+    with Client(cluster.reach.endpoint(reference), "digits", timeout=20) as client:
         return list(client.predict(files, "v1"))
 
 
@@ -209,7 +210,7 @@ def test_it_is_asked_for_by_name(
     address = {"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.9"}]}}}
     kube.merge("/api/v1/namespaces/kourier-system/services/kourier/status", address)
     with Cluster(KServeTarget(kubeconfig=str(straight))) as cluster:
-        assert cluster.ingress(reference).url == "http://203.0.113.9:80/serving/digits"
+        assert cluster.reach.endpoint(reference).url == "http://203.0.113.9:80/serving/digits"
     with Cluster(KServeTarget(kubeconfig=str(straight), ingress="port-forward")) as cluster:
         assert isinstance(ask(cluster, reference, files[:1])[0], Prediction)
     assert kubelet.opened == [kourier]
@@ -280,7 +281,7 @@ def test_without_an_ingress_a_pod_of_the_service_itself(
     labels = {"app": "isvc.digits-predictor"}
     service(kube, reference.namespace, "digits-predictor", labels, 8081)
     with pytest.raises(TargetError, match=r"no pod of Service test-\d+/digits-predictor is ready"):
-        cluster.ingress(reference)
+        cluster.reach.endpoint(reference)
     pod(kube, reference.namespace, "digits-predictor-a", labels)
     assert isinstance(ask(cluster, reference, files[:1])[0], Prediction)
 
@@ -296,7 +297,7 @@ def test_a_service_of_the_cluster_only_is_asked_from_inside(
         pod(kube, "kourier-system", "internal", labels),
     ]
     try:
-        assert cluster.ingress(reference).host == local
+        assert cluster.reach.endpoint(reference).host == local
         assert isinstance(ask(cluster, reference, files[:1])[0], Prediction)
     finally:
         for path in made:
@@ -405,6 +406,35 @@ class TestRefusals:
 
 def wait_until_granted(cluster: Cluster) -> None:
     end = time.monotonic() + 10
-    while not cluster.api.allowed("get", INFERENCE_SERVICE, cluster.namespace):
+    while not cluster.api.allowed("get", INFERENCE_SERVICE, cluster.services.namespace):
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_one_release_is_reached_at_a_ready_pod_of_its_own(
+    cluster: Cluster,
+    reference: Reference,
+    kube: Kube,
+    kubelet: Kubelet,
+    ingress: Ingress,
+    namespace: str,
+    files: list[Path],
+) -> None:
+    labels = Play(kube, namespace).labels
+    kubelet.ports[8080] = kubelet.ports[8082] = ingress.port
+    pod(kube, namespace, "digits-a", labels(A))
+    pod(kube, namespace, "digits-b0", labels(B), ready=False)
+    pod(kube, namespace, "digits-b1", labels(B))
+    pod(kube, namespace, "digits-c", {**labels(B), "app": "isvc.digits-canary-predictor"})
+    for via in (Via.INGRESS, Via.DIRECT):
+        with Client(cluster.reach.endpoint(reference, via, release=B), "digits", timeout=20) as client:
+            (answer,) = client.predict(files[:1], "v1")
+            assert isinstance(answer, Prediction)
+    assert set(kubelet.opened) == {f"{namespace}/digits-b1:8080"}
+    metrics = cluster.reach.endpoint(reference, Via.METRICS, release=A)
+    assert (metrics.url, metrics.host) == ("http://digits-a:8082", None)
+    with pytest.raises(NotFoundError, match=r"no pod of release 1\.2-cccccccccccc is ready"):
+        cluster.reach.endpoint(reference, Via.METRICS, release="1.2-cccccccccccc")
+    for via in (Via.DIRECT, Via.MANAGEMENT):
+        with pytest.raises(ConfigError, match="TorchServe itself"):
+            cluster.reach.endpoint(reference, via)

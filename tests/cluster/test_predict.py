@@ -10,6 +10,7 @@ import pytest
 
 from deployer.cli.main import main
 from deployer.targets.kserve import Cluster
+from tests.cluster.calls import roll
 from tests.cluster.kube import Kube
 from tests.cluster.play import Play, documents
 from tests.unit.predict.loopback import Asked, Reply, Server
@@ -47,7 +48,7 @@ def predict(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> Predict:
-    cluster.apply(documents(namespace))
+    roll(cluster, documents(namespace))
     Play(kube, namespace).ready(url="http://digits.team.example.com/serving/digits")
     (tmp_path / "kdeploy.toml").write_text(CONFIG)
     (tmp_path / "x.json").write_text('{"instances": [1]}')

@@ -11,6 +11,7 @@ from deployer.cli.main import main
 from deployer.config import KServeTarget, Store
 from deployer.observed import Document
 from deployer.targets.kserve import Cluster
+from tests.cluster.calls import roll
 from tests.cluster.kube import Kube
 from tests.cluster.play import Play, documents
 from tests.cluster.project import write_project
@@ -69,7 +70,7 @@ def prune(pushed: list[str], capfd: pytest.CaptureFixture[str]) -> Prune:
 def rolled_out(kubeconfig: Path, namespace: str, *releases: str, name: str = "digits") -> None:
     cluster = Cluster(KServeTarget(kubeconfig=str(kubeconfig), namespace=namespace))
     for release in releases:
-        cluster.apply(documents(namespace, release, name=name, mode="Knative"))
+        roll(cluster, documents(namespace, release, name=name, mode="Knative"))
 
 
 def test_what_any_target_serves_or_remembers_stays(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from deployer.targets.kserve import Cluster
+from tests.cluster.calls import roll
 from tests.cluster.kube import Kube
 from tests.cluster.play import A, Play, documents
 from tests.cluster.test_watch import Waiting
@@ -22,7 +23,7 @@ def kube(kube: Kube, tmp_path: Path) -> Iterator[Kube]:
 
 def test_it_is_waited_for_and_gone_on_with(cluster: Cluster, kube: Kube, namespace: str) -> None:
     play = Play(kube, namespace)
-    cluster.apply(documents(namespace))
+    roll(cluster, documents(namespace))
     waiting = Waiting(cluster, play, A, 30)
     waiting.until(lambda status: True)
     kube.restart()

@@ -16,7 +16,7 @@ from tests.cluster.commands import Ended, Kdeploy, become_ready
 from tests.cluster.conftest import Put
 from tests.cluster.kube import Kube
 from tests.cluster.play import Play
-from tests.cluster.proxy import Proxy
+from tests.cluster.proxy import Fault, Proxy
 
 CAUSE = (
     "ValueError: wrong weights (handler.py, line 12)\n  File handler.py, line 12, in initialize\nlast line"
@@ -71,7 +71,8 @@ def test_a_model_that_cannot_be_loaded(kdeploy: Kdeploy, rolled_out: str, play: 
     assert rows["phase"] == "Failed"
     assert "ValueError: wrong weights" in rows["reason"]
     assert rows["traffic"] == f"100 % {rolled_out}"
-    assert "ModelLoadFailed" in kdeploy("rollout", "history").out.splitlines()[-1]
+    assert kdeploy("rollout", "history").out.splitlines()[-1].endswith("Failed")
+    assert json.loads(kdeploy("rollout", "history", "-o", "json").out)[-1]["reason"] == "ModelLoadFailed"
     plan = [line.split() for line in kdeploy("plan").out.splitlines()]
     assert ["answers", "now", rolled_out] in plan
     assert ["applied", "last", failed] in plan
@@ -113,7 +114,52 @@ class TestRollbackOnFailure:
         assert f"{rolled_out} is restored and Ready" in ended.err
         assert play.service()["spec"] == before["spec"]
         outcomes = [line.split()[-1] for line in kdeploy("rollout", "history").out.splitlines()[1:]]
-        assert outcomes == ["Ready", "ModelLoadFailed", "Ready"]
+        assert outcomes == ["Ready", "Failed", "Ready"]
+
+    def test_on_a_full_node_the_failed_pods_make_room(
+        self, kdeploy: Kdeploy, rolled_out: str, play: Play, proxy: Proxy
+    ) -> None:
+        def happens() -> None:
+            play.replica_set(rolled_out, available=0, replicas=0)  # its pods were stopped first
+            failed = fail_to_load(play)
+            applied(play, "1.0")
+            play.replica_set(failed, available=0, replicas=0)
+            play.replica_set(rolled_out, available=1, number=3)
+            play.ready()
+
+        with meanwhile(happens):
+            ended = kdeploy(*BROKEN, "--strategy", "recreate", "--rollback-on-failure")
+        assert ended.code == 8
+        assert f"{rolled_out} is restored and Ready" in ended.err
+        assert play.service()["spec"]["predictor"]["deploymentStrategy"] == {"type": "Recreate"}
+
+    def test_one_that_fails_too_keeps_the_first_cause(
+        self, kdeploy: Kdeploy, rolled_out: str, play: Play, proxy: Proxy
+    ) -> None:
+        with meanwhile(lambda: fail_to_load(play)):
+            ended = kdeploy(*BROKEN, "--rollback-on-failure", "--timeout", "3s")
+        assert ended.code == 8
+        assert "ValueError: wrong weights" in ended.err
+        assert f"rolling back to {rolled_out} failed, too: timed out after 3 s" in ended.err
+        assert f"{rolled_out} stays applied and takes over when it is ready" in ended.err
+
+    def test_what_keeps_the_history_from_being_read_does_not_hide_the_cause(
+        self, kdeploy: Kdeploy, rolled_out: str, play: Play, proxy: Proxy
+    ) -> None:
+        broken = Fault("GET .*/controllerrevisions", times=99, status=500, message="etcd is down")
+
+        def happens() -> None:
+            applied(play, "2.0")
+            with proxy.failing(broken):
+                fail_to_load(play)
+                assert broken.over.wait(30)
+
+        with meanwhile(happens):
+            ended = kdeploy(*BROKEN, "--rollback-on-failure")
+            broken.over.set()
+        assert ended.code == 8
+        assert "ValueError: wrong weights" in ended.err
+        assert "rolling back failed, too" in ended.err
 
     def test_on_a_first_release_there_is_nothing_to_restore(self, kdeploy: Kdeploy, play: Play) -> None:
         with meanwhile(lambda: fail_to_load(play)):
@@ -135,6 +181,14 @@ def test_whoever_sees_the_real_outcome_corrects_the_history(
     become_ready(play)
     assert kdeploy(*command).code == 0
     assert kdeploy("rollout", "history").out.splitlines()[-1].split()[-1] == "Ready"
+
+
+def test_a_release_that_became_ready_unseen_is_the_one_to_restore(kdeploy: Kdeploy, play: Play) -> None:
+    assert kdeploy("rollout", "--no-wait").code == 0
+    become_ready(play)
+    assert kdeploy(*BROKEN, "--no-wait").code == 0
+    outcomes = [line.split()[-1] for line in kdeploy("rollout", "history").out.splitlines()[1:]]
+    assert outcomes[0] == "Ready"
 
 
 class TestStrategy:
@@ -372,3 +426,11 @@ def test_knatives_maximum_timeout(kdeploy: Kdeploy, put: Put, kube: Kube, proxy:
         data={"max-revision-timeout-seconds": "1200"},
     )
     assert kdeploy("plan", *knative, "--set", "serving.response-timeout=700").code == 0
+
+
+def test_a_deletion_names_the_pods_that_the_cluster_has_not_come_to_yet(
+    kdeploy: Kdeploy, rolled_out: str, play: Play
+) -> None:
+    pod = play.pod(rolled_out, main={"running": {}}, ready=True, limits={"nvidia.com/gpu": "1"})
+    ended = kdeploy("delete", "--yes")
+    assert f"still terminating: pod {pod['metadata']['name']} (1 nvidia.com/gpu)" in ended.err

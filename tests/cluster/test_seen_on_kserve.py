@@ -12,10 +12,12 @@ import pytest
 
 from deployer.config import KServeTarget
 from deployer.errors import RolloutFailedError, RolloutTimeoutError
-from deployer.rollout import watch_rollout
 from deployer.observed import Document, Phase
 from deployer.targets.kserve import Cluster
-from deployer.targets.kserve.preflight.capacity import returns_gpu
+from deployer.targets.kserve.client.watch import EVENTS_MAX
+from deployer.targets.kserve.preflight.facts import may_scale_up, returns_gpu
+from deployer.targets.kserve.preflight.rules.admission import STOP
+from tests.cluster.calls import roll, watch_rollout
 from tests.cluster.kube import Kube
 from tests.cluster.play import A, B, Play, documents
 from tests.cluster.proxy import Proxy
@@ -135,7 +137,7 @@ class TestOneFailedAttempt:
             first.end()
         again = KServeTarget(kubeconfig=str(kubeconfig), wait_window=0.1)
         with Cluster(again) as cluster:
-            cluster.apply(documents(namespace))  # nothing changes by it
+            roll(cluster, documents(namespace))  # nothing changes by it
             one = Waiting(cluster, play, A, 30)
             one.until(lambda status: failed["metadata"]["name"] in " ".join(status.holding))
             play.gone(failed)
@@ -143,6 +145,38 @@ class TestOneFailedAttempt:
             one.until(lambda status: status.message == "downloading the model")
             serve(play, A)
             one.end()
+
+    def test_a_pod_that_failed_before_the_release_was_applied_again(self, waiting: Start, play: Play) -> None:
+        first = waiting(A)
+        play.pending()
+        failed = play.pod(A, init={"terminated": FORBIDDEN})
+        with pytest.raises(RolloutFailedError, match="403"):
+            first.end()
+        waiting(B)  # it fails, too; the pod of the release before stays
+        time.sleep(1.1)  # times are whole seconds
+        again = waiting(A)
+        again.until(lambda status: failed["metadata"]["name"] in " ".join(status.holding))
+        play.gone(failed)
+        play.pod(A, init={"running": {}})
+        again.until(lambda status: status.message == "downloading the model")
+        serve(play, A)
+        again.end()
+
+    def test_the_same_rollout_again_after_a_deadline(self, waiting: Start, play: Play) -> None:
+        late = condition(
+            "Progressing", "ProgressDeadlineExceeded", f'ReplicaSet "digits-predictor-{A[-6:]}" has timed out'
+        )
+        first = waiting(A)
+        play.replica_set(A, available=0)
+        generation = play.deployment(A, [])["metadata"]["generation"]
+        play.deployment(A, [late], observedGeneration=generation)
+        with pytest.raises(RolloutFailedError, match="ProgressDeadlineExceeded"):
+            first.end()
+        again = waiting(A)  # the Deployment is late until a pod of it becomes ready
+        time.sleep(0.5)
+        assert not again.future.done()
+        serve(play, A)
+        again.end()
 
     def test_without_the_right_to_delete_pods_the_kubelet_is_waited_for(
         self, kubeconfig: Path, waiting: Start, play: Play, namespace: str, proxy: Proxy
@@ -159,7 +193,7 @@ class TestOneFailedAttempt:
             proxy.fault("DELETE .*/pods", status=403, message=said, reason="Forbidden"),
             Cluster(KServeTarget(kubeconfig=str(kubeconfig), wait_window=0.1)) as cluster,
         ):
-            cluster.apply(documents(namespace))
+            roll(cluster, documents(namespace))
             one = Waiting(cluster, play, A, 30)
             one.until(lambda status: "starts again after 10 s" in status.message)
             time.sleep(0.3)
@@ -167,6 +201,20 @@ class TestOneFailedAttempt:
             play.change_pod(failed, init={"terminated": FORBIDDEN, "restarts": 1})
             with pytest.raises(RolloutFailedError, match="403"):
                 one.end()
+
+
+def test_a_pod_beside_many_of_the_release_before_is_diagnosed(waiting: Start, play: Play) -> None:
+    rolled_out(waiting, play)
+    for _ in range(EVENTS_MAX):
+        play.pod(A, main={"running": {}}, ready=True)
+    one = waiting(B)
+    play.updating()
+    play.replica_set(B, available=0, number=2)
+    pod = play.pod(B, main={"running": {}})
+    play.event(pod, "Unhealthy", "Readiness probe failed: model digits has no READY worker")
+    one.until(lambda status: status.message == "loading the model: no READY worker yet")
+    serve(play, B, number=2, before=A)
+    one.end()
 
 
 class TestOneGpu:
@@ -222,6 +270,32 @@ class TestOneGpu:
             kube.delete(f"/api/v1/nodes/{name}")
 
 
+def test_a_service_that_is_stopped_while_its_release_is_waited_for(waiting: Start, play: Play) -> None:
+    one = waiting()
+    play.kube.merge(play._service, {"metadata": {"annotations": {STOP: "true"}}})
+    play.show("08")
+    with pytest.raises(
+        RolloutFailedError, match=r"annotation serving\.kserve\.io/stop stops the service"
+    ) as caught:
+        one.end()
+    assert "annotate inferenceservice digits serving.kserve.io/stop-" in (caught.value.hint or "")
+
+
+def test_an_autoscaler_is_known_by_what_it_leaves_or_may_be_there(
+    cluster: Cluster, kube: Kube, proxy: Proxy
+) -> None:
+    assert not may_scale_up(cluster.api)
+    where, name = "/api/v1/namespaces/kube-system/configmaps", "cluster-autoscaler-status"
+    said = f'configmaps "{name}" is forbidden: User "ci" cannot get resource "configmaps" in API group ""'
+    with proxy.fault(f"GET .*/{name}", status=403, message=said, reason="Forbidden"):
+        assert may_scale_up(cluster.api)
+    kube.create(where, {"metadata": {"name": name}})
+    try:
+        assert may_scale_up(cluster.api)
+    finally:
+        kube.delete(f"{where}/{name}")
+
+
 class TestCanaryOfSomebodyElse:
     @pytest.mark.parametrize(
         ("weights", "traffic"),
@@ -237,7 +311,7 @@ class TestCanaryOfSomebodyElse:
         rolled_out(waiting, play)
         play.add_canary(10, *weights.items())
         play.show("09")
-        live = cluster.get(play.reference)
+        live = cluster.services.get(play.reference)
         assert live
         assert live.status.phase is Phase.READY
         assert [(share.percent, share.foreign) for share in live.status.traffic] == traffic
@@ -289,7 +363,7 @@ class TestRuntimeOfTheClustersOwn:
             '2026-01-01T10:00:00.000000000Z   File "/app/handler.py", line 12, in initialize\n'
             "2026-01-01T10:00:00.000000000Z ValueError: wrong weights\n"
         )
-        cluster.apply(documents(namespace, runtime="theirs"))
+        roll(cluster, documents(namespace, runtime="theirs"))
         play.pending()
         play.pod(A, main={"running": {"startedAt": "2026-01-01T10:00:00Z"}})
         with proxy.fault("/log.*container=kserve-container", status=200, body=said, times=99):

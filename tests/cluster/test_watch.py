@@ -19,10 +19,10 @@ from deployer.errors import (
     RolloutTimeoutError,
     TargetError,
 )
-from deployer.rollout import watch_rollout
 from deployer.observed import Phase
 from deployer.targets.kserve import Cluster
 from deployer.targets.kserve.state.diagnosis import CANNOT_LOAD
+from tests.cluster.calls import roll, watch_rollout
 from tests.cluster.play import A, B, Play, documents
 from tests.cluster.proxy import Proxy
 from tests.cluster.waiting import Waiting
@@ -41,7 +41,7 @@ class TestReady:
         play.ready()
         one.end()
         last = one.told[-1]
-        assert (last.phase, last.release) == (Phase.READY, A)
+        assert (last.phase, last.wanted) == (Phase.READY, A)
         assert [(share.percent, share.release) for share in last.traffic] == [(100, A)]
         assert [status.phase for status in one.told].count(Phase.READY) == 1
 
@@ -289,19 +289,19 @@ class TestNotYet:
         self, cluster: Cluster, waiting: Callable[..., Waiting], namespace: str
     ) -> None:
         one = waiting(A)
-        cluster.apply(documents(namespace, B))
+        roll(cluster, documents(namespace, B))
         with pytest.raises(ConflictError, match=f"applied release {B} at"):
             one.end()
 
     def test_it_is_deleted(self, cluster: Cluster, waiting: Callable[..., Waiting], play: Play) -> None:
         one = waiting(A)
-        cluster.delete(play.reference)
+        cluster.services.delete(play.reference)
         with pytest.raises(NotFoundError, match="was deleted"):
             one.end()
 
     def test_it_is_not_there(self, cluster: Cluster, play: Play) -> None:
         with pytest.raises(NotFoundError, match=r"service .* not found"):
-            list(cluster.watch(play.reference, 5))
+            list(cluster.services.watch(play.reference, 5))
 
 
 WATCH = "GET .*watch=true"
@@ -368,7 +368,7 @@ class TestFaults:
     def test_what_may_not_be_watched_ends_it(
         self, cluster: Cluster, play: Play, namespace: str, proxy: Proxy
     ) -> None:
-        cluster.apply(documents(namespace))
+        roll(cluster, documents(namespace))
         said = (
             'pods is forbidden: User "ci" cannot watch resource "pods" in API group "" in the namespace "x"'
         )
@@ -376,20 +376,20 @@ class TestFaults:
             proxy.fault("GET .*/pods.*watch=true", status=403, message=said, reason="Forbidden"),
             pytest.raises(TargetError, match="user ci may not watch pods"),
         ):
-            list(cluster.watch(play.reference, 10))
+            list(cluster.services.watch(play.reference, 10))
 
 
 def test_it_ends_in_time_though_ready(cluster: Cluster, play: Play, namespace: str) -> None:
-    cluster.apply(documents(namespace))
+    roll(cluster, documents(namespace))
     play.replica_set(A, available=1)
     play.ready()
-    *_, last = cluster.watch(play.reference, 1)
+    *_, last = cluster.services.watch(play.reference, 1)
     assert last.phase is Phase.READY
 
 
 def test_its_threads_end_with_it(cluster: Cluster, play: Play, namespace: str) -> None:
-    cluster.apply(documents(namespace))
-    watch = cluster.watch(play.reference, 30)
+    roll(cluster, documents(namespace))
+    watch = cluster.services.watch(play.reference, 30)
     next(watch)
     assert any(thread.name.startswith("watch ") for thread in threading.enumerate())
     watch.close()  # type: ignore[attr-defined]
@@ -399,9 +399,9 @@ def test_its_threads_end_with_it(cluster: Cluster, play: Play, namespace: str) -
 def test_a_second_process_sees_the_failure_that_is_there(
     kubeconfig: Path, cluster: Cluster, play: Play, namespace: str
 ) -> None:
-    cluster.apply(documents(namespace))
+    roll(cluster, documents(namespace))
     invalid(play)
     with Cluster(KServeTarget(kubeconfig=str(kubeconfig))) as other:
-        other.apply(documents(namespace))  # nothing changes by it
+        roll(other, documents(namespace))  # nothing changes by it
         with pytest.raises(KdeployError, match="no runtime for pytorch"):
             list(watch_rollout(other, play.reference, A, 10))

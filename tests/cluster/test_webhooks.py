@@ -17,6 +17,7 @@ import trustme
 from deployer.diff import compare
 from deployer.observed import Document
 from deployer.targets.kserve import Cluster
+from tests.cluster.calls import roll
 from tests.cluster.kube import Kube
 from tests.cluster.play import A, Play, documents
 from tests.recorded import documents as recorded
@@ -94,7 +95,7 @@ def defaulter(kube: Kube, namespace: str, tmp_path: Path) -> Iterator[None]:
 def _wait_until_it_is_known(kube: Kube, namespace: str) -> None:
     """Try until the API server asks the webhook, which it does a moment after it is registered."""
     path = f"/apis/serving.kserve.io/v1beta1/namespaces/{namespace}/inferenceservices?dryRun=All"
-    (_, service) = documents(namespace)
+    service = documents(namespace).service
 
     def is_asked() -> bool:
         return "modelFormat" in kube.create(path, service)["metadata"]["annotations"]
@@ -106,20 +107,20 @@ def test_what_a_webhook_adds_is_no_difference(
     defaulter: None, cluster: Cluster, kube: Kube, namespace: str
 ) -> None:
     made = documents(namespace)
-    reference = cluster.apply(made)
+    reference = roll(cluster, made)
     play = Play(kube, namespace)
     play.replica_set(A, available=1)
     play.ready()
-    live = cluster.get(reference)
+    live = cluster.services.get(reference)
     assert live
     assert live.document["spec"]["predictor"]["model"]["name"] == ""
-    assert cluster.serves(made, live)
-    assert [compare(before, after) for before, after in cluster.preview(made)] == [None, None]
+    assert cluster.services.serves(made, live)
+    assert [compare(before, after) for before, after in cluster.services.preview(made)] == [None, None]
 
 
 def test_it_adds_what_kserves_own_was_seen_to_add() -> None:
     (service,) = [one for one in recorded("01") if one["kind"] == "InferenceService"]
-    written: Document = documents("vision")[-1]
+    written: Document = documents("vision").service
     annotations = set(service["metadata"]["annotations"]) - set(written["metadata"]["annotations"])
     model = set(service["spec"]["predictor"]["model"]) - set(written["spec"]["predictor"]["model"])
     assert (annotations, model) == ({"modelFormat"}, {"name"})

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from deployer.rollout import watch_rollout
 from deployer.observed import Observed
 from deployer.targets.kserve import Cluster
+from tests.cluster.calls import watch_rollout
 from tests.cluster.play import Play
 
 

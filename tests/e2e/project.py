@@ -131,7 +131,7 @@ class Project:
             env={**self._environment, "NO_COLOR": "1"},
             capture_output=True,
             text=True,
-            timeout=900,
+            timeout=1100,
             check=False,
         )
         assert "Traceback" not in ended.stderr

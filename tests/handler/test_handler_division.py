@@ -304,6 +304,12 @@ def test_the_words_of_a_client_in_an_error_do_not_fail_its_neighbours(error):
     assert alone == bad
 
 
+def test_a_handler_that_exits_at_a_row_fails_that_row_alone():
+    good, bad = Worker(Doubler(SystemExit(2))).predict(ask_v1(1), ask_v1("bad"))
+    assert good.json == {"predictions": [2]}
+    assert (bad.status, bad.json) == (500, {"error": "SystemExit: 2", "row": 0})
+
+
 def gpu(monkeypatch, synchronize):
     """Stand for torch on a GPU: there is none where the tests run."""
     cuda = SimpleNamespace(is_initialized=lambda: True, synchronize=synchronize)

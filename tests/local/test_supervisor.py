@@ -21,6 +21,7 @@ import pytest
 from deployer.errors import TargetError
 from deployer.observed import NOT_RUNNING, Phase, Reference
 from deployer.targets.local import OneNode
+from deployer.targets.local.connection import ask
 from tests.local.client import Client
 from tests.local.releases import make_bundle
 
@@ -99,6 +100,15 @@ def test_the_ingress_keeps_its_port_moves_when_told_and_names_the_key_of_a_taken
         node.stop()
 
 
+@pytest.mark.parametrize("host", ["192.0.2.1", "999.1.1.1", "nowhere.invalid"])
+def test_an_address_that_is_not_this_machines_names_its_own_key(tmp_path: Path, host: str) -> None:
+    node = OneNode(state=tmp_path / ".kdeploy", namespace="default", ingress_host=host, ingress_port=0)
+    with pytest.raises(TargetError, match=f"cannot listen on {host}") as caught:
+        node.start()
+    assert caught.value.where == "targets.local.ingress-host"
+    assert "address of this machine" in (caught.value.hint or "")
+
+
 def test_a_very_long_path_has_sockets_all_the_same(tmp_path: Path) -> None:
     node = open_node(tmp_path / ("förder" * 20) / ".kdeploy")
     try:
@@ -109,6 +119,24 @@ def test_a_very_long_path_has_sockets_all_the_same(tmp_path: Path) -> None:
         assert node.stop()
     assert node.info().pid is None
     assert not alias.exists()
+
+
+def test_a_service_whose_record_cannot_be_removed_stays(tmp_path: Path) -> None:
+    node = open_node(tmp_path / ".kdeploy")
+    try:
+        node.apply(make_documents("demo", "1.0-aaaaaaaaaaaa", tmp_path / "no-release"))
+        [record] = node._state.services.iterdir()
+        kept = record.rename(tmp_path / "record")
+        record.mkdir()
+        with pytest.raises(TargetError, match="state cannot be written"):
+            ask(node._state, "DELETE", "/services/default/demo")
+        record.rmdir()
+        kept.rename(record)
+        assert [status.reference for status in node.list()] == [DEMO]
+        assert node.delete(DEMO)
+        assert node.list() == []
+    finally:
+        node.stop()
 
 
 def test_a_supervisor_whose_folder_is_gone_ends(tmp_path: Path) -> None:

@@ -14,14 +14,12 @@ from deployer.archive import Archive
 from deployer.config import Config, Model, Serving, Store
 from deployer.errors import ConfigError
 from deployer.manifest import encode_yaml, render, render_runtime, render_secret, runtime_name
+from deployer.observed import Capabilities, Document
 from deployer.release import ArchiveRecord, Release, plan_release
 from deployer.store.aws_process import ask_process
 from deployer.store.credentials import find_credentials
 from deployer.store.grants import grant
 from deployer.store.location import locate
-from deployer.observed import Document
-from deployer.observed import Capabilities
-
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RELEASE = Release(

@@ -15,10 +15,9 @@ import pytest
 from deployer.archive import Archive, DigestCache, Member, write_archive
 from deployer.config import Config, Model, Store
 from deployer.manifest import render, render_secret
+from deployer.observed import Capabilities
 from deployer.release import Release, encode_release, plan_release
 from deployer.store import ModelStore, open_store
-from deployer.observed import Capabilities
-
 from tests.stores import azurite as azure
 from tests.stores.azurite import Azurite, Tunnel
 from tests.stores.certificates import make_certificates

@@ -8,18 +8,16 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from deployer.pipeline import Pipeline
 
 from deployer.config import Store, load_settings
 from deployer.errors import ConfigError, IntegrityError
 from deployer.events import Event
-from deployer.pipeline import Pipeline
+from deployer.journal import Provenance
+from deployer.observed import Capabilities, Document, Reference
 from deployer.release import Traffic
 from deployer.store import open_store
 from deployer.store.objects import ObjectStore
-from deployer.journal import Provenance
-from deployer.observed import Document, Reference
-from deployer.observed import Capabilities
-
 from deployer.targets.local import OneNode
 from tests.contract.sides import side_of
 from tests.stores import swift as s3

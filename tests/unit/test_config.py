@@ -214,7 +214,7 @@ class TestRefusals:
             (MINIMAL.replace("1.0", "1.0-0123456789ab"), "12 hex digits", "shorten"),
             (MINIMAL.replace("1.0", "1/0"), "of another form", "letters, digits"),
             (MINIMAL.replace("digits", "My_Model"), "of another form", "lower-case"),
-            (MINIMAL.replace("digits", "a" * 48), "47", "47 characters"),
+            (MINIMAL.replace("digits", "a" * 47), "46", "46 characters"),
             (MINIMAL + "[serving]\nbatch-size = 0\n", ">= 1", None),
             (MINIMAL + "[serving]\nbatch-size = true\n", "expected a whole number, got true or false", None),
             (MINIMAL + "[serving]\nmin-workers = 2\n", "more than serving.max-workers", "max-workers"),

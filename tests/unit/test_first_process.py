@@ -40,19 +40,33 @@ from manifests.first_process import (
         ("Looking in indexes: https://me:pa%20ss@host/simple", "Looking in indexes: https://***@host/simple"),
         ("https://glpat-123@host/x and ftp://a@b", "https://***@host/x and ftp://***@b"),
         ("GET https://host/a?token=abc&x=1", "GET https://host/a?token=***&x=1"),
-        ("{'Authorization': 'Bearer eyJ.a.b', 'x': 1}", "{'Authorization': 'Bearer ***', 'x': 1}"),
-        ("authorization: Basic dXNlcjpw", "authorization: Basic ***"),
+        ("{'Authorization': 'Bearer eyJ.a.b', 'x': 1}", "{'Authorization': '***', 'x': 1}"),
+        ("authorization: Basic dXNlcjpw", "authorization: ***"),
         ("sent Bearer abc", "sent Bearer ***"),
-        ('{"password": "pa,ss", "user": "me"}', '{"password": "***,ss", "user": "me"}'),
+        ('{"password": "pa,ss", "user": "me"}', '{"password": "***", "user": "me"}'),
         ("AWS_SECRET_ACCESS_KEY=abc/def HF_TOKEN=hf_x", "AWS_SECRET_ACCESS_KEY=*** HF_TOKEN=***"),
         ("https://a.blob/x?sv=1&sig=a%2Bb&se=2", "https://a.blob/x?sv=1&sig=***&se=2"),
         ("it said s3cret and s3cret2", "it said *** and ***2"),
+        ("https://me:p@ss@host/simple or https://a@b:80", "https://***@host/simple or https://***@b:80"),
+        (
+            "x-api-key: abc, 'secret_key': 'abc', private-key=abc",
+            "x-api-key: ***, 'secret_key': '***', private-key=***",
+        ),
+        ("AccountName=me;AccountKey=ab/c==;X=1", "AccountName=me;AccountKey=***;X=1"),
+        ("passphrase=abc", "passphrase=***"),
+        ("password='my pass, word' token=b'abc' x", "password='***' token=b'***' x"),
+        (r'"{\"token\": \"a b\"}"', r'"{\"token\": \"***"}"'),
+        ("Cookie: a=b; c=d\nnext", "Cookie: ***\nnext"),
+        ("git clone --auth-token abc --password d e", "git clone --auth-token *** --password *** e"),
+        ('{"token": {"a": 1}}', '{"token": {"a": 1}}'),
+        ("it said pgw0rd and c0nn and p4ss in /it", "it said *** and *** and *** in /it"),
         ("KeyError: 'tokens'", "KeyError: 'tokens'"),
         ("mail me@host, see http://host/a@b", "mail me@host, see http://host/a@b"),
     ],
 )
 def test_no_secret_is_told(text: str, left: str) -> None:
     environment = {"MY_API_KEY": "s3cret", "SHORT_TOKEN": "x", "TOKENIZERS_PARALLELISM": "said", "PWD": "/it"}
+    environment |= {"PGPASSWORD": "pgw0rd", "AZURE_STORAGE_CONNECTION_STRING": "c0nn", "DB_PASS": "p4ss"}
     assert redact(text, environment) == left
 
 

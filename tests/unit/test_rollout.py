@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployer.errors import ConfigError, ConflictError, KdeployError, RolloutFailedError, RolloutTimeoutError
-from deployer.release import Traffic
-from deployer.rollout import decide_recreate, decide_traffic, read_outcome, watch_rollout
 from deployer.journal import Entry
 from deployer.observed import Live, Observed, Phase, Reference, Share
+from deployer.release import Traffic
+from deployer.rollout import decide_recreate, decide_traffic, read_outcome, watch_rollout
 
 SERVICE = Reference("default", "digits")
 A, B = "1.0-aaaaaaaaaaaa", "1.0-bbbbbbbbbbbb"
@@ -77,6 +77,12 @@ def test_a_failure_without_another_release_has_no_way_back() -> None:
     assert caught.value.hint == (
         f"raise serving.memory. {B} stays applied and takes over if it becomes ready"
     )
+
+
+def test_a_failure_where_the_target_has_given_up_promises_nothing() -> None:
+    with pytest.raises(RolloutFailedError) as caught:
+        watched(status(Phase.FAILED, given_up=True, hint="fix it"))
+    assert caught.value.hint == f"fix it. {B} stays applied and is not started again before that"
 
 
 def test_a_time_out_is_no_failure_and_says_where_it_stood() -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import re
 import socket
 from collections.abc import AsyncIterator
@@ -24,7 +26,7 @@ from deployer.errors import TargetError
 from deployer.targets.local.connections import Connections, Limits, client_of, read_limits
 from deployer.targets.local.routing import Route, Routes, Upstream
 
-PORT_KEY = "targets.local.ingress-port"
+HOST_KEY, PORT_KEY = "targets.local.ingress-host", "targets.local.ingress-port"
 
 _CHUNK = 1 << 16
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -64,7 +66,7 @@ class Ingress:
     async def listen(self, host: str, port: int, *, last_port: int = 0) -> None:
         """Listen on another address, unless it is the same. Port 0 takes `last_port`, or else any free one.
 
-        Raises TargetError where the port is taken, and then still listens on the address before.
+        Raises TargetError where it cannot, and then still listens on the address before.
         """
         if self._wanted == (host, port):
             return
@@ -76,11 +78,7 @@ class Ingress:
         try:
             site = site or await _start(runner, host, port)
         except OSError as error:
-            raise TargetError(
-                f"the ingress cannot listen on {host}:{port}: {error.strerror or error}",
-                where=PORT_KEY,
-                hint=f"end what listens there, or set {PORT_KEY} to another port; 0 takes a free one",
-            ) from error
+            raise _cannot_listen(host, port, error) from error
         if self._site:
             await self._site.stop()
         self._site, self._wanted = site, (host, port)
@@ -282,6 +280,16 @@ async def _start(runner: web.ServerRunner, host: str, port: int) -> web.TCPSite:
             await site.stop()
         raise
     return site
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> TargetError:
+    # asyncio says more than the system does, and the address once more.
+    known = error.errno in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL)
+    said = os.strerror(error.errno or 0) if known else error.strerror or error
+    key, hint = HOST_KEY, f"set {HOST_KEY} to an address of this machine"
+    if known and error.errno != errno.EADDRNOTAVAIL:
+        key, hint = PORT_KEY, f"end what listens there, or set {PORT_KEY} to another port; 0 takes a free one"
+    return TargetError(f"the ingress cannot listen on {host}:{port}: {said}", where=key, hint=hint)
 
 
 def _read(request: web.BaseRequest) -> _Asked:

@@ -33,7 +33,7 @@ class Revision(Struct, frozen=True, kw_only=True):
     release: str | None
     predictor: Document
     runtime: Document
-    failure: str = ""  # why it cannot come to serve; empty while it may
+    failure: str = ""  # why it cannot become ready; empty while it may
 
 
 class Line(Struct, frozen=True):
@@ -144,7 +144,7 @@ def commit_traffic(record: Record) -> Record:
 
 
 def note_failure(record: Record, name: str, failure: str) -> Record:
-    """Note why a revision cannot come to serve, or with an empty `failure` that it may."""
+    """Note why a revision cannot become ready, or with an empty `failure` that it may."""
     revisions = tuple(
         structs.replace(revision, failure=failure) if revision.name == name else revision
         for revision in record.revisions

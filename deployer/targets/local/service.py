@@ -1,6 +1,6 @@
 """One service: brings what runs to what is wanted, whenever either of them changes.
 
-`_reconcile` takes one look and never waits, so between two requests the split is the old one or
+`reconcile` takes one look and never waits, so between two requests the split is the old one or
 the new one. What it starts and ends goes on beside it and calls it again.
 """
 
@@ -117,8 +117,7 @@ class Service:
             self._watchers.discard(event)
 
     async def delete(self) -> None:
-        """Forget the service, end what it runs, and remove its logs."""
-        self._state.remove_record(self.reference)
+        """End what the service runs, and remove its logs; its record is gone by then."""
         self._deleted = self._closed = True
         self._routes.remove(self.reference)
         self._wake()

@@ -29,8 +29,14 @@ def observe(
         Revision(name, releases.get(name), ready=int(one.ready), pods=1) for name, one in sorted(seen.items())
     )
     ready = sum(one.ready for name, one in seen.items() if name in record.required)
-    hint = LOGS if observed.phase is Phase.FAILED else ""
-    return structs.replace(observed, revisions=revisions, replicas=(ready, len(record.required)), hint=hint)
+    failed = observed.phase is Phase.FAILED
+    return structs.replace(
+        observed,
+        revisions=revisions,
+        replicas=(ready, len(record.required)),
+        hint=LOGS if failed else "",
+        given_up=failed,
+    )
 
 
 class _Condition(Struct, frozen=True):

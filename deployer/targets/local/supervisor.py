@@ -113,11 +113,12 @@ class Supervisor:
         return self.services[reference].record.history[-1].number
 
     async def delete(self, reference: Reference) -> bool:
-        """Remove a service; False where there was none."""
-        service = self.services.pop(reference, None)
-        if service:
-            await service.delete()
-        return service is not None
+        """Remove a service; False where there was none. Raises TargetError, with nothing changed."""
+        if reference not in self.services:
+            return False
+        self.state.remove_record(reference)
+        await self.services.pop(reference).delete()
+        return True
 
     def find(self, reference: Reference) -> Service:
         """Return a service. Raises NotFoundError."""

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reading import read_members
 
 from deployer.archive import DigestCache, plan_archive, verify_archive, write_archive
 from deployer.archive.extra_files import _glob, extra_files
@@ -202,7 +201,7 @@ def test_links_that_lead_to_themselves(plan, root, pattern):
 
 
 @pytest.mark.parametrize("pattern", ["a", "**/f.txt"])
-@pytest.mark.parametrize("depth", [1200, 3000])
+@pytest.mark.parametrize("depth", [1050, 2100])
 def test_a_folder_that_is_very_deep(plan, root, pattern, depth):
     put(root, "a/top.txt")
     before = Path.cwd()
@@ -218,10 +217,10 @@ def test_a_folder_that_is_very_deep(plan, root, pattern, depth):
         try:
             found = extras(plan(extra_files=(pattern,)))
         except ArchiveError as error:
-            assert depth == 3000
+            assert depth == 2100
             assert "File name too long" in error.what
         else:
-            assert depth == 1200
+            assert depth == 1050
             assert any(name.endswith("f.txt") for name in found)
     finally:
         subprocess.run(["rm", "-rf", root / "a"], check=True)
@@ -306,8 +305,7 @@ def test_any_folder_becomes_an_archive_or_one_clear_error(layout):
             except KdeployError as error:
                 bytes_of.append(str(error).replace(turn, ""))
                 continue
-            assert read_members(root / "m.mar") == archive.entries
-            verify_archive(root / "m.mar", archive.members)
+            verify_archive(root / "m.mar", archive.records)
             bytes_of.append((root / "m.mar").read_bytes())
             shutil.rmtree(root)
         assert bytes_of[0] == bytes_of[1]

@@ -5,9 +5,8 @@ import textwrap
 
 import pytest
 
-from deployer.archive.handler_source import check_entry_point, check_model_file
-from deployer.archive.imports import in_standard_library
-from deployer.archive.syntax import Source, later_f_strings, parse
+from deployer.archive.imports import image_modules
+from deployer.archive.lint import Source, check_entry_point, parse
 from deployer.errors import ArchiveError
 
 HERE = sys.version_info.minor
@@ -27,32 +26,19 @@ def refused(text: str, python: str = "3.9") -> ArchiveError:
     ("text", "since"),
     [
         ("match x:\n case 1: pass", 10),
-        ("a[i := 1]", 10),
-        ("a[1, i := 1]", 10),
-        ("x = {i := 1, 2}", 10),
-        ("x = {i := j for j in k}", 10),
         ("try:\n pass\nexcept* ValueError:\n pass", 11),
-        ("a[*b]", 11),
-        ("a[*b, 1]", 11),
-        ("a[1:2, *b]", 11),
-        ("def f(*args: *Ts): pass", 11),
         ("type X = int", 12),
         ("def f[T](a: T): pass", 12),
         ("class A[T]: pass", 12),
-        ("f'{d['a']}'", 12),
-        ("f'{\"\\n\".join(x)}'", 12),
-        ("f'''{x # why\n}'''", 12),
-        ("f'{\nx}'", 12),
         ("class A[T = int]: pass", 13),
     ],
 )
 def test_syntax_is_refused_on_a_python_that_lacks_it(text, since):
-    error = refused(f"\n{text}", f"3.{since - 1}") if since - 1 <= HERE else None
-    if error is not None:
-        assert error.where > "h.py:1"
-        assert f"does not parse on the serving image's Python 3.{since - 1}" in error.what
-    newer = tree_of(text, f"3.{since}")
-    assert (newer is not None) is (since <= HERE)  # this Python cannot know what a newer one takes
+    error = refused(f"\n{text}", f"3.{since - 1}")
+    assert error.where > "h.py:1"
+    assert f"does not parse on Python 3.{min(since - 1, HERE)}: " in error.what
+    if since <= HERE:
+        tree_of(text, f"3.{since}")
 
 
 @pytest.mark.parametrize(
@@ -79,11 +65,6 @@ def test_syntax_that_python_39_takes(text):
     assert tree_of(text) is not None
 
 
-def test_a_star_in_an_index_that_may_stand_in_parentheses_is_let_go():
-    if HERE >= 11:
-        assert tree_of("a[(1), *(b)]") is not None
-
-
 def test_other_encodings():
     source = Source("h.py", "h.py", "# coding: latin-1\nx = f'{y} é'\na[(z := 'é')]\n".encode("latin-1"))
     assert parse(source, "3.9") is not None
@@ -105,85 +86,6 @@ def test_other_encodings():
 )
 def test_what_no_python_takes(text, line):
     assert refused(text).where == f"h.py:{line}"
-
-
-# Tokens of f-strings as Python 3.12 makes them, recorded: (kind, text, line).
-START, MIDDLE, END, OP, NAME, STRING = (
-    "FSTRING_START",
-    "FSTRING_MIDDLE",
-    "FSTRING_END",
-    "OP",
-    "NAME",
-    "STRING",
-)
-NESTED = [
-    (START, 'f"', 1),
-    (OP, "{", 1),
-    (START, "f'", 1),
-    (MIDDLE, "a", 1),
-    (END, "'", 1),
-    (OP, "}", 1),
-    (END, '"', 1),
-]
-
-
-@pytest.mark.parametrize(
-    ("tokens", "lines"),
-    [
-        ([(NAME, "x", 1), (STRING, "'\\n'", 1), ("COMMENT", "# x", 1), ("NEWLINE", "\n", 1)], []),
-        (
-            [
-                (START, "f'", 1),
-                (MIDDLE, "a\\n", 1),
-                (OP, "{", 1),
-                (NAME, "x", 1),
-                (OP, "}", 1),
-                (END, "'", 1),
-            ],
-            [],
-        ),
-        (NESTED, []),
-        (
-            [
-                (START, "rf'''", 1),
-                (OP, "{", 1),
-                ("NL", "\n", 1),
-                (STRING, '"a"', 2),
-                (OP, "}", 2),
-                (END, "'''", 2),
-            ],
-            [],
-        ),
-        ([(START, "f'", 1), (OP, "{", 1), (STRING, "'a'", 1), (OP, "}", 1), (END, "'", 1)], [1]),
-        ([(START, "f'", 1), (OP, "{", 1), (STRING, '"\\n"', 1), (OP, "}", 1), (END, "'", 1)], [1]),
-        ([(START, "f'", 3), (OP, "{", 3), ("NL", "\n", 3), (NAME, "x", 4), (OP, "}", 4), (END, "'", 4)], [3]),
-        (
-            [
-                (START, "f'''", 1),
-                (OP, "{", 1),
-                ("COMMENT", "# x", 1),
-                ("NL", "\n", 1),
-                (OP, "}", 2),
-                (END, "'''", 2),
-            ],
-            [1],
-        ),
-        (
-            [
-                (START, "f'", 1),
-                (OP, "{", 1),
-                (START, 'f"', 1),
-                (MIDDLE, "\\n", 1),
-                (END, '"', 1),
-                (OP, "}", 1),
-            ],
-            [1],
-        ),
-        ([(START, "f'", 1), (OP, "{", 1), (START, "f'", 1), (END, "'", 1), (OP, "}", 1), (END, "'", 1)], [1]),
-    ],
-)
-def test_f_strings_that_only_python_312_reads(tokens, lines):
-    assert [line for line, _ in later_f_strings(tokens)] == lines
 
 
 CLASS = "class H:\n def initialize(self, c): pass\n def handle(self, d, c): pass\n"
@@ -209,8 +111,6 @@ CLASS = "class H:\n def initialize(self, c): pass\n def handle(self, d, c): pass
         "import sys\nsys.modules[__name__] = 1",
         "def __getattr__(name): pass",
         "def f():\n  global handle\n  handle = 1",
-        "H = make_handler()",
-        "H: type = make_handler()",
         "class H(BaseHandler): pass",
         "class H(x.Base[int]): pass",
         "class H(metaclass=Meta): pass",
@@ -223,6 +123,10 @@ CLASS = "class H:\n def initialize(self, c): pass\n def handle(self, d, c): pass
         CLASS + "class B:\n def handle(self): pass\nB = 1",
         "class H:\n pass\nH.handle = f",
         "class H:\n initialize = handle = f",
+        "H = type('H', (Base,), {})",
+        "def make():\n class H:\n  def handle(self): pass\n return H\nH = make()",
+        CLASS + CLASS.replace("H", "B"),  # which of them is told when the model is loaded
+        "\nclass H:\n def handle(self): pass",
     ],
 )
 def test_handlers_that_may_work(text):
@@ -239,9 +143,7 @@ def test_handlers_that_may_work(text):
         ("class H:\n def predict(self): pass", "neither a function", "h.py"),
         ("class H(object):\n pass", "neither a function", "h.py"),
         ("class H(abc.ABC):\n pass", "neither a function", "h.py"),
-        (CLASS + CLASS.replace("H", "B"), "several classes with one: H, B", "h.py"),
-        (CLASS + "class B(H): pass", "several classes with one: H, B", "h.py"),
-        ("\nclass H:\n def handle(self): pass", "class H has no method `initialize`", "h.py:2"),
+        ("H = make_handler()\nmodel.eval()", "neither a function", "h.py"),
     ],
 )
 def test_handlers_that_cannot_work(text, what, where):
@@ -261,15 +163,6 @@ def test_a_function_that_is_named():
         check_entry_point(tree_of("class A:\n def predict(self): pass"), "h.py", "predict")
 
 
-def test_model_files_of_torchserves_own_handlers(plan, root):
-    check_model_file(tree_of("class A(nn.Module): pass\nx = 1"), "m.py", "image_classifier")
-    check_model_file(tree_of("from x import *\nclass A: pass\nclass B: pass"), "m.py", "image_classifier")
-    (root / "net.py").write_text("class Block: pass\nclass Net(Block): pass\n")
-    with pytest.raises(ArchiveError, match=r"several classes \(Block, Net\)"):
-        plan(handler="image_classifier", model_file="net.py")
-    plan(model_file="net.py")
-
-
 def test_files_that_do_not_parse(plan, root):
     (root / "new.py").write_text("\nmatch x:\n  case 1: pass\n")
     for change in ({"handler": "new.py"}, {"model_file": "new.py"}):
@@ -280,7 +173,7 @@ def test_files_that_do_not_parse(plan, root):
     plan(model_file="new.py", python=f"3.{HERE}")
     (root / "newer.py").write_text("x = = 1")
     (warning,) = plan(handler="handler.py", model_file="newer.py", python=f"3.{HERE + 1}").warnings
-    assert warning.startswith(f"newer.py: does not parse on Python 3.{HERE}")
+    assert warning.startswith(f"newer.py:1: does not parse on Python 3.{HERE}: ")
 
 
 def test_imports_that_the_image_may_not_have(plan, root):
@@ -329,14 +222,10 @@ def test_imports_that_the_image_may_not_have(plan, root):
     ("text", "needed"),
     [
         ("try:\n import a1\nexcept ImportError:\n a1 = None", []),
-        (
-            "try:\n import a1\nexcept (ValueError, ModuleNotFoundError):\n import b1\nelse:\n import c1",
-            ["b1", "c1"],
-        ),
-        ("try:\n import a1\nexcept Exception:\n import b1\nfinally:\n import c1", ["b1", "c1"]),
-        ("try:\n import json\nexcept builtins.ImportError:\n import b1", []),
+        ("try:\n import a1\nexcept ImportError:\n import b1\nelse:\n import c1", ["c1"]),
+        ("try:\n import a1\nexcept Exception:\n import b1\nfinally:\n import c1", ["c1"]),
         ("try:\n import a1\nexcept:\n pass", []),
-        ("try:\n import a1\nexcept ValueError:\n import b1", ["a1", "b1"]),
+        ("try:\n import a1\nfinally:\n import b1", ["a1", "b1"]),
         ("with contextlib.suppress(ImportError):\n import a1", []),
         ("with open(x):\n import a1", ["a1"]),
         ("with lock:\n import a1", ["a1"]),
@@ -346,7 +235,9 @@ def test_imports_that_the_image_may_not_have(plan, root):
         ("if sys.platform == 'x':\n import a1", ["a1"]),
         ("if f():\n import a1", ["a1"]),
         ("while x:\n import a1\nelse:\n import b1", ["a1", "b1"]),
-        ("try:\n import tomllib\nexcept ImportError:\n import tomli", ["tomli"]),
+        ("try:\n import tomllib\nexcept ImportError:\n import tomli", []),
+        ("import tomllib", ["tomllib"]),
+        ("from . import a1", [".a1"]),
         ("import cgi, distutils", []),
     ],
 )
@@ -365,19 +256,9 @@ def test_folders_that_are_put_on_the_path(plan, root):
     assert plan(extra_files=("src", "x.py")).warnings == ()
 
 
-def test_modules_that_hide_others(plan, root):
-    (root / "types.py").write_text("")
-    (root / "utils.py").write_text("")
-    assert [warning.partition(":")[0] for warning in plan(extra_files=("*.py",)).warnings] == ["types"]
-
-
-@pytest.mark.parametrize(
-    ("module", "minor", "there"),
-    [
-        ("os", 9, True), ("tomllib", 10, False), ("tomllib", 11, True), ("distutils", 11, True),
-        ("telnetlib", 12, True),
-        ("distutils", 12, False), ("telnetlib", 13, False), ("zoneinfo", 8, False), ("sklearn", 9, False),
-    ],
-)  # fmt: skip
-def test_the_standard_library_of_another_python(module, minor, there):
-    assert in_standard_library(module, minor) is there
+@pytest.mark.parametrize("minor", [9, 10, 11, 13])
+def test_the_standard_library_of_another_python(minor):
+    modules = image_modules(minor)
+    assert {"os", "distutils", "telnetlib", "zoneinfo", "torch", "PIL"} <= modules
+    assert ("tomllib" in modules) is (minor >= 11)
+    assert "sklearn" not in modules

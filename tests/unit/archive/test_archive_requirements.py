@@ -28,10 +28,6 @@ def read(text: str) -> Requirements:
         ("a --hash=sha256:00 \\\n  --hash=sha256:01", ["a"]),
         ("a==1 \\\n\n", ["a"]),
         ("a==1 \\", ["a"]),
-        ("./wheels/Foo_Bar-1.0-py3-none-any.whl", ["foo-bar"]),
-        ("https://host/foo-1.0.tar.gz", ["foo"]),
-        ("git+https://host/repo.git@main#egg=my-model&subdirectory=x", ["my-model"]),
-        ("git+https://host/repo.git@main#subdirectory=x&egg=my-model", ["my-model"]),
         ("# a comment\n\n--index-url https://host/simple\nnumpy", ["numpy"]),
         ("\ufeffnumpy", ["numpy"]),
     ],
@@ -42,7 +38,18 @@ def test_lines_that_pip_reads(line, names):
 
 @pytest.mark.parametrize(
     "line",
-    ["git+https://host/repo", "-e ./mine", "./mine", "/opt/mine", "file:///opt/mine", "mine/", "./x.zip"],
+    [
+        "git+https://host/repo",
+        "git+https://host/repo.git@main#egg=mine",
+        "-e ./mine",
+        "./mine",
+        "/opt/mine",
+        "file:///opt/mine",
+        "mine/",
+        "./x.zip",
+        "./wheels/Foo-1.0-py3-none-any.whl",
+        "foo-1.0.tar.gz",
+    ],
 )
 def test_lines_that_may_bring_anything(line):
     assert read(line) == Requirements(open=True)
@@ -99,7 +106,7 @@ def test_credentials_in_a_url_are_refused(line):
     ],
 )
 def test_a_login_that_gives_nothing_away(line):
-    assert read(f"numpy\n{line}").distributions[0] == "numpy"
+    assert read(f"numpy\n{line}").distributions == ("numpy",)
 
 
 def test_bytes_that_are_no_text():
@@ -118,9 +125,8 @@ def test_any_bytes_are_read_or_refused(content):
 @pytest.mark.parametrize(
     ("distribution", "module"),
     [
-        ("scikit-learn", "sklearn"), ("pillow", "PIL"), ("opencv-python", "cv2"), ("pyyaml", "yaml"),
-        ("beautifulsoup4", "bs4"), ("python-dateutil", "dateutil"), ("protobuf", "google"), ("setuptools",
-        "pkg_resources"),
+        ("scikit-learn", "sklearn"), ("opencv-python-headless", "cv2"), ("pyyaml", "yaml"),
+        ("beautifulsoup4", "bs4"), ("python-dateutil", "dateutil"),
         ("sentence-transformers", "sentence_transformers"), ("azure-storage-blob", "azure"),
         ("ruamel-yaml", "ruamel"),
         ("python-dotenv", "dotenv"), ("pymongo", "pymongo"), ("pymongo", "mongo"), ("foo", "pyfoo"),

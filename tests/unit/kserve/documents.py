@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deployer.observed import Document, RELEASE_LABEL
+from deployer.observed import RELEASE_LABEL, Document
 
 A, B = "1.0-aaaaaaaaaaaa", "1.1-bbbbbbbbbbbb"
 APPLIED = "2026-01-01T10:00:00Z"
@@ -58,6 +58,8 @@ def pod(
         status["initContainerStatuses"] = [container("storage-initializer", **init)]
     if main:
         status["containerStatuses"] = [container("kserve-container", **main)]
+    if "phase" in more:
+        status["phase"] = more.pop("phase")
     limits = more.pop("limits", {})
     labels = {RELEASE_LABEL: release, "app": more.pop("app", APP)}
     return {

@@ -8,7 +8,11 @@ import pytest
 from msgspec import UNSET
 
 from deployer.observed import Document
-from deployer.targets.kserve.preflight.admission import check_controller, check_frozen, check_pod_security
+from deployer.targets.kserve.preflight.rules.admission import (
+    check_controller,
+    check_frozen,
+    check_pod_security,
+)
 
 RESTRICTED: Document = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
 CONTEXT: dict[str, Any] = {

@@ -6,9 +6,9 @@ from typing import Any
 
 from msgspec import UNSET
 
+from deployer.findings import Finding
 from deployer.observed import Document
-from deployer.targets.kserve.preflight.capacity import check_room
-from deployer.targets.kserve.preflight.rules import Finding
+from deployer.targets.kserve.preflight.rules.capacity import check_room
 
 GPU = "nvidia.com/gpu"
 

@@ -13,6 +13,7 @@ from deployer.targets.kserve.state.diagnosis import (
     FIRST_TRACEBACK,
     PULLS,
     STALE,
+    TRIED_AGAIN,
     Failure,
     diagnose,
 )
@@ -42,8 +43,9 @@ SAID = "ValueError: wrong weights (handler.py, line 12)\n  File handler.py, line
 def failure(*pods: Document, of: Document | None = None, **children: Any) -> Failure | None:
     before = children.pop("before", None)
     spec_before = children.pop("spec_before", None)
+    conditions_before = children.pop("conditions_before", ())
     found = Children(pods=list(pods), **children)
-    return diagnose(of or service(), found, before, spec_before)
+    return diagnose(of or service(), found, before, spec_before, conditions_before)
 
 
 def told(*pods: Document, **children: Any) -> Failure:
@@ -130,6 +132,10 @@ class TestContainers:
             pod(B, main=CRASHED),
             pod(main=CRASHED, deletionTimestamp=AFTER),
             pod(main=CRASHED, ready=True),
+            # Evicted: its ReplicaSet has another one made.
+            pod(main={"terminated": {"exitCode": 137, "reason": "OOMKilled"}}, phase="Failed"),
+            # Downloaded at the fourth attempt; or its node was restarted as often.
+            pod(init={"terminated": {"exitCode": 0}, "restarts": 3}, main={"running": {}}),
             pod(main=CRASHED, app="isvc.digits-canary-predictor"),  # somebody's canary
         ],
     )
@@ -281,6 +287,22 @@ class TestDeployments:
         assert failure(replica_sets=[old, new], deployments=[deployment(A, LATE)]) is None
         assert failure(deployments=[deployment(A, LATE, generation=3, observed=2)]) is None
         assert failure(of=service(mode="Knative"), revisions=[revision(B, 1, LATE)]) is None
+
+    def test_a_deployment_repeats_the_refusal_of_the_release_before_though_no_name_is_in_it(self) -> None:
+        said = 'admission webhook "w" denied the request: no'
+        denied = condition("ReplicaFailure", "True", "FailedCreate", said)
+        old, new = replica_set(B, 1, conditions=[denied]), replica_set(A, 2)
+        assert failure(replica_sets=[old, new], deployments=[deployment(A, denied)]) is None
+        refused = replica_set(A, 2, conditions=[denied])
+        assert told(replica_sets=[old, refused]).message == f"ReplicaSet digits-predictor-2: {said}"
+
+    def test_those_of_an_earlier_wait_for_this_release(self) -> None:
+        before = [LATE, QUOTA]
+        assert failure(deployments=[deployment(A, LATE)], conditions_before=before) is None
+        later = {**LATE, "lastUpdateTime": AFTER}
+        assert told(deployments=[deployment(A, later)], conditions_before=before).after == 0
+        refused = told(replica_sets=[replica_set(conditions=[QUOTA])], conditions_before=before)
+        assert (refused.reason, refused.after) == ("QuotaExceeded", TRIED_AGAIN)
 
     def test_what_may_pass(self) -> None:
         again = condition("ReplicaFailure", "True", "FailedCreate", "timeout, will retry")

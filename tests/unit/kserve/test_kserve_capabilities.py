@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deployer.observed import Document
-from deployer.targets.kserve.preflight.capabilities import KServeConfig, read_config, read_version
+from deployer.targets.kserve.state.settings import KServeConfig, read_config, read_version
 
 
 def config_map(**texts: Any) -> Document:

@@ -6,21 +6,22 @@ from typing import Any
 
 import pytest
 
-from deployer.errors import ConfigError
+from deployer.bundle import Bundle
+from deployer.errors import ConfigError, RefusedError
+from deployer.findings import Finding, refuse
 from deployer.observed import Document
-from deployer.targets.kserve.client.api_errors import RefusedError
-from deployer.targets.kserve.preflight.capabilities import KServeConfig
-from deployer.targets.kserve.preflight.checks import ClusterFacts, check, refuse
-from deployer.targets.kserve.preflight.rules import GPU, Finding
+from deployer.targets.kserve.preflight.rules.cluster import ClusterFacts, check
+from deployer.targets.kserve.preflight.rules.documents import GPU
+from deployer.targets.kserve.state.settings import KServeConfig
 from tests.unit.kserve.test_kserve_rules import rendered
 
 GOOD = ClusterFacts()
 CLAIM = "pvc://models/digits/"
 
 
-def named(name: str, namespace: str = "team", mode: str = "Standard") -> list[Document]:
+def named(name: str, namespace: str = "team", mode: str = "Standard") -> Bundle:
     made = rendered(name=name, mode=mode)
-    made[-1]["metadata"]["namespace"] = namespace
+    made.service["metadata"]["namespace"] = namespace
     return made
 
 
@@ -39,7 +40,7 @@ def runtime(**spec: Any) -> Document:
     return {"spec": {"supportedModelFormats": [{"name": "pytorch"}], "containers": [], **spec}}
 
 
-def on_theirs(mode: str = "Standard") -> list[Document]:
+def on_theirs(mode: str = "Standard") -> Bundle:
     """Render a service on a runtime of the cluster's own."""
     return rendered(mode=mode, runtime="theirs")
 
@@ -50,13 +51,13 @@ def on_theirs(mode: str = "Standard") -> list[Document]:
         (rendered(), GOOD),
         (rendered(mode="Knative"), GOOD),
         (rendered(), ClusterFacts(namespace={"metadata": {"labels": {"team": "vision"}}})),
-        (rendered(), ClusterFacts(live=rendered()[-1])),
+        (rendered(), ClusterFacts(live=rendered().service)),
         (rendered(), ClusterFacts(config=KServeConfig(deployment_mode="Knative"), version="0.16.0-rc1")),
         (rendered(), ClusterFacts(config=KServeConfig(deployment_mode="Standard"), version="0.15.2")),
         (rendered(), ClusterFacts(config=KServeConfig(gateway="kserve/gateway"), gateway={"metadata": {}})),
         (rendered(), ClusterFacts(config=KServeConfig(gateway="kserve/gateway"))),
         (rendered(mode="Knative"), ClusterFacts(config=KServeConfig(gateway="kserve/gateway"), gateway=None)),
-        (named("a" * 47, mode="Knative"), GOOD),
+        (named("a" * 46, mode="Knative"), GOOD),
         (named("a" * 26, "b" * 26), GOOD),
         (
             named("a" * 40, "b" * 60),
@@ -65,7 +66,7 @@ def on_theirs(mode: str = "Standard") -> list[Document]:
         (named("a" * 40, "b" * 60), ClusterFacts(config=KServeConfig(domain_template="{{.Labels.team}}.x"))),
         (
             named("a" * 40, "b" * 60),
-            ClusterFacts(live={**rendered()[-1], "status": {"url": "http://digits"}}),
+            ClusterFacts(live={**rendered().service, "status": {"url": "http://digits"}}),
         ),
         (rendered(gpu=2), ClusterFacts(nodes=[node("1"), {}, node("2")])),
         (rendered(gpu=2), GOOD),
@@ -90,7 +91,7 @@ def on_theirs(mode: str = "Standard") -> list[Document]:
         ),
     ],
 )
-def test_what_is_taken(good: list[Document], place: ClusterFacts) -> None:
+def test_what_is_taken(good: Bundle, place: ClusterFacts) -> None:
     assert refuse(check(good, place)) == []
 
 
@@ -111,7 +112,7 @@ def test_what_is_taken(good: list[Document], place: ClusterFacts) -> None:
         ),
         (
             rendered(mode="Knative"),
-            ClusterFacts(live=rendered()[-1]),
+            ClusterFacts(live=rendered().service),
             "served in Standard mode, which KServe",
         ),
         (rendered(mode="Knative"), ClusterFacts(knative=False), "Knative, which is not installed"),
@@ -120,7 +121,7 @@ def test_what_is_taken(good: list[Document], place: ClusterFacts) -> None:
             ClusterFacts(config=KServeConfig(deployment_mode="Knative"), version="0.15.2"),
             "KServe 0.15.2 knows Standard by its former name alone, and would choose Knative",
         ),
-        (named("a" * 48, mode="Knative"), GOOD, "has 64 characters"),
+        (named("a" * 47, mode="Knative"), GOOD, "has 64 characters"),
         (named("a" * 27, "b" * 26), GOOD, "has 64 characters"),
         (
             named("a" * 40, "b" * 60),
@@ -189,7 +190,7 @@ def test_what_is_taken(good: list[Document], place: ClusterFacts) -> None:
         ),
     ],
 )
-def test_what_is_refused(bad: list[Document], place: ClusterFacts, what: str) -> None:
+def test_what_is_refused(bad: Bundle, place: ClusterFacts, what: str) -> None:
     with pytest.raises(ConfigError, match=what) as caught:
         refuse(check(bad, place))
     assert caught.value.where
@@ -216,7 +217,7 @@ def test_what_is_refused(bad: list[Document], place: ClusterFacts, what: str) ->
         ),
     ],
 )
-def test_what_may_go_wrong_is_told(doubtful: list[Document], place: ClusterFacts, what: str) -> None:
+def test_what_may_go_wrong_is_told(doubtful: Bundle, place: ClusterFacts, what: str) -> None:
     (said,) = refuse(check(doubtful, place))
     assert said.startswith(what)
 
@@ -231,7 +232,7 @@ def test_all_that_is_broken_is_said_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         refuse(findings)
     lines = caught.value.what.splitlines()
-    assert lines[0] == "3 things stand in the way of a rollout"
+    assert lines[0] == "3 checks failed"
     assert lines[1].startswith("- namespace: there is no namespace team (`kubectl create")
     assert [line.partition(":")[0] for line in lines[2:]] == ["- --canary", "- store.uri"]
 
@@ -240,5 +241,5 @@ def test_a_permission_that_is_missing_is_no_fault_of_the_config() -> None:
     lacking = Finding(name="permissions", status="failure", detail="may not", where="namespace team")
     with pytest.raises(RefusedError, match="may not"):
         refuse([lacking])
-    with pytest.raises(RefusedError, match="2 things"):
+    with pytest.raises(RefusedError, match="2 checks failed"):
         refuse([lacking, *check(rendered(percent=10), GOOD)])

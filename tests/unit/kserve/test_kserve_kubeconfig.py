@@ -15,7 +15,7 @@ import trustme
 import yaml
 
 from deployer.errors import ConfigError, TargetError
-from deployer.targets.kserve.client import exec_plugin
+from deployer.patience import PATIENCE, Patience
 from deployer.targets.kserve.client.connection import connect
 from deployer.targets.kserve.client.exec_plugin import ExecPlugin
 from deployer.targets.kserve.client.kubeconfig import read_kubeconfig
@@ -154,14 +154,12 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize("kind", PROGRAMS)
-def test_a_plugin_that_gives_nothing(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_plugin_that_gives_nothing(kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     program, what = PROGRAMS[kind]
-    monkeypatch.setattr(exec_plugin, "SECONDS", 2.0 if "end within" in what else 60.0)
+    limit = Patience(program=2.0 if "end within" in what else 60.0)
     spec = {"apiVersion": VERSION, "command": sys.executable, "args": ["-c", program]}
     with pytest.raises(TargetError, match=what) as caught:
-        connect(write(tmp_path / "config", config(exec=spec)), None)
+        connect(write(tmp_path / "config", config(exec=spec)), None, limit)
     assert "log in" in (caught.value.hint or "")
     assert MARK not in f"{caught.value} {caught.value.hint}"
     assert capfd.readouterr() == ("", "")
@@ -190,7 +188,7 @@ def plugin(folder: Path, status: dict[str, Any], **more: Any) -> ExecPlugin:
     """Return a plugin that counts how often it is asked, and notes what it is told."""
     (folder / "told").write_text(json.dumps({"apiVersion": VERSION, "status": status}))
     (folder / "plugin").write_text(
-        f"#!{sys.executable}\nimport os\n"
+        "#!/usr/bin/env python3\nimport os\n"
         "open('asked', 'a').write(os.environ['KUBERNETES_EXEC_INFO'] + '\\n')\n"
         "print(open('told').read().replace('EXTRA', os.environ.get('EXTRA', '')))\n"
     )
@@ -200,7 +198,11 @@ def plugin(folder: Path, status: dict[str, Any], **more: Any) -> ExecPlugin:
         "extensions": [{"name": "client.authentication.k8s.io/exec", "extension": {"audience": "x"}}],
     }
     return ExecPlugin(
-        {"apiVersion": VERSION, "command": "./plugin", **more}, cluster, folder=folder, where="x"
+        {"apiVersion": VERSION, "command": "./plugin", **more},
+        cluster,
+        folder=folder,
+        where="x",
+        patience=PATIENCE,
     )
 
 

@@ -9,14 +9,20 @@ import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployer.errors import ConflictError, KdeployError, NotFoundError, RolloutFailedError, TargetError
+from deployer.errors import (
+    ConflictError,
+    KdeployError,
+    NotFoundError,
+    RefusedError,
+    RolloutFailedError,
+    TargetError,
+)
 from deployer.targets.kserve.client.api_errors import (
     Answer,
     GoneError,
     LoginError,
     OutdatedError,
     PassingError,
-    RefusedError,
     UnknownKindError,
     broken,
     doubted,
@@ -53,7 +59,7 @@ def answer(status: int, message: str = "", **more: object) -> KdeployError:
         (403, 'pods "x" is forbidden: exceeded quota: q', RolloutFailedError, "exceeded quota: q"),
         (404, 'namespaces "x" not found', NotFoundError, "not found"),
         (404, "the server could not find the requested resource", UnknownKindError, "kind of object"),
-        (409, "the object has been modified", ConflictError, "changed at the same time"),
+        (409, "the object has been modified", ConflictError, "another client changed it"),
         (410, "too old resource version", GoneError, "too old"),
         (422, "spec.x: Invalid value", RolloutFailedError, r"invalid: spec\.x"),
         (400, 'admission webhook "w" denied the request: no', RolloutFailedError, "webhook w refuses it: no"),
@@ -62,7 +68,7 @@ def answer(status: int, message: str = "", **more: object) -> KdeployError:
         (503, "etcd", TargetError, "HTTP 503"),
         (418, "teapot", TargetError, "HTTP 418: teapot"),
         (302, "Found", LoginError, "a web page answers"),
-        (200, "half an answer", PassingError, "no JSON object"),
+        (200, "half an answer", PassingError, "not a JSON object"),
     ],
 )
 def test_table(status: int, message: str, kind: type[KdeployError], what: str) -> None:
@@ -76,7 +82,7 @@ def test_a_conflict_names_every_field_and_holder() -> None:
         {"reason": "FieldManagerConflict", "field": ".spec.b", "message": "unreadable"},
     ]
     error = answer(409, "Apply failed", details={"causes": causes})
-    assert "spec.a is kubectl's; spec.b is somebody else's" in error.what
+    assert "spec.a is managed by kubectl; spec.b is managed by another manager" in error.what
 
 
 def test_causes_of_an_invalid_one_are_told() -> None:
@@ -136,6 +142,6 @@ def test_of_conflicts_only_what_changed_meanwhile_is_worth_asking_again() -> Non
 def test_what_may_have_been_done_is_said() -> None:
     error = doubted(answer(500, "oops"))
     assert isinstance(error, PassingError)
-    assert "may have been done" in error.what
+    assert "may have been made" in error.what
     assert error.where == f"patch x on {HOST}"
     assert not answer(429, "slow down").done  # type: ignore[attr-defined]

@@ -6,22 +6,24 @@ import base64
 from typing import Any
 
 import pytest
+from msgspec import structs
 
-from deployer.observed import Document
-from deployer.targets.kserve.preflight.rules import GPU, Finding, check_documents
+from deployer.bundle import Bundle, Sealed
+from deployer.findings import Finding
+from deployer.targets.kserve.preflight.rules.documents import GPU, check_bundle
 from tests.cluster.play import documents
 
 
-def rendered(*, uri: str = "", env: dict[str, str] | None = None, **render: Any) -> list[Document]:
+def rendered(*, uri: str = "", env: dict[str, str] | None = None, **render: Any) -> Bundle:
     """Render a release as kdeploy does; `uri` in the place of its own."""
     made = documents("team", **render, **({"env": env} if env else {}))
     if uri:
-        made[-1]["spec"]["predictor"]["model"]["storageUri"] = uri
+        made.service["spec"]["predictor"]["model"]["storageUri"] = uri
     return made
 
 
-def broken(made: list[Document]) -> list[Finding]:
-    return [one for one in check_documents(made) if one.status != "ok"]
+def broken(made: Bundle) -> list[Finding]:
+    return [one for one in check_bundle(made) if one.status != "ok"]
 
 
 @pytest.mark.parametrize(
@@ -36,7 +38,7 @@ def broken(made: list[Document]) -> list[Finding]:
         rendered(uri="https://account.blob.core.windows.net/models/digits/"),
     ],
 )
-def test_what_is_taken(good: list[Document]) -> None:
+def test_what_is_taken(good: Bundle) -> None:
     assert broken(good) == []
 
 
@@ -60,7 +62,7 @@ def test_what_is_taken(good: list[Document]) -> None:
         ),
     ],
 )
-def test_what_is_refused(bad: list[Document], what: str, where: str) -> None:
+def test_what_is_refused(bad: Bundle, what: str, where: str) -> None:
     (found,) = broken(bad)
     assert what in found.detail
     assert found.where.startswith(where)
@@ -69,8 +71,8 @@ def test_what_is_refused(bad: list[Document], what: str, where: str) -> None:
 
 def test_a_gpu_is_requested_as_it_is_limited() -> None:
     made = rendered(gpu=2)
-    resources = made[-1]["spec"]["predictor"]["model"]["resources"]
-    made[-1]["spec"]["predictor"]["model"]["resources"] = {**resources, "requests": {GPU: "1"}}
+    resources = made.service["spec"]["predictor"]["model"]["resources"]
+    made.service["spec"]["predictor"]["model"]["resources"] = {**resources, "requests": {GPU: "1"}}
     (found,) = broken(made)
     assert found.detail == "1 of nvidia.com/gpu are requested and 2 are the limit, which must be the same"
 
@@ -79,7 +81,7 @@ def test_a_secret_and_annotations_that_are_too_large() -> None:
     value = base64.b64encode(b"x" * (1 << 20)).decode()
     metadata = {"name": "models", "annotations": {"role": "x" * (256 << 10)}}
     full = {"kind": "Secret", "metadata": metadata, "data": {"key": value, "other": "eA=="}}
-    assert [one.detail for one in broken([full, *rendered()])] == [
+    assert [one.detail for one in broken(structs.replace(rendered(), secret=Sealed(full)))] == [
         "the Secret would have 1,660,353 bytes, and the API server takes 1,572,864",
         "what the Secret holds would have 1,048,577 bytes, and the API server takes 1,048,576",
         "the Secret's annotations would have 262,148 bytes, and the API server takes 262,144",

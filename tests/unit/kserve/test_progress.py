@@ -10,6 +10,8 @@ from deployer.observed import Document
 from deployer.targets.kserve.state.children import Children
 from deployer.targets.kserve.state.progress import describe_progress
 from tests.unit.kserve.documents import (
+    AFTER,
+    BEFORE,
     GPU,
     A,
     B,
@@ -64,6 +66,14 @@ def probe(message: str) -> Document:
             "BackOff",
             "storage-initializer has failed 3 times and starts again after 40 s: timed out",
         ),
+        (
+            pod(
+                init={"terminated": {"exitCode": 0}, "restarts": 1}, main=RUNS
+            ),  # the second attempt succeeded
+            [],
+            "LoadingModel",
+            "loading the model",
+        ),
         (pod(main=RUNS), [], "LoadingModel", "loading the model"),
         (pod(main=RUNS), [probe("it is slow")], "LoadingModel", "loading the model: it is slow"),
         (
@@ -107,6 +117,21 @@ def probe(message: str) -> Document:
             [event("digits-1", "FailedMount", "no claim")],
             "FailedMount",
             "pod digits-1: no claim",
+        ),
+        (
+            pod(main={"waiting": {"reason": "ContainerCreating"}}),  # it has a node by now
+            [
+                event("digits-1", "FailedScheduling", GPU, BEFORE),
+                event("digits-1", "Scheduled", "to n1", AFTER),
+            ],
+            "StartingContainer",
+            "starting container kserve-container: its image may have to be pulled",
+        ),
+        (
+            pod(main={"waiting": {"reason": "ContainerCreating"}}),  # its volume is mounted by now
+            [event("digits-1", "FailedMount", "no", BEFORE), event("digits-1", "Pulling", "image", AFTER)],
+            "StartingContainer",
+            "starting container kserve-container: its image may have to be pulled",
         ),
         (
             pod(main={"waiting": {"reason": "PodInitializing"}}),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from deployer.findings import Finding
 from deployer.observed import Document
-from deployer.targets.kserve.preflight.quotas import check_quotas
-from deployer.targets.kserve.preflight.rules import Finding
+from deployer.targets.kserve.preflight.rules.quotas import check_quotas
 
 
 def service(**amounts: str) -> Document:

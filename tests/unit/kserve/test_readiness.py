@@ -6,9 +6,9 @@ from typing import Any
 
 from deployer.observed import Document, Phase
 from deployer.targets.kserve.state.children import Children
-from deployer.targets.kserve.state.diagnosis import PULLS, SETTLED
-from deployer.targets.kserve.state.readiness import LOGS, STEP, Readiness
-from tests.unit.kserve.documents import GPU, A, B, condition, pod, replica_set, revision, service
+from deployer.targets.kserve.state.diagnosis import PULLS, SCALES_UP, SETTLED
+from deployer.targets.kserve.state.readiness import LOGS, STEP, ReadinessEvaluator
+from tests.unit.kserve.documents import GPU, A, B, condition, event, pod, replica_set, revision, service
 
 
 def knative(
@@ -35,7 +35,7 @@ def of(*releases: str) -> Children:
 
 
 def test_ready_must_last() -> None:
-    readiness = Readiness(window=2)
+    readiness = ReadinessEvaluator(window=2)
     status = readiness.evaluate(knative(), of(A), 10)
     assert (status.phase, status.message) == (Phase.PROGRESSING, "ready; must stay so for 2 s")
     assert (readiness.in_window, readiness.recheck_at) == (True, 12)
@@ -45,7 +45,7 @@ def test_ready_must_last() -> None:
 
 
 def test_what_is_interrupted_begins_again() -> None:
-    readiness = Readiness(window=2)
+    readiness = ReadinessEvaluator(window=2)
     readiness.evaluate(knative(), of(A), 10)
     assert readiness.evaluate(knative(ready="False"), of(A), 11).phase is Phase.PROGRESSING
     assert not readiness.in_window
@@ -54,7 +54,7 @@ def test_what_is_interrupted_begins_again() -> None:
 
 
 def test_the_ready_revision_must_be_of_the_release() -> None:
-    readiness = Readiness(window=0)
+    readiness = ReadinessEvaluator(window=0)
     status = readiness.evaluate(knative(B), of(A), 10)
     assert (status.phase, status.reason) == (Phase.PROGRESSING, "WaitingForKServe")
     assert readiness.evaluate(knative(B), Children(), 10).phase is Phase.PROGRESSING  # its label is not known
@@ -80,7 +80,7 @@ class TestTraffic:
         )
 
     def phase(self, document: Document, stable: str | None = None) -> Phase:
-        return Readiness(window=0, stable=stable).evaluate(document, of(A, B), 0).phase
+        return ReadinessEvaluator(window=0, stable=stable).evaluate(document, of(A, B), 0).phase
 
     def test_the_percentage_must_be_the_wanted_one(self) -> None:
         assert self.phase(self.split(10, 10)) is Phase.READY
@@ -89,14 +89,16 @@ class TestTraffic:
         assert self.phase(self.split(0, 0)) is Phase.READY
 
     def test_a_promotion_waits_for_all_requests(self) -> None:
-        status = Readiness(window=0).evaluate(self.split(10, None), of(A, B), 0)
+        status = ReadinessEvaluator(window=0).evaluate(self.split(10, None), of(A, B), 0)
         assert (status.phase, status.reason) == (Phase.PROGRESSING, "TrafficNotSwitched")
         assert status.message == f"waiting for the traffic to be 100 % {B}"
         assert self.phase(self.split(100, None)) is Phase.READY
 
     def test_the_rest_must_go_to_the_stable_release(self) -> None:
         assert self.phase(self.split(10, 10), stable=A) is Phase.READY
-        status = Readiness(window=0, stable="0.9-cccccccccccc").evaluate(self.split(10, 10), of(A, B), 0)
+        status = ReadinessEvaluator(window=0, stable="0.9-cccccccccccc").evaluate(
+            self.split(10, 10), of(A, B), 0
+        )
         assert status.phase is Phase.PROGRESSING
         assert status.message == f"waiting for the traffic to be 10 % {B}, 90 % 0.9-cccccccccccc"
 
@@ -105,14 +107,14 @@ class TestTraffic:
 
 
 def test_before_kserve_has_looked() -> None:
-    status = Readiness(window=0).evaluate(service(), Children(), 10)
+    status = ReadinessEvaluator(window=0).evaluate(service(), Children(), 10)
     assert (status.phase, status.message) == (Phase.PENDING, "waiting for KServe to write a status")
 
 
 def test_a_failure_that_may_pass_must_last() -> None:
     refused = {"reason": "ErrImagePull", "message": "connection refused"}
     unready, waits = service(conditions=[condition("Ready", "False")]), pod(main={"waiting": refused})
-    readiness = Readiness(window=0)
+    readiness = ReadinessEvaluator(window=0)
     assert readiness.evaluate(unready, Children(pods=[waits]), 10).phase is Phase.PROGRESSING
     assert readiness.recheck_at == min(10 + STEP, 10 + PULLS)
     assert (
@@ -124,7 +126,7 @@ def test_a_failure_that_may_pass_must_last() -> None:
 
 def test_a_failed_container_has_a_log() -> None:
     crashed = pod(main={"waiting": {"reason": "CrashLoopBackOff"}, "restarts": 2, "last": {"exitCode": 1}})
-    status = Readiness(window=0).evaluate(service(conditions=[]), Children(pods=[crashed]), 0)
+    status = ReadinessEvaluator(window=0).evaluate(service(conditions=[]), Children(pods=[crashed]), 0)
     assert (status.phase, status.hint) == (Phase.FAILED, LOGS)
 
 
@@ -132,17 +134,29 @@ def test_a_gpu_that_comes_back_is_waited_for() -> None:
     missing = pod(node="", conditions=[condition("PodScheduled", "False", "Unschedulable", GPU)])
     unready, found = service(conditions=[condition("Ready", "False")]), Children(pods=[missing])
     returns = [True]
-    readiness = Readiness(window=0, gpu_returns=lambda: returns[0])
+    readiness = ReadinessEvaluator(window=0, gpu_returns=lambda: returns[0])
     assert readiness.evaluate(unready, found, 10).phase is Phase.PROGRESSING
-    assert readiness.recheck_at == 10 + SETTLED  # an autoscaler speaks up after the pod's condition
+    assert readiness.recheck_at == 10 + SETTLED
     assert readiness.evaluate(unready, found, 10 + SETTLED).phase is Phase.PROGRESSING
     assert readiness.recheck_at == 10 + SETTLED + STEP / 10
     returns[0] = False
     assert readiness.evaluate(unready, found, 20).phase is Phase.FAILED
 
 
+def test_an_autoscaler_has_the_time_to_add_a_node_with_a_gpu() -> None:
+    missing = pod(node="", conditions=[condition("PodScheduled", "False", "Unschedulable", GPU)])
+    unready, found = service(conditions=[condition("Ready", "False")]), Children(pods=[missing])
+    readiness = ReadinessEvaluator(window=0, may_scale_up=lambda: True)
+    assert readiness.evaluate(unready, found, 10).phase is Phase.PROGRESSING
+    assert readiness.evaluate(unready, found, 9 + SCALES_UP).phase is Phase.PROGRESSING
+    comes = Children(pods=[missing], events=[event("digits-1", "TriggeredScaleUp", "pool 0->1")])
+    assert readiness.evaluate(unready, comes, 10 + SCALES_UP).reason == "ScalingUp"
+    assert readiness.evaluate(unready, found, 11 + SCALES_UP).phase is Phase.PROGRESSING
+    assert readiness.evaluate(unready, found, 11 + 2 * SCALES_UP).phase is Phase.FAILED
+
+
 def test_a_state_that_lasts_is_told_again() -> None:
-    readiness, found = Readiness(window=0), Children(pods=[pod(main={"running": {}})])
+    readiness, found = ReadinessEvaluator(window=0), Children(pods=[pod(main={"running": {}})])
     unready = service(conditions=[condition("Ready", "False")])
     assert readiness.evaluate(unready, found, 10).seconds == 0
     assert readiness.recheck_at == 10 + STEP
@@ -153,4 +167,4 @@ def test_a_state_that_lasts_is_told_again() -> None:
 def test_standard_mode_at_the_end_of_an_update() -> None:
     ready = service(B, conditions=[condition("Ready", "True")])
     sets = [replica_set(A, 9, wanted=0), replica_set(B, 10, wanted=2, available=2)]
-    assert Readiness(window=0).evaluate(ready, Children(replica_sets=sets), 0).phase is Phase.READY
+    assert ReadinessEvaluator(window=0).evaluate(ready, Children(replica_sets=sets), 0).phase is Phase.READY

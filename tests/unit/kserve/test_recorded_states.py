@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from deployer.observed import Document, Observed, Phase, RELEASE_LABEL
+from deployer.observed import RELEASE_LABEL, Document, Observed, Phase
 from deployer.targets.kserve.state.children import Children
-from deployer.targets.kserve.state.readiness import Readiness
+from deployer.targets.kserve.state.readiness import ReadinessEvaluator
 from tests.recorded import FOLDER, NAMES, state
 
 READY, FAILED, WAITS, STOPPED = Phase.READY, Phase.FAILED, Phase.PROGRESSING, Phase.STOPPED
@@ -157,7 +157,7 @@ def evaluate(name: str, *, at: float = 0.0) -> Observed:
     """Evaluate a state that has been as it is for `at` seconds."""
     service, children = state(name)
     children = structs.replace(children, **INVENTED.get(name, {}))
-    readiness = Readiness(window=0)
+    readiness = ReadinessEvaluator(window=0)
     status = readiness.evaluate(service, children, 0)
     return readiness.evaluate(service, children, at) if at else status
 
@@ -200,7 +200,7 @@ def test_a_failure_of_the_release_before_does_not_count() -> None:
     (deployment,) = children.deployments
     deployment["metadata"]["labels"][RELEASE_LABEL] = back
     deployment["metadata"]["generation"] += 1
-    status = Readiness(window=0).evaluate(service, children, 0)
+    status = ReadinessEvaluator(window=0).evaluate(service, children, 0)
     assert status.phase is WAITS
 
 
@@ -208,7 +208,7 @@ def test_a_killed_old_pod_does_not_fail_the_new_one() -> None:
     """For a moment KServe says BlockedByFailedLoad of the pod that it has just ended."""
     service, children = state("35-recreate-old-pod-killed")
     service["status"]["modelStatus"]["transitionStatus"] = "BlockedByFailedLoad"
-    assert Readiness(window=0).evaluate(service, children, 0).phase is WAITS
+    assert ReadinessEvaluator(window=0).evaluate(service, children, 0).phase is WAITS
 
 
 def test_who_answers_after_a_deadline() -> None:
@@ -222,11 +222,11 @@ def test_who_answers_after_a_deadline() -> None:
             "status": {"replicas": 1, "availableReplicas": 1},
         }
     ]
-    status = Readiness(window=0).evaluate(service, structs.replace(children, replica_sets=sets), 0)
+    status = ReadinessEvaluator(window=0).evaluate(service, structs.replace(children, replica_sets=sets), 0)
     assert status.phase is FAILED
     assert status.serving == "1.3-83c1f967385c"
 
 
 def test_a_stopped_service_has_no_children() -> None:
     service, _ = state("08-stopped")
-    assert Readiness(window=0).evaluate(service, Children(), 0).phase is STOPPED
+    assert ReadinessEvaluator(window=0).evaluate(service, Children(), 0).phase is STOPPED

@@ -84,6 +84,11 @@ class TestCanaryOfSomebodyElse:
         assert [(s.percent, s.release, s.foreign) for s in status.traffic] == [(90, B, False), (10, A, True)]
         assert status.phase is Phase.READY
 
+    def test_a_canary_that_gets_all_requests_does_not_hold_up_a_rollout(self) -> None:
+        status = self.seen(("digits-predictor", 0), ("digits-canary-predictor", 100))
+        assert [(s.percent, s.foreign) for s in status.traffic] == [(0, False), (100, True)]
+        assert status.phase is Phase.READY
+
     def test_a_route_that_does_not_split(self) -> None:
         for weights in (
             [("digits-predictor", 1)],

@@ -11,6 +11,7 @@ from loopback import Reply
 from deployer.errors import ConflictError, NotFoundError, TargetError
 from deployer.predict import Models, RegisteredModel
 from deployer.targets.protocols import Endpoint
+from tests.clocks import patience
 
 
 def torchserve(code: int, kind: str, message: str) -> Reply:
@@ -168,6 +169,6 @@ def test_what_does_not_speak_as_torchserve_is_an_error(server, models, body):
 
 
 def test_nobody_there_is_an_error_of_the_target():
-    models = Models(Endpoint("http://127.0.0.1:1"), sleep=lambda seconds: None)
+    models = Models(Endpoint("http://127.0.0.1:1"), patience=patience())
     with pytest.raises(TargetError, match="nobody listens"):
         models.list()

@@ -1,6 +1,6 @@
-"""What an API server's refusal means, said better: one table from its answers to our errors. Pure.
+"""What a refusal of the API server means: one table from its answers to our errors. Pure.
 
-What the API server says is quoted; what was sent to it never is, since that may hold secrets.
+What the API server says is quoted. What was sent to it never is, since that may hold secrets.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from deployer.errors import (
     TargetError,
 )
 
+_RETRY = "check the network, the VPN and the context, then retry"
+_FIX = "fix the fields named in the message"
 TEXT_MAX = 600  # characters of a foreign text that an error quotes
 
 _FORBIDDEN = re.compile(
@@ -33,39 +35,41 @@ _CALLING = re.compile(r'failed calling webhook "(?P<name>[^"]+)"')
 
 
 class GoneError(TargetError):
-    """What a watch was to go on from is forgotten: list again."""
+    """The API server has forgotten the version that a watch should resume from: list again."""
 
 
 class PassingError(TargetError):
-    """The network or the API server fails, perhaps for a moment only: ask again.
+    """The network or the API server fails, perhaps only for a moment: try again.
 
-    `done` is whether what was asked may have been done all the same; `status` is of HTTP, where there was
-    an answer, and `after` how many seconds it says to wait.
+    `done` says that the request may have taken effect, and `after` how many seconds the answer asks to wait.
     """
 
     done = True
-    status = 0
     after: float | None = None
 
 
 class UntouchedError(PassingError):
-    """It fails before anything can have been done."""
+    """The request failed before it can have taken effect."""
 
     done = False
 
 
 class OutdatedError(ConflictError):
-    """Somebody else changed the object at the same time."""
+    """Another client changed the object at the same time."""
+
+
+class ForbiddenError(RefusedError):
+    """The user lacks a permission."""
 
 
 class LoginError(TargetError):
-    """Not the API server answers, but what stands before it and wants people to log in."""
+    """A proxy before the API server answers, and wants people to log in."""
 
     retryable = False
 
 
 class NoLogError(RefusedError):
-    """One container has no log to give: it did not start, its Pod is gone, or its node does not answer."""
+    """A container has no log: it did not start, its Pod is gone, or its node does not answer."""
 
 
 class UnknownKindError(RefusedError):
@@ -73,10 +77,10 @@ class UnknownKindError(RefusedError):
 
 
 class Answer:
-    """An answer that is no success: its HTTP status and the Status object in its body.
+    """An answer that is not a success: its HTTP status and the Status object in its body.
 
-    `asked` is what was asked for, a verb and an object in words; `host` who was asked; `after` is
-    its Retry-After in seconds.
+    `asked` says in words what was requested, a verb and an object; `host` is the API server; `after` is the
+    Retry-After in seconds.
     """
 
     def __init__(
@@ -107,9 +111,9 @@ def read(answer: Answer) -> KdeployError:
 
 
 def doubted(failure: KdeployError) -> KdeployError:
-    """Add to the error of a write that it may have been done."""
+    """Add to the error of a write that it may have taken effect."""
     return type(failure)(
-        f"{failure.what}; what was asked may have been done all the same",
+        f"{failure.what}; the change may have been made nevertheless",
         where=failure.where,
         hint=failure.hint,
     )
@@ -120,11 +124,11 @@ def unreachable(error: urllib3.exceptions.HTTPError, where: str) -> KdeployError
     text = str(getattr(error, "reason", None) or error)
     if "CERTIFICATE_VERIFY_FAILED" in text or "certificate" in text.lower():
         return RefusedError(
-            "the API server's certificate is not the one that the kubeconfig vouches for",
+            "the API server's certificate is not signed by the kubeconfig's authority",
             where=where,
-            hint="is this the right context? `certificate-authority` in the kubeconfig must be the cluster's",
+            hint="check the context; `certificate-authority` in the kubeconfig must be the cluster's",
         )
-    hint = "check the network, the VPN and the context, and run it again"
+    hint = _RETRY
     if isinstance(error, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError):
         return UntouchedError("the API server cannot be reached", where=where, hint=hint)
     if isinstance(error, urllib3.exceptions.TimeoutError):
@@ -140,18 +144,14 @@ def broken(error: Exception, where: str) -> KdeployError:
 
 
 def _strange(answer: Answer) -> KdeployError:
-    """Something between here and the API server answers in its place."""
+    """Return the error of an answer that a proxy gives in place of the API server."""
     if answer.is_page or answer.status >= 300:
         return LoginError(
             f"a web page answers instead of the API server: {answer.message}",
             where=answer.where,
-            hint="log in to the cluster, or its VPN; is its address in the kubeconfig the right one?",
+            hint="log in to the cluster or its VPN, and check its address in the kubeconfig",
         )
-    return PassingError(
-        "the API server's answer cannot be read: it is no JSON object",
-        where=answer.where,
-        hint="check the network, the VPN and the context, and run it again",
-    )
+    return PassingError("the API server's answer is not a JSON object", where=answer.where, hint=_RETRY)
 
 
 def _unauthorized(answer: Answer) -> KdeployError:
@@ -171,9 +171,9 @@ def _forbidden(answer: Answer) -> KdeployError:
         return RefusedError(
             "the cluster was given no credentials",
             where=answer.where,
-            hint="log in: the kubeconfig yields no token",
+            hint="log in: the kubeconfig has no token",
         )
-    return RefusedError(
+    return ForbiddenError(
         f"user {match['user']} may not {match['verb']} {resource}",
         where=answer.where,
         hint="`kdeploy render --rbac` prints the Role that grants it",
@@ -181,13 +181,13 @@ def _forbidden(answer: Answer) -> KdeployError:
 
 
 def _denied(answer: Answer) -> KdeployError:
-    """Admission refuses: a webhook, a quota, a policy; asking again would not help."""
+    """Admission refuses: a webhook, a quota, a policy; trying again would not help."""
     match = _WEBHOOK.search(answer.message)
     said = answer.message[match.end() :] if match else answer.message
     speaker = f"webhook {match['name']}" if match else "the API server"
-    hint = "mend what it names"
+    hint = _FIX
     if "exceeded quota" in said:
-        hint = "raise the quota, or delete what fills it: `kubectl describe quota`"
+        hint = "raise the quota, or delete what uses it: `kubectl describe quota`"
     return RolloutFailedError(f"{speaker} refuses it: {said}", where=answer.where, hint=hint)
 
 
@@ -197,30 +197,30 @@ def _webhook_down(answer: Answer) -> KdeployError:
     return UntouchedError(
         f"webhook {name} does not answer: {answer.message}",
         where=answer.where,
-        hint="is KServe's controller running? `kubectl -n kserve get pods`",
+        hint="check that the pods of its controller run: `kdeploy doctor`; then retry",
     )
 
 
 def _conflict(answer: Answer) -> KdeployError:
     held = [
-        f"{cause.get('field', '').lstrip('.')} is {_manager(cause)}'s"
+        f"{cause.get('field', '').lstrip('.')} is managed by {_manager(cause)}"
         for cause in answer.causes
         if cause.get("reason") == "FieldManagerConflict"
     ]
     if held:
         return ConflictError(
-            f"others hold what would change: {'; '.join(held)}",
+            f"field conflict: {'; '.join(held)}",
             where=answer.where,
-            hint="--force-conflicts takes it over; or let kdeploy.toml say what they want",
+            hint="--force-conflicts takes the fields over; or set the same values in kdeploy.toml",
         )
     kind = ConflictError if answer.reason == "AlreadyExists" else OutdatedError
-    what = f"it was changed at the same time: {answer.message}"
+    what = f"another client changed it at the same time: {answer.message}"
     return kind(what, where=answer.where, hint="run it again")
 
 
 def _manager(cause: dict[str, Any]) -> str:
     match = _MANAGER.search(str(cause.get("message")))
-    return match["manager"] if match else "somebody else"
+    return match["manager"] if match else "another manager"
 
 
 def _missing(answer: Answer) -> KdeployError:
@@ -228,16 +228,24 @@ def _missing(answer: Answer) -> KdeployError:
         return UnknownKindError(
             "the cluster does not know this kind of object",
             where=answer.where,
-            hint="is KServe installed there?",
+            hint="`kdeploy doctor` shows what the cluster lacks",
         )
-    return NotFoundError(answer.message, where=answer.where, hint="`kdeploy list` shows what there is")
+    return NotFoundError(answer.message, where=answer.where, hint="`kdeploy list` shows what exists")
 
 
 def _invalid(answer: Answer) -> KdeployError:
     causes = [f"{cause.get('field')}: {cause.get('message')}" for cause in answer.causes]
     said = "; ".join(causes) or answer.message
-    what = f"the API server takes it for invalid: {said}"[:TEXT_MAX]
-    return RolloutFailedError(what, where=answer.where, hint="mend what it names")
+    what = f"the API server rejects it as invalid: {said}"[:TEXT_MAX]
+    return RolloutFailedError(what, where=answer.where, hint=_FIX)
+
+
+def _unreachable_node(answer: Answer) -> KdeployError:
+    return TargetError(
+        f"the pod's node cannot be reached: {answer.message}",
+        where=answer.where,
+        hint="check that the node is Ready: `kubectl get nodes`; then retry",
+    )
 
 
 def _gone(answer: Answer) -> KdeployError:
@@ -247,14 +255,14 @@ def _gone(answer: Answer) -> KdeployError:
 def _busy(answer: Answer) -> KdeployError:
     kind = UntouchedError if answer.status == 429 else PassingError
     what = f"the API server is busy or in trouble (HTTP {answer.status}): {answer.message}"
-    error = kind(what, where=answer.where, hint="run it again in a while")
-    error.status, error.after = answer.status, answer.after
+    error = kind(what, where=answer.where, hint="run it again later")
+    error.after = answer.after
     return error
 
 
 def _unexpected(answer: Answer) -> KdeployError:
     what = f"the API server answers HTTP {answer.status}: {answer.message}"
-    return TargetError(what, where=answer.where, hint="is this an API server? check the context")
+    return TargetError(what, where=answer.where, hint="check that the context names an API server")
 
 
 def _text(body: str) -> str:
@@ -273,5 +281,6 @@ _TABLE: tuple[tuple[Callable[[Answer], object], _Error], ...] = (
     (lambda a: a.status == 409, _conflict),
     (lambda a: a.status == 410, _gone),
     (lambda a: a.status in (400, 422), _invalid),
+    (lambda a: "error dialing backend" in a.message, _unreachable_node),
     (lambda a: a.status == 429 or a.status >= 500, _busy),
 )

@@ -8,21 +8,16 @@ import re
 import ssl
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import Any
 
 import urllib3
 
 from deployer.errors import ConfigError, TargetError
 from deployer.files import expanded, is_file
-from deployer.proxies import address_of, find_proxy, login_of
+from deployer.patience import PATIENCE, Patience
+from deployer.proxies import address_of, find_proxy
 from deployer.targets.kserve.client.exec_plugin import ExecPlugin
 from deployer.targets.kserve.client.kubeconfig import Chosen, read_kubeconfig
-
-if TYPE_CHECKING:
-    from websocket import WebSocket
-
-_CONNECT, _READ = 5.0, 20.0  # seconds; an API server that says nothing for so long is asked again
 
 
 class Connection:
@@ -35,33 +30,37 @@ class Connection:
         where: str,
         user: str = "",
         plugin: ExecPlugin | None = None,
+        patience: Patience = PATIENCE,
     ) -> None:
         """`user` is what the kubeconfig calls the user, empty for a pod's account; `plugin` gives tokens."""
         self.namespace = namespace
         self.where = re.sub(r"//[^/@]*@", "//", where)  # what stands before @ may be a password
         self.user = user
         self.host: str = configuration.host.rstrip("/")
+        self.tls = _tls(configuration)
+        self.server_name: str | None = configuration.tls_server_name
+        self.proxy: str | None = configuration.proxy
+        self.patience = patience
         self._configuration = configuration
         self._plugin = plugin
-        self._tls = _tls(configuration)
         options: dict[str, Any] = {
-            "ssl_context": self._tls,
+            "ssl_context": self.tls,
             "retries": False,
             "maxsize": 32,
-            "timeout": urllib3.Timeout(connect=_CONNECT, read=_READ),
+            "timeout": urllib3.Timeout(connect=patience.connect, read=patience.answer),
         }
-        if configuration.tls_server_name:
-            options["server_hostname"] = configuration.tls_server_name
-        if configuration.proxy:
-            address, headers = address_of(configuration.proxy)
+        if self.server_name:
+            options["server_hostname"] = self.server_name
+        if self.proxy:
+            address, headers = address_of(self.proxy)
             self.pool: urllib3.PoolManager = urllib3.ProxyManager(address, proxy_headers=headers, **options)
         else:
             self.pool = urllib3.PoolManager(**options)
 
     def headers(self) -> dict[str, str]:
-        """Return the headers that authenticate; an exec plugin is asked again when its token is over.
+        """Return the headers that authenticate; an exec plugin runs again when its token has expired.
 
-        Raises TargetError where it fails then, or where the token is none that a header can carry.
+        Raises TargetError where it fails then, or where a header cannot carry the token.
         """
         if self._plugin:
             value = f"Bearer {self._plugin.credential().token}"
@@ -70,38 +69,21 @@ class Connection:
             value = auth["value"].strip() if auth and auth["value"] else ""
         if not (value.isascii() and value.isprintable()):
             raise TargetError(
-                "the kubeconfig's token has a character that no token has",
+                "the kubeconfig's token has an invalid character",
                 where=self.where,
                 hint="log in to the cluster again",
             )
         return {"Authorization": value} if value else {}
-
-    def websocket(self, path: str, protocol: str) -> WebSocket:
-        """Open a WebSocket that speaks one subprotocol. Raises what the websocket package raises, OSError."""
-        import websocket
-
-        opened = websocket.create_connection(
-            "ws" + self.host.removeprefix("http") + path,
-            timeout=_READ,
-            header=self.headers(),
-            subprotocols=[protocol],
-            sslopt={"context": self._tls, "server_hostname": self._configuration.tls_server_name},
-            suppress_origin=True,
-            redirect_limit=0,  # or the credentials would go wherever an answer says
-            **_proxy(self._configuration.proxy),
-        )
-        opened.settimeout(None)
-        return opened
 
     def close(self) -> None:
         """Close every connection."""
         self.pool.clear()
 
 
-def connect(kubeconfig: str | None, context: str | None) -> Connection:
+def connect(kubeconfig: str | None, context: str | None, patience: Patience = PATIENCE) -> Connection:
     """Read the kubeconfig, or the account of the pod that this runs in. Raises ConfigError, TargetError.
 
-    `kubeconfig` and KUBECONFIG may name several files, which are merged. Asks nothing of the cluster,
+    `kubeconfig` and KUBECONFIG may name several files, which are merged. Sends nothing to the cluster,
     and never writes to a kubeconfig.
     """
     from kubernetes import config
@@ -115,24 +97,25 @@ def connect(kubeconfig: str | None, context: str | None) -> Connection:
         except (config.ConfigException, OSError) as error:
             raise ConfigError(f"the pod's own account cannot be used: {error}") from error
         configuration.proxy = find_proxy(configuration.host, None)
-        return Connection(configuration, _pod_namespace(), "the cluster of this pod")
+        return Connection(configuration, _pod_namespace(), "the cluster of this pod", patience=patience)
     chosen = read_kubeconfig(files, context)
-    plugin, user = _plugin(chosen, f"kubeconfig {files}")
+    plugin, user = _plugin(chosen, f"kubeconfig {files}", patience)
     # Python's TLS reads keys from files alone. They are removed once it has.
     with tempfile.TemporaryDirectory(prefix="kdeploy-") as folder:
         _load(configuration, chosen, user, folder, f"kubeconfig {files}")
         where = f"{configuration.host} (context {chosen.name})"
         namespace = str(chosen.context.get("namespace") or "default")
-        return Connection(configuration, namespace, where, str(chosen.context.get("user") or ""), plugin)
+        account = str(chosen.context.get("user") or "")
+        return Connection(configuration, namespace, where, account, plugin, patience)
 
 
-def _plugin(chosen: Chosen, where: str) -> tuple[ExecPlugin | None, dict[str, Any]]:
+def _plugin(chosen: Chosen, where: str, patience: Patience) -> tuple[ExecPlugin | None, dict[str, Any]]:
     """Return the exec plugin that gives the user's token, if one does, and the rest of the user's entry."""
     user = dict(chosen.user)
     spec = user.pop("exec", None)
     if spec is None or user.get("token") or user.get("auth-provider"):
         return None, user
-    plugin = ExecPlugin(spec, chosen.cluster, folder=chosen.folder, where=where)
+    plugin = ExecPlugin(spec, chosen.cluster, folder=chosen.folder, where=where, patience=patience)
     given = plugin.credential()
     if given.token:
         return plugin, user
@@ -189,26 +172,6 @@ def _pod_namespace() -> str:
         return Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace").read_text("utf-8").strip()
     except OSError:
         return "default"
-
-
-def _proxy(url: str | None) -> dict[str, Any]:
-    """Return a WebSocket's options for a proxy; the environment has had its say before."""
-    if not url:
-        # Without a proxy that it passes by, the package would take the environment's.
-        return {"http_proxy_host": "none", "http_no_proxy": ["*"]}
-    parts, account = urlsplit(url), login_of(url)
-    if parts.scheme != "http":
-        raise TargetError(
-            "a WebSocket cannot go through a proxy by https://",
-            where=f"proxy {parts.hostname}",
-            hint="name the proxy by http://: what goes through it is encrypted all the same",
-        )
-    return {
-        "http_proxy_host": parts.hostname,
-        "http_proxy_port": parts.port or 80,
-        "http_proxy_auth": account if account[0] else None,
-        "http_no_proxy": [""],
-    }
 
 
 def _tls(configuration: Any) -> ssl.SSLContext:

@@ -13,10 +13,10 @@ from typing import Any
 from msgspec import Struct
 
 from deployer.errors import TargetError
+from deployer.patience import Patience
 from deployer.processes import DEVNULL, EndlessError, ask_program
 
-SECONDS = 60.0  # for a plugin that nobody can answer
-_PATIENCE = 600.0  # seconds, for people to log in
+_LOGIN = 600.0  # seconds, for people to log in
 _EARLY = timedelta(seconds=10)  # a token is not used to its last moment
 
 
@@ -32,18 +32,21 @@ class Credential(Struct, frozen=True, kw_only=True):
 class ExecPlugin:
     """The plugin that a user's entry names; relative paths are relative to the `folder` of the kubeconfig."""
 
-    def __init__(self, spec: Any, cluster: dict[str, Any], *, folder: Path, where: str) -> None:
+    def __init__(
+        self, spec: Any, cluster: dict[str, Any], *, folder: Path, where: str, patience: Patience
+    ) -> None:
         self._spec: dict[str, Any] = spec if isinstance(spec, dict) else {}
         self._cluster = cluster
         self._folder = folder
         self._where = where
+        self._patience = patience
         self._held: Credential | None = None
         self._asking = threading.Lock()
 
     def credential(self) -> Credential:
         """Return credentials that have not expired. Thread-safe. Raises TargetError."""
         with self._asking:
-            if self._held is None or _is_over(self._held):
+            if self._held is None or _is_over(self._held, self._patience.clock.utc()):
                 self._held = self._ask()
             return self._held
 
@@ -59,7 +62,7 @@ class ExecPlugin:
         try:
             ended = ask_program(
                 command,
-                seconds=_PATIENCE if interactive else SECONDS,
+                seconds=_LOGIN if interactive else self._patience.program,
                 cwd=self._folder,
                 env={**os.environ, **environment, "KUBERNETES_EXEC_INFO": json.dumps(info)},
                 stdin=None if interactive else DEVNULL,
@@ -110,9 +113,9 @@ class ExecPlugin:
         )
 
 
-def _is_over(held: Credential) -> bool:
+def _is_over(held: Credential, now: datetime) -> bool:
     """Whether a token has expired; a certificate is part of connections that are open, and is kept."""
-    return bool(held.token and held.expires and held.expires - _EARLY <= datetime.now(timezone.utc))
+    return bool(held.token and held.expires and held.expires - _EARLY <= now)
 
 
 def _time(text: Any) -> datetime | None:

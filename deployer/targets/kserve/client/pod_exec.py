@@ -1,7 +1,6 @@
-"""A script in a container of a Pod, run through the API server's exec: a WebSocket, and nothing else.
+"""Runs a command in a container of a Pod by the API server's exec.
 
-Of the protocol's versions v4.channel.k8s.io is spoken, which every API server from 1.20 on knows. It cannot
-say where stdin ends, so scripts take as many bytes as they are told.
+The protocol cannot say where stdin ends, so scripts read as many bytes as their arguments say.
 """
 
 from __future__ import annotations
@@ -15,16 +14,14 @@ from urllib.parse import urlencode
 
 from deployer.errors import KdeployError
 from deployer.store.shell import BrokenError, ExitError
-from deployer.targets.kserve.client import api_errors
 from deployer.targets.kserve.client.connection import Connection
 from deployer.targets.kserve.client.resources import POD
+from deployer.targets.kserve.client.websocket import open_websocket
 
 if TYPE_CHECKING:
     from websocket import WebSocket
 
-SILENCE = 120.0  # seconds; a stream that says and takes nothing for so long is a broken one
 _PARTING = 5.0
-_PROTOCOL = "v4.channel.k8s.io"
 _STDIN, _STDOUT, _STDERR, _STATUS = b"\x00", b"\x01", b"\x02", b"\x03"
 _FRAME = 1 << 17  # bytes of stdin in one message
 _NO_PROGRAM, _KILLED = 127, 128  # exit codes; those above are signals'
@@ -44,8 +41,11 @@ def run_in_pod(
     Raises ExitError for an exit code that is not 0, BrokenError where the stream breaks off, and what
     the API server's refusal stands for.
     """
-    socket = _open(connection, namespace, pod, command)
-    session = _Session(socket, f"pod {namespace}/{pod}")
+    query = [("command", word) for word in command]
+    query += [(stream, "true") for stream in ("stdin", "stdout", "stderr")]
+    path = f"{POD.path(namespace, pod)}/exec?{urlencode(query)}"
+    socket = open_websocket(connection, path, f"create pods/exec {namespace}/{pod}")
+    session = _Session(socket, f"pod {namespace}/{pod}", connection.patience.stream)
     try:
         for data in source:
             for start in range(0, len(data), _FRAME):
@@ -57,32 +57,14 @@ def run_in_pod(
         socket.shutdown()  # type: ignore[no-untyped-call]
 
 
-def _open(connection: Connection, namespace: str, pod: str, command: Sequence[str]) -> WebSocket:
-    import websocket
-
-    query = [("command", word) for word in command]
-    query += [(stream, "true") for stream in ("stdin", "stdout", "stderr")]
-    try:
-        return connection.websocket(f"{POD.path(namespace, pod)}/exec?{urlencode(query)}", _PROTOCOL)
-    except websocket.WebSocketBadStatusException as error:
-        answer = api_errors.Answer(
-            error.status_code,
-            error.resp_body or b"",
-            asked=f"create pods/exec {namespace}/{pod}",
-            host=connection.where,
-        )
-        raise api_errors.read(answer) from error
-    except (websocket.WebSocketException, OSError) as error:
-        raise api_errors.broken(error, connection.where) from error
-
-
 class _Session:
     """What passes over one exec stream. `status` is how the command ended, once that is known."""
 
-    def __init__(self, socket: WebSocket, where: str) -> None:
+    def __init__(self, socket: WebSocket, where: str, silence: float) -> None:
         self.status: dict[str, Any] | None = None
         self._socket = socket
         self._where = where
+        self._silence = silence
         self._said = b""
 
     def send(self, data: bytes) -> Iterator[bytes]:
@@ -92,13 +74,13 @@ class _Session:
             yield message
         if self.status is None:
             with self._unbroken():
-                self._socket.settimeout(SILENCE)
+                self._socket.settimeout(self._silence)
                 self._socket.send_binary(_STDIN + data)
 
     def finish(self) -> Iterator[bytes]:
         """Yield the rest until the command has ended. Raises ExitError, BrokenError."""
         try:
-            while (message := self._receive(SILENCE)) is not None:
+            while (message := self._receive(self._silence)) is not None:
                 yield message
         except BrokenError:
             if self.status is None:

@@ -1,7 +1,7 @@
-"""A port of a pod, reached through the API server: the way in where the ingress has no address here.
+"""A port of a pod, reached through the API server's port-forward.
 
-Each connection is one WebSocket of the API server's `portforward`: a channel for data, and one for what went
-wrong. Both begin with the port's number. Nothing listens on this machine, so nobody else can use it.
+Each connection is one WebSocket with a channel for data and one for errors, which both begin with the port's
+number. Nothing listens on this machine, so no other user of it can connect.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 from deployer.errors import KdeployError, TargetError
 from deployer.targets.kserve.client import api_errors
 from deployer.targets.kserve.client.connection import Connection
+from deployer.targets.kserve.client.resources import POD
+from deployer.targets.kserve.client.websocket import open_websocket
 
 if TYPE_CHECKING:
     from websocket import WebSocket
 
-PROTOCOL = "v4.channel.k8s.io"
 GRANT = "ask an admin for get and create of pods/portforward there, or name an address with --ingress"
 
 _DATA = b"\0"  # the channel of data; the other one is of errors
@@ -32,40 +33,21 @@ class Forward:
     def __init__(self, connection: Connection, namespace: str, pod: str, port: int) -> None:
         self.fault: KdeployError | None = None
         self._connection = connection
-        self._path = f"/api/v1/namespaces/{namespace}/pods/{pod}/portforward?ports={port}"
+        self._path = f"{POD.path(namespace, pod)}/portforward?ports={port}"
         self._where = f"pod {namespace}/{pod}"
         self._port = port
 
     def open(self) -> socket.socket:
         """Open one more connection to the port. Raises TargetError; RefusedError if it is not allowed."""
-        channel = self._connect()
+        asked = f"create pods/portforward {self._where.removeprefix('pod ')}"
+        try:
+            channel = open_websocket(self._connection, self._path, asked)
+        except api_errors.ForbiddenError as error:
+            error.hint = GRANT
+            raise
         near, far = socket.socketpair()
         threading.Thread(target=self._carry, args=(channel, far), name="port-forward", daemon=True).start()
         return near
-
-    def _connect(self) -> WebSocket:
-        from websocket import WebSocketBadStatusException, WebSocketException
-
-        try:
-            return self._connection.websocket(self._path, PROTOCOL)
-        except WebSocketBadStatusException as error:
-            raise self._refusal(error.status_code, error.resp_body or b"") from error
-        except (WebSocketException, OSError) as error:
-            raise api_errors.broken(error, self._connection.where) from error
-
-    def _refusal(self, status: int, body: bytes) -> KdeployError:
-        asked = f"create pods/portforward {self._where.removeprefix('pod ')}"
-        answer = api_errors.Answer(status, body, asked=asked, host=self._connection.where)
-        if "error dialing backend" in answer.message:
-            return TargetError(
-                f"the pod's node cannot be reached: {answer.message}",
-                where=self._where,
-                hint="try again; another address can be named with --ingress",
-            )
-        refusal = api_errors.read(answer)
-        if status == 403:
-            refusal.hint = GRANT
-        return refusal
 
     def _carry(self, channel: WebSocket, far: socket.socket) -> None:
         """Carry bytes both ways until either end is closed. One thread does both: TLS wants it so."""
@@ -112,7 +94,7 @@ class Forward:
         return TargetError(
             f"{what} port {self._port} of the pod: {' '.join(said.split())[: api_errors.TEXT_MAX]}",
             where=self._where,
-            hint="see whether the ingress runs, or name another address with --ingress",
+            hint="check that the ingress runs, or name another address with --ingress",
         )
 
 

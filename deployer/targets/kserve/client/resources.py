@@ -1,13 +1,10 @@
-"""The kinds of Kubernetes objects that are read and written, and where the API server keeps them."""
+"""Kinds of Kubernetes objects, and where the API server keeps them."""
 
 from __future__ import annotations
 
 from urllib.parse import quote
 
 from msgspec import Struct
-
-from deployer.errors import TargetError
-from deployer.observed import Document
 
 
 class Resource(Struct, frozen=True):
@@ -36,18 +33,13 @@ class Resource(Struct, frozen=True):
         return f"{root}{inside}/{self.plural}" + (f"/{quote(name, safe='')}" if name else "")
 
 
-INFERENCE_SERVICE = Resource("serving.kserve.io", "v1beta1", "inferenceservices", "InferenceService")
-SERVING_RUNTIME = Resource("serving.kserve.io", "v1alpha1", "servingruntimes", "ServingRuntime")
-CLUSTER_SERVING_RUNTIME = Resource(
-    "serving.kserve.io", "v1alpha1", "clusterservingruntimes", "ClusterServingRuntime", namespaced=False
-)
-REVISION = Resource("serving.knative.dev", "v1", "revisions", "Revision")
 DEPLOYMENT = Resource("apps", "v1", "deployments", "Deployment")
 REPLICA_SET = Resource("apps", "v1", "replicasets", "ReplicaSet")
 CONTROLLER_REVISION = Resource("apps", "v1", "controllerrevisions", "ControllerRevision")
 POD = Resource("", "v1", "pods", "Pod")
 EVENT = Resource("", "v1", "events", "Event")
 NODE = Resource("", "v1", "nodes", "Node", namespaced=False)
+NODE_POOL = Resource("karpenter.sh", "v1", "nodepools", "NodePool", namespaced=False)
 NAMESPACE = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 CONFIG_MAP = Resource("", "v1", "configmaps", "ConfigMap")
 CLAIM = Resource("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
@@ -56,20 +48,6 @@ GATEWAY = Resource("gateway.networking.k8s.io", "v1", "gateways", "Gateway")
 HTTP_ROUTE = Resource("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
 QUOTA = Resource("", "v1", "resourcequotas", "ResourceQuota")
 LIMIT_RANGE = Resource("", "v1", "limitranges", "LimitRange")
-STORAGE_CONTAINER = Resource(
-    "serving.kserve.io", "v1alpha1", "clusterstoragecontainers", "ClusterStorageContainer", namespaced=False
-)
 SECRET = Resource("", "v1", "secrets", "Secret")
 SERVICE = Resource("", "v1", "services", "Service")
 SERVICE_ACCOUNT = Resource("", "v1", "serviceaccounts", "ServiceAccount")
-
-_WRITTEN = (INFERENCE_SERVICE, SERVING_RUNTIME, SECRET, SERVICE_ACCOUNT)
-_BY_KIND = {(resource.api_version, resource.kind): resource for resource in _WRITTEN}
-
-
-def resource_of(document: Document) -> Resource:
-    """Return the resource that a document is of. Raises TargetError for one that is never written."""
-    kind = (document.get("apiVersion", ""), document.get("kind", ""))
-    if kind not in _BY_KIND:
-        raise TargetError(f"a document of kind {' '.join(kind)} is not applied")
-    return _BY_KIND[kind]

@@ -1,7 +1,7 @@
 """A live copy of objects that queries select, kept by watches: no polling.
 
-Each selection of objects is listed once and watched from there by a thread of its own, which goes on
-after whatever breaks: a watch that times out, a dropped connection, a version that is forgotten (410).
+Each selection of objects is listed once and watched from there by a thread of its own, which
+resumes after any break: a watch that times out, a dropped connection, a version that is forgotten (410).
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import TracebackType
+from typing import Any
 
 import urllib3
 from msgspec import Struct
@@ -20,18 +21,11 @@ from deployer.errors import KdeployError, TargetError
 from deployer.observed import Document
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.api_errors import GoneError, UnknownKindError
-from deployer.targets.kserve.client.resources import (
-    EVENT,
-    POD,
-    Resource,
-)
+from deployer.targets.kserve.client.resources import EVENT, Resource
 
-_PATIENCE = 1.0  # seconds that threads get to end; one that a silent API server holds ends with the process
+_PARTING = 1.0  # seconds that threads get to end; one that a silent API server holds ends with the process
 _LOOK_UP = 1.0  # seconds: Python overlooks a Ctrl-C that comes just before it begins to wait
-_PAUSE_MAX = 2.0  # seconds between attempts while the API server cannot be reached
-
-
-_EVENTS_MAX = 16  # objects whose events are followed; a failing release fails in each of its pods alike
+EVENTS_MAX = 16  # objects whose events are followed; a failing release fails in each of its pods alike
 
 
 class _Selection(Struct, frozen=True):
@@ -41,38 +35,14 @@ class _Selection(Struct, frozen=True):
     query: tuple[tuple[str, str], ...]
 
 
-class _Listed(Struct):
-    source: _Selection
-    documents: list[Document]
-
-
-class _Changed(Struct):
-    source: _Selection
-    document: Document
-    deleted: bool
-
-
-class _Broken(Struct):
-    source: _Selection
-    error: KdeployError
-
-
-class _Opened(Struct):
-    source: _Selection
-
-
-class _Woken(Struct):
-    pass
-
-
-_Message = _Listed | _Changed | _Broken | _Opened | _Woken
+_Message = Callable[[], None]  # what a thread saw, to be taken in by the one that waits
 
 
 class Watching:
     """The live copy, for as long as the `with` lasts. Its threads hold no lock and end with it.
 
-    With `events`, the events about each pod are part of it, selected by the pod's uid: a shared namespace may
-    hold thousands of others.
+    Events about the objects that `followed` names, at every change anew, are part of it, selected by each
+    object's uid: a shared namespace may hold thousands of others.
     """
 
     def __init__(
@@ -81,9 +51,10 @@ class Watching:
         namespace: str,
         chosen: Mapping[Resource, Mapping[str, str]],
         *,
-        events: bool = False,
+        followed: Callable[[Watching], Iterable[Document]] | None = None,
     ) -> None:
-        self._api, self._namespace, self._events = api, namespace, events
+        self._api, self._namespace, self._followed = api, namespace, followed
+        self._clock = api.patience.clock
         self._troubles: dict[_Selection, KdeployError] = {}
         self._messages: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._known: dict[_Selection, dict[str, Document]] = {}
@@ -93,7 +64,7 @@ class Watching:
         self._unlisted = set(self._followers)
 
     def _add(self, source: _Selection) -> _Follower:
-        follower = _Follower(self._api, self._namespace, source, self._messages)
+        follower = _Follower(self._api, self._namespace, source, self)
         self._followers[source] = follower
         return follower
 
@@ -107,9 +78,9 @@ class Watching:
     ) -> None:
         for follower in self._followers.values():
             follower.stop()
-        end = time.monotonic() + _PATIENCE
-        for follower in self._followers.values():
-            follower.join(max(end - time.monotonic(), 0.0))
+        end = self._clock.now() + _PARTING
+        for follower in set(self._followers.values()) - {threading.current_thread()}:
+            follower.join(max(end - self._clock.now(), 0.0))
 
     @property
     def complete(self) -> bool:
@@ -123,7 +94,7 @@ class Watching:
 
     @property
     def trouble(self) -> KdeployError | None:
-        """What keeps a part of it from being seen right now."""
+        """What keeps a part of it from being observed right now."""
         return next(iter(self._troubles.values()), None)
 
     @property
@@ -135,65 +106,67 @@ class Watching:
     def wait(self, seconds: float) -> bool:
         """Wait for a change and take in all that there are; False after `seconds` without one.
 
-        Raises TargetError for what asking again does not change.
+        Raises TargetError for a failure that trying again does not change.
         """
-        if not self._take_first(time.monotonic() + seconds):
+        if not self._take_first(self._clock.now() + seconds):
             return False
         with contextlib.suppress(queue.Empty):
             while True:
-                self._take(self._messages.get_nowait())
-        if self._events:
-            self._follow_events()
+                self._messages.get_nowait()()
+        self._follow_events()
         return True
 
     def _follow_events(self) -> None:
-        """Follow the events about pods that have come to be known."""
-        for document in self.of(POD):
+        """Follow the events about objects that are new among those to be followed."""
+        for document in self._followed(self) if self._followed else ():
             source = _Selection(EVENT, (("fieldSelector", f"involvedObject.uid={_uid(document)}"),))
             followed = sum(one.resource == EVENT for one in self._followers)
-            if source not in self._followers and followed < _EVENTS_MAX:
+            if source not in self._followers and followed < EVENTS_MAX:
                 self._add(source).start()
 
     def _take_first(self, end: float) -> bool:
         while True:
-            left = max(end - time.monotonic(), 0.001)
+            left = max(end - self._clock.now(), 0.001)
             with contextlib.suppress(queue.Empty):
-                self._take(self._messages.get(timeout=min(left, _LOOK_UP)))
+                self._messages.get(timeout=min(left, _LOOK_UP))()
                 return True
             if left <= _LOOK_UP:
                 return False
 
-    def wake(self) -> None:
-        """Let `wait` return, from another thread."""
-        self._messages.put(_Woken())
+    def post(self, message: _Message = lambda: None) -> None:
+        """Let `wait` take in a message and return, from another thread."""
+        self._messages.put(message)
 
-    def _take(self, message: _Message) -> None:
-        if isinstance(message, _Woken):
-            return
-        source = message.source
-        if isinstance(message, _Broken):
-            if not message.error.retryable:
-                raise message.error
-            self._troubles[source] = message.error
-            return
+    def opened(self, source: _Selection) -> None:
+        """Take in that a watch is open."""
         self._troubles.pop(source, None)
-        if isinstance(message, _Listed):
-            self._unlisted.discard(source)
-            self._known[source] = {_uid(one): one for one in message.documents}
-        elif isinstance(message, _Changed) and message.deleted:
-            self._known[source].pop(_uid(message.document), None)
-        elif isinstance(message, _Changed):
-            self._known[source][_uid(message.document)] = message.document
+
+    def listed(self, source: _Selection, documents: list[Document]) -> None:
+        """Take in a list."""
+        self.opened(source)
+        self._unlisted.discard(source)
+        self._known[source] = {_uid(one): one for one in documents}
+
+    def changed(self, source: _Selection, document: Document, deleted: bool) -> None:
+        """Take in a change of one object."""
+        self.opened(source)
+        self._known[source][_uid(document)] = document
+        if deleted:
+            del self._known[source][_uid(document)]
+
+    def broke(self, source: _Selection, error: KdeployError) -> None:
+        """Take in why a watch broke off. Raises the error where trying again does not change it."""
+        if not error.retryable:
+            raise error
+        self._troubles[source] = error
 
 
 class _Follower(threading.Thread):
-    def __init__(
-        self, api: Api, namespace: str, source: _Selection, messages: queue.SimpleQueue[_Message]
-    ) -> None:
+    def __init__(self, api: Api, namespace: str, source: _Selection, watching: Watching) -> None:
         super().__init__(name=f"watch {source.resource.plural}", daemon=True)
         self._api, self._namespace, self._source = api, namespace, source
         self._resource, self._query = source.resource, dict(source.query)
-        self._messages = messages
+        self._watching = watching
         self._stopping = threading.Event()
         self._response: urllib3.BaseHTTPResponse | None = None
         self._version = ""
@@ -211,33 +184,36 @@ class _Follower(threading.Thread):
         try:
             self._follow()
         except UnknownKindError:  # no Knative, say: then there are none
-            self._messages.put(_Listed(self._source, []))
+            self._say(self._watching.listed, [])
         except KdeployError as error:
-            self._messages.put(_Broken(self._source, error))
+            self._say(self._watching.broke, error)
+
+    def _say(self, take_in: Callable[..., None], *what: Any) -> None:
+        self._watching.post(partial(take_in, self._source, *what))
 
     def _follow(self) -> None:
-        pause = 0.0
-        while not self._stopping.wait(pause):
-            pause = self._go_on(pause)
+        failures, retry = 0, self._api.patience.retry
+        while not self._stopping.wait(retry.pause(failures) if failures else 0.0):
+            failures = 0 if self._watch_once() else failures + 1
 
-    def _go_on(self, pause: float) -> float:
-        """List if need be, and watch until that ends; return the seconds to wait before the next."""
+    def _watch_once(self) -> bool:
+        """List if necessary, and watch until that ends; return whether it ended well."""
         try:
             if not self._version:
                 documents, self._version = self._api.list(self._resource, self._namespace, self._query)
-                self._messages.put(_Listed(self._source, documents))
+                self._say(self._watching.listed, documents)
             self._watch()
         except GoneError:
             self._version = ""
         except TargetError as error:
             if self._stopping.is_set():
-                return 0.0
+                return True
             if not error.retryable:
                 raise
-            self._messages.put(_Broken(self._source, error))
+            self._say(self._watching.broke, error)
         else:
-            return 0.0
-        return min(max(pause * 2, 0.1), _PAUSE_MAX)
+            return True
+        return False
 
     def _watch(self) -> None:
         """Watch from the version that was seen last until the API server ends it."""
@@ -246,11 +222,11 @@ class _Follower(threading.Thread):
             if self._stopping.is_set():
                 self._response.close()
                 return
-            self._messages.put(_Opened(self._source))
+            self._say(self._watching.opened)
             for kind, document in self._api.read_watch(self._response):
                 self._version = document["metadata"]["resourceVersion"]
                 if kind != "BOOKMARK":
-                    self._messages.put(_Changed(self._source, document, kind == "DELETED"))
+                    self._say(self._watching.changed, document, kind == "DELETED")
         finally:
             self._response = None
 

@@ -1,46 +1,29 @@
-"""What a cluster can do, found out rather than assumed: KServe, its deployment mode, Knative, the ingress."""
+"""What a cluster can do, read rather than assumed: KServe, its deployment mode, Knative, the ingress."""
 
 from __future__ import annotations
 
-import json
-import re
 from functools import cached_property
-from typing import Any
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, UnsetType
 
+from deployer.errors import RefusedError
 from deployer.observed import Document
 from deployer.targets.kserve.client.api import Api
-from deployer.targets.kserve.client.api_errors import RefusedError
-from deployer.targets.kserve.client.resources import CONFIG_MAP, DEPLOYMENT, INFERENCE_SERVICE, Resource
+from deployer.targets.kserve.client.resources import CONFIG_MAP, DEPLOYMENT
+from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE, KNATIVE_SERVICE
+from deployer.targets.kserve.state.settings import (
+    KSERVE_NAMESPACE,
+    KServeConfig,
+    read_config,
+    read_version,
+)
 
-KSERVE_NAMESPACE = "kserve"
 _CONFIG = "inferenceservice-config"
 _CONTROLLER = "kserve-controller-manager"
-_MODES = {"Serverless": "Knative", "RawDeployment": "Standard"}  # as they were called before KServe 0.16
-_KNATIVE = Resource("serving.knative.dev", "v1", "services", "Service")
-
-
-class KServeConfig(Struct, frozen=True, kw_only=True):
-    """What KServe is set to by its ConfigMap; the defaults are KServe's own."""
-
-    deployment_mode: str | None = None
-    domain: str = "example.com"
-    domain_template: str = "{{ .Name }}-{{ .Namespace }}.{{ .IngressDomain }}"
-    url_scheme: str = "http"
-    path_template: str = ""
-    ingress_class: str = "istio"
-    gateway: str | None = None  # NAMESPACE/NAME, where the Gateway API is used
-
-    def host(self, name: str, namespace: str) -> str | None:
-        """Return the host that KServe gives to a name in Standard mode; None where it depends on more."""
-        values = {"Name": name, "Namespace": namespace, "IngressDomain": self.domain}
-        host = re.sub(r"{{-?\s*\.(\w+)\s*-?}}", lambda m: values.get(m[1], m[0]), self.domain_template)
-        return None if "{{" in host else host
 
 
 class Discovery:
-    """Finds out what a cluster can do: each object is asked for once, when it is first needed."""
+    """Finds out what a cluster can do: each object is read once, when it is first needed."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -71,13 +54,12 @@ class Discovery:
     @cached_property
     def knative(self) -> bool:
         """Whether Knative Serving is installed."""
-        return _KNATIVE.plural in self._api.kinds(_KNATIVE)
+        return KNATIVE_SERVICE.plural in self._api.kinds(KNATIVE_SERVICE)
 
     @cached_property
     def config(self) -> KServeConfig | None:
         """What KServe is set to; None where that may not be read."""
-        document = _read(self._api, CONFIG_MAP, KSERVE_NAMESPACE, _CONFIG)
-        return read_config(document) if document else None
+        return _read_config(self._api)
 
     @property
     def mode(self) -> str:
@@ -88,49 +70,13 @@ class Discovery:
 
 def find_gateway(api: Api) -> str | None:
     """Return the NAMESPACE/NAME of the Gateway that KServe is set to use; None where it uses none."""
-    return read_config(_read(api, CONFIG_MAP, KSERVE_NAMESPACE, _CONFIG) or {}).gateway
+    config = _read_config(api)
+    return config.gateway if config else None
 
 
-def read_config(document: Document) -> KServeConfig:
-    """Read KServe's ConfigMap: JSON texts, of which what is missing or broken is as by default. Pure."""
-    ingress = _json(document, "ingress")
-    mode = _json(document, "deploy").get("defaultDeploymentMode")
-    named = {
-        "domain": ingress.get("ingressDomain"),
-        "domain_template": ingress.get("domainTemplate"),
-        "url_scheme": ingress.get("urlScheme"),
-        "path_template": ingress.get("pathTemplate"),
-        "ingress_class": ingress.get("ingressClassName"),
-        "gateway": ingress.get("kserveIngressGateway") if ingress.get("enableGatewayApi") is True else None,
-        "deployment_mode": _MODES.get(str(mode), mode),
-    }
-    return KServeConfig(**{key: str(value) for key, value in named.items() if value})
-
-
-def read_version(controller: Document | None) -> str | None:
-    """Read KServe's version from its controller's Deployment. Pure."""
-    containers = (
-        ((controller or {}).get("spec") or {}).get("template", {}).get("spec", {}).get("containers", [])
-    )
-    for container in containers:
-        match = re.search(r"kserve-controller:v?(\d+\.\d+\.\d+\S*)$", container.get("image", ""))
-        if match:
-            return match[1]
-    return None
-
-
-def _read(api: Api, resource: Resource, namespace: str, name: str) -> Document | None:
+def _read_config(api: Api) -> KServeConfig | None:
     try:
-        return api.get(resource, namespace, name)
+        document = api.get(CONFIG_MAP, KSERVE_NAMESPACE, _CONFIG)
     except RefusedError:
         return None
-
-
-def _json(config: Document, key: str) -> dict[str, Any]:
-    """Read one of the JSON texts that KServe's ConfigMap consists of; empty where it is none."""
-    text = (config.get("data") or {}).get(key)
-    try:
-        value = json.loads(text) if text else {}
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
+    return read_config(document) if document else None

@@ -1,71 +1,52 @@
-"""What a deployment to a cluster needs, found out without changing anything."""
+"""Checks a cluster as a target, and says which checks of a release could not be made. Changes nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 
 from msgspec import UNSET
 
-from deployer.config import KServeTarget, Store
-from deployer.errors import IntegrityError, KdeployError, StoreError
-from deployer.observed import Document
+from deployer.bundle import Bundle
+from deployer.config import Store
+from deployer.errors import KdeployError
+from deployer.findings import Finding, failure, ok, warning
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.preflight.capabilities import Discovery
-from deployer.targets.kserve.preflight.checks import ClusterFacts, check
-from deployer.targets.kserve.preflight.facts import read_facts
 from deployer.targets.kserve.preflight.permissions import check_permissions, needed, needed_for_store
-from deployer.targets.kserve.preflight.rules import Finding, failure, gpus_of, mode_of, ok, service_of
+from deployer.targets.kserve.preflight.rules.cluster import ClusterFacts
+from deployer.targets.kserve.preflight.rules.documents import gpus_of
 
-_ASK = "ask who runs the cluster"
+_ASK = "ask an admin"
 
 
-def examine(
-    api: Api,
-    discovery: Discovery,
-    target: KServeTarget,
-    store: Store,
-    namespace: str,
-    render: Callable[[], Sequence[Document]],
-    admit: Callable[[Sequence[Document]], None],
-) -> list[Finding]:
-    """Look at everything that a rollout of a project's documents to a namespace depends on. Changes nothing.
-
-    `render` makes the documents and `admit` has the API server try them, webhooks included; where either
-    fails, that is one of the findings.
-    """
+def examine(api: Api, discovery: Discovery, namespace: str, mode: str | None, store: Store) -> list[Finding]:
+    """Check what every rollout to a namespace depends on; `mode` is the target's own deployment mode."""
     try:
         found = [ok("cluster", f"Kubernetes {discovery.kubernetes} at {api.where}"), _kserve(discovery)]
         if not discovery.kserve:
             return found
-        mode = target.deployment_mode or discovery.mode
-        knative = ok("Knative", "installed" if discovery.knative else "not installed")
-        wanted = [*needed(mode), *needed_for_store(store)]
-        found += [knative, _ingress(discovery), check_permissions(api, namespace, wanted)]
+        found.append(ok("Knative", "installed" if discovery.knative else "not installed"))
+        if not discovery.config and not mode:
+            detail = f"{discovery.mode} is a guess: KServe's ConfigMap cannot be read"
+            found.append(warning("deployment mode", detail, "", "set deployment-mode for this target"))
+        wanted = [*needed(mode or discovery.mode), *needed_for_store(store)]
+        return [*found, _ingress(discovery), check_permissions(api, namespace, wanted)]
     except KdeployError as error:
-        return [_of(error, "cluster")]
-    try:
-        documents = render()
-        facts = read_facts(api, discovery, documents, target, store)
-    except KdeployError as error:
-        name = "model store" if isinstance(error, StoreError | IntegrityError) else "release"
-        return [*found, _of(error, name)]
-    found += [*check(documents, facts), *_unread(documents, facts, target)]
-    if not any(one.status == "failure" for one in found):
-        found.append(_admitted(documents, admit))
-    return found
+        return [failure("cluster", error.what, error.where or "", error.hint or "")]
 
 
-def _admitted(documents: Sequence[Document], admit: Callable[[Sequence[Document]], None]) -> Finding:
-    try:
-        admit(documents)
-    except KdeployError as error:
-        return _of(error, "admission")
-    return ok("admission", "the API server and its webhooks accept the documents")
+def unchecked(bundle: Bundle, facts: ClusterFacts) -> Iterator[Finding]:
+    """Yield which checks of a bundle could not be made, because this user may not read what they need."""
+    if gpus_of(bundle.service) and facts.nodes is UNSET:
+        yield _unchecked("GPU", "nodes may not be listed", "whether its nodes have GPUs")
+    if bundle.storage_uri.startswith("pvc://") and facts.claim is UNSET:
+        yield _unchecked("claim", "claims may not be read", "whether it exists and is Bound")
+    if bundle.runtime is None and facts.runtime is UNSET:
+        yield _unchecked("runtime", "the cluster's runtimes may not be read", "whether it serves pytorch")
 
 
-def _of(error: KdeployError, name: str) -> Finding:
-    place = f" ({error.where})" if error.where else ""
-    return failure(name, f"{error.what}{place}", error.where or "", error.hint or "")
+def _unchecked(name: str, why: str, question: str) -> Finding:
+    return Finding(name=name, status="ok", detail=f"not checked: {why}", remedy=f"{_ASK} {question}")
 
 
 def _kserve(discovery: Discovery) -> Finding:
@@ -83,30 +64,3 @@ def _ingress(discovery: Discovery) -> Finding:
     way = f"Gateway {config.gateway}" if config.gateway else f"ingress class {config.ingress_class}"
     hosts = config.path_template or config.domain_template
     return ok("ingress", f"{way}, {config.url_scheme}://, {hosts}, domain {config.domain}")
-
-
-def _unread(documents: Sequence[Document], facts: ClusterFacts, target: KServeTarget) -> list[Finding]:
-    """Return what could not be looked at, because this user may not read it."""
-    service = service_of(documents)
-    found = []
-    if not facts.config and not target.deployment_mode:
-        found.append(
-            _warning(
-                "deployment mode",
-                f"{mode_of(service)} is a guess: KServe's ConfigMap cannot be read",
-                "set deployment-mode for this target",
-            )
-        )
-    if gpus_of(service) and facts.nodes is UNSET:
-        found.append(_warning("GPU", "nodes may not be listed", f"{_ASK} whether its nodes have GPUs"))
-    if service["spec"]["predictor"]["model"]["storageUri"].startswith("pvc://") and facts.claim is UNSET:
-        found.append(_warning("claim", "claims may not be read", f"{_ASK} whether it is there, and Bound"))
-    ours = any(document["kind"] == "ServingRuntime" for document in documents)
-    if not ours and facts.runtime is UNSET:
-        remedy = f"{_ASK} whether it is there, and serves pytorch"
-        found.append(_warning("runtime", "the cluster's runtimes may not be read", remedy))
-    return found
-
-
-def _warning(name: str, detail: str, remedy: str) -> Finding:
-    return Finding(name=name, status="warning", detail=detail, remedy=remedy)

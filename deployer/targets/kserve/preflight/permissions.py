@@ -8,6 +8,7 @@ from functools import partial
 from msgspec import Struct
 
 from deployer.config import Store
+from deployer.findings import PERMISSIONS, Finding, failure, ok
 from deployer.observed import Document
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.parallel import ask_all
@@ -17,18 +18,15 @@ from deployer.targets.kserve.client.resources import (
     DEPLOYMENT,
     EVENT,
     HTTP_ROUTE,
-    INFERENCE_SERVICE,
     LIMIT_RANGE,
     POD,
     QUOTA,
     REPLICA_SET,
-    REVISION,
     SECRET,
     SERVICE_ACCOUNT,
-    SERVING_RUNTIME,
     Resource,
 )
-from deployer.targets.kserve.preflight.rules import Finding, failure, ok
+from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE, REVISION, SERVING_RUNTIME
 
 ACCOUNT = "kdeploy"  # the name of the Role, and of the ServiceAccount that it is bound to
 POD_LOG = Resource("", "v1", "pods/log", "Pod")
@@ -42,7 +40,7 @@ HELPFUL: dict[Resource, Sequence[str]] = {
     LIMIT_RANGE: ("list",),
     HTTP_ROUTE: ("get",),
 }
-_WRITTEN = (INFERENCE_SERVICE, SERVING_RUNTIME, SERVICE_ACCOUNT, SECRET)
+WRITTEN = (INFERENCE_SERVICE, SERVING_RUNTIME, SERVICE_ACCOUNT, SECRET)
 
 
 class Permission(Struct, frozen=True):
@@ -55,9 +53,9 @@ class Permission(Struct, frozen=True):
         return f"{self.verb} {self.resource.full_name}"
 
 
-def needed(mode: str) -> list[Permission]:
-    """Return what all commands together do in a deployment mode."""
-    return [*to_roll_out(_WRITTEN, mode, wait=True), Permission("delete", INFERENCE_SERVICE)]
+def needed(mode: str, kinds: Collection[Resource] = WRITTEN) -> list[Permission]:
+    """Return what all commands together do in a deployment mode, with bundles of some kinds."""
+    return [*to_roll_out(kinds, mode, wait=True), Permission("delete", INFERENCE_SERVICE)]
 
 
 def to_roll_out(kinds: Collection[Resource], mode: str, *, wait: bool) -> list[Permission]:
@@ -95,20 +93,22 @@ def check_permissions(api: Api, namespace: str, wanted: Sequence[Permission]) ->
     """Find out whether this user may do all that is wanted; every verb and resource missing is named."""
     lacking = missing(api, namespace, wanted)
     if not lacking:
-        return ok("permissions", f"all that are needed in namespace {namespace}")
+        return ok(PERMISSIONS, f"all that are needed in namespace {namespace}")
     verbs: dict[Resource, list[str]] = {}
     for one in lacking:
         verbs.setdefault(one.resource, []).append(one.verb)
     detail = "; ".join(f"{', '.join(each)} {resource.full_name}" for resource, each in verbs.items())
     remedy = "`kdeploy render --rbac` prints the Role that grants it"
-    return failure("permissions", f"this user may not {detail}", f"namespace {namespace}", remedy)
+    return failure(PERMISSIONS, f"this user may not {detail}", f"namespace {namespace}", remedy)
 
 
-def render_role(namespace: str, mode: str, more: Sequence[Permission] = ()) -> list[Document]:
-    """Render an account for CI: what a rollout needs, what helps it, and more, in this namespace."""
+def render_role(
+    namespace: str, kinds: Collection[Resource], mode: str, more: Sequence[Permission] = ()
+) -> list[Document]:
+    """Render an account for CI: what a rollout of some kinds needs, what helps it, and more."""
     rules: dict[Resource, list[str]] = {}
     helpful = [Permission(verb, resource) for resource, verbs in HELPFUL.items() for verb in verbs]
-    for one in dict.fromkeys([*needed(mode), *more, *helpful]):
+    for one in dict.fromkeys([*needed(mode, kinds), *more, *helpful]):
         rules.setdefault(one.resource, []).append(one.verb)
     metadata = {
         "name": ACCOUNT,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from deployer.observed import RELEASE_LABEL, Document
 
@@ -33,6 +33,11 @@ class Children(Struct, frozen=True, kw_only=True):
     replica_sets: list[Document] = []
     routes: list[Document] = []
     logs: dict[str, tuple[str, ...]] = {}
+
+
+def selector(name: str) -> dict[str, str]:
+    """Return the query that selects everything that KServe makes for a service."""
+    return {"labelSelector": f"{SERVICE_LABEL}={name}"}
 
 
 def release_of(document: Document) -> str | None:
@@ -66,22 +71,25 @@ def own_children(service: Document, children: Children) -> Children:
             if labels.get(COMPONENT_LABEL, "predictor") == "predictor" and app in (None, labels.get("app"))
         ]
 
-    return Children(
+    return structs.replace(
+        children,
         pods=own(children.pods),
-        events=children.events,
         revisions=own(children.revisions),
         deployments=own(children.deployments),
         replica_sets=own(children.replica_sets),
-        routes=children.routes,
-        logs=children.logs,
     )
 
 
 def release_pods(service: Document, children: Children) -> list[Document]:
-    """Return the predictor's pods that are of the service's release and not being deleted."""
+    """Return the predictor's pods of the service's release that neither are being deleted nor have ended."""
     release = release_of(service)
     pods = own_children(service, children).pods
-    return [pod for pod in pods if release_of(pod) == release and not is_terminating(pod)]
+    return [one for one in pods if release_of(one) == release and not (is_terminating(one) or is_over(one))]
+
+
+def is_over(pod: Document) -> bool:
+    """Return whether a pod has ended for good, as an evicted one: another one takes its place."""
+    return pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
 
 
 def is_terminating(document: Document) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from deployer.load_log import LoadLog, last_traceback
 from deployer.observed import Document
@@ -43,8 +43,10 @@ ATTEMPTS = 3  # failed downloads after which waiting is over, where the next one
 
 # Seconds that a state must last before it counts as a failure.
 PULLS = 35.0  # about three attempts of the kubelet to pull an image
-SETTLED = 1.0  # an autoscaler or a gateway may speak up right after
+SETTLED = 1.0  # a gateway or the scheduler may speak up right after
+SCALES_UP = 15.0  # an autoscaler looks every ten seconds, and then says that it adds a node
 STALE = 10.0  # KServe has surely come round to this release
+TRIED_AGAIN = 60.0  # Kubernetes has most likely tried again to create a pod that was refused before
 FIRST_TRACEBACK = 8.0  # a worker that fails once more within this is not a passing fault
 
 _GPU = re.compile(r"Insufficient (\S*(?:gpu|mig)[^\s.,]*)")
@@ -113,18 +115,20 @@ def diagnose(
     children: Children,
     before: Mapping[str, Mapping[str, int]] | None = None,
     spec_before: Document | None = None,
+    conditions_before: Sequence[Document] = (),
 ) -> Failure | None:
     """Return why the InferenceService's release cannot become ready, or None while it still may.
 
     `before` counts the failures of containers, by pod uid and name, that are older than what is waited for.
-    `spec_before` is the model status that the release before left.
+    `spec_before` is the model status that the release before left, `conditions_before` are those that its
+    Deployment and ReplicaSets had before the release was waited for once more.
     """
     for pod in release_pods(service, children):
         known = (before or {}).get(pod["metadata"].get("uid", ""), {})
         if failure := diagnose_pod(pod, children.events, known) or _of_log(pod, children):
             return failure if failure.reason != "Unschedulable" else _of_place(failure, service, children)
     return (
-        _of_deployment(service, children)
+        _of_deployment(service, children, conditions_before)
         or _of_revisions(service, children)
         or _of_events(service, children.events)
         or _of_route(service)
@@ -249,9 +253,7 @@ def _of_place(failure: Failure, service: Document, children: Children) -> Failur
             f"pod {others[0]['metadata']['name']} of release {release_of(others[0])} holds one: "
             "`kdeploy rollout --strategy recreate` stops it first (the service does not answer meanwhile)"
         )
-    return Failure(
-        reason=failure.reason, message=failure.message, hint=hint, pod=failure.pod, after=failure.after
-    )
+    return structs.replace(failure, hint=hint)
 
 
 def _holds_gpu(pod: Document) -> bool:
@@ -277,25 +279,32 @@ def _of_log(pod: Document, children: Children) -> Failure | None:
     )
 
 
-def _of_deployment(service: Document, children: Children) -> Failure | None:
+def _of_deployment(service: Document, children: Children, before: Sequence[Document]) -> Failure | None:
     """Read that pods are refused, or late, where that is about the release.
 
-    KServe writes the new release's label on the Deployment at once. Its conditions stay those of the release
-    before: the deadline until the Deployment is observed again, a refused pod until its ReplicaSet is empty.
+    KServe writes the new release's label on the Deployment at once. Its deadline is the one of the release
+    before until it is observed again, and it repeats what any of its ReplicaSets reports of refused pods.
     """
     own = own_children(service, children)
     others = [_name(one) for one in own.replica_sets if release_of(one) != release_of(service)]
-    for one in [*_of_release(service, own.replica_sets), *own.deployments]:
-        if one.get("status", {}).get("observedGeneration", 0) < one["metadata"].get("generation", 0):
-            continue
-        where = f"{one['kind']} {_name(one)}"
-        refused, late = condition(one, "ReplicaFailure").get("message", ""), condition(one, "Progressing")
-        if _REFUSED.search(refused) and not any(name in refused for name in others):
-            return _refusal("FailedCreate", where, refused)
+    made = _of_release(service, own.replica_sets)
+    for one in filter(_is_observed, made if others else [*made, *own.deployments]):
+        found = condition(one, "ReplicaFailure")
+        if _REFUSED.search(refused := found.get("message", "")):
+            after = TRIED_AGAIN if found in before else 0.0
+            return _refusal("FailedCreate", f"{one['kind']} {_name(one)}", refused, after)
+    for one in filter(_is_observed, own.deployments):
+        late = condition(one, "Progressing")
         said = late.get("message", "")
-        if late.get("reason") == _LATE and not any(name in said for name in others):
-            return Failure(reason=_LATE, message=join(where, said))
+        if late.get("reason") == _LATE and late not in before and not any(name in said for name in others):
+            return Failure(reason=_LATE, message=join(f"Deployment {_name(one)}", said))
     return None
+
+
+def _is_observed(document: Document) -> bool:
+    """Return whether an object's conditions are of its present specification."""
+    observed: int = document.get("status", {}).get("observedGeneration", 0)
+    return observed >= int(document["metadata"].get("generation", 0))
 
 
 def _of_revisions(service: Document, children: Children) -> Failure | None:
@@ -318,7 +327,7 @@ def _name(document: Document) -> str:
 
 def _of_events(service: Document, events: Sequence[Document]) -> Failure | None:
     """Read from the InferenceService's events that it is refused; one that is older than the spec is not."""
-    since = _applied_at(service)
+    since = applied_at(service)
     for event in events_about(service, list(events)):
         reason, said = event.get("reason", ""), event.get("message", "")
         if event_time(event) < since:
@@ -328,12 +337,12 @@ def _of_events(service: Document, events: Sequence[Document]) -> Failure | None:
     return None
 
 
-def _refusal(reason: str, who: str, said: str) -> Failure:
+def _refusal(reason: str, who: str, said: str, after: float = 0.0) -> Failure:
     if "exceeded quota" in said:
         hint = "raise the quota, or lower what the release asks for: serving.cpu, memory, gpu"
-        return Failure(reason="QuotaExceeded", message=join(who, said), hint=hint)
+        return Failure(reason="QuotaExceeded", message=join(who, said), hint=hint, after=after)
     hint = "change what the message names, then run `kdeploy rollout` again"
-    return Failure(reason=reason, message=join(who, said), hint=hint)
+    return Failure(reason=reason, message=join(who, said), hint=hint, after=after)
 
 
 def _of_route(service: Document) -> Failure | None:
@@ -366,7 +375,7 @@ def _of_spec(service: Document, before: Document | None) -> Failure | None:
     return Failure(reason=reason, message=message, after=STALE if same else 0.0)
 
 
-def _applied_at(service: Document) -> str:
+def applied_at(service: Document) -> str:
     """Return when the specification was last written, by the API server's clock, to the second."""
     fields = service["metadata"].get("managedFields", [])
     times = [f.get("time", "") for f in fields if "f:spec" in f.get("fieldsV1", {})]

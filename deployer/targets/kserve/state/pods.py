@@ -14,6 +14,7 @@ from deployer.targets.kserve.state.children import (
     SERVING_CONTAINER,
     condition,
     conditions,
+    event_time,
     events_about,
 )
 
@@ -38,6 +39,7 @@ _HINDERING = frozenset(
         "ProvisioningFailed",
     ]
 )
+_PROGRESSING = ("Scheduled", "SuccessfulAttachVolume", "Pulling", "Pulled", "Created", "Started")
 _SCALES_UP = ("TriggeredScaleUp", "Nominated")  # by the cluster autoscaler, by Karpenter
 _PROBE = re.compile(r"^(?:Readiness|Startup|Liveness) probe (?:failed|errored)[^:]*: *", re.DOTALL)
 _LOG_PREFIX = re.compile(r"^\d{4}-\d\d-\d\d[ T][\d:.,]+ +\d* *\S+ +(?P<level>[A-Z]+) +(?:\[[^\]]*\] *)?")
@@ -113,11 +115,13 @@ def scheduling_faults(pod: Document, events: Sequence[Document]) -> list[str]:
 
 
 def hindering_event(pod: Document, events: Sequence[Document]) -> str:
-    """Return the newest event that says why a pod does not run, or nothing."""
+    """Return the newest event that says why a pod does not run, or nothing if it has come farther since."""
+    every = events_about(pod, list(events))
+    since = max((event_time(one) for one in every if one.get("reason") in _PROGRESSING), default="")
     about = [
         one
-        for one in events_about(pod, list(events))
-        if one.get("type") == "Warning" and one.get("reason") in _HINDERING
+        for one in every
+        if one.get("type") == "Warning" and one.get("reason") in _HINDERING and event_time(one) >= since
     ]
     return f"{about[-1].get('reason')}: {about[-1].get('message', '')}" if about else ""
 
@@ -192,7 +196,7 @@ def _read_container(status: dict[str, Any]) -> Container:
     over = state.get("terminated")
     restarts, init = int(status.get("restartCount", 0)), status.get("name") == INITIALIZER
     succeeded = over is not None and over.get("exitCode") == 0 and over.get("reason") != "OOMKilled"
-    failed = not (init and succeeded) and (over is not None or (bool(waiting) and last is not None))
+    failed = over is not None or (bool(waiting) and last is not None)
     return Container(
         name=status.get("name", ""),
         running="running" in state,
@@ -201,7 +205,7 @@ def _read_container(status: dict[str, Any]) -> Container:
         waiting=waiting.get("reason", ""),
         waiting_message=waiting.get("message", ""),
         ended=None if init and succeeded else ended,
-        failures=restarts + failed,
+        failures=0 if init and succeeded else restarts + failed,
     )
 
 

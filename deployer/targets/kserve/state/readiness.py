@@ -5,13 +5,13 @@ Times are seconds of any clock that only goes forward.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from deployer.observed import NOT_SWITCHED, Document, Observed, Phase
 from deployer.targets.kserve.state.children import Children
-from deployer.targets.kserve.state.diagnosis import Failure, diagnose, lacks_gpu
+from deployer.targets.kserve.state.diagnosis import SCALES_UP, Failure, diagnose, lacks_gpu
 from deployer.targets.kserve.state.progress import describe_progress
 from deployer.targets.kserve.state.revisions import observe
 
@@ -19,13 +19,12 @@ LOGS = "fix the cause, then run `kdeploy rollout` again; `kdeploy logs` shows wh
 STEP = 30  # seconds after which a state that lasts is reported again
 
 
-class Readiness:
+class ReadinessEvaluator:
     """Evaluates one service again and again, remembering since when it has been as it is.
 
     `window` is how long Ready must last, `stable` the release that is to get the rest of the requests.
-    `spec_before` is the model status that the release before left. `before` counts the failures of containers
-    that are older than what is waited for, by pod uid and container. `gpu_returns` finds out whether a pod
-    elsewhere is about to give a GPU back; it is called while one is missing.
+    `spec_before`, `before` and `conditions_before` are as in diagnose. While a GPU is missing, `gpu_returns`
+    finds out whether a pod elsewhere is about to give one back, `may_scale_up` whether a node may be added.
     """
 
     def __init__(
@@ -35,7 +34,9 @@ class Readiness:
         stable: str | None = None,
         spec_before: Document | None = None,
         before: Mapping[str, Mapping[str, int]] | None = None,
+        conditions_before: Sequence[Document] = (),
         gpu_returns: Callable[[], bool] = lambda: False,
+        may_scale_up: Callable[[], bool] = lambda: False,
     ) -> None:
         self.failure: Failure | None = None
         self.recheck_at: float | None = None
@@ -43,7 +44,9 @@ class Readiness:
         self._stable = stable
         self._spec_before = spec_before
         self._before = before
+        self._conditions_before = conditions_before
         self._gpu_returns = gpu_returns
+        self._may_scale_up = may_scale_up
         self._ready_since: float | None = None
         self._failing_since: float | None = None
         self._state: tuple[Phase, str] | None = None
@@ -73,7 +76,7 @@ class Readiness:
             self._failing_since = None
             return self._last(status, now)
         self._ready_since = None
-        failure = diagnose(service, children, self._before, self._spec_before)
+        failure = diagnose(service, children, self._before, self._spec_before, self._conditions_before)
         if failure and self._counts(failure, now):
             self.failure = failure
             hint = failure.hint or (LOGS if failure.container else "")
@@ -107,7 +110,8 @@ class Readiness:
     def _counts(self, failure: Failure, now: float) -> bool:
         if self._failing_since is None:
             self._failing_since = now
-        end = self._failing_since + failure.after
+        scales_up = lacks_gpu(failure) and self._may_scale_up()
+        end = self._failing_since + (SCALES_UP if scales_up else failure.after)
         if now >= end and not (lacks_gpu(failure) and self._gpu_returns()):
             return True
         self.recheck(end if now < end else now + STEP / 10)

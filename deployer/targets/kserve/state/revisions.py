@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
+from msgspec import structs
 
-from deployer.observed import Document, Observed, Share, read_observed
+from deployer.observed import Document, Observed, Revision, Share, read_observed
 from deployer.targets.kserve.state.children import (
     Children,
     deployment_name,
@@ -26,7 +26,7 @@ _NUMBER = "deployment.kubernetes.io/revision"
 
 
 def observe(service: Document, children: Children, *, stable: str | None = None) -> Observed:
-    """Return what an InferenceService and its objects tell about its release; `stable` as in read_observed."""
+    """Return what an InferenceService and its objects say; `stable` as in read_observed."""
     own = own_children(service, children)
     if is_standard(service):
         sets = sorted(own.replica_sets, key=_number)
@@ -34,14 +34,14 @@ def observe(service: Document, children: Children, *, stable: str | None = None)
         shares = [*split_replica_sets(sets, 100 - _foreign(service, own)), *_canaries(service, children)]
         status = read_observed(service, releases, predictor=_predictor(sets), shares=shares, stable=stable)
         replicas = _count(sets, "availableReplicas"), sum(_wanted(one) for one in sets)
-        running = tuple(release_of(one) for one in sets if _status(one, "replicas"))
+        revisions = [_revision(one, "availableReplicas", "replicas") for one in sets]
     else:
         releases = {_name(one): release_of(one) for one in own.revisions}
         status = read_observed(service, releases, stable=stable)
         replicas = _count(own.revisions, "actualReplicas"), _count(own.revisions, "desiredReplicas")
-        running = tuple(release_of(one) for one in own.revisions if _status(one, "actualReplicas"))
+        revisions = [_revision(one, "actualReplicas", "actualReplicas") for one in own.revisions]
     held = tuple(describe_held(pod) for pod in children.pods if is_terminating(pod))
-    return msgspec.structs.replace(status, replicas=replicas, running=running, holding=held)
+    return structs.replace(status, replicas=replicas, revisions=tuple(revisions), holding=held)
 
 
 def observe_briefly(service: Document, sets: Sequence[Document], releases: dict[str, str | None]) -> Observed:
@@ -58,6 +58,20 @@ def observe_briefly(service: Document, sets: Sequence[Document], releases: dict[
     return read_observed(service, {newest: release_of(service), **releases})
 
 
+def find_url(service: Document, revisions: Sequence[Document], release: str) -> str | None:
+    """Return the URL of one release in Knative mode: its tag's, or the service's where it gets all requests.
+
+    None where the release is not in the split, or KServe has given it no tag.
+    """
+    status = service.get("status", {})
+    releases = {_name(one): release_of(one) for one in revisions}
+    for line in status.get("components", {}).get("predictor", {}).get("traffic", []):
+        if releases.get(line.get("revisionName", "")) == release:
+            url: str | None = line.get("url") or (status.get("url") if line.get("percent") == 100 else None)
+            return url
+    return None
+
+
 def split_replica_sets(sets: Sequence[Document], percent: int = 100) -> list[Share]:
     """Return how `percent` of the requests is shared by the ReplicaSets' available pods, the newest first."""
     available = [(one, count) for one in reversed(sets) if (count := _status(one, "availableReplicas"))]
@@ -69,6 +83,10 @@ def split_replica_sets(sets: Sequence[Document], percent: int = 100) -> list[Sha
         shares.append(Share(_name(one), release_of(one), upto - given))
         given = upto
     return shares
+
+
+def _revision(document: Document, ready: str, pods: str) -> Revision:
+    return Revision(_name(document), release_of(document), _status(document, ready), _status(document, pods))
 
 
 def _predictor(sets: Sequence[Document]) -> Document:

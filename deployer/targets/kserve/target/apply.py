@@ -1,45 +1,36 @@
-"""Documents to the cluster, and each of them to its owner: the writes of a rollout, one by one."""
+"""Applies documents one by one, and sets their owners."""
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
+from deployer.bundle import Bundle
 from deployer.errors import ConflictError, NotFoundError
 from deployer.managed_fields import agrees
 from deployer.observed import Document
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.api_errors import OutdatedError
-from deployer.targets.kserve.client.resources import (
-    CONTROLLER_REVISION,
-    INFERENCE_SERVICE,
-    SECRET,
-    SERVICE_ACCOUNT,
-    SERVING_RUNTIME,
-    Resource,
-    resource_of,
-)
+from deployer.targets.kserve.client.resources import CONTROLLER_REVISION, SECRET, SERVICE_ACCOUNT, Resource
+from deployer.targets.kserve.state.children import is_terminating
+from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE, SERVING_RUNTIME, resource_of
 
-PATIENCE = 15.0  # seconds for an object to be gone; all of them together must stay within a rollout's 60
-
-_OWN_ATTEMPTS = 10
+_GONE_PERIOD = 0.2  # seconds between two reads of an object that is being deleted
 _OURS = ("app.kubernetes.io/managed-by", "kdeploy")
 
 
 def apply_document(
     api: Api, document: Document, namespace: str, *, force: bool, dry_run: bool = False
 ) -> Document:
-    """Apply one document server-side, anew where it was to an object that is being deleted.
+    """Apply one document server-side, again where the object was being deleted.
 
-    Raises ConflictError naming the field and its holder, or what keeps such an object from being gone.
+    Raises ConflictError naming the field and its manager, or what keeps an object from being deleted.
     """
     resource = resource_of(document)
     placed = {**document, "metadata": {"namespace": namespace, **document["metadata"]}}
     try:
         applied = api.apply(resource, placed, force=force, dry_run=dry_run)
-        if not dry_run and is_ending(applied):
-            await_end(api, applied)
+        if not dry_run and is_terminating(applied):
+            wait_until_gone(api, applied)
             applied = api.apply(resource, placed, force=force)
         return applied
     except ConflictError as error:
@@ -75,27 +66,14 @@ def owner_of(service: Document) -> Document:
     }
 
 
-def add_owner(api: Api, document: Document, owner: Document) -> None:
-    """Add to an object's owners: it is collected when the last of them is gone.
-
-    Raises NotFoundError where the object is there no more.
-    """
-
-    def add(held: list[Document]) -> list[Document]:
-        living = _living(held, owner["name"], owner["uid"])
-        return living if any(one["uid"] == owner["uid"] for one in living) else [*living, owner]
-
-    _change_owners(api, document, add)
-
-
-def outlive(
+def recreate_if_orphaned(
     api: Api, sent: Document, applied: Document, name: str, live: Document | None, *, force: bool
 ) -> Document:
-    """Return an object that was applied so that it outlives services of this name before the live one.
+    """Return an object that was applied; it is applied again where the service that owned it is gone.
 
-    The cluster collects what a deleted service owned a while after it, even if it has been applied again or
-    been given another owner in between. So that is waited for, and it is applied anew; where it does not
-    happen, the object loses the owners that are gone.
+    The cluster collects what a deleted service owned some time later, even if it has been applied again or
+    has got another owner in between. So this waits for that and applies the object again. If it does not
+    happen in time, the owners that are gone are removed from the object.
     """
     uid = live["metadata"]["uid"] if live else None
     held = applied["metadata"].get("ownerReferences", [])
@@ -106,54 +84,64 @@ def outlive(
     return _change_owners(api, applied, lambda held: _living(held, name, uid))
 
 
-def own(api: Api, sent: Document, applied: Document, owner: Document, *, force: bool) -> None:
-    """Let an object that was applied belong to a service; it is applied anew where it was collected."""
-    for _ in range(_OWN_ATTEMPTS - 1):
-        with contextlib.suppress(NotFoundError):
-            return add_owner(api, applied, owner)
-        applied = apply_document(api, sent, applied["metadata"]["namespace"], force=force)
-    return add_owner(api, applied, owner)
+def add_owner_or_recreate(
+    api: Api, sent: Document, applied: Document, owner: Document, *, force: bool
+) -> None:
+    """Add a service to the owners of an object, which the cluster collects when the last of them is gone.
 
-
-def leave_to(api: Api, entry: Document, documents: Sequence[Document], namespace: str) -> None:
-    """Let an entry of the history own what its rollout made for a service that never came to be.
-
-    So it is collected with the entry, which takes no permission to delete Secrets. The ServingRuntime
-    stays: it runs nothing by itself, the next rollout takes it over, and services that were applied by others
-    may run on it without owning it.
+    The object is applied again where it was collected meanwhile.
     """
-    for resource, name in _made_for(documents):
-        live = api.get(resource, namespace, name)
+
+    def add(held: list[Document]) -> list[Document]:
+        living = _living(held, owner["name"], owner["uid"])
+        return living if any(one["uid"] == owner["uid"] for one in living) else [*living, owner]
+
+    def attempt() -> None:
+        nonlocal applied
+        try:
+            _change_owners(api, applied, add)
+        except NotFoundError:
+            applied = apply_document(api, sent, applied["metadata"]["namespace"], force=force)
+            raise
+
+    api.patience.again(attempt, NotFoundError)
+
+
+def transfer_ownership(api: Api, entry: Document, bundle: Bundle) -> None:
+    """Let an entry of the history own what its rollout made for a service that was never created.
+
+    So the cluster collects it with the entry, which needs no permission to delete Secrets. The ServingRuntime
+    stays: it runs nothing by itself, the next rollout takes it over, and services that others applied may use
+    it without owning it.
+    """
+    for resource, name in _made_for(bundle):
+        live = api.get(resource, bundle.reference.namespace, name)
         if live and _OURS in live["metadata"].get("labels", {}).items():
             _change_owners(api, live, lambda held: held or [owner_of(entry)])
 
 
-def is_ending(document: Document) -> bool:
-    """Return whether an object is being deleted, and only waits for its finalizers."""
-    return "deletionTimestamp" in document["metadata"]
-
-
-def await_end(api: Api, document: Document) -> None:
+def wait_until_gone(api: Api, document: Document) -> None:
     """Wait until an object that is being deleted is gone. Raises ConflictError, naming what holds it."""
     if not _is_gone_in_time(api, document):
         metadata = document["metadata"]
         raise ConflictError(
-            f"{document['kind']} {metadata['name']} is being deleted and still there after {PATIENCE:g} s: "
+            f"{document['kind']} {metadata['name']} is still being deleted after {api.patience.gone:g} s: "
             f"its finalizers are {', '.join(metadata.get('finalizers', [])) or 'none'}",
             where=f"namespace {metadata['namespace']}",
-            hint="run it again when it is gone; who set a finalizer has to take it away",
+            hint="remove the finalizer, or wait for the controller that set it; then run it again",
         )
 
 
 def _is_gone_in_time(api: Api, document: Document) -> bool:
     resource, metadata = resource_of(document), document["metadata"]
-    end = time.monotonic() + PATIENCE
+    clock = api.patience.clock
+    end = clock.now() + api.patience.gone
     while found := api.get(resource, metadata["namespace"], metadata["name"]):
         if found["metadata"]["uid"] != metadata["uid"]:
             break
-        if time.monotonic() > end:
+        if clock.now() > end:
             return False
-        time.sleep(0.2)
+        clock.sleep(_GONE_PERIOD)
     return True
 
 
@@ -171,33 +159,33 @@ def _living(held: list[Document], name: str, uid: str | None) -> list[Document]:
 def _change_owners(
     api: Api, document: Document, change: Callable[[list[Document]], list[Document]]
 ) -> Document:
-    """Change an object's owners, where that changes anything, and return it.
+    """Change an object's owners, where that changes anything, and return it. Raises NotFoundError.
 
-    The list is one field to the API server, so it is read and written whole, and again when
-    another service did the same in between.
+    The list is one field to the API server, so it is read and written whole, and again when another service
+    did the same in between.
     """
-    resource, metadata = resource_of(document), document["metadata"]
-    namespace, name = metadata["namespace"], metadata["name"]
-    for attempt in range(_OWN_ATTEMPTS):
-        metadata = document["metadata"]
+
+    def attempt() -> Document:
+        nonlocal document
+        resource, metadata = resource_of(document), document["metadata"]
         held = metadata.get("ownerReferences", [])
         owners = change(held)
         if owners == held:
-            break
-        wanted = {"metadata": {"resourceVersion": metadata["resourceVersion"], "ownerReferences": owners}}
+            return document
+        place = metadata["namespace"], metadata["name"]
+        wanted = {"resourceVersion": metadata["resourceVersion"], "ownerReferences": owners}
         try:
-            return api.merge(resource, namespace, name, wanted)
+            return api.merge(resource, *place, {"metadata": wanted})
         except ConflictError:
-            found = api.get(resource, namespace, name)
-            if found is None or attempt == _OWN_ATTEMPTS - 1:
-                raise
-            document = found
-    return document
+            document = api.get(resource, *place) or document
+            raise
+
+    return api.patience.again(attempt, ConflictError)
 
 
-def _made_for(documents: Sequence[Document]) -> Iterator[tuple[Resource, str]]:
-    """Yield what a rollout of documents makes for its service alone; a Secret is known by its account."""
-    for document in documents:
-        if document["kind"] == SERVICE_ACCOUNT.kind:
-            yield SERVICE_ACCOUNT, document["metadata"]["name"]
-            yield from ((SECRET, one["name"]) for one in document.get("secrets", []))
+def _made_for(bundle: Bundle) -> Iterator[tuple[Resource, str]]:
+    """Yield what a rollout creates for its service alone; a Secret is known by its account."""
+    if bundle.account:
+        yield SERVICE_ACCOUNT, bundle.account["metadata"]["name"]
+        yield from ((SECRET, one["name"]) for one in bundle.account.get("secrets", []))
+    yield from ((resource_of(one), one["metadata"]["name"]) for one in bundle.extras)

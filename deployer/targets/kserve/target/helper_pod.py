@@ -5,47 +5,36 @@ Where a command is killed, its Pod ends by its own deadline, and the next comman
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 
-from deployer.config import Store
-from deployer.errors import ConflictError, KdeployError, RolloutFailedError, StoreError
+from deployer.errors import ConflictError, KdeployError, RefusedError, RolloutFailedError, StoreError
+from deployer.findings import refuse
 from deployer.observed import Document, Reference
+from deployer.shipped import shipped
 from deployer.store.location import locate_claim
 from deployer.store.shell import BrokenError, ExitError
 from deployer.targets.kserve.client.api import Api
-from deployer.targets.kserve.client.api_errors import RefusedError
-from deployer.targets.kserve.client.connection import Connection
 from deployer.targets.kserve.client.pod_exec import run_in_pod
 from deployer.targets.kserve.client.resources import CLAIM, EVENT, POD, Resource
 from deployer.targets.kserve.client.watch import Watching
-from deployer.targets.kserve.preflight.checks import refuse
 from deployer.targets.kserve.preflight.permissions import check_permissions, needed_for_store
+from deployer.targets.kserve.state.children import is_over
 from deployer.targets.kserve.state.diagnosis import diagnose_pod
 from deployer.targets.kserve.state.pods import explain_pod
+from deployer.targets.kserve.target.session import Session
 
-DEADLINE = 3600  # seconds that such a Pod lives at most; a command that needs longer gets another one
-PATIENCE = 600.0  # seconds until it must run: its image may have to be pulled
-MOUNT = "/mnt/model-store"
+DEADLINE = 3600  # seconds that such a Pod lives at most; a command that takes longer gets another one
 _LABELS = {"app.kubernetes.io/managed-by": "kdeploy", "app.kubernetes.io/component": "model-store"}
-_USER = 1000  # as in the ServingRuntime, so that what is written can be read there
 
 
 class HelperPod:
     """A shell in a Pod that mounts a claim. Implements deployer.store.shell.Shell."""
 
-    def __init__(
-        self,
-        connect: Callable[[], tuple[Connection, str]],
-        store: Store,
-        image: str,
-        note: Callable[[str], None],
-    ) -> None:
-        self._connect = connect  # to a cluster and its namespace, once it is needed
-        self._store = store
-        self._claim = locate_claim(store.uri).name
+    def __init__(self, session: Session, image: str, note: Callable[[str], None]) -> None:
+        self._session = session
+        self._claim = locate_claim(session.store.uri).name
         self._image = image
         self._note = note
         self._name = ""
@@ -55,16 +44,16 @@ class HelperPod:
 
         Raises ExitError, BrokenError, and StoreError or TargetError where there can be no such Pod.
         """
-        connection, namespace = self._connect()
+        api, namespace = self._session.api, self._session.namespace
         if not self._name:
-            self._start(Api(connection), namespace)
+            self._start(api, namespace)
         command = ["sh", "-c", script, "sh", *arguments]
         try:
-            yield from run_in_pod(connection, namespace, self._name, command, source)
+            yield from run_in_pod(api.connection, namespace, self._name, command, source)
         except (ExitError, RefusedError):
             raise
         except KdeployError as error:
-            if not _runs(Api(connection).get(POD, namespace, self._name)):
+            if not _runs(api.get(POD, namespace, self._name)):
                 self.close()
             raise BrokenError(error.what, where=error.where, hint=error.hint) from error
 
@@ -73,14 +62,14 @@ class HelperPod:
         name, self._name = self._name, ""
         if not name:
             return
-        connection, namespace = self._connect()
+        namespace = self._session.namespace
         try:
-            Api(connection).delete(POD, namespace, name)
+            self._session.api.delete(POD, namespace, name)
         except KdeployError as error:
             self._note(f"Pod {namespace}/{name} could not be deleted, and ends within the hour: {error}")
 
     def _start(self, api: Api, namespace: str) -> None:
-        refuse([check_permissions(api, namespace, needed_for_store(self._store))])
+        refuse([check_permissions(api, namespace, needed_for_store(self._session.store))])
         self._find_claim(api, namespace)
         self._name = f"kdeploy-store-{uuid.uuid4().hex[:10]}"
         try:
@@ -93,7 +82,7 @@ class HelperPod:
         self._wait(api, Reference(namespace, self._name))
 
     def _find_claim(self, api: Api, namespace: str) -> None:
-        name, store = self._claim, self._store
+        name, store = self._claim, self._session.store
         if api.get(CLAIM, namespace, name):
             return
         if not store.create_claim:
@@ -118,14 +107,15 @@ class HelperPod:
 
     def _wait(self, api: Api, pod: Reference) -> None:
         """Wait until the Pod runs; say what it waits for. Raises StoreError where it never will."""
-        end, told = time.monotonic() + PATIENCE, ""
+        clock, told = api.patience.clock, ""
+        end = clock.now() + api.patience.start  # its image may have to be pulled
         chosen = {
             POD: {"fieldSelector": f"metadata.name={pod.name}"},
             EVENT: {"fieldSelector": f"involvedObject.name={pod.name}"},
         }
         with Watching(api, pod.namespace, chosen) as watching:
-            while time.monotonic() < end:
-                watching.wait(end - time.monotonic())
+            while clock.now() < end:
+                watching.wait(end - clock.now())
                 if not watching.complete:
                     continue
                 found, events = next(iter(watching.of(POD)), None), watching.of(EVENT)
@@ -136,7 +126,7 @@ class HelperPod:
                     told = said
                     self._note(f"the Pod that mounts claim {self._claim} waits: {said}")
         raise StoreError(
-            f"after {PATIENCE:g} s no Pod runs that mounts the claim: {told or 'no reason is told'}",
+            f"after {api.patience.start:g} s no Pod that mounts the claim runs: {told or 'no reason given'}",
             where=f"pod {pod}",
             hint=f"look at the claim: `kubectl -n {pod.namespace} describe pvc {self._claim}`",
         )
@@ -157,8 +147,8 @@ def _make(api: Api, resource: Resource, document: Document) -> Document:
 def _still_waiting(pod: Reference, found: Document | None, events: list[Document]) -> str:
     """Return what a Pod that does not run yet waits for. Raises StoreError where it never will."""
     said = explain_pod(found, events) if found else "it was deleted"
-    if found is None or _ended(found):
-        what = f"ended before it ran: {said or 'no reason is told'}"
+    if found is None or is_over(found):
+        what = f"ended before it ran: {said or 'no reason given'}"
     elif (failure := diagnose_pod(found, events)) and not failure.after:
         what = f"cannot run: {failure.reason}: {failure.message}"
     else:
@@ -177,7 +167,7 @@ def _sweep(api: Api, namespace: str, own: Document) -> None:
         # Both times are the API server's, whatever the clock here says.
         age = _created(own) - _created(pod)
         name = pod["metadata"]["name"]
-        if name != own["metadata"]["name"] and (_ended(pod) or age > DEADLINE):
+        if name != own["metadata"]["name"] and (is_over(pod) or age > DEADLINE):
             api.delete(POD, namespace, name)
 
 
@@ -185,61 +175,18 @@ def _created(pod: Document) -> float:
     return datetime.fromisoformat(pod["metadata"]["creationTimestamp"].replace("Z", "+00:00")).timestamp()
 
 
-def _ended(pod: Document) -> bool:
-    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
-
-
 def _runs(pod: Document | None) -> bool:
     if pod is None or "deletionTimestamp" in pod["metadata"]:
         return False
     states = pod.get("status", {}).get("containerStatuses", [])
-    return not _ended(pod) and any("running" in (one.get("state") or {}) for one in states)
+    return not is_over(pod) and any("running" in (one.get("state") or {}) for one in states)
 
 
 def _document(claim: str, image: str, namespace: str, name: str) -> Document:
-    """Render the Pod, as strict as Pod Security's `restricted` wants it."""
-    return {
-        "apiVersion": POD.api_version,
-        "kind": POD.kind,
-        # A sidecar of a mesh would end neither with the Pod's work nor be of any use to it.
-        "metadata": {
-            "name": name,
-            "namespace": namespace,
-            "labels": {**_LABELS, "sidecar.istio.io/inject": "false"},
-        },
-        "spec": {
-            "activeDeadlineSeconds": DEADLINE,
-            "restartPolicy": "Never",
-            "terminationGracePeriodSeconds": 1,
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": _USER,
-                "runAsGroup": _USER,
-                "fsGroup": _USER,
-                "fsGroupChangePolicy": "OnRootMismatch",
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "containers": [
-                {
-                    "name": "shell",
-                    "image": image,
-                    "command": ["sleep", str(DEADLINE)],
-                    # Scripts are run here, too.
-                    "workingDir": MOUNT,
-                    "securityContext": {
-                        "allowPrivilegeEscalation": False,
-                        "readOnlyRootFilesystem": True,
-                        "capabilities": {"drop": ["ALL"]},
-                    },
-                    "resources": {
-                        "requests": {"cpu": "100m", "memory": "64Mi"},
-                        "limits": {"cpu": "1", "memory": "512Mi"},
-                    },
-                    "volumeMounts": [{"name": "models", "mountPath": MOUNT}],
-                }
-            ],
-            "volumes": [{"name": "models", "persistentVolumeClaim": {"claimName": claim}}],
-        },
-    }
+    import yaml
+
+    document: Document = yaml.safe_load((shipped("manifests") / "helper-pod.yaml").read_text("utf-8"))
+    document["metadata"] |= {"name": name, "namespace": namespace}
+    document["spec"]["containers"][0]["image"] = image
+    document["spec"]["volumes"][0]["persistentVolumeClaim"] = {"claimName": claim}
+    return document

@@ -5,18 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 
+from deployer.errors import RefusedError
 from deployer.inuse import releases_named
 from deployer.observed import RELEASE_LABEL, Document
 from deployer.targets.kserve.client.api import Api
-from deployer.targets.kserve.client.api_errors import RefusedError
-from deployer.targets.kserve.client.resources import (
-    CONTROLLER_REVISION,
-    INFERENCE_SERVICE,
-    REPLICA_SET,
-    REVISION,
-    Resource,
-)
+from deployer.targets.kserve.client.resources import CONTROLLER_REVISION, REPLICA_SET, Resource
 from deployer.targets.kserve.state.children import SERVICE_LABEL, release_of
+from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE, REVISION
 from deployer.targets.kserve.target.journal import ENTRIES, OF_SERVICE
 
 Query = Mapping[str, str]

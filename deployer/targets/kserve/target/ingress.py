@@ -8,13 +8,13 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from deployer.config import PORT_FORWARD
-from deployer.errors import TargetError
-from deployer.observed import Document, Reference
+from deployer.errors import RefusedError, TargetError
+from deployer.observed import Document
 from deployer.targets.kserve.client.api import Api
-from deployer.targets.kserve.client.api_errors import RefusedError
 from deployer.targets.kserve.client.resources import GATEWAY, NODE, POD, SERVICE, Resource
 from deployer.targets.kserve.preflight.capabilities import find_gateway
-from deployer.targets.kserve.state.children import deployment_name, is_standard
+from deployer.targets.kserve.state.children import deployment_name, is_standard, is_terminating
+from deployer.targets.kserve.state.pods import is_ready
 from deployer.targets.protocols import Endpoint
 
 _ISTIO, _KOURIER, _KNATIVE = "istio-system", "kourier-system", "knative-serving"
@@ -33,22 +33,18 @@ _PORT_NAMES = {"http": ("http2", "http", "http80"), "https": ("https",)}
 _PORTS = {"http": 80, "https": 443}
 
 
-def find_ingress(api: Api, reference: Reference, service: Document, named: str | None) -> Endpoint:
-    """Return where a service is asked from outside: the ingress that is `named`, or one that is found.
+def find_ingress(api: Api, service: Document, url: str, named: str | None) -> Endpoint:
+    """Return the way to a URL of a service from outside: by the ingress that is `named`, else found.
 
-    Where none has an address out here, or `named` says so, the API server forwards to a pod of it. The path
-    prefix of `status.url` is kept, its host is the Host header. Raises TargetError.
+    Where none has an address outside the cluster, or `named` says so, the API server forwards to a pod of it.
+    The path prefix of the URL is kept, its host is the Host header. Raises TargetError.
     """
-    url = service.get("status", {}).get("url")
-    if not url:
-        raise TargetError(
-            "it has no URL yet", where=str(reference), hint="`kdeploy status` says what it is waiting for"
-        )
-    search = _Search(api, urlsplit(url), str(reference))
+    namespace = service["metadata"]["namespace"]
+    search = _Search(api, urlsplit(url), f"{namespace}/{service['metadata']['name']}")
     address = search.address() if named is None else named
     if address and address != PORT_FORWARD:
         return Endpoint(url=address.rstrip("/") + search.wanted.path.rstrip("/"), host=search.wanted.netloc)
-    return search.forward((reference.namespace, deployment_name(service)) if is_standard(service) else None)
+    return search.forward((namespace, deployment_name(service)) if is_standard(service) else None)
 
 
 class _Search:
@@ -90,14 +86,14 @@ class _Search:
         names = ", ".join(f"{one['metadata']['namespace']}/{one['metadata']['name']}" for one in found)
         if self._refused:
             return RefusedError(
-                f"no way in is found, and {self._refused[0].what}",
+                f"no way in was found, and {self._refused[0].what}",
                 where=self._where,
                 hint=f"ask an admin for it, or {hint}",
             )
         if found:
             what = f"no pod of Service {names} is ready for {self.wanted.scheme}"
         else:
-            what = "no ingress is found on this cluster: no address of one, and no pod to forward to"
+            what = "no ingress was found on this cluster: no address of one, and no pod to forward to"
         return TargetError(what, where=self._where, hint=hint)
 
     def _of_gateway(self) -> Iterator[str]:
@@ -151,7 +147,7 @@ class _Search:
         """Return a pod that the Service sends requests to."""
         selector = service["spec"].get("selector")
         pods = self._list(POD, service["metadata"]["namespace"], selector) if selector else []
-        return next((pod for pod in pods if _ready(pod)), None)
+        return next((pod for pod in pods if is_ready(pod) and not is_terminating(pod)), None)
 
     def _read(self, resource: Resource, namespace: str, name: str) -> Document | None:
         try:
@@ -184,12 +180,6 @@ def _target(port: dict[str, Any], pod: Document) -> int:
         for one in container.get("ports", [])
     }
     return int(named.get(wanted, port["port"] if isinstance(wanted, str) else wanted))
-
-
-def _ready(pod: Document) -> bool:
-    conditions = pod.get("status", {}).get("conditions", [])
-    ready = any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
-    return ready and "deletionTimestamp" not in pod["metadata"]
 
 
 def _is_inside(host: str) -> bool:

@@ -1,31 +1,27 @@
-"""The history of a service, as ControllerRevisions, and with it the right to change the service.
+"""The journal of a service as ControllerRevisions, and with it the right to change the service.
 
 A rollout begins by creating the entry of the next number, which the API server lets only one do. An entry's
-`data` cannot be changed, so what does change is in its annotations. It comes to belong to the
-InferenceService and is collected with it.
+`data` cannot be changed, so its events are an annotation. The InferenceService owns its entries, which the
+cluster collects with it. Implements deployer.targets.protocols.Journal.
 """
 
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import json
-import os
-import secrets
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Iterator
 
 import msgspec
+from msgspec import Struct, structs
 
 from deployer.errors import ConflictError, KdeployError, NotFoundError, TargetError
 from deployer.journal import (
-    APPLIED,
-    APPLYING,
     BOUND,
-    INTERRUPTED,
     Entry,
+    JournalEvent,
+    Outcome,
+    add_event,
+    check_expected,
     refuse_another,
     settle,
     superfluous,
@@ -33,199 +29,203 @@ from deployer.journal import (
     write_time,
 )
 from deployer.observed import RELEASE_LABEL, Document, Reference
-from deployer.targets.kserve.client.api import Api
+from deployer.targets.kserve.client.api_errors import OutdatedError
 from deployer.targets.kserve.client.resources import CONTROLLER_REVISION
-from deployer.targets.kserve.target.apply import leave_to
+from deployer.targets.kserve.target.apply import transfer_ownership
+from deployer.targets.kserve.target.runs import is_alive, name_run, running
+from deployer.targets.kserve.target.session import Session
 
 # Not KServe's label: a workload's controller adopts ControllerRevisions that its selector matches.
 OF_SERVICE = "kdeploy.dev/service"
 _LABELS = {"app.kubernetes.io/managed-by": "kdeploy"}
 ENTRIES = ",".join([OF_SERVICE, *(f"{key}={value}" for key, value in _LABELS.items())])  # of any service
-_OUTCOME, _SINCE, _RUN = "kdeploy.dev/outcome", "kdeploy.dev/since", "kdeploy.dev/run"
-_ATTEMPTS = 10
-_IN_ANNOTATIONS = ("number", "outcome", "since")
-_HOLD = BOUND / 2  # seconds after which no more is written, so that nothing is when others count it for dead
-
-_running: set[str] = set()  # the rollouts of this process that are applying right now
+_EVENTS, _RUN = "kdeploy.dev/events", "kdeploy.dev/run"
+_NOT_IN_DATA = ("number", "outcome", "reason", "since", "events")
+_HOLD = BOUND / 2  # seconds after which nothing more is written, long before others take the run for dead
 
 
-class History:
-    """The entries of one service."""
+class Rollout(Struct):
+    """The rollout of one entry; `orphans` are entries of runs that were killed before there was a service."""
 
-    def __init__(self, api: Api, reference: Reference, clock: Callable[[], float] = time.monotonic) -> None:
-        self._api = api
-        self._reference = reference
-        self._clock = clock
+    entry: Document
+    orphans: list[Document]
+    began: float
+    finished: bool = False
 
-    def read(self) -> list[Entry]:
-        """Return the entries, the oldest first."""
-        return settle([_entry(document) for document in self._list()], _now())
+    @property
+    def number(self) -> int:
+        """The number of the entry."""
+        return int(self.entry["revision"])
 
-    def begin(self, planned: Entry) -> Rollout:
-        """Begin a rollout: make its entry, or go on with the one of a run that was killed.
 
-        Raises ConflictError, naming who, where somebody else is just rolling out.
+class Journal:
+    """The journals of a cluster's services."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def entries(self, reference: Reference) -> list[Entry]:
+        """Return the entries of a service, the oldest first."""
+        return settle([_entry(document) for document in self._list(reference)], self._now())
+
+    def note(self, reference: Reference, number: int, event: JournalEvent) -> None:
+        """Add an event to an entry; nothing happens where the entry is gone."""
+        self._note(_place(reference, number), event)
+
+    @contextlib.contextmanager
+    def begin(self, reference: Reference, planned: Entry, expect: int | None) -> Iterator[Rollout]:
+        """Begin a rollout: create its entry, or take over the one of a run that was killed.
+
+        For as long as the `with` lasts, no other rollout of the service begins. Raises ConflictError, naming
+        who, where another one is under way or was since entry `expect`.
         """
-        run = f"{_place()} {os.getpid()} {secrets.token_hex(8)}"
-        _running.add(run)
+        run, patience = name_run(), self._session.patience
+        running.add(run)
+        rollout = None
         try:
-            for _ in range(_ATTEMPTS - 1):
-                with contextlib.suppress(_LostError):
-                    return self._claim(planned, run)
-            return self._claim(planned, run)
-        except BaseException:
-            _running.discard(run)
+            rollout = patience.again(lambda: self._claim(reference, planned, run, expect), _LostError)
+            yield rollout
+        except KdeployError as error:
+            # An API server that cannot be reached now is left alone: later the entry counts as interrupted.
+            if rollout and not rollout.finished and not (isinstance(error, TargetError) and error.retryable):
+                with contextlib.suppress(KdeployError):
+                    interrupted = JournalEvent(outcome=Outcome.INTERRUPTED)
+                    self._note(_place(reference, rollout.number), interrupted, known=rollout.entry)
             raise
+        finally:
+            running.discard(run)
 
-    def note(self, number: int, outcome: str, owner: Document | None = None) -> None:
-        """Note how far a rollout is, and whose it is; an entry that was deleted with its service is none."""
-        change = _annotated(outcome)
-        if owner:
-            change["metadata"]["ownerReferences"] = [owner]
-        with contextlib.suppress(NotFoundError):
-            self._api.merge(CONTROLLER_REVISION, *self._place(number), change)
-
-    def adopt(self, names: list[str], owner: Document) -> None:
-        """Let entries belong to the service, so that they are collected with it."""
-        for name in names:
+    def finish(self, rollout: Rollout, owner: Document) -> None:
+        """Note that all documents are applied; the service owns the entry, and those that were left over."""
+        owned = {"ownerReferences": [owner]}
+        place = rollout.entry["metadata"]["namespace"], rollout.entry["metadata"]["name"]
+        self._note(place, JournalEvent(outcome=Outcome.APPLIED), owned, known=rollout.entry)
+        rollout.finished = True
+        for one in rollout.orphans:
             with contextlib.suppress(NotFoundError):
-                change = {"metadata": {"ownerReferences": [owner]}}
-                self._api.merge(CONTROLLER_REVISION, self._reference.namespace, name, change)
+                self._merge(one, owned)
 
-    def prune(self, limit: int) -> None:
+    def check_time(self, rollout: Rollout) -> None:
+        """Raise TargetError where it has taken so long that others may soon take this run for dead."""
+        if self._session.patience.clock.now() - rollout.began > _HOLD:
+            raise TargetError(
+                f"applying took more than {_HOLD:g} s and was stopped half-way",
+                hint="check that the API server is not overloaded, then run it again",
+            )
+
+    def prune(self, reference: Reference, limit: int) -> None:
         """Delete the oldest entries, all but `limit`."""
-        old = superfluous([_entry(document) for document in self._list()], limit)
-        self.remove([self._place(entry.number)[1] for entry in old])
+        for entry in superfluous([_entry(document) for document in self._list(reference)], limit):
+            self._session.api.delete(CONTROLLER_REVISION, *_place(reference, entry.number))
 
-    def orphans(self) -> list[Document]:
-        """Return the entries that belong to no service, so that nothing collects them.
+    def orphans(self, reference: Reference) -> list[Document]:
+        """Return the entries that no service owns, so that nothing collects them.
 
-        Raises ConflictError, naming who, where one of them is just being applied.
+        Raises ConflictError, naming who, where one of them is being applied.
         """
-        found = [one for one in self._list() if not one["metadata"].get("ownerReferences")]
+        found = _unowned(self._list(reference))
         for one in found:
-            alive = _alive(_run(one))
-            refuse_another(_entry(one), alive=alive, now=_now(), where=str(self._reference))
+            refuse_another(_entry(one), alive=is_alive(_run(one)), now=self._now(), where=str(reference))
         return found
 
-    def collect(self, orphans: list[Document]) -> None:
-        """Delete entries that belong to no service, and let the cluster collect what they left behind."""
+    def collect(self, reference: Reference, orphans: list[Document]) -> None:
+        """Delete entries that no service owns, and let the cluster collect what their rollouts created."""
         for one in orphans:
-            leave_to(self._api, one, _entry(one).documents, self._reference.namespace)
-        self.remove([one["metadata"]["name"] for one in orphans])
+            if bundle := _entry(one).bundle:
+                transfer_ownership(self._session.api, one, bundle)
+            self._session.api.delete(CONTROLLER_REVISION, reference.namespace, one["metadata"]["name"])
 
-    def remove(self, names: list[str]) -> None:
-        """Delete entries."""
-        for name in names:
-            self._api.delete(CONTROLLER_REVISION, self._reference.namespace, name)
-
-    def _claim(self, planned: Entry, run: str) -> Rollout:
-        """Make an entry, or take over the newest. Raises _LostError where another one was quicker."""
-        documents = sorted(self._list(), key=lambda document: int(document["revision"]))
+    def _claim(self, reference: Reference, planned: Entry, run: str, expect: int | None) -> Rollout:
+        """Create an entry, or take over the newest. Raises _LostError where another run was faster."""
+        began = self._session.patience.clock.now()
+        documents = sorted(self._list(reference), key=lambda document: int(document["revision"]))
         newest = documents[-1] if documents else None
-        number = int(newest["revision"]) if newest else 0
-        if newest is None or not self._is_ours(newest, planned, run):
-            number += 1
-            entry = msgspec.structs.replace(planned, number=number)
+        if newest and self._is_ours(newest, planned, run, reference):
+            before = documents[:-1]
+            check_expected(_entry(before[-1]) if before else None, expect, str(reference))
             with _race():
-                self._api.create(CONTROLLER_REVISION, self._document(entry, run))
-        elif _run(newest) != run:
-            change = _annotated(APPLYING, {_RUN: run})
-            change["metadata"]["resourceVersion"] = newest["metadata"]["resourceVersion"]
-            with _race():
-                self._api.merge(CONTROLLER_REVISION, *self._place(number), change)
-        own = self._place(number)[1]
-        names = [d["metadata"]["name"] for d in documents if not d["metadata"].get("ownerReferences")]
-        orphans = [name for name in names if name != own]
-        return Rollout(self, number, run, orphans, self._clock)
+                claimed = newest if _run(newest) == run else self._take_over(newest, planned, run)
+            return Rollout(claimed, _unowned(before), began)
+        check_expected(_entry(newest) if newest else None, expect, str(reference))
+        number = int(newest["revision"]) + 1 if newest else 1
+        with _race():
+            created = self._session.api.create(
+                CONTROLLER_REVISION, self._document(reference, planned, number, run)
+            )
+        return Rollout(created, _unowned(documents), began)
 
-    def _is_ours(self, newest: Document, planned: Entry, run: str) -> bool:
-        if _run(newest) == run:  # an attempt before has made it, and only the answer was lost
+    def _is_ours(self, newest: Document, planned: Entry, run: str, reference: Reference) -> bool:
+        if _run(newest) == run:  # an attempt before created it, and only the answer was lost
             return True
-        where = str(self._reference)
-        return takes_over(_entry(newest), planned, alive=_alive(_run(newest)), now=planned.when, where=where)
+        alive = is_alive(_run(newest))
+        return takes_over(_entry(newest), planned, alive=alive, now=self._now(), where=str(reference))
 
-    def _document(self, entry: Entry, run: str) -> Document:
-        """Return an entry as an object, its lasting part in one text.
+    def _take_over(self, newest: Document, planned: Entry, run: str) -> Document:
+        event = JournalEvent(outcome=Outcome.APPLYING, who=planned.who)
+        return self._add(newest, event, {"annotations": {_RUN: run}})
 
-        The API server encodes `data` anew at every change of the annotations and refuses it if a byte
-        differs. So the text is one that every encoder of JSON writes alike: plain ASCII, without what Go's
-        would escape.
-        """
-        data = msgspec.to_builtins(entry)
-        for key in _IN_ANNOTATIONS:
-            del data[key]
-        text = json.dumps(data)
-        for character in "<>&":
-            text = text.replace(character, f"\\u{ord(character):04x}")
-        namespace, name = self._place(entry.number)
+    def _note(
+        self,
+        place: tuple[str, str],
+        event: JournalEvent,
+        more: Document | None = None,
+        known: Document | None = None,
+    ) -> None:
+        """Add an event to an entry, which is read where it is not `known` as it is now."""
+
+        def attempt() -> None:
+            nonlocal known
+            current, known = known or self._session.api.get(CONTROLLER_REVISION, *place), None
+            if current and not _is_noted(_entry(current), event):
+                self._add(current, event, more)
+
+        with contextlib.suppress(NotFoundError):
+            self._session.patience.again(attempt, OutdatedError)
+
+    def _add(self, document: Document, event: JournalEvent, more: Document | None = None) -> Document:
+        """Add an event to an entry as it was read. Raises OutdatedError where it has changed since."""
+        entry = add_event(_entry(document), structs.replace(event, at=self._now()))
+        more = more or {}
+        annotations = {_EVENTS: _encode(entry.events), **more.get("annotations", {})}
+        version = document["metadata"]["resourceVersion"]
+        return self._merge(document, {**more, "resourceVersion": version, "annotations": annotations})
+
+    def _merge(self, document: Document, metadata: Document) -> Document:
+        place = document["metadata"]["namespace"], document["metadata"]["name"]
+        return self._session.api.merge(CONTROLLER_REVISION, *place, {"metadata": metadata})
+
+    def _document(self, reference: Reference, planned: Entry, number: int, run: str) -> Document:
+        """Return a new entry as an object."""
+        now = self._now()
+        lasting = msgspec.to_builtins(structs.replace(planned, when=now))
+        for key in _NOT_IN_DATA:
+            del lasting[key]
+        begun = JournalEvent(outcome=Outcome.APPLYING, at=now, who=planned.who)
+        namespace, name = _place(reference, number)
         return {
             "apiVersion": CONTROLLER_REVISION.api_version,
             "kind": CONTROLLER_REVISION.kind,
             "metadata": {
                 "name": name,
                 "namespace": namespace,
-                "labels": {OF_SERVICE: self._reference.name, RELEASE_LABEL: entry.release, **_LABELS},
-                "annotations": {_OUTCOME: entry.outcome, _SINCE: entry.since, _RUN: run},
+                "labels": {OF_SERVICE: reference.name, RELEASE_LABEL: planned.release, **_LABELS},
+                "annotations": {_EVENTS: _encode([begun]), _RUN: run},
             },
-            "revision": entry.number,
-            "data": {"entry": text},
+            "revision": number,
+            "data": {"entry": _encode(lasting)},
         }
 
-    def _list(self) -> list[Document]:
-        selector = ",".join(f"{k}={v}" for k, v in {OF_SERVICE: self._reference.name, **_LABELS}.items())
-        namespace = self._reference.namespace
-        return self._api.list(CONTROLLER_REVISION, namespace, {"labelSelector": selector})[0]
+    def _list(self, reference: Reference) -> list[Document]:
+        selector = ",".join(f"{k}={v}" for k, v in {OF_SERVICE: reference.name, **_LABELS}.items())
+        query = {"labelSelector": selector}
+        return self._session.api.list(CONTROLLER_REVISION, reference.namespace, query)[0]
 
-    def _place(self, number: int) -> tuple[str, str]:
-        return self._reference.namespace, f"{self._reference.name}-kdeploy-{number}"
-
-
-class Rollout:
-    """The documents of one entry being applied: for as long as the `with` lasts, nobody else begins."""
-
-    def __init__(
-        self, history: History, number: int, run: str, orphans: list[str], clock: Callable[[], float]
-    ) -> None:
-        self.number = number
-        self._clock = clock
-        self._history = history
-        self._run = run
-        self._orphans = orphans  # entries of runs that were killed before there was a service
-        self._applied = False
-        self._began = clock()
-
-    def __enter__(self) -> Rollout:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        _running.discard(self._run)
-        if not isinstance(error, KdeployError) or self._applied:
-            return
-        if isinstance(error, TargetError) and error.retryable:
-            return  # who was not reached is not asked once more: after a while it counts as interrupted
-        with contextlib.suppress(KdeployError):
-            self._history.note(self.number, INTERRUPTED)
-
-    def check(self) -> None:
-        """Raise TargetError where it has taken so long that others may soon count this rollout for dead."""
-        if self._clock() - self._began > _HOLD:
-            raise TargetError(
-                f"applying took more than {_HOLD:g} s and was given up half way",
-                hint="is the API server overloaded? run it again",
-            )
-
-    def done(self, owner: Document) -> None:
-        """Note that all is applied; the entry, and those that were left over, belong to the service now."""
-        self._history.note(self.number, APPLIED, owner)
-        self._applied = True
-        self._history.adopt(self._orphans, owner)
+    def _now(self) -> str:
+        return write_time(self._session.patience.clock.utc())
 
 
 class _LostError(ConflictError):
-    """Another rollout was quicker: look again."""
+    """Another run was faster: look again."""
 
 
 @contextlib.contextmanager
@@ -237,55 +237,43 @@ def _race() -> Iterator[None]:
 
 
 def _entry(document: Document) -> Entry:
-    """Read an entry; of one that a kdeploy of another version wrote, what can be read."""
+    """Read an entry; of one that another version of kdeploy wrote, what can be read."""
     annotations = document["metadata"].get("annotations", {})
-    try:
-        lasting = msgspec.json.decode(document["data"]["entry"], type=Entry)
-    except (msgspec.DecodeError, KeyError, TypeError):
-        lasting = Entry()
-    return msgspec.structs.replace(
-        lasting,
-        number=document["revision"],
-        outcome=annotations.get(_OUTCOME, ""),
-        since=annotations.get(_SINCE, ""),
-    )
+    entry = Entry()
+    events: tuple[JournalEvent, ...] = ()
+    with contextlib.suppress(msgspec.DecodeError, KeyError, TypeError):
+        entry = msgspec.json.decode(document["data"]["entry"], type=Entry)
+    with contextlib.suppress(msgspec.DecodeError, KeyError, TypeError):
+        events = msgspec.json.decode(annotations[_EVENTS], type=tuple[JournalEvent, ...])
+    entry = structs.replace(entry, number=int(document["revision"]))
+    for event in events:
+        entry = add_event(entry, event)
+    return entry
 
 
-def _annotated(outcome: str, more: dict[str, str] | None = None) -> Document:
-    return {"metadata": {"annotations": {_OUTCOME: outcome, _SINCE: _now(), **(more or {})}}}
+def _is_noted(entry: Entry, event: JournalEvent) -> bool:
+    """Return whether the newest event says the same, as after an answer that was lost."""
+    return any(structs.replace(event, at=newest.at) == newest for newest in entry.events[-1:])
+
+
+def _encode(value: object) -> str:
+    """Encode as JSON that every encoder writes alike: ASCII, without what Go's would escape.
+
+    The API server encodes `data` anew at every change of the annotations, and refuses it if a byte differs.
+    """
+    text = json.dumps(msgspec.to_builtins(value))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _unowned(documents: list[Document]) -> list[Document]:
+    return [one for one in documents if not one["metadata"].get("ownerReferences")]
 
 
 def _run(document: Document) -> str:
     return str(document["metadata"].get("annotations", {}).get(_RUN, ""))
 
 
-def _now() -> str:
-    return write_time(dt.datetime.now(dt.timezone.utc))
-
-
-def _alive(run: str) -> bool | None:
-    """Return whether the process of a run still applies; None where it is of another machine."""
-    place, _, rest = run.partition(" ")
-    pid, _, _token = rest.partition(" ")
-    if place != _place() or not pid.isdigit():
-        return None
-    if int(pid) == os.getpid():
-        return run in _running
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it is another user's
-        return True
-    return True
-
-
-def _place() -> str:
-    """Name what a process id is good for: this boot of this machine, and on Linux this container."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        import socket
-
-        return socket.gethostname()
+def _place(reference: Reference, number: int) -> tuple[str, str]:
+    return reference.namespace, f"{reference.name}-kdeploy-{number}"

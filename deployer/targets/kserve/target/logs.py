@@ -9,18 +9,18 @@ from __future__ import annotations
 import queue
 import re
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
 from deployer.errors import KdeployError, NotFoundError
 from deployer.observed import Document, Reference
-from deployer.targets.kserve.client.api import ATTEMPTS, Api
+from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.api_errors import NoLogError, PassingError
-from deployer.targets.kserve.client.resources import INFERENCE_SERVICE, POD
+from deployer.targets.kserve.client.resources import POD
 from deployer.targets.kserve.client.watch import Watching
 from deployer.targets.kserve.state.diagnosis import Failure
+from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE
 from deployer.targets.kserve.target.read import selections
 
 LAST_LINES = 20
@@ -84,7 +84,7 @@ def follow_logs(api: Api, reference: Reference) -> Iterator[str]:
         def say(line: str | KdeployError | None) -> None:
             if line is not None:
                 lines.put(line)
-            watching.wake()
+            watching.post()
 
         while not watching.complete or watching.of(INFERENCE_SERVICE):
             watching.wait(_DAY)
@@ -106,6 +106,7 @@ class _Log:
 
     def __init__(self, api: Api, metadata: Document, container: str) -> None:
         self.name = f"{metadata['name']} {container}"
+        self.sleep = api.patience.clock.sleep
         self._api = api
         self._place = (metadata["namespace"], metadata["name"], container)
         # The API server goes on from a second, so what was read of the last one is known by the line.
@@ -115,21 +116,21 @@ class _Log:
 
     def read(self, **options: str) -> Iterator[str]:
         """Yield the lines that were not read before, to the end. Raises NoLogError, TargetError."""
-        breaks = 0
+        breaks, patience = 0, self._api.patience
         while True:
             response = self._api.open_log(*self._place, {**options, **self._since})
-            began = time.monotonic()
+            began = patience.clock.now()
             try:
                 for line in self._new(self._api.read_log(response)):
                     breaks = 0
                     yield line
             except PassingError:
-                breaks = 1 if time.monotonic() - began > _LASTED else breaks + 1
-                if breaks == ATTEMPTS:
+                breaks = 1 if patience.clock.now() - began > _LASTED else breaks + 1
+                if breaks == patience.retry.attempts:
                     raise
             else:
                 return
-            time.sleep(0.2 * (breaks - 1))
+            patience.clock.sleep(patience.retry.pause(breaks) if breaks > 1 else 0.0)
 
     def _new(self, lines: Iterator[str]) -> Iterator[str]:
         """Yield what lines say, without their times, but those that were read before."""
@@ -158,7 +159,7 @@ class _Followed:
     """A container whose log is read by a thread while it runs, and again once it runs again."""
 
     def __init__(self, log: _Log, say: Callable[[str | KdeployError | None], None]) -> None:
-        self._log, self._say = log, say
+        self._log, self._say, self._sleep = log, say, log.sleep
         self._run = -1  # how often it had been started again when its log was last opened
         self._reading = False
         self._told = ""  # why there is no log right now
@@ -173,7 +174,7 @@ class _Followed:
 
     def _read(self, again: bool) -> None:
         # An API server may end a log that goes on, and the status of a container that ended comes late.
-        time.sleep(_LAG if again else 0.0)
+        self._sleep(_LAG if again else 0.0)
         try:
             for line in self._log.read(follow="true"):
                 self._say(f"{self._log.name}: {line}")

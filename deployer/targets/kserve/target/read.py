@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-import msgspec
+from msgspec import structs
 
+from deployer.errors import RefusedError
 from deployer.observed import RELEASE_LABEL, Document, Live, Observed, Reference
 from deployer.targets.kserve.client.api import Api
-from deployer.targets.kserve.client.api_errors import RefusedError, UnknownKindError
-from deployer.targets.kserve.client.resources import (
-    DEPLOYMENT,
-    EVENT,
-    HTTP_ROUTE,
-    INFERENCE_SERVICE,
-    POD,
-    REPLICA_SET,
-    REVISION,
-    Resource,
+from deployer.targets.kserve.client.api_errors import UnknownKindError
+from deployer.targets.kserve.client.resources import DEPLOYMENT, EVENT, HTTP_ROUTE, POD, REPLICA_SET, Resource
+from deployer.targets.kserve.state.children import (
+    SERVICE_LABEL,
+    Children,
+    is_over,
+    is_standard,
+    is_terminating,
+    release_pods,
+    selector,
 )
-from deployer.targets.kserve.client.watch import Watching
-from deployer.targets.kserve.state.children import SERVICE_LABEL, Children, is_standard, release_pods
-from deployer.targets.kserve.state.pods import is_ready
-from deployer.targets.kserve.state.readiness import Readiness
+from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE, REVISION
+from deployer.targets.kserve.state.pods import describe_held, is_ready
+from deployer.targets.kserve.state.readiness import ReadinessEvaluator
 from deployer.targets.kserve.state.revisions import observe, observe_briefly
 
 _PODS_MAX = 8  # pods whose events are read
@@ -31,7 +31,7 @@ _PODS_MAX = 8  # pods whose events are read
 
 def selections(reference: Reference, *, standard: bool) -> dict[Resource, Mapping[str, str]]:
     """Return what belongs to a service, and the query that selects it."""
-    labelled = {"labelSelector": f"{SERVICE_LABEL}={reference.name}"}
+    labelled = selector(reference.name)
     made = (DEPLOYMENT, REPLICA_SET) if standard else (REVISION,)
     return {
         INFERENCE_SERVICE: {"fieldSelector": f"metadata.name={reference.name}"},
@@ -40,14 +40,14 @@ def selections(reference: Reference, *, standard: bool) -> dict[Resource, Mappin
     }
 
 
-def watched_children(watching: Watching) -> Children:
-    """Return what belongs to a service, as a watch has seen it."""
+def gather(found: Callable[[Resource], list[Document]]) -> Children:
+    """Return what belongs to a service, of each kind what is found."""
     return Children(
-        pods=watching.of(POD),
-        events=watching.of(EVENT),
-        revisions=watching.of(REVISION),
-        deployments=watching.of(DEPLOYMENT),
-        replica_sets=watching.of(REPLICA_SET),
+        pods=found(POD),
+        events=found(EVENT),
+        revisions=found(REVISION),
+        deployments=found(DEPLOYMENT),
+        replica_sets=found(REPLICA_SET),
     )
 
 
@@ -56,11 +56,9 @@ def read_live(api: Api, reference: Reference) -> Live | None:
     service = api.get(INFERENCE_SERVICE, reference.namespace, reference.name)
     if service is None:
         return None
-    made = REPLICA_SET if is_standard(service) else REVISION
-    found = _list(api, made, reference)
-    sets, revisions = (found, []) if made is REPLICA_SET else ([], found)
-    routes = read_routes(api, service)
-    return Live(service, observe(service, Children(replica_sets=sets, revisions=revisions, routes=routes)))
+    kind = REPLICA_SET if is_standard(service) else REVISION
+    children = gather(lambda one: _list(api, kind, reference) if one is kind else [])
+    return Live(service, observe(service, structs.replace(children, routes=read_routes(api, service))))
 
 
 def inspect(api: Api, reference: Reference, now: float) -> Live | None:
@@ -69,18 +67,11 @@ def inspect(api: Api, reference: Reference, now: float) -> Live | None:
     if service is None:
         return None
     kinds = (POD, REPLICA_SET, DEPLOYMENT) if is_standard(service) else (POD, REVISION)
-    found = {kind: _list(api, kind, reference) for kind in kinds}
-    children = Children(
-        pods=found[POD],
-        replica_sets=found.get(REPLICA_SET, []),
-        deployments=found.get(DEPLOYMENT, []),
-        revisions=found.get(REVISION, []),
-        routes=read_routes(api, service),
-    )
+    children = gather(lambda kind: _list(api, kind, reference) if kind in kinds else [])
     waiting = [pod for pod in release_pods(service, children) if not is_ready(pod)][:_PODS_MAX]
     events = [event for one in (service, *waiting) for event in _events(api, one)]
-    children = msgspec.structs.replace(children, events=events)
-    status = Readiness(window=0).evaluate(service, children, now)
+    children = structs.replace(children, events=events, routes=read_routes(api, service))
+    status = ReadinessEvaluator(window=0).evaluate(service, children, now)
     return Live(service, status)
 
 
@@ -96,7 +87,7 @@ def read_routes(api: Api, service: Document) -> list[Document]:
     return [route] if route else []
 
 
-def list_statuses(api: Api, namespace: str | None) -> list[Observed]:
+def list_observed(api: Api, namespace: str | None) -> list[Observed]:
     """Return the state of every service of a namespace, or of all: two requests for a thousand services."""
     services, _ = api.list(INFERENCE_SERVICE, namespace)
     sets: dict[tuple[str, str], list[Document]] = defaultdict(list)
@@ -117,9 +108,14 @@ def list_statuses(api: Api, namespace: str | None) -> list[Observed]:
 
 
 def holding_pods(api: Api, reference: Reference) -> tuple[str, ...]:
-    """Return the pods of a service that are being deleted and still hold their resources."""
-    service = {"metadata": {"name": reference.name, "namespace": reference.namespace}}
-    return observe(service, Children(pods=_list(api, POD, reference))).holding
+    """Return the pods of a service that are being deleted and still hold their resources.
+
+    Once the service is deleted, these are all of its pods: the cluster comes to them a little later.
+    """
+    service = api.get(INFERENCE_SERVICE, reference.namespace, reference.name)
+    stays = service is not None and not is_terminating(service)
+    pods = [pod for pod in _list(api, POD, reference) if not is_over(pod)]
+    return tuple(describe_held(pod) for pod in pods if is_terminating(pod) or not stays)
 
 
 def _has_several(service: Document) -> bool:
@@ -148,8 +144,7 @@ def _table(api: Api, resource: Resource, namespace: str | None) -> list[Document
 
 def _list(api: Api, resource: Resource, reference: Reference) -> list[Document]:
     try:
-        selector = {"labelSelector": f"{SERVICE_LABEL}={reference.name}"}
-        return api.list(resource, reference.namespace, selector)[0]
+        return api.list(resource, reference.namespace, selector(reference.name))[0]
     except (RefusedError, UnknownKindError):
         return []
 
@@ -157,7 +152,7 @@ def _list(api: Api, resource: Resource, reference: Reference) -> list[Document]:
 def _events(api: Api, about: Document) -> list[Document]:
     metadata = about["metadata"]
     try:
-        selector = {"fieldSelector": f"involvedObject.uid={metadata['uid']}"}
-        return api.list(EVENT, metadata["namespace"], selector)[0]
+        about_it = {"fieldSelector": f"involvedObject.uid={metadata['uid']}"}
+        return api.list(EVENT, metadata["namespace"], about_it)[0]
     except RefusedError:
         return []

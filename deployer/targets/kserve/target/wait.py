@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import cache
 
 import msgspec
 
-from deployer.errors import KdeployError, NotFoundError
+from deployer.errors import KdeployError, NotFoundError, RefusedError
 from deployer.manifest import RUNTIME_PREFIX
 from deployer.observed import Document, Observed, Phase, Reference, read_observed
 from deployer.targets.kserve.client.api import Api
-from deployer.targets.kserve.client.api_errors import RefusedError
-from deployer.targets.kserve.client.resources import EVENT, INFERENCE_SERVICE, POD
+from deployer.targets.kserve.client.resources import EVENT, POD
 from deployer.targets.kserve.client.watch import Watching
-from deployer.targets.kserve.preflight.capacity import returns_gpu
+from deployer.targets.kserve.preflight.facts import may_scale_up, returns_gpu
+from deployer.targets.kserve.preflight.rules.admission import check_frozen
 from deployer.targets.kserve.state.children import (
     SERVING_CONTAINER,
     Children,
+    conditions,
     is_standard,
     release_pods,
 )
+from deployer.targets.kserve.state.diagnosis import applied_at
+from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE
 from deployer.targets.kserve.state.pods import count_failures, find_container, is_ready
-from deployer.targets.kserve.state.readiness import Readiness
+from deployer.targets.kserve.state.readiness import ReadinessEvaluator
 from deployer.targets.kserve.target.logs import last_lines, tail
-from deployer.targets.kserve.target.read import read_routes, selections, watched_children
+from deployer.targets.kserve.target.read import gather, read_routes, selections
 
 _LOG_PERIOD = 2.0  # seconds between two looks at the log of a container that loads
 
@@ -32,9 +35,9 @@ _LOG_PERIOD = 2.0  # seconds between two looks at the log of a container that lo
 class Wait:
     """One wait for the release that an InferenceService names.
 
-    `fresh` says that the release has just been applied, so that every failure of its pods is of this attempt.
-    Otherwise its failed pods are deleted first: a new pod starts at once, where the kubelet would wait up to
-    five minutes before it tries the old one again.
+    `fresh` says that the release has just been applied: only older pods may have failed before. Those
+    that failed before are deleted first: a new pod starts at once, where the kubelet would wait up to five
+    minutes before it tries the old one again.
     """
 
     def __init__(
@@ -46,31 +49,30 @@ class Wait:
         fresh: bool,
         stable: str | None = None,
         spec_before: Document | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
         self._service = service
         self._window, self._fresh, self._stable = window, fresh, stable
         self._spec_before = spec_before
-        self._clock = clock
-        self._readiness: Readiness | None = None
+        self._clock = api.patience.clock
+        self._readiness: ReadinessEvaluator | None = None
         self._logs: dict[str, tuple[str, ...]] = {}
         self._logs_read = 0.0
 
-    def statuses(self, timeout: float) -> Iterator[Observed]:
+    def observe(self, timeout: float) -> Iterator[Observed]:
         """Yield the status now and at every change; end after `timeout` seconds, or once Ready has lasted.
 
         Raises NotFoundError where the service is deleted meanwhile, TargetError.
         """
         metadata = self._service["metadata"]
         reference = Reference(metadata["namespace"], metadata["name"])
-        end = self._clock() + timeout
+        end = self._clock.now() + timeout
         about = {"fieldSelector": f"involvedObject.uid={metadata['uid']}"}
         chosen = {**selections(reference, standard=is_standard(self._service)), EVENT: about}
-        with Watching(self._api, reference.namespace, chosen, events=True) as watching:
+        with Watching(self._api, reference.namespace, chosen, followed=_unready) as watching:
             while True:
-                changed = watching.wait(self._until(end) - self._clock())
-                now = self._clock()
+                changed = watching.wait(self._until(end) - self._clock.now())
+                now = self._clock.now()
                 if watching.complete:
                     yield self._status(self._same(watching.of(INFERENCE_SERVICE)), watching, now)
                 elif changed and watching.trouble:
@@ -91,7 +93,7 @@ class Wait:
         return recheck if self._readiness.in_window else min(end, recheck)
 
     def _status(self, service: Document, watching: Watching, now: float) -> Observed:
-        children = watched_children(watching)
+        children = gather(watching.of)
         if self._readiness is None:
             self._readiness = self._begin(service, children)
         children = msgspec.structs.replace(
@@ -100,24 +102,33 @@ class Wait:
         status = self._readiness.evaluate(service, children, now)
         if children.logs:
             self._readiness.recheck(now + _LOG_PERIOD)
+        if status.phase is Phase.STOPPED:
+            for found in check_frozen(service):  # by somebody, since the release was applied
+                message, hint = found.detail, found.remedy
+                return msgspec.structs.replace(status, phase=Phase.FAILED, message=message, hint=hint)
         failure = self._readiness.failure
         if status.phase is Phase.FAILED and failure:
             log = failure.lines or last_lines(self._api, status.reference.namespace, failure)
             return msgspec.structs.replace(status, log=log)
         return _in_trouble(status, watching.trouble) if watching.trouble else status
 
-    def _begin(self, service: Document, children: Children) -> Readiness:
-        pods = [] if self._fresh else release_pods(service, children)
+    def _begin(self, service: Document, children: Children) -> ReadinessEvaluator:
+        pods = release_pods(service, children)
+        if self._fresh:
+            pods = [pod for pod in pods if _created_at(pod) < applied_at(service)]
+        made = [] if self._fresh else [*children.replica_sets, *children.deployments]
         before = {pod["metadata"]["uid"]: count_failures(pod) for pod in pods}
         for pod in pods:
             if not is_ready(pod) and any(count_failures(pod).values()):
                 self._restart(pod)
-        return Readiness(
+        return ReadinessEvaluator(
             window=self._window,
             stable=self._stable,
             spec_before=self._spec_before,
             before=before,
+            conditions_before=[one for document in made for one in conditions(document)],
             gpu_returns=lambda: returns_gpu(self._api),
+            may_scale_up=cache(lambda: may_scale_up(self._api)),
         )
 
     def _restart(self, pod: Document) -> None:
@@ -155,6 +166,17 @@ class Wait:
             where=f"namespace {metadata['namespace']} on {self._api.where}",
             hint="run `kdeploy rollout` again to create it; `kdeploy list` shows what exists",
         )
+
+
+def _unready(watching: Watching) -> list[Document]:
+    """Return the pods of the wanted release that are to become ready: their events tell what happens."""
+    children = gather(watching.of)
+    services = watching.of(INFERENCE_SERVICE)
+    return [pod for one in services for pod in release_pods(one, children) if not is_ready(pod)]
+
+
+def _created_at(document: Document) -> str:
+    return str(document["metadata"].get("creationTimestamp", ""))[:19]
 
 
 def _runtime(service: Document) -> str:

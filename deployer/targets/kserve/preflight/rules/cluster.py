@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from msgspec import UNSET, Struct, UnsetType
 
-from deployer.errors import ConfigError
+from deployer.bundle import Bundle
+from deployer.findings import Finding, failure, ok, warning
 from deployer.observed import Document, Reference
-from deployer.targets.kserve.client.api_errors import RefusedError
-from deployer.targets.kserve.preflight.admission import check_controller, check_frozen, check_pod_security
-from deployer.targets.kserve.preflight.capabilities import KSERVE_NAMESPACE, KServeConfig
-from deployer.targets.kserve.preflight.capacity import check_room
-from deployer.targets.kserve.preflight.quotas import check_quotas
-from deployer.targets.kserve.preflight.rules import (
-    Finding,
-    check_documents,
-    failure,
-    mode_of,
-    ok,
-    service_of,
+from deployer.targets.kserve.preflight.rules.admission import (
+    check_controller,
+    check_frozen,
+    check_pod_security,
 )
-from deployer.targets.kserve.preflight.runtimes import Seen, check_features, check_runtime, find_runtime
+from deployer.targets.kserve.preflight.rules.capacity import check_room
+from deployer.targets.kserve.preflight.rules.documents import check_bundle, mode_of
+from deployer.targets.kserve.preflight.rules.quotas import check_quotas
+from deployer.targets.kserve.preflight.rules.runtimes import Seen, check_features, check_runtime, find_runtime
 from deployer.targets.kserve.state.children import is_standard
+from deployer.targets.kserve.state.settings import KSERVE_NAMESPACE, KServeConfig
 
 REVISION_TIMEOUT_MAX = 600  # seconds, Knative's default
 _MAX_TIMEOUT = "max-revision-timeout-seconds"
@@ -32,7 +29,7 @@ _SHARED = {"ReadWriteMany", "ReadOnlyMany"}
 
 
 class ClusterFacts(Struct, frozen=True, kw_only=True):
-    """What of the cluster the documents depend on."""
+    """What the checks read of the cluster; UNSET is what may not be read, or need not be."""
 
     live: Document | None = None  # the InferenceService that is there already
     namespace: Seen = UNSET
@@ -55,12 +52,11 @@ class ClusterFacts(Struct, frozen=True, kw_only=True):
     gateway: Seen = UNSET
 
 
-def check(documents: Sequence[Document], facts: ClusterFacts) -> list[Finding]:
+def check(bundle: Bundle, facts: ClusterFacts) -> list[Finding]:
     """Return everything that is found: what is broken, what may go wrong, and what holds."""
-    service = service_of(documents)
-    metadata = service["metadata"]
-    reference = Reference(metadata["namespace"], metadata["name"])
-    runtime = find_runtime(documents, facts.runtime)
+    service = bundle.service
+    reference = bundle.reference
+    runtime = find_runtime(bundle, facts.runtime)
     return [
         *_namespace(reference, facts),
         *(check_controller(facts.controller) if facts.config else ()),
@@ -75,23 +71,8 @@ def check(documents: Sequence[Document], facts: ClusterFacts) -> list[Finding]:
         *_timeout(service, facts),
         *_claim(service, facts),
         *_gateway(service, facts),
-        *check_documents(documents),
+        *check_bundle(bundle),
     ]
-
-
-def refuse(findings: Sequence[Finding]) -> list[str]:
-    """Raise one error for all that is broken; return what may go wrong, one sentence each."""
-    broken = [one for one in findings if one.status == "failure"]
-    if not broken:
-        return [f"{one.detail}: {one.remedy}" for one in findings if one.status == "warning"]
-    kind = RefusedError if any(one.name == "permissions" for one in broken) else ConfigError
-    if len(broken) == 1:
-        raise kind(broken[0].detail, where=broken[0].where, hint=broken[0].remedy)
-    lines = [f"\n- {one.where}: {one.detail} ({one.remedy})" for one in broken]
-    raise kind(
-        f"{len(broken)} things stand in the way of a rollout{''.join(lines)}",
-        hint="nothing was written; `kdeploy doctor` looks again",
-    )
 
 
 def _namespace(reference: Reference, facts: ClusterFacts) -> Iterator[Finding]:
@@ -160,7 +141,7 @@ def _hosts(reference: Reference, mode: str, facts: ClusterFacts) -> Iterator[str
     """Yield the names that a service's own becomes part of: hosts, or a Knative revision's and tag's."""
     name = reference.name
     if mode != "Standard":
-        yield from (f"{name}-predictor-00001", f"prev-{name}-predictor")
+        yield from (f"{name}-predictor-00001", f"latest-{name}-predictor")
         return
     config = facts.config or KServeConfig()
     if facts.domain_template and not facts.config:
@@ -210,13 +191,9 @@ def _claim(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
     modes = set(claim["spec"].get("accessModes", []))
     several = predictor.get("maxReplicas", 1) > 1 or "canaryTrafficPercent" in predictor
     if several and not modes & _SHARED:
-        yield Finding(
-            name="claim",
-            status="warning",
-            detail=f"claim {place} is {', '.join(sorted(modes))}: replicas on other nodes cannot start",
-            where="store.uri",
-            remedy="a claim that is ReadWriteMany or ReadOnlyMany, or one replica",
-        )
+        detail = f"claim {place} is {', '.join(sorted(modes))}: replicas on other nodes cannot start"
+        remedy = "use a claim that is ReadWriteMany or ReadOnlyMany, or one replica"
+        yield warning("claim", detail, "store.uri", remedy)
     else:
         yield ok("claim", f"{place}, {phase}")
 

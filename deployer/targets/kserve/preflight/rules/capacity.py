@@ -1,4 +1,4 @@
-"""Whether a node has room for one more pod of a service. The rules are pure; reading is at the end.
+"""Whether a node has room for one more pod of a service. Pure.
 
 An update starts a new pod before it stops an old one, so on a full node it never starts. An autoscaler may
 add a node, so this warns and never refuses.
@@ -8,20 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from functools import partial
 
 from msgspec import UNSET, UnsetType
 
+from deployer.findings import Finding, ok, warning
 from deployer.observed import Document
 from deployer.quantity import parse_quantity
-from deployer.targets.kserve.client.api import Api
-from deployer.targets.kserve.client.api_errors import RefusedError
-from deployer.targets.kserve.client.parallel import ask_all
-from deployer.targets.kserve.client.resources import NODE, POD
-from deployer.targets.kserve.preflight.rules import GPU, Finding, gpus_of, ok
+from deployer.targets.kserve.preflight.rules.documents import GPU, gpus_of
 from deployer.targets.kserve.state.children import SERVICE_LABEL, is_terminating
 
-NODES_MAX = 20  # of a larger cluster it is not worth it to read the pods of every node
 Amounts = Mapping[str, Decimal]
 
 
@@ -40,7 +35,7 @@ def check_room(
     wanted = _requests(service["spec"]["predictor"]["model"])
     if not gpus_of(service) and not any(node.get("status", {}).get("allocatable") for node in nodes):
         return
-    large = [node for node in nodes if _holds(_allocatable(node), wanted)]
+    large = large_nodes(nodes, service)
     if not large:
         what = _lacking([_allocatable(node) for node in nodes], wanted)
         yield _warning(
@@ -66,13 +61,29 @@ def check_room(
     yield _warning(service, detail, remedy)
 
 
+def large_nodes(nodes: Sequence[Document], service: Document) -> list[Document]:
+    """Return the nodes that are large enough for a pod of a service, if nothing else runs there."""
+    wanted = _requests(service["spec"]["predictor"]["model"])
+    return [node for node in nodes if _holds(_allocatable(node), wanted)]
+
+
+def has_gpu(node: Document) -> bool:
+    """Return whether pods may ask for GPUs of a node."""
+    return bool(_allocatable(node).get(GPU))
+
+
+def gives_gpu_back(pod: Document) -> bool:
+    """Return whether a pod is being deleted and still holds a GPU."""
+    return is_terminating(pod) and bool(_pod_requests(pod).get(GPU))
+
+
 def _topic(service: Document) -> str:
     return "GPU" if gpus_of(service) else "capacity"
 
 
 def _warning(service: Document, detail: str, remedy: str) -> Finding:
     where = "serving.gpu" if gpus_of(service) else "serving.cpu"
-    return Finding(name=_topic(service), status="warning", detail=detail, where=where, remedy=remedy)
+    return warning(_topic(service), detail, where, remedy)
 
 
 def _recreates(service: Document) -> bool:
@@ -146,30 +157,3 @@ def _text(amount: Decimal) -> str:
 
 def _name(node: Document) -> str:
     return str(node["metadata"]["name"])
-
-
-def read_pods(api: Api, nodes: Sequence[Document], service: Document) -> dict[str, list[Document]]:
-    """Return the pods of each node that is large enough for a pod of a service. Raises RefusedError."""
-    wanted = _requests(service["spec"]["predictor"]["model"])
-    large = [_name(node) for node in nodes if _holds(_allocatable(node), wanted)]
-    if len(large) > NODES_MAX:
-        return {}
-    return _pods_of(api, large)
-
-
-def returns_gpu(api: Api) -> bool:
-    """Return whether some pod on a node with GPUs is being deleted, so that its GPU comes free soon."""
-    try:
-        nodes = [node for node in api.list(NODE, None)[0] if _allocatable(node).get(GPU)]
-        every = _pods_of(api, [_name(node) for node in nodes[:NODES_MAX]])
-    except RefusedError:
-        return False
-    return any(is_terminating(pod) and _pod_requests(pod).get(GPU) for pods in every.values() for pod in pods)
-
-
-def _pods_of(api: Api, names: Sequence[str]) -> dict[str, list[Document]]:
-    def ask(name: str) -> list[Document]:
-        active = f"spec.nodeName={name},status.phase!=Succeeded,status.phase!=Failed"
-        return api.list(POD, None, {"fieldSelector": active})[0]
-
-    return dict(zip(names, ask_all([partial(ask, name) for name in names]), strict=True))

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterator
 
 import msgspec
-from msgspec import Struct
 
+from deployer.bundle import Bundle
 from deployer.config import NAME_PATTERN
+from deployer.findings import Finding, failure, ok, warning
 from deployer.observed import Document
 from deployer.targets.kserve.state.children import MODE_ANNOTATION
 
@@ -22,21 +22,6 @@ DOCUMENT_MAX = 1536 << 10  # bytes of an object that etcd takes unless it is set
 _SECRET_MAX = 1 << 20  # bytes of a Secret's values together
 _ANNOTATIONS_MAX = 256 << 10  # bytes of an object's annotations together
 _SCHEMES = ("gs", "s3", "pvc", "https")  # of those that KServe fetches from, the ones that a model store has
-
-
-class Finding(Struct, frozen=True, kw_only=True):
-    """One thing that was looked at, what was found, where it is said, and how to mend it."""
-
-    name: str
-    status: Literal["ok", "warning", "failure"]
-    detail: str
-    where: str = ""
-    remedy: str = ""
-
-
-def service_of(documents: Sequence[Document]) -> Document:
-    """Return the InferenceService among documents."""
-    return next(document for document in documents if document["kind"] == "InferenceService")
 
 
 def mode_of(service: Document) -> str:
@@ -49,26 +34,16 @@ def gpus_of(service: Document) -> int:
     return int(service["spec"]["predictor"]["model"].get("resources", {}).get("limits", {}).get(GPU, 0))
 
 
-def ok(name: str, detail: str) -> Finding:
-    """Say that a rule holds."""
-    return Finding(name=name, status="ok", detail=detail)
-
-
-def failure(name: str, detail: str, where: str, remedy: str) -> Finding:
-    """Say that a rule is broken."""
-    return Finding(name=name, status="failure", detail=detail, where=where, remedy=remedy)
-
-
-def check_documents(documents: Sequence[Document]) -> Iterator[Finding]:
-    """Yield what the documents alone tell."""
-    service = service_of(documents)
+def check_bundle(bundle: Bundle) -> Iterator[Finding]:
+    """Yield what the documents of a bundle alone tell."""
+    service = bundle.service
     yield from _name(service)
     yield from _replicas(service)
     yield from _environment(service)
     yield from _canary(service)
     yield from _storage(service)
     yield from _gpu(service)
-    yield from _sizes(documents)
+    yield from _sizes(bundle)
 
 
 def _name(service: Document) -> Iterator[Finding]:
@@ -91,13 +66,9 @@ def _replicas(service: Document) -> Iterator[Finding]:
         detail = f"at least {least} replicas are more than the {most} that there may be at most"
         yield failure("replicas", detail, "scaling.min-replicas", "raise scaling.max-replicas")
     elif least == 0 and mode_of(service) == "Standard":
-        yield Finding(
-            name="replicas",
-            status="warning",
-            detail="min-replicas = 0 does not scale to zero in Standard mode: KServe runs 1 replica",
-            where="scaling.min-replicas",
-            remedy="set scaling.min-replicas = 1, or use a cluster in Knative mode",
-        )
+        detail = "min-replicas = 0 does not scale to zero in Standard mode: KServe runs 1 replica"
+        remedy = "set scaling.min-replicas = 1, or use a cluster in Knative mode"
+        yield warning("replicas", detail, "scaling.min-replicas", remedy)
 
 
 def _environment(service: Document) -> Iterator[Finding]:
@@ -139,8 +110,8 @@ def _gpu(service: Document) -> Iterator[Finding]:
         yield failure("GPU", detail, "serving.gpu", "Kubernetes shares no GPU: push the release again")
 
 
-def _sizes(documents: Sequence[Document]) -> Iterator[Finding]:
-    for document in documents:
+def _sizes(bundle: Bundle) -> Iterator[Finding]:
+    for document in (*bundle.beside, bundle.service):
         kind, metadata = document["kind"], document["metadata"]
         for what, size, limit in (
             (f"the {kind}", len(msgspec.json.encode(document)), DOCUMENT_MAX),

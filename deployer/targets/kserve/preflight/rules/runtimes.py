@@ -6,12 +6,14 @@ kdeploy renders by itself needs none of them; a runtime of the cluster's own may
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from msgspec import UNSET, UnsetType
 
+from deployer.bundle import Bundle
+from deployer.findings import Finding, failure, ok
 from deployer.observed import Document
-from deployer.targets.kserve.preflight.rules import Finding, failure, mode_of, ok
+from deployer.targets.kserve.preflight.rules.documents import mode_of
 
 Seen = Document | None | UnsetType  # None: it is not there; UNSET: it may not be read, or was not asked for
 
@@ -30,9 +32,9 @@ _VOLUMES = {
 }
 
 
-def find_runtime(documents: Sequence[Document], named: Seen) -> Seen:
-    """Return the runtime that is used: the one among the documents, or the cluster's own that is named."""
-    return next((one for one in documents if one["kind"] == "ServingRuntime"), named)
+def find_runtime(bundle: Bundle, named: Seen) -> Seen:
+    """Return the runtime that is used: the bundle's, or the cluster's own that is named."""
+    return bundle.runtime or named
 
 
 def check_runtime(service: Document, runtime: Seen) -> Iterator[Finding]:

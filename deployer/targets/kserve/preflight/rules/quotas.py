@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
+from deployer.findings import Finding, failure, ok, warning
 from deployer.observed import Document
 from deployer.quantity import parse_quantity
-from deployer.targets.kserve.preflight.rules import Finding, failure, ok
 
 
 def check_quotas(
@@ -40,7 +40,7 @@ def _of_quotas(service: Document, quotas: Sequence[Document]) -> Iterator[Findin
                     f"and a new pod asks for {_said(service, key)}"
                 )
                 remedy = "raise the quota, or `--strategy recreate` stops the old pod first"
-                yield Finding(name="quota", status="warning", detail=detail, where=where, remedy=remedy)
+                yield warning("quota", detail, where, remedy)
 
 
 def _of_ranges(service: Document, ranges: Sequence[Document]) -> Iterator[Finding]:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from msgspec import UNSET, UnsetType
 
+from deployer.findings import Finding, failure, ok, warning
 from deployer.observed import Document
-from deployer.targets.kserve.preflight.rules import Finding, failure, ok
 
 STOP = "serving.kserve.io/stop"
 FROZEN = "serving.kserve.io/disable-auto-update"
@@ -34,17 +34,13 @@ def check_controller(controller: Seen) -> Iterator[Finding]:
     name = "KServe's controller"
     if controller is None:
         detail = "there is no Deployment kserve/kserve-controller-manager"
-        yield Finding(
-            name=name,
-            status="warning",
-            detail=detail,
-            remedy="if KServe is in another namespace, set deployment-mode for this target",
-        )
+        remedy = "if KServe is in another namespace, set deployment-mode for this target"
+        yield warning(name, detail, "", remedy)
     elif not controller.get("status", {}).get("availableReplicas"):
-        detail = "it does not run: Deployment kserve/kserve-controller-manager has no available pod"
+        detail = "not running: Deployment kserve/kserve-controller-manager has no available pod"
         yield failure(name, detail, "namespace kserve", "`kubectl -n kserve get pods` shows why")
     else:
-        yield ok(name, "it runs")
+        yield ok(name, "running")
 
 
 def check_pod_security(service: Document, namespace: Seen, container: Seen) -> Iterator[Finding]:

@@ -1,0 +1,176 @@
+"""What the Python files of an archive tell before anybody runs them.
+
+They parse on the serving image's Python, as far as `ast.parse(feature_version=...)` knows it; the handler has
+an entry point; the modules that they import are in the archive, its requirements or the image. Only what is
+certain to fail is an error.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePosixPath
+
+from msgspec import Struct
+
+from deployer.archive.imports import image_modules, imports, modules_of
+from deployer.archive.requirements import Requirements, provides
+from deployer.config import Model
+from deployer.errors import ArchiveError
+
+HANDLER_KEY = "kdeploy.toml: model.handler"
+
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+_PLAIN_BASES = {"object", "ABC"}
+_DYNAMIC_NAMES = {"globals", "locals", "vars", "exec", "eval", "setattr"}
+_DYNAMIC_ATTRIBUTES = {"modules", "__dict__"}
+
+
+class Source(Struct, frozen=True):
+    """A Python file of the archive: `path` is what people know it by, `name` its name as a member."""
+
+    path: str
+    name: str
+    content: bytes
+
+
+def check_sources(
+    sources: Iterable[Source],
+    names: Iterable[str],
+    model: Model,
+    entry: tuple[str | None, str | None],
+    requirements: Requirements,
+) -> tuple[str, ...]:
+    """Check an archive's Python files against the serving image and return what is doubtful, as sentences.
+
+    `names` are those of all members; `entry` is the handler's file (None for TorchServe's own) and its
+    function. `ArchiveError` where the handler or the model file cannot work.
+    """
+    handler, function = entry
+    model_file = PurePosixPath(model.model_file).name if model.model_file else None
+    newer = _minor(model.python) > sys.version_info.minor  # than the Python that checks: it may know better
+    doubts: list[str] = []
+    parsed: list[tuple[Source, ast.Module]] = []
+    for source in sources:
+        try:
+            tree = parse(source, model.python)
+        except ArchiveError as error:
+            if source.name in (handler, model_file) and not newer:
+                raise
+            doubts.append(str(error))
+            continue
+        parsed.append((source, tree))
+        if source.name == handler:
+            check_entry_point(tree, source.path, function)
+    return (*doubts, *_doubtful_imports(parsed, names, model, requirements))
+
+
+def _minor(python: str) -> int:
+    return int(python.partition(".")[2])
+
+
+def parse(source: Source, python: str) -> ast.Module:
+    """Return the syntax tree. `ArchiveError`, with file and line, if `python` ("3.9") refuses the file."""
+    minor = min(_minor(python), sys.version_info.minor)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(source.content, source.path, feature_version=(3, minor))
+            compile(tree, source.path, "exec", dont_inherit=True)  # finds a `return` outside of a function
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ArchiveError(
+            f"does not parse on Python 3.{minor}: {getattr(error, 'msg', error) or 'too deeply nested'}",
+            where=f"{source.path}:{getattr(error, 'lineno', 1) or 1}",
+            hint=f"the serving image has Python {python}: change the file, or correct model.python",
+        ) from error
+    return tree
+
+
+def check_entry_point(tree: ast.Module, path: str, function: str | None) -> None:
+    """See that a handler's module may have the function, else `handle`, else a class with a method `handle`.
+
+    `ArchiveError` if it certainly has not; not where the module makes names at run time.
+    """
+    names = set(_bound(tree.body))
+    if (function or "handle") in names or any(map(_is_dynamic, ast.walk(tree))):
+        return
+    if function:
+        near = difflib.get_close_matches(function, names, n=1)
+        raise ArchiveError(
+            f"{path} defines no {function} at its top level",
+            where=HANDLER_KEY,
+            hint=f"did you mean {near[0]}?" if near else "name a function that the file defines",
+        )
+    if not any(isinstance(node, ast.ClassDef) and _may_handle(node) for node in ast.walk(tree)):
+        raise ArchiveError(
+            "the handler defines neither a function `handle` nor a class with a method `handle`",
+            where=path,
+            hint="define `handle(data, context)`, or a class with `initialize(context)` and "
+            "`handle(data, context)`; a class that is only imported does not count",
+        )
+
+
+def _bound(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    """Yield each name that a scope binds, within `if`, `try` and other blocks too."""
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.alias):
+            yield node.asname or node.name.partition(".")[0]
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, _SCOPES):
+            yield getattr(node, "name", "")
+            continue
+        pending += ast.iter_child_nodes(node)
+
+
+def _is_dynamic(node: ast.AST) -> bool:
+    """Whether a node may give the module names, or a class a method, that the text does not show."""
+    if isinstance(node, ast.Name):
+        return node.id in _DYNAMIC_NAMES
+    if isinstance(node, ast.Attribute):
+        return node.attr in _DYNAMIC_ATTRIBUTES or (node.attr == "handle" and isinstance(node.ctx, ast.Store))
+    if isinstance(node, ast.Call):
+        return getattr(node.func, "id", None) == "type" and len(node.args) > 1
+    return isinstance(node, ast.Global) or getattr(node, "name", None) in ("*", "__getattr__")
+
+
+def _may_handle(found: ast.ClassDef) -> bool:
+    plain = all(getattr(base, "id", getattr(base, "attr", None)) in _PLAIN_BASES for base in found.bases)
+    return "handle" in _bound(found.body) or not plain or bool(found.decorator_list or found.keywords)
+
+
+def _doubtful_imports(
+    parsed: Sequence[tuple[Source, ast.Module]],
+    names: Iterable[str],
+    model: Model,
+    requirements: Requirements,
+) -> Iterator[str]:
+    """Yield a warning for each module that is imported and that the serving container may not have."""
+    on_path = any(b"sys.path" in source.content for source, _ in parsed)  # folders may be added to it
+    held = modules_of(names, anywhere=on_path) | image_modules(_minor(model.python))
+    held.update(module.partition(".")[0] for module in model.image_modules)
+
+    def known(module: str) -> bool:
+        return module in held or any(provides(name, module) for name in requirements.distributions)
+
+    for source, tree in parsed:
+        for line, module in sorted(imports(tree)):
+            if module.startswith("."):
+                if "/" not in source.name:
+                    yield (
+                        f"{source.path}:{line}: imports {module}, but the archive's top is not a package; "
+                        f"write `import {module.lstrip('.')}`"
+                    )
+            elif not (requirements.open or known(module)):
+                held.add(module)  # one warning is enough
+                yield (
+                    f"{source.path}:{line}: imports {module}, which is neither in the archive nor in its "
+                    "requirements, and the serving image is not known to have it; add it to "
+                    "model.requirements-file or model.extra-files, or, if the image has it, to "
+                    "model.image-modules"
+                )

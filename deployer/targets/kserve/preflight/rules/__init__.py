@@ -1,0 +1,1 @@
+"""Rules over documents and what was read of a cluster: findings out. Pure."""

@@ -1,0 +1,88 @@
+"""The ways to a service on a cluster, and its logs. Implements deployer.targets.protocols.Reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from deployer.errors import ConfigError, NotFoundError, TargetError
+from deployer.observed import Document, Reference
+from deployer.properties import INFERENCE_PORT, METRICS_PORT
+from deployer.targets.kserve.client.resources import POD, Resource
+from deployer.targets.kserve.state.children import (
+    Children,
+    is_standard,
+    is_terminating,
+    own_children,
+    release_of,
+    selector,
+)
+from deployer.targets.kserve.state.kinds import REVISION
+from deployer.targets.kserve.state.pods import is_ready
+from deployer.targets.kserve.state.revisions import find_url
+from deployer.targets.kserve.target.ingress import find_ingress
+from deployer.targets.kserve.target.logs import follow_logs, read_logs
+from deployer.targets.kserve.target.session import Session
+from deployer.targets.protocols import Endpoint, Via
+
+
+class Reach:
+    """Reaches the services of one cluster."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def endpoint(
+        self, reference: Reference, via: Via = Via.INGRESS, *, release: str | None = None
+    ) -> Endpoint:
+        """Return the way through the ingress, or to a pod by the API server.
+
+        The ingress leads to one release only in Knative mode, by its tag's URL; in Standard mode the way
+        is to a ready pod of that release. Raises NotFoundError, TargetError, and ConfigError for
+        TorchServe's own ports without a release.
+        """
+        if via is Via.MANAGEMENT or (via is Via.DIRECT and release is None):
+            what = "TorchServe itself cannot be asked on a cluster"
+            raise ConfigError(what, where=str(reference), hint="add --kserve")
+        service = self._session.get(reference)
+        if via is Via.METRICS:
+            return self._pod(service, release, METRICS_PORT)
+        if via is Via.DIRECT or (release and is_standard(service)):
+            return self._pod(service, release, INFERENCE_PORT)
+        url = self._url(service, release) if release else service.get("status", {}).get("url")
+        if not url:
+            hint = "`kdeploy status` says what it is waiting for"
+            raise TargetError("the service has no URL yet", where=str(reference), hint=hint)
+        return find_ingress(self._session.api, service, url, self._session.config.ingress)
+
+    def logs(self, reference: Reference, *, follow: bool = False, previous: bool = False) -> Iterator[str]:
+        """Yield the log lines of every container of every pod of the service. Raises NotFoundError."""
+        service, api = self._session.get(reference), self._session.api
+        if follow:
+            return follow_logs(api, reference)
+        return read_logs(api, self._list(POD, service), previous=previous)
+
+    def _url(self, service: Document, release: str) -> str:
+        url = find_url(service, self._list(REVISION, service), release)
+        if url is None:
+            what = f"release {release} has no URL of its own: it is not in the split, or it has no tag"
+            raise NotFoundError(what, where=_name(service), hint="`kdeploy status` shows the split")
+        return url
+
+    def _pod(self, service: Document, release: str | None, port: int) -> Endpoint:
+        """Return the way to a ready pod, of one release or any."""
+        children = own_children(service, Children(pods=self._list(POD, service)))
+        for pod in children.pods:
+            if is_ready(pod) and not is_terminating(pod) and release in (None, release_of(pod)):
+                metadata = pod["metadata"]
+                tunnel = self._session.api.forward(metadata["namespace"], metadata["name"], port)
+                return Endpoint(url=f"http://{metadata['name']}:{port}", tunnel=tunnel)
+        what = f"no pod of release {release} is ready" if release else "no pod is ready"
+        raise NotFoundError(what, where=_name(service), hint="`kdeploy status` shows what is running")
+
+    def _list(self, resource: Resource, service: Document) -> list[Document]:
+        metadata = service["metadata"]
+        return self._session.api.list(resource, metadata["namespace"], selector(metadata["name"]))[0]
+
+
+def _name(service: Document) -> str:
+    return f"{service['metadata']['namespace']}/{service['metadata']['name']}"
