@@ -124,7 +124,7 @@ def test_a_very_long_path_has_sockets_all_the_same(tmp_path: Path) -> None:
 def test_a_service_whose_record_cannot_be_removed_stays(tmp_path: Path) -> None:
     node = open_node(tmp_path / ".kdeploy")
     try:
-        node.apply(make_documents("demo", "1.0-aaaaaaaaaaaa", tmp_path / "no-release"))
+        Client(node, tmp_path / ".kdeploy").apply(make_bundle("demo", A, tmp_path / "no-release"))
         [record] = node._state.services.iterdir()
         kept = record.rename(tmp_path / "record")
         record.mkdir()
@@ -132,9 +132,10 @@ def test_a_service_whose_record_cannot_be_removed_stays(tmp_path: Path) -> None:
             ask(node._state, "DELETE", "/services/default/demo")
         record.rmdir()
         kept.rename(record)
-        assert [status.reference for status in node.list()] == [DEMO]
-        assert node.delete(DEMO)
-        assert node.list() == []
+        services = node.target.services
+        assert [status.reference for status in services.list_all()] == [DEMO]
+        assert services.delete(DEMO) == ()
+        assert services.list_all() == []
     finally:
         node.stop()
 

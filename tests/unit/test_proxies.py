@@ -111,5 +111,5 @@ def test_a_websocket_needs_a_plain_one() -> None:
         tls_server_name=None,
         auth_settings=dict,
     )
-    with pytest.raises(TargetError, match="a WebSocket cannot go through"):
+    with pytest.raises(TargetError, match="HTTPS proxies are not supported for WebSockets"):
         open_websocket(Connection(configuration, "default", "a.example"), "/", "v4")
