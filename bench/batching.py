@@ -21,14 +21,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import urllib3
-from deployer.pipeline import Pipeline
 
+from deployer.bundle import Bundle
 from deployer.config import Store, load_settings
-from deployer.observed import RELEASE_LABEL, Document, Reference
-from deployer.release import Traffic
-from deployer.rollout import watch_rollout
+from deployer.journal import Provenance, plan_entry
+from deployer.observed import Reference
+from deployer.project import Project
+from deployer.rollout.plan import Plan
+from deployer.rollout.runner import Runner
+from deployer.rollouts import Rollouts
 from deployer.store.open import open_store
 from deployer.targets.local import OneNode
+from deployer.targets.protocols import Target, Via
 
 CLIENTS = 16
 HANDLER = """
@@ -43,8 +47,8 @@ def handle(data, context):
 """
 
 
-def kdeploys(folder: Path, target: OneNode, name: str, batch_size: int) -> list[Document]:
-    """Return the documents of a release that kdeploy made, stored in `folder`."""
+def kdeploys(folder: Path, target: Target, name: str, batch_size: int) -> Bundle:
+    """Return the bundle of a release that kdeploy made, stored in `folder`."""
     flags = {
         "model.name": name,
         "model.version": "1.0",
@@ -53,14 +57,15 @@ def kdeploys(folder: Path, target: OneNode, name: str, batch_size: int) -> list[
         "serving.max-batch-delay": "5",
     }
     settings = load_settings(None, environment={}, flags=flags, folder=folder)
-    pipeline = Pipeline(settings, open_store(Store(uri="store"), folder), target, lambda _: None)
-    return pipeline.render(pipeline.push(), Traffic())
+    project, store = Project(settings, lambda _: None), open_store(Store(uri="store"), folder)
+    release = project.push(store)
+    return Rollouts(project, store, target, lambda _: None).decide(release.id, look=False).bundle
 
 
-def envelopes(folder: Path, target: OneNode, name: str, batch_size: int) -> list[Document]:
+def envelopes(folder: Path, target: Target, name: str, batch_size: int) -> Bundle:
     """Return the same with an archive of torch-model-archiver's and the envelope on."""
-    documents = kdeploys(folder, target, name, batch_size)
-    model = documents[1]["spec"]["predictor"]["model"]
+    bundle = kdeploys(folder, target, name, batch_size)
+    model = bundle.service["spec"]["predictor"]["model"]
     release = Path(model["storageUri"].removeprefix("file://"))
     place = folder / name
     (place / "config").mkdir(parents=True)
@@ -72,12 +77,13 @@ def envelopes(folder: Path, target: OneNode, name: str, batch_size: int) -> list
     environment = {**os.environ, "TMPDIR": str(place)}
     subprocess.run(build, cwd=folder, env=environment, check=True, capture_output=True)
     model["storageUri"] = place.as_uri() + "/"
-    return documents
+    return bundle
 
 
-def load(target: OneNode, name: str, requests: int) -> tuple[float, int]:
+def load(target: Target, name: str, requests: int) -> tuple[float, int]:
     """Send requests by 16 clients; return answered requests a second, and how many were not answered."""
-    url = f"{target.direct(Reference('default', name)).url}/v1/models/{name}:predict"
+    way = target.reach.endpoint(Reference("default", name), Via.DIRECT)
+    url = f"{way.url}/v1/models/{name}:predict"
     pool = urllib3.PoolManager(maxsize=CLIENTS, headers={"Content-Type": "application/json"})
 
     def ask(number: int) -> bool:
@@ -99,24 +105,20 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "handler.py").write_text(HANDLER)
-        target = OneNode(
-            state=folder / "state", namespace="default", ingress_host="127.0.0.1", ingress_port=0
-        )
+        node = OneNode(state=folder / "state", namespace="default", ingress_host="127.0.0.1", ingress_port=0)
+        target = node.target
+        runner = Runner(target, lambda _: None, lambda bundle: bundle)
         ways = {
             "adapter, batch 8": kdeploys(folder, target, "adapter", 8),
             "envelope, batch 8": envelopes(folder, target, "envelope8", 8),
             "envelope, batch 1": envelopes(folder, target, "envelope1", 1),
         }
-        names = {way: documents[1]["metadata"]["name"] for way, documents in ways.items()}
+        names = {way: bundle.reference.name for way, bundle in ways.items()}
         rates: dict[str, list[float]] = {way: [] for way in ways}
         errors = dict.fromkeys(ways, 0)
         try:
-            for documents in ways.values():
-                reference, release = (
-                    target.apply(documents),
-                    documents[1]["metadata"]["labels"][RELEASE_LABEL],
-                )
-                list(watch_rollout(target, reference, release, 60))
+            for bundle in ways.values():
+                runner.run(Plan(bundle=bundle, entry=plan_entry(bundle, Provenance()), timeout=60))
             for run in range(options.runs + 1):
                 for way, name in names.items():
                     rate, wrong = load(target, name, options.requests if run else 200)
@@ -124,7 +126,7 @@ def main() -> int:
                         rates[way].append(rate)
                         errors[way] += wrong
         finally:
-            target.stop()
+            node.stop()
     medians = {way: statistics.median(values) for way, values in rates.items()}
     for way, median in medians.items():
         of = options.requests * options.runs

@@ -20,13 +20,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
-from deployer.pipeline import Pipeline
 
 from deployer.config import Store, load_settings
-from deployer.observed import RELEASE_LABEL, Reference
+from deployer.observed import Reference
+from deployer.project import Project
 from deployer.properties import decode_properties
-from deployer.release import Traffic
-from deployer.rollout import watch_rollout
+from deployer.rollouts import Rollouts
 from deployer.store.open import open_store
 from deployer.targets.local import OneNode
 
@@ -37,7 +36,7 @@ HANDLER = "def handle(data, context):\n    return data and [b'ok' for _ in data]
 JSON = {"Content-Type": "application/json"}
 
 
-def roll_out(folder: Path, target: OneNode) -> None:
+def roll_out(folder: Path, node: OneNode) -> None:
     (folder / "handler.py").write_text(HANDLER)
     flags = {
         "model.name": SERVICE.name,
@@ -47,16 +46,13 @@ def roll_out(folder: Path, target: OneNode) -> None:
         "serving.max-batch-delay": "1",
     }
     settings = load_settings(None, environment={}, flags=flags, folder=folder)
-    pipeline = Pipeline(settings, open_store(Store(uri="store"), folder), target, lambda _: None)
-    documents = pipeline.render(pipeline.push(), Traffic())
-    list(
-        watch_rollout(target, target.apply(documents), documents[1]["metadata"]["labels"][RELEASE_LABEL], 60)
-    )
+    project, store = Project(settings, lambda _: None), open_store(Store(uri="store"), folder)
+    Rollouts(project, store, node.target, lambda _: None).rollout(timeout=60)
 
 
-def ports(target: OneNode) -> tuple[psutil.Process, int, int]:
+def ports(node: OneNode) -> tuple[psutil.Process, int, int]:
     """Return the first process, the port of its front, and TorchServe's own."""
-    [revision] = target.info().services[0].revisions
+    [revision] = node.info().services[0].revisions
     first = psutil.Process(revision.pid)
     [launcher] = first.children()
     copy = Path(launcher.environ()["TS_CONFIG_FILE"]).read_text()
@@ -104,10 +100,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         state = folder / "state"
-        target = OneNode(state=state, namespace="default", ingress_host="127.0.0.1", ingress_port=0)
+        node = OneNode(state=state, namespace="default", ingress_host="127.0.0.1", ingress_port=0)
         try:
-            roll_out(folder, target)
-            first, front, behind = ports(target)
+            roll_out(folder, node)
+            first, front, behind = ports(node)
             compare(front, behind, b"{}", 200)  # to warm up
             through, direct = compare(front, behind, b"{}", requests)
             large = json.dumps({"data": "x" * (4 << 20)}).encode()
@@ -115,7 +111,7 @@ def main() -> int:
             rates = {"front": rate(front, requests), "behind": rate(behind, requests)}
             memory = first.memory_info().rss / (1 << 20)
         finally:
-            target.stop()
+            node.stop()
     added = through - direct
     print(
         f"small request, median   {through:6.2f} ms, behind the front {direct:6.2f} ms: {added:.2f} ms added"

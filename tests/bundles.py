@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from deployer.access import Access
 from deployer.bundle import Bundle
 from deployer.config import Scaling, Serving
 from deployer.journal import Entry, Provenance, plan_entry
 from deployer.manifest import render
 from deployer.observed import Capabilities, Document, Reference
 from deployer.release import ArchiveRecord, Release, Traffic
+from deployer.storage_access import StorageAccess
 
 A, B, C = "1.0-aaaaaaaaaaaa", "1.1-bbbbbbbbbbbb", "1.2-cccccccccccc"
 DEMO = Reference("default", "demo")
@@ -43,7 +43,7 @@ def make_bundle(
     capabilities: Capabilities = KNATIVE,
     storage_uri: str = "",
     scaling: Scaling | None = None,
-    access: Access | None = None,
+    access: StorageAccess | None = None,
     runtime: Document | None = RUNTIME,
     **serving: Any,
 ) -> Bundle:

@@ -40,6 +40,8 @@ def test_a_canary_gets_its_share_and_going_back_is_one_command(project: Project)
     assert second != first
     assert f"20 % {second}, 80 % {first}" in project.run("status").stdout
     assert asked(project, 100).count("B") == 20
+    seen = json.loads(project.run("status", "-o", "json").stdout)
+    assert (seen["wanted"], seen["candidate"], seen["stable"], seen["percent"]) == (second, second, first, 20)
     assert project.run("releases").stdout.count("yes") == 2
 
     # Going on is the same release with everything; going back is the other one.

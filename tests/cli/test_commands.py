@@ -77,6 +77,23 @@ def test_doctor_is_content_here_and_says_what_is_not(folder: Project) -> None:
     assert "ingress-port" in ended.stderr
 
 
+def test_doctor_decides_a_rollout_and_says_what_is_wrong_with_it(folder: Project) -> None:
+    config = '[model]\nname = "digits"\nversion = "1"\nhandler = "%s"\n'
+    (folder.folder / "kdeploy.toml").write_text(config % "handler.py")
+    findings = {one["name"]: one for one in json.loads(folder.run("doctor", "-o", "json").stdout)}
+    assert findings["admission"]["status"] == "ok"
+    assert not (folder.folder / "model-store").exists()
+    (folder.folder / "kdeploy.toml").write_text(config % "gone.py")
+    ended = folder.run("doctor", "-o", "json", code=14)
+    findings = {one["name"]: one for one in json.loads(ended.stdout)}
+    assert "admission" not in findings
+    release = findings["release"]
+    assert (release["status"], "gone.py" in release["detail"]) == ("failure", True)
+    assert "model.handler" in release["where"]
+    assert release["remedy"]
+    assert release["remedy"] in ended.stderr
+
+
 def test_verify_says_where_there_is_nothing(folder: Project) -> None:
     (folder.folder / "kdeploy.toml").write_text(
         '[model]\nname = "digits"\nversion = "1"\nhandler = "handler.py"\n'

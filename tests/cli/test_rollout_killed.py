@@ -24,8 +24,8 @@ def kill_after_line(project: Project, word: str, *, sets: list[str]) -> None:
 
 
 def assert_serving(project: Project, release: str) -> None:
-    status = json.loads(project.run("status", "-o", "json").stdout)["status"]
-    shares = [share for share in status["components"]["predictor"]["traffic"] if share["percent"]]
+    status = json.loads(project.run("status", "-o", "json").stdout)
+    shares = [share for share in status["traffic"] if share["percent"]]
     assert [(share["release"], share["percent"]) for share in shares] == [(release, 100)]
     frontends = [p for p in project.processes() if "org.pytorch.serve.ModelServer" in p.cmdline()]
     assert len(frontends) == 1

@@ -11,10 +11,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import msgspec
 import pytest
 import urllib3
+import yaml
 
+from deployer.journal import Entry, Outcome
 from deployer.manifest import render_runtime
+from deployer.observed import Observed, Phase
 from tests.stores.planted import MARK, contents, holders
 
 from .conftest import Project
@@ -26,7 +30,7 @@ V1 = "/v1/models/digits:predict"
 
 def endpoint(project: Project) -> tuple[str, str]:
     url = json.loads(project.run("local", "status", "-o", "json").stdout)["ingress"]
-    host = json.loads(project.run("status", "-o", "json").stdout)["status"]["url"].removeprefix("http://")
+    host = json.loads(project.run("status", "-o", "json").stdout)["url"].removeprefix("http://")
     return url, host
 
 
@@ -126,6 +130,81 @@ def test_status_list_and_logs(served: Project) -> None:
     assert release in served.run("list").stdout
     assert served.run("list", "-o", "name").stdout == "digits\n"
     assert "Model server started" in served.run("logs").stdout or served.run("logs").stdout
+
+
+def test_status_as_json_is_what_is_observed_and_as_yaml_the_service(served: Project) -> None:
+    release = served.run("push").stdout.strip()
+    data = json.loads(served.run("status", "-o", "json").stdout)
+    assert data.pop("drift") == []
+    observed = msgspec.convert(data, Observed)
+    assert json.loads(msgspec.json.encode(observed)) == data  # and nothing else
+    assert (observed.phase, observed.wanted, observed.stable) == (Phase.READY, release, release)
+    assert (observed.candidate, observed.percent, observed.serving) == (None, 100, release)
+    assert [(one.release, one.ready, one.pods) for one in observed.revisions] == [(release, 1, 1)]
+    document = yaml.safe_load(served.run("status", "-o", "yaml").stdout)
+    assert document["kind"] == "InferenceService"
+    assert set(document) == {"apiVersion", "kind", "metadata", "spec", "status"}
+    assert document["status"]["url"] == observed.url
+    assert document["metadata"]["labels"]["kdeploy.dev/release"] == release
+    [listed] = json.loads(served.run("list", "-o", "json").stdout)
+    assert listed == data
+
+
+def test_scaling_is_no_new_release_and_restarts_nothing(served: Project) -> None:
+    def running() -> list[tuple[str, int, str]]:
+        info = json.loads(served.run("local", "status", "-o", "json").stdout)
+        return [(one["name"], one["pid"], one["release"]) for one in info["services"][0]["revisions"]]
+
+    before, release = running(), served.run("push").stdout.strip()
+    scaled = ["scaling.min-replicas=2", "scaling.max-replicas=3"]
+    assert served.run("push", sets=scaled).stdout.strip() == release
+    assert "+    minReplicas: 2" in served.run("diff", sets=scaled, code=15).stdout
+    for sets, bounds in ((scaled, "2 to 3"), ([], "1 to 1")):
+        told = served.run("rollout", sets=sets)
+        assert told.stdout.strip() == release
+        assert "unchanged: release" in told.stderr  # in the model store
+        assert "unchanged: default/digits" not in told.stderr
+        assert bounds in served.run("status").stdout
+        assert running() == before
+    entries = json.loads(served.run("rollout", "history", "-o", "json").stdout)
+    assert [entry["outcome"] for entry in entries[-2:]] == ["Ready", "Ready"]
+    assert {entry["release"] for entry in entries} == {release}
+
+
+def test_a_dry_run_on_the_server_previews_and_changes_nothing(served: Project) -> None:
+    release = served.run("push").stdout.strip()
+    before = served.run("rollout", "history", "-o", "json").stdout
+    for sets in ([], ["serving.batch-size=2"]):
+        shown = served.run("rollout", "--dry-run=server", "-o", "yaml", sets=sets).stdout
+        assert shown == served.run("rollout", "--dry-run=client", "-o", "yaml", sets=sets).stdout
+        runtime, service = yaml.safe_load_all(shown)
+        assert (runtime["kind"], service["kind"]) == ("ServingRuntime", "InferenceService")
+        assert (service["metadata"]["labels"]["kdeploy.dev/release"] == release) is not bool(sets)
+    assert served.run("rollout", "history", "-o", "json").stdout == before
+    assert f"100 % {release}" in served.run("status").stdout
+    assert served.run("releases", "-o", "name").stdout.split() == [release]
+
+
+def test_the_history_of_rollouts(served: Project) -> None:
+    release = served.run("push").stdout.strip()
+    entries = msgspec.json.decode(
+        served.run("rollout", "history", "-o", "json").stdout.encode(), type=list[Entry]
+    )
+    first = entries[0]
+    assert (first.number, first.release, first.strategy, first.outcome) == (
+        1,
+        release,
+        "rolling",
+        Outcome.READY,
+    )
+    assert first.bundle
+    assert (first.bundle.release, first.bundle.secret) == (release, None)
+    assert [event.outcome for event in first.events] == [Outcome.APPLIED, Outcome.READY]
+    lines = served.run("rollout", "history").stdout.splitlines()
+    assert lines[0].split() == ["NUMBER", "RELEASE", "TRAFFIC", "WHEN", "WHO", "COMMIT", "OUTCOME"]
+    assert lines[1].split()[:4] == ["1", release, "100", "%"]
+    assert lines[1].endswith("Ready")
+    assert len(lines) == len(entries) + 1
 
 
 def test_models_speaks_to_the_management_api(served: Project) -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deployer.access import Access
 from deployer.bundle import Bundle
 from deployer.config import Scaling
 from deployer.errors import ConflictError, NotFoundError
 from deployer.journal import JournalEvent, Outcome
 from deployer.observed import Observed, Phase, Reference
+from deployer.storage_access import StorageAccess
 from deployer.targets.local import OneNode
 from deployer.targets.protocols import Via
 from tests.bundles import ALICE, A, B, C, make_entry
@@ -288,7 +288,7 @@ class TestServices:
 
 class TestJournal:
     def test_an_entry_says_what_was_applied_by_whom_and_from_where(self, side: Side, name: str) -> None:
-        access = Access(data={"AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "hunter2"})
+        access = StorageAccess(data={"AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "hunter2"})
         bundle = side.bundle(C, name, loads=False, percent=10, access=access)
         assert bundle.secret
         planned = make_entry(bundle, stable=B, strategy="rolling", parent=7)

@@ -12,10 +12,12 @@ from typing import Any
 
 import psutil
 
-from deployer.observed import Observed, Phase, Reference
+from deployer.bundle import Bundle
+from deployer.journal import Provenance, plan_entry
+from deployer.observed import Live, Observed, Phase, Reference
 from deployer.targets.local import OneNode
 from deployer.targets.local.processes import STATE_MARK, find_marked
-from tests.local.releases import make_documents
+from tests.local.releases import make_bundle
 
 
 class Client:
@@ -23,17 +25,30 @@ class Client:
 
     def __init__(self, node: OneNode, state: Path) -> None:
         self.node = node
+        self.target = node.target
         self.state = state
+
+    def apply(self, bundle: Bundle, who: str = "", *, expect: int | None = None) -> int:
+        """Apply a bundle, and wait for nothing."""
+        entry = plan_entry(bundle, Provenance(who=who))
+        return self.target.services.apply(bundle, entry, expect=expect)
+
+    def live(self, reference: Reference) -> Live:
+        """Return a service that has to be there."""
+        live = self.target.services.get(reference)
+        assert live
+        return live
 
     def rollout(self, name: str, release: str, folder: Path, **more: Any) -> Observed:
         """Apply a release and wait for its end, be it good or bad."""
-        reference = self.node.apply(make_documents(name, release, folder, **more))
-        return self.wait(reference)
+        bundle = make_bundle(name, release, folder, **more)
+        self.apply(bundle)
+        return self.wait(bundle.reference)
 
     def wait(self, reference: Reference, timeout: float = 60.0) -> Observed:
         """Wait until a service is ready or has failed."""
         status: Observed | None = None
-        for status in self.node.watch(reference, timeout):
+        for status in self.target.services.watch(reference, timeout):
             if status.phase in (Phase.READY, Phase.FAILED):
                 return status
         raise AssertionError(f"neither ready nor failed: {status}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
-from typing import Any
 
+from deployer.bundle import Bundle
 from deployer.manifest import render_runtime, runtime_name
+from deployer.observed import Document
+from deployer.targets.local.revisions import Record, set_desired
 
-Document = dict[str, Any]
 DRAIN = 1  # second
 
 ANSWER = """
@@ -108,6 +109,8 @@ def make_release(
         "inference_address=http://0.0.0.0:8080",
         "management_address=http://127.0.0.1:8081",
         "metrics_address=http://0.0.0.0:8082",
+        "enable_metrics_api=true",
+        "metrics_mode=prometheus",
         "grpc_inference_port=7070",
         "grpc_management_port=7071",
         "disable_token_authorization=true",
@@ -120,7 +123,7 @@ def make_release(
     return folder
 
 
-def make_documents(
+def make_bundle(
     name: str,
     release: str,
     folder: Path,
@@ -128,12 +131,13 @@ def make_documents(
     canary: int | None = None,
     env: dict[str, str] | None = None,
     namespace: str = "default",
-) -> list[Document]:
+    replicas: int = 1,
+) -> Bundle:
     """Make what is applied: a ServingRuntime and an InferenceService, as kdeploy renders them."""
     runtime = render_runtime()
     drain = {"KDEPLOY_DRAIN_SECONDS": str(DRAIN), "KDEPLOY_GRACE_SECONDS": str(DRAIN + 60)}
     predictor: Document = {
-        "minReplicas": 1,
+        "minReplicas": replicas,
         "timeout": DRAIN + 70,
         "model": {
             "modelFormat": {"name": "pytorch"},
@@ -144,14 +148,14 @@ def make_documents(
     }
     if canary is not None:
         predictor["canaryTrafficPercent"] = canary
-    return [
-        {
+    return Bundle(
+        runtime={
             "apiVersion": "serving.kserve.io/v1alpha1",
             "kind": "ServingRuntime",
             "metadata": {"name": runtime_name(runtime), "namespace": namespace},
             "spec": runtime,
         },
-        {
+        service={
             "apiVersion": "serving.kserve.io/v1beta1",
             "kind": "InferenceService",
             "metadata": {
@@ -161,4 +165,10 @@ def make_documents(
             },
             "spec": {"predictor": predictor},
         },
-    ]
+    )
+
+
+def want(record: Record | None, bundle: Bundle, now: str = "2026-01-01T00:00:00Z") -> Record:
+    """Make a bundle the wanted state of a record."""
+    assert bundle.runtime
+    return set_desired(record, bundle.service, bundle.runtime, now)

@@ -19,9 +19,8 @@ import pytest
 
 from deployer.targets.local.launch import plan_launch
 from deployer.targets.local.processes import START_MARK, end_marked, find_marked
-from deployer.targets.local.revisions import read_documents, set_desired
 from deployer.targets.local.torchserve import _free_ports
-from tests.local.releases import ANSWER, make_documents, make_release
+from tests.local.releases import ANSWER, make_bundle, make_release, want
 
 pytestmark = [pytest.mark.torchserve, pytest.mark.long]
 
@@ -67,10 +66,7 @@ class Container:
         self.root = root
         (root / "logs").mkdir(parents=True)
         (root / "cgroup").mkdir()
-        documents = make_documents("demo", "1.0-aaaaaaaaaaaa", folder, env=env)
-        service, runtime = read_documents(documents, "default")
-        assert runtime
-        record = set_desired(None, service, runtime, "2026-01-01T00:00:00Z")
+        record = want(None, make_bundle("demo", "1.0-aaaaaaaaaaaa", folder, env=env))
         ports = _free_ports()
         self.port = ports.inference
         plan = plan_launch(

@@ -1,64 +1,130 @@
-"""What the one-node target remembers of rollouts: in its state, whether it runs or not."""
+"""The journal of the one-node target: kept in its state, whether it runs or not, and read by any process."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from deployer.diff import compare
-from deployer.errors import NotFoundError
-from deployer.journal import Provenance, plan_entry
-from deployer.observed import Reference
-from deployer.targets.local.revisions import (
-    HISTORY,
-    Record,
-    append_entry,
-    note_outcome,
-    read_documents,
-    set_desired,
-)
+from deployer.errors import ConflictError
+from deployer.journal import JournalEvent, Outcome, Provenance, plan_entry
+from deployer.observed import Phase, Reference
+from deployer.targets.local import OneNode
+from deployer.targets.local.revisions import HISTORY, append_entry, note_event
 from deployer.targets.local.service import now
 from tests.local.client import Client
-from tests.local.releases import make_documents
+from tests.local.releases import make_bundle, want
 
 DEMO = Reference("default", "demo")
 A, B = "1.0-aaaaaaaaaaaa", "1.0-bbbbbbbbbbbb"
+READY = JournalEvent(outcome=Outcome.READY, who="alice@laptop")
 
 
 def test_the_oldest_are_forgotten_and_numbers_go_on(store: Path) -> None:
-    documents = make_documents("demo", A, store / "a")
-    service, runtime = read_documents(documents, "default")
-    assert runtime
-    record: Record = set_desired(None, service, runtime, now())
+    bundle = make_bundle("demo", A, store / "a")
+    record = want(None, bundle)
     for _ in range(HISTORY + 2):
-        record = append_entry(record, plan_entry(documents, Provenance(), now=now()))
+        record = append_entry(record, plan_entry(bundle, Provenance()), now())
     assert [entry.number for entry in record.history] == list(range(3, HISTORY + 3))
-    record = note_outcome(record, 3, "Ready", now())
-    assert [entry.outcome for entry in record.history[:2]] == ["Ready", "applied"]
+    record = note_event(record, 3, READY)
+    assert [entry.outcome for entry in record.history[:2]] == [Outcome.READY, Outcome.APPLIED]
+    assert note_event(record, 2, READY) == record
 
 
 @pytest.mark.torchserve
 def test_what_was_applied_by_whom_and_what_would_change(client: Client, store: Path) -> None:
-    node = client.node
-    first, second = (make_documents("demo", release, store / release[-1]) for release in (A, B))
-    assert node.history(DEMO) == []
-    assert [live for live, _ in node.preview(first)] == [None, None]
-    node.apply(first, Provenance(who="alice@laptop", archive="sha256:0", commit="abc"))
-    node.note_outcome(DEMO, "Ready")
-    node.note_outcome(Reference("default", "other"), "Ready")  # nothing of it was applied here
-    node.apply(second, Provenance(who="bob@desk"))
-    assert [compare(*pair) for pair in node.preview(second)] == [None, None]
-    changed = [found for pair in node.preview(first) if (found := compare(*pair))]
+    services, journal = client.target.services, client.target.journal
+    first, second = (make_bundle("demo", release, store / release[-1]) for release in (A, B))
+    assert journal.entries(DEMO) == []
+    assert [live for live, _ in services.preview(first)] == [None, None]
+    provenance = Provenance(who="alice@laptop", archive="sha256:0", commit="abc")
+    assert services.apply(first, plan_entry(first, provenance)) == 1
+    journal.note(DEMO, 1, READY)
+    journal.note(Reference("default", "other"), 1, READY)  # nothing of it was applied here
+    planned = plan_entry(second, Provenance(who="bob@desk"), stable=A, strategy="rolling", parent=1)
+    assert services.apply(second, planned) == 2
+    assert [compare(*pair) for pair in services.preview(second)] == [None, None]
+    changed = [found for pair in services.preview(first) if (found := compare(*pair))]
     assert "spec.predictor.model.storageUri" in [change.path for change in changed[0].changes]
-    assert node.stop()
-    entries = node.history(DEMO)
+    assert client.node.stop()
+    entries = journal.entries(DEMO)
     assert [(e.number, e.release, e.who, e.outcome) for e in entries] == [
-        (1, A, "alice@laptop", "Ready"),
-        (2, B, "bob@desk", "applied"),
+        (1, A, "alice@laptop", Outcome.READY),
+        (2, B, "bob@desk", Outcome.APPLIED),
     ]
-    assert entries[0].documents == tuple(first)
-    assert node.delete(DEMO)
-    assert node.history(DEMO) == []
-    with pytest.raises(NotFoundError):
-        node.note_outcome(DEMO, "Ready")
+    assert entries[0].bundle == first
+    assert (entries[1].stable, entries[1].strategy, entries[1].parent) == (A, "rolling", 1)
+    assert services.delete(DEMO) == ()
+    assert journal.entries(DEMO) == []
+    journal.note(DEMO, 2, READY)
+
+
+@pytest.mark.torchserve
+def test_events_are_kept_and_added_and_read_by_another_process(client: Client, store: Path) -> None:
+    number = client.apply(make_bundle("demo", A, store / "a"), who="alice@laptop")
+    assert client.wait(DEMO).phase is Phase.READY
+
+    def another() -> OneNode:
+        return OneNode(state=client.state, namespace="default", ingress_host="127.0.0.1", ingress_port=0)
+
+    failed = JournalEvent(outcome=Outcome.FAILED, reason="ModelLoadFailed", who="bob@desk", at="whenever")
+    another().target.journal.note(DEMO, number, failed)
+    client.target.journal.note(DEMO, number, READY)
+    client.target.journal.note(DEMO, number + 1, READY)  # an entry that is not there
+    kept = client.target.journal.entries(DEMO)
+    [entry] = kept
+    told = [(one.outcome, one.reason, one.who) for one in entry.events]
+    assert told == [
+        (Outcome.APPLIED, "", "alice@laptop"),
+        (Outcome.FAILED, "ModelLoadFailed", "bob@desk"),
+        (Outcome.READY, "", "alice@laptop"),
+    ]
+    assert all(one.at >= entry.when for one in entry.events)  # the target fills in the time
+    assert "whenever" not in {one.at for one in entry.events}
+    assert (entry.outcome, entry.reason, entry.since) == (Outcome.READY, "", entry.events[-1].at)
+    assert another().target.journal.entries(DEMO) == kept
+    pid = client.node.info().pid
+    assert client.node.stop()
+    assert another().target.journal.entries(DEMO) == kept
+    client.node.start()
+    assert client.node.info().pid != pid
+    assert another().target.journal.entries(DEMO) == kept
+
+
+@pytest.mark.torchserve
+def test_what_was_decided_on_an_older_journal_changes_nothing(client: Client, store: Path) -> None:
+    bundle, other = make_bundle("versus", A, store / "a"), make_bundle("versus", B, store / "b")
+    reference = bundle.reference
+    with pytest.raises(ConflictError, match="it was deleted in the meantime"):
+        client.apply(bundle, expect=1)
+    assert client.target.services.get(reference) is None
+    assert client.apply(bundle, "alice@laptop", expect=0) == 1
+    for stale in (0, 2):
+        with pytest.raises(ConflictError) as caught:
+            client.apply(other, "bob@desk", expect=stale)
+        assert f"alice@laptop rolled out release {A} in the meantime" in caught.value.what
+        assert caught.value.where == str(reference)
+    assert client.live(reference).status.wanted == A
+    assert [entry.release for entry in client.target.journal.entries(reference)] == [A]
+    assert client.apply(other, "bob@desk", expect=1) == 2
+    assert client.apply(other, "bob@desk") == 3
+    assert client.target.services.delete(reference) == ()
+
+
+def test_an_entry_of_a_record_says_what_was_planned(store: Path) -> None:
+    bundle = make_bundle("demo", A, store / "a", canary=10)
+    planned = plan_entry(bundle, Provenance(who="alice@laptop"), stable=B)
+    [entry] = append_entry(want(None, bundle), planned, "2026-01-01T00:00:00Z").history
+    assert (
+        structs.replace(
+            planned,
+            number=1,
+            when="2026-01-01T00:00:00Z",
+            outcome=Outcome.APPLIED,
+            since="2026-01-01T00:00:00Z",
+            events=(JournalEvent(outcome=Outcome.APPLIED, at="2026-01-01T00:00:00Z", who="alice@laptop"),),
+        )
+        == entry
+    )

@@ -8,18 +8,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from deployer.targets.local.revisions import Record, commit_traffic, note_failure, read_documents, set_desired
-from tests.local.releases import make_documents
+from deployer.targets.local.revisions import Record, commit_traffic, note_failure
+from tests.local.releases import make_bundle, want
 
 RELEASES = st.sampled_from("abcd")
 PERCENTS = st.sampled_from([None, 0, 10, 50, 100])
 
 
 def applied(record: Record | None, release: str, percent: int | None) -> Record:
-    documents = make_documents("demo", release, Path("/store") / release, canary=percent)
-    service, runtime = read_documents(documents, "default")
-    assert runtime
-    return set_desired(record, service, runtime, "2026-01-01T00:00:00Z")
+    return want(record, make_bundle("demo", release, Path("/store") / release, canary=percent))
 
 
 class Rollouts(RuleBasedStateMachine):

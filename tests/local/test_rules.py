@@ -11,7 +11,7 @@ import pytest
 
 from deployer.errors import TargetError
 from deployer.manifest import first_process
-from deployer.observed import NOT_RUNNING, Phase
+from deployer.observed import NOT_RUNNING, Observed, Phase, Revision
 from deployer.targets.local.launch import Launch, Ports, plan_launch
 from deployer.targets.local.logs import read_logs, read_previous
 from deployer.targets.local.revisions import (
@@ -20,21 +20,17 @@ from deployer.targets.local.revisions import (
     Record,
     commit_traffic,
     note_failure,
-    read_documents,
     release_folder,
 )
 from deployer.targets.local.status import Seen, build_document, observe
-from tests.local.releases import ANSWER, make_documents, make_release
+from tests.local.releases import ANSWER, make_bundle, make_release, want
 
 NOW = "2026-01-01T00:00:00Z"
 FIRST, SECOND, THIRD = (f"demo-predictor-0000{number}" for number in (1, 2, 3))
 
 
 def apply(record: Record | None, release: str, canary: int | None = None) -> Record:
-    documents = make_documents("demo", release, Path("/store") / release, canary=canary)
-    service, runtime = read_documents(documents, "default")
-    assert runtime
-    return set_desired(record, service, runtime, NOW)
+    return want(record, make_bundle("demo", release, Path("/store") / release, canary=canary), NOW)
 
 
 def split(record: Record) -> list[tuple[str, int]]:
@@ -111,39 +107,62 @@ def test_old_revisions_are_forgotten_and_their_numbers_not_used_again() -> None:
     assert commit_traffic(apply(record, "r1")).latest == "demo-predictor-00041"
 
 
+def look(record: Record, seen: dict[str, Seen], *, stable: str | None = None, **more: Any) -> Observed:
+    return observe(record, build_document(record, seen, NOW, **more), seen, stable=stable)
+
+
 def test_the_status_tells_loading_ready_lost_and_failed_apart() -> None:
     record = apply(commit_traffic(apply(None, "a")), "b")
     seen = {FIRST: Seen(True), SECOND: Seen(False, "it loads")}
-    loading = observe(build_document(record, seen, NOW))
+    loading = look(record, seen)
     assert (loading.phase, loading.message) == (Phase.PROGRESSING, f"{SECOND}: it loads")
-    failed = build_document(note_failure(record, SECOND, "it breaks"), seen, NOW)
-    assert (observe(failed).phase, observe(failed).message) == (Phase.FAILED, "it breaks")
-    assert observe(failed).given_up
-    assert not loading.given_up
-    assert [(s.release, s.percent) for s in observe(failed).traffic] == [("a", 100)]
+    assert (loading.wanted, loading.stable, loading.candidate) == ("b", "a", "b")
+    assert loading.revisions == (Revision(FIRST, "a", ready=1, pods=1), Revision(SECOND, "b", pods=1))
+    assert loading.replicas == (1, 2)
+    failed = look(note_failure(record, SECOND, "it breaks"), {FIRST: Seen(True)})
+    assert (failed.phase, failed.message) == (Phase.FAILED, "it breaks")
+    assert "kdeploy logs" in failed.hint
+    assert [(s.release, s.percent) for s in failed.traffic] == [("a", 100)]
+    assert failed.replicas == (1, 1)
     record = commit_traffic(record)
-    ready = build_document(record, {SECOND: Seen(True)}, NOW, before=failed)
-    assert observe(ready).phase is Phase.READY
-    lost = build_document(record, {SECOND: Seen(False, "killed")}, "2026-02-02T00:00:00Z", before=ready)
-    assert (observe(lost).phase, observe(lost).reason) == (Phase.PROGRESSING, "RevisionLost")
-    times = {c["type"]: c["lastTransitionTime"] for c in lost["status"]["conditions"]}
-    assert times["Ready"] == "2026-02-02T00:00:00Z"
-    down = observe(build_document(record, {}, NOW, down="start it"))
+    ready = look(record, {SECOND: Seen(True)})
+    assert (ready.phase, ready.hint, ready.candidate) == (Phase.READY, "", None)
+    lost = look(record, {SECOND: Seen(False, "killed")})
+    assert (lost.phase, lost.reason, lost.replicas) == (Phase.PROGRESSING, "RevisionLost", (0, 1))
+    down = look(record, {}, down="start it")
     assert (down.phase, down.reason, down.traffic, down.serving) == (Phase.STOPPED, NOT_RUNNING, (), None)
-    assert down.stable == "b"
+    assert (down.stable, down.revisions, down.replicas) == ("b", (), (0, 1))
+
+
+def test_a_condition_keeps_its_time_until_it_changes() -> None:
+    record, later = commit_traffic(apply(None, "a")), "2026-02-02T00:00:00Z"
+    ready = build_document(record, {FIRST: Seen(True)}, NOW)
+    assert build_document(record, {FIRST: Seen(True)}, later, before=ready) == ready
+    lost = build_document(record, {FIRST: Seen(False, "killed")}, later, before=ready)
+    times = {c["type"]: c["lastTransitionTime"] for c in lost["status"]["conditions"]}
+    assert times["Ready"] == later
 
 
 def test_ready_means_the_wanted_split() -> None:
     record = commit_traffic(apply(None, "a"))
     canary = apply(record, "b", canary=10)
     seen = {FIRST: Seen(True), SECOND: Seen(True)}
-    assert observe(build_document(canary, seen, NOW)).phase is Phase.PROGRESSING
-    status = observe(build_document(commit_traffic(canary), seen, NOW))
+    assert look(canary, seen).phase is Phase.PROGRESSING
+    status = look(commit_traffic(canary), seen)
     assert (status.phase, status.percent, status.stable) == (Phase.READY, 10, "a")
-    assert observe(build_document(commit_traffic(canary), seen, NOW), stable="z").phase is Phase.PROGRESSING
+    assert look(commit_traffic(canary), seen, stable="z").phase is Phase.PROGRESSING
     promoted = apply(commit_traffic(canary), "b")
-    assert observe(build_document(promoted, seen, NOW)).phase is Phase.PROGRESSING
-    assert observe(build_document(commit_traffic(promoted), seen, NOW)).phase is Phase.READY
+    assert look(promoted, seen).phase is Phase.PROGRESSING
+    assert look(commit_traffic(promoted), seen).phase is Phase.READY
+
+
+def test_scaling_makes_no_revision_and_changes_nothing_that_runs() -> None:
+    record = commit_traffic(apply(None, "a"))
+    scaled = want(record, make_bundle("demo", "a", Path("/store/a"), replicas=3), NOW)
+    assert scaled.service["spec"]["predictor"]["minReplicas"] == 3
+    assert (scaled.revisions, scaled.latest) == (record.revisions, record.latest)
+    assert (scaled.traffic, scaled.required) == (scaled.desired_traffic, record.required)
+    assert scaled.generation == record.generation + 1
 
 
 @pytest.mark.parametrize(
@@ -159,10 +178,7 @@ def test_a_storage_uri_is_decoded() -> None:
 
 
 def launch(folder: Path, environment: dict[str, str], **more: Any) -> Launch:
-    documents = make_documents("demo", "a", folder, **more)
-    service, runtime = read_documents(documents, "default")
-    assert runtime
-    record = set_desired(None, service, runtime, NOW)
+    record = want(None, make_bundle("demo", "a", folder, **more))
     return plan_launch(
         record.revision(record.latest),
         ports=Ports(1, 2, 3, 4, 5, 6),

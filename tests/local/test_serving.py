@@ -16,13 +16,14 @@ import pytest
 
 from deployer.errors import NotFoundError, TargetError
 from deployer.observed import Phase, Reference
+from deployer.targets.protocols import Endpoint, Via
 from tests.local.client import Client, Load
 from tests.local.releases import (
     ANSWER,
     DRAIN,
     IMPORTS_WHAT_IS_NOT_THERE,
     RAISES,
-    make_documents,
+    make_bundle,
     make_noisy_package,
     make_release,
 )
@@ -66,11 +67,11 @@ def test_what_runs_is_told_with_its_ports_and_the_management_api_is_not_on_the_i
     info = on_a.node.info()
     [revision] = info.services[0].revisions
     assert (revision.release, revision.percent, revision.ready) == (A, 100, True)
-    assert on_a.node.management(DEMO).url == revision.management
-    assert on_a.node.direct(DEMO).url == revision.inference
+    assert on_a.target.reach.endpoint(DEMO, Via.MANAGEMENT).url == revision.management
+    assert on_a.target.reach.endpoint(DEMO, Via.DIRECT).url == revision.inference
     assert on_a.ask("/models")[0] in (404, 405)
-    assert any("MODEL_LOG" in line for line in on_a.node.logs(DEMO))
-    assert on_a.node.releases_in_use() == {f"demo/{A}"}
+    assert any("MODEL_LOG" in line for line in on_a.target.reach.logs(DEMO))
+    assert on_a.target.services.releases_in_use() == {f"demo/{A}"}
 
 
 def test_the_release_folder_is_only_read(on_a: Client, store: Path) -> None:
@@ -110,6 +111,71 @@ def test_a_canary_gets_exactly_its_percent_and_promoting_it_starts_nothing(on_a:
     assert [(s.release, s.percent) for s in status.traffic] == [(B, 100)]
     [serving] = [r for r in on_a.node.info().services[0].revisions if not r.draining]
     assert serving.pid in before
+
+
+def ask_at(way: Endpoint, method: str = "POST", path: str = "/predictions/demo") -> tuple[int, str]:
+    """Ask where an endpoint leads; returns the status and the body."""
+    connection = http.client.HTTPConnection(way.url.removeprefix("http://"), timeout=60)
+    try:
+        connection.request(method, path, b"{}", {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("percent", [0, 10])
+def test_one_release_is_reached_whatever_share_it_gets(on_a: Client, store: Path, percent: int) -> None:
+    reach = on_a.target.reach
+    status = on_a.rollout("demo", B, store / "b", canary=percent)
+    assert (status.phase, status.wanted, status.candidate, status.stable) == (Phase.READY, B, B, A)
+    assert {s.release: s.percent for s in status.traffic} == {B: percent, A: 100 - percent}
+    assert [(r.release, r.ready, r.pods) for r in status.revisions] == [(A, 1, 1), (B, 1, 1)]
+    for release, name in ((B, "b"), (A, "a")):
+        for via in (Via.INGRESS, Via.DIRECT):
+            way = reach.endpoint(DEMO, via, release=release)
+            for _ in range(5):  # each of them, where a split would send some elsewhere
+                code, body = ask_at(way)
+                assert (code, json.loads(body)["release"]) == (200, name)
+        code, models = ask_at(reach.endpoint(DEMO, Via.MANAGEMENT, release=release), "GET", "/models/demo")
+        assert (code, json.loads(models)[0]["workers"][0]["status"]) == (200, "READY")
+    assert reach.endpoint(DEMO, Via.DIRECT) == reach.endpoint(DEMO, Via.DIRECT, release=A)  # it gets the most
+    answers = Counter(on_a.ask("/predictions/demo")[1]["release"] for _ in range(100))
+    assert answers == Counter({"a": 100 - percent, "b": percent})
+    with pytest.raises(TargetError, match="no TorchServe of default/demo runs release nobody"):
+        reach.endpoint(DEMO, release="nobody")
+    with pytest.raises(NotFoundError):
+        reach.endpoint(Reference("default", "other"), release=A)
+
+
+def test_the_metrics_of_a_release_count_its_requests(on_a: Client, store: Path) -> None:
+    on_a.rollout("demo", B, store / "b", canary=0)
+
+    def count(release: str | None) -> float:
+        way = on_a.target.reach.endpoint(DEMO, Via.METRICS, release=release)
+        code, text = ask_at(way, "GET", "/metrics")
+        assert code == 200
+        found = re.findall(
+            r'^ts_inference_requests_total\{.*model_name="demo".*\} (\S+)$', text, re.MULTILINE
+        )
+        return sum(map(float, found))
+
+    before, idle = count(A), count(B)
+    assert count(None) == before  # of the one that gets the most
+    for _ in range(7):
+        assert on_a.ask("/predictions/demo")[0] == 200
+    assert (count(A) - before, count(B) - idle) == (7, 0)
+
+
+def test_scaling_restarts_nothing_and_makes_no_revision(on_a: Client, store: Path) -> None:
+    def running() -> list[tuple[str, int | None]]:
+        return [(r.name, r.pid) for r in on_a.node.info().services[0].revisions if not r.draining]
+
+    before = running()
+    status = on_a.rollout("demo", A, store / "a", replicas=3)
+    assert (status.phase, status.wanted) == (Phase.READY, A)
+    assert on_a.live(DEMO).document["spec"]["predictor"]["minReplicas"] == 3
+    assert running() == before
 
 
 def test_no_request_is_lost_while_a_b_a_are_rolled_out(on_a: Client, store: Path) -> None:
@@ -199,10 +265,8 @@ def test_a_release_that_cannot_load_never_serves_and_says_why(
     assert reason in status.message
     assert [(share.release, share.percent) for share in status.traffic] == [(A, 100)]
     assert {(code, answer["release"]) for code, answer in load.answers} == {(200, "a")}
-    live = on_a.node.get(DEMO)
-    assert live
-    assert live.document["status"]["modelStatus"]["lastFailureInfo"]["reason"] == "ModelLoadFailed"
-    lines = list(on_a.node.logs(DEMO))
+    assert on_a.live(DEMO).document["status"]["modelStatus"]["lastFailureInfo"]["reason"] == "ModelLoadFailed"
+    lines = list(on_a.target.reach.logs(DEMO))
     assert any(line.startswith(f"[{status.traffic[0].revision}] ") for line in lines)
 
 
@@ -219,27 +283,29 @@ def test_requirements_that_say_more_than_a_pipe_holds_are_installed(on_a: Client
 
 
 def test_the_documents_environment_reaches_the_handler(demo: Client, store: Path) -> None:
-    reference = demo.node.apply(make_documents("demo", A, store / "a", env={"MODE": "tést"}))
-    assert demo.wait(reference).phase is Phase.READY
+    assert demo.rollout("demo", A, store / "a", env={"MODE": "tést"}).phase is Phase.READY
     assert demo.ask("/predictions/demo")[1] == {"release": "a", "mode": "tést"}
 
 
 def test_what_cannot_be_served_is_refused_before_anything_changes(on_a: Client, tmp_path: Path) -> None:
-    documents = make_documents("demo", B, tmp_path)
-    documents[1]["spec"]["predictor"]["model"]["storageUri"] = "s3://bucket/demo/"
+    bundle = make_bundle("demo", B, tmp_path)
+    bundle.service["spec"]["predictor"]["model"]["storageUri"] = "s3://bucket/demo/"
     with pytest.raises(TargetError, match="s3://bucket/demo/ is not a folder"):
-        on_a.node.apply(documents)
+        on_a.target.services.check(bundle)
+    with pytest.raises(TargetError, match="s3://bucket/demo/ is not a folder"):
+        on_a.apply(bundle)
     status = on_a.wait(DEMO)
-    assert status.release == A
+    assert status.wanted == A
     assert on_a.rollout("demo", B, tmp_path / "gone").phase is Phase.FAILED
 
 
 def test_a_deleted_service_leaves_nothing(demo: Client, store: Path) -> None:
-    demo.node.apply(make_documents("other", A, store / "a"))
-    assert demo.node.delete(Reference("default", "other"))
-    assert not demo.node.delete(Reference("default", "other"))
-    assert demo.node.get(Reference("default", "other")) is None
+    other, services = Reference("default", "other"), demo.target.services
+    demo.apply(make_bundle("other", A, store / "a"))
+    assert services.delete(other) == ()
+    assert services.delete(other) is None
+    assert services.get(other) is None
     with pytest.raises(NotFoundError):
-        next(demo.node.watch(Reference("default", "other"), 1.0))
+        next(services.watch(other, 1.0))
     assert list((demo.state / "local").rglob("*other*")) == []
-    assert [status.reference.name for status in demo.node.list()] == ["demo"]
+    assert [status.reference.name for status in services.list_all()] == ["demo"]

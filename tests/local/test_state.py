@@ -109,14 +109,14 @@ def shut(state: State) -> Iterator[None]:
 
 READING: dict[str, Callable[[OneNode], object]] = {
     "info": lambda node: node.info(),
-    "get": lambda node: node.get(DEMO),
-    "list": lambda node: node.list(),
-    "watch": lambda node: list(node.watch(DEMO, 1.0)),
-    "history": lambda node: node.history(DEMO),
-    "logs": lambda node: list(node.logs(DEMO)),
+    "get": lambda node: node.target.services.get(DEMO),
+    "list": lambda node: node.target.services.list_all(),
+    "watch": lambda node: list(node.target.services.watch(DEMO, 1.0)),
+    "journal": lambda node: node.target.journal.entries(DEMO),
+    "logs": lambda node: list(node.target.reach.logs(DEMO)),
     "the supervisor's log": lambda node: list(node.supervisor_log()),
-    "what is in use": lambda node: node.releases_in_use(),
-    "delete": lambda node: node.delete(DEMO),
+    "what is in use": lambda node: node.target.services.releases_in_use(),
+    "delete": lambda node: node.target.services.delete(DEMO),
     "start": lambda node: node.start(),
     "stop": lambda node: node.stop(),
 }

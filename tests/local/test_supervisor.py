@@ -23,7 +23,7 @@ from deployer.observed import NOT_RUNNING, Phase, Reference
 from deployer.targets.local import OneNode
 from deployer.targets.local.connection import ask
 from tests.local.client import Client
-from tests.local.releases import make_documents
+from tests.local.releases import make_bundle
 
 DEMO = Reference("default", "demo")
 A, B = "1.0-aaaaaaaaaaaa", "1.0-bbbbbbbbbbbb"
@@ -49,12 +49,14 @@ def test_importing_the_target_loads_nothing_heavy() -> None:
 
 def test_nothing_is_started_or_written_by_looking(tmp_path: Path) -> None:
     node = open_node(tmp_path / ".kdeploy")
-    assert node.get(DEMO) is None
-    assert node.list() == []
+    services = node.target.services
+    assert services.get(DEMO) is None
+    assert services.list_all() == []
     assert node.info().pid is None
-    assert node.releases_in_use() == frozenset()
+    assert services.releases_in_use() == frozenset()
+    assert node.target.journal.entries(DEMO) == []
     assert not node.stop()
-    assert not node.delete(DEMO)
+    assert services.delete(DEMO) is None
     assert list(tmp_path.iterdir()) == []
 
 
@@ -122,7 +124,7 @@ def test_a_very_long_path_has_sockets_all_the_same(tmp_path: Path) -> None:
 def test_a_service_whose_record_cannot_be_removed_stays(tmp_path: Path) -> None:
     node = open_node(tmp_path / ".kdeploy")
     try:
-        node.apply(make_documents("demo", "1.0-aaaaaaaaaaaa", tmp_path / "no-release"))
+        Client(node, tmp_path / ".kdeploy").apply(make_bundle("demo", A, tmp_path / "no-release"))
         [record] = node._state.services.iterdir()
         kept = record.rename(tmp_path / "record")
         record.mkdir()
@@ -130,9 +132,10 @@ def test_a_service_whose_record_cannot_be_removed_stays(tmp_path: Path) -> None:
             ask(node._state, "DELETE", "/services/default/demo")
         record.rmdir()
         kept.rename(record)
-        assert [status.reference for status in node.list()] == [DEMO]
-        assert node.delete(DEMO)
-        assert node.list() == []
+        services = node.target.services
+        assert [status.reference for status in services.list_all()] == [DEMO]
+        assert services.delete(DEMO) == ()
+        assert services.list_all() == []
     finally:
         node.stop()
 
@@ -269,18 +272,17 @@ def test_a_killed_supervisor_is_replaced_and_nothing_runs_twice(
     open_node: Callable[[], Client], store: Path
 ) -> None:
     client = open_node()
-    documents = make_documents("demo", A, store / "a")
+    bundle = make_bundle("demo", A, store / "a")
     # Killed while the first release is being loaded: the next command starts over.
-    client.node.apply(documents)
+    client.apply(bundle)
     while not client.java():
         time.sleep(0.05)
     orphans = client.processes()
     kill(client)
-    live = client.node.get(DEMO)
-    assert live
+    live = client.live(DEMO)
     assert (live.status.phase, live.status.reason, live.status.traffic) == (Phase.STOPPED, NOT_RUNNING, ())
-    assert client.node.releases_in_use() == {f"demo/{A}"}
-    client.node.apply(documents)
+    assert client.target.services.releases_in_use() == {f"demo/{A}"}
+    client.apply(bundle)
     assert not set(orphans) & set(client.processes())
     assert client.wait(DEMO).phase is Phase.READY
     # Killed while it serves, and the first process with it: `start` restores, under the same address, without
@@ -294,7 +296,7 @@ def test_a_killed_supervisor_is_replaced_and_nothing_runs_twice(
     assert client.wait(DEMO).phase is Phase.READY
     assert client.ask("/predictions/demo")[1]["release"] == "a"
     # Killed in the middle of a canary's rollout: both come back, and the split comes about.
-    client.node.apply(make_documents("demo", B, store / "b", canary=20))
+    client.apply(make_bundle("demo", B, store / "b", canary=20))
     kill(client)
     client.node.start()
     status = client.wait(DEMO)
@@ -311,7 +313,7 @@ def test_a_killed_supervisor_is_replaced_and_nothing_runs_twice(
 @pytest.mark.torchserve
 def test_a_terminated_supervisor_ends_everything_itself(open_node: Callable[[], Client], store: Path) -> None:
     client = open_node()
-    client.node.apply(make_documents("demo", A, store / "a"))
+    client.apply(make_bundle("demo", A, store / "a"))
     while not client.java():
         time.sleep(0.05)
     pid = client.node.info().pid

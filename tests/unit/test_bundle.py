@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from deployer.access import Access
 from deployer.bundle import read_bundle
 from deployer.observed import Document
+from deployer.storage_access import StorageAccess
 from tests.bundles import DEMO, A, make_bundle
 
-ACCESS = Access(data={"AWS_SECRET_ACCESS_KEY": "hunter2"})
+ACCESS = StorageAccess(data={"AWS_SECRET_ACCESS_KEY": "hunter2"})
 BUDGET: Document = {"kind": "PodDisruptionBudget", "metadata": {"name": "demo"}}
 
 

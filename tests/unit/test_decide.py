@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from deployer.access import Access
 from deployer.config import Scaling
 from deployer.decide import Decision, decide
 from deployer.errors import ConfigError
 from deployer.observed import Capabilities, Live, Observed, Phase, Revision, Share
 from deployer.release import Traffic
 from deployer.rollout.plan import Strategy
+from deployer.storage_access import StorageAccess
 from tests.bundles import DEMO, KNATIVE, A, B, make_release
 
 STANDARD = Capabilities(deployment_mode="Standard", canary=False)
@@ -62,7 +62,7 @@ def test_scaling_is_in_the_documents_and_not_in_the_release() -> None:
 
 def test_the_cost_of_a_strategy_and_a_caution_are_warnings() -> None:
     stuck = live(0, revisions=(Revision("r1", A, pods=1),))
-    access = Access(data={"KEY": "x"}, caution="the token expires in an hour")
+    access = StorageAccess(data={"KEY": "x"}, caution="the token expires in an hour")
     decision = decided(live=stuck, capabilities=STANDARD, access=access)
     assert decision.strategy is Strategy.RECREATE
     assert decision.bundle.service["spec"]["predictor"]["deploymentStrategy"] == {"type": "Recreate"}

@@ -8,7 +8,6 @@ import msgspec
 import pytest
 from msgspec import structs
 
-from deployer.access import Access
 from deployer.errors import ConflictError
 from deployer.journal import (
     EVENTS_MAX,
@@ -27,6 +26,7 @@ from deployer.journal import (
     takes_over,
     write_time,
 )
+from deployer.storage_access import StorageAccess
 from tests.bundles import A, B, C, make_bundle, make_entry
 
 NOW, SOON, LATER = "2026-01-01T12:03:11Z", "2026-01-01T12:05:11Z", "2026-01-01T12:05:12Z"
@@ -46,7 +46,7 @@ def entry(
 
 
 def test_it_says_what_is_applied_and_no_secret() -> None:
-    bundle = make_bundle(A, percent=10, access=Access(data={"AWS_SECRET_ACCESS_KEY": "hunter2"}))
+    bundle = make_bundle(A, percent=10, access=StorageAccess(data={"AWS_SECRET_ACCESS_KEY": "hunter2"}))
     provenance = Provenance(who="alice@laptop", archive="sha256:0", commit="abc-dirty")
     planned = plan_entry(bundle, provenance, stable=B, strategy="rolling", parent=3)
     assert (planned.release, planned.percent, planned.stable) == (A, 10, B)

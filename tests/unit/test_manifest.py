@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from deployer.config import Serving
+from deployer.config import Scaling, Serving
 from deployer.manifest import (
     _environment,
     _quote,
@@ -24,13 +24,14 @@ from deployer.manifest import (
     render_secret,
     runtime_name,
 )
-from deployer.observed import Capabilities, Document
+from deployer.observed import Capabilities, Document, Reference
 from deployer.release import ArchiveRecord, Release, Traffic
 from deployer.storage_access import StorageAccess
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 KNATIVE = Capabilities(deployment_mode="Knative", canary=True)
 STANDARD = Capabilities(deployment_mode="Standard", canary=False)
+ONE = Scaling()  # replica
 RUNTIME_NAME = runtime_name(render_runtime())
 
 
@@ -51,15 +52,18 @@ def documents(
     uri: str = "file:///store/digits/1.0-0123456789ab/",
     access: StorageAccess | None = None,
     capabilities: Capabilities = KNATIVE,
+    scaling: Scaling = ONE,
 ) -> list[Document]:
-    return render(
+    made_of = render(
         made,
         storage_uri=uri,
         namespace="team",
         capabilities=capabilities,
+        scaling=scaling,
         traffic=Traffic(percent),
         access=access,
     )
+    return list(made_of.documents)
 
 
 def without_programs(made: list[Document]) -> str:
@@ -72,15 +76,21 @@ def without_programs(made: list[Document]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "made", "percent", "capabilities"),
+    ("name", "made", "percent", "capabilities", "scaling"),
     [
-        ("default", release(), 100, KNATIVE),
-        ("canary", release(protocol_version="v2", min_replicas=0, max_replicas=3), 10, KNATIVE),
-        ("gpu", release(gpu=2, cpu="4", memory="16Gi", env={"B": "2", "A": 'it\'s: "1"\n'}), 100, STANDARD),
+        ("default", release(), 100, KNATIVE, ONE),
+        ("canary", release(protocol_version="v2"), 10, KNATIVE, Scaling(min_replicas=0, max_replicas=3)),
+        (
+            "gpu",
+            release(gpu=2, cpu="4", memory="16Gi", env={"B": "2", "A": 'it\'s: "1"\n'}),
+            100,
+            STANDARD,
+            ONE,
+        ),
     ],
 )
-def test_golden(name: str, made: Release, percent: int, capabilities: Capabilities) -> None:
-    rendered = without_programs(documents(made, percent, capabilities=capabilities))
+def test_golden(name: str, made: Release, percent: int, capabilities: Capabilities, scaling: Scaling) -> None:
+    rendered = without_programs(documents(made, percent, capabilities=capabilities, scaling=scaling))
     assert rendered == (GOLDEN / f"{name}.yaml").read_text("utf-8")
 
 
@@ -125,7 +135,7 @@ def test_a_runtime_of_the_clusters_own_is_named_and_not_rendered() -> None:
 def test_one_node_has_no_runtime_but_ours() -> None:
     here = Capabilities(deployment_mode="Knative", canary=True, local_storage_only=True)
     made = release(runtime="kserve-torchserve")
-    runtime, service = render(made, storage_uri="file:///s/", namespace="team", capabilities=here)
+    runtime, service = documents(made, uri="file:///s/", capabilities=here)
     assert service["spec"]["predictor"]["model"]["runtime"] == runtime["metadata"]["name"] == RUNTIME_NAME
     assert service["spec"]["predictor"]["model"]["image"] == made.serving.image
 
@@ -133,8 +143,9 @@ def test_one_node_has_no_runtime_but_ours() -> None:
 def test_a_service_runs_as_the_account_that_may_read_the_store() -> None:
     access = StorageAccess(data={"KEY": 'it\'s: "1"\n'}, annotations={"place": "here"})
     account, _, service = documents(release(), access=access)
-    secret = render_secret(access, service="digits", namespace="team")
-    assert secret is not None
+    sealed = render_secret(access, Reference("team", "digits"))
+    assert sealed is not None
+    secret = sealed.document
     assert base64.b64decode(secret["data"]["KEY"]).decode() == access.data["KEY"]
     assert secret["metadata"]["annotations"] == {"place": "here"}
     assert account["secrets"] == [{"name": secret["metadata"]["name"]}]
@@ -149,7 +160,7 @@ def test_a_role_needs_no_secret() -> None:
     account = documents(release(), access=access)[0]
     assert account["metadata"]["annotations"] == {"role": "x", "place": "here"}
     assert "secrets" not in account
-    assert render_secret(access, service="digits", namespace="team") is None
+    assert render_secret(access, Reference("team", "digits")) is None
 
 
 def test_an_account_or_a_secret_that_exists_is_named() -> None:

@@ -10,6 +10,7 @@ import pytest
 from deployer.errors import ConfigError, TargetError
 from deployer.proxies import address_of, find_proxy
 from deployer.targets.kserve.client.connection import Connection
+from deployer.targets.kserve.client.websocket import open_websocket
 
 TLS, PLAIN = "http://of-https:3128", "http://of-http:3128"
 
@@ -110,5 +111,5 @@ def test_a_websocket_needs_a_plain_one() -> None:
         tls_server_name=None,
         auth_settings=dict,
     )
-    with pytest.raises(TargetError, match="a WebSocket cannot go through"):
-        Connection(configuration, "default", "a.example").websocket("/", "v4")
+    with pytest.raises(TargetError, match="HTTPS proxies are not supported for WebSockets"):
+        open_websocket(Connection(configuration, "default", "a.example"), "/", "v4")

@@ -10,28 +10,43 @@ import pytest
 
 from deployer import prune
 from deployer.archive import Archive, DigestCache, Member, write_archive
+from deployer.bundle import Bundle
 from deployer.config import Config, Model
 from deployer.errors import StoreError, TargetError
+from deployer.journal import Entry
+from deployer.observed import Document
 from deployer.prune import Dated, Use, ask_use, find_old
 from deployer.release import Release, plan_release
 from deployer.store.folder import FolderStore
 from deployer.targets.local import OneNode
+from deployer.targets.local.revisions import Record
+from deployer.targets.memory import MemoryTarget
+from deployer.targets.protocols import Target
 
 NOW = 1_000_000.0
 NOBODY = Use(frozenset(), {})
 
 
-class Saying(OneNode):
+class Saying(MemoryTarget):
     """A target that says which releases it needs, or why it cannot."""
 
     def __init__(self, *used: str, fault: str = "") -> None:
-        super().__init__(state=Path("none"), namespace="default", ingress_host="127.0.0.1", ingress_port=0)
+        super().__init__()
         self.used, self.fault = frozenset(used), fault
 
     def releases_in_use(self) -> frozenset[str]:
         if self.fault:
             raise TargetError(self.fault)
         return self.used
+
+
+def saying(*used: str, fault: str = "") -> Target:
+    return Saying(*used, fault=fault).target
+
+
+def one_node(folder: Path) -> Target:
+    state = folder / "state"
+    return OneNode(state=state, namespace="default", ingress_host="127.0.0.1", ingress_port=0).target
 
 
 @pytest.fixture
@@ -78,12 +93,12 @@ def test_the_young_stay(store: FolderStore, made: list[Release]) -> None:
 
 
 def test_what_any_target_needs_stays(store: FolderStore, made: list[Release]) -> None:
-    targets = {"staging": Saying(made[0].label), "production": Saying(f"another-name/{made[2].id}")}
+    targets = {"staging": saying(made[0].label), "production": saying(f"another-name/{made[2].id}")}
     assert old(store, ask_use(targets)) == [made[1], made[3]]
 
 
 def test_a_target_that_cannot_be_asked_stops_it(store: FolderStore, made: list[Release]) -> None:
-    targets = {"staging": Saying(made[0].label), "production": Saying(fault="no route to host")}
+    targets = {"staging": saying(made[0].label), "production": saying(fault="no route to host")}
     use = ask_use(targets)
     assert use.releases == {made[0].id}
     with pytest.raises(TargetError, match=r"production cannot be asked .*: no route to host") as caught:
@@ -112,28 +127,31 @@ def test_what_cannot_be_removed_is_said(store: FolderStore, made: list[Release])
         list(prune.remove(Stuck(store.folder), [Dated(made[0], NOW)]))
 
 
-def test_a_local_target_needs_what_its_history_names(tmp_path: Path) -> None:
+def test_a_local_target_needs_what_its_journal_names(tmp_path: Path) -> None:
     services = tmp_path / "state" / "local" / "services"
-    node = OneNode(state=tmp_path / "state", namespace="default", ingress_host="127.0.0.1", ingress_port=0)
-    assert node.releases_in_use() == frozenset()
+    target = one_node(tmp_path)
+    assert target.services.releases_in_use() == frozenset()
     services.mkdir(parents=True)
-    entry = {"release": "1.0-aaaaaaaaaaaa", "storage_uri": "file:///m/digits/1.1-bbbbbbbbbbbb/"}
-    uri = "file:///m/digits/1.2-cccccccccccc/"
-    service = {
-        "metadata": {"name": "digits", "namespace": "default"},
-        "spec": {"predictor": {"model": {"storageUri": uri}}},
-    }
-    record = {"service": service, "runtime": {}, "created": "", "history": [entry]}
+
+    def service(release: str) -> Document:
+        model = {"storageUri": f"file:///m/digits/{release}/"}
+        return {
+            "metadata": {"name": "digits", "namespace": "default"},
+            "spec": {"predictor": {"model": model}},
+        }
+
+    entry = Entry(release="1.0-aaaaaaaaaaaa", bundle=Bundle(service=service("1.1-bbbbbbbbbbbb")))
+    record = Record(service=service("1.2-cccccccccccc"), runtime={}, created="", history=(entry,))
     (services / "default.digits.json").write_bytes(msgspec.json.encode(record))
     used = {"digits/1.0-aaaaaaaaaaaa", "digits/1.1-bbbbbbbbbbbb", "digits/1.2-cccccccccccc"}
-    assert node.releases_in_use() == used
+    assert target.services.releases_in_use() == used
     (services / "default.digits.json").write_text("{")
-    assert "target" in ask_use({"target": node}).unasked
+    assert "target" in ask_use({"target": target}).unasked
 
 
 def test_a_local_state_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path) -> None:
     (tmp_path / "state" / "local").mkdir(parents=True)
     (tmp_path / "state" / "local" / "services").write_text("a file")
-    node = OneNode(state=tmp_path / "state", namespace="default", ingress_host="127.0.0.1", ingress_port=0)
-    with pytest.raises(TargetError, match="cannot be listed"):
-        node.releases_in_use()
+    target = one_node(tmp_path)
+    with pytest.raises(TargetError, match="cannot be read"):
+        target.services.releases_in_use()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployer.archive import Archive, Member
-from deployer.config import Config, Model, Serving
+from deployer.config import Config, Model, Scaling, Serving
 from deployer.errors import IntegrityError, NotFoundError
 from deployer.release import Release, check_release_id, decode_release, encode_release, plan_release
 
@@ -49,6 +49,12 @@ def test_the_same_inputs_are_the_same_release() -> None:
 )
 def test_anything_that_serves_differently_is_another_release(other: dict[str, object]) -> None:
     assert plan(**other).id != plan().id
+
+
+def test_how_many_pods_serve_it_is_no_part_of_it() -> None:
+    scaled = plan(scaling=Scaling(min_replicas=0, max_replicas=9))
+    assert scaled == plan()
+    assert b"replicas" not in encode_release(scaled)
 
 
 def test_what_is_said_of_it_is_no_part_of_it() -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deployer.access import Access
 from deployer.bundle import Bundle, Sealed
 from deployer.errors import ConfigError, NotFoundError, RolloutFailedError, RolloutTimeoutError, TargetError
 from deployer.events import Applied, Event, Noted, Pushed, StatusChanged, Unchanged, Warned
@@ -18,13 +17,14 @@ from deployer.observed import Capabilities, Document, Live, Reference
 from deployer.release import Release
 from deployer.rollout.plan import Strategy
 from deployer.rollouts import Rollouts
+from deployer.storage_access import StorageAccess
 from deployer.store.folder import FolderStore
 from deployer.targets.memory import MemoryTarget
 from tests.bundles import DEMO
 from tests.clocks import FakeClock
 from tests.unit.projects import Folder
 
-ACCESS = Access(data={"AWS_SECRET_ACCESS_KEY": "hunter2"}, caution="the token expires in an hour")
+ACCESS = StorageAccess(data={"AWS_SECRET_ACCESS_KEY": "hunter2"}, caution="the token expires in an hour")
 SECRETS = ("hunter2", "aHVudGVyMg")
 
 
@@ -34,9 +34,9 @@ class RecordedStore(FolderStore):
     def __init__(self, folder: Path, said: list[str]) -> None:
         super().__init__(folder)
         self.said = said
-        self.given: Access | None = None
+        self.given: StorageAccess | None = None
 
-    def access(self) -> Access | None:
+    def access(self) -> StorageAccess | None:
         return self.given
 
     def check(self, release: Release) -> None:
@@ -213,7 +213,7 @@ class TestWhatStandsInTheWay:
         with pytest.raises(ConfigError, match="no room"):
             world.rollout()
         assert world.said == ["get", "findings"]
-        assert world.store.list() == []
+        assert world.store.releases() == []
 
     def test_warnings_are_told(self, world: World) -> None:
         world.memory.found = [warning("quota", "little room", "namespace default", "ask for more")]
@@ -237,14 +237,14 @@ class TestDecision:
     def test_it_changes_nothing_and_says_what_would_be(self, world: World) -> None:
         world.rollout()
         world.folder.change(b"v")
-        served, stored = world.memory.served[DEMO], world.store.list()
+        served, stored = world.memory.served[DEMO], world.store.releases()
         before = (served.bundle, list(served.entries))
         decision = world.open().decide(percent=10, check=True, preview=True)
         assert (decision.traffic.percent, decision.unchanged) == (10, False)
         assert [change.kind for change in decision.changes] == ["InferenceService"]
         assert "spec.predictor.canaryTrafficPercent" in [one.path for one in decision.changes[0].changes]
         assert (served.bundle, served.entries) == before
-        assert world.store.list() == stored
+        assert world.store.releases() == stored
         assert "apply" not in world.said
 
     def test_what_is_live_is_unchanged_and_not_checked(self, world: World) -> None:
@@ -275,7 +275,7 @@ class TestDecision:
         assert rollouts.is_stored(release) is False
         world.rollout()
         assert rollouts.is_stored(release) is True
-        world.store.passive = False
+        world.store.lookup_is_side_effect_free = False
         assert rollouts.is_stored(release) is None
 
 
@@ -311,7 +311,7 @@ class TestSecrets:
         world.rollout()
         world.folder.change(b"v")
         world.memory.broken[world.open().decide().release.id] = "no module named torch"
-        world.store.given = Access(data={"AWS_SECRET_ACCESS_KEY": "rotated"})
+        world.store.given = StorageAccess(data={"AWS_SECRET_ACCESS_KEY": "rotated"})
         with pytest.raises(RolloutFailedError):
             world.rollout(rollback=True)
         secrets = [one.document["data"]["AWS_SECRET_ACCESS_KEY"] for one in world.memory.secrets if one]

@@ -128,7 +128,7 @@ def test_a_value_in_a_table_is_json(hostile: str, harmless: io.StringIO) -> None
 def test_events_tables_and_errors(hostile: str, harmless: io.StringIO) -> None:
     status = Observed(
         reference=Reference("default", "digits"),
-        release=hostile,
+        wanted=hostile,
         phase=Phase.FAILED,
         reason=hostile,
         message=f"{hostile}\nhint:  run something else",

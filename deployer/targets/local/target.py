@@ -180,13 +180,6 @@ class _Services:
 
     def releases_in_use(self) -> frozenset[str]:
         """Return `NAME/ID` of every release that is served, wanted, one step back or in a history."""
-        try:
-            list(self._state.services.iterdir())  # a folder that may not be read must not count as empty
-        except FileNotFoundError:
-            return frozenset()
-        except OSError as error:
-            what = f"the supervisor's records cannot be listed: {error.strerror}"
-            raise TargetError(what, where=str(self._state.services)) from error
         found: set[str] = set()
         for reference, record in self._state.read_records().items():
             ids = record.in_use | {entry.release for entry in record.history if entry.release}

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 from msgspec import structs
 
-from deployer.access import Access
 from deployer.bundle import Bundle, Sealed
 from deployer.errors import ConflictError, NotFoundError, RolloutFailedError, TargetError
 from deployer.events import Applied, Event, Noted, StatusChanged, Warned
@@ -15,6 +14,7 @@ from deployer.journal import Entry, JournalEvent, Outcome
 from deployer.observed import Observed, Phase, Reference
 from deployer.rollout.plan import Plan
 from deployer.rollout.runner import Runner
+from deployer.storage_access import StorageAccess
 from deployer.targets.memory import MemoryTarget
 from deployer.targets.protocols import Target
 from tests.bundles import DEMO, A, B, make_bundle, make_entry
@@ -191,7 +191,7 @@ def test_pods_that_still_terminate_are_noted(world: World) -> None:
 
 
 def test_the_secret_of_a_bundle_is_not_told(world: World) -> None:
-    bundle = make_bundle(A, access=Access(data={"KEY": "hunter2"}))
+    bundle = make_bundle(A, access=StorageAccess(data={"KEY": "hunter2"}))
     Runner(world.memory.target, world.events.append, lambda bundle: bundle).run(
         Plan(bundle=bundle, entry=make_entry(bundle))
     )
