@@ -408,7 +408,7 @@ def test_ctrl_c_ends_it_though_no_server_answers(picture):
     arrived = threading.Event()
     code = (
         "import sys, pathlib; sys.path.insert(0, sys.argv[1])\n"
-        "from deployer.predict import Client; from deployer.target import Endpoint\n"
+        "from deployer.predict import Client; from deployer.targets.protocols import Endpoint\n"
         "client = Client(Endpoint(sys.argv[2]), 'digits', timeout=600)\n"
         "list(client.predict([pathlib.Path(sys.argv[3])] * 3))\n"
     )

@@ -312,7 +312,7 @@ def test_a_slow_server_is_not_waited_for_longer_than_told(what: str, how: str, w
 
 
 class Straight:
-    """A tunnel that leads to a port of this machine. Implements deployer.target.Tunnel."""
+    """A tunnel that leads to a port of this machine. Implements deployer.targets.protocols.Tunnel."""
 
     fault = None
 
