@@ -4,10 +4,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-# The rooms that decide and do not do: every branch of them is tested.
-PURE := access archive cli.view config diff events history inuse load_log managed_fields manifest predict.codecs properties proxies prune quantity release rollout target \
-        targets.kserve.state targets.kserve.preflight.admission targets.kserve.preflight.quotas
-COVERED := $(PURE:%=--cov=deployer.%) --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered
+# What `make full` adds to `make test`.
+MORE :=
 
 # Tests whose servers are patient, and that wait much: three at a time, for two cores. The rest measures real
 # TorchServes, and is left alone.
@@ -17,7 +15,7 @@ PAIRED := tests/cluster tests/contract tests/stores tests/examples $(filter-out 
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults e2e lint type bench docs build clean
+.PHONY: help setup demo unit test full e2e lint type bench docs build clean
 
 help:  ## Show this
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -34,14 +32,18 @@ $(READY): pyproject.toml constraints.txt
 demo: setup  ## Train the example, push it, roll it out, ask it through the ingress, stop it again
 	@examples/digits/demo.sh "$(CURDIR)/$(VENV)/bin/python"
 
-test: setup  ## Run every test
-	@echo "== testing: real TorchServes on loopback, a few minutes on two cores"
-	@$(RUN) -m pytest -n 2 tests/unit $(COVERED)
-	@$(RUN) -m pytest -n 3 --dist loadfile $(PAIRED)
-	@$(RUN) -m pytest tests --ignore tests/unit --ignore tests/e2e $(PAIRED:%=--ignore %)
+unit: setup  ## Run the unit tests: half a minute on two cores
+	@$(RUN) -m pytest -q -n 2 --hypothesis-profile quick tests/unit
 
-faults: setup  ## Fail each request of each command to a cluster in every way, for ever: ten minutes
-	@KDEPLOY_TESTS_ALL_FAULTS=1 $(RUN) -m pytest tests/cluster/test_faults.py
+# The unit tests cover every branch of the pure modules; tests/effects.py finds which modules those are.
+test: setup  ## Run the tests that a change must pass: real TorchServes on loopback, ten minutes on two cores
+	@$(RUN) -m pytest -n 2 $(MORE) tests/unit --cov=deployer --cov-branch --cov-report=
+	@$(RUN) -m coverage report --include="$$($(RUN) -m tests.effects)" --skip-covered --show-missing --fail-under=100
+	@$(RUN) -m pytest -n 3 --dist loadfile $(MORE) $(PAIRED)
+	@$(RUN) -m pytest $(MORE) tests --ignore tests/unit --ignore tests/e2e $(PAIRED:%=--ignore %)
+
+full: setup  ## Run everything: the long tests, every fault of every request, ten times the examples of any input
+	@KDEPLOY_TESTS_FULL=1 $(MAKE) test MORE="-m 'full or not full'"
 
 e2e: setup  ## Test on a real cluster with KServe, which KDEPLOY_E2E_CONTEXT names
 	@$(RUN) -m pytest tests/e2e

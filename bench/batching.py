@@ -27,7 +27,7 @@ from deployer.config import Store, load_settings
 from deployer.observed import RELEASE_LABEL, Document, Reference
 from deployer.release import Traffic
 from deployer.rollout import watch_rollout
-from deployer.store import open_store
+from deployer.store.open import open_store
 from deployer.targets.local import OneNode
 
 CLIENTS = 16

@@ -22,10 +22,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+
 from deployer.config import Store  # noqa: E402
-from deployer.store.credentials import find_credentials  # noqa: E402
-from deployer.store.location import locate  # noqa: E402
-from deployer.store.s3_requests import Bucket  # noqa: E402
 from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE  # noqa: E402
 from tests.cluster.faults import S3_KEYS, Controller  # noqa: E402
 from tests.cluster.kube import ADMIN, Kube  # noqa: E402
@@ -78,7 +76,7 @@ def run(folder: Path, runs: int) -> bool:
     swift = Swift(folder / "swift").start()
     try:
         store = Store(uri="s3://models/bench", endpoint=swift.url)
-        Bucket(locate(store, os.environ), find_credentials("s3", os.environ), None).ask("PUT")
+        swift.make_bucket("models")
         project = write_project(folder / "project", store)
         with Kube(folder / "kube") as kube, Proxy(kube) as proxy:
             config = folder / "kubeconfig"

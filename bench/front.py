@@ -27,7 +27,7 @@ from deployer.observed import RELEASE_LABEL, Reference
 from deployer.properties import decode_properties
 from deployer.release import Traffic
 from deployer.rollout import watch_rollout
-from deployer.store import open_store
+from deployer.store.open import open_store
 from deployer.targets.local import OneNode
 
 BAR = 0.3  # milliseconds

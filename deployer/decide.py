@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from deployer.access import Access
 from deployer.bundle import Bundle
 from deployer.config import Scaling
 from deployer.diff import Diff
@@ -16,6 +15,7 @@ from deployer.manifest import render
 from deployer.observed import Capabilities, Live
 from deployer.release import Release, Traffic
 from deployer.rollout.plan import Strategy, decide_strategy, decide_traffic
+from deployer.storage_access import StorageAccess
 
 
 class Decision(Struct, frozen=True, kw_only=True):
@@ -47,7 +47,7 @@ def decide(
     namespace: str,
     storage_uri: str,
     scaling: Scaling,
-    access: Access | None = None,
+    access: StorageAccess | None = None,
     percent: int = 100,
     strategy: Strategy | None = None,
 ) -> Decision:

@@ -7,7 +7,6 @@ Foreign errors are turned into these at the edge of the room that meets them, ch
 from __future__ import annotations
 
 import errno
-import os
 from typing import ClassVar
 
 DIFFERENT = 15  # no failure: how `kdeploy diff` ends where a rollout would change something
@@ -122,7 +121,10 @@ def read_fault(error: OSError | UnicodeError | RecursionError | MemoryError) -> 
     """Return what an error that nobody caught says of the machine or its files, and not of kdeploy."""
     if isinstance(error, OSError):
         kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else MachineError
-        where = None if error.filename is None else os.fsdecode(error.filename)
+        name = error.filename
+        if isinstance(name, bytes):
+            name = name.decode(errors="surrogateescape")
+        where = None if name is None else str(name)
         what = error.strerror or str(error) or type(error).__name__
         return kind(what, where=where, hint=_FAULT_HINTS.get(error.errno or 0))
     if isinstance(error, UnicodeError):

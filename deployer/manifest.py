@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from deployer import load_log
-from deployer.access import Access
 from deployer.bundle import Bundle, Sealed
 from deployer.config import Scaling, Serving
 from deployer.observed import Capabilities, Document, Reference
 from deployer.properties import INFERENCE_PORT, MANAGEMENT_PORT, METRICS_PORT
 from deployer.release import Release, Traffic
 from deployer.shipped import shipped
+from deployer.storage_access import StorageAccess
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -48,7 +48,7 @@ def render(
     capabilities: Capabilities,
     scaling: Scaling,
     traffic: Traffic | None = None,
-    access: Access | None = None,
+    access: StorageAccess | None = None,
     recreate: bool = False,
 ) -> Bundle:
     """Render the documents of a release.
@@ -158,7 +158,7 @@ def _timeouts(serving: Serving, capabilities: Capabilities, named: str | None) -
     return {"timeout": request, "termination_grace_period": 0 if named else drained}
 
 
-def render_secret(access: Access, service: Reference) -> Sealed | None:
+def render_secret(access: StorageAccess, service: Reference) -> Sealed | None:
     """Render the Secret that lets a service read the model store; None where there is none of ours."""
     if not access.data:
         return None

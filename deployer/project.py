@@ -21,11 +21,13 @@ DIGESTS = Path(".kdeploy", "digests.json")  # the digests of files that have not
 class Project:
     """A folder with a config. With `strict`, what is warned of is an error."""
 
-    def __init__(self, settings: Settings, emit: Emit, *, strict: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, emit: Emit, *, strict: bool = False, digests: DigestCache | None = None
+    ) -> None:
         self.settings = settings
         self._emit = emit
         self._strict = strict
-        self._digests = DigestCache(settings.root / DIGESTS)
+        self._digests = digests or DigestCache(settings.root / DIGESTS)
         self._archive: Archive | None = None
 
     def plan(self) -> Release:

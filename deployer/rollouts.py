@@ -100,7 +100,7 @@ class Rollouts:
     def is_stored(self, release: Release) -> bool | None:
         """Return whether a release is in the model store; None where looking would make something."""
         store = self._store
-        return store.find(release.name, release.id) is not None if store.passive else None
+        return store.find(release.name, release.id) is not None if store.lookup_is_side_effect_free else None
 
     def rollout(
         self,
@@ -136,7 +136,6 @@ class Rollouts:
         plan = Plan(
             bundle=bundle,
             entry=plan_entry(bundle, provenance, stable=stable, strategy=chosen),
-            traffic=decision.traffic,
             timeout=timeout,
             rollback=rollback,
             standard=decision.capabilities.deployment_mode == "Standard",
@@ -166,11 +165,13 @@ class Rollouts:
             )
 
 
-def correct_outcome(target: Target, status: Observed) -> None:
+def correct_outcome(target: Target, observed: Observed) -> None:
     """Note that a release is Ready after all, where its entry does not say so."""
-    if status.phase is not Phase.READY:
+    if observed.phase is not Phase.READY:
         return
+    reference, ready = observed.reference, (observed.wanted, observed.percent)
     with contextlib.suppress(KdeployError):
-        for entry in target.journal.entries(status.reference)[-1:]:
-            if entry.release == status.wanted and entry.outcome not in (Outcome.READY, Outcome.APPLYING):
-                target.journal.note(status.reference, entry.number, JournalEvent(outcome=Outcome.READY))
+        for entry in target.journal.entries(reference)[-1:]:
+            unsettled = entry.outcome not in (Outcome.READY, Outcome.APPLYING)
+            if unsettled and (entry.release, entry.percent) == ready:
+                target.journal.note(reference, entry.number, JournalEvent(outcome=Outcome.READY))

@@ -16,9 +16,13 @@ from tests.children import die_with_parent
 
 pytest_plugins = ["tests.stores.fixtures"]
 
-# A busy machine is no failure: what must be fast is measured in bench/.
-settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("busy")
+# How many examples a test of any input tries, unless it says so: `make unit` takes the profile `quick`,
+# `make full` takes `full`. A busy machine is not a failure: what must be fast is measured in bench/.
+for _profile, _examples in {"quick": 20, "ci": 100, "full": 1_000}.items():
+    settings.register_profile(
+        _profile, max_examples=_examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+settings.load_profile("full" if "KDEPLOY_TESTS_FULL" in os.environ else "ci")
 
 
 def pytest_configure() -> None:

@@ -8,11 +8,11 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from deployer.store.shell import ExitError
+from deployer.store.volume_shell import ExitError
 
 
 class FolderShell:
-    """Implements deployer.store.shell.Shell. It counts the scripts that it ran and the bytes it was sent."""
+    """Implements deployer.store.volume_shell.Shell; counts the scripts it ran and the bytes it was sent."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

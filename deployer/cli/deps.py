@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from deployer.observed import Reference
     from deployer.rollouts import Rollouts
     from deployer.store import ModelStore
-    from deployer.store.shell import Shell
+    from deployer.store.volume_shell import Shell
     from deployer.targets.kserve import Cluster
     from deployer.targets.local import OneNode
     from deployer.targets.protocols import Target
@@ -183,7 +183,7 @@ def open_targets(ignored: Collection[str] = (), **where: Unpack[WhereStored]) ->
 
 def open_model_store(loaded: Settings, target: str | None, emit: Emit) -> ModelStore:
     """Open the model store; it is closed when the command ends."""
-    from deployer.store import open_store
+    from deployer.store.open import open_store
 
     shell = _shell(loaded, target, emit) if loaded.config.store.uri.startswith("pvc://") else None
     store = open_store(loaded.config.store, loaded.root, shell)

@@ -179,7 +179,7 @@ def releases(
 
     loaded = deps.settings(**where)
     viewer = printers.Viewer()
-    found = deps.open_model_store(loaded, where.get("target"), viewer).list(loaded.config.model.name)
+    found = deps.open_model_store(loaded, where.get("target"), viewer).releases(loaded.config.model.name)
     use = ask_use(deps.open_targets(**where))
     for name, error in use.unasked.items():
         viewer(Warned(f"target {name} cannot be asked which releases it needs: {error}"))
@@ -199,7 +199,7 @@ def verify(
     viewer = printers.Viewer()
     store = deps.open_model_store(loaded, where.get("target"), viewer)
     name, damaged = loaded.config.model.name, []
-    stored = [Project(loaded, viewer).find(release, store)] if release else store.list(name)
+    stored = [Project(loaded, viewer).find(release, store)] if release else store.releases(name)
     if not stored:
         tell(f"there is no release of {name} in {loaded.config.store.uri}")
     for found in stored:

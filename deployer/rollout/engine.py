@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 from deployer.bundle import Bundle
 from deployer.errors import ConflictError, KdeployError, RolloutFailedError, RolloutTimeoutError
 from deployer.journal import Entry, JournalEvent, Outcome, describe_author, last_ready
-from deployer.observed import Observed, Phase
+from deployer.observed import NOT_SWITCHED, Observed, Phase
 from deployer.rollout.plan import Plan, Strategy, decide_strategy
 
 
@@ -40,9 +40,14 @@ class Rollout(Struct, frozen=True, kw_only=True):
     restored: Entry | None = None
 
     @property
+    def wanted(self) -> Entry:
+        """What is wanted now: the plan's release, or the one that is restored."""
+        return self.restored or self.plan.entry
+
+    @property
     def release(self) -> str:
-        """The release that is wanted now: the plan's, or the one that is restored."""
-        return self.restored.release if self.restored else self.plan.bundle.release
+        """The release that is wanted now."""
+        return self.wanted.release
 
 
 class Applied(Struct, frozen=True):
@@ -148,10 +153,14 @@ def _applied(state: Rollout, number: int) -> Step:
     timeout = state.plan.timeout
     if timeout is None:
         return _finish(state)
-    return state, (Watch(timeout, None if state.restored else state.plan.traffic.stable),)
+    return state, (Watch(timeout, state.wanted.stable),)
 
 
 def _seen(state: Rollout, observed: Observed) -> Step:
+    percent = state.wanted.percent
+    if observed.phase is Phase.READY and observed.percent != percent:  # as it was before, or others want it
+        message = f"waiting for the wanted traffic to be {percent} %, not {observed.percent} %"
+        observed = structs.replace(observed, phase=Phase.PROGRESSING, reason=NOT_SWITCHED, message=message)
     report = (Report(observed),) if observed != state.seen else ()
     state = structs.replace(state, seen=observed)
     if observed.wanted != state.release:

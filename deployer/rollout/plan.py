@@ -23,15 +23,14 @@ class Strategy(enum.Enum):
 class Plan(Struct, frozen=True, kw_only=True):
     """A rollout of one bundle: all at once, or a share of the requests beside the stable release.
 
-    `entry` is what the journal will say of it. With a `timeout`, in seconds, it is waited for; `rollback`
-    restores the last release that was Ready where this one does not become ready. `standard` says that the
-    target replaces pods, as KServe does in Standard mode. `expect` is the number of
-    the newest entry of the journal that the decision was based on, where that matters.
+    `entry` is what the journal will say of it, with the traffic that is wanted. With a `timeout`, in seconds,
+    it is waited for; `rollback` restores the last release that was Ready where this one does not become
+    ready. `standard` says that the target replaces pods, as KServe does in Standard mode. `expect` is the
+    number of the newest entry of the journal that the decision was based on, where that matters.
     """
 
     bundle: Bundle
     entry: Entry
-    traffic: Traffic = Traffic()
     timeout: float | None = None
     rollback: bool = False
     standard: bool = False

@@ -1,4 +1,4 @@
-"""Opens an object store through obstore, with what was found of credentials; imported where one is opened."""
+"""Opens an object store through obstore; imported where one is opened."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from deployer.errors import ConfigError
 from deployer.files import read_bytes
 from deployer.proxies import find_proxy, is_loopback
-from deployer.store.credentials import GOOGLE_FILE, Credentials
+from deployer.store.credentials import Credentials
 from deployer.store.location import Location
 
 # A body may take long, but not to say nothing for a minute.
@@ -20,10 +20,12 @@ _RETRY = {"max_retries": 4, "retry_timeout": timedelta(seconds=90)}
 
 
 def connect(location: Location, credentials: Credentials, ca_bundle: Path | None) -> Any:
-    """Return obstore's store of a location, whose paths are below the prefix. Asks nobody yet.
+    """Return obstore's store of a location, whose paths are below the prefix. Sends no request yet.
 
     Raises ConfigError where the CA bundle cannot be read; obstore's own errors for what it refuses.
     """
+    from obstore.store import AzureStore, GCSStore, S3Store
+
     client: dict[str, Any] = {**_CLIENT, **_past_proxies(location.endpoint)}
     client["allow_http"] = not location.secure
     if ca_bundle:
@@ -33,9 +35,20 @@ def connect(location: Location, credentials: Credentials, ca_bundle: Path | None
             raise ConfigError(
                 f"the CA bundle cannot be read: {error.strerror}", where=f"store.ca-bundle: {ca_bundle}"
             ) from error
-    opened = {"s3": _s3, "gs": _gcs, "az": _azure}[location.scheme]
-    options = {"prefix": location.prefix or None, "client_options": client, "retry_config": _RETRY}
-    return opened(location, credentials, options)
+    options: dict[str, Any] = {
+        "prefix": location.prefix or None,
+        "client_options": client,
+        "retry_config": _RETRY,
+        **credentials.options,
+    }
+    if location.endpoint:
+        options["base_url" if location.scheme == "gs" else "endpoint"] = location.server_url
+    if location.scheme == "gs":
+        return GCSStore(location.bucket, **options)
+    if location.scheme == "az":
+        return AzureStore(location.bucket, account_name=location.account, **options)
+    virtual = location.virtual_hosted
+    return S3Store(location.bucket, region=location.region, virtual_hosted_style_request=virtual, **options)
 
 
 def _past_proxies(endpoint: str) -> dict[str, str]:
@@ -46,46 +59,3 @@ def _past_proxies(endpoint: str) -> dict[str, str]:
         return {}
     excepted = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     return {"proxy_url": proxy, "proxy_excludes": f"{parts.hostname},{excepted}"}
-
-
-def _s3(location: Location, credentials: Credentials, options: dict[str, Any]) -> Any:
-    from obstore.store import S3Store
-
-    keys = {"AWS_ACCESS_KEY_ID": "access_key_id", "AWS_SECRET_ACCESS_KEY": "secret_access_key"}
-    keys["AWS_SESSION_TOKEN"] = "session_token"  # noqa: S105 - a name
-    own: dict[str, Any] = {
-        # obstore wants the bucket within the endpoint where it is part of the host's name.
-        "endpoint": location.bucket_url if location.virtual_hosted else location.endpoint,
-        "region": location.region,
-        "virtual_hosted_style_request": location.virtual_hosted,
-        **{keys[name]: value for name, value in credentials.data.items()},
-    }
-    return S3Store(location.bucket, **own, **options)
-
-
-def _gcs(location: Location, credentials: Credentials, options: dict[str, Any]) -> Any:
-    from obstore.store import GCSStore
-
-    own: dict[str, Any] = {}
-    if location.endpoint:
-        own["base_url"] = location.endpoint
-    if credentials.lasting and credentials.data:
-        own["service_account_key"] = credentials.data[GOOGLE_FILE]
-    return GCSStore(location.bucket, **own, **options)
-
-
-def _azure(location: Location, credentials: Credentials, options: dict[str, Any]) -> Any:
-    from obstore.store import AzureStore
-
-    names = {
-        "AZURE_STORAGE_ACCESS_KEY": "account_key",
-        "AZ_CLIENT_ID": "client_id",
-        "AZ_CLIENT_SECRET": "client_secret",
-        "AZ_TENANT_ID": "tenant_id",
-    }
-    own: dict[str, Any] = {names[name]: value for name, value in credentials.data.items() if name in names}
-    if credentials.sas:
-        own["sas_key"] = credentials.sas
-    if location.endpoint:
-        own["endpoint"] = location.endpoint
-    return AzureStore(location.bucket, account_name=location.account, **own, **options)

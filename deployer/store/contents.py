@@ -1,13 +1,26 @@
-"""What a stored release is made of, compared with its record. Pure, whichever store found it."""
+"""What a stored release consists of, compared with its record, whichever store holds it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
-from deployer.archive import check_outline
+from deployer.archive import check_outline, verify_archive
 from deployer.errors import IntegrityError
-from deployer.release import Release
-from deployer.store import PROPERTIES, RECORD
+from deployer.release import Release, decode_release
+from deployer.store.interface import PROPERTIES, RECORD
+
+
+def read_record(content: bytes, name: str, release_id: str, *, where: str) -> Release:
+    """Return the release of a `release.json`. Raises IntegrityError where it is another one's, or broken."""
+    release = decode_release(content, where=where)
+    if (release.name, release.id) != (name, release_id):
+        raise IntegrityError(
+            f"it belongs to {release.label}, not to {name}/{release_id}",
+            where=where,
+            hint="a release was moved or copied to another name: undo that",
+        )
+    return release
 
 
 def archive_name(release: Release) -> str:
@@ -39,6 +52,13 @@ class Contents:
         """Raise IntegrityError unless an archive of `size` bytes that ends in `tail` can be the release's."""
         try:
             check_outline(tail, size, self._release.archive.members)
+        except IntegrityError as error:
+            raise self.damaged(f"{archive_name(self._release)}: {error.what}") from error
+
+    def compare_archive(self, copy: Path) -> None:
+        """Raise IntegrityError unless a local copy of the archive has the release's bytes."""
+        try:
+            verify_archive(copy, self._release.archive.members)
         except IntegrityError as error:
             raise self.damaged(f"{archive_name(self._release)}: {error.what}") from error
 

@@ -1,145 +1,189 @@
 """Credentials of an object store, found where each cloud's own tools keep them; never shown, never written.
 
-S3, as AWS's own tools do: keys in the environment, then the profile (`AWS_PROFILE`, else `default`) in
-`~/.aws/credentials` and `~/.aws/config`, and the process that it may name. Azure: account key, connection
-string, SAS token or service principal in the environment. Google: the file that
-`GOOGLE_APPLICATION_CREDENTIALS` names, else what `gcloud auth application-default login` wrote. Where there
-are none, obstore asks what the machine has: web identity, instance metadata.
+Access keys in the environment, and the file of a Google service account, go to obstore as they are. All else
+that is configured (profiles, SSO, roles, web and workload identity, personal logins) is left to the cloud's
+own library, with its own precedence; it is an extra of kdeploy. Where nothing is configured, obstore asks
+the machine's metadata service.
 """
 
 from __future__ import annotations
 
-import configparser
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any
 
-import msgspec
 from msgspec import Struct, field
 
 from deployer.errors import ConfigError
-from deployer.files import expanded, read_text
+from deployer.files import exists, expanded, read_text
 
 GOOGLE_FILE = "gcloud-application-credentials.json"  # as KServe calls it
-_AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_AWS = {
+    "AWS_ACCESS_KEY_ID": "access_key_id",
+    "AWS_SECRET_ACCESS_KEY": "secret_access_key",
+    "AWS_SESSION_TOKEN": "session_token",
+}
 _OLD_TOKEN = "AWS_SECURITY_TOKEN"  # noqa: S105 - what AWS called a session token before
-_STRONGER = {"role_arn", "sso_session", "sso_start_url"}  # what AWS's own tools ask before keys or a process
-_AZURE_KEYS = (
-    "AZURE_STORAGE_KEY",
-    "AZURE_STORAGE_ACCESS_KEY",
-    "AZURE_STORAGE_ACCOUNT_KEY",
-)
-_SECRET_VARIABLE = re.compile(r"(AWS|AZURE|GOOGLE)_.*(KEY|SECRET|TOKEN|PASSWORD|SAS|CONNECTION).*(?<!_FILE)")
-_NOT_GOOGLE = "is not a file of Google's credentials"
-_LOGIN = re.compile(r"//[^/@:]*:([^/@]*)@")
+_AWS_FILES = {"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "AWS_CONFIG_FILE": "~/.aws/config"}
+_AWS_PROFILES = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE")
+_MACHINES = ("assume-role-with-web-identity", "iam-role", "container-role")
+# boto3 renews keys at least 10 minutes before they expire; obstore must not keep them longer than that.
+_KEPT = timedelta(minutes=5)
+_AZURE_KEYS = ("AZURE_STORAGE_KEY", "AZURE_STORAGE_ACCESS_KEY", "AZURE_STORAGE_ACCOUNT_KEY")
 _AZURE_PRINCIPAL = {
     "AZ_CLIENT_ID": "AZURE_CLIENT_ID",
     "AZ_CLIENT_SECRET": "AZURE_CLIENT_SECRET",
     "AZ_TENANT_ID": "AZURE_TENANT_ID",
 }
+_AZURE_OTHERS = ("AZURE_FEDERATED_TOKEN_FILE", "AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_USERNAME")
+_SECRET_VARIABLE = re.compile(r"(AWS|AZURE|GOOGLE)_.*(KEY|SECRET|TOKEN|PASSWORD|SAS|CONNECTION).*(?<!_FILE)")
+_LOGIN = re.compile(r"//[^/@:]*:([^/@]*)@")
+_GOOGLE_SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 
 
-class Credentials(Struct, frozen=True, kw_only=True):
-    """What was found. `data` has the keys of KServe's Secret; `secrets` is all that must never be shown.
+class Credentials(Struct, kw_only=True):
+    """What was found.
 
-    `sas` is a token that only Azure knows and no Secret can carry; `lasting` is false for what expires.
+    `data` has the keys of KServe's Secret, `options` those of obstore's store. `lasting` is false for what
+    expires or is a person's own. `secrets` must never be shown; it grows when a library hands out new keys.
+    `failure` is set when a library has none to hand out.
     """
 
     data: dict[str, str] = field(default_factory=dict)
-    secrets: frozenset[str] = frozenset()
-    sas: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    secrets: set[str] = field(default_factory=set)
     region: str = ""
     lasting: bool = True
+    failure: ConfigError | None = None
 
     def __repr__(self) -> str:
-        return f"Credentials({', '.join(self.data) or 'none'})"
+        return f"Credentials({', '.join(self.data or self.options) or 'none'})"
+
+    def keep_asking(self, provider: Callable[[], Any], what: str, hint: str) -> None:
+        """Have obstore ask a library for keys whenever it needs some."""
+
+        def ask() -> Any:
+            try:
+                given = provider()
+            except Exception as error:  # noqa: BLE001 - any of a library's own
+                # What a library says of a refusal may quote a secret.
+                self.failure = _unusable(what, error, hint)
+                raise self.failure from None
+            # A new set, since another thread may be reading the old one.
+            self.secrets = self.secrets | {value for value in given.values() if isinstance(value, str)}
+            return given
+
+        self.options["credential_provider"] = ask
 
 
-def find_credentials(scheme: str, environment: Mapping[str, str]) -> Credentials:
-    """Look for the credentials of a scheme; with none found, `data` is empty. Raises ConfigError."""
-    if scheme == "gs":
-        found = _google(environment)
+def find_credentials(scheme: str, environment: Mapping[str, str], region: str = "") -> Credentials:
+    """Look for the credentials of a scheme; with none found, `data` and `options` are empty.
+
+    `region` is S3's where the config sets it. The libraries of the clouds read the environment of this
+    process. Raises ConfigError.
+    """
+    if scheme == "s3":
+        found = _aws(environment, region or environment.get("AWS_REGION", ""))
     else:
-        found = _aws(environment) if scheme == "s3" else _azure(environment)
-        for name, value in {**found.data, "AZURE_STORAGE_SAS_TOKEN": found.sas}.items():
+        found = _google(environment) if scheme == "gs" else _azure(environment)
+    if scheme != "gs":
+        values = {**found.data, "AZURE_STORAGE_SAS_TOKEN": found.options.get("sas_key", "")}
+        for name, value in values.items():
             if not value.isprintable():
-                raise ConfigError("it holds a line break, or another character that is no text", where=name)
-    return msgspec.structs.replace(found, secrets=found.secrets | _of_variables(environment))
-
-
-def _of_variables(environment: Mapping[str, str]) -> frozenset[str]:
-    """Return what may be a secret in variables that obstore reads by itself, and the passwords of proxies."""
-    named = {value for name, value in environment.items() if _SECRET_VARIABLE.fullmatch(name)}
+                raise ConfigError("it holds a line break, or another character that is not text", where=name)
+    # obstore reads variables by itself, and proxies have passwords.
+    found.secrets |= {value for name, value in environment.items() if _SECRET_VARIABLE.fullmatch(name)}
     logins = (_LOGIN.search(value) for name, value in environment.items() if name.lower().endswith("_proxy"))
-    return frozenset((named | {login[1] for login in logins if login}) - {""})
+    found.secrets |= {login[1] for login in logins if login}
+    found.secrets.discard("")
+    return found
 
 
-def _aws(environment: Mapping[str, str]) -> Credentials:
-    profile = environment.get("AWS_PROFILE") or environment.get("AWS_DEFAULT_PROFILE")
-    section = _aws_profile(environment, profile or "default")
-    region = section.get("region", "")
-    by_variable = _pair(environment)
-    if _AWS[0] in by_variable and _AWS[1] not in by_variable:
-        raise ConfigError(
-            "AWS_ACCESS_KEY_ID is set and AWS_SECRET_ACCESS_KEY is not",
-            where="AWS_SECRET_ACCESS_KEY",
-            hint="set both, or neither to use a profile",
-        )
-    if _AWS[0] in by_variable:
-        return _keys(by_variable, region)
-    own = {} if section.keys() & _STRONGER else section
-    by_file = _pair({name.upper(): value for name, value in own.items()})
-    if {_AWS[0], _AWS[1]} <= by_file.keys():
-        return _keys(by_file, region)
-    if own.get("credential_process"):
-        from deployer.store.aws_process import ask_process
-
-        data, lasting = ask_process(own["credential_process"], profile or "default")
-        return msgspec.structs.replace(_keys(data, region), lasting=lasting)
-    if profile:
-        raise ConfigError(
-            f"profile {profile} holds no access key: it asks for a sign-in or a role",
-            where="AWS_PROFILE",
-            hint=f"`aws configure export-credentials --profile {profile} --format env` prints keys: "
-            "set those, and unset AWS_PROFILE",
-        )
-    return Credentials(secrets=_contents([environment.get("AWS_WEB_IDENTITY_TOKEN_FILE")]), region=region)
+def _aws(environment: Mapping[str, str], region: str) -> Credentials:
+    keys = {name: value for name in _AWS if (value := environment.get(name))}
+    if "AWS_SESSION_TOKEN" not in keys and environment.get(_OLD_TOKEN):
+        keys["AWS_SESSION_TOKEN"] = environment[_OLD_TOKEN]
+    configured = _aws_configured(environment)
+    if "AWS_ACCESS_KEY_ID" in keys:
+        if "AWS_SECRET_ACCESS_KEY" not in keys:
+            raise ConfigError(
+                "AWS_ACCESS_KEY_ID is set and AWS_SECRET_ACCESS_KEY is not",
+                where="AWS_SECRET_ACCESS_KEY",
+                hint="set both, or neither to use a profile",
+            )
+        found = _of_keys(keys)
+        found.region = _region_of_profile(configured) if configured and not region else ""
+        return found
+    profile = environment.get("AWS_PROFILE") or environment.get("AWS_DEFAULT_PROFILE") or "default"
+    return _of_boto3(configured, profile, region) if configured else Credentials()
 
 
-def _pair(values: Mapping[str, str]) -> dict[str, str]:
-    """Return the access key, the secret and the session token among some values, as far as they are set."""
-    token = values.get(_AWS[2]) or values.get(_OLD_TOKEN)
-    found = {_AWS[0]: values.get(_AWS[0]), _AWS[1]: values.get(_AWS[1]), _AWS[2]: token}
-    return {name: value for name, value in found.items() if value}
-
-
-def _keys(data: dict[str, str], region: str) -> Credentials:
-    """Hold a pair of keys; the id alone opens nothing, but names the account, so it is kept back too."""
+def _of_keys(keys: dict[str, str]) -> Credentials:
+    """Return access keys for obstore and a Secret; the ID names the account, so it is a secret too."""
     return Credentials(
-        data=data, secrets=frozenset(data.values()), region=region, lasting="AWS_SESSION_TOKEN" not in data
+        data=keys,
+        options={_AWS[name]: value for name, value in keys.items()},
+        secrets=set(keys.values()),
+        lasting="AWS_SESSION_TOKEN" not in keys,
     )
 
 
-def _aws_profile(environment: Mapping[str, str], profile: str) -> dict[str, str]:
-    """Return what both of AWS's files say of a profile, the one for credentials having the last word."""
-    found: dict[str, str] = {}
-    for variable, name, section in (
-        ("AWS_CONFIG_FILE", "config", profile if profile == "default" else f"profile {profile}"),
-        ("AWS_SHARED_CREDENTIALS_FILE", "credentials", profile),
-    ):
-        path = expanded(environment.get(variable) or f"~/.aws/{name}", environment)
-        parser = configparser.RawConfigParser()
+def _aws_configured(environment: Mapping[str, str]) -> str:
+    """Return the first variable or file that configures an identity, or nothing."""
+    found = [name for name in _AWS_PROFILES if environment.get(name)]
+    for variable, usual in _AWS_FILES.items():
+        path = expanded(environment.get(variable) or usual, environment)
         try:
-            parser.read_string(read_text(path))
+            read_text(path)  # boto3 would read a file without end
         except FileNotFoundError:
             continue
         except OSError as error:
             raise ConfigError(f"it cannot be read: {error.strerror}", where=str(path)) from None
-        except configparser.Error:
-            # What a parser says of a line quotes it, and the line may be the secret.
-            raise ConfigError("it cannot be read as AWS writes it", where=str(path)) from None
-        if parser.has_section(section):
-            found |= parser[section]
+        found.append(str(path))
+    return found[0] if found else ""
+
+
+def _region_of_profile(configured: str) -> str:
+    """Return the region beside keys in the environment; a wrong one is refused by S3, and so no harm."""
+    try:
+        import boto3
+    except ImportError:
+        return ""
+    try:
+        return boto3.Session().region_name or ""
+    except Exception as error:  # noqa: BLE001 - botocore's own
+        raise _unusable(configured, error, "correct the profile, or unset AWS_PROFILE") from None
+
+
+def _of_boto3(configured: str, profile: str, region: str) -> Credentials:
+    """Let boto3 find the keys, by the precedence of AWS's own tools."""
+    try:
+        import boto3
+        from botocore.credentials import RefreshableCredentials
+        from obstore.auth.boto3 import Boto3CredentialProvider
+    except ImportError:
+        raise _missing("boto3", "aws", configured) from None
+    hint = f"`aws sts get-caller-identity --profile {profile}` shows more; `aws sso login` signs in again"
+    try:
+        session = boto3.Session(region_name=region or None)
+        keys = session.get_credentials()
+        if keys is None:
+            if configured in _AWS_PROFILES:
+                raise LookupError
+            return Credentials(region=session.region_name or "")
+        if isinstance(keys, RefreshableCredentials):
+            # The identity of a machine may also be the cluster's; anything else is a person's or a role's.
+            found = Credentials(lasting=keys.method in _MACHINES)
+            found.keep_asking(Boto3CredentialProvider(session, ttl=_KEPT), configured, hint)
+        else:
+            frozen = keys.get_frozen_credentials()
+            values = zip(_AWS, (frozen.access_key, frozen.secret_key, frozen.token), strict=True)
+            found = _of_keys({name: value for name, value in values if value})
+        found.region = session.region_name or ""
+    except Exception as error:  # noqa: BLE001 - botocore's own, and others of what it starts
+        raise _unusable(configured, error, hint) from None
     return found
 
 
@@ -149,50 +193,95 @@ def _azure(environment: Mapping[str, str]) -> Credentials:
     keys = [environment[name] for name in _AZURE_KEYS if environment.get(name)]
     key = next(iter(keys), parts.get("AccountKey", ""))
     sas = environment.get("AZURE_STORAGE_SAS_TOKEN") or parts.get("SharedAccessSignature", "")
-    principal = {ours: environment.get(theirs, "") for ours, theirs in _AZURE_PRINCIPAL.items()}
-    secrets = frozenset(filter(None, [connection, key, sas, principal["AZ_CLIENT_SECRET"], *keys]))
-    secrets |= _contents([environment.get("AZURE_FEDERATED_TOKEN_FILE")])
+    secrets = {connection, key, sas, *keys}
     if key:
-        return Credentials(data={"AZURE_STORAGE_ACCESS_KEY": key}, secrets=secrets)
+        data = {"AZURE_STORAGE_ACCESS_KEY": key}
+        return Credentials(data=data, options={"account_key": key}, secrets=secrets)
     if sas:
-        return Credentials(sas=sas.lstrip("?"), secrets=secrets, lasting=False)
+        return Credentials(options={"sas_key": sas.lstrip("?")}, secrets=secrets, lasting=False)
+    principal = {ours: environment.get(theirs, "") for ours, theirs in _AZURE_PRINCIPAL.items()}
     if all(principal.values()):
-        subscription = environment.get("AZURE_SUBSCRIPTION_ID", "")
-        return Credentials(data={**principal, "AZ_SUBSCRIPTION_ID": subscription}, secrets=secrets)
-    return Credentials(secrets=secrets)
+        return Credentials(
+            data={**principal, "AZ_SUBSCRIPTION_ID": environment.get("AZURE_SUBSCRIPTION_ID", "")},
+            options={name.removeprefix("AZ_").lower(): value for name, value in principal.items()},
+            secrets=secrets | {principal["AZ_CLIENT_SECRET"]},
+        )
+    login = expanded(environment.get("AZURE_CONFIG_DIR") or "~/.azure", environment) / "azureProfile.json"
+    configured = next((name for name in _AZURE_OTHERS if environment.get(name)), "")
+    configured = configured or (str(login) if exists(login) else "")
+    if not configured or environment.get("AZURE_STORAGE_TOKEN"):  # which obstore reads
+        return Credentials(secrets=secrets)
+    return _of_azure_identity(configured, secrets)
+
+
+def _of_azure_identity(configured: str, secrets: set[str]) -> Credentials:
+    try:
+        from obstore.auth.azure import AzureCredentialProvider
+    except ImportError:
+        raise _missing("azure-identity", "azure", configured) from None
+    import logging
+
+    logging.getLogger("azure").addHandler(logging.NullHandler())  # its warnings would go to stderr
+    # A workload's identity is a machine's, which may also be the cluster's.
+    found = Credentials(secrets=secrets, lasting=configured == "AZURE_FEDERATED_TOKEN_FILE")
+    hint = "`az account get-access-token` shows more; `az login` signs in"
+
+    def ask() -> Any:
+        return AzureCredentialProvider()()
+
+    found.keep_asking(ask, configured, hint)
+    return found
 
 
 def _google(environment: Mapping[str, str]) -> Credentials:
     named = environment.get("GOOGLE_APPLICATION_CREDENTIALS")
-    path = expanded(named or "~/.config/gcloud/application_default_credentials.json", environment)
+    folder = environment.get("CLOUDSDK_CONFIG") or "~/.config/gcloud"
+    path = expanded(named or f"{folder}/application_default_credentials.json", environment)
+    hint = "gcloud auth application-default login"
     try:
         text = read_text(path)
         content = json.loads(text)
-        secrets = {
-            value
-            for key in ("private_key", "private_key_id", "client_secret", "refresh_token")
-            if isinstance(value := content.get(key), str) and value
-        }
+        names = ("private_key", "private_key_id", "client_secret", "refresh_token")
+        secrets = {text, *(value for name in names if isinstance(value := content.get(name), str))}
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         if isinstance(error, FileNotFoundError) and not named:
             return Credentials()
-        why = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else _NOT_GOOGLE
-        raise ConfigError(
-            f"it {why}",
-            where=str(path),
-            hint="gcloud auth application-default login",
-        ) from None
-    # A person's own sign-in must not go to a cluster.
-    lasting = content.get("type") == "service_account"
-    return Credentials(data={GOOGLE_FILE: text}, secrets=frozenset({text, *secrets}), lasting=lasting)
+        why = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else "holds no credentials"
+        raise ConfigError(f"it {why}", where=str(path), hint=hint) from None
+    if content.get("type") == "service_account":
+        return Credentials(data={GOOGLE_FILE: text}, options={"service_account_key": text}, secrets=secrets)
+    found = Credentials(secrets=secrets, lasting=False)
+    found.keep_asking(_google_provider(str(path)), str(path), hint)
+    return found
 
 
-def _contents(paths: Iterable[str | None]) -> frozenset[str]:
-    """Return what stands in files of tokens, so that it can be kept out of every message."""
-    found: set[str] = set()
-    for path in filter(None, paths):
-        try:
-            found.add(read_text(path).strip())
-        except OSError:  # noqa: PERF203 - one or two
-            continue  # whoever needs it says so
-    return frozenset(found)
+def _google_provider(path: str) -> Callable[[], Any]:
+    try:
+        import google.auth
+        import google.auth.transport.requests
+        from obstore.auth.google import GoogleCredentialProvider
+    except ImportError:
+        raise _missing("google-auth", "gcp", path) from None
+    import warnings
+
+    def ask() -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about quotas, which do not matter here
+            credentials, _ = google.auth.default(scopes=[_GOOGLE_SCOPE])
+        return GoogleCredentialProvider(credentials)()
+
+    return ask
+
+
+def _missing(library: str, extra: str, configured: str) -> ConfigError:
+    return ConfigError(
+        f"reading these credentials needs {library}, which is not installed",
+        where=configured,
+        hint=f"pip install 'kdeploy[{extra}]'",
+    )
+
+
+def _unusable(configured: str, error: Exception, hint: str) -> ConfigError:
+    """Return what a library's refusal stands for: its kind alone, since its text may quote a secret."""
+    what = f"it gives no credentials ({type(error).__name__})"
+    return ConfigError(what, where=configured, hint=hint)

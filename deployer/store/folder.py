@@ -10,7 +10,6 @@ the last file written; so whatever dies, a release is there whole or not at all.
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import errno
 import os
@@ -18,24 +17,23 @@ import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from deployer.access import Access
-from deployer.archive import outline_size, verify_archive
+from deployer.archive import outline_size
 from deployer.config import NAME_PATTERN
-from deployer.errors import IntegrityError
 from deployer.files import read_bytes, remove_tree, walk
-from deployer.release import ID_PATTERN, Release, decode_release, encode_release
-from deployer.store import PROPERTIES, RECORD, RECORD_MAX, Staging, Stored
-from deployer.store.contents import Contents, archive_name
-from deployer.store.faults import disk_error
+from deployer.release import ID_PATTERN, Release, encode_release
+from deployer.storage_access import StorageAccess
+from deployer.store.contents import Contents, archive_name, read_record
+from deployer.store.interface import PROPERTIES, RECORD, RECORD_MAX, ModelStore, Staging, Stored
 from deployer.store.staging import debris_of, staged
+from deployer.store.store_errors import disk_error
 
 _STAGING = ".staging"
 
 
-class FolderStore:
+class FolderStore(ModelStore):
     """A model store in a folder of this machine, or of a mounted volume."""
 
-    passive = True
+    lookup_is_side_effect_free = True
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
@@ -44,7 +42,7 @@ class FolderStore:
         """Return the release's folder as a `file://` URL; it ends in `/`."""
         return self._place(release.name, release.id).as_uri() + "/"
 
-    def access(self) -> Access | None:
+    def access(self) -> StorageAccess | None:
         """Return nothing: no cluster reads a folder of this machine."""
         return None
 
@@ -57,23 +55,12 @@ class FolderStore:
             return None
         except OSError as error:
             raise disk_error("a release cannot be read", str(path), error) from error
-        release = decode_release(data, where=str(path))
-        if (release.name, release.id) != (name, release_id):
-            raise IntegrityError(
-                f"it tells of {release.label}",
-                where=str(path),
-                hint="a release folder was renamed: undo that",
-            )
-        return release
+        return read_record(data, name, release_id, where=str(path))
 
-    def list(self, name: str | None = None) -> builtins.list[Release]:
-        """Return the releases of one model, or of all, the oldest push first."""
-        return [release for _, release in self.dated(name)]
-
-    def dated(self, name: str | None = None) -> builtins.list[tuple[float, Release]]:
-        """Return the same, each with the time of its push: seconds since the epoch."""
+    def dated(self, name: str | None = None) -> list[tuple[float, Release]]:
+        """Return the releases of one model, or of all, the oldest first, each with the time of its push."""
         names = [name] if name else [n for n in self._names(self.folder) if re.match(NAME_PATTERN, n)]
-        found: builtins.list[tuple[float, Release]] = []
+        found: list[tuple[float, Release]] = []
         for model in names:
             for release_id in self._names(self.folder / model):
                 if not re.match(ID_PATTERN, release_id):
@@ -122,16 +109,16 @@ class FolderStore:
         except OSError as error:
             raise disk_error("the release cannot be read", str(place), error) from error
         if written_later:
-            verify_archive(place / archive_name(release), release.archive.members)
+            contents.compare_archive(place / archive_name(release))
 
     def verify(self, release: Release) -> None:
         """Compare every stored byte with the release. Raises IntegrityError."""
         place = self._place(release.name, release.id)
         try:
-            self._compare_files(release, place)
+            contents = self._compare_files(release, place)
         except OSError as error:
             raise disk_error("the release cannot be read", str(place), error) from error
-        verify_archive(place / archive_name(release), release.archive.members)
+        contents.compare_archive(place / archive_name(release))
 
     def delete(self, release: Release) -> int:
         """Remove a release and return the bytes that this freed."""
@@ -158,7 +145,7 @@ class FolderStore:
     def _place(self, name: str, release_id: str) -> Path:
         return self.folder / name / release_id
 
-    def _names(self, folder: Path) -> builtins.list[str]:
+    def _names(self, folder: Path) -> list[str]:
         try:
             return sorted(path.name for path in folder.iterdir() if path.is_dir())
         except (FileNotFoundError, NotADirectoryError):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from deployer.access import Access
 from deployer.config import Store
 from deployer.errors import ConfigError
+from deployer.storage_access import StorageAccess
 from deployer.store.credentials import Credentials
 from deployer.store.location import Location, host_of
 
@@ -16,20 +16,20 @@ _WAY_OUT = (
 )
 
 
-def grant(config: Store, location: Location, credentials: Credentials) -> Access:
-    """Return how a service on a cluster is let into an object store.
+def plan_access(config: Store, location: Location, credentials: Credentials) -> StorageAccess:
+    """Return how a service on a cluster reads an object store.
 
     What exists on the cluster is named; else the credentials found here become a Secret. Raises ConfigError
     where those expire, or are a person's own login: neither is ever stored in a cluster.
     """
     if config.service_account:
-        return Access(account=config.service_account)
+        return StorageAccess(account=config.service_account)
     if config.secret_name:
-        return Access(secret=config.secret_name)
+        return StorageAccess(secret=config.secret_name)
     annotations = _s3_annotations(config, location) if location.scheme == "s3" else {}
     if config.service_account_annotations:
         of_azure = any(name.startswith(_IDENTITY) for name in config.service_account_annotations)
-        return Access(
+        return StorageAccess(
             account_annotations=config.service_account_annotations,
             annotations=annotations,
             pod_labels={f"{_IDENTITY}use": "true"} if of_azure else {},
@@ -42,7 +42,7 @@ def grant(config: Store, location: Location, credentials: Credentials) -> Access
             hint=_WAY_OUT,
         )
     caution = "" if credentials.data else f"there are no credentials that a cluster could use: {_WAY_OUT}"
-    return Access(data=credentials.data, annotations=annotations, caution=caution)
+    return StorageAccess(data=credentials.data, annotations=annotations, caution=caution)
 
 
 def _s3_annotations(config: Store, location: Location) -> dict[str, str]:

@@ -45,18 +45,10 @@ class Location(Struct, frozen=True, kw_only=True):
         return not self.endpoint.startswith("http://")
 
     @property
-    def bucket_url(self) -> str:
-        """The URL of a bucket of S3 or a container of Azure, to which `/` and a key are added."""
-        if self.scheme == "az":
-            return f"{self.endpoint or f'https://{self.account}.blob.core.windows.net'}/{self.bucket}"
-        if not self.virtual_hosted:
-            return f"{self.endpoint}/{self.bucket}"
+    def server_url(self) -> str:
+        """The endpoint as obstore wants it: with the bucket in it where that is part of the host's name."""
         scheme, _, rest = self.endpoint.partition("://")
-        return f"{scheme}://{self.bucket}.{rest}"
-
-    def key(self, path: str) -> str:
-        """Return the key in the bucket of a path below the prefix."""
-        return f"{self.prefix}/{path}" if self.prefix else path
+        return f"{scheme}://{self.bucket}.{rest}" if self.virtual_hosted else self.endpoint
 
 
 def locate(config: Store, environment: Mapping[str, str], profile_region: str = "") -> Location:

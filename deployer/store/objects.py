@@ -6,35 +6,31 @@ goes first, so a release is visible whole or not at all.
 
 from __future__ import annotations
 
-import builtins
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
-from deployer.access import Access
-from deployer.archive import outline_size, verify_archive
+from deployer.archive import outline_size
 from deployer.config import NAME_PATTERN, Store
 from deployer.errors import IntegrityError, StoreError
-from deployer.release import ID_PATTERN, Release, decode_release, encode_release
-from deployer.store import PROPERTIES, RECORD, Staging, Stored
-from deployer.store.contents import Contents, archive_name
+from deployer.release import ID_PATTERN, Release, encode_release
+from deployer.storage_access import StorageAccess
+from deployer.store.contents import archive_name, read_record
 from deployer.store.credentials import Credentials, find_credentials
-from deployer.store.faults import cloud_error, disk_error, missing_bucket, scrubbed
-from deployer.store.grants import grant
+from deployer.store.grants import plan_access
+from deployer.store.interface import PROPERTIES, RECORD, Staging, Stored
 from deployer.store.location import Location, locate
-from deployer.store.staging import STAGING, require_room, staged
+from deployer.store.remote import RemoteStore
+from deployer.store.store_errors import cloud_error, disk_error, missing_bucket, scrubbed
 
-if TYPE_CHECKING:
-    from deployer.store.s3_requests import Bucket
-
-LARGE = 64 << 20  # from here on, an upload that is killed goes on where it stopped
 _DIGEST = "kdeploydigest"  # Azure takes no - in such a name, and some proxies no _
-_PART = 16 << 20
+_BLOCK = 1 << 20  # bytes read at a time
+_PART = 8 << 20  # bytes; S3 takes no less than 5 MiB, and fewer parts are less work for a server
+_IN_FLIGHT = 5 * _PART  # bytes that are sent at a time, and so held in memory
+_MOST_PARTS = 10_000  # that S3 takes for one object
 _READERS = 8
 
 Result = TypeVar("Result")
@@ -46,50 +42,43 @@ class AbsentError(StoreError):
 
 def open_objects(config: Store, root: Path) -> ObjectStore:
     """Open the object store that a config names; asks nobody yet. Raises ConfigError."""
-    credentials = find_credentials(config.uri.partition("://")[0], os.environ)
+    credentials = find_credentials(config.uri.partition("://")[0], os.environ, config.region or "")
     location = locate(config, os.environ, credentials.region)
     return ObjectStore(config, location, credentials, root)
 
 
-class ObjectStore:
+class ObjectStore(RemoteStore):
     """A model store in a bucket. Implements deployer.store.ModelStore."""
 
-    passive = True
+    lookup_is_side_effect_free = True
 
     def __init__(self, config: Store, location: Location, credentials: Credentials, root: Path) -> None:
         from deployer.store.clouds import connect
 
+        super().__init__(root)
         self.location = location
         self._config = config
         self._credentials = credentials
-        self._ca_bundle = root / config.ca_bundle if config.ca_bundle else None
-        self._staging = root / STAGING
+        ca_bundle = root / config.ca_bundle if config.ca_bundle else None
         self._objects = self._ask(
-            "the model store cannot be opened", "", lambda: connect(location, credentials, self._ca_bundle)
+            "the model store cannot be opened", "", lambda: connect(location, credentials, ca_bundle)
         )
 
     def uri(self, release: Release) -> str:
         """Return the storage URI of a release, as KServe reads it; it ends in `/`."""
-        return self._uri(_place(release))
+        return f"{self._uri(_place(release))}/"
 
-    def access(self) -> Access:
-        """Return what a cluster needs to read this store."""
-        return grant(self._config, self.location, self._credentials)
+    def access(self) -> StorageAccess:
+        """Return what a cluster needs to read this store. Raises ConfigError."""
+        return plan_access(self._config, self.location, self._credentials)
 
     def find(self, name: str, release_id: str) -> Release | None:
         """Return a release that is there in whole, or None; one small request."""
         found = self._find(name, release_id)
         return found[1] if found else None
 
-    def list(self, name: str | None = None) -> builtins.list[Release]:
-        """Return the releases of one model, or of all, the oldest push first.
-
-        Stores know the time of a push to the second; of two within one, the order is by name.
-        """
-        return [release for _, release in self.dated(name)]
-
-    def dated(self, name: str | None = None) -> builtins.list[tuple[float, Release]]:
-        """Return the same, each with the time of its push: seconds since the epoch."""
+    def dated(self, name: str | None = None) -> list[tuple[float, Release]]:
+        """Return the releases of one model, or of all, the oldest first, each with the time of its push."""
         pattern = re.compile(rf"(?P<name>[^/]+)/(?P<id>[^/]+)/{re.escape(RECORD)}")
         places = [
             (match["name"], match["id"])
@@ -102,17 +91,13 @@ class ObjectStore:
             found = [pair for pair in pool.map(lambda place: self._find(*place), places) if pair]
         return sorted(found, key=lambda pair: (pair[0], pair[1].label))
 
-    def stage(self) -> AbstractContextManager[Staging]:
-        """Open a local folder to build a release in; nothing of it stays."""
-        return staged(self._staging, str(self._staging))
-
     def put(self, release: Release, staging: Staging) -> Stored:
         """Publish a staged release: what is there is skipped, `release.json` comes last. Idempotent."""
         place = _place(release)
-        archive = staging.archive_path(release.archive.file_name)
         properties = release.config_properties.encode()
-        written = self._put_bytes(f"{place}/{PROPERTIES}", properties, release.id)
-        written += self._put_file(f"{place}/model-store/{archive.name}", archive, release.archive.digest)
+        written = self._put(f"{place}/{PROPERTIES}", properties, len(properties), release.id)
+        archive = staging.archive_path(release.archive.file_name)
+        written += self._put_file(f"{place}/{archive_name(release)}", archive, release.archive.digest)
         return Stored(self.uri(release), written + self._put_record(release))
 
     def check(self, release: Release) -> None:
@@ -126,26 +111,6 @@ class ObjectStore:
             self.verify(release)
         elif digest != release.archive.digest:
             raise contents.damaged(f"{archive_name(release)} was replaced")
-
-    def verify(self, release: Release) -> None:
-        """Compare every stored byte with the release, by downloading it. Raises IntegrityError."""
-        contents, size = self._compare_files(release)
-        with self.stage() as staging:
-            copy = staging.archive_path(release.archive.file_name)
-            self._download(f"{_place(release)}/{archive_name(release)}", copy, size)
-            try:
-                verify_archive(copy, release.archive.members)
-            except IntegrityError as error:
-                raise contents.damaged(f"{archive_name(release)}: {error.what}") from error
-
-    def _compare_files(self, release: Release) -> tuple[Contents, int]:
-        """Compare all but the archive, and return the archive's size. Raises IntegrityError."""
-        place = _place(release)
-        contents = Contents(release, where=self.uri(release))
-        found = {path.removeprefix(f"{place}/"): size for path, size in self._paths(place)}
-        contents.compare_names(found)
-        contents.compare_properties(self._read(f"{place}/{PROPERTIES}")[1])
-        return contents, found[archive_name(release)]
 
     def delete(self, release: Release) -> int:
         """Remove a release, `release.json` first, and return the bytes that this freed."""
@@ -161,91 +126,43 @@ class ObjectStore:
         self._ask(what, place, lambda: obstore.delete(self._objects, paths[0]))
         if rest := paths[1:]:
             self._ask(what, place, lambda: obstore.delete(self._objects, rest))
-        if bucket := self._bucket():
-            from deployer.store.s3_multipart import abort_uploads
-
-            abort_uploads(bucket, self.location.key(f"{place}/"))
         return sum(size for _, size in found)
 
     def close(self) -> None:
         """Do nothing: nothing is held open."""
 
-    def _put_bytes(self, path: str, content: bytes, digest: str) -> int:
-        import obstore
-
-        if self._holds(path, len(content), digest):
-            return 0
-        self._ask(
-            "the release cannot be stored",
-            path,
-            lambda: obstore.put(
-                self._objects, path, content, attributes={_DIGEST: digest}, use_multipart=False
-            ),
-        )
-        return len(content)
-
     def _put_file(self, path: str, file: Path, digest: str) -> int:
-        """Bring a file there, unless it is there; return the bytes sent."""
-        import obstore
+        """Upload a file unless it is there; return the bytes sent.
 
+        An upload that fails or is interrupted leaves no parts; one that is killed may.
+        """
         size = file.stat().st_size
+        return self._put(path, file.read_bytes() if size <= _PART else _blocks(file), size, digest)
+
+    def _put(self, path: str, content: bytes | Iterator[bytes], size: int, digest: str) -> int:
         if self._holds(path, size, digest):
             return 0
-        sent = self._put_parts(path, file, digest) if size >= LARGE else None
-        if sent is None:
-            self._ask(
-                "the upload stopped",
-                path,
-                lambda: obstore.put(
-                    self._objects,
-                    path,
-                    file,
-                    attributes={_DIGEST: digest},
-                    chunk_size=_PART,
-                    max_concurrency=4,
-                ),
-            )
-            sent = size
+        import obstore
+
+        part = max(_PART, -(-size // _MOST_PARTS))
+        options: dict[str, Any] = {
+            "attributes": {_DIGEST: digest},
+            "chunk_size": part,
+            "max_concurrency": max(_IN_FLIGHT // part, 1),
+        }
+        try:
+            self._ask("the upload failed", path, lambda: obstore.put(self._objects, path, content, **options))
+        except StoreError as error:
+            # In Azure, another push that completes the blob discards the blocks of this one.
+            if "InvalidBlockList" not in error.what or not self._holds(path, size, digest):
+                raise
         if not self._holds(path, size, digest):
             raise IntegrityError(
                 "what arrived is not what was sent",
                 where=self._uri(path),
                 hint="push again; if that does not help, something on the way changes what passes",
             )
-        return sent
-
-    def _bucket(self) -> Bucket | None:
-        """Return the bucket for what obstore has no call for; it needs S3, and keys in our hands."""
-        if self.location.scheme != "s3" or not self._credentials.data:
-            return None
-        from deployer.store.s3_requests import Bucket
-
-        return Bucket(self.location, self._credentials, self._ca_bundle)
-
-    def _put_parts(self, path: str, file: Path, digest: str) -> int | None:
-        """Bring a file there in parts that another process can go on with; None where that cannot be.
-
-        It needs a key in our hands, or a SAS token: what obstore finds by itself it keeps.
-        """
-        send: Callable[..., int]
-        if bucket := self._bucket():
-            from deployer.store import s3_multipart
-
-            send = partial(s3_multipart.upload, bucket)
-        elif self._credentials.sas or "AZURE_STORAGE_ACCESS_KEY" in self._credentials.data:
-            from deployer.store import azure_blocks
-            from deployer.store.azure_requests import Container
-
-            send = partial(azure_blocks.upload, Container(self.location, self._credentials, self._ca_bundle))
-        else:
-            return None
-        return send(
-            self.location.key(path),
-            file,
-            {_DIGEST: digest},
-            replace=self._head(path) is not None,
-            there=lambda: self._holds(path, file.stat().st_size, digest),
-        )
+        return size
 
     def _put_record(self, release: Release) -> int:
         """Make the release visible; 0 where another push of the same inputs has."""
@@ -272,14 +189,7 @@ class ObjectStore:
             changed, content = self._read(path)
         except AbsentError:
             return None
-        release = decode_release(content, where=self._uri(path))
-        if (release.name, release.id) != (name, release_id):
-            raise IntegrityError(
-                f"it tells of {release.label}",
-                where=self._uri(path),
-                hint="a release was copied to another name: undo that",
-            )
-        return changed, release
+        return changed, read_record(content, name, release_id, where=self._uri(path))
 
     def _holds(self, path: str, size: int, digest: str) -> bool:
         """Whether an object is there in whole: its metadata came with its last byte."""
@@ -319,24 +229,31 @@ class ObjectStore:
             what, path, lambda: bytes(obstore.get_range(self._objects, path, start=start, end=size))
         )
 
-    def _paths(self, prefix: str) -> builtins.list[tuple[str, int]]:
+    def _paths(self, prefix: str) -> list[tuple[str, int]]:
         """Return path and size of every object below a path."""
         import obstore
 
-        def collect() -> builtins.list[tuple[str, int]]:
+        def collect() -> list[tuple[str, int]]:
             chunks = obstore.list(self._objects, prefix or None)
             return [(meta["path"], meta["size"]) for chunk in chunks for meta in chunk]
 
         return self._ask("the model store cannot be listed", prefix, collect)
 
-    def _download(self, path: str, place: Path, size: int) -> None:
+    def _files(self, release: Release) -> dict[str, int]:
+        place = _place(release)
+        return {path.removeprefix(f"{place}/"): size for path, size in self._paths(place)}
+
+    def _read_file(self, release: Release, name: str) -> bytes:
+        return self._read(f"{_place(release)}/{name}")[1]
+
+    def _download(self, release: Release, name: str, copy: Path, _size: int) -> None:
         import obstore
 
-        require_room(place.parent, size)
+        path = f"{_place(release)}/{name}"
 
         def write() -> None:
-            with place.open("wb") as file:
-                for block in obstore.get(self._objects, path).stream(min_chunk_size=1 << 20):
+            with copy.open("wb") as file:
+                for block in obstore.get(self._objects, path).stream(min_chunk_size=_BLOCK):
                     file.write(block)
 
         self._ask("the release cannot be read", path, write)
@@ -348,6 +265,8 @@ class ObjectStore:
         try:
             return call()
         except (BaseError, FileNotFoundError) as error:
+            if self._credentials.failure:
+                raise self._credentials.failure from None
             text = scrubbed(str(error), self._credentials.secrets)
             error.args = (text,)  # the error is chained, and shown when debugging
             if isinstance(error, FileNotFoundError) and not missing_bucket(text):
@@ -357,8 +276,15 @@ class ObjectStore:
             raise disk_error(what, str(error.filename or self._staging), error) from error
 
     def _uri(self, path: str) -> str:
-        return f"{self.location.uri}{path}" + ("" if path.endswith(RECORD) or not path else "/")
+        return f"{self.location.uri}{path}"
 
 
 def _place(release: Release) -> str:
     return f"{release.name}/{release.id}"
+
+
+def _blocks(file: Path) -> Iterator[bytes]:
+    """Yield a file's bytes. Python runs between two blocks, so Ctrl-C ends an upload."""
+    with file.open("rb", buffering=0) as source:
+        while block := source.read(_BLOCK):
+            yield block

@@ -10,27 +10,25 @@ A release comes to its place by one rename on the volume, so it is there whole o
 
 from __future__ import annotations
 
-import builtins
 import re
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
-from deployer.access import Access
-from deployer.archive import outline_size, verify_archive
+from deployer.archive import outline_size
 from deployer.config import NAME_PATTERN, Store
-from deployer.errors import IntegrityError, StoreError
-from deployer.release import ID_PATTERN, Release, decode_release, encode_release
-from deployer.store import PROPERTIES, RECORD, Staging, Stored
-from deployer.store.contents import Contents, archive_name
-from deployer.store.faults import disk_error
+from deployer.errors import StoreError
+from deployer.release import ID_PATTERN, Release, encode_release
+from deployer.storage_access import StorageAccess
+from deployer.store.contents import archive_name, read_record
+from deployer.store.interface import PROPERTIES, RECORD, Staging, Stored
 from deployer.store.location import locate_claim
-from deployer.store.shell import BrokenError, ExitError, Shell, ask, refused
+from deployer.store.remote import RemoteStore
 from deployer.store.shell_upload import ATTEMPTS, Upload
-from deployer.store.staging import STAGING, require_room, staged
+from deployer.store.store_errors import disk_error
+from deployer.store.volume_shell import BrokenError, ExitError, Shell, ask, refused
 
 _FIND = '[ ! -f "$1" ] || cat "$1"'
 
@@ -70,57 +68,47 @@ _TAIL = 'tail -c +"$2" "$1"'
 Result = TypeVar("Result")
 
 
-class ClaimStore:
+class ClaimStore(RemoteStore):
     """A model store in a claim. Implements deployer.store.ModelStore."""
 
-    passive = False
+    lookup_is_side_effect_free = False
 
     def __init__(
         self, config: Store, shell: Shell, root: Path, *, sleep: Callable[[float], None] = time.sleep
     ) -> None:
+        super().__init__(root)
         self.claim = locate_claim(config.uri)
         self._account = config.service_account
         self._shell = shell
-        self._staging = root / STAGING
         self._sleep = sleep
 
     def uri(self, release: Release) -> str:
         """Return the storage URI of a release, as KServe mounts it; it ends in `/`."""
         return f"{self.claim.uri}{release.label}/"
 
-    def access(self) -> Access:
+    def access(self) -> StorageAccess:
         """Return the ServiceAccount that a service runs as: a claim is mounted, and needs no credentials."""
-        return Access(account=self._account or "default")
+        return StorageAccess(account=self._account or "default")
 
     def find(self, name: str, release_id: str) -> Release | None:
         """Return a release that is there in whole, or None; one run of the shell."""
         place = f"{name}/{release_id}/{RECORD}"
         content = self._ask(_FIND, f"{self.claim.folder}/{place}")
-        return self._decode(content, name, release_id) if content else None
+        return read_record(content, name, release_id, where=f"{self.claim.uri}{place}") if content else None
 
-    def list(self, name: str | None = None) -> builtins.list[Release]:
-        """Return the releases of one model, or of all, the oldest push first.
-
-        Of two that were pushed within one second, the order is by name.
-        """
-        return [release for _, release in self.dated(name)]
-
-    def dated(self, name: str | None = None) -> builtins.list[tuple[float, Release]]:
-        """Return the same, each with the time of its push: seconds since the epoch."""
+    def dated(self, name: str | None = None) -> list[tuple[float, Release]]:
+        """Return the releases of one model, or of all, the oldest first, each with the time of its push."""
         rest = self._ask(_LIST, self.claim.folder, name or "")
-        found: builtins.list[tuple[float, Release]] = []
+        found: list[tuple[float, Release]] = []
         while rest:
             head, _, rest = rest.partition(b"\n")
             changed, size, path = head.decode().split(" ")
             content, rest = rest[: int(size)], rest[int(size) + 1 :]
             model, release_id, _ = path.split("/")
             if re.match(NAME_PATTERN, model) and re.match(ID_PATTERN, release_id):
-                found.append((int(changed), self._decode(content, model, release_id)))
+                where = f"{self.claim.uri}{model}/{release_id}/{RECORD}"
+                found.append((int(changed), read_record(content, model, release_id, where=where)))
         return sorted(found, key=lambda pair: (pair[0], pair[1].label))
-
-    def stage(self) -> AbstractContextManager[Staging]:
-        """Open a local folder to build a release in; nothing of it stays."""
-        return staged(self._staging, str(self._staging))
 
     def put(self, release: Release, staging: Staging) -> Stored:
         """Publish a staged release: what is there is not sent again, and all is compared. Idempotent."""
@@ -147,25 +135,6 @@ class ClaimStore:
         if written_later:
             self.verify(release)
 
-    def verify(self, release: Release) -> None:
-        """Compare every stored byte with the release, by downloading it. Raises IntegrityError."""
-        contents, size = self._compare_files(release)
-        with self.stage() as staging:
-            copy = staging.archive_path(release.archive.file_name)
-            self._download(f"{self._place(release)}/{archive_name(release)}", copy, size)
-            try:
-                verify_archive(copy, release.archive.members)
-            except IntegrityError as error:
-                raise contents.damaged(f"{archive_name(release)}: {error.what}") from error
-
-    def _compare_files(self, release: Release) -> tuple[Contents, int]:
-        """Compare all but the archive, and return the archive's size. Raises IntegrityError."""
-        contents = Contents(release, where=self.uri(release))
-        found = self._files(release)
-        contents.compare_names(found)
-        contents.compare_properties(self._ask(_FIND, f"{self._place(release)}/{PROPERTIES}"))
-        return contents, found[archive_name(release)]
-
     def delete(self, release: Release) -> int:
         """Remove a release, by one rename first, and return the bytes that this freed."""
         found = self._files(release)
@@ -179,15 +148,6 @@ class ClaimStore:
         """Let go of the claim, which not every volume lends to two nodes at once."""
         self._shell.close()
 
-    def _decode(self, content: bytes, name: str, release_id: str) -> Release:
-        where = f"{self.claim.uri}{name}/{release_id}/{RECORD}"
-        release = decode_release(content, where=where)
-        if (release.name, release.id) != (name, release_id):
-            raise IntegrityError(
-                f"it tells of {release.label}", where=where, hint="a release folder was renamed: undo that"
-            )
-        return release
-
     def _place(self, release: Release) -> str:
         return f"{self.claim.folder}/{release.label}"
 
@@ -200,9 +160,12 @@ class ClaimStore:
         pairs = (line.partition(" ./") for line in lines)
         return {name: int(size) if size.isdigit() else 0 for size, _, name in pairs}
 
-    def _download(self, path: str, copy: Path, size: int) -> None:
-        """Bring a file here, going on where the stream breaks or ends too early."""
-        require_room(copy.parent, size)
+    def _read_file(self, release: Release, name: str) -> bytes:
+        return self._ask(_FIND, f"{self._place(release)}/{name}")
+
+    def _download(self, release: Release, name: str, copy: Path, size: int) -> None:
+        """Write a file to a local copy, continuing where the stream breaks or ends too early."""
+        path = f"{self._place(release)}/{name}"
 
         def go_on() -> None:
             with copy.open("ab") as file:

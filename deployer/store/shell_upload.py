@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from deployer.errors import IntegrityError, StoreError
-from deployer.store.shell import BrokenError, Shell, ask
+from deployer.store.volume_shell import BrokenError, Shell, ask
 
 ATTEMPTS = 5  # in a row that bring nothing
 BLOCK = 1 << 20

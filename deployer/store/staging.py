@@ -13,8 +13,8 @@ from typing import IO
 
 from deployer.errors import DiskFullError
 from deployer.files import remove_tree
-from deployer.store import Staging
-from deployer.store.faults import disk_error
+from deployer.store.interface import Staging
+from deployer.store.store_errors import disk_error
 
 STAGING = Path(".kdeploy", "staging")  # where a release is built that is stored elsewhere
 

@@ -112,11 +112,10 @@ class MemoryTarget:
         return self.get(reference)
 
     def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Iterator[Observed]:
-        """Yield what is observed now and at every change; end after `timeout` seconds, or when deleted."""
-        if reference not in self.served:
-            raise NotFoundError(f"service {reference} not found", hint="`kdeploy list` shows what exists")
+        """Yield what is observed now and at every change, for `timeout` seconds. Raises NotFoundError."""
         end, last = self._clock.now() + timeout, None
-        while served := self.served.get(reference):
+        while True:
+            served = self._find(reference)
             self._reconcile(served)
             observed = self._live(served, stable).status
             if observed != last:
@@ -160,18 +159,23 @@ class MemoryTarget:
         self, reference: Reference, via: Via = Via.INGRESS, *, release: str | None = None
     ) -> Endpoint:
         """Return an address that nobody listens at."""
-        served = self.served.get(reference)
-        if served is None or (release and release not in (served.bundle.release, served.stable)):
-            what = f"release {release} of {reference}" if served else f"service {reference}"
-            raise NotFoundError(f"{what} not found", hint="`kdeploy list` shows what exists")
+        served = self._find(reference)
+        if release and release not in (served.bundle.release, *(name for name, _ in served.traffic)):
+            raise NotFoundError(
+                f"release {release} of {reference} not found", hint="`kdeploy status` shows what runs"
+            )
         path = f"/{release}" if release else ""
         return Endpoint(f"http://{via.value}.invalid{path}", host=f"{reference.name}.{reference.namespace}")
 
     def logs(self, reference: Reference, *, follow: bool = False, previous: bool = False) -> Iterator[str]:  # noqa: ARG002
         """Yield nothing: nothing runs."""
+        self._find(reference)
+        return iter(())
+
+    def _find(self, reference: Reference) -> Served:
         if reference not in self.served:
             raise NotFoundError(f"service {reference} not found", hint="`kdeploy list` shows what exists")
-        return iter(())
+        return self.served[reference]
 
     def _reconcile(self, served: Served) -> None:
         """Put the wanted split into effect once its release has been observed often enough."""
@@ -205,9 +209,6 @@ class MemoryTarget:
         document = {**bundle.service, "status": status}
         releases = {name: name for name in (bundle.release, served.previous, served.stable) if name}
         running = {name for name, _ in served.traffic} | ({bundle.release} if not broken else set())
-
-        def ready(release: str) -> bool:
-            return arrived or release != bundle.release
 
         observed = structs.replace(
             read_observed(document, releases, stable=stable),

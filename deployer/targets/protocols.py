@@ -8,9 +8,8 @@ target to them. Every method may raise TargetError.
 from __future__ import annotations
 
 import enum
-import socket
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
@@ -19,6 +18,9 @@ from deployer.errors import KdeployError
 from deployer.findings import Finding
 from deployer.journal import Entry, JournalEvent
 from deployer.observed import Capabilities, Document, Live, Observed, Reference
+
+if TYPE_CHECKING:
+    import socket
 
 
 class Via(enum.Enum):
@@ -96,7 +98,8 @@ class Services(Protocol):
     def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Iterator[Observed]:
         """Yield what is observed now and at every change; end after `timeout` seconds.
 
-        `stable` is the release that is to get the rest of the requests, where it is known.
+        Raises NotFoundError where there is no such service, or none any more. `stable` is the release that is
+        to get the rest of the requests, where it is known.
         """
 
     def list_all(self, namespace: str | None = None) -> list[Observed]:
@@ -133,7 +136,8 @@ class Reach(Protocol):
     ) -> Endpoint:
         """Return a way to a service, or to one of its releases whatever share of the requests it gets.
 
-        Raises NotFoundError, or ConfigError for a way that this target does not have.
+        Raises NotFoundError for a service or a release that is not there, TargetError where nothing runs yet,
+        and ConfigError for a way that this target does not have.
         """
 
     def logs(self, reference: Reference, *, follow: bool = False, previous: bool = False) -> Iterator[str]:

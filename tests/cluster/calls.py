@@ -59,10 +59,12 @@ def note(cluster: Cluster, reference: Reference, outcome: Outcome, number: int =
     cluster.journal.note(reference, number, JournalEvent(outcome=outcome))
 
 
-def watch_rollout(cluster: Cluster, reference: Reference, release: str, timeout: float) -> Iterator[Observed]:
+def watch_rollout(
+    cluster: Cluster, reference: Reference, release: str, timeout: float, percent: int = 100
+) -> Iterator[Observed]:
     """Yield what is observed until a release is Ready. Raises the error that a rollout of it ends with."""
     bundle = documents(reference.namespace, release, name=reference.name)
-    plan = Plan(bundle=bundle, entry=Entry(release=release), timeout=timeout)
+    plan = Plan(bundle=bundle, entry=Entry(release=release, percent=percent), timeout=timeout)
     state = engine.Rollout(plan=plan, stage=engine.Stage.WAITING)
     with closing(cluster.services.watch(reference, timeout)) as watched:
         while True:

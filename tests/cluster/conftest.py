@@ -119,7 +119,7 @@ def waiting(cluster: Cluster, play: Play, namespace: str) -> Iterator[Callable[.
         release: str = A, *, mode: str = "Standard", timeout: float = 30, percent: int = 100
     ) -> Waiting:
         roll(cluster, documents(namespace, release, mode=mode, percent=percent))
-        one = Waiting(cluster, play, release, timeout)
+        one = Waiting(cluster, play, release, timeout, percent)
         started.append(one)
         one.until(lambda status: True)
         return one

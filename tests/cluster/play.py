@@ -11,12 +11,12 @@ import itertools
 import json
 from typing import Any
 
-from deployer.access import Access
 from deployer.bundle import Bundle
 from deployer.config import Scaling, Serving
 from deployer.manifest import render, render_runtime, runtime_name
 from deployer.observed import RELEASE_LABEL, Capabilities, Document, Reference
 from deployer.release import ArchiveRecord, Release, Traffic
+from deployer.storage_access import StorageAccess
 from deployer.targets.kserve.state.children import SERVICE_LABEL
 from tests.cluster.kube import Kube
 from tests.recorded import TIME
@@ -35,7 +35,7 @@ def documents(
     name: str = "digits",
     mode: str = "Standard",
     percent: int = 100,
-    access: Access | None = None,
+    access: StorageAccess | None = None,
     **serving: Any,
 ) -> Bundle:
     """Render a release as kdeploy does, with its Secret where `access` has credentials."""

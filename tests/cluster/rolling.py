@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import sys
 
-from deployer.access import Access
 from deployer.bundle import Bundle
 from deployer.config import KServeTarget
 from deployer.errors import KdeployError
 from deployer.journal import Provenance
+from deployer.storage_access import StorageAccess
 from deployer.targets.kserve import Cluster
 from tests.cluster.calls import roll
 from tests.cluster.play import documents
@@ -19,7 +19,9 @@ from tests.cluster.play import documents
 
 def whole(namespace: str, release: str, name: str = "digits") -> Bundle:
     """Render a release, with a Secret and a ServiceAccount that name it, too."""
-    access = Access(data={"AWS_ACCESS_KEY_ID": release}, account_annotations={"example.org/release": release})
+    access = StorageAccess(
+        data={"AWS_ACCESS_KEY_ID": release}, account_annotations={"example.org/release": release}
+    )
     return documents(namespace, release, name=name, access=access)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deployer.config import Store
-from deployer.store import open_store
+from deployer.store.open import open_store
 from tests.cluster.commands import Kdeploy, become_ready
 from tests.cluster.kube import Kube
 from tests.cluster.play import RUNTIME, Play

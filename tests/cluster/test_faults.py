@@ -40,7 +40,7 @@ from tests.cluster.project import write_project
 from tests.cluster.proxy import Fault, Proxy
 from tests.stores.swift import Swift
 
-ALL = "KDEPLOY_TESTS_ALL_FAULTS" in os.environ
+ALL = "KDEPLOY_TESTS_FULL" in os.environ
 pytestmark = [pytest.mark.long, pytest.mark.timeout(3600 if ALL else 120, func_only=True)]
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deployer.access import Access
 from deployer.bundle import Bundle
 from deployer.config import KServeTarget, Store, load_settings
 from deployer.errors import KdeployError, RefusedError, TargetError
@@ -17,7 +16,9 @@ from deployer.journal import Outcome
 from deployer.observed import Phase, Reference
 from deployer.project import Project
 from deployer.rollouts import Rollouts
-from deployer.store import ModelStore, open_store
+from deployer.storage_access import StorageAccess
+from deployer.store import ModelStore
+from deployer.store.open import open_store
 from deployer.store.pvc import ClaimStore
 from deployer.targets.kserve import Cluster
 from deployer.targets.kserve.client.resources import CONTROLLER_REVISION, SECRET, SERVICE_ACCOUNT
@@ -46,7 +47,7 @@ CiAccount = Callable[..., Cluster]
 
 def applied(namespace: str, mode: str) -> Bundle:
     """Render a release, and the Secret and ServiceAccount that it reads its model store with."""
-    return documents(namespace, mode=mode, access=Access(data={"AWS_ACCESS_KEY_ID": "key"}))
+    return documents(namespace, mode=mode, access=StorageAccess(data={"AWS_ACCESS_KEY_ID": "key"}))
 
 
 def rollouts(cluster: Cluster, store: ModelStore, folder: Path) -> Rollouts:
@@ -146,7 +147,7 @@ def test_every_part_of_it_is_needed_and_named_before_anything_is_written(
             cluster.services.delete(Reference(namespace, "digits"))
         rollouts(cluster, store, tmp_path).rollout(timeout=9)
     assert not caught.value.retryable
-    assert store.list() == []
+    assert store.releases() == []
     assert {method for method, _ in proxy.writes()} <= {"DELETE"}
     (found,) = [one for one in doctor(cluster, applied(namespace, mode)) if one.name == "permissions"]
     assert str(lacking) in found.detail
@@ -170,7 +171,7 @@ def test_it_is_enough_for_a_model_store_in_a_claim(
 ) -> None:
     with Kubelet(kube, namespace, tmp_path / "claims") as kubelet:
         shell = ci("Standard", store=CLAIM_STORE).shell("image", print)
-        assert ClaimStore(CLAIM_STORE, shell, tmp_path).list() == []
+        assert ClaimStore(CLAIM_STORE, shell, tmp_path).releases() == []
         shell.close()
         assert len(kubelet.pods) == 1
 

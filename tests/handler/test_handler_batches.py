@@ -6,9 +6,10 @@ import logging
 import time
 
 import pytest
-from torchserve_worker import Worker, ask_json, ask_raw, ask_v1, ask_v2, tensor
 from ts.context import Context
 from ts.utils.util import PredictionException
+
+from tests.handler.torchserve_worker import Worker, ask_json, ask_raw, ask_v1, ask_v2, tensor
 
 
 class Echo:

@@ -6,8 +6,9 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from torchserve_worker import Ask, Worker, ask_json, ask_raw, ask_v1, ask_v2, tensor
 from ts.utils.util import PredictionException
+
+from tests.handler.torchserve_worker import Ask, Worker, ask_json, ask_raw, ask_v1, ask_v2, tensor
 
 
 class Doubler:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from kdeploy_limits import DEFAULTS, answer_sizes, read_limits
-from torchserve_worker import Worker, ask_json, ask_raw, ask_v1, ask_v2, tensor
 from ts.handler_utils.utils import send_intermediate_predict_response
 from ts.protocol.otf_message_handler import create_predict_response
+
+from tests.handler.torchserve_worker import Worker, ask_json, ask_raw, ask_v1, ask_v2, tensor
 
 LIMIT = 1000
 BIG = {

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from torchserve_worker import ADAPTER, ask_raw, ask_v1, ask_v2, predict, tensor, worker_metrics
 from ts.model_loader import ModelLoaderFactory
+
+from tests.handler.torchserve_worker import ADAPTER, ask_raw, ask_v1, ask_v2, predict, tensor, worker_metrics
 
 CLASS = """
 class Digits:

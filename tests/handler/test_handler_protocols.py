@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from torchserve_worker import Ask, Worker, ask_json, ask_raw, ask_v1, ask_v2, tensor
+
+from tests.handler.torchserve_worker import Ask, Worker, ask_json, ask_raw, ask_v1, ask_v2, tensor
 
 IMAGE = base64.b64encode(b"\xff\xd8 not really a picture").decode()
 

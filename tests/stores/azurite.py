@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hmac
-import re
 import socket
 import subprocess
 import threading
@@ -12,21 +11,18 @@ import time
 import warnings
 from email.utils import formatdate
 from pathlib import Path
-from urllib.parse import unquote, urlencode
+from urllib.parse import urlencode
 
-import psutil
 import urllib3
 
 from tests.children import die_with_parent
 from tests.stores.installed import AZURITE, package
-from tests.stores.swift import free_ports, settle
+from tests.stores.swift import free_ports
 
 ACCOUNT = "devstoreaccount1"
 HOST = f"{ACCOUNT}.blob.core.windows.net"
 # Published by Microsoft: the key of every Azurite there is.
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-
-_LINE = re.compile(r'"(\w+) (\S+) HTTP/1.1" (\d+)')
 
 
 class Azurite:
@@ -40,20 +36,6 @@ class Azurite:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/{ACCOUNT}"
-
-    @property
-    def requests(self) -> list[str]:
-        """What was asked, a line each: method, path with its query, status."""
-        lines = (self.root / "access.log").read_text("utf-8", "replace").splitlines()
-        found = (_LINE.search(line) for line in lines)
-        return [f"{match[1]} {unquote(match[2])} {match[3]}" for match in found if match]
-
-    def settle(self) -> None:
-        """Wait until no request of a dead client is worked on, nor written though the connection has gone."""
-        settle(self.process)
-        process, before = psutil.Process(self.process.pid), None
-        while before != (before := process.cpu_times()) or process.status() == psutil.STATUS_RUNNING:
-            time.sleep(0.1)
 
     def start(self) -> Azurite:
         (self.port,) = free_ports(1)

@@ -9,15 +9,12 @@ from pathlib import Path
 import pytest
 
 from deployer.config import Store
-from deployer.store.credentials import Credentials
-from deployer.store.location import locate
-from deployer.store.s3_requests import Bucket
 from tests.stores import azurite as azure
 from tests.stores import swift as s3
 from tests.stores.azurite import Azurite
 from tests.stores.swift import Swift
 
-_CLOUDS = ("AWS_", "AZURE_", "AZ_", "GOOGLE_")
+CLOUDS = ("AWS_", "AZURE_", "AZ_", "GOOGLE_", "CLOUDSDK_")
 
 
 @pytest.fixture
@@ -26,7 +23,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     import os
 
     for name in list(os.environ):
-        if name.startswith(_CLOUDS):
+        if name.startswith(CLOUDS):
             monkeypatch.delenv(name)
     home = tmp_path / "home"
     home.mkdir()
@@ -40,12 +37,7 @@ def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
     server = Swift(tmp_path_factory.mktemp("swift"))
     try:
         server.start()
-        bucket = Bucket(
-            locate(Store(uri="s3://models", endpoint=server.url), {}),
-            Credentials(data={"AWS_ACCESS_KEY_ID": s3.KEY, "AWS_SECRET_ACCESS_KEY": s3.SECRET}),
-            None,
-        )
-        assert bucket.ask("PUT").status == 200
+        server.make_bucket("models")
         yield server
     finally:
         server.stop()

@@ -16,7 +16,7 @@ import obstore
 import pytest
 
 from deployer.config import Store
-from deployer.store import open_store
+from deployer.store.open import open_store
 
 MARK = "planted8d1f70c3e6b2"
 

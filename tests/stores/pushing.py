@@ -22,8 +22,7 @@ import msgspec
 from deployer.archive import Archive, DigestCache, Member, write_archive
 from deployer.config import Config, Model, Store
 from deployer.release import plan_release
-from deployer.store import azure_blocks, open_store, s3_multipart
-s3_multipart.PART = azure_blocks.BLOCK = int(sys.argv[3]) << 20
+from deployer.store.open import open_store
 folder = Path(sys.argv[1])
 store = open_store(msgspec.json.decode(sys.argv[2], type=Store), folder)
 weights = folder / "weights.bin"
@@ -39,15 +38,15 @@ with store.stage() as staging:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start a push of the weights, in parts of so many MiB (S3 takes none of less than 5).
+    """Start a push of the weights, in several parts.
 
     It says `go` when the upload begins, and at the end how much it sent."""
     (tmp_path / "weights.bin").write_bytes(random.Random(1).randbytes(70_000_000))
     children: list[subprocess.Popen[bytes]] = []
 
-    def start(config: Store, part: int = 5) -> subprocess.Popen[bytes]:
+    def start(config: Store) -> subprocess.Popen[bytes]:
         text = msgspec.json.encode(config).decode()
-        command = [sys.executable, "-c", _PUSH, str(tmp_path), text, str(part)]
+        command = [sys.executable, "-c", _PUSH, str(tmp_path), text]
         child = subprocess.Popen(command, stdout=subprocess.PIPE)
         children.append(child)
         assert child.stdout is not None

@@ -18,7 +18,7 @@ from deployer.errors import ConfigError, DiskFullError, IntegrityError, StoreErr
 from deployer.release import Release, plan_release
 from deployer.store import Stored, shell_upload
 from deployer.store.pvc import ClaimStore
-from deployer.store.shell import BrokenError
+from deployer.store.volume_shell import BrokenError
 from tests.shell import FolderShell
 
 SIZE = 6_000_000
@@ -100,7 +100,7 @@ def test_a_line_that_always_breaks_is_given_up_and_gone_on_with(
     line.breaks = [2_500_000, *[1000] * 99]
     with pytest.raises(BrokenError, match="the line broke"):
         push()
-    assert store.list() == []
+    assert store.releases() == []
     line.breaks, line.received = [], 0
     release, _ = push()
     store.verify(release)
@@ -126,7 +126,7 @@ def test_killed_at_any_byte_it_goes_on(store: ClaimStore, line: Line, push: Push
     for moment in (1, SEGMENT - 1, SEGMENT, 2_345_678):
         died = subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path), str(moment)], check=False)
         assert died.returncode == -9
-        assert store.list() == []
+        assert store.releases() == []
     # The last of them had its way from the second segment on.
     release, _ = push()
     store.verify(release)
@@ -147,7 +147,7 @@ def test_a_line_that_always_loses_is_said(store: ClaimStore, line: Line, push: P
     line.loses = [1] * 999
     with pytest.raises(IntegrityError, match="what arrived is not what was sent"):
         push()
-    assert store.list() == []
+    assert store.releases() == []
 
 
 @pytest.mark.parametrize("harm", ["corrupt", "hole", "longer"])
@@ -205,10 +205,10 @@ def test_a_download_goes_on_and_no_answer_is_half_believed(tmp_path: Path, silen
     line.hears = [5, 10**9, 3, 10**9, 1000, 3_000_000, 70_000, 1, 1, 1]
     store.verify(release)
     line.hears = [10] * 3
-    assert store.list() == [release]
+    assert store.releases() == [release]
     line.hears = [1] * 99
     with pytest.raises(BrokenError):
-        store.list()
+        store.releases()
 
 
 @pytest.mark.parametrize("prefix", ["-rf/a=b+c", "--", ""])
@@ -216,10 +216,10 @@ def test_no_prefix_is_an_option(line: Line, tmp_path: Path, prefix: str) -> None
     store = ClaimStore(Store(uri=f"pvc://models/{prefix}"), line, tmp_path)
     release, stored = put(store, tmp_path)
     assert stored.uri == "/".join(word for word in ("pvc://models", prefix, release.label) if word) + "/"
-    assert store.list("digits") == [release]
+    assert store.releases("digits") == [release]
     store.verify(release)
     assert store.delete(release) == stored.bytes_written
-    assert store.list() == []
+    assert store.releases() == []
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_what_lies_about_in_the_volume_is_no_release(store: ClaimStore, line: Li
     for name in ("a b/1.0-0123456789ab", "x\ny/1.0-0123456789ab", "digits/not an id", "UP/1.0-0123456789ab"):
         (line.folder / "a" / name).mkdir(parents=True)
         (line.folder / "a" / name / "release.json").write_text("{}")
-    assert store.list() == [release]
+    assert store.releases() == [release]
 
 
 def test_uploads_that_nobody_goes_on_with_are_removed_in_time(line: Line, push: Push) -> None:
@@ -265,5 +265,5 @@ def test_an_image_without_the_programs(store: ClaimStore, monkeypatch: pytest.Mo
     run = Line.run
     monkeypatch.setattr(Line, "run", lambda self, text, *words, **_: run(self, f"PATH=/\n{text}", *words))
     with pytest.raises(StoreError, match="lacks a program") as caught:
-        store.list()
+        store.releases()
     assert "store.helper-image" in (caught.value.hint or "")

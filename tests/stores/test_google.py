@@ -21,7 +21,7 @@ from deployer.archive import Archive, DigestCache, Member, write_archive
 from deployer.config import Config, Model, Store
 from deployer.errors import StoreError
 from deployer.release import plan_release
-from deployer.store import open_store
+from deployer.store.open import open_store
 
 DATE = "Sun, 22 Nov 2026 10:00:00 GMT"
 
@@ -157,7 +157,7 @@ def test_a_release_comes_goes_and_is_found(
         "x-goog-meta-kdeploydigest": release.archive.digest
     }
     assert store.find("digits", release.id) == release
-    assert store.list() == [release]
+    assert store.releases() == [release]
     store.verify(release)
     store.delete(release)
     deleted = [unquote(path) for method, path, _ in handler.seen if method == "DELETE"]
@@ -180,7 +180,7 @@ def test_what_is_larger_than_a_part_is_there_whole_or_not_at_all(
         written = write_archive(archive, place, DigestCache(tmp_path / "digests.json"))
         release = plan_release(Config(model=Model(name="digits", version="1.0", handler="h")), written)
         handler.refused += [403]
-        with pytest.raises(StoreError, match="may not do that"):
+        with pytest.raises(StoreError, match="lack a permission"):
             store.put(release, staging)
         assert not [path for path in handler.objects if path.endswith(".mar")]
         assert handler.uploads == {}  # what was begun is given up

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -16,10 +17,10 @@ from deployer.errors import ConfigError
 from deployer.manifest import encode_yaml, render, render_runtime, render_secret, runtime_name
 from deployer.observed import Capabilities, Document
 from deployer.release import ArchiveRecord, Release, plan_release
-from deployer.store.aws_process import ask_process
-from deployer.store.credentials import find_credentials
-from deployer.store.grants import grant
+from deployer.store.credentials import Credentials, find_credentials
+from deployer.store.grants import plan_access
 from deployer.store.location import locate
+from tests.stores.fixtures import CLOUDS
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RELEASE = Release(
@@ -36,12 +37,23 @@ PRINCIPAL = {"AZURE_CLIENT_ID": "id", "AZURE_CLIENT_SECRET": "planted-secret", "
 S3 = "s3://models/team"
 
 
+def found_in(environment: dict[str, str], scheme: str = "s3") -> Credentials:
+    """Look for credentials where this is all of the environment that concerns any cloud."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(CLOUDS):
+                patch.delenv(name)
+        for name, value in {"HOME": "/nonexistent", **environment}.items():
+            patch.setenv(name, value)
+        return find_credentials(scheme, os.environ)
+
+
 def documents(config: Store, environment: dict[str, str]) -> tuple[list[Document], str]:
     """Return the Secret and the ServiceAccount that are made, the account's name last, and the caution."""
     scheme = config.uri.partition("://")[0]
-    credentials = find_credentials(scheme, environment)
+    credentials = found_in(environment, scheme)
     location = locate(config, environment, credentials.region)
-    access = grant(config, location, credentials)
+    access = plan_access(config, location, credentials)
     secret = render_secret(access, service="digits", namespace="team")
     rendered = render(
         RELEASE,
@@ -116,7 +128,12 @@ def test_googles_file_goes_as_it_is(tmp_path: Path) -> None:
         ("az://models", {**ACCOUNT, "AZURE_STORAGE_TOKEN": "planted-secret"}),
         (
             "az://models",
-            {**ACCOUNT, **PRINCIPAL, "AZURE_CLIENT_SECRET": "", "AZURE_FEDERATED_TOKEN_FILE": "x"},
+            {
+                **ACCOUNT,
+                "AZURE_CLIENT_ID": "id",
+                "AZURE_TENANT_ID": "tenant",
+                "AZURE_FEDERATED_TOKEN_FILE": "x",
+            },
         ),
         ("gs://models", {}),
     ],
@@ -185,8 +202,8 @@ def test_an_account_that_exists_is_all(tmp_path: Path) -> None:
     assert documents(Store(uri=S3, service_account="models"), {"HOME": str(tmp_path), **KEYS}) == ([], "")
 
 
-def test_profiles_are_read_as_awss_own_tools_do(tmp_path: Path) -> None:
-    folder = tmp_path / ".aws"
+def write_profiles(home: Path) -> dict[str, str]:
+    folder = home / ".aws"
     folder.mkdir()
     (folder / "credentials").write_text(
         "[default]\naws_access_key_id = A\naws_secret_access_key = default-secret\n"
@@ -198,26 +215,75 @@ def test_profiles_are_read_as_awss_own_tools_do(tmp_path: Path) -> None:
         "[profile sso]\nsso_session = x\n"
         "[profile role]\nrole_arn = arn:x\naws_access_key_id = D\naws_secret_access_key = base-secret\n"
     )
-    home = {"HOME": str(tmp_path)}
-    found = find_credentials("s3", home)
-    assert (found.data["AWS_SECRET_ACCESS_KEY"], found.region) == ("default-secret", "eu-central-1")
-    found = find_credentials("s3", {**home, "AWS_PROFILE": "team"})
-    assert (found.data["AWS_SECRET_ACCESS_KEY"], found.region) == ("team-secret", "eu-west-3")
-    for profile in ("team", "sso", "role"):  # variables win, and the region is still the profile's
-        found = find_credentials("s3", {**home, **KEYS, "AWS_PROFILE": profile})
-        assert (found.data, found.region) == (KEYS, "eu-west-3" if profile == "team" else "")
-    found = find_credentials("s3", {**home, **KEYS})
-    assert (found.data, found.region) == (KEYS, "eu-central-1")
-    for profile in ("sso", "role"):  # a role comes before the keys beside it
-        with pytest.raises(ConfigError, match=f"profile {profile} holds no access key") as caught:
-            find_credentials("s3", {**home, "AWS_PROFILE": profile})
-        assert "export-credentials" in (caught.value.hint or "")
-    with pytest.raises(ConfigError, match="AWS_ACCESS_KEY_ID is set and AWS_SECRET_ACCESS_KEY is not"):
-        find_credentials("s3", {**home, "AWS_ACCESS_KEY_ID": "planted", "AWS_SESSION_TOKEN": "token"})
-    (folder / "credentials").write_text("planted-secret")
+    return {"HOME": str(home)}
+
+
+def test_profiles_are_read_as_awss_own_tools_do(tmp_path: Path) -> None:
+    home = write_profiles(tmp_path)
+    for profile, secret, region in (
+        (None, "default-secret", "eu-central-1"),
+        ("team", "team-secret", "eu-west-3"),
+    ):
+        found = found_in({**home, **({"AWS_PROFILE": profile} if profile else {})})
+        assert (found.data["AWS_SECRET_ACCESS_KEY"], found.region) == (secret, region)
+        assert (found.options["secret_access_key"], found.lasting) == (secret, True)
+        assert secret in found.secrets
+    for profile in ("sso", "role", "unknown"):  # a role comes before the keys beside it
+        with pytest.raises(ConfigError, match="gives no credentials") as caught:
+            found_in({**home, "AWS_PROFILE": profile})
+        assert caught.value.where == "AWS_PROFILE"
+        assert f"--profile {profile}" in (caught.value.hint or "")
+        assert "base-secret" not in str(caught.value)
+    (tmp_path / ".aws" / "credentials").write_text("planted-secret")
     with pytest.raises(ConfigError) as broken:
-        find_credentials("s3", home)
+        found_in(home)
     assert "planted-secret" not in str(broken.value)
+
+
+def test_keys_in_the_environment_come_before_every_profile(tmp_path: Path) -> None:
+    home = write_profiles(tmp_path)
+    for profile, region in (("team", "eu-west-3"), ("sso", ""), ("default", "eu-central-1")):
+        found = found_in({**home, **KEYS, "AWS_PROFILE": profile})
+        assert (found.data, found.region) == (KEYS, region)
+    with pytest.raises(ConfigError, match="AWS_ACCESS_KEY_ID is set and AWS_SECRET_ACCESS_KEY is not"):
+        found_in({**home, "AWS_ACCESS_KEY_ID": "planted", "AWS_SESSION_TOKEN": "token"})
+
+
+def write_login_of_azure(home: Path) -> dict[str, str]:
+    (home / ".azure").mkdir()
+    (home / ".azure" / "azureProfile.json").write_text("{}")
+    return {**ACCOUNT, "HOME": str(home)}
+
+
+IDENTITIES = {
+    "a profile": ("s3", "aws", "boto3", lambda home: {"AWS_PROFILE": "team"}),
+    "the default profile": ("s3", "aws", "boto3", write_profiles),
+    "web identity": ("s3", "aws", "boto3", lambda home: {"AWS_WEB_IDENTITY_TOKEN_FILE": "x"}),
+    "a login of Azure": ("az", "azure", "azure.identity", write_login_of_azure),
+    "a workload identity": (
+        "az",
+        "azure",
+        "azure.identity",
+        lambda home: {"AZURE_FEDERATED_TOKEN_FILE": "x", "AZURE_CLIENT_ID": "id"},
+    ),
+    "a login of Google": ("gs", "gcp", "google.auth", lambda home: google(home, "authorized_user")),
+}
+
+
+@pytest.mark.parametrize("kind", IDENTITIES)
+def test_without_its_extra_a_configured_identity_is_an_error(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheme, extra, library, configure = IDENTITIES[kind]
+    for module in [name for name in sys.modules if name.startswith("obstore.auth.")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, library, None)
+    environment = {"HOME": str(tmp_path), **configure(tmp_path)}
+    with pytest.raises(ConfigError, match="which is not installed") as caught:
+        found_in(environment, scheme)
+    assert caught.value.hint == f"pip install 'kdeploy[{extra}]'"
+    if scheme == "s3":  # which keys in the environment do not need
+        assert found_in({**environment, **KEYS}).data == KEYS
 
 
 KEYS_OF_A_PROCESS = '"Version": 1, "AccessKeyId": "C", "SecretAccessKey": "process-secret"'
@@ -233,75 +299,59 @@ def process(folder: Path, printed: str, more: str = "") -> dict[str, str]:
     return {"HOME": str(folder), "AWS_PROFILE": "team"}
 
 
-@pytest.mark.parametrize(
-    ("more", "lasting"),
-    [
-        ("", True),
-        (', "SessionToken": "process-token", "Expiration": "2999-01-01T00:00:00Z"', False),
-        (', "Expiration": "2999-01-01T00:00:00"', False),
-    ],
-)
-def test_a_process_of_a_profile_gives_keys(
-    more: str, lasting: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    found = find_credentials("s3", process(tmp_path, "{" + KEYS_OF_A_PROCESS + more + "}"))
+def test_a_process_of_a_profile_gives_keys(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    found = found_in(process(tmp_path, "{" + KEYS_OF_A_PROCESS + "}"))
     assert (found.data["AWS_SECRET_ACCESS_KEY"], found.region) == ("process-secret", "eu-west-3")
-    assert found.data.get("AWS_SESSION_TOKEN") == ("process-token" if "SessionToken" in more else None)
-    assert found.lasting is lasting
+    assert found.lasting
     assert set(found.data.values()) <= found.secrets
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("token", ["", ', "SessionToken": "process-token"'])
+def test_keys_of_a_process_that_expire_are_asked_for_and_not_kept(token: str, tmp_path: Path) -> None:
+    printed = "{" + KEYS_OF_A_PROCESS + token + ', "Expiration": "2999-01-01T00:00:00Z"}'
+    found = found_in(process(tmp_path, printed))
+    assert (found.data, found.lasting) == ({}, False)
+    given = found.options["credential_provider"]()
+    assert given["secret_access_key"] == "process-secret"
+    assert given["token"] == ("process-token" if token else None)
+    assert "process-secret" in found.secrets
+
+
 @pytest.mark.parametrize(
-    ("printed", "more", "what"),
+    ("printed", "more"),
     [
-        ("planted", "", "does not print keys"),
-        ('{"Version": 1, "AccessKeyId": "planted"}', "", "does not print keys"),
-        ("{" + KEYS_OF_A_PROCESS.replace("1", "2", 1) + "}", "", "in version 2"),
-        ("{" + KEYS_OF_A_PROCESS + ', "Expiration": "2020-01-01T00:00:00Z"}', "", "have expired"),
-        ("planted", "; sys.exit('planted')", "ends with exit code 1"),
+        ("planted", ""),
+        ('{"Version": 1, "AccessKeyId": "planted"}', ""),
+        ("{" + KEYS_OF_A_PROCESS.replace("1", "2", 1) + "}", ""),
+        ("{" + KEYS_OF_A_PROCESS + ', "Expiration": "2020-01-01T00:00:00Z"}', ""),
+        ("planted", "; sys.exit('planted')"),
     ],
 )
 def test_a_process_of_a_profile_that_gives_none(
-    printed: str, more: str, what: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    printed: str, more: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(ConfigError, match=what) as caught:
-        find_credentials("s3", process(tmp_path, printed, more))
-    assert "profile team" in str(caught.value)
+    with pytest.raises(ConfigError, match="gives no credentials") as caught:
+        found = found_in(process(tmp_path, printed, more))
+        found.options["credential_provider"]()
+    assert "--profile team" in (caught.value.hint or "")
+    assert caught.value.__cause__ is None
     said = "".join([str(caught.value), *capfd.readouterr()])
     assert "planted" not in said
     assert "process-secret" not in said
 
 
-@pytest.mark.parametrize(
-    "script", ["yes", "yes >&2", "sleep 60", "sleep 60 & exit 0", "while :; do printf x; sleep 0.01; done"]
-)
-def test_a_process_that_never_ends(script: str) -> None:
-    with pytest.raises(ConfigError, match=r"does not end within 0.5 s|prints more than") as caught:
-        ask_process(f"sh -c '{script}'", "team", seconds=0.5)
-    assert "profile team" in str(caught.value)
-
-
 @pytest.mark.parametrize("name", ["AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"])
 def test_a_file_that_never_ends(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read: it has more than"):
-        find_credentials("s3", {"HOME": str(tmp_path), name: "/dev/zero"})
+        found_in({"HOME": str(tmp_path), name: "/dev/zero"})
     with pytest.raises(ConfigError, match="cannot be read: it has more than"):
-        find_credentials("gs", {"HOME": str(tmp_path), "GOOGLE_APPLICATION_CREDENTIALS": "/dev/zero"})
-
-
-def test_a_process_that_never_ends_or_is_not_there() -> None:
-    with pytest.raises(ConfigError, match=r"does not end within 0.1 s"):
-        ask_process(f"'{sys.executable}' -c 'import time; time.sleep(60)'", "team", seconds=0.1)
-    for command in ("/no/such/planted", "'planted"):
-        with pytest.raises(ConfigError, match="cannot be started") as caught:
-            ask_process(command, "team")
-        assert "planted" not in str(caught.value)
+        found_in({"HOME": str(tmp_path), "GOOGLE_APPLICATION_CREDENTIALS": "/dev/zero"}, "gs")
 
 
 def test_azures_connection_string_is_taken_apart() -> None:
     text = "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=abc+/==;EndpointSuffix=x.net"
-    found = find_credentials("az", {"AZURE_STORAGE_CONNECTION_STRING": text})
+    found = found_in({"AZURE_STORAGE_CONNECTION_STRING": text}, "az")
     assert found.data == {"AZURE_STORAGE_ACCESS_KEY": "abc+/=="}
     assert {text, "abc+/=="} <= found.secrets
     assert "abc" not in repr(found)
@@ -311,6 +361,6 @@ def test_azures_connection_string_is_taken_apart() -> None:
 def test_a_file_of_google_that_is_none(content: str, tmp_path: Path) -> None:
     path = tmp_path / "google.json"
     path.write_text(content)
-    with pytest.raises(ConfigError, match="not a file of Google's") as caught:
-        find_credentials("gs", {"GOOGLE_APPLICATION_CREDENTIALS": str(path)})
+    with pytest.raises(ConfigError, match="holds no credentials") as caught:
+        found_in({"GOOGLE_APPLICATION_CREDENTIALS": str(path)}, "gs")
     assert "planted-secret" not in str(caught.value)

@@ -17,7 +17,8 @@ from deployer.config import Config, Model, Store
 from deployer.manifest import render, render_secret
 from deployer.observed import Capabilities
 from deployer.release import Release, encode_release, plan_release
-from deployer.store import ModelStore, open_store
+from deployer.store import ModelStore
+from deployer.store.open import open_store
 from tests.stores import azurite as azure
 from tests.stores.azurite import Azurite, Tunnel
 from tests.stores.certificates import make_certificates

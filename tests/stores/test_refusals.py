@@ -10,8 +10,8 @@ import pytest
 
 from deployer.config import Store
 from deployer.errors import ConfigError, KdeployError, StoreError
-from deployer.store import open_store
-from deployer.store.faults import cloud_error, scrubbed
+from deployer.store.open import open_store
+from deployer.store.store_errors import cloud_error, scrubbed
 
 
 def refusal(config: Store, folder: Path) -> KdeployError:
@@ -23,7 +23,7 @@ def refusal(config: Store, folder: Path) -> KdeployError:
 def test_a_wrong_secret(s3_config: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted")
     error = refusal(s3_config, tmp_path)
-    assert "credentials are not the right ones" in error.what
+    assert "credentials are invalid" in error.what
     assert "planted" not in str(error)
     assert "planted" not in str(error.__cause__)
 
@@ -31,7 +31,7 @@ def test_a_wrong_secret(s3_config: Store, tmp_path: Path, monkeypatch: pytest.Mo
 def test_no_such_bucket(s3_config: Store, tmp_path: Path) -> None:
     error = refusal(msgspec.structs.replace(s3_config, uri="s3://elsewhere"), tmp_path)
     assert "no such bucket" in error.what
-    assert "kdeploy makes no buckets" in (error.hint or "")
+    assert "kdeploy does not create buckets" in (error.hint or "")
 
 
 def test_no_such_container(azure_config: Store, tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_a_wrong_region(s3_config: Store, tmp_path: Path) -> None:
 def test_a_wrong_key_of_azure(azure_config: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZURE_STORAGE_KEY", "cGxhbnRlZA==")
     error = refusal(azure_config, tmp_path)
-    assert "credentials are not the right ones" in error.what
+    assert "credentials are invalid" in error.what
     assert "cGxhbnRlZA" not in f"{error} {error.__cause__}"
 
 
@@ -65,7 +65,7 @@ def test_a_server_that_is_not_there(s3_config: Store, tmp_path: Path) -> None:
     ("text", "what"),
     [
         ("<Code>RequestTimeTooSkewed</Code><Message>The difference</Message>", "clock is wrong"),
-        ("<Code>AccessDenied</Code><Message>Access Denied</Message>", "may not do that"),
+        ("<Code>AccessDenied</Code><Message>Access Denied</Message>", "lack a permission"),
         ("<Code>ExpiredToken</Code>", "have expired"),
         ("<Code>SlowDown</Code>", "too busy"),
         ("error sending request for url (http://169.254.169.254/latest)", "there are no credentials"),

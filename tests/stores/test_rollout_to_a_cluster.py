@@ -16,8 +16,8 @@ from deployer.events import Event
 from deployer.journal import Provenance
 from deployer.observed import Capabilities, Document, Reference
 from deployer.release import Traffic
-from deployer.store import open_store
 from deployer.store.objects import ObjectStore
+from deployer.store.open import open_store
 from deployer.targets.local import OneNode
 from tests.contract.sides import side_of
 from tests.stores import swift as s3

@@ -102,7 +102,7 @@ def test_of_s3s_files_and_of_refusals(
     here.run("releases")
     (bare / ".aws" / "credentials").write_text(lines.replace(s3.SECRET, "planted-other"))
     assert here.run("push") == 5
-    assert "credentials are not the right ones" in here.said
+    assert "credentials are invalid" in here.said
     (bare / ".aws" / "credentials").write_text("planted-line\n" + lines)
     assert here.run("push") == 3
     assert here.holds(s3.SECRET, "planted-token", "planted-other", "planted-line") == []

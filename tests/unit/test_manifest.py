@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from deployer.access import Access
 from deployer.config import Serving
 from deployer.manifest import (
     _environment,
@@ -27,6 +26,7 @@ from deployer.manifest import (
 )
 from deployer.observed import Capabilities, Document
 from deployer.release import ArchiveRecord, Release, Traffic
+from deployer.storage_access import StorageAccess
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 KNATIVE = Capabilities(deployment_mode="Knative", canary=True)
@@ -49,7 +49,7 @@ def documents(
     made: Release,
     percent: int = 100,
     uri: str = "file:///store/digits/1.0-0123456789ab/",
-    access: Access | None = None,
+    access: StorageAccess | None = None,
     capabilities: Capabilities = KNATIVE,
 ) -> list[Document]:
     return render(
@@ -131,7 +131,7 @@ def test_one_node_has_no_runtime_but_ours() -> None:
 
 
 def test_a_service_runs_as_the_account_that_may_read_the_store() -> None:
-    access = Access(data={"KEY": 'it\'s: "1"\n'}, annotations={"place": "here"})
+    access = StorageAccess(data={"KEY": 'it\'s: "1"\n'}, annotations={"place": "here"})
     account, _, service = documents(release(), access=access)
     secret = render_secret(access, service="digits", namespace="team")
     assert secret is not None
@@ -145,7 +145,7 @@ def test_a_service_runs_as_the_account_that_may_read_the_store() -> None:
 
 
 def test_a_role_needs_no_secret() -> None:
-    access = Access(account_annotations={"role": "x"}, annotations={"place": "here"})
+    access = StorageAccess(account_annotations={"role": "x"}, annotations={"place": "here"})
     account = documents(release(), access=access)[0]
     assert account["metadata"]["annotations"] == {"role": "x", "place": "here"}
     assert "secrets" not in account
@@ -153,11 +153,11 @@ def test_a_role_needs_no_secret() -> None:
 
 
 def test_an_account_or_a_secret_that_exists_is_named() -> None:
-    kinds = [d["kind"] for d in documents(release(), access=Access(account="readers"))]
+    kinds = [d["kind"] for d in documents(release(), access=StorageAccess(account="readers"))]
     assert kinds == ["ServingRuntime", "InferenceService"]
-    service = documents(release(), access=Access(account="readers"))[1]
+    service = documents(release(), access=StorageAccess(account="readers"))[1]
     assert service["spec"]["predictor"]["serviceAccountName"] == "readers"
-    account = documents(release(), access=Access(secret="keys"))[0]
+    account = documents(release(), access=StorageAccess(secret="keys"))[0]
     assert account["secrets"] == [{"name": "keys"}]
 
 

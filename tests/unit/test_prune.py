@@ -100,7 +100,7 @@ def test_another_prune_at_the_same_time(store: FolderStore, made: list[Release])
     assert next(removing) == made[0]
     store.delete(made[1])
     assert list(removing) == [made[1]]
-    assert store.list("digits") == made[2:]
+    assert store.releases("digits") == made[2:]
 
 
 def test_what_cannot_be_removed_is_said(store: FolderStore, made: list[Release]) -> None:

@@ -1,4 +1,4 @@
-"""Which requests go to which revision: by Host header to a service, by percent within it. Pure.
+"""Which requests go to which revision: by Host header to a service, by percent within it.
 
 The split is a smooth weighted round robin, which is periodic: of any 100 requests in a row exactly
 as many go to a revision as its percent says.

@@ -145,10 +145,10 @@ class _Services:
         return self.get(reference)
 
     def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Iterator[Observed]:
-        """Yield what is observed now and at every change; end after `timeout` seconds, or when deleted.
+        """Yield what is observed now and at every change; end after `timeout` seconds.
 
-        Raises NotFoundError where there is no such service, TargetError when the supervisor ends. With
-        no supervisor running there is one observation, which says so, and then that error.
+        Raises NotFoundError where there is no such service any more, TargetError when the supervisor ends.
+        With no supervisor running there is one observation, which says so, and then that error.
         """
         if daemon.read_info(self._state) is None:
             live = self.get(reference)
@@ -159,7 +159,7 @@ class _Services:
         query = f"?stable={stable}" if stable else ""
         for observed in lines(self._state, f"{_path(reference)}/watch{query}", timeout):
             if observed is None:
-                return
+                raise _not_found(reference)
             yield msgspec.convert(observed, Observed)
 
     def list_all(self, namespace: str | None = None) -> list[Observed]:
@@ -278,14 +278,16 @@ def _find(info: Info, reference: Reference) -> ServiceInfo:
 
 def _server(service: ServiceInfo, reference: Reference, release: str | None) -> RevisionInfo:
     """Return the TorchServe of a release, or the one that gets the most requests."""
-    running = [one for one in service.revisions if one.inference and not one.draining]
+    revisions = [one for one in service.revisions if not one.draining]
+    if release and release not in {one.release for one in revisions}:
+        raise NotFoundError(
+            f"release {release} of {reference} not found", hint="`kdeploy status` shows what runs"
+        )
+    running = [one for one in revisions if one.inference]
     found = [one for one in running if (one.release == release if release else one.percent)]
     if not found:
-        lacking = f"runs release {release}" if release else "answers requests yet"
-        raise TargetError(
-            f"no TorchServe of {reference} {lacking}",
-            hint="`kdeploy status` shows why",
-        )
+        what = f"release {release} of {reference}" if release else f"service {reference}"
+        raise TargetError(f"{what} does not answer requests yet", hint="`kdeploy status` shows why")
     return max(found, key=lambda one: (one.ready, one.percent))
 
 

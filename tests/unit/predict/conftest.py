@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from loopback import Server
+
+from tests.unit.predict.loopback import Server
 
 
 @pytest.fixture

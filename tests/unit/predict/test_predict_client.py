@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loopback import Reply
 from PIL import Image
 
 import deployer
@@ -25,6 +24,7 @@ from deployer.predict import Client, Failure, Prediction, predict_files
 from deployer.predict import connection as wire
 from deployer.targets.protocols import Endpoint
 from tests.clocks import patience
+from tests.unit.predict.loopback import Reply
 
 ROOT = Path(deployer.__file__).parents[1]
 SECRET = "s3cr3t-t0ken"

@@ -6,12 +6,12 @@ import json
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from loopback import Reply
 
 from deployer.errors import ConflictError, NotFoundError, TargetError
 from deployer.predict import Models, RegisteredModel
 from deployer.targets.protocols import Endpoint
 from tests.clocks import patience
+from tests.unit.predict.loopback import Reply
 
 
 def torchserve(code: int, kind: str, message: str) -> Reply:

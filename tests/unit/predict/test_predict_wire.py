@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import trustme
-from loopback import Reply, Server
-from proxying import Proxy, proxying
 
 from deployer.errors import ConfigError, PredictError
 from deployer.predict import Failure, Prediction, predict_files
 from deployer.targets.protocols import Endpoint
+from tests.unit.predict.loopback import Reply, Server
+from tests.unit.predict.proxying import Proxy, proxying
 
 HOST = "digits.team.example.com"
 SECRET = "s3cr3t-passw0rd"

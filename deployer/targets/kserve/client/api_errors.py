@@ -1,4 +1,4 @@
-"""What a refusal of the API server means: one table from its answers to our errors. Pure.
+"""What a refusal of the API server means: one table from its answers to our errors.
 
 What the API server says is quoted. What was sent to it never is, since that may hold secrets.
 """

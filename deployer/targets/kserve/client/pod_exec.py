@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from deployer.errors import KdeployError
-from deployer.store.shell import BrokenError, ExitError
+from deployer.store.volume_shell import BrokenError, ExitError
 from deployer.targets.kserve.client.connection import Connection
 from deployer.targets.kserve.client.resources import POD
 from deployer.targets.kserve.client.websocket import open_websocket

@@ -14,7 +14,7 @@ from deployer.findings import refuse
 from deployer.observed import Document, Reference
 from deployer.shipped import shipped
 from deployer.store.location import locate_claim
-from deployer.store.shell import BrokenError, ExitError
+from deployer.store.volume_shell import BrokenError, ExitError
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.pod_exec import run_in_pod
 from deployer.targets.kserve.client.resources import CLAIM, EVENT, POD, Resource
@@ -30,7 +30,7 @@ _LABELS = {"app.kubernetes.io/managed-by": "kdeploy", "app.kubernetes.io/compone
 
 
 class HelperPod:
-    """A shell in a Pod that mounts a claim. Implements deployer.store.shell.Shell."""
+    """A shell in a Pod that mounts a claim. Implements deployer.store.volume_shell.Shell."""
 
     def __init__(self, session: Session, image: str, note: Callable[[str], None]) -> None:
         self._session = session

@@ -6,16 +6,16 @@ import functools
 from typing import Any
 
 import pytest
-from deployer.cli.view import View, elapsed_text, lines, see, sentence
 
 from deployer.events import Applied, Event, Pushed, StatusChanged, Warned
 from deployer.observed import Observed, Phase, Reference, Share
+from deployer.rollout.view import View, elapsed_text, lines, see, sentence
 
 A, B = "1.0-aaaaaaaaaaaa", "1.1-bbbbbbbbbbbb"
 
 
 def status(phase: Phase, **more: Any) -> Observed:
-    return Observed(reference=Reference("team", "digits"), release=B, phase=phase, **more)
+    return Observed(reference=Reference("team", "digits"), wanted=B, phase=phase, **more)
 
 
 CANARY = (Share("digits-predictor-00010", B, 10), Share("digits-predictor-00009", A, 90))

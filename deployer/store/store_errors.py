@@ -1,4 +1,4 @@
-"""What goes wrong with a disk or a cloud, in sentences that say what to do."""
+"""Turns the errors of disks, object stores and their libraries into ours, with what to do next."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from deployer.errors import DiskFullError, StoreError
 
 
 def disk_error(what: str, where: str, error: OSError) -> StoreError | DiskFullError:
-    """Say what a file system refused."""
+    """Return the error that a file system's refusal stands for."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFullError(
             f"{what}: the disk is full", where=where, hint="`kdeploy prune --keep 5` removes old releases"
@@ -23,7 +23,7 @@ def disk_error(what: str, where: str, error: OSError) -> StoreError | DiskFullEr
     return StoreError(
         f"{what}: {error.strerror}",
         where=where,
-        hint=hints.get(error.errno or 0, "look at store.uri with `kdeploy config`"),
+        hint=hints.get(error.errno or 0, "check store.uri with `kdeploy config`"),
     )
 
 
@@ -32,12 +32,12 @@ _MEANINGS = (
     (
         r"RequestTimeTooSkewed|x-amz-date header is too|Request date header too old",
         "this machine's clock is wrong",
-        "set it, by NTP say: a request counts for some minutes around its time",
+        "set it, by NTP for example: a request is valid for some minutes around its time",
     ),
     (
         r"NoSuchBucket|ContainerNotFound|specified bucket does not exist|specified container does not exist",
         "there is no such bucket",
-        "make it, or mend store.uri; kdeploy makes no buckets",
+        "create it, or correct store.uri; kdeploy does not create buckets",
     ),
     (
         r"AuthorizationHeaderMalformed|PermanentRedirect|IllegalLocationConstraint|region '[^']*' is wrong",
@@ -47,12 +47,12 @@ _MEANINGS = (
     (
         r"ExpiredToken|TokenRefreshRequired|token (?:has|is) expired",
         "the credentials have expired",
-        "sign in again, and run this once more: an upload goes on where it stopped",
+        "sign in again, then retry",
     ),
     (
         r"InvalidAccessKeyId|SignatureDoesNotMatch|failed to authenticate|InvalidToken|Unauthenticated",
-        "the credentials are not the right ones",
-        "look at where they come from: docs/explanation/model-stores.md lists the places",
+        "the credentials are invalid",
+        "check where they come from: docs/explanation/model-stores.md lists the places",
     ),
     (
         r"169\.254\.169\.254|metadata\.google\.internal|CredentialsNotLoaded",
@@ -61,7 +61,7 @@ _MEANINGS = (
     ),
     (
         r"AccessDenied|AuthorizationPermissionMismatch|AuthorizationFailure|PermissionDenied|Forbidden|\b403\b",
-        "these credentials may not do that",
+        "these credentials lack a permission",
         "they need to list, read, write and delete objects there",
     ),
     (
@@ -71,31 +71,31 @@ _MEANINGS = (
     ),
     (
         r"BadScheme|URL scheme is not allowed",
-        "it would be asked without TLS",
+        "it would be read without TLS",
         "write http:// in store.endpoint if that is meant",
     ),
     (
         r"SlowDown|ServerBusy|TooManyRequests|\b429\b|\b503\b",
         "it is too busy",
-        "run this again: what arrived is not sent twice",
+        "retry: objects that are complete are not sent again",
     ),
     (
         r"onnect|dns error|timed out|Timeout|error sending request|Name or service not known|reset",
         "it cannot be reached",
-        "look at the network, the proxy, and store.endpoint",
+        "check the network, the proxy and store.endpoint",
     ),
 )
 
 
 def cloud_error(what: str, where: str, text: str) -> StoreError:
-    """Say what an object store refused, from the (scrubbed) text of an answer or of a library's error."""
+    """Return the error that a refusal of an object store stands for, from its scrubbed text."""
     for pattern, meaning, hint in _MEANINGS:
         if re.search(pattern, text):
             return StoreError(f"{what}: {meaning}{_said(text)}", where=where, hint=hint)
     return StoreError(
         f"{what}{_said(text) or ': ' + ' '.join(text.split())[:200]}",
         where=where,
-        hint="run this again: what arrived is not sent twice",
+        hint="retry: objects that are complete are not sent again",
     )
 
 
@@ -119,5 +119,5 @@ def scrubbed(text: str, secrets: Iterable[str]) -> str:
     for secret in sorted({form for one in secrets for form in (one, quote(one, safe=""))}, key=len)[::-1]:
         if len(secret) > 3:
             text = text.replace(secret, "***")
-    # What a URL carries as its right to be asked, whoever put it there.
+    # What a URL carries as its right to be asked, whatever put it there.
     return _IN_URL.sub(r"\1=***", text)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from msgspec import Struct, field
 
-__all__ = ["Access"]
+__all__ = ["StorageAccess"]
 
 
-class Access(Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
-    """How KServe's storage-initializer is let into a model store.
+class StorageAccess(Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
+    """How KServe's storage-initializer reads a model store.
 
-    With `account` or `secret` one that exists is named, and none is made. `data` and `annotations` are
+    With `account` or `secret` one that exists is named, and none is created. `data` and `annotations` are
     those of the Secret that is made otherwise; without data, there is none, and the annotations are the
     ServiceAccount's, beside `account_annotations`. `pod_labels` are what pods need to be given its identity.
     `caution` is what may go wrong later.
@@ -29,7 +29,8 @@ class Access(Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
     caution: str = ""
 
     def __repr__(self) -> str:
-        return f"Access(account={self.account!r}, secret={self.secret!r}, data of {', '.join(self.data)})"
+        data = ", ".join(self.data)
+        return f"StorageAccess(account={self.account!r}, secret={self.secret!r}, data of {data})"
 
     def service_account(self, service: str) -> str:
         """Return the ServiceAccount that a service runs as; it has the same name at every rollout."""

@@ -1,0 +1,64 @@
+"""Releases and their documents, rendered as kdeploy does it, for tests that need no files behind them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deployer.access import Access
+from deployer.bundle import Bundle
+from deployer.config import Scaling, Serving
+from deployer.journal import Entry, Provenance, plan_entry
+from deployer.manifest import render
+from deployer.observed import Capabilities, Document, Reference
+from deployer.release import ArchiveRecord, Release, Traffic
+
+A, B, C = "1.0-aaaaaaaaaaaa", "1.1-bbbbbbbbbbbb", "1.2-cccccccccccc"
+DEMO = Reference("default", "demo")
+ALICE = "alice@laptop"
+KNATIVE = Capabilities(deployment_mode="Knative", canary=True)
+
+RUNTIME: Document = {"containers": [{"name": "kserve-container", "image": "torchserve"}]}
+
+
+def make_release(
+    release: str = A, name: str = "demo", *, runtime: Document | None = RUNTIME, **serving: Any
+) -> Release:
+    """Make a release; with no `runtime` it is the one that kdeploy renders."""
+    return Release(
+        id=release,
+        name=name,
+        version=release.partition("-")[0],
+        archive=ArchiveRecord(f"{name}.mar", "sha256:0", ()),
+        serving=Serving(**serving),
+        config_properties="",
+        runtime=runtime,
+    )
+
+
+def make_bundle(
+    release: str = A,
+    *,
+    service: Reference = DEMO,
+    percent: int = 100,
+    capabilities: Capabilities = KNATIVE,
+    storage_uri: str = "",
+    scaling: Scaling | None = None,
+    access: Access | None = None,
+    runtime: Document | None = RUNTIME,
+    **serving: Any,
+) -> Bundle:
+    """Render a release's documents."""
+    return render(
+        make_release(release, service.name, runtime=runtime, **serving),
+        storage_uri=storage_uri or f"s3://models/{service.name}/{release}/",
+        namespace=service.namespace,
+        capabilities=capabilities,
+        scaling=scaling or Scaling(),
+        traffic=Traffic(percent),
+        access=access,
+    )
+
+
+def make_entry(bundle: Bundle, *, who: str = ALICE, stable: str | None = None, **more: Any) -> Entry:
+    """Describe the rollout of a bundle."""
+    return plan_entry(bundle, Provenance(who=who, archive="sha256:0", commit="abc"), stable=stable, **more)

@@ -1,0 +1,69 @@
+"""Which modules of deployer touch the world, by the one table in pyproject.toml, and which are pure.
+
+An effect is a library that reads or changes something outside of the process, or the clock. A module is pure
+if neither it nor any module that it imports directly imports an effect. (What a `Path` does is not seen.)
+`make lint` keeps each effect in its rooms; `make test` wants every branch of the pure modules, which
+`python -m tests.effects` prints as a comma-separated list of files.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import grimp
+from importlinter import Contract, ContractCheck, fields, output
+
+try:
+    import tomllib
+except ImportError:
+    import tomli as tomllib  # type: ignore[no-redef]
+
+ROOT = Path(__file__).parents[1]
+Rooms = dict[str, tuple[str, ...]]
+
+
+def read_table(lines: list[str]) -> Rooms:
+    """Read lines like `os, time -> store, cli`: for each library, the rooms that may import it."""
+    split = [[re.findall(r"[\w.]+", side) for side in line.split("->")] for line in lines]
+    return {library: tuple(f"deployer.{room}" for room in rooms) for libs, rooms in split for library in libs}
+
+
+class EffectsContract(Contract):
+    """Each library is imported by the modules of its rooms alone."""
+
+    type_name = "effects"
+    rooms = fields.ListField(subfield=fields.StringField())
+
+    def check(self, graph: grimp.ImportGraph, verbose: bool) -> ContractCheck:
+        wrong = [
+            f"{module} imports {library}, which belongs to {', '.join(rooms)}"
+            for library, rooms in read_table(self.rooms).items()
+            if library in graph.modules
+            for module in sorted(graph.find_modules_that_directly_import(library))
+            if not any(f"{module}.".startswith(f"{room}.") for room in rooms)
+        ]
+        return ContractCheck(kept=not wrong, metadata={"wrong": wrong})
+
+    def render_broken_contract(self, check: ContractCheck) -> None:
+        for line in check.metadata["wrong"]:
+            output.print_error(line)
+
+
+def find_pure() -> dict[str, Path]:
+    """Find the pure modules and their files."""
+    linter = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    effects = next(read_table(contract["rooms"]) for contract in linter["contracts"] if "rooms" in contract)
+    graph = grimp.build_graph(
+        "deployer", include_external_packages=True, exclude_type_checking_imports=True, cache_dir=None
+    )
+    imports = {m: graph.find_modules_directly_imported_by(m) for m in graph.modules}
+    doors = {module for module, imported in imports.items() if imported & effects.keys()}
+    pure = [m for m in imports if m.startswith("deployer.") and not ({m} | imports[m]) & doors]
+    bases = {module: ROOT.joinpath(*module.split(".")) for module in sorted(pure)}
+    return {m: b / "__init__.py" if b.is_dir() else b.with_suffix(".py") for m, b in bases.items()}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(",".join(str(file.relative_to(ROOT)) for file in find_pure().values()))

@@ -1,0 +1,291 @@
+"""The steps of a rollout, one by one: what follows from each event, and what is told of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec import structs
+
+from deployer.errors import (
+    ConflictError,
+    KdeployError,
+    RolloutFailedError,
+    RolloutTimeoutError,
+    StoreError,
+    TargetError,
+)
+from deployer.journal import Entry, JournalEvent, Outcome
+from deployer.observed import Observed, Phase, Revision, Share
+from deployer.rollout import engine
+from deployer.rollout.engine import Apply, Finish, Note, ReadJournal, Report, Rollout, Say, Stage, Watch
+from deployer.rollout.plan import Plan
+from tests.bundles import ALICE, DEMO, A, B, C, make_bundle, make_entry
+
+BUNDLE = make_bundle(B)
+READY_A = structs.replace(make_entry(make_bundle(A)), number=3, outcome=Outcome.READY)
+
+
+def plan(*, percent: int = 100, **more: Any) -> Plan:
+    bundle = make_bundle(B, percent=percent)
+    entry = make_entry(bundle, stable=A if percent < 100 else None)
+    return Plan(bundle=bundle, entry=entry, **{"timeout": 5.0, **more})
+
+
+def observed(phase: Phase, release: str | None = B, **more: Any) -> Observed:
+    return Observed(reference=DEMO, wanted=release, phase=phase, **more)
+
+
+def waiting(of: Plan | None = None, *seen: Observed) -> Rollout:
+    """A rollout that has been applied as entry 7, and has seen what is given."""
+    state, _ = engine.begin(of or plan())
+    state, _ = engine.step(state, engine.Applied(7))
+    for one in seen:
+        state, _ = engine.step(state, engine.Seen(one))
+    return state
+
+
+def noted(outcome: Outcome, reason: str = "", number: int = 7) -> Note:
+    return Note(number, JournalEvent(outcome=outcome, reason=reason, who=ALICE))
+
+
+def end(state: Rollout, event: engine.Event) -> KdeployError:
+    """Return the error that the event ends the rollout with."""
+    state, actions = engine.step(state, event)
+    assert state.stage is Stage.DONE
+    finish = actions[-1]
+    assert isinstance(finish, Finish)
+    assert finish.error
+    return finish.error
+
+
+def failed(**more: Any) -> engine.Seen:
+    return engine.Seen(observed(Phase.FAILED, **more))
+
+
+class TestTheWayToReady:
+    def test_it_applies_waits_and_notes_that_it_is_ready(self) -> None:
+        of = plan(expect=6)
+        state, actions = engine.begin(of)
+        assert actions == (Apply(of.bundle, of.entry, 6),)
+        state, actions = engine.step(state, engine.Applied(7))
+        assert actions == (Watch(5.0, None),)
+        progress, ready = observed(Phase.PROGRESSING), observed(Phase.READY)
+        state, actions = engine.step(state, engine.Seen(progress))
+        assert actions == (Report(progress),)
+        assert engine.step(state, engine.Seen(progress)) == (state, ())  # what did not change is not told
+        state, actions = engine.step(state, engine.Seen(ready))
+        assert actions == (Report(ready), noted(Outcome.READY), Finish())
+        assert engine.step(state, engine.Seen(ready)) == (state, ())  # it is over
+
+    def test_without_a_timeout_nobody_waits(self) -> None:
+        state, _ = engine.begin(plan(timeout=None))
+        state, actions = engine.step(state, engine.Applied(7))
+        assert (state.stage, actions) == (Stage.DONE, (Finish(),))
+
+    def test_a_canary_waits_for_its_share_beside_the_stable_release(self) -> None:
+        state, _ = engine.begin(plan(percent=10))
+        state, actions = engine.step(state, engine.Applied(7))
+        assert actions == (Watch(5.0, A),)
+        state, actions = engine.step(state, engine.Seen(observed(Phase.READY, percent=10)))
+        assert actions[1:] == (noted(Outcome.READY), Finish())
+
+    @pytest.mark.parametrize(("percent", "seen"), [(100, 10), (50, 10), (10, 100)])
+    def test_ready_with_another_percentage_is_not_ready_yet(self, percent: int, seen: int) -> None:
+        state = waiting(plan(percent=percent))
+        state, actions = engine.step(state, engine.Seen(observed(Phase.READY, percent=seen)))
+        (report,) = actions
+        assert isinstance(report, Report)
+        assert report.observed.phase is Phase.PROGRESSING
+        error = end(state, engine.Elapsed())
+        assert f": waiting for the wanted traffic to be {percent} %, not {seen} %" in error.what
+
+    def test_pods_that_still_hold_their_resources_are_told(self) -> None:
+        holding = observed(Phase.READY, holding=("demo-1", "demo-2"))
+        _, actions = engine.step(waiting(), engine.Seen(holding))
+        assert actions[2:] == (Say("still terminating: demo-1, demo-2"), Finish())
+
+    def test_what_cannot_be_applied_ends_it(self) -> None:
+        state, _ = engine.begin(plan(rollback=True))
+        error = StoreError("the network broke")
+        state, actions = engine.step(state, engine.Failed(error))
+        assert (state.stage, actions) == (Stage.DONE, (Finish(error),))
+
+
+class TestFailure:
+    def test_it_says_why_and_which_release_still_answers(self) -> None:
+        event = failed(
+            reason="ModelLoadFailed", message="No module named 'foo'.", traffic=(Share("r1", A, 100),)
+        )
+        _, actions = engine.step(waiting(), event)
+        assert actions[:2] == (Report(event.observed), noted(Outcome.FAILED, "ModelLoadFailed"))
+        error = end(waiting(), event)
+        assert isinstance(error, RolloutFailedError)
+        assert error.what == (
+            f"release {B} cannot become ready: ModelLoadFailed: No module named 'foo'; "
+            f"{A} still answers requests"
+        )
+        assert error.where == "default/demo"
+        assert error.hint == (
+            f"fix the cause, then run `kdeploy rollout` again. "
+            f"{B} stays applied and takes over if it becomes ready. "
+            f"To go back: `kdeploy rollout --release {A}`"
+        )
+
+    def test_without_another_release_there_is_no_way_back(self) -> None:
+        event = failed(
+            reason="OOMKilled",
+            hint="raise serving.memory",
+            log=("a", "b"),
+            traffic=(Share("r1", B, 100), Share("r2", A, 0)),
+        )
+        error = end(waiting(), event)
+        assert error.what.endswith("OOMKilled\n  | a\n  | b")
+        assert error.hint == f"raise serving.memory. {B} stays applied and takes over if it becomes ready"
+
+    def test_a_timeout_says_how_far_it_was(self) -> None:
+        seen = observed(
+            Phase.PROGRESSING, reason="Loading", message="loading", traffic=(Share("r1", A, 100),)
+        )
+        _, actions = engine.step(waiting(None, seen), engine.Elapsed())
+        assert actions[0] == noted(Outcome.TIMED_OUT)
+        error = end(waiting(None, seen), engine.Elapsed())
+        assert isinstance(error, RolloutTimeoutError)
+        assert error.what == (
+            f"timed out after 5 s waiting for release {B}: loading; {A} still answers requests"
+        )
+        assert "takes over when it is ready" in (error.hint or "")
+        assert (error.hint or "").endswith(f"To go back: `kdeploy rollout --release {A}`")
+
+    def test_a_timeout_before_anything_was_seen(self) -> None:
+        assert end(waiting(), engine.Elapsed()).what == f"timed out after 5 s waiting for release {B}"
+
+    def test_a_timeout_while_nothing_progresses(self) -> None:
+        stopped = observed(Phase.STOPPED, reason="Stopped", message="by hand")
+        assert end(waiting(None, stopped), engine.Elapsed()).what.endswith(": Stopped: by hand")
+        silent = observed(Phase.PROGRESSING, reason="Loading")
+        assert end(waiting(None, silent), engine.Elapsed()).what.endswith(f"{B}: Loading")
+
+    def test_a_watch_that_breaks_notes_nothing(self) -> None:
+        error = TargetError("the supervisor ended")
+        state, actions = engine.step(waiting(plan(rollback=True)), engine.Failed(error))
+        assert (state.stage, actions) == (Stage.DONE, (Finish(error),))
+
+
+class TestReplaced:
+    @pytest.mark.parametrize("other", [A, None])
+    def test_another_release_is_noted_and_looked_up(self, other: str | None) -> None:
+        seen = observed(Phase.READY, other)
+        state, actions = engine.step(waiting(), engine.Seen(seen))
+        assert actions == (Report(seen), noted(Outcome.REPLACED), ReadJournal())
+        assert state.stage is Stage.REPLACED
+
+    @pytest.mark.parametrize(
+        ("release", "told"),
+        [
+            (A, f"alice@laptop applied release {A} at 12:03:11 UTC while {B} was being rolled out"),
+            (B, f"release {A} was applied while {B} was being rolled out"),
+        ],
+    )
+    def test_it_names_who_did_it_where_the_journal_tells(self, release: str, told: str) -> None:
+        state = waiting(None, observed(Phase.READY, A))
+        entry = Entry(release=release, who=ALICE, when="2026-01-01T12:03:11Z")
+        error = end(state, engine.Read([entry]))
+        assert isinstance(error, ConflictError)
+        assert (error.what, error.where) == (told, "default/demo")
+        assert "run `kdeploy rollout` again" in (error.hint or "")
+
+    def test_a_journal_that_is_empty_or_cannot_be_read_names_nobody(self) -> None:
+        state = waiting(None, observed(Phase.READY, A))
+        for event in (engine.Read([]), engine.Failed(TargetError("no way there"))):
+            error = end(state, event)
+            assert isinstance(error, ConflictError)
+            assert error.what == f"release {A} was applied while {B} was being rolled out"
+
+
+class TestRollback:
+    RECALLING = waiting(
+        plan(rollback=True, percent=10), observed(Phase.FAILED, reason="OOMKilled", hint="fix")
+    )
+    RESTORING = engine.step(engine.step(RECALLING, engine.Read([READY_A]))[0], engine.Applied(8))[0]
+
+    @pytest.mark.parametrize("event", [failed(reason="OOMKilled"), engine.Elapsed()])
+    def test_the_journal_is_read_first(self, event: engine.Event) -> None:
+        state, actions = engine.step(waiting(plan(rollback=True)), event)
+        assert (state.stage, actions[-1]) == (Stage.RECALLING, ReadJournal())
+        assert any(isinstance(one, Note) for one in actions)
+
+    def test_the_last_release_that_was_ready_is_restored_for_all_requests(self) -> None:
+        newest = structs.replace(READY_A, number=4, release=C, outcome=Outcome.FAILED)
+        state, actions = engine.step(self.RECALLING, engine.Read([READY_A, newest]))
+        say, apply = actions
+        assert say == Say(f"rolling back to release {A}")
+        assert isinstance(apply, Apply)
+        assert (apply.bundle, apply.expect) == (READY_A.bundle, 7)
+        entry = apply.entry
+        assert (entry.release, entry.percent, entry.stable, entry.parent) == (A, 100, None, 3)
+        assert (entry.who, entry.bundle) == (ALICE, READY_A.bundle)
+        state, actions = engine.step(state, engine.Applied(8))
+        assert (state.stage, actions) == (Stage.RESTORING, (Watch(5.0, None),))
+
+    def test_pods_that_answer_nothing_are_stopped_first_in_standard_mode(self) -> None:
+        stuck = observed(Phase.FAILED, revisions=(Revision("r2", B, pods=1),))
+        state = waiting(plan(rollback=True, standard=True), stuck)
+        _, actions = engine.step(state, engine.Read([READY_A]))
+        assert actions[1] == Say(f"no release answers requests, so the pods of {B} are stopped first")
+        apply = actions[2]
+        assert isinstance(apply, Apply)
+        assert READY_A.bundle
+        assert apply.bundle == apply.entry.bundle == READY_A.bundle.recreating()
+        assert apply.entry.strategy == "recreate"
+
+    def test_its_end_is_the_failure_and_says_what_is_restored(self) -> None:
+        ready = engine.Seen(observed(Phase.READY, A))
+        _, actions = engine.step(self.RESTORING, ready)
+        assert actions[1] == noted(Outcome.READY, number=8)
+        error = end(self.RESTORING, ready)
+        assert isinstance(error, RolloutFailedError)
+        assert error.what == f"release {B} cannot become ready: OOMKilled"
+        assert error.hint == (f"fix the cause, then run `kdeploy rollout` again. {A} is restored and Ready")
+
+    @pytest.mark.parametrize("entries", [[], [structs.replace(READY_A, bundle=None)]])
+    def test_with_nothing_to_go_back_to_the_hint_says_so(self, entries: list[Entry]) -> None:
+        error = end(self.RECALLING, engine.Read(entries))
+        assert error.what == f"release {B} cannot become ready: OOMKilled"
+        assert error.hint == (
+            "nothing to roll back to: no release of default/demo was Ready before. "
+            f"fix. {B} stays applied and takes over if it becomes ready"
+        )
+
+    @pytest.mark.parametrize(
+        ("state", "event", "told"),
+        [
+            (RECALLING, engine.Failed(TargetError("no way there")), "; cannot roll back: no way there"),
+            (
+                RESTORING,
+                engine.Failed(TargetError("no way there")),
+                f"; rolling back to {A} failed: no way there",
+            ),
+            (
+                RESTORING,
+                engine.Elapsed(),
+                f"; rolling back to {A} failed: timed out after 5 s waiting for release {A}",
+            ),
+            (
+                RESTORING,
+                engine.Seen(observed(Phase.FAILED, A, reason="NoNode")),
+                f"; rolling back to {A} failed: release {A} cannot become ready: NoNode",
+            ),
+        ],
+    )
+    def test_a_rollback_that_fails_says_both(self, state: Rollout, event: engine.Event, told: str) -> None:
+        error = end(state, event)
+        assert isinstance(error, RolloutFailedError)
+        assert error.what == f"release {B} cannot become ready: OOMKilled{told}"
+
+    def test_a_rollback_that_is_replaced_says_both(self) -> None:
+        state, _ = engine.step(self.RESTORING, engine.Seen(observed(Phase.READY, C)))
+        error = end(state, engine.Read([]))
+        assert error.what.endswith(
+            f"; rolling back to {A} failed: release {C} was applied while {A} was being rolled out"
+        )

@@ -1,0 +1,86 @@
+"""What a rollout is to do: how much traffic its release gets, and how pods are replaced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from deployer.errors import ConfigError
+from deployer.observed import Live, Observed, Phase, Revision, Share
+from deployer.release import Traffic
+from deployer.rollout.plan import Strategy, decide_strategy, decide_traffic
+from tests.bundles import DEMO, A, B
+
+
+def live(release: str, *shares: tuple[str, int], running: tuple[str, ...] = (), **more: Any) -> Live:
+    traffic = tuple(Share(f"r{number}", one, percent) for number, (one, percent) in enumerate(shares))
+    revisions = tuple(Revision(f"r{number}", one, pods=1) for number, one in enumerate(running))
+    observed = Observed(
+        reference=DEMO, wanted=release, phase=Phase.READY, traffic=traffic, revisions=revisions, **more
+    )
+    return Live({}, observed)
+
+
+class TestTraffic:
+    def test_all_requests(self) -> None:
+        assert decide_traffic(100, B, None) == (Traffic(), "")
+
+    def test_a_canary_gets_its_share_and_the_stable_release_the_rest(self) -> None:
+        assert decide_traffic(10, B, live(A, (A, 100), stable=A)) == (Traffic(10, A), "")
+        assert decide_traffic(50, B, live(B, (B, 10), (A, 90), stable=A)) == (Traffic(50, A), "")
+        assert decide_traffic(10, B, live(A, (A, 100))) == (Traffic(10, A), "")  # no revision says so itself
+
+    @pytest.mark.parametrize("before", [None, live(A)])
+    def test_a_first_release_is_rolled_out_at_once(self, before: Live | None) -> None:
+        traffic, note = decide_traffic(10, B, before)
+        assert traffic == Traffic()
+        assert note == f"{B} is the first release: it gets all requests, not 10 %"
+
+    @pytest.mark.parametrize("percent", [0, 10, 99])
+    def test_a_release_that_is_rolled_out_keeps_all_requests(self, percent: int) -> None:
+        traffic, note = decide_traffic(percent, B, live(B, (B, 100), stable=B))
+        assert traffic == Traffic()
+        assert "rolled out already" in note
+
+    def test_the_stable_release_is_not_a_canary_of_itself(self) -> None:
+        assert decide_traffic(10, A, live(B, (B, 10), (A, 90), stable=A))[0] == Traffic()
+
+
+class TestStrategy:
+    def test_recreate_says_what_it_costs(self) -> None:
+        strategy, warning = decide_strategy(Strategy.RECREATE, B, live(A, (A, 100)).status, standard=True)
+        assert strategy is Strategy.RECREATE
+        assert "does not answer" in warning
+
+    @pytest.mark.parametrize(
+        "stuck", [live(A, running=(A,)), live(B, running=(A, B)), live(B, (A, 0), running=(A,))]
+    )
+    def test_old_pods_are_stopped_first_where_no_release_answers(self, stuck: Live) -> None:
+        assert decide_strategy(None, B, stuck.status, standard=True) == (
+            Strategy.RECREATE,
+            f"no release answers requests, so the pods of {A} are stopped first",
+        )
+
+    @pytest.mark.parametrize(
+        ("asked", "before", "standard"),
+        [
+            (None, live(A, (A, 100), running=(A,)), True),
+            (None, live(B, running=(B,)), True),
+            (None, live(A), True),
+            (None, None, True),
+            (None, live(A, running=(A,)), False),
+            (Strategy.ROLLING, live(A, running=(A,)), True),
+        ],
+    )
+    def test_everywhere_else_new_pods_come_first(
+        self, asked: Strategy | None, before: Live | None, standard: bool
+    ) -> None:
+        assert decide_strategy(asked, B, before and before.status, standard=standard) == (
+            Strategy.ROLLING,
+            "",
+        )
+
+    def test_only_standard_mode_can_recreate(self) -> None:
+        with pytest.raises(ConfigError, match="Standard mode"):
+            decide_strategy(Strategy.RECREATE, B, None, standard=False)

@@ -1,0 +1,68 @@
+"""A release's documents as one value."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from deployer.access import Access
+from deployer.bundle import read_bundle
+from deployer.observed import Document
+from tests.bundles import DEMO, A, make_bundle
+
+ACCESS = Access(data={"AWS_SECRET_ACCESS_KEY": "hunter2"})
+BUDGET: Document = {"kind": "PodDisruptionBudget", "metadata": {"name": "demo"}}
+
+
+def test_it_names_its_service_release_and_traffic() -> None:
+    bundle = make_bundle(A, percent=10, storage_uri="s3://models/demo/")
+    assert (bundle.reference, bundle.release, bundle.percent) == (DEMO, A, 10)
+    assert bundle.storage_uri == "s3://models/demo/"
+    assert make_bundle(A).percent == 100
+
+
+def test_a_service_that_kdeploy_did_not_render_has_no_release() -> None:
+    service = make_bundle().service
+    assert read_bundle([{**service, "metadata": {"name": "demo", "namespace": "team"}}]).release == ""
+
+
+def test_what_is_applied_first_is_what_the_service_needs() -> None:
+    bundle = msgspec.structs.replace(make_bundle(access=ACCESS), extras=(BUDGET,))
+    kinds = [document["kind"] for document in bundle.beside]
+    assert kinds == ["Secret", "ServiceAccount", "ServingRuntime", "PodDisruptionBudget"]
+    assert [document["kind"] for document in bundle.documents] == [*kinds[1:], "InferenceService"]
+
+
+def test_old_pods_may_be_stopped_first() -> None:
+    bundle = make_bundle(A)
+    predictor = bundle.recreating().service["spec"]["predictor"]
+    assert predictor == {**bundle.service["spec"]["predictor"], "deploymentStrategy": {"type": "Recreate"}}
+
+
+def test_a_secret_is_neither_shown_nor_encoded() -> None:
+    bundle = make_bundle(access=ACCESS)
+    assert bundle.secret
+    assert bundle.secret.document["data"] == {"AWS_SECRET_ACCESS_KEY": "aHVudGVyMg=="}
+    for text in (repr(bundle), str(bundle.documents), msgspec.json.encode(bundle.without_secret()).decode()):
+        assert "aHVudGVyMg" not in text
+        assert "hunter2" not in text
+    with pytest.raises(TypeError):
+        msgspec.json.encode(bundle)
+    assert bundle.without_secret().secret is None
+
+
+def test_documents_are_read_as_a_bundle() -> None:
+    bundle = msgspec.structs.replace(make_bundle(access=ACCESS), extras=(BUDGET,))
+    again = read_bundle([*bundle.beside, bundle.service])
+    assert again.without_secret() == bundle.without_secret()
+    assert again.secret
+    assert bundle.secret
+    assert again.secret.document == bundle.secret.document
+    bare = make_bundle()
+    assert read_bundle([bare.service]) == msgspec.structs.replace(bare, runtime=None)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_bundle_is_of_one_service(count: int) -> None:
+    with pytest.raises(ValueError, match=f"not {count}"):
+        read_bundle([make_bundle().service] * count)

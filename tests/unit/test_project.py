@@ -1,0 +1,135 @@
+"""A project on disk and a real model store: what is packed, pushed and exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deployer.config import load_settings
+from deployer.errors import ArchiveError, ConfigError, KdeployError, NotFoundError
+from deployer.events import Archiving, Pushed, Warned
+from deployer.project import DIGESTS, Project
+from deployer.store.folder import FolderStore
+from tests.unit.projects import HANDLER, Folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "model-store")
+
+
+def test_unchanged_inputs_are_neither_read_nor_written_again(folder: Folder, store: FolderStore) -> None:
+    first = folder.project().push(store)
+    assert Archiving in folder.kinds()
+    assert folder.project().push(store) == first
+    assert folder.events == [Pushed(release=first.id, uri=store.uri(first), bytes_written=0)]
+
+
+def test_without_the_remembered_digests_it_is_found_out_in_one_pass(
+    folder: Folder, store: FolderStore
+) -> None:
+    first = folder.project().push(store)
+    (folder.folder / DIGESTS).unlink()
+    assert folder.project().push(store) == first
+    assert Archiving in folder.kinds()
+    assert folder.events[-1] == Pushed(release=first.id, uri=store.uri(first), bytes_written=0)
+
+
+def test_other_bytes_are_another_release(folder: Folder, store: FolderStore) -> None:
+    first = folder.project().push(store)
+    folder.change(b"v")
+    assert folder.project().push(store).id != first.id
+
+
+def test_replicas_are_no_part_of_a_release(folder: Folder, store: FolderStore) -> None:
+    first = folder.project().push(store)
+    assert folder.project(scaling__max_replicas="3").plan() == first
+
+
+def test_a_plan_writes_nothing_and_names_what_push_makes(folder: Folder, store: FolderStore) -> None:
+    def files() -> set[Path]:
+        return {path for path in folder.folder.rglob("*") if ".kdeploy" not in path.parts}
+
+    before, planned = files(), folder.project().plan()
+    assert files() == before
+    assert store.find("demo", planned.id) is None
+    assert folder.project().push(store) == planned
+
+
+def test_a_plan_and_a_push_pack_once(folder: Folder, store: FolderStore) -> None:
+    project = folder.project()
+    assert project.push(store) == project.plan()
+    assert folder.kinds().count(Archiving) == 1
+
+
+def test_a_release_is_found_by_its_id(folder: Folder, store: FolderStore) -> None:
+    project = folder.project()
+    release = project.push(store)
+    assert project.find(release.id, store) == release
+    with pytest.raises(NotFoundError, match=r"release 1\.0-0123456789ab of demo not found"):
+        project.find("1.0-0123456789ab", store)
+    with pytest.raises(NotFoundError, match="release id"):
+        project.find("../..", store)
+
+
+@pytest.mark.parametrize(
+    ("line", "flags", "where"),
+    [
+        ('handler = "none.py"', {}, "other.toml: model.handler"),
+        ('handler = "handler.py"', {"model.model-file": "x"}, "--set model.model-file: model.model-file"),
+        ('handler = "handler.py"\n[torchserve]\nmodel_store = "x"', {}, "other.toml: torchserve.model_store"),
+    ],
+)
+def test_an_error_is_where_the_value_was_set(
+    line: str, flags: dict[str, str], where: str, folder: Folder, store: FolderStore
+) -> None:
+    path = folder.folder / "other.toml"
+    path.write_text(f'[model]\nname = "demo"\nversion = "1"\n{line}\n')
+    settings = load_settings(path, environment={}, flags=flags, folder=folder.folder)
+    with pytest.raises(KdeployError) as caught:
+        Project(settings, folder.events.append).push(store)
+    assert (caught.value.where or "").endswith(where)
+
+
+def test_a_store_takes_only_what_torchserve_loads(folder: Folder, store: FolderStore) -> None:
+    project = folder.project(model__archive_format="tgz")
+    for work in (project.plan, lambda: project.push(store)):
+        with pytest.raises(ConfigError, match=r"takes a \.mar"):
+            work()
+
+
+def test_warnings_are_told_once_and_strict_makes_them_errors(folder: Folder, store: FolderStore) -> None:
+    (folder.folder / "handler.py").write_text("import no_such_module\n" + HANDLER)
+    project = folder.project()
+    project.push(store)
+    project.plan()
+    told = [event for event in folder.events if isinstance(event, Warned)]
+    assert len(told) == 1
+    assert "no_such_module" in told[0].message
+    with pytest.raises(ArchiveError, match="strict"):
+        folder.project(strict=True).push(store)
+
+
+@pytest.mark.parametrize("archive_format", ["zip-store", "default", "tgz", "no-archive"])
+def test_an_archive_is_written_anywhere_and_replaced_only_by_force(
+    folder: Folder, archive_format: str, tmp_path: Path
+) -> None:
+    project = folder.project(model__archive_format=archive_format)
+    out = tmp_path / "out"
+    out.mkdir()
+    path = project.export(out)
+    assert path.exists()
+    with pytest.raises(ArchiveError, match="already") as caught:
+        project.export(out)
+    assert "--force" in (caught.value.hint or "")
+    if archive_format == "no-archive":  # a folder that kdeploy may not have made
+        with pytest.raises(ArchiveError, match="folder"):
+            project.export(out, force=True)
+    else:
+        assert project.export(out, force=True) == path
