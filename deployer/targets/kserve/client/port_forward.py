@@ -28,7 +28,7 @@ _CHUNK = 65536
 
 
 class Forward:
-    """One port of one pod. Implements deployer.target.Tunnel."""
+    """One port of one pod. Implements deployer.targets.protocols.Tunnel."""
 
     def __init__(self, connection: Connection, namespace: str, pod: str, port: int) -> None:
         self.fault: KdeployError | None = None

@@ -95,9 +95,10 @@ class Services:
         the cluster refuses a document.
         """
         tried = []
-        for document in (*bundle.beside, self._wanted(bundle, self._session.find(bundle.reference))):
+        for document in (*bundle.beside, bundle.service):
             live = find_document(self._session.api, document, self.namespace)
-            after = self._apply_document(bundle, document, dry_run=True)
+            wanted = self._wanted(bundle, live) if document is bundle.service else document
+            after = self._apply_document(bundle, wanted, dry_run=True)
             tried.append((live, after if live else document))
         return tried
 
