@@ -8,7 +8,7 @@ from msgspec import UNSET
 
 from deployer.findings import Finding
 from deployer.observed import Document
-from deployer.targets.kserve.preflight.rules.capacity import check_room
+from deployer.targets.kserve.preflight.rules.capacity import check_room, gives_gpu_back, has_gpu
 
 GPU = "nvidia.com/gpu"
 
@@ -113,3 +113,13 @@ def test_no_single_resource_is_short() -> None:
     nodes = [node("n1", cpu="4", memory="1Gi"), node("n2", cpu="1", memory="8Gi")]
     (one,) = found(service(cpu="2", memory="2Gi"), nodes)
     assert one.detail == "no node has 2 cpu, 2Gi memory now"
+
+
+def test_a_gpu_that_is_given_back() -> None:
+    assert has_gpu(ROOM)
+    assert not has_gpu(node(cpu="4"))
+    ending = pod(gpu="1")
+    assert not gives_gpu_back(ending)
+    ending["metadata"]["deletionTimestamp"] = "2026-01-01T10:00:00Z"
+    assert gives_gpu_back(ending)
+    assert not gives_gpu_back({**pod(cpu="1"), "metadata": ending["metadata"]})

@@ -71,6 +71,11 @@ def on_theirs(mode: str = "Standard") -> Bundle:
         (rendered(gpu=2), ClusterFacts(nodes=[node("1"), {}, node("2")])),
         (rendered(gpu=2), GOOD),
         (rendered(uri=CLAIM), ClusterFacts(claim=claim())),
+        (rendered(uri=CLAIM), ClusterFacts(claim=None, makes_claim=True)),
+        (
+            rendered(mode="Knative", response_timeout=600),
+            ClusterFacts(defaults={"data": {"max-revision-timeout-seconds": "3600"}}),
+        ),
         (rendered(uri=CLAIM), GOOD),
         (rendered(uri=CLAIM), ClusterFacts(claim=claim("Pending"))),
         (
@@ -116,6 +121,7 @@ def test_what_is_taken(good: Bundle, place: ClusterFacts) -> None:
             "served in Standard mode, which KServe",
         ),
         (rendered(mode="Knative"), ClusterFacts(knative=False), "Knative, which is not installed"),
+        (rendered(mode="Knative", response_timeout=600), GOOD, "more than Knative's maximum of 600 s"),
         (
             rendered(),
             ClusterFacts(config=KServeConfig(deployment_mode="Knative"), version="0.15.2"),
@@ -205,6 +211,7 @@ def test_what_is_refused(bad: Bundle, place: ClusterFacts, what: str) -> None:
             ClusterFacts(nodes=[node("1"), {}]),
             "no node has 2 nvidia.com/gpu now: ",
         ),
+        (rendered(min_replicas=0), GOOD, "min-replicas = 0 does not scale to zero in Standard mode"),
         (
             rendered(uri=CLAIM, max_replicas=2),
             ClusterFacts(claim=claim()),

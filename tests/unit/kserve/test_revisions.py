@@ -12,7 +12,7 @@ from deployer.targets.kserve.state.children import (
     own_children,
     release_of,
 )
-from deployer.targets.kserve.state.revisions import observe, observe_briefly, split_replica_sets
+from deployer.targets.kserve.state.revisions import find_url, observe, observe_briefly, split_replica_sets
 from tests.unit.kserve.documents import A, B, condition, pod, replica_set, revision, service
 
 READY = {"conditions": [condition("Ready", "True")]}
@@ -148,3 +148,22 @@ def test_before_there_is_a_status() -> None:
     assert is_standard(bare)
     assert observe(bare, Children()).phase is Phase.PENDING
     assert release_of(bare) is None
+
+
+def test_the_url_of_one_release_is_its_tags_or_the_services_where_it_gets_all_requests() -> None:
+    made = [revision(A, 1), revision(B, 2)]
+
+    def served(*traffic: Document) -> Document:
+        predictor = {"traffic": list(traffic)}
+        return service(B, mode="Knative", url="http://digits", components={"predictor": predictor})
+
+    split = served(
+        {"revisionName": "digits-predictor-00002", "percent": 10, "tag": "latest", "url": "http://latest"},
+        {"revisionName": "digits-predictor-00001", "percent": 90},
+    )
+    assert find_url(split, made, B) == "http://latest"
+    assert find_url(split, made, A) is None
+    assert find_url(split, made, "1.2-cccccccccccc") is None
+    alone = served({"revisionName": "digits-predictor-00002", "percent": 100})
+    assert find_url(alone, made, B) == "http://digits"
+    assert find_url(service(B, mode="Knative"), made, B) is None

@@ -13,6 +13,7 @@ from deployer.findings import Finding
 from deployer.journal import Entry
 from deployer.managed_fields import agrees, leave_to_others
 from deployer.observed import Capabilities, Document, Live, Observed, Phase, Reference
+from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.resources import Resource
 from deployer.targets.kserve.preflight.doctor import examine, unchecked
 from deployer.targets.kserve.preflight.facts import read_facts
@@ -58,6 +59,10 @@ class Services:
         self._applied: dict[Reference, _Applied] = {}
 
     @property
+    def _api(self) -> Api:
+        return self._session.api
+
+    @property
     def namespace(self) -> str:
         """The namespace of references without one: the config's, or the context's."""
         return self._session.namespace
@@ -71,15 +76,15 @@ class Services:
         """Check whether the cluster can serve releases, and this user may roll them out. Changes nothing."""
         session = self._session
         return examine(
-            session.api, session.discovery, session.namespace, session.config.deployment_mode, session.store
+            self._api, session.discovery, session.namespace, session.config.deployment_mode, session.store
         )
 
     def check(self, bundle: Bundle, *, wait: bool = True) -> list[Finding]:
         """Find out what KServe, Knative or Kubernetes would refuse or ignore later. Changes nothing."""
         session = self._session
-        facts = read_facts(session.api, session.discovery, bundle, session.config, session.store)
+        facts = read_facts(self._api, session.discovery, bundle, session.config, session.store)
         wanted = [*to_roll_out(_kinds(bundle), session.mode, wait=wait), *needed_for_store(session.store)]
-        allowed = check_permissions(session.api, bundle.reference.namespace, wanted)
+        allowed = check_permissions(self._api, bundle.reference.namespace, wanted)
         lacking = [allowed] if allowed.status == "failure" else []
         return [*lacking, *check(bundle, facts), *unchecked(bundle, facts)]
 
@@ -96,7 +101,7 @@ class Services:
         """
         tried = []
         for document in (*bundle.beside, bundle.service):
-            live = find_document(self._session.api, document, self.namespace)
+            live = find_document(self._api, document, self.namespace)
             wanted = self._wanted(bundle, live) if document is bundle.service else document
             after = self._apply_document(bundle, wanted, dry_run=True)
             tried.append((live, after if live else document))
@@ -112,7 +117,7 @@ class Services:
             return False
         wanted = _keep_strategy(self._wanted(bundle, live.document), live.document)
         return agrees(live.document, wanted) and all(
-            is_applied(self._session.api, one, self.namespace, live.document)
+            is_applied(self._api, one, self.namespace, live.document)
             for one in ([one for one in bundle.beside if one is not bundle.runtime] or bundle.beside)
         )
 
@@ -134,7 +139,7 @@ class Services:
 
     def _apply(self, bundle: Bundle, rollout: Rollout) -> None:
         """Apply everything and make the service its owner; the first document gets its owner last."""
-        api, reference, force = self._session.api, bundle.reference, self._session.force
+        api, reference, force = self._api, bundle.reference, self._session.force
         live, applied = self._live_service(reference), []
         for document in bundle.beside:
             self._journal.check_time(rollout)
@@ -158,13 +163,13 @@ class Services:
         """Return the InferenceService, if there is one; wait until one that is being deleted is gone."""
         live = self._session.find(reference)
         if live and is_terminating(live):
-            wait_until_gone(self._session.api, live)
+            wait_until_gone(self._api, live)
             return None
         return live
 
     def _apply_document(self, bundle: Bundle, document: Document, *, dry_run: bool = False) -> Document:
         session, namespace = self._session, bundle.reference.namespace
-        return apply_document(session.api, document, namespace, force=session.force, dry_run=dry_run)
+        return apply_document(self._api, document, namespace, force=session.force, dry_run=dry_run)
 
     def _wanted(self, bundle: Bundle, live: Document | None) -> Document:
         """Return the service that is to be applied; replicas are left to others who manage them."""
@@ -174,11 +179,11 @@ class Services:
 
     def get(self, reference: Reference) -> Live | None:
         """Return a service and which releases answer its requests, or None where there is none."""
-        return read_live(self._session.api, reference)
+        return read_live(self._api, reference)
 
     def inspect(self, reference: Reference) -> Live | None:
         """Return a service with what its pods tell: why it fails, or what it waits for."""
-        return inspect(self._session.api, reference, self._session.patience.clock.now())
+        return inspect(self._api, reference, self._session.patience.clock.now())
 
     def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Iterator[Observed]:
         """Yield what is observed now and at every change; end after `timeout` seconds.
@@ -188,7 +193,7 @@ class Services:
         """
         applied = self._applied.get(reference)
         return Wait(
-            self._session.api,
+            self._api,
             self._session.get(reference),
             window=self._session.config.wait_window,
             fresh=applied.fresh if applied else False,
@@ -198,7 +203,7 @@ class Services:
 
     def list_all(self, namespace: str | None = None) -> list[Observed]:
         """Return what is observed of the services of one namespace, or of all."""
-        return list_observed(self._session.api, namespace)
+        return list_observed(self._api, namespace)
 
     def delete(self, reference: Reference) -> tuple[str, ...] | None:
         """Delete a service, and what a rollout that was killed left of one; the cluster collects the rest.
@@ -207,14 +212,14 @@ class Services:
         rollout is under way.
         """
         orphans = self._journal.orphans(reference)
-        found = self._session.api.delete(INFERENCE_SERVICE, reference.namespace, reference.name)
+        found = self._api.delete(INFERENCE_SERVICE, reference.namespace, reference.name)
         self._journal.collect(reference, orphans)
-        return holding_pods(self._session.api, reference) if found else None
+        return holding_pods(self._api, reference) if found else None
 
     def releases_in_use(self) -> frozenset[str]:
         """Return `NAME/ID` of every release that is served, wanted, in a journal or in a storage URI."""
         standard = self._session.mode == "Standard"
-        return releases_in_use(self._session.api, self.namespace, standard=standard)
+        return releases_in_use(self._api, self.namespace, standard=standard)
 
 
 def _kinds(bundle: Bundle) -> list[Resource]:
