@@ -1,7 +1,8 @@
 """Which modules of deployer touch the world, by the one table in pyproject.toml, and which are pure.
 
 An effect is a library that reads or changes something outside of the process, or the clock. A module is pure
-if neither it nor any module that it imports directly imports an effect. (What a `Path` does is not seen.)
+if neither it nor any module that it imports directly imports an effect, and its folder is none of those that
+act. (What a `Path` does is not seen.)
 `make lint` keeps each effect in its rooms; `make test` wants every branch of the pure modules, which
 `python -m tests.effects` prints as a comma-separated list of files.
 """
@@ -21,6 +22,7 @@ except ImportError:
     import tomli as tomllib  # type: ignore[no-redef]
 
 ROOT = Path(__file__).parents[1]
+ACTING = {"cli", "client", "target"}  # folders in which nothing is pure
 Rooms = dict[str, tuple[str, ...]]
 
 
@@ -61,7 +63,8 @@ def find_pure() -> dict[str, Path]:
     imports = {m: graph.find_modules_directly_imported_by(m) for m in graph.modules}
     doors = {module for module, imported in imports.items() if imported & effects.keys()}
     pure = [m for m in imports if m.startswith("deployer.") and not ({m} | imports[m]) & doors]
-    bases = {module: ROOT.joinpath(*module.split(".")) for module in sorted(pure)}
+    parts = {module: module.split(".") for module in sorted(pure)}
+    bases = {module: ROOT.joinpath(*path) for module, path in parts.items() if not ACTING & set(path)}
     return {m: b / "__init__.py" if b.is_dir() else b.with_suffix(".py") for m, b in bases.items()}
 
 
