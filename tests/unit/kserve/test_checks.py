@@ -13,7 +13,7 @@ from deployer.observed import Document
 from deployer.targets.kserve.preflight.rules.cluster import ClusterFacts, check
 from deployer.targets.kserve.preflight.rules.documents import GPU
 from deployer.targets.kserve.state.settings import KServeConfig
-from tests.unit.kserve.test_kserve_rules import rendered
+from tests.unit.kserve.test_rules import rendered
 
 GOOD = ClusterFacts()
 CLAIM = "pvc://models/digits/"
