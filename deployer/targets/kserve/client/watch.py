@@ -177,7 +177,7 @@ class _Follower(threading.Thread):
         if isinstance(response, urllib3.HTTPResponse):
             try:
                 response.shutdown()
-            except (OSError, ValueError):  # it ended by itself meanwhile
+            except (OSError, ValueError, RuntimeError):  # it ended by itself meanwhile
                 return
 
     def run(self) -> None:
