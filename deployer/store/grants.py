@@ -1,4 +1,4 @@
-"""From a model store's credentials to what KServe's storage-initializer needs. Pure."""
+"""From a model store's credentials to what KServe's storage-initializer needs."""
 
 from __future__ import annotations
 
