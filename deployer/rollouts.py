@@ -147,7 +147,7 @@ class Rollouts:
         return release
 
     def _newest(self, reference: Reference) -> int | None:
-        """Return the number of the journal's newest entry, 0 where there is none, None where it is unknown."""
+        """Return the number of the journal's newest entry: 0 where there is none, None where unknown."""
         try:
             return max((entry.number for entry in self.target.journal.entries(reference)), default=0)
         except KdeployError:
