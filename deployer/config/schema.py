@@ -134,7 +134,8 @@ class Store(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fi
         Subdomain | None, Meta(description="A ServiceAccount on the cluster that may read; else one is made.")
     ] = None
     secret_name: Annotated[
-        Subdomain | None, Meta(description="A Secret on the cluster for the ServiceAccount; else one is made.")
+        Subdomain | None,
+        Meta(description="A Secret on the cluster for the ServiceAccount; else one is made."),
     ] = None
     service_account_annotations: Annotated[
         dict[str, str], Meta(description="Of the ServiceAccount, as a role's; then no Secret is made.")
