@@ -62,6 +62,6 @@ class Runner:
                     self._emit(Warned(f"cannot note in the journal how the rollout ended: {error}"))
             case engine.Report(observed):
                 self._emit(StatusChanged(observed))
-            case engine.Say(note):
-                self._emit(Noted(note))
+            case said:
+                self._emit(Noted(said.note))
         return None
