@@ -88,3 +88,4 @@ def test_secrets_are_scrubbed_in_every_form() -> None:
     text = "https://x/?sig=abc%2Fd&a=1 abc/d WebIdentityToken=eyJ abc%2Fd"
     assert scrubbed(text, ["abc/d"]) == "https://x/?sig=***&a=1 *** WebIdentityToken=*** ***"
     assert scrubbed("abcd abc", ["abc", "abcd"]) == "*** abc", "three letters are no secret, but a word"
+    assert scrubbed("it is abcdef", ["abcd", "abcdef"]) == "it is ***", "and no end of the longer one is left"
