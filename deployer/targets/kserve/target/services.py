@@ -227,7 +227,7 @@ def _kinds(bundle: Bundle) -> list[Resource]:
 
 
 def _keep_strategy(wanted: Document, live: Document) -> Document:
-    """Return a document with the live strategy: a different one is no reason for a rollout."""
+    """Return a document with the live strategy: a different one alone is not worth a rollout."""
     strategy = live["spec"]["predictor"].get("deploymentStrategy")
     predictor = {
         key: value for key, value in wanted["spec"]["predictor"].items() if key != "deploymentStrategy"
