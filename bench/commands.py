@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-HELP_BAR = 2.5  # times `python -c "import typer"`
+HELP_BAR = 1.5  # times `python -c "import typer"`
 PUSH_BAR = 0.5  # seconds, for 1 GiB of weights
 GIB = 1 << 30
 CONFIG = """

@@ -196,11 +196,11 @@ def print_rows(
     output: Output, columns: Sequence[str], rows: Sequence[Sequence[object]], data: Any, names: Sequence[str]
 ) -> None:
     """Print the same thing as a table, as JSON, as YAML or as bare names."""
-    if output is Output.JSON:
+    if output == "json":
         print_json(data)
-    elif output is Output.YAML:
+    elif output == "yaml":
         print_yaml(data)
-    elif output is Output.NAME:
+    elif output == "name":
         for name in names:
             show(cell(name))
     else:
@@ -274,10 +274,10 @@ def print_answers(answers: Iterable[Prediction | Failure], output: Output) -> No
             said = {"prediction": answer.value, "milliseconds": answer.milliseconds}
             value = json.dumps(answer.value, ensure_ascii=False)
         shown.append({"image": name, **said, "resized": resized})
-        if output is Output.TABLE:
+        if output == "table":
             size = f"   resized by {resized.factor:g}: {resized.width}x{resized.height}" if resized else ""
             show(cell(f"{name}   {value}{size}"))
-    if output is not Output.TABLE:
+    if output != "table":
         print_rows(output, [], [], shown, [answer["image"] for answer in shown])
     if failures:
         raise failures[0]
@@ -297,7 +297,7 @@ def print_local(info: Info, output: Output) -> None:
         for service in info.services
         for r in service.revisions
     ]
-    if output is Output.TABLE:
+    if output == "table":
         running = f"pid {info.pid}, ingress {info.ingress}" if info.pid else "not running"
         tell(f"supervisor: {running}; state: {info.state}")
     columns = ["service", "revision", "release", "traffic", "pid", "state"]

@@ -22,7 +22,7 @@ _HINDERING = ("serving.kserve.io/stop", "serving.kserve.io/disable-auto-update")
 
 def print_status(live: Live, entries: Sequence[Entry], outside: Sequence[Drift], output: Output) -> None:
     """Print one service, how its last rollout ended, and what others have changed of it."""
-    if output is Output.YAML:
+    if output == "yaml":
         print_yaml(live.document)
         return
     from msgspec import to_builtins
@@ -112,7 +112,7 @@ def print_differences(differences: Sequence[Diff], output: Output) -> None:
     """Print what would change: as a unified diff, or as a list of changes."""
     from msgspec import to_builtins
 
-    if output is Output.TABLE:
+    if output == "table":
         for one in differences:
             show("".join(_unified(one)).rstrip("\n"))
         return

@@ -37,7 +37,7 @@ FILE_NAME = "kdeploy.toml"
 FILE_MAX_BYTES = 1 << 20
 
 # What stands in for a project where a command needs none: its target is kubeconfig's cluster.
-_ANYWHERE: dict[str, Any] = {
+_NO_PROJECT: dict[str, Any] = {
     "model": {"name": "unnamed", "version": "none", "handler": "none"},
     "targets": {"cluster": {"kind": "kserve"}},
 }
@@ -112,15 +112,15 @@ def load_settings(
     environment: Mapping[str, str],
     flags: Mapping[str, str],
     folder: Path,
-    anywhere: bool = False,
+    allow_no_project: bool = False,
 ) -> Settings:
     """Fold the defaults, the file, the environment and the flags into one checked `Settings`.
 
-    Without a `path` no file is read, and paths are relative to `folder`; with `anywhere` there need be
-    no project then, and the target is kubeconfig's cluster. `flags` maps dotted keys to text. Raises
+    Without a `path` no file is read, and paths are relative to `folder`; with
+    `allow_no_project` the target then is kubeconfig's cluster. `flags` maps dotted keys to text. Raises
     ConfigError, which names the source of the value at fault.
     """
-    data = read_file(path) if path else copy.deepcopy(_ANYWHERE) if anywhere else {}
+    data = read_file(path) if path else copy.deepcopy(_NO_PROJECT) if allow_no_project else {}
     try:
         config, sources = _fold(data, path, environment, flags)
     except RecursionError as error:

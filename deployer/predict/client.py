@@ -20,7 +20,7 @@ from deployer.predict import codecs
 from deployer.predict.codecs import JSON, Payload, Protocol, Request
 from deployer.predict.connection import Connection
 from deployer.predict.images import RAISE_LIMIT, Resized, fit_image, read_file
-from deployer.predict.refusals import Asked, explain
+from deployer.predict.predict_errors import Asked, explain
 from deployer.targets.protocols import Endpoint
 
 THREADS = 8

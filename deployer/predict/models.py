@@ -12,7 +12,7 @@ from msgspec import Struct
 from deployer.errors import ConflictError, KdeployError, NotFoundError, TargetError
 from deployer.patience import PATIENCE, Patience
 from deployer.predict.connection import Answer, Connection
-from deployer.predict.refusals import read_refusal
+from deployer.predict.predict_errors import read_refusal
 from deployer.targets.protocols import Endpoint
 
 TIMEOUT = 300.0  # seconds; registering and scaling wait until the workers have loaded the model

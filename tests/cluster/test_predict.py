@@ -104,7 +104,11 @@ def test_token_and_cookie_lead_through_an_authenticating_proxy(
     ("reply", "told", "hint"),
     [
         (Reply(403, b"RBAC: access denied"), "an Istio AuthorizationPolicy", "--token @FILE"),
-        (Reply(403), "these credentials may not ask this model", "--token @FILE, or --cookie NAME=@FILE"),
+        (
+            Reply(403),
+            "these credentials do not allow access to this model",
+            "--token @FILE, or --cookie NAME=@FILE",
+        ),
         (
             Reply(404, b"", {"Server": "envoy"}),
             "for the Host header digits.team.example.com",

@@ -275,17 +275,19 @@ class TestRefusals:
         assert "kdeploy init" in (caught.value.hint or "")
 
     def test_no_file_where_none_is_needed(self, tmp_path: Path) -> None:
-        def anywhere(path: Path | None = None, **flags: str) -> Settings:
+        def without_project(path: Path | None = None, **flags: str) -> Settings:
             variables = {"KDEPLOY_TARGETS_CLUSTER_CONTEXT": "eu-west"}
             given = {f"{key.replace('_', '.')}": value for key, value in flags.items()}
-            return load_settings(path, environment=variables, flags=given, folder=tmp_path, anywhere=True)
+            return load_settings(
+                path, environment=variables, flags=given, folder=tmp_path, allow_no_project=True
+            )
 
-        settings = anywhere(targets_cluster_namespace="vision")
+        settings = without_project(targets_cluster_namespace="vision")
         assert settings.config.targets == {"cluster": KServeTarget(context="eu-west", namespace="vision")}
         assert settings.service("letters") == "letters"
         with pytest.raises(ConfigError, match="which service is meant"):
             settings.service(None)
-        assert anywhere(model_name="digits").service(None) == "digits"
+        assert without_project(model_name="digits").service(None) == "digits"
         assert load(tmp_path).service(None) == "digits"
 
     def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:

@@ -300,7 +300,7 @@ def test_an_early_413_is_read_though_the_server_takes_no_more(tmp_path):
 
     with listener(refuse) as url:
         error = asked_once(url, path)
-    assert "HTTP 413: the request has 6000000 bytes, which is more than the live limit" in error.what
+    assert "HTTP 413: the request has 6000000 bytes, more than the server's own limit" in error.what
     assert "serving.max-request-size" in error.hint
 
 
