@@ -18,7 +18,7 @@ def read_bytes(path: str | Path, at_most: int = TEXT_MAX) -> bytes:
     A pipe that nobody writes to is empty.
     """
     try:
-        with open(path, "rb", opener=_open_at_once) as file:
+        with open(path, "rb", opener=open_at_once) as file:
             os.set_blocking(file.fileno(), True)
             content = file.read(at_most + 1)
     except ValueError as error:
@@ -28,7 +28,8 @@ def read_bytes(path: str | Path, at_most: int = TEXT_MAX) -> bytes:
     return content
 
 
-def _open_at_once(path: str, flags: int) -> int:
+def open_at_once(path: str, flags: int) -> int:
+    """Open a file, for `open`: a pipe without a writer does not block."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 

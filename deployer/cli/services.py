@@ -110,25 +110,24 @@ def predict(
     **where: Unpack[Where],
 ) -> None:
     """Send prediction requests for images: to TorchServe directly, or with --kserve through the ingress."""
-    from deployer.predict import predict_files
+    from deployer.predict import Client
     from deployer.targets.protocols import Via
 
     seconds = deps.duration(timeout, "--timeout", zero=False)
     loaded = deps.settings(ingress=ingress if kserve else None, allow_no_project=True, **where)
     target = deps.open_target(loaded, where.get("target"))
     reference = deps.reference(loaded, target, service)
-    answers = predict_files(
+    with Client(
         target.reach.endpoint(reference, Via.INGRESS if kserve else Via.DIRECT),
         reference.name,
-        images,
-        protocol=protocol or ("v1" if kserve else "plain"),
+        timeout=seconds,
         headers=read_headers(header or [], token, cookie or [], os.environ if kserve else {}),
         max_request_size=loaded.config.serving.max_request_size,
         resize=resize,
         authority=authority,
-        timeout=seconds,
-    )
-    printers.print_answers(answers, output)
+    ) as client:
+        answers = client.predict(images, protocol or ("v1" if kserve else "plain"))
+        printers.print_answers(answers, output)
 
 
 @spelled_out

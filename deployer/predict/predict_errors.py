@@ -162,7 +162,7 @@ _RULES = (
     (
         "^413",
         "the request has {size} bytes, more than {exceeds}",
-        "raise serving.max-request-size (now {limit}), then kdeploy rollout; an ingress may have a limit, too",
+        "raise serving.max-request-size (now {limit}), then kdeploy rollout; an ingress may limit it, too",
     ),
     (
         "^507",
