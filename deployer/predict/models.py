@@ -23,7 +23,7 @@ _HINTS = {
     "ModelVersionNotFoundException": "list the versions: kdeploy models describe",
     "ConflictStatusException": "unregister it first: kdeploy models unregister",
     "InvalidModelVersionException": "make another version the default first: kdeploy models set-default",
-    "InvalidKeyException": "TorchServe requires a token: set disable_token_authorization = true in [torchserve]",
+    "InvalidKeyException": "a token is required: set disable_token_authorization = true in [torchserve]",
     "ResourceNotFoundException": "this is not the management port: see kdeploy status",
     "MethodNotAllowedException": "set enable_model_api = true in [torchserve], then kdeploy rollout",
 }

@@ -228,7 +228,7 @@ def test_a_large_jpeg_is_decoded_small(tmp_path, monkeypatch):
 def test_the_search_ends_though_nothing_fits(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "MAX_ENCODES", 1)
     path = write(tmp_path / "image.png", photograph(400, 300))
-    assert "cannot be made as small" in refused(path, 2000).what
+    assert "cannot shrink that much" in refused(path, 2000).what
 
 
 @pytest.mark.parametrize("kind", ["png", "tiff"])
@@ -292,8 +292,8 @@ def test_without_leave_to_resize_the_sizes_and_the_way_out_are_told(tmp_path):
 
 def test_a_limit_below_every_picture_is_refused(tmp_path):
     path = write(tmp_path / "image.jpg", photograph(400, 300))
-    assert "cannot be made as small" in refused(path, 100).what
-    assert "cannot be made as small" in refused(path, 5, request_size=partial(request_size, "v1")).what
+    assert "cannot shrink that much" in refused(path, 100).what
+    assert "cannot shrink that much" in refused(path, 5, request_size=partial(request_size, "v1")).what
 
 
 @pytest.mark.parametrize("suffix", ["txt", "jpg", "png", "tiff", "eps"])
