@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
-opened = ExitStack()  # what a command opens, and the end of the command closes, however it ends
+opened = ExitStack()  # what a command opens; its end closes it
 
 
 def settings(
@@ -68,16 +68,16 @@ def settings(
         )
 
     loaded = load()
-    window = None if wait_window is None else duration(wait_window, "--wait-window", longest=600)
-    of_target = {
+    window = None if wait_window is None else f"{duration(wait_window, '--wait-window', longest=600):g}"
+    of_target: dict[str, object] = {
         "namespace": where.get("namespace"),
         "context": where.get("context"),
         "kubeconfig": where.get("kubeconfig"),
         "ingress": ingress,
-        "wait-window": None if window is None else f"{window:g}",
-        "history-limit": None if history_limit is None else str(history_limit),
+        "wait-window": window,
+        "history-limit": history_limit,
     }
-    given = {key: value for key, value in of_target.items() if value is not None}
+    given = {key: str(value) for key, value in of_target.items() if value is not None}
     if not given:
         return loaded
     name, chosen = target_of(loaded, where.get("target"))
@@ -116,7 +116,7 @@ def target_of(loaded: Settings, name: str | None) -> tuple[str, TargetConfig]:
 
 
 def open_target(loaded: Settings, name: str | None = None, *, force_conflicts: bool = False) -> Target:
-    """Open a target. Starts nothing, asks nothing."""
+    """Open a target; this starts nothing and sends nothing."""
     from deployer.config import KServeTarget
 
     _, config = target_of(loaded, name)
@@ -132,7 +132,7 @@ def _open_cluster(config: KServeTarget, loaded: Settings, *, force_conflicts: bo
 
 
 def open_node(loaded: Settings, name: str | None = None) -> OneNode:
-    """Open a target that is this machine. Starts nothing."""
+    """Open a local target; this starts nothing."""
     from deployer.config import LocalTarget
 
     name, config = target_of(loaded, name)
@@ -205,7 +205,7 @@ def open_model_store(loaded: Settings, target: str | None, emit: Emit) -> ModelS
 
 
 def _shell(loaded: Settings, target: str | None, emit: Emit) -> Shell:
-    """Return a shell in the claim of the model store, on the target or else kubeconfig's own cluster."""
+    """Return a shell in the model store's claim, on the target, else on kubeconfig's current cluster."""
     from deployer.config import KServeTarget
     from deployer.events import Warned
 
@@ -237,7 +237,7 @@ def has_project(**where: Unpack[Where]) -> bool:
 
 
 def this_machine() -> Target:
-    """Return this machine as a target, where there is no kdeploy.toml."""
+    """Return this machine as a target, without a kdeploy.toml."""
     from deployer.config import LocalTarget
 
     return _one_node(LocalTarget(), _here()).target

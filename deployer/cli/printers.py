@@ -14,8 +14,6 @@ from deployer.cli.terminal import cell, draw, show, tell
 from deployer.rollout import view
 
 if TYPE_CHECKING:  # `kdeploy --help` comes through here and prints none of these
-    from types import TracebackType
-
     from rich.live import Live
     from rich.text import Text
 
@@ -46,9 +44,7 @@ class Viewer:
     def __enter__(self) -> Viewer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Print how far it got if Ctrl-C stops it."""
         if kind is KeyboardInterrupt:
             tell(f"stopped: {self._done}")
@@ -95,15 +91,13 @@ class LiveViewer(Viewer):
             self._began = self._clock()
         super().__call__(event)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if self._live:
             self._live.stop()
         if self._live and self._view.status:
             after = view.elapsed_text(self._clock() - self._began)
             tell(f"{view.sentence(self._view.status)}; after {after}")
-        super().__exit__(kind, error, trace)
+        super().__exit__(kind, *rest)
 
     def _show(self) -> None:
         from rich.console import Console

@@ -129,11 +129,7 @@ _RULES = (
         "TorchServe requires a token for each request",
         "roll out with disable_token_authorization=true, kdeploy's default: kdeploy rollout",
     ),
-    (
-        "^401",
-        "the request has no valid credentials",
-        "pass a token: --token @FILE, or KDEPLOY_TOKEN",
-    ),
+    ("^401", "the request has no valid credentials", "pass a token: --token @FILE, or KDEPLOY_TOKEN"),
     (
         "^403 .*RBAC",
         "an Istio AuthorizationPolicy does not allow this request",
@@ -197,11 +193,7 @@ _RULES = (
         "the handler did not return one answer for each request of the batch",
         "kdeploy's own adapter takes care of that: kdeploy rollout; or set serving.batch-size = 1",
     ),
-    (
-        "Prediction failed",
-        "the handler failed on this input",
-        "see its traceback: kdeploy logs",
-    ),
+    ("Prediction failed", "the handler failed on this input", "see its traceback: kdeploy logs"),
     (
         "Invalid model predict output",
         "the handler returned what TorchServe cannot send",
@@ -237,19 +229,7 @@ _RULES = (
         "the model did not answer in the time that the server allows",
         "see what the workers do: kdeploy logs; raise serving.response-timeout",
     ),
-    (
-        "^429",
-        "too many requests at once",
-        "try again later, or raise scaling.max-replicas",
-    ),
-    (
-        "^[5-9]",
-        "the server failed",
-        "see why: kdeploy logs",
-    ),
-    (
-        "",
-        "the request was refused",
-        "see the service and its URL: kdeploy status",
-    ),
+    ("^429", "too many requests at once", "try again later, or raise scaling.max-replicas"),
+    ("^[5-9]", "the server failed", "see why: kdeploy logs"),
+    ("", "the request was refused", "see the service and its URL: kdeploy status"),
 )

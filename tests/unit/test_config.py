@@ -209,7 +209,7 @@ class TestRefusals:
             (MINIMAL + '[targets.x]\nkind = "nomad"\ncontext = "eu"\n', "nomad", "local"),
             (MINIMAL + '[targets.x]\ncontext = "eu"\n', "targets.x.kind is not set", "kserve"),
             (MINIMAL + "[targets]\n", "no target", "targets.local"),
-            (MINIMAL + '[targets."a b"]\nkind = "local"\n', "'a b' is no name", "lower-case"),
+            (MINIMAL + '[targets."a b"]\nkind = "local"\n', "invalid target name 'a b'", "lower-case"),
             (MINIMAL.replace('"1.0"', "1.0"), "expected text, got a number", 'version = "1.0"'),
             (MINIMAL.replace("1.0", "1.0-0123456789ab"), "12 hex digits", "shorten"),
             (MINIMAL.replace("1.0", "1/0"), "of another form", "letters, digits"),
@@ -285,7 +285,7 @@ class TestRefusals:
         settings = without_project(targets_cluster_namespace="vision")
         assert settings.config.targets == {"cluster": KServeTarget(context="eu-west", namespace="vision")}
         assert settings.service("letters") == "letters"
-        with pytest.raises(ConfigError, match="which service is meant"):
+        with pytest.raises(ConfigError, match="no service name"):
             settings.service(None)
         assert without_project(model_name="digits").service(None) == "digits"
         assert load(tmp_path).service(None) == "digits"
@@ -343,7 +343,7 @@ class TestRefusals:
     def test_a_text_that_is_none(self, tmp_path: Path, key: str, text: str) -> None:
         error = refusal(tmp_path, flags={key: text})
         assert error.where == f"--set {key}: {key}"
-        assert error.what in ("it holds a NUL byte", "it is not UTF-8")
+        assert error.what in ("it contains a NUL byte", "it is not UTF-8")
         refusal(tmp_path, flags={"serving.env": json.dumps({"A": text}, ensure_ascii=False)})
 
     @pytest.mark.parametrize(
