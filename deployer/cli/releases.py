@@ -204,18 +204,17 @@ def verify(
     name, damaged = loaded.config.model.name, []
     stored = [Project(loaded, viewer).find(release, store)] if release else store.releases(name)
     if not stored:
-        tell(f"there is no release of {name} in {loaded.config.store.uri}")
+        tell(f"no releases of {name} in {loaded.config.store.uri}")
     for found in stored:
         try:
             store.verify(found)
-        except IntegrityError as error:  # noqa: PERF203 - the others are looked at, too
-            if release or store.find(name, found.id):  # or it was removed in this moment
-                damaged.append(error)
-        except StoreError:
-            if release or store.find(name, found.id):
-                raise
-        else:
             tell(f"{found.id} is as it was pushed")
+        except (IntegrityError, StoreError) as error:  # noqa: PERF203 - the others are verified, too
+            if not release and not store.find(name, found.id):
+                continue  # another process has removed it
+            if isinstance(error, StoreError):
+                raise
+            damaged.append(error)
     for more in damaged[1:]:
         tell(f"also damaged: {more}")
     if damaged:

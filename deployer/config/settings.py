@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import errno
 import json
 import re
 import sys
@@ -26,7 +25,7 @@ from deployer.config.schema import (
     TorchServeValue,
 )
 from deployer.errors import ConfigError
-from deployer.files import is_file, read_bytes
+from deployer.files import is_file, read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -34,7 +33,6 @@ else:
     import tomli as tomllib
 
 FILE_NAME = "kdeploy.toml"
-FILE_MAX_BYTES = 1 << 20
 
 # Used by commands that need no project: the target is kubeconfig's cluster.
 _NO_PROJECT: dict[str, Any] = {
@@ -148,16 +146,11 @@ def _fold(
 def read_file(path: Path) -> dict[str, Any]:
     """Read a TOML file and refuse keys that the schema does not know."""
     try:
-        data: dict[str, Any] = tomllib.loads(read_bytes(path, FILE_MAX_BYTES).decode("utf-8"))
+        data: dict[str, Any] = tomllib.loads(read_text(path))
     except FileNotFoundError as error:
         raise ConfigError("no such file", where=str(path), hint="`kdeploy init` writes one") from error
     except OSError as error:
-        if error.errno == errno.EFBIG:
-            what = f"a config file has at most {FILE_MAX_BYTES} bytes"
-            raise ConfigError(what, where=str(path)) from error
         raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"not UTF-8 at byte {error.start}", where=str(path)) from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"not valid TOML: {error}", where=str(path)) from error
     _refuse_unknown(data, Config, "", str(path))
@@ -193,16 +186,14 @@ def _refuse_unknown(data: Mapping[str, Any], struct: type[Struct], prefix: str, 
             _refuse_unknown(value, inner, f"{prefix}{key}.", where)
         elif (prefix, key) == ("", "targets") and isinstance(value, dict):
             for name, target in value.items():
-                if isinstance(target, dict) and target.get("kind") in _KINDS:
-                    _refuse_unknown(target, _target_of(target), f"targets.{name}.", where)
+                if schema := _target_of(target):
+                    _refuse_unknown(target, schema, f"targets.{name}.", where)
 
 
-_KINDS = {struct.__struct_config__.tag for struct in (LocalTarget, KServeTarget)}
-
-
-def _target_of(target: Mapping[str, Any]) -> type[Struct]:
-    """Return the schema of a target by its kind; the local one's if that is unknown."""
-    return KServeTarget if target.get("kind") == KServeTarget.__struct_config__.tag else LocalTarget
+def _target_of(target: Any) -> type[Struct] | None:
+    """Return the schema of a target by its kind; None if that is unknown."""
+    kind = target.get("kind") if isinstance(target, dict) else None
+    return next((s for s in (LocalTarget, KServeTarget) if s.__struct_config__.tag == kind), None)
 
 
 def _nearest(key: str, prefix: str, known: Mapping[str, Any]) -> str:
@@ -237,7 +228,7 @@ def _from_environment(
     names = {variable(key): key for key in KEYS}
     targets = data.get("targets")
     for target, table in {"local": {}, **(targets if isinstance(targets, dict) else {})}.items():
-        fields = _fields(_target_of(table if isinstance(table, dict) else {}))
+        fields = _fields(_target_of(table) or LocalTarget)
         names |= {variable(f"targets.{target}.{key}"): f"targets.{target}.{key}" for key in fields}
     tables = tuple(variable(table) + "_" for table in _fields(Config))
     for name, text in sorted(environment.items()):
@@ -280,7 +271,7 @@ def _set_of_target(target: dict[str, Any], prefix: str, last: str, text: str, so
         target[last] = text
         return
     target.setdefault("kind", "local")
-    kind = _target_of(target)
+    kind = _target_of(target) or LocalTarget
     _refuse_unknown({last: None}, kind, f"{prefix}.", source)
     target[last] = _parse(text, _fields(kind)[last], source, f"targets.{last}")
 

@@ -207,6 +207,7 @@ class TestRefusals:
             (MINIMAL + "[zzz]\n", "unknown key zzz", "known here: model"),
             (MINIMAL + '[targets.x]\nkind = "local"\nport = 1\n', "targets.x.port", "ingress-port"),
             (MINIMAL + '[targets.x]\nkind = "nomad"\ncontext = "eu"\n', "nomad", "local"),
+            (MINIMAL + '[targets.x]\nkind = ["local"]\n', "expected text", "local"),
             (MINIMAL + '[targets.x]\ncontext = "eu"\n', "targets.x.kind is not set", "kserve"),
             (MINIMAL + "[targets]\n", "no target", "targets.local"),
             (MINIMAL + '[targets."a b"]\nkind = "local"\n', "invalid target name 'a b'", "lower-case"),
@@ -307,7 +308,7 @@ class TestRefusals:
         path = tmp_path / "kdeploy.toml"
         path.touch()
         os.truncate(path, 1 << 40)
-        with pytest.raises(ConfigError, match="no config file"):
+        with pytest.raises(ConfigError, match="more than 1,048,576 bytes"):
             read_file(path)
 
     @pytest.mark.parametrize("name", ["/dev/zero", "pipe", "loop", "x" * 300])
