@@ -1,4 +1,4 @@
-"""Reads files that users name, within bounds: a pipe or device without an end does not block."""
+"""Reads and walks files that users name; every read has a limit, whatever the name leads to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def read_bytes(path: str | Path, at_most: int = TEXT_MAX) -> bytes:
     A pipe that nobody writes to is empty.
     """
     try:
-        with open(path, "rb", opener=_open_at_once) as file:
+        with open(path, "rb", opener=open_at_once) as file:
             os.set_blocking(file.fileno(), True)
             content = file.read(at_most + 1)
     except ValueError as error:
@@ -28,7 +28,8 @@ def read_bytes(path: str | Path, at_most: int = TEXT_MAX) -> bytes:
     return content
 
 
-def _open_at_once(path: str, flags: int) -> int:
+def open_at_once(path: str, flags: int) -> int:
+    """Open a file, for `open`: a pipe without a writer does not block."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -41,7 +42,7 @@ def read_text(path: str | Path, at_most: int = TEXT_MAX) -> str:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a path is a folder, or leads to one; not where nobody may look."""
+    """Whether a path leads to a folder; False without permission to look."""
     try:
         return path.is_dir()
     except OSError:
@@ -49,7 +50,7 @@ def is_folder(path: Path) -> bool:
 
 
 def is_file(path: Path) -> bool:
-    """Whether a path is a regular file, or leads to one; not where nobody may look."""
+    """Whether a path leads to a regular file; False without permission to look."""
     try:
         return path.is_file()
     except OSError:
@@ -57,7 +58,7 @@ def is_file(path: Path) -> bool:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is something under a name; not where nobody may look."""
+    """Whether a path exists; False without permission to look."""
     try:
         return path.exists()
     except OSError:
@@ -65,7 +66,7 @@ def exists(path: Path) -> bool:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder and all in it, as far as that may be done."""
+    """Remove a folder and its content as far as possible."""
     with suppress(RecursionError):  # of a folder that is deeper than Python can remove, a part is left
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -73,9 +74,9 @@ def remove_tree(folder: Path) -> None:
 def walk(
     folder: str | Path, enter: Callable[[os.DirEntry[str]], bool] = lambda _: True
 ) -> Iterator[os.DirEntry[str]]:
-    """Yield whatever is below a folder and is no folder itself, in an order that depends on names alone.
+    """Yield everything below a folder except folders, in an order that depends on names alone.
 
-    At any depth. Links are not followed; a folder that `enter` refuses is passed over. Raises OSError.
+    Links are not followed; a folder that `enter` refuses is skipped. Raises OSError.
     """
     pending = [os.fspath(folder)]
     while pending:
@@ -91,7 +92,7 @@ def walk(
 
 
 def home(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return the user's home folder; the root folder for a user who has none, as in many containers."""
+    """Return the user's home folder; the root folder for a user without one, as in many containers."""
     try:
         return Path(environment.get("HOME") or Path.home())
     except RuntimeError:

@@ -1,7 +1,7 @@
-"""Which proxy leads to a URL, and whom TLS trusts there: one policy for predictions, clusters and stores.
+"""The proxy for a URL, and the certificates that TLS trusts: one policy for predictions, clusters and stores.
 
-HTTPS_PROXY counts for https:// and HTTP_PROXY for http://, in lower case too, which wins. NO_PROXY is read as
-Go reads it. Loopback is never reached through a proxy.
+HTTPS_PROXY applies to https:// and HTTP_PROXY to http://; their lower-case forms win. NO_PROXY means what it
+means to Go. Loopback never uses a proxy.
 """
 
 from __future__ import annotations
@@ -43,17 +43,13 @@ def find_proxy(url: str, named: str | None = None, environment: Mapping[str, str
     except ValueError:
         usable = False
     if not usable:
-        what = "it is not an address" if scheme in _PORTS else f"a proxy by {scheme}:// cannot be used"
-        raise ConfigError(
-            what,
-            where=where,
-            hint="name one by http:// or https://",
-        )
+        what = "invalid address" if scheme in _PORTS else f"unsupported proxy scheme {scheme}://"
+        raise ConfigError(what, where=where, hint="use an http:// or https:// proxy")
     return proxy
 
 
 def login_of(proxy: str) -> tuple[str, str]:
-    """Return user and password of a proxy's URL; both are empty where it has none."""
+    """Return user and password of a proxy's URL; both are empty if it has none."""
     parts = urlsplit(proxy)
     return unquote(parts.username or ""), unquote(parts.password or "")
 
@@ -80,7 +76,7 @@ def is_loopback(host: str) -> bool:
 def tls_context(authority: Path | None = None, environment: Mapping[str, str] = os.environ) -> SSLContext:
     """Return TLS that trusts the certificates of `authority`, else of SSL_CERT_FILE, else of the system.
 
-    Raises ConfigError where that file cannot be used.
+    Raises ConfigError if that file cannot be used.
     """
     import ssl
 
@@ -95,12 +91,12 @@ def tls_context(authority: Path | None = None, environment: Mapping[str, str] = 
         raise ConfigError(
             f"the certificates cannot be read: {why}",
             where=f"{'--certificate-authority' if authority else 'SSL_CERT_FILE'}: {file}",
-            hint="name a PEM file with the certificate of the authority that signed the server's",
+            hint="use a PEM file with the certificate of the CA that signed the server's",
         ) from error
 
 
 def _of_environment(parts: SplitResult, environment: Mapping[str, str]) -> tuple[str, str | None]:
-    """Return the variable that counts for a URL, and the proxy that it names unless the host is excepted."""
+    """Return the variable for a URL, and its proxy unless the host is excepted."""
     lower = f"{parts.scheme}_proxy"
     variable = lower if lower in environment else lower.upper()
     if variable == "HTTP_PROXY" and "REQUEST_METHOD" in environment:

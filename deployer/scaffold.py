@@ -77,21 +77,21 @@ class Handler:
 def write_project(folder: Path, name: str, *, force: bool = False) -> list[Path]:
     """Write `kdeploy.toml` and `handler.py` and return their paths.
 
-    Raises ConfigError where one is there already, before any is written.
+    Raises ConfigError, before writing any, if one exists already.
     """
     if not re.match(NAME_PATTERN, name) or len(name) > NAME_MAX:
         raise ConfigError(
-            f"{name!r} is no name for a model",
+            f"invalid model name {name!r}",
             hint=f"lower-case letters, digits and -, a letter first, at most {NAME_MAX} characters",
         )
     files = {folder / FILE_NAME: _CONFIG.format(name=name), folder / "handler.py": _HANDLER}
-    there = [path for path in files if exists(path)]
-    if there and not force:
-        raise ConfigError("it is there already", where=str(there[0]), hint="--force replaces it")
+    existing = [path for path in files if exists(path)]
+    if existing and not force:
+        raise ConfigError("file exists already", where=str(existing[0]), hint="--force replaces it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in files.items():
             path.write_text(text, "utf-8")
     except OSError as error:
-        raise ConfigError(f"it cannot be written: {error.strerror}", where=str(error.filename)) from error
+        raise ConfigError(f"cannot be written: {error.strerror}", where=str(error.filename)) from error
     return list(files)

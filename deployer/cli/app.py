@@ -1,4 +1,4 @@
-"""The app: which command lives in which file."""
+"""The app: maps each command to its function."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def root(
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show where an error came from; also KDEPLOY_DEBUG=1.")
+        bool, typer.Option("--debug", help="Show the traceback of an error; also KDEPLOY_DEBUG=1.")
     ] = False,
     _: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")

@@ -18,7 +18,7 @@ from deployer.cli.terminal import plain
 from deployer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from deployer.config import KServeTarget, Settings, TargetConfig
+    from deployer.config import KServeTarget, LocalTarget, Settings, TargetConfig
     from deployer.events import Emit
     from deployer.observed import Reference
     from deployer.rollouts import Rollouts
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
-opened = ExitStack()  # what a command opens, and the end of the command closes, however it ends
+opened = ExitStack()  # what a command opens; its end closes it
 
 
 def settings(
@@ -39,13 +39,13 @@ def settings(
     history_limit: int | None = None,
     ingress: str | None = None,
     search: bool = True,
-    anywhere: bool = False,
+    allow_no_project: bool = False,
     **where: Unpack[WhereStored],
 ) -> Settings:
     """Load the settings; flags for one thing are short for `--set` of its key.
 
-    Without `search` no kdeploy.toml is looked for where none is named. With `anywhere` the target is
-    kubeconfig's cluster where there is none.
+    Without `search`, only a kdeploy.toml that is named is read. With `allow_no_project` there may be none:
+    then the target is kubeconfig's cluster.
     """
     from deployer.config import LocalTarget, find_file, load_settings
 
@@ -53,7 +53,9 @@ def settings(
     for item in where.get("sets") or []:
         key, separator, value = item.partition("=")
         if not separator:
-            raise ConfigError(f"{item!r} sets nothing", where="--set", hint="--set serving.batch-size=4")
+            raise ConfigError(
+                f"expected KEY=VALUE, got {item!r}", where="--set", hint="--set serving.batch-size=4"
+            )
         flags[key.strip()] = value
     if (store := where.get("store")) is not None:
         flags["store.uri"] = store
@@ -61,30 +63,32 @@ def settings(
     path = where.get("config") or (find_file(here) if search else None)
 
     def load() -> Settings:
-        return load_settings(path, environment=os.environ, flags=flags, folder=here, anywhere=anywhere)
+        return load_settings(
+            path, environment=os.environ, flags=flags, folder=here, allow_no_project=allow_no_project
+        )
 
     loaded = load()
-    window = None if wait_window is None else duration(wait_window, "--wait-window", longest=600)
-    of_target = {
+    window = None if wait_window is None else f"{duration(wait_window, '--wait-window', longest=600):g}"
+    of_target: dict[str, object] = {
         "namespace": where.get("namespace"),
         "context": where.get("context"),
         "kubeconfig": where.get("kubeconfig"),
         "ingress": ingress,
-        "wait-window": None if window is None else f"{window:g}",
-        "history-limit": None if history_limit is None else str(history_limit),
+        "wait-window": window,
+        "history-limit": history_limit,
     }
-    given = {key: value for key, value in of_target.items() if value is not None}
+    given = {key: str(value) for key, value in of_target.items() if value is not None}
     if not given:
         return loaded
     name, chosen = target_of(loaded, where.get("target"))
-    if isinstance(chosen, LocalTarget):  # which knows its own; KDEPLOY_INGRESS is about another target
+    if isinstance(chosen, LocalTarget):  # it knows its own; KDEPLOY_INGRESS is about another target
         given.pop("ingress", None)
     flags |= {f"targets.{name}.{key}": value for key, value in given.items()}
     return load()
 
 
 def _here() -> Path:
-    """Return the current folder. Raises ConfigError where that is there no more."""
+    """Return the current folder. Raises ConfigError if it was removed."""
     try:
         return Path.cwd()
     except OSError as error:
@@ -94,7 +98,7 @@ def _here() -> Path:
 
 
 def target_of(loaded: Settings, name: str | None) -> tuple[str, TargetConfig]:
-    """Return the name and config of the target that was asked for, or of the only one."""
+    """Return the name and config of the target of that name, or of the only one."""
     targets = loaded.config.targets
     named_by = "--target" if name else "KDEPLOY_TARGET"
     name = name or os.environ.get("KDEPLOY_TARGET")
@@ -102,15 +106,17 @@ def target_of(loaded: Settings, name: str | None) -> tuple[str, TargetConfig]:
         name = next(iter(targets))
     if name is None:
         raise ConfigError(
-            f"there are several targets: {', '.join(targets)}", where="targets", hint="name one with --target"
+            f"kdeploy.toml has several targets: {', '.join(targets)}",
+            where="targets",
+            hint="add --target NAME",
         )
     if name not in targets:
-        raise ConfigError(f"there is no target {name}", where=named_by, hint=f"there is {', '.join(targets)}")
+        raise ConfigError(f"unknown target {name}", where=named_by, hint=f"known: {', '.join(targets)}")
     return name, targets[name]
 
 
 def open_target(loaded: Settings, name: str | None = None, *, force_conflicts: bool = False) -> Target:
-    """Open a target. Starts nothing, asks nothing."""
+    """Open a target; this starts nothing and sends nothing."""
     from deployer.config import KServeTarget
 
     _, config = target_of(loaded, name)
@@ -126,33 +132,40 @@ def _open_cluster(config: KServeTarget, loaded: Settings, *, force_conflicts: bo
 
 
 def open_node(loaded: Settings, name: str | None = None) -> OneNode:
-    """Open a target that is this machine. Starts nothing."""
+    """Open a local target; this starts nothing."""
     from deployer.config import LocalTarget
-    from deployer.targets.local import OneNode
 
     name, config = target_of(loaded, name)
     if not isinstance(config, LocalTarget):
         raise ConfigError(
-            "this works on this machine alone", where=f"targets.{name}", hint='--target one of kind = "local"'
+            "this command needs a local target",
+            where=f"targets.{name}",
+            hint='choose one of kind = "local": --target NAME',
         )
+    return _one_node(config, loaded.root, gpus=loaded.config.serving.gpu)
+
+
+def _one_node(config: LocalTarget, folder: Path, *, gpus: int = 0) -> OneNode:
+    from deployer.targets.local import OneNode
+
     return OneNode(
-        state=loaded.root / config.state,
+        state=folder / config.state,
         namespace=config.namespace,
         ingress_host=config.ingress_host,
         ingress_port=config.ingress_port,
-        gpus=loaded.config.serving.gpu,
+        gpus=gpus,
     )
 
 
 def open_rollouts(
     loaded: Settings,
-    *,
-    target: str | None = None,
+    target: str | None,
     emit: Emit,
+    *,
     strict: bool = False,
     force_conflicts: bool = False,
 ) -> Rollouts:
-    """Put a project's rollouts to a target together."""
+    """Open the model store and the target for a project's rollouts."""
     from deployer.project import Project
     from deployer.rollouts import Rollouts
 
@@ -162,16 +175,16 @@ def open_rollouts(
 
 
 def open_targets(ignored: Collection[str] = (), **where: Unpack[WhereStored]) -> dict[str, Target]:
-    """Open every target of the config but those ignored, by name; a namespace that is given is one more.
+    """Open every target of the config except those ignored, by name; a given namespace is one more.
 
-    Raises ConfigError for a name of no target.
+    Raises ConfigError for an unknown name.
     """
     named = where.pop("namespace", None)
     every = settings(**where)
     names = every.config.targets
     if unknown := sorted(set(ignored) - set(names)):
-        what, hint = f"there is no target {unknown[0]}", f"there is {', '.join(names)}"
-        raise ConfigError(what, where="--ignore-target", hint=hint)
+        what, known = f"unknown target {unknown[0]}", f"known: {', '.join(names)}"
+        raise ConfigError(what, where="--ignore-target", hint=known)
     found = {name: open_target(every, name) for name in names if name not in ignored}
     if named is not None:
         name, _ = target_of(every, where.get("target"))
@@ -192,7 +205,7 @@ def open_model_store(loaded: Settings, target: str | None, emit: Emit) -> ModelS
 
 
 def _shell(loaded: Settings, target: str | None, emit: Emit) -> Shell:
-    """Return a shell in the claim of the model store, on the target or else kubeconfig's own cluster."""
+    """Return a shell in the model store's claim, on the target, else on kubeconfig's current cluster."""
     from deployer.config import KServeTarget
     from deployer.events import Warned
 
@@ -209,6 +222,13 @@ def reference(loaded: Settings, target: Target, name: str | None = None) -> Refe
     return Reference(target.services.namespace, loaded.service(name))
 
 
+def locate(name: str | None, **where: Unpack[Where]) -> tuple[Target, Reference]:
+    """Open a target and name a service on it. The service's name may take the place of a project."""
+    loaded = settings(allow_no_project=True, **where)
+    target = open_target(loaded, where.get("target"))
+    return target, reference(loaded, target, name)
+
+
 def has_project(**where: Unpack[Where]) -> bool:
     """Whether there is a kdeploy.toml, or flags in its place."""
     from deployer.config import find_file
@@ -217,17 +237,10 @@ def has_project(**where: Unpack[Where]) -> bool:
 
 
 def this_machine() -> Target:
-    """Return this machine as a target, where there is no kdeploy.toml."""
+    """Return this machine as a target, without a kdeploy.toml."""
     from deployer.config import LocalTarget
-    from deployer.targets.local import OneNode
 
-    config = LocalTarget()
-    return OneNode(
-        state=_here() / config.state,
-        namespace=config.namespace,
-        ingress_host=config.ingress_host,
-        ingress_port=config.ingress_port,
-    ).target
+    return _one_node(LocalTarget(), _here()).target
 
 
 def duration(text: str, option: str, *, longest: float = 24 * 3600.0, zero: bool = True) -> float:
@@ -247,9 +260,11 @@ def duration(text: str, option: str, *, longest: float = 24 * 3600.0, zero: bool
 
 
 def confirm(question: str) -> None:
-    """Ask before what cannot be undone; where nobody can answer, refuse."""
+    """Ask before what cannot be undone. Raises ConfigError if stdin is not a terminal."""
     if not sys.stdin.isatty():
         raise ConfigError(
-            f"{question[:-1]} needs a yes", where="--yes", hint="add --yes: stdin is no terminal"
+            f"{question[:-1]} needs confirmation, and stdin is not a terminal",
+            where="--yes",
+            hint="add --yes",
         )
     typer.confirm(plain(question), abort=True, err=True)

@@ -1,7 +1,7 @@
-"""The headers that a prediction is sent with: those that are given, a token, cookies.
+"""Reads the headers of a prediction request: those given, a token, cookies.
 
-A token and a cookie come from a file, stdin or the environment, and never from the command line, which every
-user of this machine can read. None is ever printed.
+A token and a cookie come from a file, stdin or the environment, never from the command line, which every user
+of this machine can read. None is ever printed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ def read_headers(
 ) -> dict[str, str]:
     """Read `NAME: VALUE` or `@FILE` of lines like that, `@FILE` or `-` of a token, `[NAME=]@FILE` of cookies.
 
-    What is given replaces what is in the environment, and a header by its name both. Raises ConfigError,
-    which quotes no value.
+    Options override the environment, and a header overrides both. Raises ConfigError, which shows no value.
     """
     headers = (
         *_of_token(token, environment.get(TOKEN)),
@@ -64,9 +63,7 @@ def _given(options: Sequence[str]) -> Iterator[tuple[str, str]]:
         for line in filter(str.strip, lines):
             name, separator, value = line.partition(":")
             if not separator:
-                raise ConfigError(
-                    "a header has a name, a colon and a value", where="--header", hint="Name: value"
-                )
+                raise ConfigError("expected NAME: VALUE", where="--header", hint="--header 'Name: value'")
             yield name.strip(), value.strip()
 
 

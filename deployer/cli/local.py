@@ -1,21 +1,19 @@
 """`kdeploy local`: the one-node target itself."""
 
-from __future__ import annotations
-
 import typer
 
 from deployer.cli import deps, printers
-from deployer.cli.options import ConfigFile, Output, OutputFormat, Sets, TargetName
+from deployer.cli.options import ConfigFile, OutputFormat, Sets, TargetName
 from deployer.cli.terminal import show, tell
 
 app = typer.Typer(
-    no_args_is_help=True, help="The one-node target on this machine: start, stop, status, logs."
+    no_args_is_help=True, help="Manage the one-node target on this machine: start, stop, status, logs."
 )
 
 
 @app.command()
 def start(config: ConfigFile = None, target: TargetName = None, sets: Sets = None) -> None:
-    """Start it, and restore the services that were wanted; done by the first rollout, too."""
+    """Start it and restore its services; the first rollout does so, too."""
     from deployer.config import check_root
 
     loaded = deps.settings(config=config, sets=sets, target=target)
@@ -27,7 +25,7 @@ def start(config: ConfigFile = None, target: TargetName = None, sets: Sets = Non
 
 @app.command()
 def stop(config: ConfigFile = None, target: TargetName = None, sets: Sets = None) -> None:
-    """Stop it and everything that it started; the services come back with `start`."""
+    """Stop it and everything that it started; `start` restores its services."""
     node = deps.open_node(deps.settings(config=config, sets=sets, target=target), target)
     tell("stopped" if node.stop() else "nothing was running")
 
@@ -37,16 +35,16 @@ def status(
     config: ConfigFile = None,
     target: TargetName = None,
     sets: Sets = None,
-    output: OutputFormat = Output.TABLE,
+    output: OutputFormat = "table",
 ) -> None:
-    """Show the supervisor, its ingress and the TorchServes that it runs."""
+    """Show the supervisor, its ingress and its TorchServes."""
     node = deps.open_node(deps.settings(config=config, sets=sets, target=target), target)
     printers.print_local(node.info(), output)
 
 
 @app.command()
 def logs(config: ConfigFile = None, target: TargetName = None, sets: Sets = None) -> None:
-    """Print the supervisor's own log."""
+    """Print the supervisor's log."""
     node = deps.open_node(deps.settings(config=config, sets=sets, target=target), target)
     for line in node.supervisor_log():
         show(line)

@@ -1,4 +1,4 @@
-"""The entry point: runs the app and turns what goes wrong into one error and its exit code."""
+"""The entry point: runs the app and turns every failure into one error and its exit code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _AGAIN = "run the same command again to complete it"
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run kdeploy and exit: 0, 2 for wrong usage, or the code of the error's kind."""
     prepare()
-    atexit.register(gc.freeze)  # or Python looks through all of it for garbage as it ends, for 0.1 s
+    atexit.register(gc.freeze)  # else Python collects garbage for 0.1 s as it ends
     arguments = sys.argv[1:] if arguments is None else arguments
     with _hear_sigterm() as heard:
         code = _run(arguments)
@@ -45,14 +45,14 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 @contextmanager
 def _hear_sigterm() -> Iterator[list[int]]:
-    """Let SIGTERM, by which CI cancels a job, stop a command as Ctrl-C does; yield a list of those heard."""
+    """Let SIGTERM, which CI sends to cancel a job, stop a command as Ctrl-C does; yield those received."""
     heard: list[int] = []
 
     def stop(number: int, _frame: object) -> NoReturn:
         heard.append(number)
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():  # others may not listen
+    if threading.current_thread() is not threading.main_thread():  # others may not set handlers
         yield heard
         return
     before = signal.signal(signal.SIGTERM, stop)
@@ -63,7 +63,7 @@ def _hear_sigterm() -> Iterator[list[int]]:
 
 
 def _run(arguments: list[str]) -> int:
-    """Run a command, say what goes wrong, and return the exit code."""
+    """Run a command, print its error, and return the exit code."""
     try:
         with deps.opened:
             code = _commands()(arguments, prog_name="kdeploy", standalone_mode=False)
@@ -83,7 +83,7 @@ def _run(arguments: list[str]) -> int:
         code = _foreign(error)
     try:
         sys.stdout.flush()
-    except OSError:  # said above, and Python would say it again at its end
+    except OSError:  # reported above, and Python would report it again at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return int(code or 0)
 
@@ -96,16 +96,16 @@ def _failed(error: KdeployError) -> int:
 
 @cache
 def _commands() -> Callable[..., int | None]:
-    """Return what the app's functions make up, once for all: that takes 20 ms."""
+    """Build the command tree, once per process: that takes 20 ms."""
     return typer.main.get_command(app)
 
 
 def _foreign(error: Exception) -> int:
-    """Show an error that is not ours: the parser's own, or one that nobody foresaw."""
+    """Print an error that is not ours: the parser's, or an unexpected one."""
     if show := getattr(error, "show", None):
-        said = io.StringIO()
-        show(file=said)
-        draw(plain(said.getvalue()))
+        text = io.StringIO()
+        show(file=text)
+        draw(plain(text.getvalue()))
         return int(getattr(error, "exit_code", 2))
     if isinstance(error, OSError | UnicodeError | RecursionError | MemoryError):
         return _failed(read_fault(error))

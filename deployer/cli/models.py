@@ -1,16 +1,14 @@
-"""`kdeploy models`: TorchServe's management API, on the TorchServe that serves."""
-
-from __future__ import annotations
+"""`kdeploy models`: TorchServe's management API, on the TorchServe that answers requests."""
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typing_extensions import Unpack
 
 from deployer.cli import deps, printers
-from deployer.cli.options import ConfigFile, Namespace, Output, OutputFormat, ServiceOption, Sets, TargetName
+from deployer.cli.options import OutputFormat, Where, WhereServed, spelled_out
 from deployer.cli.terminal import tell
 
 if TYPE_CHECKING:
@@ -18,61 +16,43 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="What TorchServe has loaded. Changes made here last until it is started again: to stay, "
-    "they belong into kdeploy.toml and a rollout.",
+    help="Manage the models that TorchServe has loaded. A restart undoes these changes: to keep them, change "
+    "kdeploy.toml and roll out.",
 )
 
-ModelName = Annotated[str, typer.Argument(help="The model's name.")]
-Version = Annotated[str | None, typer.Option("--version", help="One version of it.", show_default=False)]
+ModelName = Annotated[str, typer.Argument(help="Model name.")]
+Version = Annotated[str | None, typer.Option("--version", help="Model version.", show_default=False)]
 
 
 @contextlib.contextmanager
-def _models(
-    config: Path | None,
-    target: str | None,
-    namespace: str | None,
-    sets: list[str] | None,
-    service: str | None,
-) -> Iterator[Models]:
+def _models(service: str | None = None, **where: Unpack[Where]) -> "Iterator[Models]":
     from deployer.predict import Models
     from deployer.targets.protocols import Via
 
-    loaded = deps.settings(config=config, sets=sets, target=target, namespace=namespace)
-    opened = deps.open_node(loaded, target).target
-    way = opened.reach.endpoint(deps.reference(loaded, opened, service), Via.MANAGEMENT)
-    with contextlib.closing(Models(way)) as models:
+    loaded = deps.settings(**where)
+    target = deps.open_node(loaded, where.get("target")).target
+    endpoint = target.reach.endpoint(deps.reference(loaded, target, service), Via.MANAGEMENT)
+    with contextlib.closing(Models(endpoint)) as models:
         yield models
 
 
 @app.command(name="list")
-def list_models(
-    config: ConfigFile = None,
-    target: TargetName = None,
-    namespace: Namespace = None,
-    sets: Sets = None,
-    service: ServiceOption = None,
-    output: OutputFormat = Output.TABLE,
-) -> None:
-    """List the models that are loaded."""
-    with _models(config, target, namespace, sets, service) as models:
+@spelled_out
+def list_models(output: OutputFormat = "table", **where: Unpack[WhereServed]) -> None:
+    """List the loaded models."""
+    with _models(**where) as models:
         found = models.list()
     rows = [(model.name, model.url) for model in found]
     printers.print_rows(output, ["name", "archive"], rows, found, [model.name for model in found])
 
 
 @app.command()
+@spelled_out
 def describe(
-    name: ModelName,
-    version: Version = None,
-    config: ConfigFile = None,
-    target: TargetName = None,
-    namespace: Namespace = None,
-    sets: Sets = None,
-    service: ServiceOption = None,
-    output: OutputFormat = Output.TABLE,
+    name: ModelName, version: Version = None, output: OutputFormat = "table", **where: Unpack[WhereServed]
 ) -> None:
     """Show a model's versions and their workers."""
-    with _models(config, target, namespace, sets, service) as models:
+    with _models(**where) as models:
         found = models.describe(name, version or "all")
     rows = [
         (entry["modelVersion"], entry["batchSize"], worker["id"], worker["status"], worker.get("pid", ""))
@@ -84,76 +64,62 @@ def describe(
 
 
 @app.command()
+@spelled_out
 def register(
     url: Annotated[str, typer.Argument(help="An archive of the release's model store, or an allowed URL.")],
-    name: Annotated[str | None, typer.Option("--model-name", help="Another name for it.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--model-name", help="Model name. Default: the archive's.")
+    ] = None,
     workers: Annotated[int, typer.Option("--initial-workers", min=0, help="Workers to start.")] = 1,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", min=1, help="Requests in a batch.")
     ] = None,
     max_batch_delay: Annotated[
-        int | None, typer.Option("--max-batch-delay", min=1, help="Milliseconds.")
+        int | None, typer.Option("--max-batch-delay", min=1, help="Milliseconds to wait for a full batch.")
     ] = None,
-    config: ConfigFile = None,
-    target: TargetName = None,
-    namespace: Namespace = None,
-    sets: Sets = None,
-    service: ServiceOption = None,
+    **where: Unpack[WhereServed],
 ) -> None:
-    """Load one more model."""
-    with _models(config, target, namespace, sets, service) as models:
-        said = models.register(
+    """Load another model."""
+    with _models(**where) as models:
+        message = models.register(
             url,
             model_name=name,
             initial_workers=workers,
             batch_size=batch_size,
             max_batch_delay=max_batch_delay,
         )
-    tell(said)
+    tell(message)
 
 
 @app.command()
+@spelled_out
 def scale(
     name: ModelName,
-    min_workers: Annotated[int | None, typer.Option("--min-workers", min=0, help="Workers at least.")] = None,
-    max_workers: Annotated[int | None, typer.Option("--max-workers", min=0, help="Workers at most.")] = None,
+    min_workers: Annotated[int | None, typer.Option("--min-workers", min=0, help="Minimum workers.")] = None,
+    max_workers: Annotated[int | None, typer.Option("--max-workers", min=0, help="Maximum workers.")] = None,
     version: Version = None,
-    config: ConfigFile = None,
-    target: TargetName = None,
-    namespace: Namespace = None,
-    sets: Sets = None,
-    service: ServiceOption = None,
+    **where: Unpack[WhereServed],
 ) -> None:
-    """Change how many workers a model has, and wait until it has them."""
-    with _models(config, target, namespace, sets, service) as models:
+    """Change the number of a model's workers, and wait for them."""
+    with _models(**where) as models:
         tell(models.scale(name, version, min_workers=min_workers, max_workers=max_workers))
 
 
 @app.command(name="set-default")
+@spelled_out
 def set_default(
     name: ModelName,
-    version: Annotated[str, typer.Argument(help="The version.")],
-    config: ConfigFile = None,
-    target: TargetName = None,
-    namespace: Namespace = None,
-    sets: Sets = None,
-    service: ServiceOption = None,
+    version: Annotated[str, typer.Argument(help="Model version.")],
+    **where: Unpack[WhereServed],
 ) -> None:
-    """Make a version the one that is asked where none is named."""
-    with _models(config, target, namespace, sets, service) as models:
+    """Make a version the default: it answers requests that name no version."""
+    with _models(**where) as models:
         tell(models.set_default(name, version))
 
 
 @app.command()
-def unregister(
-    name: ModelName,
-    version: Version = None,
-    config: ConfigFile = None,
-    target: TargetName = None,
-    namespace: Namespace = None,
-    sets: Sets = None,
-    service: ServiceOption = None,
-) -> None:
+@spelled_out
+def unregister(name: ModelName, version: Version = None, **where: Unpack[WhereServed]) -> None:
     """Unload a model, or one version of it."""
-    with _models(config, target, namespace, sets, service) as models:
+    with _models(**where) as models:
         tell(models.unregister(name, version))

@@ -1,74 +1,50 @@
-"""The options that several commands share, named as kubectl names them."""
+"""The options that several commands share, named as kubectl names them.
 
-from __future__ import annotations
+Modules with commands do not postpone their annotations: Typer would compile each of them at every start.
+"""
 
-import enum
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TypedDict, TypeVar, get_args, get_type_hints
+from typing import Annotated, Literal, TypedDict, TypeVar, get_args, get_type_hints
 
 import typer
 
-
-class Output(str, enum.Enum):
-    """How data is written to stdout."""
-
-    TABLE = "table"
-    JSON = "json"
-    YAML = "yaml"
-    NAME = "name"
-
-
-class DryRun(str, enum.Enum):
-    """Who is asked what would happen: nobody, or the cluster with all its checks."""
-
-    CLIENT = "client"
-    SERVER = "server"
-
-
-class Strategy(str, enum.Enum):
-    """What happens to old pods while new ones start."""
-
-    ROLLING = "rolling"
-    RECREATE = "recreate"
-
-
-class Protocol(str, enum.Enum):
-    """How a prediction is asked for."""
-
-    PLAIN = "plain"
-    V1 = "v1"
-    V2 = "v2"
-
+Output = Literal["table", "json", "yaml", "name"]
+DryRun = Literal["client", "server"]
+Strategy = Literal["rolling", "recreate"]
+Protocol = Literal["plain", "v1", "v2"]
 
 ConfigFile = Annotated[
     Path | None,
     typer.Option(
-        "--config", "-c", help="The kdeploy.toml; else the nearest one here or above.", show_default=False
+        "--config",
+        "-c",
+        help="Path of kdeploy.toml. Default: the nearest one in this folder or above.",
+        show_default=False,
     ),
 ]
 TargetName = Annotated[
     str | None,
-    typer.Option("--target", "-t", help="The target, where kdeploy.toml has several.", show_default=False),
+    typer.Option("--target", "-t", help="Target name, if kdeploy.toml has several.", show_default=False),
 ]
 Namespace = Annotated[
     str | None,
-    typer.Option("--namespace", "-n", help="The namespace, instead of the target's.", show_default=False),
+    typer.Option("--namespace", "-n", help="Namespace. Default: the target's.", show_default=False),
 ]
 Context = Annotated[
     str | None,
-    typer.Option("--context", help="The kubeconfig's context, instead of the target's.", show_default=False),
+    typer.Option("--context", help="Kubeconfig context. Default: the target's.", show_default=False),
 ]
 Kubeconfig = Annotated[
     str | None,
-    typer.Option("--kubeconfig", help="The kubeconfig, instead of the target's.", show_default=False),
+    typer.Option("--kubeconfig", help="Path of the kubeconfig. Default: the target's.", show_default=False),
 ]
 ForceConflicts = Annotated[
-    bool, typer.Option("--force-conflicts", help="On a cluster: take over fields that others hold.")
+    bool, typer.Option("--force-conflicts", help="On a cluster: take over fields that other managers own.")
 ]
 StoreUri = Annotated[
-    str | None, typer.Option("--store", help="The model store, instead of store.uri.", show_default=False)
+    str | None, typer.Option("--store", help="Model store. Default: store.uri.", show_default=False)
 ]
 Sets = Annotated[
     list[str] | None,
@@ -76,10 +52,10 @@ Sets = Annotated[
         "--set", metavar="KEY=VALUE", help="Set a key of kdeploy.toml, as in --set serving.batch-size=4."
     ),
 ]
-OutputFormat = Annotated[Output, typer.Option("--output", "-o", help="How to print.")]
+OutputFormat = Annotated[Output, typer.Option("--output", "-o", help="Output format.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Treat warnings as errors.")]
 Canary = Annotated[
-    int | None,
+    int,
     typer.Option(
         "--canary",
         min=0,
@@ -97,19 +73,22 @@ StrategyName = Annotated[
     ),
 ]
 ReleaseId = Annotated[
-    str | None, typer.Option("--release", help="A release of the model store, instead of pushing one.")
+    str | None,
+    typer.Option("--release", help="Use this release from the model store instead of pushing one."),
 ]
 ServiceName = Annotated[
-    str | None, typer.Argument(help="The service; else this project's.", show_default=False)
+    str | None,
+    typer.Argument(help="Service name. Default: model.name in kdeploy.toml.", show_default=False),
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 ServiceOption = Annotated[
-    str | None, typer.Option("--service", help="The service; else this project's.", show_default=False)
+    str | None,
+    typer.Option("--service", help="Service name. Default: model.name in kdeploy.toml.", show_default=False),
 ]
 
 
 class Where(TypedDict, total=False):
-    """The options of every command on a target: which project, and where."""
+    """The options of every command on a target."""
 
     config: ConfigFile
     target: TargetName
@@ -120,26 +99,28 @@ class Where(TypedDict, total=False):
 
 
 class WhereStored(Where, total=False):
-    """The same, and the model store."""
+    """The options of every command that needs the model store."""
 
     store: StoreUri
+
+
+class WhereServed(Where, total=False):
+    """The options of every command on the models of a service."""
+
+    service: ServiceOption
 
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
 
 def spelled_out(command: _Command) -> _Command:
-    """Let Typer see each option that a command's `**where: Unpack[Where]` stands for."""
-    kinds = get_type_hints(command, include_extras=True)
+    """Let Typer see each option of a command's `**where: Unpack[Where]`."""
     signature = inspect.signature(command)
     *own, where = signature.parameters.values()
-    (options,) = get_args(kinds[where.name])
-    parameters = [
-        *(one.replace(annotation=kinds[one.name]) for one in own),
-        *(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
-            for name, kind in get_type_hints(options, include_extras=True).items()
-        ),
+    (options,) = get_args(where.annotation)
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+        for name, kind in get_type_hints(options, include_extras=True).items()
     ]
-    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__signature__ = signature.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]
     return command

@@ -1,4 +1,4 @@
-"""What people and programs see: data on stdout, words for people on stderr."""
+"""Prints: data to stdout, messages for people to stderr."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ from deployer.cli.terminal import cell, draw, show, tell
 from deployer.rollout import view
 
 if TYPE_CHECKING:  # `kdeploy --help` comes through here and prints none of these
-    from types import TracebackType
-
     from rich.live import Live
     from rich.text import Text
 
-    from deployer.events import Event, Pushed
+    from deployer.events import Event
     from deployer.findings import Finding
     from deployer.observed import Document, Observed
     from deployer.predict import Failure, Prediction
@@ -31,7 +29,7 @@ _STYLES = {"Ready": "bold green", "Failed": "bold red"}
 
 
 def open_viewer() -> Viewer:
-    """Return who prints a rollout: live where stderr is a terminal, else a line for every change."""
+    """Create the viewer of a rollout: live if stderr is a terminal, else with a line per change."""
     live = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     return LiveViewer() if live else Viewer()
 
@@ -41,15 +39,13 @@ class Viewer:
 
     def __init__(self) -> None:
         self._size = self._written = 0
-        self._done = "nothing was applied"  # of what was begun, for whoever stops it
+        self._done = "nothing was applied"
 
     def __enter__(self) -> Viewer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Say how far it came if it is stopped."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Print how far it got if Ctrl-C stops it."""
         if kind is KeyboardInterrupt:
             tell(f"stopped: {self._done}")
 
@@ -74,7 +70,7 @@ class Viewer:
 
 
 class LiveViewer(Viewer):
-    """Shows a rollout on a terminal as it is right now, and leaves one line of it there at the end."""
+    """Shows the current state of a rollout on a terminal, and leaves one line of it at the end."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -84,7 +80,7 @@ class LiveViewer(Viewer):
         self._live: Live | None = None
 
     def __call__(self, event: Event) -> None:
-        """Take in one event."""
+        """Show one event."""
         from deployer import events
 
         self._view = view.see(self._view, event)
@@ -95,15 +91,13 @@ class LiveViewer(Viewer):
             self._began = self._clock()
         super().__call__(event)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if self._live:
             self._live.stop()
         if self._live and self._view.status:
             after = view.elapsed_text(self._clock() - self._began)
             tell(f"{view.sentence(self._view.status)}; after {after}")
-        super().__exit__(kind, error, trace)
+        super().__exit__(kind, *rest)
 
     def _show(self) -> None:
         from rich.console import Console
@@ -128,51 +122,53 @@ class LiveViewer(Viewer):
 def _sentence(event: Event) -> str:
     from deployer import events
 
-    if isinstance(event, events.Archiving):
-        return f"archiving {event.name}: {event.files} files, {size_text(event.size)}"
-    if isinstance(event, events.Warned):
-        return f"warning: {event.message}"
-    if isinstance(event, events.Noted):
-        return event.message
-    if isinstance(event, events.Pushed):
-        return _pushed(event)
-    if isinstance(event, events.Applied):
-        return f"applied {event.service}: release {event.release}"
-    if isinstance(event, events.Unchanged):
-        return f"unchanged: {event.service} is Ready with release {event.release}"
-    if isinstance(event, events.StatusChanged):
-        return view.sentence(event.status)
-    return ""
+    match event:
+        case events.Archiving():
+            return f"archiving {event.name}: {event.files} files, {size_text(event.size)}"
+        case events.Warned():
+            return f"warning: {event.message}"
+        case events.Noted():
+            return event.message
+        case events.Pushed(bytes_written=0):
+            return f"unchanged: release {event.release} is in the model store"
+        case events.Pushed():
+            return f"pushed release {event.release}: {size_text(event.bytes_written)} to {event.uri}"
+        case events.Applied():
+            return f"applied {event.service}: release {event.release}"
+        case events.Unchanged():
+            return f"unchanged: {event.service} is Ready with release {event.release}"
+        case events.StatusChanged():
+            return view.sentence(event.status)
+        case _:
+            return ""
 
 
-def _so_far(event: Event) -> str:
-    """Say what is sure once an event has happened, if that is more than before."""
+def _so_far(event: Event) -> str | None:
+    """Say what is certain after an event, if it is news."""
     from deployer import events
 
-    if isinstance(event, events.Pushed):
-        return f"release {event.release} is in the model store; some of its documents may have been applied"
-    if isinstance(event, events.Applied):
-        return (
-            f"release {event.release} stays applied to {event.service} and takes over when it is ready: "
-            "`kdeploy status` shows it"
-        )
-    return ""
-
-
-def _pushed(event: Pushed) -> str:
-    if not event.bytes_written:
-        return f"unchanged: release {event.release} is in the model store"
-    return f"pushed release {event.release}: {size_text(event.bytes_written)} to {event.uri}"
+    match event:
+        case events.Pushed():
+            return (
+                f"release {event.release} is in the model store; some of its documents may have been applied"
+            )
+        case events.Applied():
+            return (
+                f"release {event.release} stays applied to {event.service} and takes over when it is ready: "
+                "`kdeploy status` shows it"
+            )
+        case _:
+            return None
 
 
 def size_text(size: int) -> str:
-    """Write a number of bytes as people read it."""
-    amount = float(size)
-    for unit in ("bytes", "kB", "MB"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} GB"
+    """Format a number of bytes."""
+    if size < 1000:
+        return f"{size} bytes"
+    for factor, unit in ((1e3, "kB"), (1e6, "MB")):
+        if size < 1000 * factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size / 1e9:.1f} GB"
 
 
 def print_json(data: Any) -> None:
@@ -195,12 +191,12 @@ def print_yaml(data: Any) -> None:
 def print_rows(
     output: Output, columns: Sequence[str], rows: Sequence[Sequence[object]], data: Any, names: Sequence[str]
 ) -> None:
-    """Print the same thing as a table, as JSON, as YAML or as bare names."""
-    if output is Output.JSON:
+    """Print data as a table, JSON, YAML or names."""
+    if output == "json":
         print_json(data)
-    elif output is Output.YAML:
+    elif output == "yaml":
         print_yaml(data)
-    elif output is Output.NAME:
+    elif output == "name":
         for name in names:
             show(cell(name))
     else:
@@ -214,20 +210,22 @@ def print_documents(documents: Sequence[Document], output: Output) -> None:
 
 
 def print_old(old: Sequence[Dated]) -> None:
-    """Print to stderr which releases are about to be removed."""
-    rows = [(one.release.id, size_text(one.release.archive.size), time_text(one.pushed)) for one in old]
+    """Print to stderr which releases will be removed."""
+    rows = [
+        (dated.release.id, size_text(dated.release.archive.size), time_text(dated.pushed)) for dated in old
+    ]
     print_table(["to be removed", "size", "pushed"], rows, tell)
 
 
 def time_text(seconds: float) -> str:
-    """Write a time, in seconds since the epoch, as people read it anywhere."""
+    """Format a time, in seconds since the epoch, in UTC."""
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
 
 
 def print_table(
     columns: Sequence[str], rows: Sequence[Sequence[object]], write: Callable[[str], None] = show
 ) -> None:
-    """Print aligned columns; the last one is never cut, so that it can be copied whole."""
+    """Print aligned columns; none is cut, so that all can be copied."""
     lines = [[column.upper() for column in columns], *([cell(value) for value in row] for row in rows)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
     for line in lines:
@@ -235,12 +233,12 @@ def print_table(
 
 
 def value_text(value: object) -> str:
-    """Write a setting's value as it would stand in kdeploy.toml; what is not set is a dash."""
+    """Format a value as in kdeploy.toml; None is a dash."""
     return "-" if value is None else json.dumps(value)
 
 
 def print_services(statuses: list[Observed], output: Output) -> None:
-    """Print the services of a target, a line each."""
+    """Print the services of a target, one per line."""
     rows = [
         (
             s.reference.name,
@@ -257,7 +255,7 @@ def print_services(statuses: list[Observed], output: Output) -> None:
 
 
 def print_answers(answers: Iterable[Prediction | Failure], output: Output) -> None:
-    """Print each answer as it comes, or all as JSON; raise the first failure when all are printed."""
+    """Print each answer when it arrives, or all as JSON; then raise the first failure."""
     from deployer.predict import Failure
 
     shown: list[dict[str, Any]] = []
@@ -268,23 +266,23 @@ def print_answers(answers: Iterable[Prediction | Failure], output: Output) -> No
             tell(resized.note)
         if isinstance(answer, Failure):
             failures.append(answer.error)
-            said: dict[str, Any] = {"error": str(answer.error)}
+            outcome: dict[str, Any] = {"error": str(answer.error)}
             value = f"error: {answer.error.what}"
         else:
-            said = {"prediction": answer.value, "milliseconds": answer.milliseconds}
+            outcome = {"prediction": answer.value, "milliseconds": answer.milliseconds}
             value = json.dumps(answer.value, ensure_ascii=False)
-        shown.append({"image": name, **said, "resized": resized})
-        if output is Output.TABLE:
+        shown.append({"image": name, **outcome, "resized": resized})
+        if output == "table":
             size = f"   resized by {resized.factor:g}: {resized.width}x{resized.height}" if resized else ""
             show(cell(f"{name}   {value}{size}"))
-    if output is not Output.TABLE:
+    if output != "table":
         print_rows(output, [], [], shown, [answer["image"] for answer in shown])
     if failures:
         raise failures[0]
 
 
 def print_local(info: Info, output: Output) -> None:
-    """Print what the one-node target runs."""
+    """Print the processes of the one-node target."""
     rows = [
         (
             f"{service.namespace}/{service.name}",
@@ -297,7 +295,7 @@ def print_local(info: Info, output: Output) -> None:
         for service in info.services
         for r in service.revisions
     ]
-    if output is Output.TABLE:
+    if output == "table":
         running = f"pid {info.pid}, ingress {info.ingress}" if info.pid else "not running"
         tell(f"supervisor: {running}; state: {info.state}")
     columns = ["service", "revision", "release", "traffic", "pid", "state"]
@@ -311,7 +309,7 @@ def _state(revision: RevisionInfo) -> str:
 
 
 def print_findings(findings: Sequence[Finding], output: Output) -> None:
-    """Print what the doctor found; raise DoctorError where something would fail."""
+    """Print the findings of the doctor; raise DoctorError if one is a failure."""
     from deployer.errors import DoctorError
 
     rows = [(finding.status, finding.name, finding.detail) for finding in findings]
@@ -321,4 +319,6 @@ def print_findings(findings: Sequence[Finding], output: Output) -> None:
             tell(f"{finding.name}: {finding.remedy}")
     failed = [finding.name for finding in findings if finding.status == "failure"]
     if failed:
-        raise DoctorError(f"{', '.join(failed)}: a deployment would fail", hint="fix what is said above")
+        raise DoctorError(
+            f"{', '.join(failed)}: a deployment would fail", hint="fix the failures listed above"
+        )

@@ -1,7 +1,5 @@
 """Commands about the project and the machine: init, config, doctor."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +9,6 @@ from typing_extensions import Unpack
 from deployer.cli import deps, printers
 from deployer.cli.options import (
     ConfigFile,
-    Output,
     OutputFormat,
     Sets,
     Where,
@@ -22,10 +19,10 @@ from deployer.cli.terminal import tell
 
 def init(
     name: Annotated[str, typer.Argument(help="The model's name.")] = "my-model",
-    folder: Annotated[Path, typer.Option("--folder", help="Where to write.")] = Path(),
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    folder: Annotated[Path, typer.Option("--folder", help="Folder to write to.")] = Path(),
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
 ) -> None:
-    """Write a kdeploy.toml and a handler to start from."""
+    """Write a first kdeploy.toml and handler."""
     from deployer.scaffold import write_project
 
     for path in write_project(folder, name, force=force):
@@ -39,9 +36,9 @@ def config(
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON Schema of kdeploy.toml, for editors.")
     ] = False,
-    output: OutputFormat = Output.TABLE,
+    output: OutputFormat = "table",
 ) -> None:
-    """Show every setting, its value and where it came from."""
+    """Show every setting, its value and its source."""
     if schema:
         from deployer.config import json_schema
 
@@ -54,18 +51,18 @@ def config(
 
 
 @spelled_out
-def doctor(output: OutputFormat = Output.TABLE, **where: Unpack[Where]) -> None:
-    """Check what a target needs, on this machine or on its cluster, and say how to mend what is missing."""
+def doctor(output: OutputFormat = "table", **where: Unpack[Where]) -> None:
+    """Check whether a target is ready for a rollout, and say how to fix what is missing."""
     from deployer.errors import IntegrityError, KdeployError, StoreError
     from deployer.findings import failure
 
     if not deps.has_project(**where):
         printers.print_findings(deps.this_machine().services.examine(), output)
         return
-    loaded, viewer = deps.settings(**where), printers.Viewer()
+    loaded = deps.settings(**where)
     findings = list(deps.open_target(loaded, where.get("target")).services.examine())
-    if not any(one.status == "failure" for one in findings):
-        rollouts = deps.open_rollouts(loaded, target=where.get("target"), emit=viewer)
+    if not any(finding.status == "failure" for finding in findings):
+        rollouts = deps.open_rollouts(loaded, where.get("target"), printers.Viewer())
         try:
             decision = rollouts.decide(check=True, thorough=True)
             rollouts.is_stored(decision.release)
@@ -74,6 +71,6 @@ def doctor(output: OutputFormat = Output.TABLE, **where: Unpack[Where]) -> None:
             name = "model store" if isinstance(error, StoreError | IntegrityError) else "release"
             findings.append(failure(name, str(error.what), error.where or "", error.hint or ""))
         else:
-            if not any(one.status == "failure" for one in findings):
+            if not any(finding.status == "failure" for finding in findings):
                 findings.append(rollouts.admit(decision))
     printers.print_findings(findings, output)

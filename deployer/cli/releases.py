@@ -1,6 +1,4 @@
-"""Commands that make releases and keep the model store: nothing here touches what serves."""
-
-from __future__ import annotations
+"""Commands on releases and the model store; none changes a target."""
 
 import json
 import time
@@ -13,7 +11,6 @@ from typing_extensions import Unpack
 from deployer.cli import deps, printers
 from deployer.cli.options import (
     Canary,
-    Output,
     OutputFormat,
     ReleaseId,
     Sets,
@@ -32,7 +29,7 @@ _DECADE = 10 * 365 * 86400.0  # seconds
 @spelled_out
 def push(
     strict: Strict = False,
-    output: OutputFormat = Output.NAME,
+    output: OutputFormat = "name",
     **where: Unpack[WhereStored],
 ) -> None:
     """Build the model archive and upload it to the model store; print the release id."""
@@ -48,19 +45,19 @@ def push(
 def archive(
     model_name: Annotated[
         str | None,
-        typer.Option("--model-name", help="With it, the flags say it all and no kdeploy.toml is read."),
+        typer.Option("--model-name", help="Build from flags only; ignore kdeploy.toml."),
     ] = None,
     version: Annotated[str | None, typer.Option("--version", "-v", help="The model's version.")] = None,
     handler: Annotated[
-        str | None, typer.Option("--handler", help="A file, file.py:function, or one of TorchServe's own.")
+        str | None, typer.Option("--handler", help="A file, file.py:function, or a handler of TorchServe.")
     ] = None,
-    serialized_file: Annotated[str | None, typer.Option("--serialized-file", help="The weights.")] = None,
-    model_file: Annotated[str | None, typer.Option("--model-file", help="The architecture.")] = None,
+    serialized_file: Annotated[str | None, typer.Option("--serialized-file", help="Weights.")] = None,
+    model_file: Annotated[str | None, typer.Option("--model-file", help="Architecture.")] = None,
     extra_files: Annotated[
-        str | None, typer.Option("--extra-files", help="More files, globs or folders, separated by commas.")
+        str | None, typer.Option("--extra-files", help="More files, globs or folders, comma-separated.")
     ] = None,
     requirements_file: Annotated[
-        str | None, typer.Option("--requirements-file", "-r", help="For pip.")
+        str | None, typer.Option("--requirements-file", "-r", help="Requirements for pip.")
     ] = None,
     config_file: Annotated[
         str | None, typer.Option("--config-file", "-c", help="TorchServe's model-config.yaml.")
@@ -70,12 +67,15 @@ def archive(
         str | None, typer.Option("--archive-format", help="zip-store, default (deflated), tgz or no-archive.")
     ] = None,
     export_path: Annotated[
-        Path, typer.Option("--export-path", help="The folder that the archive is written to.")
+        Path, typer.Option("--export-path", help="Folder to write the archive to.")
     ] = Path(),
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an archive that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an existing archive.")] = False,
     strict: Strict = False,
     config: Annotated[
-        Path | None, typer.Option("--config", help="The kdeploy.toml; else the nearest one here or above.")
+        Path | None,
+        typer.Option(
+            "--config", help="Path of kdeploy.toml. Default: the nearest one in this folder or above."
+        ),
     ] = None,
     sets: Sets = None,
 ) -> None:
@@ -101,19 +101,19 @@ def archive(
 
 @spelled_out
 def plan(
-    canary: Canary = None,
+    canary: Canary = 100,
     strategy: StrategyName = None,
     strict: Strict = False,
-    output: OutputFormat = Output.TABLE,
+    output: OutputFormat = "table",
     **where: Unpack[WhereStored],
 ) -> None:
-    """Show what a rollout would do, and change nothing."""
+    """Show what a rollout would do."""
     from deployer.rollout.plan import Strategy
 
-    loaded, percent = deps.settings(**where), 100 if canary is None else canary
-    rollouts = deps.open_rollouts(loaded, target=where.get("target"), emit=printers.Viewer(), strict=strict)
-    chosen = Strategy(strategy.value) if strategy else None
-    decision = rollouts.decide(percent=percent, strategy=chosen, check=True)
+    loaded = deps.settings(**where)
+    rollouts = deps.open_rollouts(loaded, where.get("target"), printers.Viewer(), strict=strict)
+    chosen = Strategy(strategy) if strategy else None
+    decision = rollouts.decide(percent=canary, strategy=chosen, check=True)
     rollouts.tell(decision)
     release, archive = decision.release, decision.release.archive
     stored, live = rollouts.is_stored(release), decision.live
@@ -148,17 +148,18 @@ def plan(
 @spelled_out
 def render(
     release: ReleaseId = None,
-    canary: Canary = None,
+    canary: Canary = 100,
     rbac: Annotated[
-        bool, typer.Option("--rbac", help="Instead, the account and Role that a CI job needs on the cluster.")
+        bool,
+        typer.Option("--rbac", help="Print the account and Role that a CI job needs on the cluster instead."),
     ] = False,
-    output: OutputFormat = Output.YAML,
+    output: OutputFormat = "yaml",
     **where: Unpack[WhereStored],
 ) -> None:
-    """Print the documents that a rollout would apply, for GitOps; writes nothing."""
+    """Print the documents that a rollout would apply, for GitOps."""
     loaded = deps.settings(**where)
-    rollouts = deps.open_rollouts(loaded, target=where.get("target"), emit=printers.Viewer())
-    bundle = rollouts.decide(release, percent=100 if canary is None else canary, look=False).bundle
+    rollouts = deps.open_rollouts(loaded, where.get("target"), printers.Viewer())
+    bundle = rollouts.decide(release, percent=canary, look=False).bundle
     if rbac:
         printers.print_documents(rollouts.target.services.role(bundle), output)
         return
@@ -170,10 +171,10 @@ def render(
 
 @spelled_out
 def releases(
-    output: OutputFormat = Output.TABLE,
+    output: OutputFormat = "table",
     **where: Unpack[WhereStored],
 ) -> None:
-    """List this model's releases in the model store, the oldest first."""
+    """List this model's releases in the model store, oldest first."""
     from deployer.events import Warned
     from deployer.prune import ask_use
 
@@ -182,14 +183,16 @@ def releases(
     found = deps.open_model_store(loaded, where.get("target"), viewer).releases(loaded.config.model.name)
     use = ask_use(deps.open_targets(**where))
     for name, error in use.unasked.items():
-        viewer(Warned(f"target {name} cannot be asked which releases it needs: {error}"))
+        viewer(Warned(f"cannot find out which releases target {name} needs: {error}"))
     rows = [(r.id, printers.size_text(r.archive.size), "yes" if r.id in use.releases else "") for r in found]
     printers.print_rows(output, ["release", "size", "in use"], rows, found, [r.id for r in found])
 
 
 @spelled_out
 def verify(
-    release: Annotated[str | None, typer.Argument(help="A release id; else all of this model.")] = None,
+    release: Annotated[
+        str | None, typer.Argument(help="Release ID. Default: all releases of this model.")
+    ] = None,
     **where: Unpack[WhereStored],
 ) -> None:
     """Compare every byte of stored releases with what was pushed."""
@@ -201,20 +204,19 @@ def verify(
     name, damaged = loaded.config.model.name, []
     stored = [Project(loaded, viewer).find(release, store)] if release else store.releases(name)
     if not stored:
-        tell(f"there is no release of {name} in {loaded.config.store.uri}")
+        tell(f"no releases of {name} in {loaded.config.store.uri}")
     for found in stored:
         try:
             store.verify(found)
-        except IntegrityError as error:  # noqa: PERF203 - the others are looked at, too
-            if release or store.find(name, found.id):  # or it was removed in this moment
-                damaged.append(error)
-        except StoreError:
-            if release or store.find(name, found.id):
-                raise
-        else:
             tell(f"{found.id} is as it was pushed")
+        except (IntegrityError, StoreError) as error:  # noqa: PERF203 - the others are verified, too
+            if not release and not store.find(name, found.id):
+                continue  # another process has removed it
+            if isinstance(error, StoreError):
+                raise
+            damaged.append(error)
     for more in damaged[1:]:
-        tell(f"damaged, too: {more}")
+        tell(f"also damaged: {more}")
     if damaged:
         raise damaged[0]
 
@@ -235,7 +237,7 @@ def prune(
     yes: Yes = False,
     **where: Unpack[WhereStored],
 ) -> None:
-    """Remove old releases from the model store that no target of kdeploy.toml serves, wants or remembers."""
+    """Remove old releases that no target of kdeploy.toml serves or has in its history."""
     from deployer import prune as pruning
 
     age = deps.duration(min_age, "--min-age", longest=_DECADE)
@@ -256,10 +258,10 @@ def prune(
         return
     printers.print_old(old)
     if dry_run:
-        show("\n".join(one.release.id for one in old))
+        show("\n".join(dated.release.id for dated in old))
         return
     if not yes:
         deps.confirm(f"remove {len(old)} release(s)?")
-    still = {one.release.id for one in find()}  # what came into use meanwhile stays
-    for release in pruning.remove(store, [one for one in old if one.release.id in still]):
+    still = {dated.release.id for dated in find()}  # what came into use meanwhile stays
+    for release in pruning.remove(store, [dated for dated in old if dated.release.id in still]):
         show(release.id)

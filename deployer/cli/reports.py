@@ -1,4 +1,4 @@
-"""What people and programs see of a service: its status, its history, and what a rollout would change."""
+"""Prints the status and history of a service, and what a rollout would change."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from deployer.observed import Live, Observed
 
 _COMMIT = 12  # characters of a commit that people are shown
-_HINDERING = ("serving.kserve.io/stop", "serving.kserve.io/disable-auto-update")
+_BLOCKING = ("serving.kserve.io/stop", "serving.kserve.io/disable-auto-update")
 
 
 def print_status(live: Live, entries: Sequence[Entry], outside: Sequence[Drift], output: Output) -> None:
-    """Print one service, how its last rollout ended, and what others have changed of it."""
-    if output is Output.YAML:
+    """Print a service, its last rollout, and the changes that others made."""
+    if output == "yaml":
         print_yaml(live.document)
         return
     from msgspec import to_builtins
@@ -40,10 +40,9 @@ def _status_rows(
     document, status = live.document, live.status
     predictor = document["spec"]["predictor"]
     model = predictor.get("model", {})
-    reason = view.words(status)
     yield "service", status.reference
     yield "phase", status.phase.value
-    if reason:
+    if reason := view.words(status):
         yield "reason", reason
     if status.hint:
         yield "hint", status.hint
@@ -60,7 +59,7 @@ def _status_rows(
     for condition in document.get("status", {}).get("conditions", []):
         why = f" ({condition['reason']})" if condition.get("reason") else ""
         yield f"condition {condition['type']}", f"{condition['status']}{why}"
-    for key in _HINDERING:
+    for key in _BLOCKING:
         if str(document["metadata"].get("annotations", {}).get(key, "")).lower() == "true":
             yield f"annotation {key}", "true: a rollout changes nothing until it is removed"
     for last in entries[-1:]:
@@ -68,9 +67,9 @@ def _status_rows(
             "last rollout",
             f"{last.outcome.value}: {last.release} by {describe_author(last)} at {last.when}",
         )
-    for one in outside:
-        by = f"by {one.manager} at {one.since}" if one.manager else "removed"
-        yield "changed outside", f"{one.field} {by}"
+    for drift in outside:
+        by = f"by {drift.manager} at {drift.since}" if drift.manager else "removed"
+        yield "changed outside", f"{drift.field} {by}"
 
 
 def _wanted(status: Observed) -> str:
@@ -86,7 +85,7 @@ def _replicas(live: Live) -> str:
 
 
 def print_history(entries: Sequence[Entry], output: Output) -> None:
-    """Print what was rolled out, a line each."""
+    """Print the rollouts of a service, one per line."""
     rows = [
         (
             entry.number,
@@ -112,20 +111,20 @@ def print_differences(differences: Sequence[Diff], output: Output) -> None:
     """Print what would change: as a unified diff, or as a list of changes."""
     from msgspec import to_builtins
 
-    if output is Output.TABLE:
-        for one in differences:
-            show("".join(_unified(one)).rstrip("\n"))
+    if output == "table":
+        for diff in differences:
+            show("".join(_unified(diff)).rstrip("\n"))
         return
     data = [{"kind": d.kind, "name": d.name, "changes": to_builtins(d.changes)} for d in differences]
     print_rows(output, [], [], data, [f"{d.kind}/{d.name}" for d in differences])
 
 
-def _unified(one: Diff) -> Iterator[str]:
+def _unified(diff: Diff) -> Iterator[str]:
     import difflib
 
     from deployer.manifest import encode_yaml
 
-    before = encode_yaml([one.before]).splitlines(keepends=True)[1:] if one.before else []
-    after = encode_yaml([one.after]).splitlines(keepends=True)[1:]
-    name = f"{one.kind}/{one.name}"
+    before = encode_yaml([diff.before]).splitlines(keepends=True)[1:] if diff.before else []
+    after = encode_yaml([diff.after]).splitlines(keepends=True)[1:]
+    name = f"{diff.kind}/{diff.name}"
     yield from difflib.unified_diff(before, after, f"live/{name}", f"wanted/{name}")

@@ -1,6 +1,4 @@
-"""Bringing a release to serve, and what was brought to serve before: `kdeploy rollout`."""
-
-from __future__ import annotations
+"""`kdeploy rollout`: deploy a release, and list what was rolled out before."""
 
 from typing import Annotated
 
@@ -12,7 +10,6 @@ from deployer.cli.options import (
     Canary,
     DryRun,
     ForceConflicts,
-    Output,
     OutputFormat,
     ReleaseId,
     ServiceName,
@@ -32,7 +29,7 @@ app = typer.Typer()
 def rollout(
     command: typer.Context,
     release: ReleaseId = None,
-    canary: Canary = None,
+    canary: Canary = 100,
     strategy: StrategyName = None,
     rollback_on_failure: Annotated[
         bool,
@@ -44,22 +41,25 @@ def rollout(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the release is ready.")] = True,
     timeout: Annotated[str, typer.Option("--timeout", help="How long to wait: 90s, 5m, 1h.")] = "5m",
     wait_window: Annotated[
-        str | None, typer.Option("--wait-window", help="On a cluster: how long Ready must last. [2s]")
+        str | None,
+        typer.Option("--wait-window", help="On a cluster: how long a release must stay ready. [2s]"),
     ] = None,
     history_limit: Annotated[
         int | None,
-        typer.Option("--history-limit", min=1, help="On a cluster: how many rollouts it remembers. [20]"),
+        typer.Option(
+            "--history-limit", min=1, help="On a cluster: how many rollouts it keeps in the history. [20]"
+        ),
     ] = None,
     force_conflicts: ForceConflicts = False,
     dry_run: Annotated[
         DryRun | None,
         typer.Option(
             "--dry-run",
-            help="Change nothing, say what would be applied; server: have the API server check it, too.",
+            help="Only print what would be applied; server: let the API server validate it, too.",
         ),
     ] = None,
     strict: Strict = False,
-    output: OutputFormat = Output.NAME,
+    output: OutputFormat = "name",
     **where: Unpack[WhereStored],
 ) -> None:
     """Deploy a release, pushing it first if needed, and wait until it is ready."""
@@ -75,39 +75,38 @@ def rollout(
     from deployer import queries
     from deployer.rollout.plan import Strategy
 
-    percent = 100 if canary is None else canary
     seconds = deps.duration(timeout, "--timeout") if wait else None
-    chosen = Strategy(strategy.value) if strategy else None
+    chosen = Strategy(strategy) if strategy else None
     loaded = deps.settings(wait_window=wait_window, history_limit=history_limit, **where)
     with printers.open_viewer() as viewer:
         rollouts = deps.open_rollouts(
             loaded,
-            target=where.get("target"),
-            emit=viewer,
+            where.get("target"),
+            viewer,
             strict=strict,
             force_conflicts=force_conflicts,
         )
         if dry_run:
             decision = rollouts.decide(
-                release, percent=percent, strategy=chosen, check=True, preview=dry_run is DryRun.SERVER
+                release, percent=canary, strategy=chosen, check=True, preview=dry_run == "server"
             )
             rollouts.tell(decision)
             printers.print_documents(decision.bundle.documents, output)
             return
         done = rollouts.rollout(
-            release, percent=percent, strategy=chosen, timeout=seconds, rollback=rollback_on_failure
+            release, percent=canary, strategy=chosen, timeout=seconds, rollback=rollback_on_failure
         )
     live = None
-    if output in (Output.JSON, Output.YAML):
+    if output in ("json", "yaml"):
         live = queries.inspect(rollouts.target, deps.reference(loaded, rollouts.target))
-    if live and output is Output.YAML:
+    if live and output == "yaml":
         printers.print_yaml(live.document)
     else:
         printers.print_rows(output, ["release"], [[done.id]], live and live.status, [done.id])
 
 
 def _refuse_options(command: typer.Context) -> None:
-    """Refuse what stands before a sub-command's name: it would be ignored."""
+    """Refuse options before a sub-command's name: they would be ignored."""
     for parameter in command.command.params:
         source = command.get_parameter_source(parameter.name or "")
         if source and source.name == "COMMANDLINE":
@@ -119,10 +118,9 @@ def _refuse_options(command: typer.Context) -> None:
 @spelled_out
 def history(
     name: ServiceName = None,
-    output: OutputFormat = Output.TABLE,
+    output: OutputFormat = "table",
     **where: Unpack[Where],
 ) -> None:
-    """List what was rolled out to a service, the oldest first: when, by whom, and how it ended."""
-    loaded = deps.settings(anywhere=True, **where)
-    target = deps.open_target(loaded, where.get("target"))
-    reports.print_history(target.journal.entries(deps.reference(loaded, target, name)), output)
+    """List the rollouts of a service, oldest first: when, by whom, and the outcome."""
+    target, reference = deps.locate(name, **where)
+    reports.print_history(target.journal.entries(reference), output)

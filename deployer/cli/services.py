@@ -1,6 +1,4 @@
-"""Commands about what serves: compare it, ask it, look at it, take it away."""
-
-from __future__ import annotations
+"""Commands on services: diff, predict, status, list, logs, delete."""
 
 import os
 from pathlib import Path
@@ -14,7 +12,6 @@ from deployer.cli.headers import read_headers
 from deployer.cli.options import (
     Canary,
     ForceConflicts,
-    Output,
     OutputFormat,
     Protocol,
     ReleaseId,
@@ -36,22 +33,22 @@ if TYPE_CHECKING:
 @spelled_out
 def diff(
     release: ReleaseId = None,
-    canary: Canary = None,
+    canary: Canary = 100,
     force_conflicts: ForceConflicts = False,
     strict: Strict = False,
-    output: OutputFormat = Output.TABLE,
+    output: OutputFormat = "table",
     **where: Unpack[WhereStored],
 ) -> None:
-    """Show what a rollout would change of what is live, and change nothing; exit code 15 if it would."""
+    """Show what a rollout would change in the live documents; exit code 15 if there are changes."""
     loaded = deps.settings(**where)
     rollouts = deps.open_rollouts(
         loaded,
-        target=where.get("target"),
-        emit=printers.Viewer(),
+        where.get("target"),
+        printers.Viewer(),
         strict=strict,
         force_conflicts=force_conflicts,
     )
-    decision = rollouts.decide(release, percent=100 if canary is None else canary, preview=True)
+    decision = rollouts.decide(release, percent=canary, preview=True)
     reports.print_differences(decision.changes, output)
     if decision.changes:
         raise typer.Exit(DIFFERENT)
@@ -59,10 +56,10 @@ def diff(
 
 @spelled_out
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Images, or other files that the handler reads.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, or other files for the handler.")],
     service: ServiceOption = None,
     kserve: Annotated[
-        bool, typer.Option("--kserve", help="Ask through the ingress, as V1, with the Host header.")
+        bool, typer.Option("--kserve", help="Send requests through the ingress, in V1, with the Host header.")
     ] = False,
     ingress: Annotated[
         str | None,
@@ -70,21 +67,20 @@ def predict(
             "--ingress",
             envvar="KDEPLOY_INGRESS",
             metavar="URL|port-forward",
-            help="On a cluster: the ingress's address, or the way through the API server; else found out.",
+            help="On a cluster: ingress URL, or `port-forward`. Default: auto-detected.",
         ),
     ] = None,
     protocol: Annotated[
-        Protocol | None, typer.Option("--protocol", help="How to ask; else v1 with --kserve, plain without.")
+        Protocol | None,
+        typer.Option("--protocol", help="Request protocol. Default: v1 with --kserve, plain without."),
     ] = None,
     resize: Annotated[
         bool,
-        typer.Option("--resize", help="Send a smaller picture where a file exceeds the request limit."),
+        typer.Option("--resize", help="Send a smaller picture if a file exceeds the request limit."),
     ] = False,
     header: Annotated[
         list[str] | None,
-        typer.Option(
-            "--header", metavar="NAME:VALUE|@FILE", help="Send this header, or those in a file, too."
-        ),
+        typer.Option("--header", metavar="NAME:VALUE|@FILE", help="Send this header, or those in a file."),
     ] = None,
     token: Annotated[
         str | None,
@@ -108,45 +104,43 @@ def predict(
         ),
     ] = None,
     timeout: Annotated[
-        str, typer.Option("--timeout", help="How long a request and its whole answer may take.")
+        str, typer.Option("--timeout", help="Time limit of each request and its whole answer.")
     ] = "60s",
-    output: OutputFormat = Output.TABLE,
+    output: OutputFormat = "table",
     **where: Unpack[Where],
 ) -> None:
-    """Ask the model about images: TorchServe itself, or with --kserve through the ingress."""
-    from deployer.predict import predict_files
+    """Send prediction requests for images: to TorchServe directly, or with --kserve through the ingress."""
+    from deployer.predict import Client
     from deployer.targets.protocols import Via
 
     seconds = deps.duration(timeout, "--timeout", zero=False)
-    loaded = deps.settings(ingress=ingress if kserve else None, anywhere=True, **where)
+    loaded = deps.settings(ingress=ingress if kserve else None, allow_no_project=True, **where)
     target = deps.open_target(loaded, where.get("target"))
     reference = deps.reference(loaded, target, service)
-    answers = predict_files(
+    with Client(
         target.reach.endpoint(reference, Via.INGRESS if kserve else Via.DIRECT),
         reference.name,
-        images,
-        protocol=(protocol or (Protocol.V1 if kserve else Protocol.PLAIN)).value,
+        timeout=seconds,
         headers=read_headers(header or [], token, cookie or [], os.environ if kserve else {}),
         max_request_size=loaded.config.serving.max_request_size,
         resize=resize,
         authority=authority,
-        timeout=seconds,
-    )
-    printers.print_answers(answers, output)
+    ) as client:
+        answers = client.predict(images, protocol or ("v1" if kserve else "plain"))
+        printers.print_answers(answers, output)
 
 
 @spelled_out
 def status(
     name: ServiceName = None,
-    output: OutputFormat = Output.TABLE,
+    output: OutputFormat = "table",
     **where: Unpack[Where],
 ) -> None:
     """Show the state of a service; exit code 8 if it has failed or is stopped."""
     from deployer import queries
 
-    loaded = deps.settings(anywhere=True, **where)
-    target = deps.open_target(loaded, where.get("target"))
-    live = queries.inspect(target, deps.reference(loaded, target, name))
+    target, reference = deps.locate(name, **where)
+    live = queries.inspect(target, reference)
     entries: list[Entry] = []
     try:
         entries = queries.read_journal(target, live)
@@ -159,12 +153,14 @@ def status(
 
 @spelled_out
 def list_services(
-    everywhere: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Of every namespace.")] = False,
-    output: OutputFormat = Output.TABLE,
+    everywhere: Annotated[
+        bool, typer.Option("--all-namespaces", "-A", help="List services in all namespaces.")
+    ] = False,
+    output: OutputFormat = "table",
     **where: Unpack[Where],
 ) -> None:
     """List the services of a target."""
-    loaded = deps.settings(anywhere=True, **where)
+    loaded = deps.settings(allow_no_project=True, **where)
     services = deps.open_target(loaded, where.get("target")).services
     printers.print_services(services.list_all(None if everywhere else services.namespace), output)
 
@@ -172,23 +168,24 @@ def list_services(
 @spelled_out
 def logs(
     name: ServiceName = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Stream new lines.")] = False,
     previous: Annotated[
-        bool, typer.Option("--previous", "-p", help="Of each container's run before this one.")
+        bool, typer.Option("--previous", "-p", help="Show the previous container instance's logs.")
     ] = False,
     **where: Unpack[Where],
 ) -> None:
-    """Print the logs of what serves, and of what fails to."""
-    loaded = deps.settings(anywhere=True, **where)
+    """Print the logs of a service's containers, also of those that fail to start."""
     if follow and previous:
-        raise ConfigError("a run that is over says nothing more", where="--follow", hint="leave one out")
-    target = deps.open_target(loaded, where.get("target"))
-    reference, silent = deps.reference(loaded, target, name), True
+        raise ConfigError(
+            "--follow and --previous cannot be combined", where="--follow", hint="leave one out"
+        )
+    target, reference = deps.locate(name, **where)
+    silent = True
     for line in target.reach.logs(reference, follow=follow, previous=previous):
         show(line)
         silent = False
     if silent:
-        tell(f"no container of {reference} has said anything")
+        tell(f"no container of {reference} has written a log")
 
 
 @spelled_out
@@ -197,10 +194,8 @@ def delete(
     yes: Yes = False,
     **where: Unpack[Where],
 ) -> None:
-    """Take a service away; its releases stay in the model store."""
-    loaded = deps.settings(anywhere=True, **where)
-    target = deps.open_target(loaded, where.get("target"))
-    reference = deps.reference(loaded, target, name)
+    """Delete a service; its releases stay in the model store."""
+    target, reference = deps.locate(name, **where)
     if not yes:
         deps.confirm(f"delete {reference}?")
     held = target.services.delete(reference)

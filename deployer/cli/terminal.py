@@ -1,8 +1,7 @@
-r"""The edge where text meets a terminal: whatever a server, a handler or a file name says is shown as text.
+r"""Writes text to a terminal safely: text from servers, handlers and file names cannot control it.
 
-What a terminal would obey is written as an escape, `\u001b` for one, as in JSON: control characters but the
-line end and the tab, marks that turn the direction of text, and what is not UTF-8. Colours are left out.
-A pipe and a file get the same: what is in a file comes to a terminal later.
+Control characters (except line end and tab), direction marks and bytes that are not UTF-8 become escapes as
+in JSON, such as `\u001b`. Colours are dropped. Pipes and files get the same, since a file may be shown later.
 """
 
 from __future__ import annotations
@@ -24,21 +23,21 @@ _OBEYED = re.compile(
 
 
 class ReaderGoneError(Exception):
-    """Nobody reads stdout any more: `head`, say, has seen enough."""
+    """The reader of stdout has closed it, as `head` does."""
 
 
 def plain(text: str) -> str:
-    """Return a text of one or more lines that no terminal obeys."""
+    """Return a text, of one or more lines, that is safe on a terminal."""
     return _OBEYED.sub(lambda match: f"\\u{ord(match[0]):04x}", _COLOUR.sub("", text))
 
 
 def cell(text: object) -> str:
-    """Return a text that takes one line."""
+    """Return a text on one line that is safe on a terminal."""
     return plain(str(text)).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def show(text: str) -> None:
-    """Write data to stdout, and a line end. Raises ReaderGoneError."""
+    """Write a line of data to stdout. Raises ReaderGoneError."""
     try:
         _write(sys.stdout, plain(text) + "\n")
     except BrokenPipeError as error:
@@ -46,18 +45,18 @@ def show(text: str) -> None:
 
 
 def tell(text: str) -> None:
-    """Write words for people to stderr. Further lines are indented: none looks like one of kdeploy's own."""
+    """Write a message to stderr. Further lines are indented: none looks like one of kdeploy's own."""
     draw(re.sub(r"\n(?=\S)", "\n  ", plain(text)) + "\n")
 
 
 def draw(text: str) -> None:
-    """Write to stderr what a terminal is to obey; it holds nothing that others have said."""
-    with suppress(OSError):  # where nobody listens, the exit code says it
+    """Write trusted text to stderr, with its control characters."""
+    with suppress(OSError):  # a closed stderr: the exit code is enough
         _write(sys.stderr, text)
 
 
 def prepare() -> None:
-    """Let every text be written: what the terminal's encoding lacks is escaped, a closed stream takes all."""
+    """Make every text writable: escape what the encoding lacks, and open /dev/null for closed streams."""
     nothing = Path(os.devnull)
     sys.stdin = sys.stdin or nothing.open(encoding="utf-8")
     sys.stdout = sys.stdout or nothing.open("w", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What no single value of a config shows: rules about several, and about what a text holds. Pure."""
+"""Rules about several values of a config, and about its texts. Pure."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _RELEASE_TAIL = re.compile(r"-[0-9a-f]{12}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def check_config(config: Config, place: Callable[[str], str]) -> None:
-    """Raise ConfigError for the first rule that is broken; `place` says where a key was set."""
+def check_config(config: Config, where: Callable[[str], str]) -> None:
+    """Raise ConfigError for the first broken rule; `where` returns the place where a key was set."""
 
     def fail(key: str, what: str, hint: str) -> ConfigError:
-        return ConfigError(what, where=place(key), hint=hint)
+        return ConfigError(what, where=where(key), hint=hint)
 
     model, serving = config.model, config.serving
     if _RELEASE_TAIL.search(model.version):
-        raise fail("model.version", "it holds - and 12 hex digits, as the tail of a release id", "shorten it")
+        raise fail("model.version", "it contains - and 12 hex digits, as release IDs do", "shorten it")
     if serving.min_workers > serving.max_workers:
         raise fail("serving.min-workers", "more than serving.max-workers", "raise serving.max-workers")
     if config.scaling.min_replicas > config.scaling.max_replicas:
@@ -43,12 +43,12 @@ def check_config(config: Config, place: Callable[[str], str]) -> None:
 
 
 def check_root(root: Path) -> None:
-    """Raise ConfigError where a project's path is not UTF-8, as what is started in it needs."""
+    """Raise ConfigError if a project's path is not UTF-8: TorchServe cannot start there."""
     try:
         str(root).encode()
     except UnicodeEncodeError as error:
         raise ConfigError(
-            "the path of the project is not UTF-8, and TorchServe cannot be started there",
+            "the path of the project is not UTF-8, so TorchServe cannot start there",
             where=str(root),
             hint="rename the folder",
         ) from error
@@ -56,10 +56,10 @@ def check_root(root: Path) -> None:
 
 def _check_targets(config: Config, fail: Callable[[str, str, str], ConfigError]) -> None:
     if not config.targets:
-        raise fail("targets", "there is no target", 'add [targets.local] with kind = "local"')
+        raise fail("targets", "no targets", 'add [targets.local] with kind = "local"')
     for name in config.targets:
         if not re.match(NAME_PATTERN, name):
-            raise fail("targets", f"{name!r} is no name of a target", "lower-case letters, digits and -")
+            raise fail("targets", f"invalid target name {name!r}", "lower-case letters, digits and -")
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
@@ -75,20 +75,23 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def text_fault(text: str) -> str | None:
-    """Say what makes a text unfit for a config, or None."""
+    """Return what makes a text invalid in a config, or None."""
     if "\0" in text:
-        return "it holds a NUL byte"
+        return "it contains a NUL byte"
     return "it is not UTF-8" if re.search("[\ud800-\udfff]", text) else None
 
 
 def _store_fault(store: Store) -> tuple[str, str] | None:
     if "://" in store.uri and re.search(r"[?#@]", store.uri):
-        return "store.uri holds more than a place", "credentials do not belong there: s3://bucket/prefix"
+        return (
+            "store.uri contains more than a location",
+            "credentials do not belong there: s3://bucket/prefix",
+        )
     named = [store.service_account, store.secret_name, store.service_account_annotations]
     if sum(map(bool, named)) > 1:
         return (
             "service-account, secret-name and service-account-annotations exclude each other",
-            "name a ServiceAccount that exists, or say what is to be put in the one that is made",
+            "name an existing ServiceAccount, or configure the one that kdeploy creates",
         )
     return None
 
@@ -98,4 +101,6 @@ def _env_fault(name: str, value: str) -> str | None:
         return "KServe refuses PYTHONPATH"
     if name.startswith("KDEPLOY_"):
         return f"{name} is kdeploy's own: it comes from serving.drain-seconds and serving.response-timeout"
-    return None if _ENV_NAME.fullmatch(name) and "\0" not in value else f"{name!r} is no environment variable"
+    return (
+        None if _ENV_NAME.fullmatch(name) and "\0" not in value else f"invalid environment variable {name!r}"
+    )

@@ -1,4 +1,4 @@
-"""How a key is called in the environment, and which variables Kubernetes sets there itself. Pure."""
+"""Names of keys in the environment, and the variables that Kubernetes itself sets there. Pure."""
 
 from __future__ import annotations
 

@@ -25,7 +25,11 @@ Endpoint = Annotated[str, Meta(pattern=r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$(?!\n
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
 
-class Model(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+class Table(Struct, frozen=True, rename="kebab", forbid_unknown_fields=True):
+    """A table of the file: its keys have dashes, and no others may be there."""
+
+
+class Model(Table, frozen=True, kw_only=True):
     """`[model]`: what goes into the model archive. Paths are relative to the file's own folder."""
 
     name: Annotated[Name, Meta(description="Model, archive and InferenceService are called this.")]
@@ -62,7 +66,7 @@ class Model(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fi
     ] = ()
 
 
-class Serving(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+class Serving(Table, frozen=True, kw_only=True):
     """`[serving]`: how the model is served. Part of the release's identity."""
 
     protocol_version: Annotated[
@@ -99,14 +103,14 @@ class Serving(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_
     max_response_size: Annotated[Positive, Meta(description="Bytes of a response at most.")] = 6_553_500
 
 
-class Scaling(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+class Scaling(Table, frozen=True, kw_only=True):
     """`[scaling]`: how many replicas serve. Not part of the release: changing it restarts nothing."""
 
     min_replicas: Annotated[Count, Meta(description="Replicas at least; 0 scales to zero on Knative.")] = 1
     max_replicas: Annotated[Positive, Meta(description="Replicas at most.")] = 1
 
 
-class Store(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+class Store(Table, frozen=True, kw_only=True):
     """`[store]`: where releases live. Credentials are never here: each cloud has its own places for them."""
 
     uri: Annotated[
@@ -151,15 +155,7 @@ class Store(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fi
     ] = "ReadWriteMany"
 
 
-class LocalTarget(
-    Struct,
-    frozen=True,
-    kw_only=True,
-    rename="kebab",
-    forbid_unknown_fields=True,
-    tag="local",
-    tag_field="kind",
-):
+class LocalTarget(Table, frozen=True, kw_only=True, tag="local", tag_field="kind"):
     """`[targets.NAME]` with `kind = "local"`: a one-node KServe on this machine."""
 
     namespace: Annotated[Namespace, Meta(description="The namespace of what is rolled out.")] = "default"
@@ -170,15 +166,7 @@ class LocalTarget(
     )
 
 
-class KServeTarget(
-    Struct,
-    frozen=True,
-    kw_only=True,
-    rename="kebab",
-    forbid_unknown_fields=True,
-    tag="kserve",
-    tag_field="kind",
-):
+class KServeTarget(Table, frozen=True, kw_only=True, tag="kserve", tag_field="kind"):
     """`[targets.NAME]` with `kind = "kserve"`: a namespace of a Kubernetes cluster with KServe."""
 
     namespace: Annotated[Namespace | None, Meta(description="The namespace; else the context's own.")] = None
@@ -210,7 +198,7 @@ TargetConfig = LocalTarget | KServeTarget
 TorchServeValue = str | int | float | bool
 
 
-class Config(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+class Config(Table, frozen=True, kw_only=True):
     """The whole of `kdeploy.toml`."""
 
     model: Model

@@ -1,10 +1,9 @@
-"""The fold: defaults < `kdeploy.toml` < `KDEPLOY_*` < flags, each value knowing its source."""
+"""Folds defaults < `kdeploy.toml` < `KDEPLOY_*` < flags; each value keeps its source."""
 
 from __future__ import annotations
 
 import copy
 import difflib
-import errno
 import json
 import re
 import sys
@@ -26,7 +25,7 @@ from deployer.config.schema import (
     TorchServeValue,
 )
 from deployer.errors import ConfigError
-from deployer.files import is_file, read_bytes
+from deployer.files import is_file, read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -34,10 +33,9 @@ else:
     import tomli as tomllib
 
 FILE_NAME = "kdeploy.toml"
-FILE_MAX_BYTES = 1 << 20
 
-# What stands in for a project where a command needs none: its target is kubeconfig's cluster.
-_ANYWHERE: dict[str, Any] = {
+# Used by commands that need no project: the target is kubeconfig's cluster.
+_NO_PROJECT: dict[str, Any] = {
     "model": {"name": "unnamed", "version": "none", "handler": "none"},
     "targets": {"cluster": {"kind": "kserve"}},
 }
@@ -55,7 +53,7 @@ _HINTS = {
     "targets.namespace": "lower-case letters, digits and -",
     "targets.ingress": "http:// or https:// and an address, or port-forward",
 }
-# What msgspec calls a type, as people do.
+# msgspec's names of types, in plain words.
 _TYPES = {
     "str": "text",
     "int": "a whole number",
@@ -85,13 +83,12 @@ class Settings(Struct, frozen=True, kw_only=True):
             yield key, value, self.sources.get(key, "default")
 
     def service(self, name: str | None) -> str:
-        """Return a service's name: the one that is given, or the project's. Raises ConfigError."""
+        """Return the given service name, else the project's. Raises ConfigError if there is none."""
         if name or self.path or "model.name" in self.sources:
             return name or self.config.model.name
         raise ConfigError(
-            f"there is no {FILE_NAME} here or above that says which service is meant",
-            hint="name it, as in `kdeploy status NAME`; `kdeploy list` shows what there is, and "
-            "`kdeploy init` writes such a file",
+            f"no service name, and no {FILE_NAME} in this folder or above",
+            hint="pass the name, as in `kdeploy status NAME`; `kdeploy list` shows the services",
         )
 
     def located(self, where: str) -> str:
@@ -112,15 +109,15 @@ def load_settings(
     environment: Mapping[str, str],
     flags: Mapping[str, str],
     folder: Path,
-    anywhere: bool = False,
+    allow_no_project: bool = False,
 ) -> Settings:
     """Fold the defaults, the file, the environment and the flags into one checked `Settings`.
 
-    Without a `path` no file is read, and paths are relative to `folder`; with `anywhere` there need be
-    no project then, and the target is kubeconfig's cluster. `flags` maps dotted keys to text. Raises
-    ConfigError, which names the source of the value at fault.
+    Without a `path` no file is read, and paths are relative to `folder`; with
+    `allow_no_project` the target then is kubeconfig's cluster. `flags` maps dotted keys to text. Raises
+    ConfigError, which names the source of the wrong value.
     """
-    data = read_file(path) if path else copy.deepcopy(_ANYWHERE) if anywhere else {}
+    data = read_file(path) if path else copy.deepcopy(_NO_PROJECT) if allow_no_project else {}
     try:
         config, sources = _fold(data, path, environment, flags)
     except RecursionError as error:
@@ -149,20 +146,13 @@ def _fold(
 def read_file(path: Path) -> dict[str, Any]:
     """Read a TOML file and refuse keys that the schema does not know."""
     try:
-        data: dict[str, Any] = tomllib.loads(read_bytes(path, FILE_MAX_BYTES).decode("utf-8"))
+        data: dict[str, Any] = tomllib.loads(read_text(path))
     except FileNotFoundError as error:
-        raise ConfigError(
-            "there is no such file", where=str(path), hint="`kdeploy init` writes one"
-        ) from error
+        raise ConfigError("no such file", where=str(path), hint="`kdeploy init` writes one") from error
     except OSError as error:
-        if error.errno == errno.EFBIG:
-            what = f"more than {FILE_MAX_BYTES} bytes is no config file"
-            raise ConfigError(what, where=str(path)) from error
-        raise ConfigError(f"it cannot be read: {error.strerror}", where=str(path)) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"it is not UTF-8 at byte {error.start}", where=str(path)) from error
+        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"it is not valid TOML: {error}", where=str(path)) from error
+        raise ConfigError(f"not valid TOML: {error}", where=str(path)) from error
     _refuse_unknown(data, Config, "", str(path))
     return data
 
@@ -186,7 +176,7 @@ def _refuse_unknown(data: Mapping[str, Any], struct: type[Struct], prefix: str, 
                 raise ConfigError(
                     f"store.{key}: credentials do not belong in a config",
                     where=where,
-                    hint="they are found where the cloud's own tools look: its variables and its files",
+                    hint="kdeploy reads them from the cloud tools' variables and files",
                 )
             raise ConfigError(
                 f"unknown key {prefix}{key}", where=where, hint=_nearest(f"{prefix}{key}", prefix, known)
@@ -196,20 +186,18 @@ def _refuse_unknown(data: Mapping[str, Any], struct: type[Struct], prefix: str, 
             _refuse_unknown(value, inner, f"{prefix}{key}.", where)
         elif (prefix, key) == ("", "targets") and isinstance(value, dict):
             for name, target in value.items():
-                if isinstance(target, dict) and target.get("kind") in _KINDS:
-                    _refuse_unknown(target, _target_of(target), f"targets.{name}.", where)
+                if schema := _target_of(target):
+                    _refuse_unknown(target, schema, f"targets.{name}.", where)
 
 
-_KINDS = {struct.__struct_config__.tag for struct in (LocalTarget, KServeTarget)}
-
-
-def _target_of(target: Mapping[str, Any]) -> type[Struct]:
-    """Return the schema of a target by its kind; the local one's while that is not known."""
-    return KServeTarget if target.get("kind") == KServeTarget.__struct_config__.tag else LocalTarget
+def _target_of(target: Any) -> type[Struct] | None:
+    """Return the schema of a target by its kind; None if that is unknown."""
+    kind = target.get("kind") if isinstance(target, dict) else None
+    return next((s for s in (LocalTarget, KServeTarget) if s.__struct_config__.tag == kind), None)
 
 
 def _nearest(key: str, prefix: str, known: Mapping[str, Any]) -> str:
-    """Name the nearest key: of the same table, of that name elsewhere, or of the whole schema."""
+    """Suggest the nearest key: of the same table, of that name elsewhere, or of the whole schema."""
     word = key.rsplit(".", 1)[-1]
     close = [prefix + name for name in difflib.get_close_matches(word, known, n=1, cutoff=0.5)]
     elsewhere = [path for path in KEYS if path.rsplit(".", 1)[-1] == word]
@@ -240,7 +228,7 @@ def _from_environment(
     names = {variable(key): key for key in KEYS}
     targets = data.get("targets")
     for target, table in {"local": {}, **(targets if isinstance(targets, dict) else {})}.items():
-        fields = _fields(_target_of(table if isinstance(table, dict) else {}))
+        fields = _fields(_target_of(table) or LocalTarget)
         names |= {variable(f"targets.{target}.{key}"): f"targets.{target}.{key}" for key in fields}
     tables = tuple(variable(table) + "_" for table in _fields(Config))
     for name, text in sorted(environment.items()):
@@ -253,7 +241,7 @@ def _from_environment(
         elif name.startswith(tables):
             close = difflib.get_close_matches(name, names, n=1)
             raise ConfigError(
-                "this variable sets nothing",
+                "unknown variable",
                 where=name,
                 hint=f"did you mean {close[0]}?" if close else "unset it",
             )
@@ -270,7 +258,7 @@ def _set(data: dict[str, Any], key: str, text: str, source: str) -> None:
     for name in tables:
         table = table.setdefault(name, {})
         if not isinstance(table, dict):
-            raise ConfigError(f"{name} is no table", where=source)
+            raise ConfigError(f"{name} is not a table", where=source)
     if len(tables) == 2 and tables[0] == "targets":
         _set_of_target(table, ".".join(tables), last, text, source)
     else:
@@ -278,12 +266,12 @@ def _set(data: dict[str, Any], key: str, text: str, source: str) -> None:
 
 
 def _set_of_target(target: dict[str, Any], prefix: str, last: str, text: str, source: str) -> None:
-    """Set a key of a target, whose kind says which keys it has; a new one is local unless told."""
+    """Set a key of a target, whose kind says which keys it has; a new one is local by default."""
     if last == "kind":
         target[last] = text
         return
     target.setdefault("kind", "local")
-    kind = _target_of(target)
+    kind = _target_of(target) or LocalTarget
     _refuse_unknown({last: None}, kind, f"{prefix}.", source)
     target[last] = _parse(text, _fields(kind)[last], source, f"targets.{last}")
 
@@ -300,7 +288,7 @@ def _leaf_type(tables: list[str], last: str) -> Any:
 
 
 def _parse(text: str, kind: Any, source: str, key: str) -> Any:
-    """Read the text of a variable or flag: as it is for words and numbers, JSON for the rest."""
+    """Parse the text of a variable or flag: words and numbers as they are, the rest as JSON."""
     if kind is TorchServeValue:
         return {"true": True, "false": False}.get(text.lower(), text)
     try:
@@ -313,7 +301,7 @@ def _parse(text: str, kind: Any, source: str, key: str) -> Any:
         if isinstance(value, (list, dict)):
             return value
         plain_kind = get_origin(getattr(kind, "__origin__", kind))  # what Annotated annotates
-        hint = "lists and tables are written as JSON" if plain_kind in (tuple, dict) else None
+        hint = "write lists and tables as JSON" if plain_kind in (tuple, dict) else None
         raise ConfigError(_sentence(plain), where=source, hint=hint or _HINTS.get(key)) from plain
 
 
@@ -351,7 +339,7 @@ def _convert(data: dict[str, Any], sources: Mapping[str, str], path: Path | None
         if missing := re.match(r"Object missing required field `(.+?)`", str(error)):
             lacking = f"{key}.{missing[1]}".strip(".")
             hint = _HINTS.get(f"{schema_key}.{missing[1]}")
-            hint = hint if path else f"there is no {FILE_NAME} here or above: `kdeploy init` writes one"
+            hint = hint if path else f"no {FILE_NAME} in this folder or above: `kdeploy init` writes one"
             raise ConfigError(f"{lacking} is not set", where=source, hint=hint) from error
         where = f"{source}: {key}" if key else source
         raise ConfigError(_sentence(error), where=where, hint=_HINTS.get(schema_key)) from error
@@ -363,7 +351,7 @@ def _path_of(error: msgspec.ValidationError) -> str:
 
 
 def _wrong_target(targets: Mapping[str, Any]) -> str:
-    """Name the first target that cannot be: the path of an error leaves the names that users choose out."""
+    """Name the first invalid target: an error's path does not contain the keys of a mapping."""
 
     def wrong(target: object) -> bool:
         try:

@@ -1,10 +1,10 @@
-"""Predictions: what is sent for a file, how it is asked for, and what the answer means.
+"""Predictions: encode a file as a request, send it, decode the answer.
 
-`codecs`, `refusals` are pure; `images` reads files; `connection` is the one way out. Importing this room
-loads neither urllib3 nor Pillow.
+`codecs` and `predict_errors` are pure; `images` reads files; `connection` alone opens connections. Importing
+this room loads neither urllib3 nor Pillow.
 """
 
-from deployer.predict.client import Client, Failure, Prediction, predict_files
+from deployer.predict.client import Client, Failure, Prediction
 from deployer.predict.codecs import Payload, Protocol, Request
 from deployer.predict.images import FittedImage, Resized, fit_image
 from deployer.predict.models import Models, RegisteredModel
@@ -21,5 +21,4 @@ __all__ = [
     "Request",
     "Resized",
     "fit_image",
-    "predict_files",
 ]

@@ -1,26 +1,23 @@
-"""Asks a served model for predictions, several files at once, each with an answer or an error of its own."""
+"""Sends prediction requests, several files at once; each file gets its own answer or error."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from types import TracebackType
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
 from deployer.config import Serving
-from deployer.errors import ConfigError, PredictError
+from deployer.errors import PredictError
 from deployer.patience import PATIENCE, Patience
 from deployer.predict import codecs
 from deployer.predict.codecs import JSON, Payload, Protocol, Request
 from deployer.predict.connection import Connection
 from deployer.predict.images import RAISE_LIMIT, Resized, fit_image, read_file
-from deployer.predict.refusals import Asked, explain
+from deployer.predict.predict_errors import Asked, explain
 from deployer.targets.protocols import Endpoint
 
 THREADS = 8
@@ -32,7 +29,7 @@ U = TypeVar("U")
 
 
 class Prediction(Struct, frozen=True, kw_only=True):
-    """What the model says of one file; `resized` where a smaller picture was sent in its place."""
+    """The answer for one file; `resized` if a smaller picture was sent in its place."""
 
     name: str
     value: Any
@@ -41,7 +38,7 @@ class Prediction(Struct, frozen=True, kw_only=True):
 
 
 class Failure(Struct, frozen=True, kw_only=True):
-    """Why there is no prediction for one file; no `milliseconds` where it was never sent."""
+    """Why one file has no prediction; `milliseconds` is None if it was not sent."""
 
     name: str
     error: PredictError
@@ -50,7 +47,12 @@ class Failure(Struct, frozen=True, kw_only=True):
 
 
 class Client:
-    """Asks one model at one endpoint. Safe to share by threads; close it, or use it in a `with`."""
+    """Sends requests to one model at one endpoint. Threads may share it; close it, or use it in a `with`.
+
+    `timeout` is in seconds, for a request and its whole answer; `max_request_size` is in bytes; `authority`
+    is a PEM file of certificates to trust. Raises ConfigError for a proxy or such a file that cannot be used,
+    PredictError for an invalid endpoint or header.
+    """
 
     def __init__(
         self,
@@ -84,9 +86,7 @@ class Client:
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -94,11 +94,11 @@ class Client:
         self._connection.close()
 
     def predict(self, paths: Sequence[Path], protocol: Protocol = "plain") -> Iterator[Prediction | Failure]:
-        """Ask for every file, some at a time, and yield what came of each, in the order of the files."""
+        """Send every file, several at once, and yield the answers in the order of the files."""
         return _in_order(partial(self._predict_one, protocol), paths, self._threads)
 
     def ask(self, request: Request) -> list[Any]:
-        """Send one request and return its predictions, one a row. Raises PredictError."""
+        """Send one request and return its predictions, one per row. Raises PredictError."""
         answer = self._connection.send(
             "POST", request.path, body=request.body, content_type=request.content_type
         )
@@ -108,7 +108,7 @@ class Client:
         return codecs.decode(request, answer.body, answer.headers.get("content-type", ""))
 
     def prepare(self, path: Path, protocol: Protocol) -> tuple[Request, Resized | None]:
-        """Make the request for one file, within the size limit; say if the picture in it is a smaller one."""
+        """Make the request for one file, within the size limit, and say how its picture was resized."""
         if path.suffix.lower() == ".json":
             payload, resized = Payload(read_file(path, self._limit), JSON), None
         else:
@@ -145,78 +145,37 @@ class Client:
         )
 
 
-def predict_files(
-    endpoint: Endpoint,
-    model: str,
-    paths: Sequence[Path],
-    *,
-    protocol: str = "plain",
-    timeout: float = TIMEOUT,
-    headers: Mapping[str, str] | None = None,
-    max_request_size: int = MAX_REQUEST_SIZE,
-    resize: bool = False,
-    authority: Path | None = None,
-) -> Iterator[Prediction | Failure]:
-    """Ask a model about files, some at a time, and yield what came of each, in the order of the files.
-
-    `timeout` is in seconds, for each file's request and answer; `authority` is a PEM file of certificates to
-    trust. Raises ConfigError for an unknown protocol, and a proxy or such a file that cannot be used;
-    PredictError for an invalid endpoint or header.
-    """
-    known = get_args(Protocol)
-    if protocol not in known:
-        raise ConfigError(
-            f"there is no protocol {protocol}", where="--protocol", hint=f"there are {', '.join(known)}"
-        )
-    client = Client(
-        endpoint,
-        model,
-        timeout=timeout,
-        headers=headers,
-        max_request_size=max_request_size,
-        resize=resize,
-        authority=authority,
-    )
-    return client.predict(paths, cast("Protocol", protocol))
-
-
 def _in_order(work: Callable[[T], U], items: Sequence[T], threads: int) -> Iterator[U]:
-    """Do the work of all items on some threads; yield the results in order, each as soon as it can be.
+    """Do the work of all items on some threads; yield the results in order, each as soon as it is there.
 
     The threads are daemons, unlike an executor's: Ctrl-C ends the command though a server never answers.
     """
-    jobs = [(item, SimpleQueue[tuple[U | None, BaseException | None]]()) for item in items]
+    from concurrent.futures import Future, wait
+
+    jobs = [(item, Future[U]()) for item in items]
     waiting = iter(jobs)
-    taking = threading.Lock()
+    lock = threading.Lock()
 
     def run() -> None:
         while True:
-            with taking:
+            with lock:
                 job = next(waiting, None)
             if job is None:
                 return
-            item, outcome = job
+            item, future = job
             try:
-                outcome.put((work(item), None))
-            except BaseException as error:  # noqa: BLE001 - raised again by whoever waits for it
-                outcome.put((None, error))
+                future.set_result(work(item))
+            except BaseException as error:  # noqa: BLE001 - raised again where the result is read
+                future.set_exception(error)
 
     for _ in range(min(threads, len(jobs))):
         threading.Thread(target=run, daemon=True).start()
     try:
-        for _, outcome in jobs:
-            result, error = _wait_for(outcome)
-            if error is not None:
-                raise error
-            yield cast("U", result)
+        for _, future in jobs:
+            while not future.done():  # Python overlooks a Ctrl-C just before it begins to wait
+                wait([future], timeout=0.5)
+            yield future.result()
     finally:
-        with taking:  # nobody waits any more: what was not begun is not sent
+        with lock:  # the results have no reader any more: send no further requests
             for _ in waiting:
                 pass
-
-
-def _wait_for(outcome: SimpleQueue[T]) -> T:
-    """Take what comes, and look up in between: Python overlooks a Ctrl-C just before it begins to wait."""
-    while True:
-        with suppress(Empty):
-            return outcome.get(timeout=0.5)

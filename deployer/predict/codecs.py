@@ -1,4 +1,4 @@
-"""What goes over the wire and what comes back, for TorchServe's own path, V1 and V2. Pure.
+"""Encodes requests and decodes answers of TorchServe's own path, V1 and V2. Pure.
 
 | protocol | path | body of one file |
 |---|---|---|
@@ -8,7 +8,7 @@
 
 A file that is JSON goes as JSON: untouched where it already is a request of the protocol (`instances`,
 `inputs`) or on the plain path, as one instance of V1, and in V2, which has no tensor of objects, as bytes.
-The promise: what a request weighs is known before a byte of it is made.
+The promise: the size of a request is known before a byte of it is made.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import json
 from collections.abc import Sequence
 from itertools import chain
 from math import prod
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from msgspec import Struct
+import msgspec
+from msgspec import Meta, Struct
 
 from deployer.errors import PredictError
 
@@ -36,7 +37,7 @@ _HTML_STARTS = (b"<!doctype", b"<html", b"<head", b"<?xml")
 
 
 class Payload(Struct, frozen=True):
-    """The bytes of one file and what they are."""
+    """The bytes of one file and their content type."""
 
     data: bytes
     content_type: str = BYTES
@@ -54,7 +55,7 @@ class Request(Struct, frozen=True):
 
 
 def request_path(protocol: Protocol, model: str) -> str:
-    """Return the path under the endpoint at which `model` is asked."""
+    """Return the path of the model's predictions under the endpoint."""
     model = quote(model, safe="")
     return {
         "plain": f"/predictions/{model}",
@@ -75,8 +76,7 @@ def request_size(protocol: Protocol, *sizes: int) -> int:
 def encode(protocol: Protocol, model: str, payloads: Sequence[Payload]) -> Request:
     """Make the request for the files, in order; the plain path takes one file a request.
 
-    Raises PredictError for a file that says it is JSON and is not, or whose `instances` or `inputs`
-    are no list.
+    Raises PredictError for invalid JSON, and for `instances` or `inputs` that are not a list.
     """
     path = request_path(protocol, model)
     if protocol == "plain":
@@ -116,13 +116,13 @@ def read_json(data: bytes) -> tuple[bytes, Any]:
         return text.encode(), json.loads(text)
     except (ValueError, RecursionError) as error:
         raise PredictError(
-            f"this is no JSON: {error}",
-            hint="mend the file, or give it another ending than .json to have its bytes sent as they are",
+            f"invalid JSON: {error}",
+            hint="fix the file, or rename it so that it does not end in .json: then its bytes are sent",
         ) from error
 
 
 def _own_rows(protocol: Protocol, document: Any) -> int | None:
-    """Return how many predictions a file asks for that is a request of the protocol; None if it is none."""
+    """Return the rows of a file that is a request of the protocol already; None if it is not."""
     key = "instances" if protocol == "v1" else "inputs"
     if not isinstance(document, dict) or key not in document:
         return None
@@ -183,18 +183,18 @@ def _json_answer(answer: bytes) -> Any:
     except (ValueError, RecursionError) as error:
         start = answer[:80].decode(errors="replace")
         raise PredictError(
-            f"the answer is no JSON: {start!r}",
-            hint="V1 and V2 answer in JSON: is this URL a model's? See kdeploy status",
+            f"the answer is not JSON: {start!r}",
+            hint="check that the URL is the model's: kdeploy status",
         ) from error
 
 
-def _shallow(value: Any) -> Any:
-    """Return a value unless it is nested so deeply that nothing can be done with it. Raises PredictError."""
-    level = [value]
+def _shallow(root: Any) -> Any:
+    """Return a value. Raises PredictError if it is nested too deeply to be printed."""
+    level = [root]
     for _ in range(DEPTH):
-        level = [inner for one in level for inner in _children(one) if isinstance(inner, list | dict)]
+        level = [child for value in level for child in _children(value) if isinstance(child, list | dict)]
         if not level:
-            return value
+            return root
     raise PredictError(
         f"the answer is nested more than {DEPTH} levels deep", hint="let the handler return less"
     )
@@ -212,54 +212,55 @@ def _page(answer: bytes) -> PredictError:
     login = any(word in answer[:20_000].lower() for word in (b"login", b"log in", b"sign in"))
     return PredictError(
         f"the answer is a {'login' if login else 'web'} page, not a prediction",
-        hint="something stands in front of the model: give its credentials with --header; the model's own "
-        "URL: kdeploy status",
+        hint="a proxy stands in front of the model: pass its credentials with --header, or use the model's "
+        "own URL: kdeploy status",
     )
 
 
 def _rows_of_v1(predictions: Any, rows: int) -> list[Any]:
     if not isinstance(predictions, list):
-        raise _malformed(f'"predictions" must be a list, this is {_kind(predictions)}')
+        raise _malformed(f'"predictions" must be a list, not {type(predictions).__name__}')
     if len(predictions) != rows:
-        raise _malformed(f'"predictions" has {len(predictions)} entries, {rows} were asked for')
+        raise _malformed(f'"predictions" has {len(predictions)} entries for {rows} rows')
     return predictions
+
+
+class _Tensor(Struct):
+    name: str
+    shape: list[Annotated[int, Meta(ge=0)]]
+    data: list[Any]  # flat, or nested as the shape says
+    datatype: Any = None
 
 
 def _rows_of_v2(outputs: Any, rows: int) -> list[Any]:
     """Cut the output tensors along their first dimension; several are put together by name."""
-    if not isinstance(outputs, list) or not outputs:
-        raise _malformed('"outputs" must be a list of tensors')
-    tensors = {}
-    for position, output in enumerate(outputs):
-        name, tensor = _tensor(f"outputs[{position}]", output)
-        tensors[name] = tensor
+    try:
+        found = msgspec.convert(outputs, Annotated[list[_Tensor], Meta(min_length=1)])
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise _malformed(f'"outputs" must be a list of tensors: {error}') from error
+    tensors = {tensor.name: _nested(tensor) for tensor in found}
     if all(isinstance(tensor, list) and len(tensor) == rows for tensor in tensors.values()):
         slices = [dict(zip(tensors, row, strict=True)) for row in zip(*tensors.values(), strict=True)]
     elif rows == 1:
         slices = [tensors]
     else:
         counts = [len(tensor) if isinstance(tensor, list) else 1 for tensor in tensors.values()]
-        raise _malformed(f'"outputs" have {counts} rows, {rows} were asked for')
+        raise _malformed(f'"outputs" have {counts} rows for {rows} of the request')
     return slices if len(tensors) > 1 else [value for row in slices for value in row.values()]
 
 
-def _tensor(where: str, output: Any) -> tuple[str, Any]:
-    """Return a tensor's name, and its data nested as its shape says (which may come flat or nested)."""
-    if not isinstance(output, dict) or not isinstance(output.get("name"), str):
-        raise _malformed(f"{where} has no name")
-    shape, data = output.get("shape"), output.get("data")
-    if not isinstance(shape, list) or not all(_is_count(size) for size in shape):
-        raise _malformed(f"{where}: shape must be a list of whole numbers")
-    if not isinstance(data, list):
-        raise _malformed(f"{where}: data must be a list")
-    values = data
+def _nested(tensor: _Tensor) -> Any:
+    """Return a tensor's data, nested as its shape says."""
+    values = tensor.data
     while values and all(isinstance(value, list) for value in values):
         values = list(chain.from_iterable(values))
-    if len(values) != prod(shape):
-        raise _malformed(f"{where}: shape {shape} needs {prod(shape)} values, data has {len(values)}")
-    if output.get("datatype") == "BYTES":
+    if len(values) != prod(tensor.shape):
+        raise _malformed(
+            f"{tensor.name}: shape {tensor.shape} needs {prod(tensor.shape)} values, data has {len(values)}"
+        )
+    if tensor.datatype == "BYTES":
         values = [_object(value) for value in values]
-    return output["name"], _nest(values, shape)
+    return _nest(values, tensor.shape)
 
 
 def _nest(values: list[Any], shape: list[int]) -> Any:
@@ -280,12 +281,3 @@ def _object(value: Any) -> Any:
         return _shallow(json.loads(value))
     except (ValueError, RecursionError):
         return value
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _kind(value: Any) -> str:
-    kinds = {"NoneType": "null", "dict": "an object", "str": "a string"}
-    return kinds.get(type(value).__name__, "a single value")

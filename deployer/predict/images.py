@@ -1,9 +1,9 @@
-"""A file made fit for the request limit: as it is where it fits, else, on request, a smaller picture.
+"""Fits a file into the request limit: unchanged if it fits, else, if the user wants so, a smaller picture.
 
-A smaller picture is another input of the model, so it is made only on request, and the answer says so. It is
-upright (the EXIF orientation is applied, for not every handler reads it) and a JPEG
-of quality 90 in grey or RGB; a picture with transparency, or with 16 bits a pixel, is sent as a PNG, since
-JPEG has neither. No file is read as a whole before its size was looked at; only what must shrink is decoded.
+A smaller picture is another input of the model, so the user must ask for it, and the answer reports it. It is
+upright (the EXIF orientation is applied, for not every handler reads it) and a JPEG of quality 90 in grey or
+RGB; a picture with transparency, or with 16 bits a pixel, becomes a PNG, since JPEG has neither. No file is
+read before its size is known; only a picture that must shrink is decoded.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import stat
 import threading
 import warnings
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from deployer.errors import PredictError
+from deployer.files import open_at_once
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -75,7 +77,7 @@ class Resized(Struct, frozen=True, kw_only=True):
 
 
 class FittedImage(Struct, frozen=True):
-    """What is sent for a file, and what was done where that is not the file itself."""
+    """What is sent for a file; `resized` if that is not the file itself."""
 
     data: bytes
     content_type: str
@@ -87,9 +89,9 @@ def fit_image(
 ) -> FittedImage:
     """Return the file's bytes, or with `resize` those of the same picture at the largest scale that fits.
 
-    `request_size` tells how many bytes of request so many bytes of file make; `max_bytes` limits the request.
-    Raises PredictError, naming the file, for one that is empty, no regular file, unreadable, or must shrink
-    and may not, is no picture, broken, or of more pixels than Pillow's `MAX_IMAGE_PIXELS`.
+    `request_size` returns the size of a request for a file of a size; `max_bytes` limits the request. Raises
+    PredictError, which names the file, if it is empty, unreadable or not a regular file, or if it must shrink
+    and may not, is broken or not a picture, or has more pixels than Pillow's `MAX_IMAGE_PIXELS`.
     """
     with _opened(path) as (file, size):
         wanted = request_size(size)
@@ -103,9 +105,10 @@ def fit_image(
                 where=path.name,
                 hint=f"{RAISE_LIMIT}; or add --resize to send a smaller picture, which is another input",
             )
+        room = max(bisect_right(range(max_bytes + 1), max_bytes, key=request_size) - 1, 0)  # bytes of a file
         try:
             with _decoding:
-                data, kind, pixels, factor = _shrink(file, size, _room(max_bytes, request_size))
+                data, kind, pixels, factor = _shrink(file, size, room)
         except PredictError as error:
             raise PredictError(f"{sizes}; {error.what}", where=path.name, hint=error.hint) from error
     width, height = pixels
@@ -122,7 +125,7 @@ def fit_image(
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:
-    """Return the bytes of a file that cannot be made smaller. Raises PredictError as `fit_image` does."""
+    """Return the bytes of a file that cannot shrink. Raises PredictError as `fit_image` does."""
     with _opened(path) as (file, size):
         if size > max_bytes:
             raise PredictError(_sizes(size, max_bytes, as_json=False), where=path.name, hint=RAISE_LIMIT)
@@ -130,7 +133,7 @@ def read_file(path: Path, max_bytes: int) -> bytes:
 
 
 def sniff(data: bytes) -> str:
-    """Return the content type that the first bytes of a file tell, or that of plain bytes."""
+    """Return the content type by the first bytes of a file, or that of plain bytes."""
     for offset, signature, content_type in _SIGNATURES:
         if data[offset : offset + len(signature)] == signature:
             return content_type
@@ -139,35 +142,22 @@ def sniff(data: bytes) -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[io.BufferedReader, int]]:
-    """Open a regular file that is not empty, and say its size; a pipe without a writer does not block."""
+    """Open a regular file that is not empty; yield it with its size."""
     try:
-        with open(path, "rb", opener=_open_at_once) as file:
+        with open(path, "rb", opener=open_at_once) as file:
             status = os.fstat(file.fileno())
             regular = stat.S_ISREG(status.st_mode)
             if not regular or not status.st_size:
-                what = "is empty" if regular else "is no regular file"
-                raise PredictError(what, where=path.name, hint="give a file with a picture or JSON in it")
+                what = "is empty" if regular else "is not a regular file"
+                raise PredictError(what, where=path.name, hint="pass a file with a picture or JSON")
             yield file, status.st_size
     except IsADirectoryError as error:
         hint = f"name its files: kdeploy predict {path}/*"
         raise PredictError("is a folder", where=path.name, hint=hint) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        hint = f"look at it: ls -l {path.parent}"
+        hint = f"check its permissions: ls -l {path.parent}"
         raise PredictError(f"cannot be read: {reason}", where=path.name, hint=hint) from error
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
-def _room(max_bytes: int, request_size: Callable[[int], int]) -> int:
-    """Return the largest file whose request has at most `max_bytes`, by bisection; 0 if none has."""
-    low, high = 0, max_bytes
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if request_size(middle) <= max_bytes else (low, middle - 1)
-    return low
 
 
 def _shrink(file: io.BufferedReader, size: int, room: int) -> tuple[bytes, str, tuple[int, int], float]:
@@ -188,12 +178,12 @@ def _shrink(file: io.BufferedReader, size: int, room: int) -> tuple[bytes, str, 
         raise _too_many_pixels() from error
     except Exception as error:  # hostile bytes make Pillow's readers fail in any way
         raise PredictError(
-            f"it must be sent smaller, and is no picture that Pillow can read: {error}",
+            f"it must shrink, and Pillow cannot read it: {error}",
             hint=f"convert it to JPEG or PNG, or {RAISE_LIMIT}",
         ) from error
     found = _largest(picture, room, size)
     if found is None:
-        raise PredictError("it cannot be made as small as that", hint=RAISE_LIMIT)
+        raise PredictError("it cannot shrink that much", hint=RAISE_LIMIT)
     data, pixels = found
     return data, _format(picture), pixels, round(max(pixels) / longest, 4)
 
@@ -207,7 +197,7 @@ def _formats() -> list[str]:
 def _too_many_pixels() -> PredictError:
     return PredictError(
         "it has more pixels than can be decoded safely",
-        hint="if you trust it, make it smaller with another program first",
+        hint="if you trust the file, resize it with another program first",
     )
 
 
@@ -224,7 +214,7 @@ def _decoded(image: Image.Image, scale: float) -> Image.Image:
         raise _too_many_pixels()
     if image.mode in ("I", "F"):
         raise PredictError(
-            "its pixels have 32 bits, for which there is no smaller form",
+            "its pixels have 32 bits, which JPEG and PNG do not support",
             hint=f"convert it to 16 bits, or {RAISE_LIMIT}",
         )
     image.load()
@@ -283,11 +273,11 @@ def _encoded(picture: Image.Image, size: tuple[int, int]) -> bytes:
 
 
 def _sizes(wanted: int, limit: int, *, as_json: bool) -> str:
-    """Say both sizes, to the byte where they would read the same."""
-    said, allowed = _readable(wanted), _readable(limit)
-    if said == allowed:
-        said, allowed = f"{wanted} bytes", f"{limit} bytes"
-    return f"{said}{' as JSON' if as_json else ''}, limit {allowed}"
+    """Write both sizes, in bytes if they would read the same."""
+    size, maximum = _readable(wanted), _readable(limit)
+    if size == maximum:
+        size, maximum = f"{wanted} bytes", f"{limit} bytes"
+    return f"{size}{' as JSON' if as_json else ''}, limit {maximum}"
 
 
 def _readable(size: int) -> str:

@@ -12,18 +12,18 @@ from msgspec import Struct
 from deployer.errors import ConflictError, KdeployError, NotFoundError, TargetError
 from deployer.patience import PATIENCE, Patience
 from deployer.predict.connection import Answer, Connection
-from deployer.predict.refusals import read_refusal
+from deployer.predict.predict_errors import read_refusal
 from deployer.targets.protocols import Endpoint
 
 TIMEOUT = 300.0  # seconds; registering and scaling wait until the workers have loaded the model
 PAGE = 100  # models in one answer
 
 _HINTS = {
-    "ModelNotFoundException": "see which there are: kdeploy models list",
-    "ModelVersionNotFoundException": "see the versions: kdeploy models describe",
+    "ModelNotFoundException": "list the models: kdeploy models list",
+    "ModelVersionNotFoundException": "list the versions: kdeploy models describe",
     "ConflictStatusException": "unregister it first: kdeploy models unregister",
     "InvalidModelVersionException": "make another version the default first: kdeploy models set-default",
-    "InvalidKeyException": "TorchServe wants a token: set disable_token_authorization = true in [torchserve]",
+    "InvalidKeyException": "a token is required: set disable_token_authorization = true in [torchserve]",
     "ResourceNotFoundException": "this is not the management port: see kdeploy status",
     "MethodNotAllowedException": "set enable_model_api = true in [torchserve], then kdeploy rollout",
 }
@@ -40,8 +40,8 @@ class RegisteredModel(Struct, frozen=True):
 class Models:
     """Speaks to the management API at an endpoint.
 
-    Every method raises NotFoundError for a model or version that is not there, ConflictError for one that
-    is there already, and TargetError for all else.
+    Every method raises NotFoundError for an unknown model or version, ConflictError for one that exists
+    already, and TargetError for everything else.
     """
 
     def __init__(
@@ -103,11 +103,11 @@ class Models:
         return self._status("PUT", _path(name, version), query)
 
     def set_default(self, name: str, version: str) -> str:
-        """Make a version the one that is asked where none is named; return what TorchServe says."""
+        """Make a version the default; return TorchServe's message."""
         return self._status("PUT", f"{_path(name, version)}/set-default")
 
     def unregister(self, name: str, version: str | None = None) -> str:
-        """Remove a model, or one of its versions; return what TorchServe says."""
+        """Remove a model, or one of its versions; return TorchServe's message."""
         return self._status("DELETE", _path(name, version))
 
     def list(self) -> list[RegisteredModel]:
@@ -123,9 +123,9 @@ class Models:
                 token = document.get("nextPageToken")
             except (AttributeError, KeyError, TypeError) as error:
                 raise _not_torchserve(document) from error
-            news = {model.name: model for model in page if model.name not in found}
-            found |= news
-            if token is None or not news:
+            known = len(found)
+            found |= {model.name: model for model in page}
+            if token is None or len(found) == known:
                 return [*found.values()]
 
     def _status(self, method: str, path: str, query: Mapping[str, str | int | None] | None = None) -> str:
@@ -162,5 +162,5 @@ def _refused(answer: Answer) -> KdeployError:
     kind = _KINDS.get(answer.status, TargetError)
     if refusal.kind == "ResourceNotFoundException":
         kind = TargetError
-    said = refusal.text or f"HTTP {answer.status} without a reason"
-    return kind(f"{refusal.speaker} says: {said}", hint=_HINTS.get(refusal.kind, "see why: kdeploy logs"))
+    reason = refusal.text or f"HTTP {answer.status} without a reason"
+    return kind(f"{refusal.speaker} says: {reason}", hint=_HINTS.get(refusal.kind, "see why: kdeploy logs"))

@@ -1,4 +1,4 @@
-"""Connections to one server: straight, through a proxy or through a tunnel, each exchange within a deadline.
+"""Connections to one server: direct, through a proxy or a tunnel, each exchange within a deadline.
 
 The deadline is one for the whole exchange: connecting, TLS, sending, and every byte of the answer.
 """
@@ -21,24 +21,23 @@ from urllib3.exceptions import ProxyError
 from urllib3.util.connection import create_connection
 
 from deployer.proxies import address_of, tls_context
-from deployer.targets.protocols import Tunnel
 
 CONNECT_TIMEOUT = 10.0  # seconds
 
 
 class TunnelRefusedError(Exception):
-    """A proxy does not let a connection through to a port; nothing was sent to whom it was for."""
+    """A proxy refuses a tunnel to a port; the server has received nothing."""
 
 
 class Deadline(threading.local):
-    """When the exchange of this thread has to be over."""
+    """The time by which this thread's exchange must end."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._end = float("inf")
 
     def begin(self, seconds: float) -> None:
-        """Begin an exchange of so many seconds."""
+        """Begin an exchange that may take so many seconds."""
         self._end = self._clock() + seconds
 
     def allows(self, seconds: float) -> bool:
@@ -46,10 +45,10 @@ class Deadline(threading.local):
         return self._end - self._clock() > seconds
 
     def left(self, at_most: float = 3600.0) -> float:
-        """Return the seconds that are left, but no more than that. Raises TimeoutError when it is over."""
+        """Return the seconds that are left, within a maximum. Raises TimeoutError if none are."""
         left = self._end - self._clock()
         if left <= 0:
-            raise TimeoutError("the time for the whole exchange is over")
+            raise TimeoutError("the whole exchange has timed out")
         return min(left, at_most)
 
 
@@ -100,7 +99,7 @@ def open_pool(
     open_socket: Callable[[str, int], socket.socket] | None = None,
     proxy: str | None = None,
 ) -> urllib3.PoolManager:
-    """Return a pool of connections; `open_socket` opens them where that is not to be done straight."""
+    """Return a pool of connections; `open_socket` opens those that are not direct."""
 
     def open_timed(self: connection.HTTPConnection) -> Any:
         self.timeout = deadline.left(CONNECT_TIMEOUT)
@@ -138,25 +137,20 @@ def open_pool(
     return pool
 
 
-def through_tunnel(tunnel: Tunnel) -> Callable[[str, int], socket.socket]:
-    """Return what opens a connection through a tunnel, wherever it is said to lead."""
-    return lambda _host, _port: tunnel.open()
-
-
 def through_proxy(proxy: str, deadline: Deadline) -> Callable[[str, int], socket.socket]:
-    """Return what opens a connection by a proxy's CONNECT, also for plain HTTP.
+    """Return a function that opens a connection by a proxy's CONNECT, also for plain HTTP.
 
-    A proxy that is sent a whole URL replaces the Host header by the URL's host; in a tunnel it cannot. The
-    function raises TunnelRefusedError where the proxy does not allow it, ProxyError where it is not reached.
+    A proxy that gets a whole URL replaces the Host header by the URL's host; in a tunnel it cannot. The
+    function raises TunnelRefusedError if the proxy does not allow it, ProxyError if it cannot be reached.
     """
     url, headers = address_of(proxy)
     parts = urlsplit(url)
-    place = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
 
     def connect(host: str, port: int) -> socket.socket:
-        wire = create_connection(place, deadline.left(CONNECT_TIMEOUT))
+        wire = create_connection(address, deadline.left(CONNECT_TIMEOUT))
         if parts.scheme == "https":
-            wire = tls_context().wrap_socket(wire, server_hostname=place[0])
+            wire = tls_context().wrap_socket(wire, server_hostname=address[0])
         timed = _Timed(wire, deadline)
         target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}", *(": ".join(h) for h in headers.items())]

@@ -99,7 +99,7 @@ def test_verify_says_where_there_is_nothing(folder: Project) -> None:
         '[model]\nname = "digits"\nversion = "1"\nhandler = "handler.py"\n'
     )
     ended = folder.run("verify", "--store", "gone")
-    assert ended.stderr == "there is no release of digits in gone\n"
+    assert ended.stderr == "no releases of digits in gone\n"
 
 
 def test_local_starts_stops_and_tells_the_truth(folder: Project) -> None:

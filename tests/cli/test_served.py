@@ -278,7 +278,9 @@ def test_prune_never_removes_what_serves(served: Project) -> None:
     assert "--yes" in served.run(*prune, sets=other, code=3).stderr
     broken = ["targets.staging.kind=kserve", "targets.staging.kubeconfig=no-such-file"]
     assert "--ignore-target staging" in served.run(*prune, "--yes", sets=broken, code=7).stderr
-    assert "no target x" in served.run(*prune, "--yes", "--ignore-target", "x", sets=other, code=3).stderr
+    assert (
+        "unknown target x" in served.run(*prune, "--yes", "--ignore-target", "x", sets=other, code=3).stderr
+    )
     assert served.run("releases", "-o", "name").stdout.split() == [serving, *made]
     ignored = served.run(*prune, "--yes", "--ignore-target", "staging", sets=broken)
     assert ignored.stdout.split() == made[:2]

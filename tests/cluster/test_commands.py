@@ -65,7 +65,7 @@ def test_from_any_machine(
     assert "f.json" in asked.err
     for command in (("status",), ("logs",), ("delete", "--yes"), ("rollout", "history")):
         ended = kdeploy(*command)
-        assert (ended.code, "which service is meant" in ended.err) == (3, True)
+        assert (ended.code, "no service name" in ended.err) == (3, True)
     assert kdeploy("status", "digits", "-c", "kdeploy.toml").code == 3
     assert kdeploy("rollout").code == 3
     assert kdeploy("delete", "digits", "--yes").code == 0

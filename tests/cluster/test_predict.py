@@ -92,7 +92,7 @@ def test_token_and_cookie_lead_through_an_authenticating_proxy(
     assert "--cookie authservice_session=@FILE, or KDEPLOY_COOKIE" in err
     code, _, err = predict(*COOKIE)
     assert code == 10
-    assert "carries no valid credentials. the ingress (istio-envoy) says: Jwt is missing" in err
+    assert "has no valid credentials. the ingress (istio-envoy) says: Jwt is missing" in err
     assert "--token @FILE, or KDEPLOY_TOKEN" in err
     assert predict(*COOKIE, *TOKEN)[:2] == (0, "x.json   [7]\n")
     monkeypatch.setenv("KDEPLOY_TOKEN", SECRET)
@@ -104,14 +104,18 @@ def test_token_and_cookie_lead_through_an_authenticating_proxy(
     ("reply", "told", "hint"),
     [
         (Reply(403, b"RBAC: access denied"), "an Istio AuthorizationPolicy", "--token @FILE"),
-        (Reply(403), "these credentials may not ask this model", "--token @FILE, or --cookie NAME=@FILE"),
+        (
+            Reply(403),
+            "these credentials do not allow access to this model",
+            "--token @FILE, or --cookie NAME=@FILE",
+        ),
         (
             Reply(404, b"", {"Server": "envoy"}),
             "for the Host header digits.team.example.com",
             "kdeploy status",
         ),
         (Reply(413, b"", {"Server": "envoy"}), "the request has 18 bytes", "serving.max-request-size"),
-        (Reply(503, b"no healthy upstream"), "not ready, or scales up from zero", "ask again"),
+        (Reply(503, b"no healthy upstream"), "not ready, or scales up from zero", "try again"),
     ],
     ids=lambda value: str(getattr(value, "status", "")),
 )

@@ -207,9 +207,10 @@ class TestRefusals:
             (MINIMAL + "[zzz]\n", "unknown key zzz", "known here: model"),
             (MINIMAL + '[targets.x]\nkind = "local"\nport = 1\n', "targets.x.port", "ingress-port"),
             (MINIMAL + '[targets.x]\nkind = "nomad"\ncontext = "eu"\n', "nomad", "local"),
+            (MINIMAL + '[targets.x]\nkind = ["local"]\n', "expected text", "local"),
             (MINIMAL + '[targets.x]\ncontext = "eu"\n', "targets.x.kind is not set", "kserve"),
             (MINIMAL + "[targets]\n", "no target", "targets.local"),
-            (MINIMAL + '[targets."a b"]\nkind = "local"\n', "'a b' is no name", "lower-case"),
+            (MINIMAL + '[targets."a b"]\nkind = "local"\n', "invalid target name 'a b'", "lower-case"),
             (MINIMAL.replace('"1.0"', "1.0"), "expected text, got a number", 'version = "1.0"'),
             (MINIMAL.replace("1.0", "1.0-0123456789ab"), "12 hex digits", "shorten"),
             (MINIMAL.replace("1.0", "1/0"), "of another form", "letters, digits"),
@@ -283,17 +284,19 @@ class TestRefusals:
         assert "kdeploy init" in (caught.value.hint or "")
 
     def test_no_file_where_none_is_needed(self, tmp_path: Path) -> None:
-        def anywhere(path: Path | None = None, **flags: str) -> Settings:
+        def without_project(path: Path | None = None, **flags: str) -> Settings:
             variables = {"KDEPLOY_TARGETS_CLUSTER_CONTEXT": "eu-west"}
             given = {f"{key.replace('_', '.')}": value for key, value in flags.items()}
-            return load_settings(path, environment=variables, flags=given, folder=tmp_path, anywhere=True)
+            return load_settings(
+                path, environment=variables, flags=given, folder=tmp_path, allow_no_project=True
+            )
 
-        settings = anywhere(targets_cluster_namespace="vision")
+        settings = without_project(targets_cluster_namespace="vision")
         assert settings.config.targets == {"cluster": KServeTarget(context="eu-west", namespace="vision")}
         assert settings.service("letters") == "letters"
-        with pytest.raises(ConfigError, match="which service is meant"):
+        with pytest.raises(ConfigError, match="no service name"):
             settings.service(None)
-        assert anywhere(model_name="digits").service(None) == "digits"
+        assert without_project(model_name="digits").service(None) == "digits"
         assert load(tmp_path).service(None) == "digits"
 
     def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
@@ -313,7 +316,7 @@ class TestRefusals:
         path = tmp_path / "kdeploy.toml"
         path.touch()
         os.truncate(path, 1 << 40)
-        with pytest.raises(ConfigError, match="no config file"):
+        with pytest.raises(ConfigError, match="more than 1,048,576 bytes"):
             read_file(path)
 
     @pytest.mark.parametrize("name", ["/dev/zero", "pipe", "loop", "x" * 300])
@@ -349,7 +352,7 @@ class TestRefusals:
     def test_a_text_that_is_none(self, tmp_path: Path, key: str, text: str) -> None:
         error = refusal(tmp_path, flags={key: text})
         assert error.where == f"--set {key}: {key}"
-        assert error.what in ("it holds a NUL byte", "it is not UTF-8")
+        assert error.what in ("it contains a NUL byte", "it is not UTF-8")
         refusal(tmp_path, flags={"serving.env": json.dumps({"A": text}, ensure_ascii=False)})
 
     @pytest.mark.parametrize(

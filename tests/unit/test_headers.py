@@ -52,7 +52,7 @@ def test_a_header_of_the_name_wins(file: str, tmp_path: Path) -> None:
         ([], None, [f"{SECRET}@x"], "every user of this machine"),
         ([], "@/no/such/file", [], "cannot be read"),
         ([], "@/dev/null", [], "the token is empty"),
-        ([SECRET], None, [], "a name, a colon and a value"),
+        ([SECRET], None, [], "expected NAME: VALUE"),
     ],
 )
 def test_what_is_wrong_is_said_and_the_value_is_not(

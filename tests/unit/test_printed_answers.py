@@ -30,10 +30,10 @@ def printed(output: Output, capsys: pytest.CaptureFixture[str], *answers: Predic
 
 
 def test_that_a_smaller_picture_was_sent_is_in_every_format(capsys: pytest.CaptureFixture[str]) -> None:
-    assert printed(Output.TABLE, capsys, *ANSWERS) == (
+    assert printed("table", capsys, *ANSWERS) == (
         "large.png   7   resized by 0.4213: 512x384\nsmall.png   3\n"
     )
-    for output, read in ((Output.JSON, json.loads), (Output.YAML, yaml.safe_load_all)):
+    for output, read in (("json", json.loads), ("yaml", yaml.safe_load_all)):
         large, small = read(printed(output, capsys, *ANSWERS))
         assert large["resized"] == {
             "factor": 0.4213,
@@ -49,6 +49,6 @@ def test_that_a_smaller_picture_was_sent_is_in_every_format(capsys: pytest.Captu
 
 def test_a_failure_says_it_too(capsys: pytest.CaptureFixture[str]) -> None:
     failed = Failure(name="large.png", error=PredictError("refused"), resized=SMALLER)
-    (answer,) = json.loads(printed(Output.JSON, capsys, failed))
+    (answer,) = json.loads(printed("json", capsys, failed))
     assert answer["resized"]["factor"] == 0.4213
-    assert "resized by 0.4213" in printed(Output.TABLE, capsys, failed)
+    assert "resized by 0.4213" in printed("table", capsys, failed)

@@ -130,7 +130,7 @@ def test_json_is_sent_in_utf_8_however_it_was_written(encoding):
 @pytest.mark.parametrize("data", [b"{", b"", b"\xff\xfe\xff", b"[" * 100_000, b'"\xff"', b"1" * 5000])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_json_file_that_is_none_is_refused(data, protocol):
-    assert "this is no JSON" in refused(encode, protocol, "m", [Payload(data, JSON)])
+    assert "invalid JSON" in refused(encode, protocol, "m", [Payload(data, JSON)])
 
 
 def test_a_request_of_the_wrong_shape_is_refused_before_it_is_sent():
@@ -163,17 +163,17 @@ def test_a_handlers_own_json_is_the_prediction_of_one_row(value):
 @pytest.mark.parametrize(
     ("answer", "rows", "words"),
     [
-        (b'{"predictions": [1]}', 2, "1 entries, 2 were asked for"),
-        (b'{"predictions": [1, 2]}', 1, "2 entries, 1 were asked for"),
-        (b'{"predictions": null}', 1, "must be a list, this is null"),
-        (b'{"predictions": {"a": 1}}', 1, "this is an object"),
-        (b'{"predictions": "a"}', 1, "this is a string"),
-        (b'{"predictions": 3}', 1, "this is a single value"),
+        (b'{"predictions": [1]}', 2, "1 entries for 2 rows"),
+        (b'{"predictions": [1, 2]}', 1, "2 entries for 1 rows"),
+        (b'{"predictions": null}', 1, "must be a list, not NoneType"),
+        (b'{"predictions": {"a": 1}}', 1, "must be a list, not dict"),
+        (b'{"predictions": "a"}', 1, "must be a list, not str"),
+        (b'{"predictions": 3}', 1, "must be a list, not int"),
         (b'{"class": "seven"}', 2, 'has no "predictions"'),
         (b"[1, 2]", 2, 'has no "predictions"'),
-        (b"seven", 1, "no JSON: 'seven'"),
-        (b"", 1, "no JSON: ''"),
-        (b"[" * 100_000, 1, "no JSON"),
+        (b"seven", 1, "not JSON: 'seven'"),
+        (b"", 1, "not JSON: ''"),
+        (b"[" * 100_000, 1, "not JSON"),
         (b"<!DOCTYPE html><title>Log in</title>", 1, "login page"),
         (b"\n <html><body>It works", 1, "web page"),
     ],
@@ -259,16 +259,16 @@ def test_rows_are_cut_out_of_the_tensors(rows, tensors, expected):
 @pytest.mark.parametrize(
     ("rows", "tensors", "words"),
     [
-        (1, [], "must be a list of tensors"),
-        (1, [3], "outputs[0] has no name"),
-        (1, [{"shape": [1], "data": [1]}], "outputs[0] has no name"),
-        (1, [tensor(None, [1])], "shape must be a list of whole numbers"),
-        (1, [tensor([-1], [1])], "shape must be a list of whole numbers"),
-        (1, [tensor([True], [1])], "shape must be a list of whole numbers"),
-        (1, [tensor([1], "x")], "data must be a list"),
+        (1, [], "must be a list of tensors: Expected `array` of length >= 1"),
+        (1, [3], "Expected `object`, got `int` - at `$[0]`"),
+        (1, [{"shape": [1], "data": [1]}], "missing required field `name` - at `$[0]`"),
+        (1, [tensor(None, [1])], "Expected `array`, got `null` - at `$[0].shape`"),
+        (1, [tensor([-1], [1])], "Expected `int` >= 0 - at `$[0].shape[0]`"),
+        (1, [tensor([True], [1])], "Expected `int`, got `bool` - at `$[0].shape[0]`"),
+        (1, [tensor([1], "x")], "Expected `array`, got `str` - at `$[0].data`"),
         (1, [tensor([2], [1])], "shape [2] needs 2 values, data has 1"),
-        (2, [tensor([3], [1, 2, 3])], "[3] rows, 2 were asked for"),
-        (2, [tensor([], [1])], "[1] rows, 2 were asked for"),
+        (2, [tensor([3], [1, 2, 3])], "[3] rows for 2 of the request"),
+        (2, [tensor([], [1])], "[1] rows for 2 of the request"),
     ],
 )
 def test_tensors_that_cannot_be_are_refused(rows, tensors, words):

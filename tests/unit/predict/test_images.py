@@ -228,7 +228,7 @@ def test_a_large_jpeg_is_decoded_small(tmp_path, monkeypatch):
 def test_the_search_ends_though_nothing_fits(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "MAX_ENCODES", 1)
     path = write(tmp_path / "image.png", photograph(400, 300))
-    assert "cannot be made as small" in refused(path, 2000).what
+    assert "cannot shrink that much" in refused(path, 2000).what
 
 
 @pytest.mark.parametrize("kind", ["png", "tiff"])
@@ -292,15 +292,15 @@ def test_without_leave_to_resize_the_sizes_and_the_way_out_are_told(tmp_path):
 
 def test_a_limit_below_every_picture_is_refused(tmp_path):
     path = write(tmp_path / "image.jpg", photograph(400, 300))
-    assert "cannot be made as small" in refused(path, 100).what
-    assert "cannot be made as small" in refused(path, 5, request_size=partial(request_size, "v1")).what
+    assert "cannot shrink that much" in refused(path, 100).what
+    assert "cannot shrink that much" in refused(path, 5, request_size=partial(request_size, "v1")).what
 
 
 @pytest.mark.parametrize("suffix", ["txt", "jpg", "png", "tiff", "eps"])
 def test_a_large_file_that_is_no_picture_is_refused(tmp_path, suffix):
     path = tmp_path / f"large.{suffix}"
     path.write_bytes((b"%!PS-Adobe-3.0 EPSF-3.0\n" if suffix == "eps" else b"no picture\n") * 1000)
-    assert "no picture that Pillow can read" in refused(path).what
+    assert "Pillow cannot read it" in refused(path).what
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff", "gif"])
@@ -308,7 +308,7 @@ def test_a_truncated_picture_is_refused(tmp_path, suffix):
     path = tmp_path / f"cut.{suffix}"
     photograph(300, 300).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert "no picture that Pillow can read" in refused(path, 500).what
+    assert "Pillow cannot read it" in refused(path, 500).what
 
 
 def bomb(path: Path, width: int, height: int) -> Path:
@@ -342,7 +342,7 @@ def test_what_is_no_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     assert refused(tmp_path / "empty.jpg").what == "is empty"
-    assert refused(tmp_path / "pipe").what == "is no regular file"
+    assert refused(tmp_path / "pipe").what == "is not a regular file"
     assert refused(tmp_path).what == "is a folder"
     assert refused(tmp_path / "none.jpg").what == "cannot be read: No such file or directory"
     assert refused(tmp_path / "loop").what.startswith("cannot be read")

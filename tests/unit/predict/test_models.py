@@ -170,5 +170,5 @@ def test_what_does_not_speak_as_torchserve_is_an_error(server, models, body):
 
 def test_nobody_there_is_an_error_of_the_target():
     models = Models(Endpoint("http://127.0.0.1:1"), patience=patience())
-    with pytest.raises(TargetError, match="nobody listens"):
+    with pytest.raises(TargetError, match="connection refused"):
         models.list()

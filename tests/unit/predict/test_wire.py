@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 from deployer.errors import ConfigError, PredictError
-from deployer.predict import Failure, Prediction, predict_files
+from deployer.predict import Client, Failure, Prediction
 from deployer.targets.protocols import Endpoint
 from tests.unit.predict.loopback import Reply, Server
 from tests.unit.predict.proxying import Proxy, proxying
@@ -51,7 +51,7 @@ class Way:
         self, url: str, host: str | None = HOST, *, authority: Path | None = None
     ) -> Prediction | Failure:
         endpoint = Endpoint(url, host)
-        [answer] = predict_files(endpoint, "digits", [self.image], timeout=20, authority=authority)
+        [answer] = Client(endpoint, "digits", timeout=20, authority=authority).predict([self.image])
         return answer
 
     def value(self, url: str, host: str | None = HOST, *, authority: Path | None = None) -> object:
@@ -307,7 +307,7 @@ def test_a_slow_server_is_not_waited_for_longer_than_told(what: str, how: str, w
     with listening(SLOW[what]) as port:
         tunnel = None if how == "straight" else Straight(port)
         endpoint = Endpoint(f"http://127.0.0.1:{port}", HOST, tunnel)
-        [answer] = predict_files(endpoint, "digits", [way.image], timeout=LIMIT)
+        [answer] = Client(endpoint, "digits", timeout=LIMIT).predict([way.image])
     assert isinstance(answer, Failure)
     assert f"{LIMIT} s" in answer.error.what
     assert "--timeout" in (answer.error.hint or "")
@@ -332,8 +332,8 @@ def test_a_slow_proxy_is_not_waited_for_longer_than_told(
 ) -> None:
     with listening(dripping(b"HTTP/1.1 200 Connection", b"x")) as port:
         monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://127.0.0.1:{port}")
-        [answer] = predict_files(
-            Endpoint(f"{scheme}://ingress.example", HOST), "digits", [way.image], timeout=LIMIT
+        [answer] = Client(Endpoint(f"{scheme}://ingress.example", HOST), "digits", timeout=LIMIT).predict(
+            [way.image]
         )
     assert isinstance(answer, Failure)
     assert f"{LIMIT} s" in answer.error.what or "time" in answer.error.what
@@ -341,7 +341,7 @@ def test_a_slow_proxy_is_not_waited_for_longer_than_told(
 
 def test_a_server_that_begins_no_tls_is_not_waited_for_longer_than_told(way: Way) -> None:
     with listening(dripping(b"", b"")) as port:
-        [answer] = predict_files(Endpoint(f"https://127.0.0.1:{port}"), "digits", [way.image], timeout=LIMIT)
+        [answer] = Client(Endpoint(f"https://127.0.0.1:{port}"), "digits", timeout=LIMIT).predict([way.image])
     assert isinstance(answer, Failure)
     assert f"{LIMIT} s" in answer.error.what
 
@@ -354,14 +354,14 @@ def test_a_dripping_server_behind_tls(way: Way) -> None:
             dripping(OK + b"Content-Length: 1000000\r\n\r\n", b"7")(secure, over)
 
     with listening(answer) as port:
-        [answered] = predict_files(
-            Endpoint(f"https://127.0.0.1:{port}"), "digits", [way.image], timeout=0.5, authority=way.bundle
-        )
+        [answered] = Client(
+            Endpoint(f"https://127.0.0.1:{port}"), "digits", timeout=0.5, authority=way.bundle
+        ).predict([way.image])
     assert isinstance(answered, Failure)
     assert "is not complete after 0.5 s" in answered.error.what
 
 
 def test_connections_are_kept_and_each_exchange_has_its_own_time(way: Way) -> None:
     way.server.answering = lambda asked: Reply(200, b"7")
-    answers = predict_files(Endpoint(way.server.url, HOST), "digits", [way.image] * 40, timeout=20)
+    answers = Client(Endpoint(way.server.url, HOST), "digits", timeout=20).predict([way.image] * 40)
     assert [one.value for one in answers if isinstance(one, Prediction)] == [7] * 40

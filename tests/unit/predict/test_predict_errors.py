@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployer.predict.refusals import TEXT_MAX, Asked, explain, read_refusal
+from deployer.predict.predict_errors import TEXT_MAX, Asked, explain, read_refusal
 
 ASKED = Asked(model="digits", host="digits.default.example.com", size=900, limit=1000)
 
@@ -96,14 +96,14 @@ RECORDED = [
         {},
         torchserve(500, "InternalServerException", "Worker died."),
         "the worker died",
-        "raise serving.max-response-size; if the model is just slow, raise serving.response-timeout",
+        "raise serving.response-timeout if the model is slow, serving.max-response-size if the log says",
     ),
     (
         500,
         {},
         b'{"error": "the answer has 12,967,202 bytes, serving.max-response-size is 6,553,500"}',
         "the answer is too large. the model server says: the answer has 12,967,202 bytes",
-        "raise serving.max-response-size in kdeploy.toml, then kdeploy rollout",
+        "raise serving.max-response-size, then kdeploy rollout",
     ),
     (
         500,
@@ -163,7 +163,7 @@ RECORDED = [
         "the model failed",
         "kdeploy logs",
     ),
-    (413, {}, b"", "the request has 900 bytes, which is more than the live limit", "it is 1000"),
+    (413, {}, b"", "the request has 900 bytes, more than the server's own limit", "now 1000"),
     (
         413,
         {"server": "nginx"},
@@ -198,7 +198,7 @@ RECORDED = [
     (408, {}, b"", "in the time", "serving.response-timeout"),
     (429, {}, b"", "too many requests", "max-replicas"),
     (403, ENVOY, b"RBAC: access denied", "AuthorizationPolicy", "--token @"),
-    (403, {}, b"", "may not ask", "--token @"),
+    (403, {}, b"", "do not allow access", "--token @"),
     (
         401,
         {"server": "x"},
@@ -212,6 +212,13 @@ RECORDED = [
         b"",
         "the login page /dex/auth:",
         "--cookie authservice_session=@",
+    ),
+    (
+        422,
+        {},
+        b'{"error": "no digit", "row": 3}',
+        "failed on this input. the handler says: row 3",
+        "traceback",
     ),
     (301, {"location": "https://models.example.com/v1"}, b"", "redirected to https://models", "in front"),
     (307, {}, b"", "redirected to nowhere", "in front"),
@@ -232,11 +239,11 @@ def test_a_refusal_is_told_by_who_said_it_why_and_what_to_do(status, headers, bo
 
 def test_without_a_host_header_the_sentence_says_so():
     error = explain(404, ENVOY, b"", Asked("digits", None, 1, 2))
-    assert "a request without a Host header of its own" in error.what
+    assert "a request without its own Host header" in error.what
 
 
 def test_a_request_above_the_configured_limit_is_told_so():
-    assert "which is too large" in explain(413, {}, b"", Asked("digits", None, 3, 2)).what
+    assert "more than the limit" in explain(413, {}, b"", Asked("digits", None, 3, 2)).what
 
 
 def test_long_texts_are_cut():
