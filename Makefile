@@ -9,7 +9,7 @@ MORE :=
 
 # Tests whose servers are patient, and that wait much: three at a time, for two cores. The rest measures real
 # TorchServes, and is left alone.
-PAIRED := tests/cluster tests/contract tests/stores tests/examples $(filter-out %_torchserve.py, $(wildcard tests/handler/test_*.py))
+PAIRED := tests/cluster tests/contract tests/stores tests/system tests/examples $(filter-out %_torchserve.py, $(wildcard tests/handler/test_*.py))
 
 # Hundreds of processes start in the tests: each would compile kdeploy anew.
 unexport PYTHONDONTWRITEBYTECODE

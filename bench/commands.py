@@ -14,8 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-HELP_BAR = 2.5  # times `python -c "import typer"`
-PUSH_BAR = 0.5  # seconds, for 1 GiB of weights
+HELP_BAR = 1.5  # times `python -c "import typer"`
+PUSH_BAR = 0.25  # seconds, for 1 GiB of weights
 GIB = 1 << 30
 CONFIG = """
 [model]

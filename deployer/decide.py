@@ -21,8 +21,9 @@ from deployer.storage_access import StorageAccess
 class Decision(Struct, frozen=True, kw_only=True):
     """What a rollout would do; nothing of it has been done.
 
-    `live` is the service as it is, None where there is none or where nobody looked; `unchanged` says that it
-    is Ready with just this bundle. `changes` and `findings` are there where they were looked for.
+    `live` is the service as it is, None where there is none or where nobody looked, and `newest` the number
+    of the journal's newest entry then, where the decision rests on it; `unchanged` says that the service is
+    Ready with just this bundle. `changes` and `findings` are there where they were looked for.
     """
 
     release: Release
@@ -31,6 +32,7 @@ class Decision(Struct, frozen=True, kw_only=True):
     strategy: Strategy
     capabilities: Capabilities
     live: Live | None = None
+    newest: int | None = None
     unchanged: bool = False
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -1,6 +1,6 @@
 """What applying documents would change of live objects, to be shown. Pure.
 
-What the API server and KServe's webhooks write is no difference, and no value of a Secret is ever shown.
+What the API server and KServe's webhooks add does not count as a change. Values of a Secret are never shown.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def compare(live: Document | None, after: Document) -> Diff | None:
 
 
 def _hide(secret: Document, live: Document | None) -> Document:
-    """Return a Secret that tells of its values only whether they are other ones than the live one's."""
+    """Return a Secret without its values: only whether each differs from the live one's."""
     held = live.get("data", {}) if live else {}
     told = {
         key: CHANGED if key in held and held[key] != value else HIDDEN

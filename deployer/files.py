@@ -1,4 +1,4 @@
-"""Files that users name, read within bounds: whatever is behind the name, no read goes on without end."""
+"""Reads files that users name, within bounds: a pipe or device without an end does not block."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def check_expected(newest: Entry | None, expect: int | None, where: str) -> None
 
 
 def takes_over(newest: Entry, planned: Entry, *, alive: bool | None, now: str, where: str) -> bool:
-    """Return whether a rollout goes on with the newest entry; False where it begins one of its own.
+    """Return whether a rollout continues the newest entry; False where it begins one of its own.
 
     `alive` says whether the process that wrote that entry still runs; None where it cannot be known.
     Raises ConflictError where somebody else is just rolling out.

@@ -1,7 +1,7 @@
 """Who owns which field of a live object, and whether applying a document would change it. Pure.
 
-The API server keeps for every field who wrote it last (`metadata.managedFields`). What KServe's
-webhooks add to an InferenceService is not ours, so it is no difference.
+The API server records for every field who wrote it last (`metadata.managedFields`). What KServe's webhooks
+add to an InferenceService is not ours, so it does not count.
 """
 
 from __future__ import annotations

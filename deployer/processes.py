@@ -1,4 +1,4 @@
-"""A program that is asked one question: its answer is bounded in time and size."""
+"""Runs a program for its output, within bounds of time and size."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def find_old(
 
 
 def remove(store: ModelStore, old: Sequence[Dated]) -> Iterator[Release]:
-    """Remove releases and yield each one that is gone; that another process removed it is no failure."""
+    """Remove releases and yield each one that is gone, also where another process removed it."""
     for one in old:
         try:
             store.delete(one.release)

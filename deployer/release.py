@@ -141,7 +141,7 @@ def check_release_id(text: str) -> str:
     """Return `text` if it has the form of a release id; a path or a pattern never gets further."""
     if not re.match(ID_PATTERN, text):
         raise NotFoundError(
-            f"{text!r} is no release id",
+            f"invalid release ID {text!r}",
             hint="an id looks like 1.0-3f2a9c71d0be; `kdeploy releases` lists them",
         )
     return text

@@ -58,6 +58,7 @@ class Rollouts:
         services, settings = self.target.services, self._project.settings
         reference = Reference(services.namespace, release.name)
         capabilities = services.capabilities()
+        newest = self._newest(reference) if look and percent < 100 else None  # before what it explains
         live = services.get(reference) if look else None
         decision = decide(
             release,
@@ -72,6 +73,7 @@ class Rollouts:
             strategy=strategy,
         )
         bundle = decision.bundle
+        decision = structs.replace(decision, newest=newest)
         if live:
             decision = structs.replace(decision, unchanged=services.serves(bundle, live))
         if check and (thorough or not decision.unchanged):
@@ -138,10 +140,18 @@ class Rollouts:
             entry=plan_entry(bundle, provenance, stable=stable, strategy=chosen),
             timeout=timeout,
             rollback=rollback,
+            expect=decision.newest,
             standard=decision.capabilities.deployment_mode == "Standard",
         )
         Runner(self.target, self._emit, self._seal).run(plan)
         return release
+
+    def _newest(self, reference: Reference) -> int | None:
+        """Return the number of the journal's newest entry: 0 where there is none, None where unknown."""
+        try:
+            return max((entry.number for entry in self.target.journal.entries(reference)), default=0)
+        except KdeployError:
+            return None
 
     def _seal(self, bundle: Bundle) -> Bundle:
         """Return a bundle of the journal with the Secret that it needs now."""

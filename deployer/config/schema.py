@@ -128,13 +128,14 @@ class Store(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fi
         str | None, Meta(description="The PEM file of who signed the endpoint's certificate.")
     ] = None
     ca_config_map: Annotated[
-        Name | None, Meta(description="A ConfigMap on the cluster that holds the same as cabundle.crt.")
+        Subdomain | None, Meta(description="A ConfigMap on the cluster that holds the same as cabundle.crt.")
     ] = None
     service_account: Annotated[
-        Name | None, Meta(description="A ServiceAccount on the cluster that may read; else one is made.")
+        Subdomain | None, Meta(description="A ServiceAccount on the cluster that may read; else one is made.")
     ] = None
     secret_name: Annotated[
-        Name | None, Meta(description="A Secret on the cluster for the ServiceAccount; else one is made.")
+        Subdomain | None,
+        Meta(description="A Secret on the cluster for the ServiceAccount; else one is made."),
     ] = None
     service_account_annotations: Annotated[
         dict[str, str], Meta(description="Of the ServiceAccount, as a role's; then no Secret is made.")
@@ -161,7 +162,7 @@ class LocalTarget(
 ):
     """`[targets.NAME]` with `kind = "local"`: a one-node KServe on this machine."""
 
-    namespace: Annotated[Name, Meta(description="The namespace of what is rolled out.")] = "default"
+    namespace: Annotated[Namespace, Meta(description="The namespace of what is rolled out.")] = "default"
     ingress_host: Annotated[str, Meta(description="The address that the ingress listens on.")] = "127.0.0.1"
     ingress_port: Annotated[Port, Meta(description="The ingress's port; 0 takes a free one.")] = 8081
     state: Annotated[str, Meta(min_length=1, description="The folder of the supervisor's state.")] = (

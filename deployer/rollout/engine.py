@@ -123,8 +123,8 @@ class Finish(Struct, frozen=True):
 
 
 Event = Applied | Seen | Elapsed | Read | Failed
-Action = Apply | Watch | ReadJournal | Note | Report | Say | Finish
-Step = tuple[Rollout, tuple[Action, ...]]
+Action = Apply | Watch | ReadJournal | Note | Report | Say
+Step = tuple[Rollout, tuple[Action | Finish, ...]]
 
 
 def begin(plan: Plan) -> Step:

@@ -58,7 +58,7 @@ def decide_strategy(
 ) -> tuple[Strategy, str]:
     """Return how pods are replaced, and a warning that says what that means.
 
-    Where nothing is asked for and no release of a live service answers requests, old pods are stopped first:
+    Without a strategy, old pods are stopped first where no release of a live service answers requests:
     those of a release that never became ready would keep the room that the new ones need. Raises ConfigError
     where only Standard mode can do it.
     """

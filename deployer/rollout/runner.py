@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from deployer.bundle import Bundle
 from deployer.errors import KdeployError
 from deployer.events import Applied as AppliedEvent
 from deployer.events import Emit, Noted, StatusChanged, Warned
-from deployer.observed import Observed
 from deployer.rollout import engine
 from deployer.rollout.plan import Plan
-from deployer.targets.protocols import Target
+from deployer.targets.protocols import Target, Watch
 
 
 class Runner:
@@ -20,10 +20,15 @@ class Runner:
 
     def __init__(self, target: Target, emit: Emit, seal: Callable[[Bundle], Bundle]) -> None:
         self._target, self._emit, self._seal = target, emit, seal
-        self._watched: Iterator[Observed] = iter(())
+        self._watched: Watch | None = None
+        self._open = contextlib.ExitStack()
 
     def run(self, plan: Plan) -> None:
         """Run a rollout to its end. Raises KdeployError where its release does not become ready."""
+        with contextlib.ExitStack() as self._open:
+            self._run(plan)
+
+    def _run(self, plan: Plan) -> None:
         state, actions = engine.begin(plan)
         todo = deque(actions)
         while True:
@@ -41,7 +46,7 @@ class Runner:
                 todo.extend(actions)
 
     def _look(self) -> engine.Event:
-        observed = next(self._watched, None)
+        observed = next(self._watched, None) if self._watched else None
         return engine.Seen(observed) if observed else engine.Elapsed()
 
     def _perform(self, plan: Plan, action: engine.Action) -> engine.Event | None:
@@ -53,6 +58,7 @@ class Runner:
                 return engine.Applied(number)
             case engine.Watch(timeout, stable):
                 self._watched = self._target.services.watch(reference, timeout, stable)
+                self._open.callback(self._watched.close)  # connections end with the rollout, however it ends
             case engine.ReadJournal():
                 return engine.Read(self._target.journal.entries(reference))
             case engine.Note(number, event):
@@ -62,6 +68,6 @@ class Runner:
                     self._emit(Warned(f"cannot note in the journal how the rollout ended: {error}"))
             case engine.Report(observed):
                 self._emit(StatusChanged(observed))
-            case engine.Say(note):
-                self._emit(Noted(note))
+            case said:
+                self._emit(Noted(said.note))
         return None

@@ -48,7 +48,13 @@ def connect(location: Location, credentials: Credentials, ca_bundle: Path | None
     if location.scheme == "az":
         return AzureStore(location.bucket, account_name=location.account, **options)
     virtual = location.virtual_hosted
-    return S3Store(location.bucket, region=location.region, virtual_hosted_style_request=virtual, **options)
+    return S3Store(
+        location.bucket,
+        region=location.region,
+        virtual_hosted_style_request=virtual,
+        unsigned_payload=location.secure,  # TLS sees to that; without it, the signature covers the bytes
+        **options,
+    )
 
 
 def _past_proxies(endpoint: str) -> dict[str, str]:

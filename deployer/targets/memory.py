@@ -26,7 +26,7 @@ from deployer.observed import (
     read_observed,
 )
 from deployer.patience import Clock, SystemClock
-from deployer.targets.protocols import Endpoint, Target, Via
+from deployer.targets.protocols import Endpoint, Target, Via, Watch
 
 LOOK = 1.0  # seconds between two looks of a watch
 
@@ -111,7 +111,7 @@ class MemoryTarget:
         """Return the service as it is."""
         return self.get(reference)
 
-    def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Iterator[Observed]:
+    def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Watch:
         """Yield what is observed now and at every change, for `timeout` seconds. Raises NotFoundError."""
         end, last = self._clock.now() + timeout, None
         while True:

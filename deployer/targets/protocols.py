@@ -8,7 +8,7 @@ target to them. Every method may raise TargetError.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
@@ -49,6 +49,9 @@ class Endpoint(Struct, frozen=True):
     url: str
     host: str | None = None
     tunnel: Tunnel | None = None
+
+
+Watch = Generator[Observed, None, None]  # closing it ends the watch
 
 
 class Services(Protocol):
@@ -95,7 +98,7 @@ class Services(Protocol):
     def inspect(self, reference: Reference) -> Live | None:
         """Return the service as it is, with all that tells why it is not ready; None where there is none."""
 
-    def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Iterator[Observed]:
+    def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Watch:
         """Yield what is observed now and at every change; end after `timeout` seconds.
 
         Raises NotFoundError where there is no such service, or none any more. `stable` is the release that is

@@ -122,7 +122,7 @@ def test_settings(bare: Project, setting: str, code: int, says: str) -> None:
 
 def test_a_release_that_is_not_there(bare: Project) -> None:
     refused(bare, "rollout", "--release", "1.0-0123456789ab", code=11, says="kdeploy releases")
-    refused(bare, "rollout", "--release", "../../../etc", code=11, says="no release id")
+    refused(bare, "rollout", "--release", "../../../etc", code=11, says="invalid release ID")
 
 
 def test_a_target_that_is_not_there(bare: Project) -> None:

@@ -127,7 +127,7 @@ def test_a_pipe_that_breaks_elsewhere_than_at_stdout_is_a_failure(
     def broken(*_: object) -> None:
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
-    monkeypatch.setattr(FolderStore, "list", broken)
+    monkeypatch.setattr(FolderStore, "releases", broken)
     monkeypatch.chdir(bare.folder)
     with pytest.raises(SystemExit) as ended:
         main(["releases"])

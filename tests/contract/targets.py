@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from deployer.bundle import Bundle
 from deployer.config import KServeTarget
-from deployer.observed import Reference
+from deployer.observed import Document, Reference
 from deployer.targets.kserve import Cluster
 from deployer.targets.kserve.state.diagnosis import CANNOT_LOAD
 from deployer.targets.local import OneNode
@@ -144,6 +144,7 @@ class PlayedService:
     def __init__(self, play: Play) -> None:
         self._play = play
         self._revisions: dict[str, str] = {}
+        self._failed: dict[str, Document] = {}
         self._split: dict[str, int] = {}
         self._rolled_out = ""
 
@@ -158,21 +159,20 @@ class PlayedService:
         self._write(created=release, ready=release)
 
     def fail(self, release: str) -> None:
-        """Let the container of a release end, for its model cannot be loaded; everything else stays."""
-        if release not in self._revisions:
-            ended = {
-                "exitCode": CANNOT_LOAD,
-                "reason": "Error",
-                "message": "ImportError: no torch",
-            }
-            self._create(release, main={"terminated": ended})
+        """Let the container of a release end, for its model cannot be loaded, in a new pod each time."""
+        ended = {"exitCode": CANNOT_LOAD, "reason": "Error", "message": "ImportError: no torch"}
+        if release in self._failed:
+            self._play.gone(self._failed.pop(release))
+            self._failed[release] = self._play.pod(release, main={"terminated": ended})
+        elif release not in self._revisions:
+            self._failed[release] = self._create(release, main={"terminated": ended})
         if self._split:
             self._write(created=release, ready=next(iter(self._split)))
 
-    def _create(self, release: str, **pod: Any) -> None:
+    def _create(self, release: str, **pod: Any) -> Document:
         made = self._play.revision(release, len(self._revisions) + 1)
         self._revisions[release] = made["metadata"]["name"]
-        self._play.pod(release, **pod)
+        return self._play.pod(release, **pod)
 
     def _write(self, *, created: str, ready: str) -> None:
         tags = ("latest", "prev")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import zipfile
 from pathlib import Path
@@ -123,6 +124,12 @@ def make_release(
     return folder
 
 
+@functools.cache
+def _runtime() -> tuple[Document, str]:
+    runtime = render_runtime()
+    return runtime, runtime_name(runtime)
+
+
 def make_bundle(
     name: str,
     release: str,
@@ -134,14 +141,14 @@ def make_bundle(
     replicas: int = 1,
 ) -> Bundle:
     """Make what is applied: a ServingRuntime and an InferenceService, as kdeploy renders them."""
-    runtime = render_runtime()
+    runtime, called = _runtime()
     drain = {"KDEPLOY_DRAIN_SECONDS": str(DRAIN), "KDEPLOY_GRACE_SECONDS": str(DRAIN + 60)}
     predictor: Document = {
         "minReplicas": replicas,
         "timeout": DRAIN + 70,
         "model": {
             "modelFormat": {"name": "pytorch"},
-            "runtime": runtime_name(runtime),
+            "runtime": called,
             "storageUri": folder.as_uri() + "/",
             "env": [{"name": key, "value": value} for key, value in {**drain, **(env or {})}.items()],
         },
@@ -152,7 +159,7 @@ def make_bundle(
         runtime={
             "apiVersion": "serving.kserve.io/v1alpha1",
             "kind": "ServingRuntime",
-            "metadata": {"name": runtime_name(runtime), "namespace": namespace},
+            "metadata": {"name": called, "namespace": namespace},
             "spec": runtime,
         },
         service={

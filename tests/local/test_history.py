@@ -5,32 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from msgspec import structs
 
 from deployer.diff import compare
 from deployer.errors import ConflictError
 from deployer.journal import JournalEvent, Outcome, Provenance, plan_entry
 from deployer.observed import Phase, Reference
 from deployer.targets.local import OneNode
-from deployer.targets.local.revisions import HISTORY, append_entry, note_event
-from deployer.targets.local.service import now
 from tests.local.client import Client
-from tests.local.releases import make_bundle, want
+from tests.local.releases import make_bundle
 
 DEMO = Reference("default", "demo")
 A, B = "1.0-aaaaaaaaaaaa", "1.0-bbbbbbbbbbbb"
 READY = JournalEvent(outcome=Outcome.READY, who="alice@laptop")
-
-
-def test_the_oldest_are_forgotten_and_numbers_go_on(store: Path) -> None:
-    bundle = make_bundle("demo", A, store / "a")
-    record = want(None, bundle)
-    for _ in range(HISTORY + 2):
-        record = append_entry(record, plan_entry(bundle, Provenance()), now())
-    assert [entry.number for entry in record.history] == list(range(3, HISTORY + 3))
-    record = note_event(record, 3, READY)
-    assert [entry.outcome for entry in record.history[:2]] == [Outcome.READY, Outcome.APPLIED]
-    assert note_event(record, 2, READY) == record
 
 
 @pytest.mark.torchserve
@@ -111,20 +97,3 @@ def test_what_was_decided_on_an_older_journal_changes_nothing(client: Client, st
     assert client.apply(other, "bob@desk", expect=1) == 2
     assert client.apply(other, "bob@desk") == 3
     assert client.target.services.delete(reference) == ()
-
-
-def test_an_entry_of_a_record_says_what_was_planned(store: Path) -> None:
-    bundle = make_bundle("demo", A, store / "a", canary=10)
-    planned = plan_entry(bundle, Provenance(who="alice@laptop"), stable=B)
-    [entry] = append_entry(want(None, bundle), planned, "2026-01-01T00:00:00Z").history
-    assert (
-        structs.replace(
-            planned,
-            number=1,
-            when="2026-01-01T00:00:00Z",
-            outcome=Outcome.APPLIED,
-            since="2026-01-01T00:00:00Z",
-            events=(JournalEvent(outcome=Outcome.APPLIED, at="2026-01-01T00:00:00Z", who="alice@laptop"),),
-        )
-        == entry
-    )

@@ -142,7 +142,7 @@ def test_one_release_is_reached_whatever_share_it_gets(on_a: Client, store: Path
     assert reach.endpoint(DEMO, Via.DIRECT) == reach.endpoint(DEMO, Via.DIRECT, release=A)  # it gets the most
     answers = Counter(on_a.ask("/predictions/demo")[1]["release"] for _ in range(100))
     assert answers == Counter({"a": 100 - percent, "b": percent})
-    with pytest.raises(TargetError, match="no TorchServe of default/demo runs release nobody"):
+    with pytest.raises(NotFoundError, match="release nobody of default/demo not found"):
         reach.endpoint(DEMO, release="nobody")
     with pytest.raises(NotFoundError):
         reach.endpoint(Reference("default", "other"), release=A)

@@ -14,7 +14,7 @@ import pytest
 
 from deployer.archive import Archive, DigestCache, Member, write_archive
 from deployer.config import Config, Model, Store
-from deployer.errors import ConfigError, DiskFullError, IntegrityError, StoreError
+from deployer.errors import DiskFullError, IntegrityError, StoreError
 from deployer.release import Release, plan_release
 from deployer.store import Stored, shell_upload
 from deployer.store.pvc import ClaimStore
@@ -220,14 +220,6 @@ def test_no_prefix_is_an_option(line: Line, tmp_path: Path, prefix: str) -> None
     store.verify(release)
     assert store.delete(release) == stored.bytes_written
     assert store.releases() == []
-
-
-@pytest.mark.parametrize(
-    "uri", ["pvc://", "pvc:///a", "pvc://Models/a", "pvc://m/a b", "pvc://m/../x", "pvc://m/$(x)"]
-)
-def test_what_is_no_claim(line: Line, tmp_path: Path, uri: str) -> None:
-    with pytest.raises(ConfigError):
-        ClaimStore(Store(uri=uri), line, tmp_path)
 
 
 def test_what_lies_about_in_the_volume_is_no_release(store: ClaimStore, line: Line, push: Push) -> None:

@@ -12,9 +12,9 @@ import msgspec
 import pytest
 
 from deployer.archive import Archive
-from deployer.config import Config, Model, Serving, Store
+from deployer.config import Config, Model, Scaling, Serving, Store
 from deployer.errors import ConfigError
-from deployer.manifest import encode_yaml, render, render_runtime, render_secret, runtime_name
+from deployer.manifest import encode_yaml, render, render_runtime, runtime_name
 from deployer.observed import Capabilities, Document
 from deployer.release import ArchiveRecord, Release, plan_release
 from deployer.store.credentials import Credentials, find_credentials
@@ -54,18 +54,18 @@ def documents(config: Store, environment: dict[str, str]) -> tuple[list[Document
     credentials = found_in(environment, scheme)
     location = locate(config, environment, credentials.region)
     access = plan_access(config, location, credentials)
-    secret = render_secret(access, service="digits", namespace="team")
-    rendered = render(
+    bundle = render(
         RELEASE,
         storage_uri=location.uri,
         namespace="team",
         capabilities=Capabilities(deployment_mode="Knative", canary=True),
+        scaling=Scaling(),
         access=access,
     )
-    made = [secret] if secret else []
+    made = [bundle.secret.document if bundle.secret else None, bundle.account]
     # Of the service itself, only where the store has a say in its labels.
-    kinds = {"ServiceAccount"} | ({"InferenceService"} if access.pod_labels else set())
-    return [*made, *(d for d in rendered if d["kind"] in kinds)], access.caution
+    made.append(bundle.service if access.pod_labels else None)
+    return [document for document in made if document], access.caution
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from deployer.archive import Archive, DigestCache, Member, write_archive
-from deployer.config import Config, Model, Store
-from deployer.manifest import render, render_secret
+from deployer.config import Config, Model, Scaling, Store
+from deployer.manifest import render
 from deployer.observed import Capabilities
 from deployer.release import Release, encode_release, plan_release
 from deployer.store import ModelStore
@@ -57,16 +57,16 @@ def check(store: ModelStore, folder: Path, kserve: Path, **more: str) -> None:
     access = store.access()
     variables = dict(more)
     if access:
-        documents = render(
+        bundle = render(
             release,
             storage_uri=store.uri(release),
             namespace="team",
             capabilities=Capabilities(deployment_mode="Knative", canary=True),
+            scaling=Scaling(),
             access=access,
         )
-        secret = render_secret(access, service=release.name, namespace="team")
-        assert secret is not None
-        variables |= container_environment([secret, *documents])
+        assert bundle.secret
+        variables |= container_environment([*bundle.beside, bundle.service])
     place = folder / "models"
     place.mkdir()
     assert download(kserve, store.uri(release), place, variables) == {

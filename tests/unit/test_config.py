@@ -240,6 +240,14 @@ class TestRefusals:
         assert str(tmp_path / "kdeploy.toml") in (error.where or "")
         assert error.hint is None if hint is None else hint in (error.hint or "")
 
+    def test_what_others_have_named_may_be_as_long_as_kubernetes_allows(self, tmp_path: Path) -> None:
+        store = f'[store]\nuri = "s3://models"\nsecret-name = "{"s" * 253}"\nca-config-map = "{"c" * 253}"\n'
+        target = f'[targets.x]\nkind = "{{kind}}"\nnamespace = "{"0" * 63}"\n'
+        for kind in ("kserve", "local"):
+            assert load(tmp_path, MINIMAL + store + target.format(kind=kind)).config.targets["x"]
+            error = refusal(tmp_path, MINIMAL + target.replace("0" * 63, "0" * 64).format(kind=kind))
+            assert "63" in error.what
+
     @pytest.mark.parametrize(
         ("variable", "hint"),
         [

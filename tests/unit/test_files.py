@@ -1,11 +1,10 @@
-"""Reading what users name, and asking programs: within bounds, whatever is behind a name."""
+"""Reading what users name: within bounds, whatever is behind a name."""
 
 from __future__ import annotations
 
 import errno
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from deployer.files import (
     remove_tree,
     walk,
 )
-from deployer.processes import DEVNULL, EndlessError, ask_program
 
 
 @pytest.mark.parametrize(
@@ -105,33 +103,6 @@ def test_a_home_that_there_may_not_be(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Path, "home", none)
     assert home({}) == Path("/")
-
-
-def python(code: str, seconds: float = 60) -> tuple[int, bytes]:
-    return tuple(ask_program([sys.executable, "-c", code], seconds=seconds, stdin=DEVNULL, stderr=DEVNULL))
-
-
-def test_a_program_that_answers() -> None:
-    assert python("print('x' * 1000)") == (0, b"x" * 1000 + b"\n")
-    assert python("import sys; print(1); sys.exit(3)") == (3, b"1\n")
-    with pytest.raises(OSError):
-        ask_program(["/no/such/program"], seconds=1)
-    with pytest.raises(OSError):
-        ask_program(["a\0b"], seconds=1)
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "while True: print('x' * 1000)",
-        "import time; time.sleep(600)",
-        "import os, time; os.close(1); time.sleep(600)",
-        "import subprocess; subprocess.Popen(['sleep', '30'])",
-    ],
-)
-def test_a_program_without_end(code: str) -> None:
-    with pytest.raises(EndlessError, match=r"^(prints more than|does not end within)"):
-        python(code, seconds=2)
 
 
 @pytest.mark.parametrize(

@@ -41,5 +41,5 @@ def test_several_and_none() -> None:
 
 
 def test_a_large_document_ends() -> None:
-    for text in ("a" * 2_000_000, "a-" * 1_000_000, "/a" * 1_000_000, "0-" * 1_000_000 + "/"):
+    for text in ("a" * 500_000, "a-" * 250_000, "/a" * 250_000, "0-" * 250_000 + "/"):
         assert list(releases_named({"x": text})) == []

@@ -120,7 +120,7 @@ def test_any_bytes_are_refused(data: bytes) -> None:
     "text", ["../../etc-0123456789ab/..", "1.0", "", "1.0-0123456789ab\n", "1.0-0123456789aB"]
 )
 def test_what_is_no_id_never_gets_further(text: str) -> None:
-    with pytest.raises(NotFoundError, match="no release id"):
+    with pytest.raises(NotFoundError, match="invalid release ID"):
         check_release_id(text)
 
 

@@ -9,7 +9,14 @@ import msgspec
 import pytest
 
 from deployer.bundle import Bundle, Sealed
-from deployer.errors import ConfigError, NotFoundError, RolloutFailedError, RolloutTimeoutError, TargetError
+from deployer.errors import (
+    ConfigError,
+    ConflictError,
+    NotFoundError,
+    RolloutFailedError,
+    RolloutTimeoutError,
+    TargetError,
+)
 from deployer.events import Applied, Event, Noted, Pushed, StatusChanged, Unchanged, Warned
 from deployer.findings import Finding, failure, warning
 from deployer.journal import Entry, Outcome
@@ -20,7 +27,7 @@ from deployer.rollouts import Rollouts
 from deployer.storage_access import StorageAccess
 from deployer.store.folder import FolderStore
 from deployer.targets.memory import MemoryTarget
-from tests.bundles import DEMO
+from tests.bundles import DEMO, make_entry
 from tests.clocks import FakeClock
 from tests.unit.projects import Folder
 
@@ -171,6 +178,36 @@ class TestRollout:
         world.rollout(percent=10)  # again, as a CI job does it: nothing is taken from it
         assert Unchanged in world.folder.kinds()
         assert world.shares() == {second.id: 100}
+
+    def test_a_canary_is_refused_where_somebody_rolled_out_in_between(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world.rollout()
+        bundle = world.memory.served[DEMO].bundle
+        world.folder.change(b"v")
+
+        def check(*_: object, **__: object) -> list[Finding]:
+            world.memory.apply(bundle, make_entry(bundle))
+            return []
+
+        monkeypatch.setattr(world.memory, "check", check)
+        with pytest.raises(ConflictError, match=r"alice@laptop rolled out release .* in the meantime"):
+            world.rollout(percent=10)
+        assert world.memory.served[DEMO].bundle == bundle
+        world.folder.change(b"w")
+        world.rollout()  # all requests are for it, whatever was live
+
+    def test_a_canary_of_somebody_who_may_not_read_the_journal(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world.rollout()
+        world.folder.change(b"v")
+
+        def entries(*_: object) -> list[Entry]:
+            raise TargetError("no")
+
+        monkeypatch.setattr(world.memory, "entries", entries)
+        assert world.rollout(percent=10).id == world.memory.served[DEMO].bundle.release
 
     def test_scaling_is_applied_without_a_new_release(self, world: World) -> None:
         release = world.rollout()

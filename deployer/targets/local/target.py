@@ -21,7 +21,7 @@ from deployer.targets.local.protocol import Info, Noted, RevisionInfo, ServiceIn
 from deployer.targets.local.revisions import Record, check_bundle
 from deployer.targets.local.state import State, explained
 from deployer.targets.local.status import build_document, observe
-from deployer.targets.protocols import Endpoint, Target, Via
+from deployer.targets.protocols import Endpoint, Target, Via, Watch
 
 _DOWN = "the supervisor is not running; `kdeploy local start` starts it, and what it served"
 
@@ -136,7 +136,7 @@ class _Services:
     def inspect(self, reference: Reference) -> Live | None:
         return self.get(reference)
 
-    def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Iterator[Observed]:
+    def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Watch:
         """Yield what is observed now and at every change; end after `timeout` seconds.
 
         Raises NotFoundError where there is no such service any more, TargetError when the supervisor ends.

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from deployer.archive import DigestCache, plan_archive, verify_archive, write_archive
@@ -278,7 +278,6 @@ PARTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8).filter(
 )
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.dictionaries(st.lists(PARTS, min_size=1, max_size=3).map("/".join), st.binary(max_size=50), max_size=6)
 )

@@ -212,7 +212,7 @@ def test_what_is_no_file(tmp_path):
         assert what in refusal(tmp_path / path, ())
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), wide=st.booleans())
 @example(data=None, wide=True)
 def test_no_bytes_do_worse_than_a_clear_error(tmp_path, monkeypatch, data, wide):

@@ -1,11 +1,9 @@
-"""Kubeconfigs, files that they name, and exec plugins: read as kubectl does, and never without end."""
+"""Kubeconfigs and the files that they name: read as kubectl does, and never without end."""
 
 from __future__ import annotations
 
 import base64
-import json
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,7 @@ import trustme
 import yaml
 
 from deployer.errors import ConfigError, TargetError
-from deployer.patience import PATIENCE, Patience
 from deployer.targets.kserve.client.connection import connect
-from deployer.targets.kserve.client.exec_plugin import ExecPlugin
 from deployer.targets.kserve.client.kubeconfig import read_kubeconfig
 
 VERSION = "client.authentication.k8s.io/v1"
@@ -130,41 +126,6 @@ def test_a_file_that_cannot_be_read_or_has_no_end(key: str, what: str, tmp_path:
         assert what == "pipe" or key == "client-key"
 
 
-PROGRAMS = {
-    "prints without an end": ("while True: print('x' * 1000)", "prints more than"),
-    "prints no line without an end": ("import os\nwhile True: os.write(1, bytes(65536))", "prints more than"),
-    "never ends": ("import time; time.sleep(600)", "does not end within"),
-    "leaves somebody behind": (
-        "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(20)'])",
-        "does not end within",
-    ),
-    "fails": (f"import sys; sys.exit('{MARK}')", "ended with exit code 1"),
-    "is killed": ("import os; os.kill(os.getpid(), 9)", "ended with exit code -9"),
-    "prints nothing": ("", "gave no credentials"),
-    "prints bytes": ("import os; os.write(1, bytes([255, 254]))", "gave no credentials"),
-    "prints a list": (f"print(['{MARK}'])", "gave no credentials"),
-    "prints depth": ("print('[' * 100000)", "gave no credentials"),
-    "prints no status": (f"print('{json.dumps({'apiVersion': VERSION})}')", "gave no credentials"),
-    "gives nothing": (
-        f"print('{json.dumps({'apiVersion': VERSION, 'status': {'clientKeyData': MARK}})}')",
-        "gave no credentials",
-    ),
-    "speaks otherwise": (f"print('{json.dumps({'apiVersion': MARK, 'status': {}})}')", "another version"),
-}
-
-
-@pytest.mark.parametrize("kind", PROGRAMS)
-def test_a_plugin_that_gives_nothing(kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    program, what = PROGRAMS[kind]
-    limit = Patience(program=2.0 if "end within" in what else 60.0)
-    spec = {"apiVersion": VERSION, "command": sys.executable, "args": ["-c", program]}
-    with pytest.raises(TargetError, match=what) as caught:
-        connect(write(tmp_path / "config", config(exec=spec)), None, limit)
-    assert "log in" in (caught.value.hint or "")
-    assert MARK not in f"{caught.value} {caught.value.hint}"
-    assert capfd.readouterr() == ("", "")
-
-
 @pytest.mark.parametrize(
     "spec",
     [
@@ -182,58 +143,3 @@ def test_a_plugin_that_gives_nothing(kind: str, tmp_path: Path, capfd: pytest.Ca
 def test_a_plugin_that_cannot_be_run(spec: object, tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="the kubeconfig's exec plugin"):
         connect(write(tmp_path / "config", config(exec=spec)), None)
-
-
-def plugin(folder: Path, status: dict[str, Any], **more: Any) -> ExecPlugin:
-    """Return a plugin that counts how often it is asked, and notes what it is told."""
-    (folder / "told").write_text(json.dumps({"apiVersion": VERSION, "status": status}))
-    (folder / "plugin").write_text(
-        "#!/usr/bin/env python3\nimport os\n"
-        "open('asked', 'a').write(os.environ['KUBERNETES_EXEC_INFO'] + '\\n')\n"
-        "print(open('told').read().replace('EXTRA', os.environ.get('EXTRA', '')))\n"
-    )
-    (folder / "plugin").chmod(0o755)
-    cluster = {
-        "server": "https://a",
-        "extensions": [{"name": "client.authentication.k8s.io/exec", "extension": {"audience": "x"}}],
-    }
-    return ExecPlugin(
-        {"apiVersion": VERSION, "command": "./plugin", **more},
-        cluster,
-        folder=folder,
-        where="x",
-        patience=PATIENCE,
-    )
-
-
-def asked(folder: Path) -> list[Any]:
-    return [json.loads(line) for line in (folder / "asked").read_text().splitlines()]
-
-
-def test_a_plugin_is_asked_again_when_its_token_is_over(tmp_path: Path) -> None:
-    for expires, times in (("2020-01-01T00:00:00Z", 3), ("2999-01-01T00:00:00Z", 1), (None, 1), ("soon", 1)):
-        (tmp_path / "asked").unlink(missing_ok=True)
-        one = plugin(
-            tmp_path,
-            {"token": "aEXTRA", "expirationTimestamp": expires},
-            env=[{"name": "EXTRA", "value": "b"}],
-        )
-        assert [one.credential().token for _ in range(3)] == ["ab"] * 3
-        assert len(asked(tmp_path)) == times
-    assert asked(tmp_path)[0] == {
-        "apiVersion": VERSION,
-        "kind": "ExecCredential",
-        "spec": {"interactive": False},
-    }
-
-
-def test_a_plugin_that_gives_a_certificate(tmp_path: Path) -> None:
-    status = {
-        "clientCertificateData": "CERT",
-        "clientKeyData": "KEY",
-        "expirationTimestamp": "2020-01-01T00:00:00Z",
-    }
-    one = plugin(tmp_path, status, provideClusterInfo=True)
-    assert (one.credential().certificate, one.credential().key) == ("CERT", "KEY")
-    (told,) = asked(tmp_path)  # connections that are open have it already
-    assert told["spec"]["cluster"] == {"server": "https://a", "config": {"audience": "x"}}

@@ -83,4 +83,4 @@ class Rollouts(RuleBasedStateMachine):
 
 
 TestRollouts = Rollouts.TestCase
-TestRollouts.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
+TestRollouts.settings = settings(stateful_step_count=25)

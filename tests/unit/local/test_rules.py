@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
+from deployer.bundle import Bundle
 from deployer.errors import TargetError
 from deployer.manifest import first_process
 from deployer.observed import NOT_RUNNING, Observed, Phase, Revision
@@ -18,6 +20,7 @@ from deployer.targets.local.revisions import (
     HISTORY,
     Line,
     Record,
+    check_bundle,
     commit_traffic,
     note_failure,
     release_folder,
@@ -171,6 +174,27 @@ def test_scaling_makes_no_revision_and_changes_nothing_that_runs() -> None:
 def test_only_folders_of_this_machine_are_served(uri: str) -> None:
     with pytest.raises(TargetError, match="is not a folder of this machine"):
         release_folder(uri)
+
+
+def test_a_bundle_that_cannot_be_served_here_is_refused() -> None:
+    def change(bundle: Bundle, **predictor: object) -> Bundle:
+        spec = {"predictor": {**bundle.service["spec"]["predictor"], **predictor}}
+        return structs.replace(bundle, service={**bundle.service, "spec": spec})
+
+    bundle = make_bundle("demo", "a", Path("/store/a"))
+    for percent in (0, 100):
+        check_bundle(change(bundle, canaryTrafficPercent=percent))
+    for predictor, what in (
+        ({"canaryTrafficPercent": 101}, "101 is not a percentage"),
+        ({"canaryTrafficPercent": -1}, "-1 is not a percentage"),
+        ({"model": {"storageUri": "s3://bucket/a"}}, "s3://bucket/a is not a folder of this machine"),
+        ({"model": {}}, "no predictor.model.storageUri"),
+        ({"model": None}, "no predictor.model.storageUri"),
+    ):
+        with pytest.raises(TargetError, match=what):
+            check_bundle(change(bundle, **predictor))
+    with pytest.raises(TargetError, match="the InferenceService has no name"):
+        check_bundle(structs.replace(bundle, service={**bundle.service, "metadata": {}}))
 
 
 def test_a_storage_uri_is_decoded() -> None:

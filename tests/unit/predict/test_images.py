@@ -161,7 +161,7 @@ def test_what_is_sent_is_upright_whatever_the_orientation(tmp_path, orientation,
     assert sent.getexif().get(0x0112, 1) == 1
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     width=st.integers(1, 500),
     height=st.integers(1, 500),
@@ -367,7 +367,7 @@ def test_other_files_are_read_whole_up_to_the_limit(tmp_path):
         read_file(path, 2)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(suffix=st.sampled_from(["jpg", "png", "gif", "webp", "bmp", "tiff", "ppm"]), data=st.data())
 def test_hostile_bytes_end_in_a_picture_or_in_one_clear_error(tmp_path, suffix, data):
     path = tmp_path / f"hostile.{suffix}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from typing import Any
 
 import pytest
 from msgspec import structs
@@ -11,12 +12,12 @@ from deployer.bundle import Bundle, Sealed
 from deployer.errors import ConflictError, NotFoundError, RolloutFailedError, TargetError
 from deployer.events import Applied, Event, Noted, StatusChanged, Warned
 from deployer.journal import Entry, JournalEvent, Outcome
-from deployer.observed import Observed, Phase, Reference
+from deployer.observed import Phase, Reference
 from deployer.rollout.plan import Plan
 from deployer.rollout.runner import Runner
 from deployer.storage_access import StorageAccess
 from deployer.targets.memory import MemoryTarget
-from deployer.targets.protocols import Target
+from deployer.targets.protocols import Target, Watch
 from tests.bundles import DEMO, A, B, make_bundle, make_entry
 from tests.clocks import FakeClock
 
@@ -133,7 +134,7 @@ def test_what_was_decided_on_an_older_entry_is_not_applied(world: World) -> None
 class Between(Watched):
     """Somebody else does something while a rollout is watched."""
 
-    def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Iterator[Observed]:
+    def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Watch:
         for observed in super().watch(reference, timeout, stable):
             yield observed
             self.come_between()
@@ -179,9 +180,27 @@ def test_a_journal_that_cannot_be_written_is_only_a_warning(world: World) -> Non
 
 
 class Holding(Watched):
-    def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Iterator[Observed]:
+    def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Watch:
         for observed in super().watch(reference, timeout, stable):
             yield structs.replace(observed, holding=("demo-1",))
+
+
+@pytest.mark.parametrize("release", [A, B])
+def test_however_it_ends_its_watch_is_closed(world: World, release: str) -> None:
+    class Watching(MemoryTarget):
+        closed = 0
+
+        def watch(self, *given: Any) -> Watch:
+            try:
+                yield from super().watch(*given)
+            finally:
+                self.closed += 1
+
+    target = Watching(clock=FakeClock())
+    target.broken[B] = "no"
+    with contextlib.suppress(RolloutFailedError):
+        world.run(release, target=target.target)
+    assert target.closed == 1
 
 
 def test_pods_that_still_terminate_are_noted(world: World) -> None:

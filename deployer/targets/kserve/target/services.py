@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 
 from msgspec import Struct, structs
 
@@ -40,6 +39,7 @@ from deployer.targets.kserve.target.journal import Journal, Rollout
 from deployer.targets.kserve.target.read import holding_pods, inspect, list_observed, read_live
 from deployer.targets.kserve.target.session import Session
 from deployer.targets.kserve.target.wait import Wait
+from deployer.targets.protocols import Watch
 
 _SCALED = (("spec", "predictor", "minReplicas"), ("spec", "predictor", "maxReplicas"))
 
@@ -185,7 +185,7 @@ class Services:
         """Return a service with what its pods tell: why it fails, or what it waits for."""
         return inspect(self._api, reference, self._session.patience.clock.now())
 
-    def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Iterator[Observed]:
+    def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Watch:
         """Yield what is observed now and at every change; end after `timeout` seconds.
 
         Ready counts once it has lasted `wait-window` seconds. Raises NotFoundError where there is no such
@@ -227,7 +227,7 @@ def _kinds(bundle: Bundle) -> list[Resource]:
 
 
 def _keep_strategy(wanted: Document, live: Document) -> Document:
-    """Return a document with the live strategy: a different one is no reason for a rollout."""
+    """Return a document with the live strategy: a different one alone is not worth a rollout."""
     strategy = live["spec"]["predictor"].get("deploymentStrategy")
     predictor = {
         key: value for key, value in wanted["spec"]["predictor"].items() if key != "deploymentStrategy"

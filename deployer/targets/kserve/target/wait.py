@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 
 import msgspec
@@ -28,6 +27,7 @@ from deployer.targets.kserve.state.pods import count_failures, find_container, i
 from deployer.targets.kserve.state.readiness import ReadinessEvaluator
 from deployer.targets.kserve.target.logs import last_lines, tail
 from deployer.targets.kserve.target.read import gather, read_routes, selections
+from deployer.targets.protocols import Watch
 
 _LOG_PERIOD = 2.0  # seconds between two looks at the log of a container that loads
 
@@ -59,7 +59,7 @@ class Wait:
         self._logs: dict[str, tuple[str, ...]] = {}
         self._logs_read = 0.0
 
-    def observe(self, timeout: float) -> Iterator[Observed]:
+    def observe(self, timeout: float) -> Watch:
         """Yield the status now and at every change; end after `timeout` seconds, or once Ready has lasted.
 
         Raises NotFoundError where the service is deleted meanwhile, TargetError.
