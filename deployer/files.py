@@ -65,6 +65,23 @@ def exists(path: Path) -> bool:
         return False
 
 
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a file and bring it to the disk. Raises OSError."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync(path: Path) -> None:
+    """Bring a file or folder to the disk, so that no rename outlives a power cut that its bytes do not."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def remove_tree(folder: Path) -> None:
     """Remove a folder and its content as far as possible."""
     with suppress(RecursionError):  # of a folder that is deeper than Python can remove, a part is left

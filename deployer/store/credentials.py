@@ -1,9 +1,8 @@
 """Credentials of an object store, found where each cloud's own tools keep them; never shown, never written.
 
-Access keys in the environment, and the file of a Google service account, go to obstore as they are. All else
-that is configured (profiles, SSO, roles, web and workload identity, personal logins) is left to the cloud's
-own library, with its own precedence; it is an extra of kdeploy. Where nothing is configured, obstore asks
-the machine's metadata service.
+Access keys in the environment and the file of a Google service account go to obstore as they are. The cloud's
+own library, an extra of kdeploy, resolves everything else (profiles, SSO, roles, web and workload identity,
+personal logins) in its own order. If nothing is configured, obstore queries the machine's metadata service.
 """
 
 from __future__ import annotations
@@ -61,10 +60,10 @@ class Credentials(Struct, kw_only=True):
     def __repr__(self) -> str:
         return f"Credentials({', '.join(self.data or self.options) or 'none'})"
 
-    def keep_asking(self, provider: Callable[[], Any], what: str, hint: str) -> None:
-        """Have obstore ask a library for keys whenever it needs some."""
+    def provide(self, provider: Callable[[], Any], what: str, hint: str) -> None:
+        """Let obstore request keys from a library whenever it needs some."""
 
-        def ask() -> Any:
+        def request() -> Any:
             try:
                 given = provider()
             except Exception as error:  # noqa: BLE001 - any of a library's own
@@ -75,7 +74,7 @@ class Credentials(Struct, kw_only=True):
             self.secrets = self.secrets | {value for value in given.values() if isinstance(value, str)}
             return given
 
-        self.options["credential_provider"] = ask
+        self.options["credential_provider"] = request
 
 
 def find_credentials(scheme: str, environment: Mapping[str, str], region: str = "") -> Credentials:
@@ -102,9 +101,9 @@ def find_credentials(scheme: str, environment: Mapping[str, str], region: str = 
 
 
 def _aws(environment: Mapping[str, str], region: str) -> Credentials:
-    keys = {name: value for name in _AWS if (value := environment.get(name))}
-    if "AWS_SESSION_TOKEN" not in keys and environment.get(_OLD_TOKEN):
-        keys["AWS_SESSION_TOKEN"] = environment[_OLD_TOKEN]
+    token = environment.get("AWS_SESSION_TOKEN") or environment.get(_OLD_TOKEN, "")
+    given = {**environment, "AWS_SESSION_TOKEN": token}
+    keys = {name: value for name in _AWS if (value := given.get(name))}
     configured = _aws_configured(environment)
     if "AWS_ACCESS_KEY_ID" in keys:
         if "AWS_SECRET_ACCESS_KEY" not in keys:
@@ -176,7 +175,7 @@ def _of_boto3(configured: str, profile: str, region: str) -> Credentials:
         if isinstance(keys, RefreshableCredentials):
             # The identity of a machine may also be the cluster's; anything else is a person's or a role's.
             found = Credentials(lasting=keys.method in _MACHINES)
-            found.keep_asking(Boto3CredentialProvider(session, ttl=_KEPT), configured, hint)
+            found.provide(Boto3CredentialProvider(session, ttl=_KEPT), configured, hint)
         else:
             frozen = keys.get_frozen_credentials()
             values = zip(_AWS, (frozen.access_key, frozen.secret_key, frozen.token), strict=True)
@@ -226,10 +225,10 @@ def _of_azure_identity(configured: str, secrets: set[str]) -> Credentials:
     found = Credentials(secrets=secrets, lasting=configured == "AZURE_FEDERATED_TOKEN_FILE")
     hint = "`az account get-access-token` shows more; `az login` signs in"
 
-    def ask() -> Any:
+    def request() -> Any:
         return AzureCredentialProvider()()
 
-    found.keep_asking(ask, configured, hint)
+    found.provide(request, configured, hint)
     return found
 
 
@@ -251,7 +250,7 @@ def _google(environment: Mapping[str, str]) -> Credentials:
     if content.get("type") == "service_account":
         return Credentials(data={GOOGLE_FILE: text}, options={"service_account_key": text}, secrets=secrets)
     found = Credentials(secrets=secrets, lasting=False)
-    found.keep_asking(_google_provider(str(path)), str(path), hint)
+    found.provide(_google_provider(str(path)), str(path), hint)
     return found
 
 

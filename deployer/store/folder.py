@@ -14,23 +14,25 @@ import contextlib
 import errno
 import os
 import re
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from deployer.archive import outline_size
 from deployer.config import NAME_PATTERN
-from deployer.files import read_bytes, remove_tree, walk
+from deployer.files import read_bytes, remove_tree, sync, walk, write_durably
 from deployer.release import ID_PATTERN, Release, encode_release
 from deployer.storage_access import StorageAccess
+from deployer.store.base import FileStore
 from deployer.store.contents import Contents, archive_name, read_record
-from deployer.store.interface import PROPERTIES, RECORD, RECORD_MAX, ModelStore, Staging, Stored
+from deployer.store.interface import PROPERTIES, RECORD, RECORD_MAX, Staging, Stored
 from deployer.store.staging import debris_of, staged
 from deployer.store.store_errors import disk_error
 
 _STAGING = ".staging"
+_READING = "the release cannot be read"
 
 
-class FolderStore(ModelStore):
+class FolderStore(FileStore):
     """A model store in a folder of this machine, or of a mounted volume."""
 
     lookup_is_side_effect_free = True
@@ -57,19 +59,14 @@ class FolderStore(ModelStore):
             raise disk_error("a release cannot be read", str(path), error) from error
         return read_record(data, name, release_id, where=str(path))
 
-    def dated(self, name: str | None = None) -> list[tuple[float, Release]]:
-        """Return the releases of one model, or of all, the oldest first, each with the time of its push."""
+    def _dated(self, name: str | None) -> Iterator[tuple[float, Release]]:
         names = [name] if name else [n for n in self._names(self.folder) if re.match(NAME_PATTERN, n)]
-        found: list[tuple[float, Release]] = []
         for model in names:
             for release_id in self._names(self.folder / model):
-                if not re.match(ID_PATTERN, release_id):
-                    continue
-                release = self.find(model, release_id)
+                release = self.find(model, release_id) if re.match(ID_PATTERN, release_id) else None
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # removed in this moment
                     if release:
-                        found.append(((self._place(model, release_id) / RECORD).stat().st_mtime, release))
-        return sorted(found, key=lambda pair: (pair[0], pair[1].label))
+                        yield (self._place(model, release_id) / RECORD).stat().st_mtime, release
 
     def stage(self) -> AbstractContextManager[Staging]:
         """Open a folder to build a release in; what was not `put` at its end is removed."""
@@ -80,14 +77,14 @@ class FolderStore(ModelStore):
         place = self._place(release.name, release.id)
         try:
             (staging.folder / PROPERTIES).parent.mkdir(exist_ok=True)
-            _write(staging.folder / PROPERTIES, release.config_properties.encode())
-            _sync(staging.archive_path(release.archive.file_name))
-            _write(staging.folder / RECORD, encode_release(release))
+            write_durably(staging.folder / PROPERTIES, release.config_properties.encode())
+            sync(staging.archive_path(release.archive.file_name))
+            write_durably(staging.folder / RECORD, encode_release(release))
             written = _size(staging.folder)
             place.parent.mkdir(parents=True, exist_ok=True)
             self._make_room(release, place, staging)
             staging.folder.rename(place)
-            _sync(place.parent)
+            sync(place.parent)
         except OSError as error:
             # Another push of the same inputs was faster: what it made is what this would have.
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY) and self.find(release.name, release.id):
@@ -95,52 +92,37 @@ class FolderStore(ModelStore):
             raise disk_error("the release cannot be stored", str(place), error) from error
         return Stored(self.uri(release), written)
 
-    def check(self, release: Release) -> None:
-        """Compare a release with its record by names and sizes; by its bytes if it was written after that."""
-        place = self._place(release.name, release.id)
-        try:
-            contents = self._compare_files(release, place)
-            with (place / archive_name(release)).open("rb") as archive:
-                status = os.fstat(archive.fileno())
-                archive.seek(max(status.st_size - outline_size(release.archive.members), 0))
-                contents.compare_outline(archive.read(), status.st_size)
-            # The record is written last. No program can set this time.
-            written_later = status.st_ctime_ns > (place / RECORD).stat().st_ctime_ns
-        except OSError as error:
-            raise disk_error("the release cannot be read", str(place), error) from error
-        if written_later:
-            contents.compare_archive(place / archive_name(release))
-
-    def verify(self, release: Release) -> None:
-        """Compare every stored byte with the release. Raises IntegrityError."""
-        place = self._place(release.name, release.id)
-        try:
-            contents = self._compare_files(release, place)
-        except OSError as error:
-            raise disk_error("the release cannot be read", str(place), error) from error
-        contents.compare_archive(place / archive_name(release))
-
     def delete(self, release: Release) -> int:
         """Remove a release and return the bytes that this freed."""
         place = self._place(release.name, release.id)
-        try:
+        with _explained("the release cannot be removed", place):
             freed = _size(place)
             with self.stage() as staging:
                 # Out of its place by one rename, so that no half of it is ever seen there.
                 place.rename(staging.folder / "deleted")
-        except OSError as error:
-            raise disk_error("the release cannot be removed", str(place), error) from error
         return freed
 
-    def close(self) -> None:
-        """Do nothing: nothing is held open."""
+    def _files(self, release: Release) -> dict[str, int]:
+        place = self._place(release.name, release.id)
+        with _explained(_READING, place):
+            return {os.path.relpath(entry.path, place): entry.stat().st_size for entry in walk(place)}
 
-    def _compare_files(self, release: Release, place: Path) -> Contents:
-        """Compare all but the archive. Raises IntegrityError, OSError."""
-        contents = Contents(release, where=str(place))
-        contents.compare_names(os.path.relpath(entry.path, place) for entry in walk(place))
-        contents.compare_properties(read_bytes(place / PROPERTIES))
-        return contents
+    def _read_file(self, release: Release, name: str) -> bytes:
+        place = self._place(release.name, release.id)
+        with _explained(_READING, place):
+            return read_bytes(place / name)
+
+    def _outline(self, release: Release, count: int, size: int) -> tuple[bytes, str | None]:
+        place = self._place(release.name, release.id)
+        with _explained(_READING, place), (place / archive_name(release)).open("rb") as archive:
+            archive.seek(size - count)
+            # The record is written last. No program can set this time.
+            written = os.fstat(archive.fileno()).st_ctime_ns
+            unchanged = written <= (place / RECORD).stat().st_ctime_ns
+            return archive.read(), release.archive.digest if unchanged else None
+
+    def _compare_archive(self, release: Release, contents: Contents, size: int) -> None:  # noqa: ARG002
+        contents.compare_archive(self._place(release.name, release.id) / archive_name(release))
 
     def _place(self, name: str, release_id: str) -> Path:
         return self.folder / name / release_id
@@ -164,17 +146,9 @@ def _size(folder: Path) -> int:
     return sum(entry.stat(follow_symlinks=False).st_size for entry in walk(folder))
 
 
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(path: Path) -> None:
-    """Bring a file or folder to the disk: a rename must not outlive a power cut that its bytes do not."""
-    descriptor = os.open(path, os.O_RDONLY)
+@contextlib.contextmanager
+def _explained(what: str, where: Path) -> Iterator[None]:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        yield
+    except OSError as error:
+        raise disk_error(what, str(where), error) from error

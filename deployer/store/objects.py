@@ -7,23 +7,21 @@ goes first, so a release is visible whole or not at all.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from deployer.archive import outline_size
-from deployer.config import NAME_PATTERN, Store
+from deployer.config import Store
 from deployer.errors import IntegrityError, StoreError
-from deployer.release import ID_PATTERN, Release, encode_release
+from deployer.release import Release, encode_release
 from deployer.storage_access import StorageAccess
+from deployer.store.base import RemoteStore, is_release
 from deployer.store.contents import archive_name, read_record
 from deployer.store.credentials import Credentials, find_credentials
 from deployer.store.grants import plan_access
 from deployer.store.interface import PROPERTIES, RECORD, Staging, Stored
 from deployer.store.location import Location, locate
-from deployer.store.remote import RemoteStore
 from deployer.store.store_errors import cloud_error, disk_error, missing_bucket, scrubbed
 
 _DIGEST = "kdeploydigest"  # Azure takes no - in such a name, and some proxies no _
@@ -32,6 +30,7 @@ _PART = 8 << 20  # bytes; S3 takes no less than 5 MiB, and fewer parts are less 
 _IN_FLIGHT = 5 * _PART  # bytes that are sent at a time, and so held in memory
 _MOST_PARTS = 10_000  # that S3 takes for one object
 _READERS = 8
+_READING = "the model store cannot be read"
 
 Result = TypeVar("Result")
 
@@ -41,7 +40,7 @@ class AbsentError(StoreError):
 
 
 def open_objects(config: Store, root: Path) -> ObjectStore:
-    """Open the object store that a config names; asks nobody yet. Raises ConfigError."""
+    """Open the object store that a config names; sends no request. Raises ConfigError."""
     credentials = find_credentials(config.uri.partition("://")[0], os.environ, config.region or "")
     location = locate(config, os.environ, credentials.region)
     return ObjectStore(config, location, credentials, root)
@@ -77,19 +76,11 @@ class ObjectStore(RemoteStore):
         found = self._find(name, release_id)
         return found[1] if found else None
 
-    def dated(self, name: str | None = None) -> list[tuple[float, Release]]:
-        """Return the releases of one model, or of all, the oldest first, each with the time of its push."""
-        pattern = re.compile(rf"(?P<name>[^/]+)/(?P<id>[^/]+)/{re.escape(RECORD)}")
-        places = [
-            (match["name"], match["id"])
-            for path, _ in self._paths(name or "")
-            if (match := pattern.fullmatch(path))
-            and re.match(NAME_PATTERN, match["name"])
-            and re.match(ID_PATTERN, match["id"])
-        ]
+    def _dated(self, name: str | None) -> Iterator[tuple[float, Release]]:
+        split = (path.split("/") for path, _ in self._paths(name or ""))
+        places = [p[:2] for p in split if len(p) == 3 and p[2] == RECORD and is_release(p[0], p[1])]
         with ThreadPoolExecutor(_READERS) as pool:
-            found = [pair for pair in pool.map(lambda place: self._find(*place), places) if pair]
-        return sorted(found, key=lambda pair: (pair[0], pair[1].label))
+            yield from (pair for pair in pool.map(lambda place: self._find(*place), places) if pair)
 
     def put(self, release: Release, staging: Staging) -> Stored:
         """Publish a staged release: what is there is skipped, `release.json` comes last. Idempotent."""
@@ -99,18 +90,6 @@ class ObjectStore(RemoteStore):
         archive = staging.archive_path(release.archive.file_name)
         written += self._put_file(f"{place}/{archive_name(release)}", archive, release.archive.digest)
         return Stored(self.uri(release), written + self._put_record(release))
-
-    def check(self, release: Release) -> None:
-        """Compare names, sizes and stored digests with the record; without a digest, every byte."""
-        contents, size = self._compare_files(release)
-        archive = f"{_place(release)}/{archive_name(release)}"
-        contents.compare_outline(self._tail(archive, size, outline_size(release.archive.members)), size)
-        found = self._head(archive)
-        digest = found and found[1]
-        if digest is None:  # another program brought it there
-            self.verify(release)
-        elif digest != release.archive.digest:
-            raise contents.damaged(f"{archive_name(release)} was replaced")
 
     def delete(self, release: Release) -> int:
         """Remove a release, `release.json` first, and return the bytes that this freed."""
@@ -127,9 +106,6 @@ class ObjectStore(RemoteStore):
         if rest := paths[1:]:
             self._ask(what, place, lambda: obstore.delete(self._objects, rest))
         return sum(size for _, size in found)
-
-    def close(self) -> None:
-        """Do nothing: nothing is held open."""
 
     def _put_file(self, path: str, file: Path, digest: str) -> int:
         """Upload a file unless it is there; return the bytes sent.
@@ -199,11 +175,8 @@ class ObjectStore(RemoteStore):
         import obstore
 
         try:
-            found = self._ask(
-                "the model store cannot be read",
-                path,
-                lambda: obstore.get(self._objects, path, options={"head": True}),
-            )
+            options: Any = {"head": True}
+            found = self._ask(_READING, path, lambda: obstore.get(self._objects, path, options=options))
         except AbsentError:
             return None
         return found.meta["size"], found.attributes.get(_DIGEST)
@@ -215,19 +188,7 @@ class ObjectStore(RemoteStore):
             found = obstore.get(self._objects, path)
             return found.meta["last_modified"].timestamp(), bytes(found.bytes())
 
-        return self._ask("the model store cannot be read", path, read)
-
-    def _tail(self, path: str, size: int, at_most: int) -> bytes:
-        """Return the last bytes of an object."""
-        import obstore
-
-        start = max(size - at_most, 0)
-        if start == size:
-            return b""
-        what = "the model store cannot be read"
-        return self._ask(
-            what, path, lambda: bytes(obstore.get_range(self._objects, path, start=start, end=size))
-        )
+        return self._ask(_READING, path, read)
 
     def _paths(self, prefix: str) -> list[tuple[str, int]]:
         """Return path and size of every object below a path."""
@@ -245,6 +206,18 @@ class ObjectStore(RemoteStore):
 
     def _read_file(self, release: Release, name: str) -> bytes:
         return self._read(f"{_place(release)}/{name}")[1]
+
+    def _outline(self, release: Release, count: int, size: int) -> tuple[bytes, str | None]:
+        import obstore
+
+        path = f"{_place(release)}/{archive_name(release)}"
+
+        def read() -> bytes:
+            return bytes(obstore.get_range(self._objects, path, start=size - count, end=size))
+
+        tail = self._ask(_READING, path, read) if count else b""
+        found = self._head(path)
+        return tail, found and found[1]  # without a digest, another program wrote it
 
     def _download(self, release: Release, name: str, copy: Path, _size: int) -> None:
         import obstore

@@ -10,22 +10,20 @@ A release comes to its place by one rename on the volume, so it is there whole o
 
 from __future__ import annotations
 
-import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from deployer.archive import outline_size
-from deployer.config import NAME_PATTERN, Store
+from deployer.config import Store
 from deployer.errors import StoreError
-from deployer.release import ID_PATTERN, Release, encode_release
+from deployer.release import Release, encode_release
 from deployer.storage_access import StorageAccess
+from deployer.store.base import RemoteStore, is_release
 from deployer.store.contents import archive_name, read_record
 from deployer.store.interface import PROPERTIES, RECORD, Staging, Stored
 from deployer.store.location import locate_claim
-from deployer.store.remote import RemoteStore
 from deployer.store.shell_upload import ATTEMPTS, Upload
 from deployer.store.store_errors import disk_error
 from deployer.store.volume_shell import BrokenError, ExitError, Shell, ask, refused
@@ -96,19 +94,16 @@ class ClaimStore(RemoteStore):
         content = self._ask(_FIND, f"{self.claim.folder}/{place}")
         return read_record(content, name, release_id, where=f"{self.claim.uri}{place}") if content else None
 
-    def dated(self, name: str | None = None) -> list[tuple[float, Release]]:
-        """Return the releases of one model, or of all, the oldest first, each with the time of its push."""
+    def _dated(self, name: str | None) -> Iterator[tuple[float, Release]]:
         rest = self._ask(_LIST, self.claim.folder, name or "")
-        found: list[tuple[float, Release]] = []
         while rest:
             head, _, rest = rest.partition(b"\n")
             changed, size, path = head.decode().split(" ")
             content, rest = rest[: int(size)], rest[int(size) + 1 :]
             model, release_id, _ = path.split("/")
-            if re.match(NAME_PATTERN, model) and re.match(ID_PATTERN, release_id):
-                where = f"{self.claim.uri}{model}/{release_id}/{RECORD}"
-                found.append((int(changed), read_record(content, model, release_id, where=where)))
-        return sorted(found, key=lambda pair: (pair[0], pair[1].label))
+            if is_release(model, release_id):
+                where = f"{self.claim.uri}{path}"
+                yield int(changed), read_record(content, model, release_id, where=where)
 
     def put(self, release: Release, staging: Staging) -> Stored:
         """Publish a staged release: what is there is not sent again, and all is compared. Idempotent."""
@@ -122,18 +117,6 @@ class ClaimStore(RemoteStore):
         except OSError as error:
             raise disk_error("the release cannot be sent", str(staging.folder), error) from error
         return Stored(self.uri(release), upload.sent)
-
-    def check(self, release: Release) -> None:
-        """Compare a release with its record by names and sizes; by its bytes if it was written after that."""
-        contents, size = self._compare_files(release)
-        place, at_most = self._place(release), outline_size(release.archive.members)
-        answer = self._ask(
-            _OUTLINE, f"{place}/{archive_name(release)}", f"{place}/{RECORD}", str(min(at_most, size))
-        )
-        written_later, _, tail = answer.partition(b"\n")
-        contents.compare_outline(tail, size)
-        if written_later:
-            self.verify(release)
 
     def delete(self, release: Release) -> int:
         """Remove a release, by one rename first, and return the bytes that this freed."""
@@ -155,7 +138,6 @@ class ClaimStore(RemoteStore):
         return f"{self.claim.folder}/.staging/{release.name}.{release.id}"
 
     def _files(self, release: Release) -> dict[str, int]:
-        """Return every file of a release with its size."""
         lines = self._ask(_FILES, self._place(release)).decode(errors="replace").splitlines()
         pairs = (line.partition(" ./") for line in lines)
         return {name: int(size) if size.isdigit() else 0 for size, _, name in pairs}
@@ -163,11 +145,17 @@ class ClaimStore(RemoteStore):
     def _read_file(self, release: Release, name: str) -> bytes:
         return self._ask(_FIND, f"{self._place(release)}/{name}")
 
+    def _outline(self, release: Release, count: int, size: int) -> tuple[bytes, str | None]:  # noqa: ARG002
+        place = self._place(release)
+        answer = self._ask(_OUTLINE, f"{place}/{archive_name(release)}", f"{place}/{RECORD}", str(count))
+        written_later, _, tail = answer.partition(b"\n")
+        return tail, None if written_later else release.archive.digest
+
     def _download(self, release: Release, name: str, copy: Path, size: int) -> None:
         """Write a file to a local copy, continuing where the stream breaks or ends too early."""
         path = f"{self._place(release)}/{name}"
 
-        def go_on() -> None:
+        def resume() -> None:
             with copy.open("ab") as file:
                 for data in self._shell.run(_TAIL, path, str(file.tell() + 1)):
                     file.write(data)
@@ -175,16 +163,16 @@ class ClaimStore(RemoteStore):
                     raise BrokenError("the download broke off", where=self.claim.uri, hint="run this again")
 
         try:
-            self._patiently(go_on, lambda: copy.stat().st_size)
+            self._retrying(resume, lambda: copy.stat().st_size)
         except ExitError as error:
             raise refused(error, self.claim.uri) from error
         except OSError as error:
             raise disk_error("the release cannot be read", str(copy), error) from error
 
     def _ask(self, script: str, *arguments: str) -> bytes:
-        return self._patiently(lambda: ask(self._shell, self.claim.uri, script, *arguments))
+        return self._retrying(lambda: ask(self._shell, self.claim.uri, script, *arguments))
 
-    def _patiently(self, call: Callable[[], Result], progress: Callable[[], int] = lambda: 0) -> Result:
+    def _retrying(self, call: Callable[[], Result], progress: Callable[[], int] = lambda: 0) -> Result:
         """Call again when the way to the shell breaks, some times in a row without progress."""
         tries, before = 0, 0
         while True:

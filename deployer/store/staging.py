@@ -1,4 +1,4 @@
-"""Private folders in which releases are built, and the removal of what killed processes left in theirs."""
+"""Private folders to build releases in, and the removal of those that killed processes left."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def staged(parent: Path, store: str) -> Iterator[Staging]:
 
 
 def require_room(folder: Path, size: int) -> None:
-    """Raise DiskFullError where an archive of so many bytes has no room to be looked at."""
+    """Raise DiskFullError where an archive of so many bytes cannot be downloaded for a check."""
     free = shutil.disk_usage(folder).free
     if free < size:
         raise DiskFullError(
-            f"the archive takes {size:,} bytes to be looked at, and {free:,} are free",
+            f"checking the archive needs {size:,} bytes, {free:,} are free",
             where=str(folder),
             hint="make room there",
         )

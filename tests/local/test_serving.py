@@ -312,3 +312,20 @@ def test_a_deleted_service_leaves_nothing(demo: Client, store: Path) -> None:
         next(services.watch(other, 1.0))
     assert list((demo.state / "local").rglob("*other*")) == []
     assert [status.reference.name for status in services.list_all()] == ["demo"]
+
+
+def test_a_rollout_during_a_delete_of_the_same_name_keeps_its_own_logs(demo: Client, store: Path) -> None:
+    again, services = Reference("default", "again"), demo.target.services
+    assert demo.rollout("again", A, store / "a").phase is Phase.READY
+    with ThreadPoolExecutor() as pool:
+        host = "again.default.example.com"
+        slow = pool.submit(demo.ask, "/predictions/demo", {"sleep": 3}, host=host)
+        time.sleep(1.0)  # the delete waits for this request
+        deletion = pool.submit(services.delete, again)
+        while services.get(again):
+            time.sleep(0.02)
+        assert demo.rollout("again", A, store / "a").phase is Phase.READY
+        assert (slow.result()[0], deletion.result()) == (200, ())
+    logs = list(demo.target.reach.logs(again))
+    assert any("worker" in line.lower() for line in logs)
+    assert services.delete(again) == ()

@@ -74,7 +74,7 @@ def test_a_release_is_found_by_its_id(folder: Folder, store: FolderStore) -> Non
     assert project.find(release.id, store) == release
     with pytest.raises(NotFoundError, match=r"release 1\.0-0123456789ab of demo not found"):
         project.find("1.0-0123456789ab", store)
-    with pytest.raises(NotFoundError, match="release id"):
+    with pytest.raises(NotFoundError, match="release ID"):
         project.find("../..", store)
 
 

@@ -22,7 +22,7 @@ from deployer.targets.local.state import State
 
 
 def main() -> int:
-    """Be the supervisor of a state folder until told to stop; returns an exit status."""
+    """Run the supervisor of a state folder; return an exit status."""
     folder, host, port = sys.argv[1:]
     state = State(Path(folder))
     handler = logging.StreamHandler()
@@ -36,7 +36,7 @@ def main() -> int:
             return ALREADY_RUNNING
         asyncio.run(_supervise(state, lock, host, int(port)))
     except KdeployError as error:
-        _report(Failure(type(error).__name__, error.what, error.where, error.hint))
+        _report(Failure.of(error))
         return 1
     return 0
 
@@ -58,7 +58,7 @@ async def _supervise(state: State, lock: int, host: str, port: int) -> None:
 
 
 def _report(failure: Failure) -> None:
-    with contextlib.suppress(OSError):  # whoever started us may have been killed
+    with contextlib.suppress(OSError):  # the command that started this daemon may have been killed
         os.write(1, msgspec.json.encode(failure) + b"\n")
     os.dup2(2, 1)
 

@@ -37,7 +37,7 @@ class Api:
                 web.post(service + "/journal", self._note),
             ]
         )
-        # A watcher that goes away ends its watch; whoever still watches does not hold up the end.
+        # A client that disconnects ends its watch; one that still watches does not delay the shutdown.
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.5, access_log=None)
 
     async def open(self) -> None:
@@ -74,7 +74,7 @@ class Api:
 
     async def _apply(self, request: web.Request) -> web.Response:
         wanted = msgspec.json.decode(await request.read(), type=Wanted)
-        return _json(self._supervisor.apply(wanted.bundle, wanted.entry, wanted.expect))
+        return _json(await self._supervisor.apply(wanted.bundle, wanted.entry, wanted.expect))
 
     async def _get(self, request: web.Request) -> web.Response:
         service = self._supervisor.find(_reference(request))
@@ -101,8 +101,8 @@ def _reference(request: web.Request) -> Reference:
     return Reference(request.match_info["namespace"], request.match_info["name"])
 
 
-def _json(data: Any) -> web.Response:
-    return web.Response(body=msgspec.json.encode(data), content_type="application/json")
+def _json(data: Any, status: int = 200) -> web.Response:
+    return web.Response(status=status, body=msgspec.json.encode(data), content_type="application/json")
 
 
 @web.middleware
@@ -110,5 +110,4 @@ async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse
     try:
         return await handler(request)
     except KdeployError as error:
-        failure = Failure(type(error).__name__, error.what, error.where, error.hint)
-        return web.Response(status=400, body=msgspec.json.encode(failure), content_type="application/json")
+        return _json(Failure.of(error), status=400)

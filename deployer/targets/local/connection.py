@@ -5,6 +5,7 @@ Tells apart a supervisor that is not running and one that runs and does not answ
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -56,41 +57,43 @@ def ask(state: State, method: str, url: str, body: object = None, *, timeout: fl
     with.
     """
     timeout = timeout or (_READ_TIMEOUT if method == "GET" else _WRITE_TIMEOUT)
-    connection = _connect(state, timeout)
-    try:
+    with _connected(state, timeout) as connection:
         return json.loads(_send(connection, method, url, body).read())
-    except TimeoutError as error:
-        raise _silent(state, timeout) from error
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _ended(error) from error
-    finally:
-        connection.close()
 
 
 def lines(state: State, url: str, timeout: float) -> Iterator[Any]:
-    """Yield each line of JSON that the supervisor sends within `timeout` seconds, as it comes.
+    """Yield each line of JSON that the supervisor sends within `timeout` seconds.
 
     Raises what `ask` raises.
     """
     end = time.monotonic() + timeout
-    connection = _connect(state, _READ_TIMEOUT)
-    try:
-        try:
-            response = _send(connection, "GET", url, None)
-        except TimeoutError as error:
-            raise _silent(state, _READ_TIMEOUT) from error
-        channel = connection.sock  # http.client lets go of it where the answer has no length
-        while time.monotonic() < end:
+    with _connected(state, _READ_TIMEOUT) as connection:
+        response = _send(connection, "GET", url, None)
+        channel = connection.sock  # http.client drops it if the answer has no length
+        while (left := end - time.monotonic()) > 0:
             if channel:
-                channel.settimeout(max(end - time.monotonic(), 0.001))
-            line = response.readline()
+                channel.settimeout(left)
+            try:
+                line = response.readline()
+            except TimeoutError:
+                return
             if not line:
                 raise NotRunningError("the supervisor ended", hint="run the command again")
             yield json.loads(line)
-    except TimeoutError:
-        return
+
+
+@contextlib.contextmanager
+def _connected(state: State, timeout: float) -> Iterator[_UnixConnection]:
+    """Open a connection; turn what breaks on it into our errors."""
+    connection = _connect(state, timeout)
+    try:
+        yield connection
+    except TimeoutError as error:
+        raise _silent(state, timeout) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _ended(error) from error
+        raise NotRunningError(
+            f"the supervisor ended before it answered: {error}", hint="run the command again"
+        ) from error
     finally:
         connection.close()
 
@@ -126,29 +129,15 @@ def _silent(state: State, timeout: float) -> NotAnsweringError:
     )
 
 
-def _ended(error: Exception) -> NotRunningError:
-    return NotRunningError(f"the supervisor ended before it answered: {error}", hint="run the command again")
-
-
 def _send(connection: _UnixConnection, method: str, url: str, body: object) -> http.client.HTTPResponse:
     data = None if body is None else msgspec.json.encode(body)
     connection.request(method, url, body=data, headers={"Content-Type": "application/json"})
     response = connection.getresponse()
     if response.status >= 400:
-        raise _error(response.read())
+        data = response.read()
+        try:
+            raise msgspec.json.decode(data, type=Failure).error()
+        except msgspec.MsgspecError:
+            text = data[:200].decode(errors="replace")
+            raise errors.TargetError(f"the supervisor failed: {text}") from None
     return response
-
-
-def _error(data: bytes) -> errors.KdeployError:
-    try:
-        failure = msgspec.json.decode(data, type=Failure)
-    except msgspec.MsgspecError:
-        return errors.TargetError(f"the supervisor failed: {data[:200].decode(errors='replace')}")
-    return error_of(failure)
-
-
-def error_of(failure: Failure) -> errors.KdeployError:
-    """Turn a failure that was sent back into the error that it was."""
-    kind = getattr(errors, failure.kind, errors.TargetError)
-    error: errors.KdeployError = kind(failure.what, where=failure.where, hint=failure.hint)
-    return error

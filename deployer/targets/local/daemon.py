@@ -12,7 +12,7 @@ import time
 import msgspec
 
 from deployer.errors import TargetError
-from deployer.targets.local.connection import NotAnsweringError, NotRunningError, ask, error_of
+from deployer.targets.local.connection import NotAnsweringError, NotRunningError, ask
 from deployer.targets.local.launch import INSTALL_HINT
 from deployer.targets.local.protocol import ALREADY_RUNNING, Failure, Info
 from deployer.targets.local.state import State, explained
@@ -103,7 +103,7 @@ def _spawn(state: State, host: str, port: int, end: float) -> None:
     if line:
         failure = msgspec.json.decode(line, type=Failure)
         if failure.kind:
-            raise error_of(failure)
+            raise failure.error()
     elif readable and child.wait() != ALREADY_RUNNING:
         raise TargetError(
             f"the supervisor ended at once: {_last_words(state, position)}", where=str(state.supervisor_log)
@@ -114,7 +114,7 @@ def _last_words(state: State, position: int) -> str:
     with state.supervisor_log.open("rb") as log:
         log.seek(position)
         lines = log.read().decode("utf-8", "replace").split("\n")
-    return " | ".join([line.strip() for line in lines if line.strip()][-3:]) or "it said nothing"
+    return " | ".join([line.strip() for line in lines if line.strip()][-3:]) or "its log is empty"
 
 
 def _await_end(state: State, holder: int, patience: float) -> None:

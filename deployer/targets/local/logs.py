@@ -16,7 +16,7 @@ from deployer.targets.local.state import explained
 
 _LOOK = 0.2
 _LOG_MAX = 4 << 20
-# The supervisor's own probes, several times a second while a model loads: nobody's requests.
+# The supervisor's own probes, several times a second while a model loads: not requests of users.
 _PROBE = re.compile(r'ACCESS_LOG - /127\.0\.0\.1:\d+ "GET /models(\?limit=1000|/[^ ]+) HTTP/1\.1" 200 ')
 
 
@@ -30,8 +30,7 @@ def read_logs(
 ) -> Iterator[str]:
     """Yield the lines of the logs that `find` names, with the revision in front where there are several.
 
-    With `follow`, goes on with what is added, and with the logs of revisions that come, until `find`
-    names none.
+    With `follow`, also yields what is added and the logs of new revisions, until `find` names none.
     """
     positions: dict[Path, int] = {}
     logs = find()
@@ -83,7 +82,7 @@ class RateLimit(logging.Filter):
 
 
 def keep_small(log: Path) -> None:
-    """Where a log has grown large, copy it to NAME.1 and empty it: the process that appends to it goes on."""
+    """Where a log has grown large, copy it to NAME.1 and empty it in place: a process appends to it."""
     with contextlib.suppress(OSError):
         if log.stat().st_size > _LOG_MAX:
             shutil.copyfile(log, log.with_name(f"{log.name}.1"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from deployer import errors
 from deployer.bundle import Bundle
 from deployer.journal import Entry, JournalEvent
 
@@ -59,7 +60,7 @@ class Noted(Struct, frozen=True):
 
 
 class Failure(Struct, frozen=True, omit_defaults=True):
-    """An error's words, and the name of its class in `deployer.errors`.
+    """An error as its class's name in `deployer.errors` and its text.
 
     Also the daemon's first and only line on stdout: with no `kind`, it is ready.
     """
@@ -68,3 +69,13 @@ class Failure(Struct, frozen=True, omit_defaults=True):
     what: str = ""
     where: str | None = None
     hint: str | None = None
+
+    @classmethod
+    def of(cls, error: errors.KdeployError) -> Failure:
+        """Return what is sent for an error."""
+        return cls(type(error).__name__, error.what, error.where, error.hint)
+
+    def error(self) -> errors.KdeployError:
+        """Return the error that was sent."""
+        kind: type[errors.KdeployError] = getattr(errors, self.kind, errors.TargetError)
+        return kind(self.what, where=self.where, hint=self.hint)

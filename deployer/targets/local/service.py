@@ -1,7 +1,7 @@
-"""One service: brings what runs to what is wanted, whenever either of them changes.
+"""One service: reconciles what runs with what is wanted, whenever either of them changes.
 
-`reconcile` takes one look and never waits, so between two requests the split is the old one or
-the new one. What it starts and ends goes on beside it and calls it again.
+`reconcile` never waits, so between two requests the split is the old one or the new one. What it starts
+and ends runs in tasks of its own, which call it again.
 """
 
 from __future__ import annotations
@@ -14,22 +14,14 @@ from collections.abc import AsyncIterator
 from msgspec import structs
 
 from deployer.errors import KdeployError
-from deployer.journal import Entry, JournalEvent
+from deployer.journal import JournalEvent
 from deployer.observed import Document, Observed, Reference
 from deployer.targets.local.protocol import RevisionInfo, ServiceInfo
-from deployer.targets.local.revisions import (
-    Record,
-    append_entry,
-    commit_traffic,
-    hosts,
-    note_event,
-    note_failure,
-    set_desired,
-)
+from deployer.targets.local.revisions import Record, commit_traffic, hosts, note_event, note_failure
 from deployer.targets.local.routing import Route, Routes
 from deployer.targets.local.state import State
 from deployer.targets.local.status import Seen, build_document, observe
-from deployer.targets.local.torchserve import Surroundings, TorchServe
+from deployer.targets.local.torchserve import Context, TorchServe
 
 
 def now() -> str:
@@ -38,15 +30,15 @@ def now() -> str:
 
 
 class Service:
-    """An InferenceService, its TorchServes, and everybody who watches it."""
+    """An InferenceService, its TorchServes and its watchers."""
 
-    def __init__(self, record: Record, state: State, routes: Routes, surroundings: Surroundings) -> None:
+    def __init__(self, record: Record, state: State, routes: Routes, context: Context) -> None:
         self.record = record
         self.document: Document = {}
         self._seen: dict[str, Seen] = {}
         self._state = state
         self._routes = routes
-        self._around = surroundings
+        self._context = context
         self._running: dict[str, TorchServe] = {}
         self._draining: dict[TorchServe, asyncio.Task[None]] = {}
         self._watchers: set[asyncio.Event] = set()
@@ -57,11 +49,8 @@ class Service:
         """The service's name."""
         return self.record.reference
 
-    def set_desired(self, service: Document, runtime: Document, entry: Entry) -> None:
-        """Make documents the wanted state. Raises TargetError, with nothing changed."""
-        time = now()
-        record = append_entry(set_desired(self.record, service, runtime, time), entry, time)
-        self._state.write_record(record)
+    def replace(self, record: Record) -> None:
+        """Take another record, which has been written, as the wanted state."""
         dropped = {r.name for r in self.record.revisions} - {r.name for r in record.revisions}
         self.record = record
         for name in dropped:
@@ -74,7 +63,7 @@ class Service:
         self._state.write_record(self.record)
 
     def reconcile(self) -> None:
-        """Bring what runs one look nearer to what is wanted, and tell whoever watches."""
+        """Run one reconcile pass and notify the watchers."""
         if self._closed:
             return
         before = self.record
@@ -142,9 +131,9 @@ class Service:
                 ready=server.upstream.ready,
                 reason=server.upstream.reason,
                 pid=server.pid,
-                inference=_url(server.ports.inference) if server.ports else None,
-                management=_url(server.ports.management) if server.ports else None,
-                metrics=_url(server.ports.metrics) if server.ports else None,
+                inference=server.url("inference"),
+                management=server.url("management"),
+                metrics=server.url("metrics"),
                 draining=server in self._draining,
             )
             for server in [*self._running.values(), *self._draining]
@@ -163,10 +152,10 @@ class Service:
         revision = self.record.revision(name)
         self._running[name] = TorchServe(
             revision,
-            self._around,
+            self._context,
             self._state.log_path(self.reference, name),
             proven=name in {self.record.ready, *(line.revision for line in self.record.traffic)},
-            changed=self._look_again,
+            changed=self._reconcile_soon,
         )
 
     def _retire(self, name: str) -> None:
@@ -203,17 +192,13 @@ class Service:
         for event in self._watchers:
             event.set()
 
-    def _look_again(self) -> None:
-        # Later, not now: whoever calls is a TorchServe in the middle of its own life.
+    def _reconcile_soon(self) -> None:
+        # Later, since a TorchServe calls this in the middle of its own loop.
         asyncio.get_running_loop().call_soon(self.reconcile)
 
     def _save(self) -> None:
         try:
             self._state.write_record(self.record)
         except KdeployError as error:
-            # What serves goes on; the next change is written again.
+            # The services keep running; the next change writes the record again.
             sys.stderr.write(f"{self.reference}: {error}\n")
-
-
-def _url(port: int) -> str:
-    return f"http://127.0.0.1:{port}"

@@ -29,6 +29,7 @@ from pathlib import Path
 import msgspec
 
 from deployer.errors import DiskFullError, TargetError
+from deployer.files import sync, write_durably
 from deployer.observed import Reference
 from deployer.targets.local.revisions import Record
 
@@ -69,7 +70,7 @@ class State:
         return self.run / "supervisor.sock"
 
     def remove_alias(self) -> None:
-        """Remove the short way to `run`, if there is one; only for who holds the lock."""
+        """Remove the short way to `run`, if there is one; the caller holds the lock."""
         run = self.run
         if run != self.root / "run":
             with contextlib.suppress(OSError):
@@ -143,30 +144,27 @@ class State:
         path = self._record_path(reference)
         with explained(path, "the supervisor's state cannot be written"):
             path.unlink(missing_ok=True)
-            _sync(self.services)
+            sync(self.services)
 
     def write(self, path: Path, data: bytes) -> None:
         """Replace a file of this folder atomically and durably. Raises TargetError or DiskFullError."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         with explained(path, "the supervisor's state cannot be written"):
             try:
-                with temporary.open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
+                write_durably(temporary, data)
                 temporary.replace(path)
-                _sync(path.parent)
+                sync(path.parent)
             except OSError:
                 with contextlib.suppress(OSError):
                     temporary.unlink()
                 raise
 
     def log_path(self, reference: Reference, revision: str) -> Path:
-        """Return the file that everything a revision's TorchServe says goes to."""
+        """Return the log file of a revision's TorchServe."""
         return self.logs / f"{reference.namespace}.{revision}.log"
 
     def remove_logs(self, reference: Reference, revision: str) -> None:
-        """Remove what a revision's TorchServe has said."""
+        """Remove the logs of a revision's TorchServe."""
         log = self.log_path(reference, revision)
         shutil.rmtree(log.with_suffix(""), ignore_errors=True)
         for path in (log, log.with_suffix(".log.1")):
@@ -272,11 +270,3 @@ def _lock(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         time.sleep(0.001)
     return False
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -26,9 +26,9 @@ def observe(
     releases = {revision.name: revision.release for revision in record.revisions}
     observed = read_observed(document, releases, stable=stable)
     revisions = tuple(
-        Revision(name, releases.get(name), ready=int(one.ready), pods=1) for name, one in sorted(seen.items())
+        Revision(name, releases.get(name), ready=int(s.ready), pods=1) for name, s in sorted(seen.items())
     )
-    ready = sum(one.ready for name, one in seen.items() if name in record.required)
+    ready = sum(s.ready for name, s in seen.items() if name in record.required)
     failed = observed.phase is Phase.FAILED
     return structs.replace(
         observed,
@@ -140,7 +140,7 @@ def _model_status(
     record: Record, seen: Mapping[str, Seen], now: str, before: Document, *, arrived: bool
 ) -> Document:
     failure = record.revision(record.latest).failure
-    ready = sum(one.ready for one in seen.values())
+    ready = sum(s.ready for s in seen.values())
     serves = any(seen[line.revision].ready for line in record.traffic if line.revision in seen)
     up_to_date = arrived and not _missing([line.revision for line in record.desired_traffic], seen)
     states = {

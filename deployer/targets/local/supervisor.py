@@ -26,7 +26,7 @@ from deployer.targets.local.revisions import Record, append_entry, check_bundle,
 from deployer.targets.local.routing import Routes
 from deployer.targets.local.service import Service, now
 from deployer.targets.local.state import State
-from deployer.targets.local.torchserve import GRACE, Surroundings
+from deployer.targets.local.torchserve import GRACE, Context
 
 _LOOK = 1.0  # seconds between two looks at the state folder and the log
 
@@ -44,17 +44,17 @@ class Supervisor:
         self.state = state
         self.stopped = asyncio.Event()
         self.services: dict[Reference, Service] = {}
+        self._deleting: dict[Reference, asyncio.Task[None]] = {}
         self._lock = lock
         self._routes = Routes()
         self.ingress = Ingress(self._routes)
         self._session = aiohttp.ClientSession(trust_env=False)  # TorchServe is on loopback: no proxies
-        instance = secrets.token_hex(8)
-        self._around = Surroundings(
+        self._context = Context(
             session=self._session,
             run=state.run,
             logs=state.logs,
             environment=environment,
-            marks={STATE_MARK: str(state.root), INSTANCE_MARK: instance},
+            marks={STATE_MARK: str(state.root), INSTANCE_MARK: secrets.token_hex(8)},
         )
 
     async def open(self, host: str, port: int) -> None:
@@ -87,37 +87,47 @@ class Supervisor:
     async def close(self) -> None:
         """End the ingress and every TorchServe."""
         await self.ingress.close()
-        await asyncio.gather(*(service.close() for service in self.services.values()))
-        await asyncio.to_thread(end_marked, self._around.marks, grace=GRACE)
+        await asyncio.gather(
+            *(service.close() for service in self.services.values()), *self._deleting.values()
+        )
+        await asyncio.to_thread(end_marked, self._context.marks, grace=GRACE)
         await self._session.close()
         self.state.remove_alias()
 
-    def apply(self, bundle: Bundle, entry: Entry, expect: int | None) -> int:
+    async def apply(self, bundle: Bundle, entry: Entry, expect: int | None) -> int:
         """Make a bundle the wanted state of its service, and return the number of its entry.
 
-        Raises TargetError or ConflictError, with nothing changed.
+        Waits for a service of that name that is being deleted: the new one has revisions, and so logs, of the
+        same names. Raises TargetError or ConflictError, with nothing changed.
         """
         check_bundle(bundle)
         reference = bundle.reference
+        while reference in self._deleting:
+            await asyncio.wait({self._deleting[reference]})
         known = self.services.get(reference)
-        history = known.record.history if known else ()
-        check_expected(history[-1] if history else None, expect, str(reference))
-        runtime = self._runtime(bundle)
+        before = known.record if known else None
+        check_expected(before.history[-1] if before and before.history else None, expect, str(reference))
+        time = now()
+        record = set_desired(before, bundle.service, self._runtime(bundle), time)
+        record = append_entry(record, entry, time)
+        self.state.write_record(record)
         if known:
-            known.set_desired(bundle.service, runtime, entry)
+            known.replace(record)
         else:
-            time = now()
-            record = append_entry(set_desired(None, bundle.service, runtime, time), entry, time)
-            self.state.write_record(record)
             self._adopt(reference, record)
-        return self.services[reference].record.history[-1].number
+        return record.history[-1].number
 
     async def delete(self, reference: Reference) -> bool:
-        """Remove a service; False where there was none. Raises TargetError, with nothing changed."""
+        """Remove a service; False if there was none. Raises TargetError, with nothing changed.
+
+        The deletion completes even if the caller is cancelled.
+        """
         if reference not in self.services:
             return False
         self.state.remove_record(reference)
-        await self.services.pop(reference).delete()
+        task = self._deleting[reference] = asyncio.create_task(self.services.pop(reference).delete())
+        task.add_done_callback(lambda _: self._deleting.pop(reference))
+        await asyncio.shield(task)
         return True
 
     def find(self, reference: Reference) -> Service:
@@ -136,7 +146,7 @@ class Supervisor:
         )
 
     def _adopt(self, reference: Reference, record: Record) -> None:
-        service = Service(record, self.state, self._routes, self._around)
+        service = Service(record, self.state, self._routes, self._context)
         self.services[reference] = service
         service.reconcile()
 
@@ -153,9 +163,9 @@ class Supervisor:
 
 
 def sweep(state: State) -> int:
-    """End what a dead supervisor of this folder has left running, and remove what it left lying.
+    """End what a dead supervisor of this folder has left running, and remove its sockets and temporary files.
 
-    Only for who holds the folder's lock. Returns how many processes were ended.
+    The caller holds the folder's lock. Returns how many processes were ended.
     """
     ended = end_marked({STATE_MARK: str(state.root)})
     for path in (state.root / "run").glob("*"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -86,15 +85,12 @@ class _Services:
 
     @property
     def namespace(self) -> str:
-        """The namespace that references without one are in."""
         return self._namespace
 
     def capabilities(self) -> Capabilities:
-        """Return what this target can do: revisions and splits as KServe in Knative mode."""
         return Capabilities(deployment_mode="Knative", canary=True, local_storage_only=True)
 
     def examine(self) -> list[Finding]:
-        """Find out whether this machine has what the target needs."""
         return self._node.examine()
 
     def check(self, bundle: Bundle, *, wait: bool = True) -> list[Finding]:  # noqa: ARG002
@@ -111,13 +107,11 @@ class _Services:
         )
 
     def preview(self, bundle: Bundle) -> list[tuple[Document | None, Document]]:
-        """Return each document as it was applied last, None where it was not, and as it would be."""
         record = self._state.read_record(bundle.reference)
         held = {"InferenceService": record.service, "ServingRuntime": record.runtime} if record else {}
         return [(held.get(document["kind"]), document) for document in bundle.documents]
 
     def serves(self, bundle: Bundle, live: Live) -> bool:
-        """Return whether a live service is Ready with just this bundle."""
         return live.status.phase is Phase.READY and agrees(live.document, bundle.service)
 
     def apply(self, bundle: Bundle, entry: Entry, *, expect: int | None = None) -> int:
@@ -125,15 +119,14 @@ class _Services:
         wanted = Wanted(bundle.without_secret(), entry, expect)
         self._node.start()
         try:
-            return int(self._ask("PUT", "/services", wanted))
+            return int(ask(self._state, "PUT", "/services", wanted))
         except NotRunningError:  # killed in between; applying is idempotent
             self._node.start()
-            return int(self._ask("PUT", "/services", wanted))
+            return int(ask(self._state, "PUT", "/services", wanted))
 
     def get(self, reference: Reference) -> Live | None:
-        """Return the service as it is, or None where there is none."""
         try:
-            return msgspec.convert(self._ask("GET", _path(reference)), Live)
+            return msgspec.convert(ask(self._state, "GET", _path(reference)), Live)
         except NotFoundError:
             return None
         except NotRunningError:
@@ -141,7 +134,6 @@ class _Services:
             return _down(record) if record else None
 
     def inspect(self, reference: Reference) -> Live | None:
-        """Return the service as it is: the supervisor knows why it is not ready."""
         return self.get(reference)
 
     def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Watch:
@@ -163,32 +155,26 @@ class _Services:
             yield msgspec.convert(observed, Observed)
 
     def list_all(self, namespace: str | None = None) -> list[Observed]:
-        """Return what is observed of the services of one namespace, or of all."""
         try:
-            found = self._ask("GET", "/services" + (f"?namespace={namespace}" if namespace else ""))
+            found = ask(self._state, "GET", "/services" + (f"?namespace={namespace}" if namespace else ""))
             return msgspec.convert(found, list[Observed])
         except NotRunningError:
             records = self._state.read_records().items()
-            return [_down(record).status for one, record in records if namespace in (None, one.namespace)]
+            return [_down(record).status for r, record in records if namespace in (None, r.namespace)]
 
     def delete(self, reference: Reference) -> tuple[str, ...] | None:
-        """Remove the service and end what runs for it; nothing of it is left."""
         if self._state.read_record(reference) is None:
             return None
         self._node.start()
-        return () if self._ask("DELETE", _path(reference)) else None
+        return () if ask(self._state, "DELETE", _path(reference)) else None
 
     def releases_in_use(self) -> frozenset[str]:
-        """Return `NAME/ID` of every release that is served, wanted, one step back or in a history."""
         found: set[str] = set()
         for reference, record in self._state.read_records().items():
             ids = record.in_use | {entry.release for entry in record.history if entry.release}
             found |= {f"{reference.name}/{release}" for release in ids}
             found.update(releases_named([record.service, msgspec.to_builtins(record.history)]))
         return frozenset(found)
-
-    def _ask(self, method: str, url: str, body: object = None) -> Any:
-        return ask(self._state, method, url, body)
 
 
 class _Journal:
@@ -198,12 +184,10 @@ class _Journal:
         self._state = state
 
     def entries(self, reference: Reference) -> list[Entry]:
-        """Return what was applied to a service, the oldest first; no supervisor has to run."""
         record = self._state.read_record(reference)
         return list(record.history) if record else []
 
     def note(self, reference: Reference, number: int, event: JournalEvent) -> None:
-        """Add an event to an entry; a service that was deleted has none."""
         try:
             ask(self._state, "POST", _path(reference) + "/journal", Noted(number, event))
         except NotFoundError:
@@ -219,10 +203,6 @@ class _Reach:
     def endpoint(
         self, reference: Reference, via: Via = Via.INGRESS, *, release: str | None = None
     ) -> Endpoint:
-        """Return the way through the ingress, or to the TorchServe of one release, or the one that serves.
-
-        Raises NotFoundError or TargetError.
-        """
         info = daemon.read_info(self._state)
         if info is None:
             raise NotRunningError("the supervisor is not running", hint="`kdeploy local start` starts it")
@@ -234,7 +214,6 @@ class _Reach:
         return Endpoint(url=urls.get(via, server.inference) or "")
 
     def logs(self, reference: Reference, *, follow: bool = False, previous: bool = False) -> Iterator[str]:
-        """Yield the log lines of the revisions that serve and of the newest. Raises NotFoundError."""
         if self._state.read_record(reference) is None:
             raise _not_found(reference)
 
@@ -271,17 +250,16 @@ def _find(info: Info, reference: Reference) -> ServiceInfo:
 
 def _server(service: ServiceInfo, reference: Reference, release: str | None) -> RevisionInfo:
     """Return the TorchServe of a release, or the one that gets the most requests."""
-    revisions = [one for one in service.revisions if not one.draining]
-    if release and release not in {one.release for one in revisions}:
+    revisions = [r for r in service.revisions if not r.draining]
+    if release and release not in {r.release for r in revisions}:
         raise NotFoundError(
             f"release {release} of {reference} not found", hint="`kdeploy status` shows what runs"
         )
-    running = [one for one in revisions if one.inference]
-    found = [one for one in running if (one.release == release if release else one.percent)]
+    found = [r for r in revisions if r.inference and (r.release == release if release else r.percent)]
     if not found:
         what = f"release {release} of {reference}" if release else f"service {reference}"
         raise TargetError(f"{what} does not answer requests yet", hint="`kdeploy status` shows why")
-    return max(found, key=lambda one: (one.ready, one.percent))
+    return max(found, key=lambda r: (r.ready, r.percent))
 
 
 def _not_found(reference: Reference) -> NotFoundError:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import secrets
 import shutil
 import signal
@@ -24,6 +23,7 @@ from msgspec import Struct
 from deployer.errors import KdeployError
 from deployer.load_log import LoadLog
 from deployer.targets.local.launch import PIP_LOG, Launch, Ports, plan_launch
+from deployer.targets.local.logs import keep_small
 from deployer.targets.local.probe import ProbeError, probe
 from deployer.targets.local.processes import START_MARK, end_marked
 from deployer.targets.local.revisions import Revision
@@ -33,16 +33,15 @@ STARTING, RUNNING = 0.15, 1.0  # seconds between two probes
 PROGRESS_DEADLINE = 600.0  # Knative's: a requirements file may bring much
 RECOVERY_DEADLINE = 120.0  # a worker that TorchServe has not brought back by then, it never will
 GRACE = 5.0  # seconds that requests in flight get where a service is deleted or everything is stopped
-PORT_TAKEN = 75  # the first process's exit status where another was quicker to take a port
+PORT_TAKEN = 75  # the first process's exit status if another process took a port first
 _MISSES = 3  # unanswered probes until a ready TorchServe counts as lost, as in Kubernetes
 _PORT_ATTEMPTS = 5
 _LONGEST_PAUSE = 60.0
 _STEADY = 60.0  # seconds ready after which the next death is a first one again
-_LOG_MAX = 8 << 20
 _LOG_TAIL = 1 << 16
 
 
-class Surroundings(Struct, frozen=True):
+class Context(Struct, frozen=True):
     """What every TorchServe of a supervisor shares."""
 
     session: aiohttp.ClientSession
@@ -58,7 +57,7 @@ class TorchServe:
     def __init__(
         self,
         revision: Revision,
-        surroundings: Surroundings,
+        context: Context,
         log: Path,
         *,
         proven: bool,
@@ -70,7 +69,7 @@ class TorchServe:
         self.pid: int | None = None
         self.failure = ""
         self.stopping = False
-        self._around = surroundings
+        self._context = context
         self._log = log
         self._proven = proven
         self._changed = changed
@@ -79,6 +78,10 @@ class TorchServe:
         self._port_taken = False
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(_report)
+
+    def url(self, name: str) -> str | None:
+        """Return the URL of one of its ports; None while it does not run."""
+        return f"http://127.0.0.1:{getattr(self.ports, name)}" if self.ports else None
 
     async def drain(self) -> None:
         """End it as a pod is ended: it serves on for its drain seconds and answers what is in flight."""
@@ -124,9 +127,9 @@ class TorchServe:
             await asyncio.sleep(pause)
 
     async def _live(self) -> str:
-        """Go through one life of the process, and return why it ended."""
+        """Run the process once and return why it ended."""
         start = secrets.token_hex(4)
-        temporary = self._around.run / start
+        temporary = self._context.run / start
         temporary.mkdir(mode=0o700)
         logs = self._log.with_suffix("")
         logs.mkdir(mode=0o700, exist_ok=True)
@@ -138,7 +141,7 @@ class TorchServe:
                 ports=ports,
                 temporary=temporary,
                 logs=logs,
-                environment=self._around.environment,
+                environment=self._context.environment,
             )
             self._launch.config_path.write_text(self._launch.properties, "ascii")
             self.upstream.max_request_size = max_request_size(self._launch.properties)
@@ -146,7 +149,7 @@ class TorchServe:
                 self._process = await asyncio.create_subprocess_exec(
                     *self._launch.command,
                     cwd=temporary,
-                    env={**self._launch.environment, **self._around.marks, START_MARK: start},
+                    env={**self._launch.environment, **self._context.marks, START_MARK: start},
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
@@ -160,7 +163,7 @@ class TorchServe:
             self.upstream.ready = False
             self.pid = self.ports = None
             process, self._process = self._process, None
-            # To be stopped meanwhile is no reason to leave half of it behind.
+            # Shielded: a stop in the meantime must not leave processes behind.
             await asyncio.shield(_sweep(process, start, temporary))
 
     async def _watch(self, process: Process, ports: Ports, launch: Launch) -> str:
@@ -172,14 +175,15 @@ class TorchServe:
                 await asyncio.wait({ended})
                 break
             try:
-                missing, misses = await self._probe(process, ports), 0
+                missing = await probe(self._context.session, ports.management, process.pid)
+                misses = 0
             except ProbeError as error:
                 missing, misses = str(error) if was_ready else "TorchServe is starting", misses + 1
             if not missing:
                 self._proven = was_ready = True
                 last_ready = loop.time()
                 self._see(ready=True)
-                await self._rotate_log()
+                await asyncio.to_thread(keep_small, self._log)
             elif not (self.upstream.ready and 0 < misses < _MISSES):
                 self._see(ready=False, reason=self._why(missing) if was_ready else missing)
             patience = RECOVERY_DEADLINE if was_ready else PROGRESS_DEADLINE
@@ -187,11 +191,8 @@ class TorchServe:
                 return f"not ready after {patience:g} s: {self.upstream.reason}"
             await asyncio.wait({ended}, timeout=RUNNING if self.upstream.ready else STARTING)
         self._port_taken = ended.result() == PORT_TAKEN
-        told = "" if was_ready else _first_line(launch.message_path)
-        return told or f"TorchServe ended ({_exit(ended.result())})"
-
-    async def _probe(self, process: Process, ports: Ports) -> str:
-        return await probe(self._around.session, ports.management, process.pid)
+        reason = "" if was_ready else _first_line(launch.message_path)
+        return reason or f"TorchServe ended ({_exit(ended.result())})"
 
     def _why(self, missing: str) -> str:
         """Return why it is lost, as the end of its log says; once, since it says less later."""
@@ -208,21 +209,14 @@ class TorchServe:
             self.upstream.ready, self.upstream.reason = ready, reason
             self._changed()
 
-    async def _rotate_log(self) -> None:
-        """Keep the log bounded: the process appends to the same file, so that is emptied in place."""
-        with contextlib.suppress(OSError):
-            if self._log.stat().st_size > _LOG_MAX:
-                await asyncio.to_thread(shutil.copyfile, self._log, self._log.with_suffix(".log.1"))
-                os.truncate(self._log, 0)
-
 
 def _free_ports() -> Ports:
-    """Return loopback ports that are free now; somebody may still be quicker to take one."""
+    """Return loopback ports that are free now; another process may still take one first."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in Ports.__struct_fields__]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return Ports(*(one.getsockname()[1] for one in sockets))
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return Ports(*(each.getsockname()[1] for each in sockets))
 
 
 async def _sweep(process: Process | None, start: str, temporary: Path) -> None:

