@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from deployer.errors import ConfigError, ConflictError, KdeployError, RolloutFailedError, RolloutTimeoutError
 from deployer.release import Traffic
-from deployer.rollout import decide_recreate, decide_traffic, read_outcome, watch_rollout
+from deployer.rollout import decide_recreate, decide_traffic, read_outcome, recreating, watch_rollout
 from deployer.target import Entry, Live, Phase, Reference, Share, Status
 
 SERVICE = Reference("default", "digits")
@@ -195,3 +195,13 @@ class TestDecideRecreate:
     def test_only_standard_mode_can_do_it(self) -> None:
         with pytest.raises(ConfigError, match="Standard mode"):
             decide_recreate("recreate", B, None, standard=False)
+
+
+def test_documents_that_make_room_first_are_new_ones() -> None:
+    service = {"kind": "InferenceService", "spec": {"predictor": {"minReplicas": 1}}}
+    made = recreating([{"kind": "ServingRuntime"}, service])
+    assert made[1]["spec"]["predictor"] == {"minReplicas": 1, "deploymentStrategy": {"type": "Recreate"}}
+    assert (made[0], "deploymentStrategy" in service["spec"]["predictor"]) == (
+        {"kind": "ServingRuntime"},
+        False,
+    )
