@@ -28,8 +28,8 @@ class Ended(NamedTuple):
 def ask_program(command: Sequence[str], *, seconds: float, **options: Any) -> Ended:
     """Run a program and return what it prints to stdout; `options` are those of `subprocess.Popen`.
 
-    A program that is not done in time, or prints more than 1 MiB, is killed with all that it started; one that has
-    our stdin, and so may talk to a person, is killed alone. Raises EndlessError, OSError.
+    A program that is not done in time, or prints more than 1 MiB, is killed with all that it started; one
+    that has our stdin, and so may talk to a person, is killed alone. Raises EndlessError, OSError.
     """
     end = time.monotonic() + seconds
     alone = options.get("stdin") is None
