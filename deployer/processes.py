@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import selectors
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -27,11 +28,13 @@ class Ended(NamedTuple):
 def ask_program(command: Sequence[str], *, seconds: float, **options: Any) -> Ended:
     """Run a program and return what it prints to stdout; `options` are those of `subprocess.Popen`.
 
-    A program that is not done in time, or prints more than 1 MiB, is killed. Raises EndlessError, OSError.
+    A program that is not done in time, or prints more than 1 MiB, is killed with all that it started; one
+    that has our stdin, and so may talk to a person, is killed alone. Raises EndlessError, OSError.
     """
     end = time.monotonic() + seconds
+    alone = options.get("stdin") is None
     try:
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, **options)
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=not alone, **options)
     except ValueError as error:  # a NUL byte in the command
         raise OSError(str(error)) from error
     with child:
@@ -39,12 +42,19 @@ def ask_program(command: Sequence[str], *, seconds: float, **options: Any) -> En
             output = _read(child, end, seconds)
             code = child.wait(max(end - time.monotonic(), 0))
         except subprocess.TimeoutExpired:
-            child.kill()
+            _kill(child, alone=alone)
             raise _late(seconds) from None
         except BaseException:
-            child.kill()
+            _kill(child, alone=alone)
             raise
     return Ended(code, output)
+
+
+def _kill(child: subprocess.Popen[bytes], *, alone: bool) -> None:
+    if alone:
+        child.kill()
+    else:  # until it is waited for, nobody else can have its number
+        os.killpg(child.pid, signal.SIGKILL)
 
 
 def _read(child: subprocess.Popen[bytes], end: float, seconds: float) -> bytes:
