@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from msgspec import Struct, structs
 
 from deployer.observed import RELEASE_LABEL, Document, Reference
@@ -73,23 +71,3 @@ class Bundle(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def without_secret(self) -> Bundle:
         """Return what may be shown and kept."""
         return structs.replace(self, secret=None)
-
-
-def read_bundle(documents: Sequence[Document]) -> Bundle:
-    """Return documents as a bundle. Raises ValueError where they are not those of one service."""
-    kinds: dict[str, list[Document]] = {}
-    for document in documents:
-        kinds.setdefault(str(document.get("kind")), []).append(document)
-    services = kinds.pop("InferenceService", [])
-    if len(services) != 1:
-        raise ValueError(f"one InferenceService makes a bundle, not {len(services)}")
-    runtime, account, secret = (
-        next(iter(kinds.pop(kind, [])), None) for kind in ("ServingRuntime", "ServiceAccount", "Secret")
-    )
-    return Bundle(
-        service=services[0],
-        runtime=runtime,
-        account=account,
-        secret=Sealed(secret) if secret else None,
-        extras=tuple(one for rest in kinds.values() for one in rest),
-    )

@@ -65,7 +65,7 @@ def _status_rows(
     for last in entries[-1:]:
         yield (
             "last rollout",
-            f"{last.outcome.value}: {last.release} by {describe_author(last)} at {last.when}",
+            f"{_outcome(last)}: {last.release} by {describe_author(last)} at {last.when}",
         )
     for drift in outside:
         by = f"by {drift.manager} at {drift.since}" if drift.manager else "removed"
@@ -84,6 +84,11 @@ def _replicas(live: Live) -> str:
     return f"{ready} of {wanted} ready; {bounds}"
 
 
+def _outcome(entry: Entry) -> str:
+    """Write how a rollout ended, and why it failed."""
+    return f"{entry.outcome.value} ({entry.reason})" if entry.reason else entry.outcome.value
+
+
 def print_history(entries: Sequence[Entry], output: Output) -> None:
     """Print the rollouts of a service, one per line."""
     rows = [
@@ -94,7 +99,7 @@ def print_history(entries: Sequence[Entry], output: Output) -> None:
             entry.when or "-",
             entry.who or "-",
             _short(entry.commit) or "-",
-            entry.outcome.value,
+            _outcome(entry),
         )
         for entry in entries
     ]

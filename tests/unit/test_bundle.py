@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from deployer.bundle import read_bundle
+from deployer.bundle import Bundle
 from deployer.observed import Document
 from deployer.storage_access import StorageAccess
 from tests.bundles import DEMO, A, make_bundle
@@ -23,7 +23,7 @@ def test_it_names_its_service_release_and_traffic() -> None:
 
 def test_a_service_that_kdeploy_did_not_render_has_no_release() -> None:
     service = make_bundle().service
-    assert read_bundle([{**service, "metadata": {"name": "demo", "namespace": "team"}}]).release == ""
+    assert Bundle(service={**service, "metadata": {"name": "demo", "namespace": "team"}}).release == ""
 
 
 def test_what_is_applied_first_is_what_the_service_needs() -> None:
@@ -51,18 +51,6 @@ def test_a_secret_is_neither_shown_nor_encoded() -> None:
     assert bundle.without_secret().secret is None
 
 
-def test_documents_are_read_as_a_bundle() -> None:
-    bundle = msgspec.structs.replace(make_bundle(access=ACCESS), extras=(BUDGET,))
-    again = read_bundle([*bundle.beside, bundle.service])
-    assert again.without_secret() == bundle.without_secret()
-    assert again.secret
-    assert bundle.secret
-    assert again.secret.document == bundle.secret.document
-    bare = make_bundle()
-    assert read_bundle([bare.service]) == msgspec.structs.replace(bare, runtime=None)
-
-
-@pytest.mark.parametrize("count", [0, 2])
-def test_a_bundle_is_of_one_service(count: int) -> None:
-    with pytest.raises(ValueError, match=f"not {count}"):
-        read_bundle([make_bundle().service] * count)
+def test_without_its_secret_it_is_encoded_whole() -> None:
+    bundle = msgspec.structs.replace(make_bundle(access=ACCESS), extras=(BUDGET,)).without_secret()
+    assert msgspec.json.decode(msgspec.json.encode(bundle), type=Bundle) == bundle
