@@ -71,7 +71,7 @@ def test_a_model_that_cannot_be_loaded(kdeploy: Kdeploy, rolled_out: str, play: 
     assert rows["phase"] == "Failed"
     assert "ValueError: wrong weights" in rows["reason"]
     assert rows["traffic"] == f"100 % {rolled_out}"
-    assert kdeploy("rollout", "history").out.splitlines()[-1].endswith("Failed")
+    assert kdeploy("rollout", "history").out.splitlines()[-1].endswith("Failed (ModelLoadFailed)")
     assert json.loads(kdeploy("rollout", "history", "-o", "json").out)[-1]["reason"] == "ModelLoadFailed"
     plan = [line.split() for line in kdeploy("plan").out.splitlines()]
     assert ["answers", "now", rolled_out] in plan
@@ -113,7 +113,7 @@ class TestRollbackOnFailure:
         assert f"rolling back to release {rolled_out}" in ended.err
         assert f"{rolled_out} is restored and Ready" in ended.err
         assert play.service()["spec"] == before["spec"]
-        outcomes = [line.split()[-1] for line in kdeploy("rollout", "history").out.splitlines()[1:]]
+        outcomes = [entry["outcome"] for entry in json.loads(kdeploy("rollout", "history", "-o", "json").out)]
         assert outcomes == ["Ready", "Failed", "Ready"]
 
     def test_on_a_full_node_the_failed_pods_make_room(
@@ -187,7 +187,7 @@ def test_a_release_that_became_ready_unseen_is_the_one_to_restore(kdeploy: Kdepl
     assert kdeploy("rollout", "--no-wait").code == 0
     become_ready(play)
     assert kdeploy(*BROKEN, "--no-wait").code == 0
-    outcomes = [line.split()[-1] for line in kdeploy("rollout", "history").out.splitlines()[1:]]
+    outcomes = [entry["outcome"] for entry in json.loads(kdeploy("rollout", "history", "-o", "json").out)]
     assert outcomes[0] == "Ready"
 
 
