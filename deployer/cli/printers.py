@@ -312,7 +312,7 @@ def print_findings(findings: Sequence[Finding], output: Output) -> None:
     """Print the findings of the doctor; raise DoctorError if one is a failure."""
     from deployer.errors import DoctorError
 
-    rows = [(finding.status, finding.name, finding.detail) for finding in findings]
+    rows = [(f.status, f.name, f"{f.detail} ({f.where})" if f.where else f.detail) for f in findings]
     print_rows(output, ["status", "check", "detail"], rows, findings, [f.name for f in findings])
     for finding in findings:
         if finding.status != "ok":
