@@ -316,7 +316,7 @@ def print_findings(findings: Sequence[Finding], output: Output) -> None:
     rows = [(f.status, f.name, f"{f.detail} ({f.where})" if f.where else f.detail) for f in findings]
     print_rows(output, ["status", "check", "detail"], rows, findings, [f.name for f in findings])
     for finding in findings:
-        if finding.status != "ok":
+        if finding.remedy:
             tell(f"{finding.name}: {finding.remedy}")
     failed = [finding.name for finding in findings if finding.status == "failure"]
     if failed:
