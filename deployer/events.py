@@ -43,6 +43,13 @@ class Pushed(Struct, frozen=True, tag=True, tag_field="event"):
     bytes_written: int
 
 
+class Applying(Struct, frozen=True, tag=True, tag_field="event"):
+    """The target is about to get the documents; until `Applied`, some of them may be applied."""
+
+    service: str
+    release: str
+
+
 class Applied(Struct, frozen=True, tag=True, tag_field="event"):
     """The documents were handed to the target."""
 
@@ -63,5 +70,5 @@ class StatusChanged(Struct, frozen=True, tag=True, tag_field="event"):
     status: Observed
 
 
-Event = Warned | Noted | Archiving | Progressed | Pushed | Applied | Unchanged | StatusChanged
+Event = Warned | Noted | Archiving | Progressed | Pushed | Applying | Applied | Unchanged | StatusChanged
 Emit = Callable[[Event], None]

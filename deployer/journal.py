@@ -181,10 +181,10 @@ def _age(entry: Entry, now: str) -> float:
 
 
 def last_ready(entries: Sequence[Entry], release: str) -> Entry | None:
-    """Return the newest entry of another release that became Ready with all requests, or None."""
+    """Return the newest readable entry of another release that became Ready with all requests, or None."""
     ready = [
         one
         for one in entries
-        if one.outcome == Outcome.READY and one.release != release and one.percent == 100
+        if one.outcome == Outcome.READY and one.release != release and one.percent == 100 and one.bundle
     ]
     return max(ready, key=lambda entry: entry.number, default=None)

@@ -28,7 +28,8 @@ class Project:
         self._emit = emit
         self._strict = strict
         self._digests = digests or DigestCache(settings.root / DIGESTS)
-        self._archive: Archive | None = None
+        self._archive: Archive | None = None  # what was planned and not pushed yet
+        self._told: set[str] = set()
 
     def plan(self) -> Release:
         """Name the release that the config makes. Reads the model files, writes nothing."""
@@ -37,7 +38,7 @@ class Project:
 
     def push(self, store: ModelStore) -> Release:
         """Build the model archive and bring it to a model store, unless it is there."""
-        archive = self._plan_archive()
+        archive, self._archive = self._archive or self._plan_archive(), None
         if archive.sealed:
             # Every file is as it was when its digest was taken: the id is known without reading them.
             release = self._release(archive)
@@ -88,19 +89,18 @@ class Project:
         return self._planned()
 
     def _planned(self) -> Archive:
-        """Plan the archive, and warn once of what may go wrong with it."""
-        if self._archive:
-            return self._archive
+        """Plan the archive of the files as they are now, and warn once of what may go wrong with it."""
         with _located(self.settings):
             archive = plan_archive(self.settings.config.model, self.settings.root, self._digests)
         for warning in archive.warnings:
-            self._emit(Warned(warning))
+            if warning not in self._told:
+                self._told.add(warning)
+                self._emit(Warned(warning))
         if archive.warnings and self._strict:
             raise ArchiveError(
                 f"{len(archive.warnings)} warning(s), and --strict makes them errors",
                 hint="fix them, or leave --strict out",
             )
-        self._archive = archive
         return archive
 
     def _release(self, archive: Archive) -> Release:

@@ -59,7 +59,8 @@ class Viewer:
         if isinstance(event, events.Archiving):
             self._size, self._written = event.size, 0
         self._done = _so_far(event) or self._done
-        tell(_sentence(event))
+        if sentence := _sentence(event):
+            tell(sentence)
 
     def _bar(self, size: int) -> None:
         self._written += size
@@ -149,9 +150,9 @@ def _so_far(event: Event) -> str | None:
 
     match event:
         case events.Pushed():
-            return (
-                f"release {event.release} is in the model store; some of its documents may have been applied"
-            )
+            return f"release {event.release} is in the model store; nothing was applied"
+        case events.Applying():
+            return f"release {event.release}: some of its documents may have been applied to {event.service}"
         case events.Applied():
             return (
                 f"release {event.release} stays applied to {event.service} and takes over when it is ready: "
@@ -312,10 +313,10 @@ def print_findings(findings: Sequence[Finding], output: Output) -> None:
     """Print the findings of the doctor; raise DoctorError if one is a failure."""
     from deployer.errors import DoctorError
 
-    rows = [(finding.status, finding.name, finding.detail) for finding in findings]
+    rows = [(f.status, f.name, f"{f.detail} ({f.where})" if f.where else f.detail) for f in findings]
     print_rows(output, ["status", "check", "detail"], rows, findings, [f.name for f in findings])
     for finding in findings:
-        if finding.status != "ok":
+        if finding.remedy:
             tell(f"{finding.name}: {finding.remedy}")
     failed = [finding.name for finding in findings if finding.status == "failure"]
     if failed:

@@ -62,8 +62,8 @@ def doctor(output: OutputFormat = "table", **where: Unpack[Where]) -> None:
     loaded = deps.settings(**where)
     findings = list(deps.open_target(loaded, where.get("target")).services.examine())
     if not any(finding.status == "failure" for finding in findings):
-        rollouts = deps.open_rollouts(loaded, where.get("target"), printers.Viewer())
         try:
+            rollouts = deps.open_rollouts(loaded, where.get("target"), printers.Viewer())
             decision = rollouts.decide(check=True, thorough=True)
             rollouts.is_stored(decision.release)
             findings += decision.findings

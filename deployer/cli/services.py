@@ -49,6 +49,7 @@ def diff(
         force_conflicts=force_conflicts,
     )
     decision = rollouts.decide(release, percent=canary, preview=True)
+    rollouts.tell(decision)
     reports.print_differences(decision.changes, output)
     if decision.changes:
         raise typer.Exit(DIFFERENT)

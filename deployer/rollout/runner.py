@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 from deployer.bundle import Bundle
 from deployer.errors import KdeployError
-from deployer.events import Applied as AppliedEvent
-from deployer.events import Emit, Noted, StatusChanged, Warned
+from deployer.events import Applied, Applying, Emit, Noted, StatusChanged, Warned
 from deployer.rollout import engine
 from deployer.rollout.plan import Plan
 from deployer.targets.protocols import Target, Watch
@@ -53,8 +52,9 @@ class Runner:
         reference = plan.bundle.reference
         match action:
             case engine.Apply(bundle, entry, expect):
+                self._emit(Applying(service=str(reference), release=entry.release))
                 number = self._target.services.apply(self._seal(bundle), entry, expect=expect)
-                self._emit(AppliedEvent(service=str(reference), release=entry.release))
+                self._emit(Applied(service=str(reference), release=entry.release))
                 return engine.Applied(number)
             case engine.Watch(timeout, stable):
                 self._watched = self._target.services.watch(reference, timeout, stable)

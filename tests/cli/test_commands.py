@@ -92,6 +92,36 @@ def test_doctor_decides_a_rollout_and_says_what_is_wrong_with_it(folder: Project
     assert "model.handler" in release["where"]
     assert release["remedy"]
     assert release["remedy"] in ended.stderr
+    assert "model.handler" in folder.run("doctor", code=14).stdout
+
+
+def test_doctor_says_why_the_model_store_cannot_be_opened(folder: Project) -> None:
+    (folder.folder / "kdeploy.toml").write_text(
+        '[model]\nname = "digits"\nversion = "1"\nhandler = "handler.py"\n[store]\nuri = "s3://models"\n'
+    )
+    folder.environment["AWS_ENDPOINT_URL"] = "not a URL"
+    ended = folder.run("doctor", "-o", "json", code=14)
+    findings = {one["name"]: one["status"] for one in json.loads(ended.stdout)}
+    assert (findings["torchserve"], "failure" in findings.values()) == ("ok", True)
+
+
+def test_diff_tells_what_becomes_of_a_canary_that_is_the_first_release(folder: Project) -> None:
+    (folder.folder / "kdeploy.toml").write_text(
+        '[model]\nname = "digits"\nversion = "1"\nhandler = "handler.py"\n'
+    )
+    assert "it gets all requests, not 10 %" in folder.run("diff", "--canary", "10", code=15).stderr
+
+
+def test_render_warns_where_no_credentials_reach_the_cluster(folder: Project) -> None:
+    (folder.folder / "kdeploy.toml").write_text(
+        '[model]\nname = "digits"\nversion = "1"\nhandler = "handler.py"\n[store]\nuri = "gs://models"\n'
+        '[targets.cluster]\nkind = "kserve"\nnamespace = "n"\ndeployment-mode = "Standard"\n'
+    )
+    folder.environment |= {"HOME": str(folder.folder), "NO_GCE_CHECK": "true"}
+    folder.environment.pop("GOOGLE_APPLICATION_CREDENTIALS", None)
+    ended = folder.run("render", "--target", "cluster", "-o", "name")
+    assert "InferenceService/digits" in ended.stdout
+    assert "there are no credentials that a cluster could use" in ended.stderr
 
 
 def test_verify_says_where_there_is_nothing(folder: Project) -> None:

@@ -488,13 +488,20 @@ class TestExpected:
         assert errors.count(None) == 1
         assert [one.number for one in cluster.journal.entries(digits)] == [1, 2]
 
-    def test_a_killed_one_is_resumed_by_the_same_expectation(
-        self, cluster: Cluster, kube: Kube, namespace: str, digits: Reference, killed: Callable[[str], None]
+    @pytest.mark.parametrize("expect", [0, 1], ids=["decided before", "decided again"])
+    def test_a_killed_one_is_resumed(
+        self,
+        cluster: Cluster,
+        kube: Kube,
+        namespace: str,
+        digits: Reference,
+        killed: Callable[[str], None],
+        expect: int,
     ) -> None:
         killed(GAPS[3])
         with pytest.raises(ConflictError):
-            roll(cluster, whole(namespace, A), ALICE, expect=1)
-        roll(cluster, whole(namespace, A), ALICE, expect=0)
+            roll(cluster, whole(namespace, A), ALICE, expect=2)
+        roll(cluster, whole(namespace, A), ALICE, expect=expect)
         assert [one.number for one in cluster.journal.entries(digits)] == [1]
         TestKilled.all_is_whole(kube, namespace, A)
 

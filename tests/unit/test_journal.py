@@ -151,6 +151,8 @@ def test_the_last_that_was_ready() -> None:
     ]
     assert [last_ready(entries, other) for other in (C, B)] == [entries[2], entries[0]]
     assert last_ready(entries[:1], A) is None
+    unreadable = Entry(number=5, outcome=Outcome.READY)  # as another version of kdeploy wrote it
+    assert last_ready([*entries, unreadable], C) == entries[2]
 
 
 def test_authors() -> None:

@@ -68,6 +68,17 @@ def test_a_plan_and_a_push_pack_once(folder: Folder, store: FolderStore) -> None
     assert folder.kinds().count(Archiving) == 1
 
 
+def test_one_project_sees_that_its_files_change(folder: Folder, store: FolderStore) -> None:
+    project = folder.project()
+    first = project.plan()
+    folder.change(b"v")
+    second = project.plan()
+    assert second != first
+    assert project.push(store) == second
+    folder.change(b"w")
+    assert project.push(store) == first
+
+
 def test_a_release_is_found_by_its_id(folder: Folder, store: FolderStore) -> None:
     project = folder.project()
     release = project.push(store)

@@ -19,7 +19,7 @@ import deployer.cli
 from deployer.cli import printers, terminal
 from deployer.cli.options import Output
 from deployer.errors import PredictError
-from deployer.events import StatusChanged, Warned
+from deployer.events import Applied, Applying, Event, Pushed, StatusChanged, Warned
 from deployer.observed import Observed, Phase, Reference
 from deployer.predict import Failure, Prediction
 
@@ -169,3 +169,23 @@ def test_nothing_else_writes() -> None:
         writers = used & {"typer.echo", "typer.secho", "sys.stdout.write", "sys.stderr.write"}
         assert not writers, path
         assert "print" not in calls, path
+
+
+@pytest.mark.parametrize(
+    ("told", "stopped"),
+    [
+        ([], "nothing was applied"),
+        ([Pushed(release="a", uri="s3://m/a/", bytes_written=0)], "nothing was applied"),
+        ([Applying(service="n/s", release="a")], "may have been applied"),
+        ([Applying(service="n/s", release="a"), Applied(service="n/s", release="a")], "stays"),
+    ],
+    ids=["begun", "pushed", "applying", "applied"],
+)
+def test_ctrl_c_tells_what_may_be_applied(told: list[Event], stopped: str, harmless: io.StringIO) -> None:
+    with pytest.raises(KeyboardInterrupt), printers.Viewer() as viewer:
+        for event in told:
+            viewer(event)
+        raise KeyboardInterrupt
+    last = harmless.getvalue().splitlines()[-1]
+    assert last.startswith("stopped: ")
+    assert stopped in last

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from deployer.bundle import Bundle, Sealed
 from deployer.errors import ConflictError, NotFoundError, RolloutFailedError, TargetError
-from deployer.events import Applied, Event, Noted, StatusChanged, Warned
+from deployer.events import Applied, Applying, Event, Noted, StatusChanged, Warned
 from deployer.journal import Entry, JournalEvent, Outcome
 from deployer.observed import Phase, Reference
 from deployer.rollout.plan import Plan
@@ -63,7 +63,8 @@ def world() -> World:
 def test_a_release_becomes_ready_and_the_journal_says_so(world: World) -> None:
     world.run(A)
     assert world.outcomes() == [(A, Outcome.READY)]
-    assert world.events[0] == Applied(service="default/demo", release=A)
+    told = {"service": "default/demo", "release": A}
+    assert world.events[:2] == [Applying(**told), Applied(**told)]
     told = [event.status for event in world.events[1:] if isinstance(event, StatusChanged)]
     assert [status.phase for status in told] == [Phase.PROGRESSING, Phase.READY]
     (entry,) = world.memory.entries(DEMO)
@@ -81,7 +82,7 @@ def test_a_canary_and_its_promotion(world: World) -> None:
 
 def test_without_a_timeout_it_ends_when_it_is_applied(world: World) -> None:
     world.run(A, timeout=None)
-    assert world.kinds() == [Applied]
+    assert world.kinds() == [Applying, Applied]
     assert world.outcomes() == [(A, Outcome.APPLIED)]
 
 

@@ -1,0 +1,20 @@
+"""What `kdeploy doctor` prints for people."""
+
+from __future__ import annotations
+
+import pytest
+
+from deployer.cli.printers import print_findings
+from deployer.errors import DoctorError
+from deployer.findings import Finding, failure, ok
+
+
+def test_a_finding_says_where_and_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    unread = Finding(name="GPU", status="ok", detail="not checked: nodes may not be listed", remedy="ask")
+    broken = failure("release", "it does not exist", "kdeploy.toml: model.handler", "create it")
+    with pytest.raises(DoctorError, match="release: a deployment would fail"):
+        print_findings([ok("cluster", "Kubernetes 1.36"), unread, broken], "table")
+    said = capsys.readouterr()
+    assert said.err.splitlines() == ["GPU: ask", "release: create it"]
+    assert "it does not exist (kdeploy.toml: model.handler)" in said.out
+    assert "Kubernetes 1.36\n" in said.out
