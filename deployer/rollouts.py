@@ -19,12 +19,13 @@ from deployer.events import Emit, Noted, Unchanged, Warned
 from deployer.findings import Finding, failure, ok, refuse
 from deployer.journal import JournalEvent, Outcome, plan_entry
 from deployer.manifest import render_secret
-from deployer.observed import Observed, Phase, Reference
+from deployer.observed import Document, Observed, Phase, Reference
 from deployer.project import Project
 from deployer.provenance import find_provenance
 from deployer.release import Release
 from deployer.rollout.plan import Plan, Strategy
 from deployer.rollout.runner import Runner
+from deployer.storage_access import StorageAccess
 from deployer.store import ModelStore
 from deployer.targets.protocols import Target
 
@@ -47,12 +48,13 @@ class Rollouts:
         thorough: bool = False,
         preview: bool = False,
         wait: bool = True,
+        access: StorageAccess | None = None,
     ) -> Decision:
         """Decide what a rollout of a release would do, or of what the config makes. Writes nothing.
 
         Reads the target once, unless it is not to `look`. With `check`, findings are gathered, about what it
         takes to `wait`, too, and with `thorough` although nothing would change; with `preview`, the target
-        tries documents without failures, and changes are told.
+        tries documents without failures, and changes are told. `access` stands in for the model store's.
         """
         release = self._project.find(release_id, self._store) if release_id else self._project.plan()
         services, settings = self.target.services, self._project.settings
@@ -68,7 +70,7 @@ class Rollouts:
             namespace=services.namespace,
             storage_uri=self._store.uri(release),
             scaling=settings.config.scaling,
-            access=None if capabilities.local_storage_only else self._store.access(),
+            access=None if capabilities.local_storage_only else access or self._store.access(),
             percent=percent,
             strategy=strategy,
         )
@@ -83,6 +85,17 @@ class Rollouts:
             changes = (compare(live, after) for live, after in services.preview(bundle))
             decision = structs.replace(decision, changes=tuple(one for one in changes if one))
         return decision
+
+    def role(self, release_id: str | None = None) -> list[Document]:
+        """Return the account and the permissions that rolling a release out needs. Raises ConfigError.
+
+        Whoever asks may have no credentials that a cluster could use: then those for a Secret are included.
+        """
+        try:
+            access = self._store.access()
+        except ConfigError:
+            access = StorageAccess(data={"key": ""})
+        return self.target.services.role(self.decide(release_id, look=False, access=access).bundle)
 
     def tell(self, decision: Decision) -> None:
         """Tell the notes and warnings of a decision. Raises ConfigError for all that stands in the way."""

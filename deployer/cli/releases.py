@@ -159,11 +159,11 @@ def render(
     """Print the documents that a rollout would apply, for GitOps."""
     loaded = deps.settings(**where)
     rollouts = deps.open_rollouts(loaded, where.get("target"), printers.Viewer())
+    if rbac:
+        printers.print_documents(rollouts.role(release), output)
+        return
     decision = rollouts.decide(release, percent=canary, look=False)
     bundle = decision.bundle
-    if rbac:
-        printers.print_documents(rollouts.target.services.role(bundle), output)
-        return
     rollouts.tell(decision)
     if bundle.secret:
         name = bundle.secret.document["metadata"]["name"]

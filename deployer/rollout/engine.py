@@ -67,9 +67,10 @@ class Elapsed(Struct, frozen=True):
 
 
 class Read(Struct, frozen=True):
-    """The journal was read."""
+    """The journal was read, and perhaps the service observed."""
 
     entries: Sequence[Entry]
+    observed: Observed | None = None
 
 
 class Failed(Struct, frozen=True):
@@ -94,7 +95,9 @@ class Watch(Struct, frozen=True):
 
 
 class ReadJournal(Struct, frozen=True):
-    """Read the journal of the service."""
+    """Read the journal of the service, and look at the service itself if `look`."""
+
+    look: bool = False
 
 
 class Note(Struct, frozen=True):
@@ -143,7 +146,7 @@ def step(state: Rollout, event: Event) -> Step:
     if isinstance(event, Elapsed):
         return _give_up(state, _timed_out(state), Outcome.TIMED_OUT)
     if isinstance(event, Read):
-        return _read(state, event.entries)
+        return _read(structs.replace(state, seen=event.observed or state.seen), event.entries)
     return _failed(state, event.error)
 
 
@@ -183,7 +186,7 @@ def _give_up(state: Rollout, error: KdeployError, outcome: Outcome, reason: str 
     """End the wait for a release that did not become ready, or go back to the one before."""
     note = _note(state, outcome, reason)
     if state.plan.rollback and not state.restored:
-        return structs.replace(state, stage=Stage.RECALLING, error=error), (note, ReadJournal())
+        return structs.replace(state, stage=Stage.RECALLING, error=error), (note, ReadJournal(look=True))
     state, actions = _failed(state, error)
     return state, (note, *actions)
 
@@ -219,7 +222,7 @@ def _failed(state: Rollout, error: KdeployError) -> Step:
         return _failed(state, _replaced(state, ()))
     if state.error:
         what = f"rolling back to {state.restored.release} failed" if state.restored else "cannot roll back"
-        error = _retold(state.error, more=f"; {what}: {error.what}", hint=error.hint)
+        error = _retold(state.error, more=f"; {what}: {error.what}", hint=error.hint, cause=error)
     return _finish(state, error)
 
 
@@ -232,8 +235,12 @@ def _finish(state: Rollout, error: KdeployError | None = None) -> Step:
     return structs.replace(state, stage=Stage.DONE), (Finish(error),)
 
 
-def _retold(error: KdeployError, *, more: str = "", hint: str | None = None) -> KdeployError:
-    return type(error)(error.what + more, where=error.where, hint=hint or error.hint)
+def _retold(
+    error: KdeployError, *, more: str = "", hint: str | None = None, cause: KdeployError | None = None
+) -> KdeployError:
+    retold = type(error)(error.what + more, where=error.where, hint=hint or error.hint)
+    retold.__cause__ = cause or error.__cause__
+    return retold
 
 
 def _note(state: Rollout, outcome: Outcome, reason: str = "") -> Note:

@@ -59,8 +59,10 @@ class Runner:
             case engine.Watch(timeout, stable):
                 self._watched = self._target.services.watch(reference, timeout, stable)
                 self._open.callback(self._watched.close)  # connections end with the rollout, however it ends
-            case engine.ReadJournal():
-                return engine.Read(self._target.journal.entries(reference))
+            case engine.ReadJournal(look):
+                entries = self._target.journal.entries(reference)
+                live = self._target.services.get(reference) if look else None
+                return engine.Read(entries, live.status if live else None)
             case engine.Note(number, event):
                 try:
                     self._target.journal.note(reference, number, event)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,9 @@ from deployer.diff import compare
 from deployer.errors import ConflictError
 from deployer.journal import JournalEvent, Outcome, Provenance, plan_entry
 from deployer.observed import Phase, Reference
-from deployer.targets.local import OneNode
+from deployer.targets.local import OneNode, target
+from deployer.targets.local.connection import NotRunningError, ask
+from deployer.targets.local.state import State
 from tests.local.client import Client
 from tests.local.releases import make_bundle
 
@@ -97,3 +100,22 @@ def test_what_was_decided_on_an_older_journal_changes_nothing(client: Client, st
     assert client.apply(other, "bob@desk", expect=1) == 2
     assert client.apply(other, "bob@desk") == 3
     assert client.target.services.delete(reference) == ()
+
+
+def test_an_answer_that_was_lost_makes_no_second_entry(
+    client: Client, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle("lost", A, store / "a")
+    lost = [True]
+
+    def ask_and_lose(state: State, method: str, url: str, body: object = None) -> Any:
+        answer = ask(state, method, url, body)
+        if (method, url) == ("PUT", "/services") and lost:
+            lost.clear()
+            raise NotRunningError("the supervisor ended")
+        return answer
+
+    monkeypatch.setattr(target, "ask", ask_and_lose)
+    assert client.apply(bundle, "alice@laptop", expect=0) == 1
+    assert [entry.number for entry in client.target.journal.entries(bundle.reference)] == [1]
+    assert client.target.services.delete(bundle.reference) == ()

@@ -293,6 +293,24 @@ class TestDecision:
         assert (decision.changes, decision.findings) == ((), ())
         rollouts.tell(decision)
 
+    def test_whoever_renders_a_role_needs_no_credentials(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bundles: list[Bundle] = []
+
+        def role(bundle: Bundle) -> list[Document]:
+            bundles.append(bundle)
+            return []
+
+        def access() -> StorageAccess:
+            raise ConfigError("the credentials are temporary or personal")
+
+        monkeypatch.setattr(world.memory, "role", role)
+        assert world.open().role() == []
+        monkeypatch.setattr(world.store, "access", access)
+        assert world.open().role() == []
+        assert [bundle.secret is not None for bundle in bundles] == [False, True]
+
     def test_for_gitops_nobody_looks(self, world: World) -> None:
         decision = world.open().decide(percent=10, look=False)
         assert (decision.bundle.percent, decision.live) == (10, None)

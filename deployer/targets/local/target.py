@@ -117,12 +117,20 @@ class _Services:
     def apply(self, bundle: Bundle, entry: Entry, *, expect: int | None = None) -> int:
         """Make a bundle the wanted state; starts the supervisor if need be. Raises TargetError."""
         wanted = Wanted(bundle.without_secret(), entry, expect)
+        before = self._newest(bundle.reference)
         self._node.start()
         try:
             return int(ask(self._state, "PUT", "/services", wanted))
-        except NotRunningError:  # killed in between; applying is idempotent
+        except NotRunningError:  # killed in between: before it wrote the record, or after
             self._node.start()
+            newest = self._newest(bundle.reference)
+            if newest and newest != before and (newest.bundle, newest.who) == (entry.bundle, entry.who):
+                return newest.number
             return int(ask(self._state, "PUT", "/services", wanted))
+
+    def _newest(self, reference: Reference) -> Entry | None:
+        record = self._state.read_record(reference)
+        return record.history[-1] if record and record.history else None
 
     def get(self, reference: Reference) -> Live | None:
         try:

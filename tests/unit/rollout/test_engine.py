@@ -212,7 +212,7 @@ class TestRollback:
     @pytest.mark.parametrize("event", [failed(reason="OOMKilled"), engine.Elapsed()])
     def test_the_journal_is_read_first(self, event: engine.Event) -> None:
         state, actions = engine.step(waiting(plan(rollback=True)), event)
-        assert (state.stage, actions[-1]) == (Stage.RECALLING, ReadJournal())
+        assert (state.stage, actions[-1]) == (Stage.RECALLING, ReadJournal(look=True))
         assert any(isinstance(one, Note) for one in actions)
 
     def test_the_last_release_that_was_ready_is_restored_for_all_requests(self) -> None:
@@ -238,6 +238,15 @@ class TestRollback:
         assert READY_A.bundle
         assert apply.bundle == apply.entry.bundle == READY_A.bundle.recreating()
         assert apply.entry.strategy == "recreate"
+
+    def test_what_runs_is_looked_at_anew_before_it(self) -> None:
+        state, _ = engine.step(
+            waiting(plan(rollback=True, standard=True), observed(Phase.PROGRESSING)), engine.Elapsed()
+        )
+        stuck = observed(Phase.PROGRESSING, revisions=(Revision("new", B, pods=1),))
+        _, actions = engine.step(state, engine.Read([READY_A], stuck))
+        assert isinstance(actions[-1], Apply)
+        assert actions[-1].entry.strategy == "recreate"
 
     def test_its_end_is_the_failure_and_says_what_is_restored(self) -> None:
         ready = engine.Seen(observed(Phase.READY, A))
