@@ -163,7 +163,7 @@ def test_an_archive_that_leads_out(bare: Project) -> None:
     (archive.parents[2] / other / "config" / "config.properties").unlink()
     last = bare.run("push", "--set", "model.version=3.0").stdout.strip()
     told = refused(bare, "verify", code=6, says="../../x.pt")
-    assert f"{other}: config/config.properties is missing" in told
+    assert f"{other}/: config/config.properties is missing" in told
     assert f"{last} is as it was pushed" in told
 
 
