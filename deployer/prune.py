@@ -56,7 +56,7 @@ def find_old(
     """Return which releases, the oldest first, may be removed.
 
     The newest `keep` stay, those in use, and those that were pushed less than `min_age` seconds before `now`;
-    0 is no limit, even for a store whose clock is ahead. Raises TargetError if a target could not be asked.
+    0 means no limit, even for a store whose clock is ahead. Raises TargetError if a target did not answer.
     """
     use.require_all()
     return [

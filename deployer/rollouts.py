@@ -89,7 +89,7 @@ class Rollouts:
     def role(self, release_id: str | None = None) -> list[Document]:
         """Return the account and the permissions that rolling a release out needs. Raises ConfigError.
 
-        Whoever asks may have no credentials that a cluster could use: then those for a Secret are included.
+        Without credentials that a cluster can use, the permissions for a Secret are included.
         """
         try:
             access = self._store.access()
