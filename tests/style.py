@@ -1,4 +1,4 @@
-"""Finds phrases that `docs/style.md` rejects in every text of the repository: `python -m tests.style [PATH ...]`.
+"""Finds phrases that `docs/style.md` rejects in the repository's texts: `python -m tests.style [PATH ...]`.
 
 Lines are compared with `_` read as a blank, so that the names of tests count as text.
 """
@@ -34,7 +34,7 @@ INSTEAD = {
     r"may not": "cannot, must not, might not",
     r"of (its|their|our|his) own": "its own X",
     r"in vain|nowhere": "say what happens",
-    r"(stands|stood|lies|lay) (in|at|on|there|here|where|under|before|behind|next)": "is",
+    r"(stands|stood|lies|lay) (in|at|on|there|here|where|under|before|next)": "is",
 }
 PHRASES = [
     (re.compile(rf"\b({phrase})(?!\w)", re.IGNORECASE), instead) for phrase, instead in INSTEAD.items()
@@ -63,7 +63,7 @@ def findings(path: Path) -> Iterator[str]:
 def main(paths: list[str]) -> int:
     """Print every finding; return 1 if there is one."""
     found = [line for path in tracked(paths) for line in findings(path)]
-    print("\n".join(found) if found else "Style: no rejected phrase")
+    sys.stdout.write("\n".join(found or ["Style: no rejected phrase"]) + "\n")
     return bool(found)
 
 
