@@ -1,8 +1,9 @@
-"""How fast 1 GiB is uploaded to S3, side by side with `aws s3 cp`, and how much memory that takes.
+"""Uploads 1 GiB to S3 side by side with `aws s3 cp`, and measures time and memory.
 
-The server is OpenStack Swift on loopback, which shares the processors with both. Each way is a command of its
-own, its start included; they take turns, and the median counts. The CPU seconds are those of the command
-alone. Ends with 1 if a bar is missed.
+The server is OpenStack Swift behind TLS on loopback. It shares the processors with both clients
+and reads with large buffers, so that the clients and not the server set the pace. Each client is a
+command, its start included. The two alternate, and the median counts. The CPU seconds are those of
+the client. Exits with 1 if a bar is missed.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from bench.archive import PEAK, make_weights  # noqa: E402
 from tests.stores import installed, swift  # noqa: E402
+from tests.stores.certificates import make_certificates  # noqa: E402
 
 PEAK_AT_MOST = 60  # MB of memory, over that of uploading one byte
 FASTER = 1.2  # times aws s3 cp
@@ -34,28 +36,29 @@ import sys
 from pathlib import Path
 from deployer.config import Store
 from deployer.store.open import open_store
-store = open_store(Store(uri=sys.argv[2], endpoint=sys.argv[3]), Path(sys.argv[1]).parent)
+store = open_store(Store(uri=sys.argv[2], endpoint=sys.argv[3], ca_bundle=sys.argv[4]), Path("/"))
 store._put_file("digits/bench.mar", Path(sys.argv[1]), "digest")
 """
 
 
-def commands(file: Path, server: swift.Swift, run: str) -> dict[str, list[str]]:
+def commands(file: Path, server: swift.Swift, authority: Path, run: str) -> dict[str, list[str]]:
     aws = installed.environment(*AWSCLI)
-    copy = [str(aws), str(aws.with_name("aws")), "s3", "cp", "--quiet", str(file)]
+    copy = [str(aws), str(aws.with_name("aws")), "s3", "cp", "--quiet", "--ca-bundle", str(authority)]
+    there = [f"s3://models/{run}/aws/bench.mar", "--endpoint-url", server.url]
     return {
-        "kdeploy": [sys.executable, "-c", OURS, str(file), f"s3://models/{run}", server.url],
-        "aws s3 cp": [*copy, f"s3://models/{run}/aws/bench.mar", "--endpoint-url", server.url],
+        "kdeploy": [sys.executable, "-c", OURS, str(file), f"s3://models/{run}", server.url, str(authority)],
+        "aws s3 cp": [*copy, str(file), *there],
     }
 
 
 def measure(
-    file: Path, server: swift.Swift, runs: int
+    file: Path, server: swift.Swift, authority: Path, runs: int
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     taken: dict[str, list[float]] = {}
     processor: dict[str, list[float]] = {}
-    client = server.client()
+    client = server.client(authority)
     for run in range(runs + 1):  # the first warms up and does not count
-        for way, command in commands(file, server, str(run)).items():
+        for way, command in commands(file, server, authority, str(run)).items():
             before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
             subprocess.run(command, check=True, cwd=ROOT)
             seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -68,8 +71,8 @@ def measure(
     return taken, processor
 
 
-def peak_mb(file: Path, server: swift.Swift) -> float:
-    command = commands(file, server, "peak")["kdeploy"]
+def peak_mb(file: Path, server: swift.Swift, authority: Path) -> float:
+    command = commands(file, server, authority, "peak")["kdeploy"]
     done = subprocess.run(
         [sys.executable, "-S", "-c", PEAK, *command], check=True, capture_output=True, text=True, cwd=ROOT
     )
@@ -81,15 +84,16 @@ def side_by_side(folder: Path, mib: int, runs: int) -> bool:
     make_weights(file, mib)
     small.write_bytes(b"x")
     (folder / "swift").mkdir()
-    server = swift.Swift(folder / "swift").start()
+    authority, *certificate = make_certificates(folder, "127.0.0.1")
+    server = swift.Swift(folder / "swift", certificate).start()
     try:
-        server.make_bucket("models")
-        taken, processor = measure(file, server, runs)
-        peak = peak_mb(file, server) - peak_mb(small, server)
+        server.make_bucket("models", authority)
+        taken, processor = measure(file, server, authority, runs)
+        peak = peak_mb(file, server, authority) - peak_mb(small, server, authority)
     finally:
         server.stop()
     medians = {way: statistics.median(values) for way, values in taken.items()}
-    print(f"{mib} MiB of incompressible bytes to S3 on loopback, median of {runs}\n")
+    print(f"{mib} MiB of incompressible bytes to S3 over TLS on loopback, median of {runs}\n")
     for way, median in medians.items():
         runs_text = " ".join(f"{value:.2f}" for value in taken[way])
         cpu = statistics.median(processor[way])

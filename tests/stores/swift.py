@@ -35,6 +35,8 @@ pipeline = catch_errors gatekeeper proxy-logging listing_formats bulk s3api temp
 use = egg:swift#proxy
 allow_account_management = true
 account_autocreate = true
+object_chunk_size = 1048576
+client_chunk_size = 1048576
 [filter:tempauth]
 use = egg:swift#tempauth
 user_test_tester = planted+5f2c9d/secret .admin
@@ -110,8 +112,9 @@ class Swift:
         ]
         for kind, port in zip(_KINDS, ports, strict=True):
             # No daemon brings an update of a listing later, so it may take its time at once.
-            more = "container_update_timeout = 20\nmb_per_sync = 0\n" if kind == "object" else ""
-            app = f"[app:{kind}-server]\nuse = egg:swift#{kind}\n{more}"
+            app = f"[app:{kind}-server]\nuse = egg:swift#{kind}\n"
+            if kind == "object":
+                app += "container_update_timeout = 20\nmb_per_sync = 0\nnetwork_chunk_size = 1048576\n"
             pipeline = f"[pipeline:main]\npipeline = {kind}-server\n"
             (etc / f"{kind}.conf").write_text(self._default(port, "WARNING") + pipeline + app)
         child = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
