@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Collection
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,12 +19,11 @@ from deployer.cli.terminal import plain
 from deployer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from deployer.config import KServeTarget, LocalTarget, Settings, TargetConfig
+    from deployer.config import LocalTarget, Settings, TargetConfig
     from deployer.events import Emit
     from deployer.observed import Reference
     from deployer.rollouts import Rollouts
     from deployer.store import ModelStore
-    from deployer.store.volume_shell import Shell
     from deployer.targets.kserve import Cluster
     from deployer.targets.local import OneNode
     from deployer.targets.protocols import Target
@@ -33,7 +33,85 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 opened = ExitStack()  # what a command opens; its end closes it
 
 
-def settings(
+class Workspace:
+    """The settings, the model store and the target of one command. Opening them sends nothing."""
+
+    def __init__(self, settings: Settings, target: str | None = None) -> None:
+        self.settings = settings
+        self._named = target
+
+    @cached_property
+    def chosen(self) -> tuple[str, TargetConfig]:
+        """The name and config of the target. Raises ConfigError if there are several and none is named."""
+        return choose_target(self.settings, self._named)
+
+    @cached_property
+    def target(self) -> Target:
+        """The target."""
+        return self.open_target()
+
+    @property
+    def node(self) -> OneNode:
+        """The local target. Raises ConfigError for another kind."""
+        from deployer.config import LocalTarget
+
+        name, config = self.chosen
+        if not isinstance(config, LocalTarget):
+            raise ConfigError(
+                "this command needs a local target",
+                where=f"targets.{name}",
+                hint='choose one of kind = "local": --target NAME',
+            )
+        return open_node(config, self.settings.root, gpus=self.settings.config.serving.gpu)
+
+    def open_target(self, *, force_conflicts: bool = False) -> Target:
+        """Open the target."""
+        from deployer.config import KServeTarget
+
+        if isinstance(self.chosen[1], KServeTarget):
+            return self._cluster(force_conflicts=force_conflicts).target
+        return self.node.target
+
+    def _cluster(self, *, force_conflicts: bool = False) -> Cluster:
+        """Open the target's cluster; for a local target, kubeconfig's current one."""
+        from deployer.config import KServeTarget
+        from deployer.targets.kserve import Cluster
+
+        _, config = self.chosen
+        config = config if isinstance(config, KServeTarget) else KServeTarget()
+        cluster = Cluster(config, self.settings.config.store, force_conflicts=force_conflicts)
+        return opened.enter_context(cluster)
+
+    def model_store(self, emit: Emit) -> ModelStore:
+        """Open the model store."""
+        from deployer.events import Warned
+        from deployer.store.open import open_store
+
+        config, shell = self.settings.config, None
+        if config.store.uri.startswith("pvc://"):
+            image = config.store.helper_image or config.serving.image
+            shell = self._cluster().shell(image, lambda text: emit(Warned(text)))
+        store = open_store(config.store, self.settings.root, shell)
+        opened.callback(store.close)
+        return store
+
+    def rollouts(self, emit: Emit, *, strict: bool = False, force_conflicts: bool = False) -> Rollouts:
+        """Open the model store and the target for the project's rollouts."""
+        from deployer.project import Project
+        from deployer.rollouts import Rollouts
+
+        store = self.model_store(emit)
+        target = self.open_target(force_conflicts=force_conflicts)
+        return Rollouts(Project(self.settings, emit, strict=strict), store, target, emit)
+
+    def reference(self, name: str | None = None) -> Reference:
+        """Name the project's service, or another one in the target's namespace."""
+        from deployer.observed import Reference
+
+        return Reference(self.target.services.namespace, self.settings.service(name))
+
+
+def workspace(
     *,
     wait_window: str | None = None,
     history_limit: int | None = None,
@@ -41,8 +119,8 @@ def settings(
     search: bool = True,
     allow_no_project: bool = False,
     **where: Unpack[WhereStored],
-) -> Settings:
-    """Load the settings; flags for one thing are short for `--set` of its key.
+) -> Workspace:
+    """Load the settings; a flag such as --store is short for `--set` of its key.
 
     Without `search`, only a kdeploy.toml that is named is read. With `allow_no_project` there may be none:
     then the target is kubeconfig's cluster.
@@ -67,7 +145,7 @@ def settings(
             path, environment=os.environ, flags=flags, folder=here, allow_no_project=allow_no_project
         )
 
-    loaded = load()
+    loaded, named = load(), where.get("target")
     window = None if wait_window is None else f"{duration(wait_window, '--wait-window', longest=600):g}"
     of_target: dict[str, object] = {
         "namespace": where.get("namespace"),
@@ -79,12 +157,12 @@ def settings(
     }
     given = {key: str(value) for key, value in of_target.items() if value is not None}
     if not given:
-        return loaded
-    name, chosen = target_of(loaded, where.get("target"))
+        return Workspace(loaded, named)
+    name, chosen = choose_target(loaded, named)
     if isinstance(chosen, LocalTarget):  # it knows its own; KDEPLOY_INGRESS is about another target
         given.pop("ingress", None)
     flags |= {f"targets.{name}.{key}": value for key, value in given.items()}
-    return load()
+    return Workspace(load(), named)
 
 
 def _here() -> Path:
@@ -97,55 +175,29 @@ def _here() -> Path:
         ) from error
 
 
-def target_of(loaded: Settings, name: str | None) -> tuple[str, TargetConfig]:
+def choose_target(loaded: Settings, name: str | None) -> tuple[str, TargetConfig]:
     """Return the name and config of the target of that name, or of the only one."""
     targets = loaded.config.targets
     named_by = "--target" if name else "KDEPLOY_TARGET"
     name = name or os.environ.get("KDEPLOY_TARGET")
-    if name is None and len(targets) == 1:
-        name = next(iter(targets))
-    if name is None:
+    if name is None and len(targets) != 1:
         raise ConfigError(
             f"kdeploy.toml has several targets: {', '.join(targets)}",
             where="targets",
             hint="add --target NAME",
         )
+    name = name or next(iter(targets))
     if name not in targets:
-        raise ConfigError(f"unknown target {name}", where=named_by, hint=f"known: {', '.join(targets)}")
+        raise _unknown_target(name, named_by, targets)
     return name, targets[name]
 
 
-def open_target(loaded: Settings, name: str | None = None, *, force_conflicts: bool = False) -> Target:
-    """Open a target; this starts nothing and sends nothing."""
-    from deployer.config import KServeTarget
-
-    _, config = target_of(loaded, name)
-    if isinstance(config, KServeTarget):
-        return _open_cluster(config, loaded, force_conflicts=force_conflicts).target
-    return open_node(loaded, name).target
+def _unknown_target(name: str, where: str, known: Collection[str]) -> ConfigError:
+    return ConfigError(f"unknown target {name}", where=where, hint=f"known: {', '.join(known)}")
 
 
-def _open_cluster(config: KServeTarget, loaded: Settings, *, force_conflicts: bool = False) -> Cluster:
-    from deployer.targets.kserve import Cluster
-
-    return opened.enter_context(Cluster(config, loaded.config.store, force_conflicts=force_conflicts))
-
-
-def open_node(loaded: Settings, name: str | None = None) -> OneNode:
+def open_node(config: LocalTarget, folder: Path, *, gpus: int = 0) -> OneNode:
     """Open a local target; this starts nothing."""
-    from deployer.config import LocalTarget
-
-    name, config = target_of(loaded, name)
-    if not isinstance(config, LocalTarget):
-        raise ConfigError(
-            "this command needs a local target",
-            where=f"targets.{name}",
-            hint='choose one of kind = "local": --target NAME',
-        )
-    return _one_node(config, loaded.root, gpus=loaded.config.serving.gpu)
-
-
-def _one_node(config: LocalTarget, folder: Path, *, gpus: int = 0) -> OneNode:
     from deployer.targets.local import OneNode
 
     return OneNode(
@@ -157,90 +209,36 @@ def _one_node(config: LocalTarget, folder: Path, *, gpus: int = 0) -> OneNode:
     )
 
 
-def open_rollouts(
-    loaded: Settings,
-    target: str | None,
-    emit: Emit,
-    *,
-    strict: bool = False,
-    force_conflicts: bool = False,
-) -> Rollouts:
-    """Open the model store and the target for a project's rollouts."""
-    from deployer.project import Project
-    from deployer.rollouts import Rollouts
-
-    store = open_model_store(loaded, target, emit)
-    chosen = open_target(loaded, target, force_conflicts=force_conflicts)
-    return Rollouts(Project(loaded, emit, strict=strict), store, chosen, emit)
-
-
 def open_targets(ignored: Collection[str] = (), **where: Unpack[WhereStored]) -> dict[str, Target]:
     """Open every target of the config except those ignored, by name; a given namespace is one more.
 
     Raises ConfigError for an unknown name.
     """
     named = where.pop("namespace", None)
-    every = settings(**where)
-    names = every.config.targets
+    every = workspace(**where)
+    names = every.settings.config.targets
     if unknown := sorted(set(ignored) - set(names)):
-        what, known = f"unknown target {unknown[0]}", f"known: {', '.join(names)}"
-        raise ConfigError(what, where="--ignore-target", hint=known)
-    found = {name: open_target(every, name) for name in names if name not in ignored}
-    if named is not None:
-        name, _ = target_of(every, where.get("target"))
+        raise _unknown_target(unknown[0], "--ignore-target", names)
+    found = {name: Workspace(every.settings, name).target for name in names if name not in ignored}
+    if named is not None and (name := every.chosen[0]) not in ignored:
         where["namespace"] = named
-        if name not in ignored:
-            found[f"{name} in {named}"] = open_target(settings(**where), name)
+        found[f"{name} in {named}"] = workspace(**where).target
     return found
-
-
-def open_model_store(loaded: Settings, target: str | None, emit: Emit) -> ModelStore:
-    """Open the model store; it is closed when the command ends."""
-    from deployer.store.open import open_store
-
-    shell = _shell(loaded, target, emit) if loaded.config.store.uri.startswith("pvc://") else None
-    store = open_store(loaded.config.store, loaded.root, shell)
-    opened.callback(store.close)
-    return store
-
-
-def _shell(loaded: Settings, target: str | None, emit: Emit) -> Shell:
-    """Return a shell in the model store's claim, on the target, else on kubeconfig's current cluster."""
-    from deployer.config import KServeTarget
-    from deployer.events import Warned
-
-    _, config = target_of(loaded, target)
-    store, serving = loaded.config.store, loaded.config.serving
-    cluster = _open_cluster(config if isinstance(config, KServeTarget) else KServeTarget(), loaded)
-    return cluster.shell(store.helper_image or serving.image, lambda text: emit(Warned(text)))
-
-
-def reference(loaded: Settings, target: Target, name: str | None = None) -> Reference:
-    """Name this project's service, or another one in the target's namespace."""
-    from deployer.observed import Reference
-
-    return Reference(target.services.namespace, loaded.service(name))
 
 
 def locate(name: str | None, **where: Unpack[Where]) -> tuple[Target, Reference]:
     """Open a target and name a service on it. The service's name may take the place of a project."""
-    loaded = settings(allow_no_project=True, **where)
-    target = open_target(loaded, where.get("target"))
-    return target, reference(loaded, target, name)
+    work = workspace(allow_no_project=True, **where)
+    return work.target, work.reference(name)
 
 
-def has_project(**where: Unpack[Where]) -> bool:
-    """Whether there is a kdeploy.toml, or flags in its place."""
-    from deployer.config import find_file
+def this_machine(**where: Unpack[Where]) -> Target | None:
+    """Return this machine as a target if there is no kdeploy.toml, and no flags in its place."""
+    from deployer.config import LocalTarget, find_file
 
-    return bool(where.get("config") or where.get("sets") or find_file(_here()))
-
-
-def this_machine() -> Target:
-    """Return this machine as a target, without a kdeploy.toml."""
-    from deployer.config import LocalTarget
-
-    return _one_node(LocalTarget(), _here()).target
+    if where.get("config") or where.get("sets") or find_file(_here()):
+        return None
+    return open_node(LocalTarget(), _here()).target
 
 
 def duration(text: str, option: str, *, longest: float = 24 * 3600.0, zero: bool = True) -> float:

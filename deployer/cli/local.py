@@ -1,9 +1,10 @@
 """`kdeploy local`: the one-node target itself."""
 
 import typer
+from typing_extensions import Unpack
 
 from deployer.cli import deps, printers
-from deployer.cli.options import ConfigFile, OutputFormat, Sets, TargetName
+from deployer.cli.options import OutputFormat, WhereLocal, spelled_out
 from deployer.cli.terminal import show, tell
 
 app = typer.Typer(
@@ -12,39 +13,35 @@ app = typer.Typer(
 
 
 @app.command()
-def start(config: ConfigFile = None, target: TargetName = None, sets: Sets = None) -> None:
+@spelled_out
+def start(**where: Unpack[WhereLocal]) -> None:
     """Start it and restore its services; the first rollout does so, too."""
     from deployer.config import check_root
 
-    loaded = deps.settings(config=config, sets=sets, target=target)
-    node = deps.open_node(loaded, target)
-    check_root(loaded.root)
+    work = deps.workspace(**where)
+    node = work.node
+    check_root(work.settings.root)
     node.start()
     tell(f"the ingress listens on {node.info().ingress}")
 
 
 @app.command()
-def stop(config: ConfigFile = None, target: TargetName = None, sets: Sets = None) -> None:
+@spelled_out
+def stop(**where: Unpack[WhereLocal]) -> None:
     """Stop it and everything that it started; `start` restores its services."""
-    node = deps.open_node(deps.settings(config=config, sets=sets, target=target), target)
-    tell("stopped" if node.stop() else "nothing was running")
+    tell("stopped" if deps.workspace(**where).node.stop() else "nothing was running")
 
 
 @app.command()
-def status(
-    config: ConfigFile = None,
-    target: TargetName = None,
-    sets: Sets = None,
-    output: OutputFormat = "table",
-) -> None:
+@spelled_out
+def status(output: OutputFormat = "table", **where: Unpack[WhereLocal]) -> None:
     """Show the supervisor, its ingress and its TorchServes."""
-    node = deps.open_node(deps.settings(config=config, sets=sets, target=target), target)
-    printers.print_local(node.info(), output)
+    printers.print_local(deps.workspace(**where).node.info(), output)
 
 
 @app.command()
-def logs(config: ConfigFile = None, target: TargetName = None, sets: Sets = None) -> None:
+@spelled_out
+def logs(**where: Unpack[WhereLocal]) -> None:
     """Print the supervisor's log."""
-    node = deps.open_node(deps.settings(config=config, sets=sets, target=target), target)
-    for line in node.supervisor_log():
+    for line in deps.workspace(**where).node.supervisor_log():
         show(line)

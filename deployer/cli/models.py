@@ -29,9 +29,8 @@ def _models(service: str | None = None, **where: Unpack[Where]) -> "Iterator[Mod
     from deployer.predict import Models
     from deployer.targets.protocols import Via
 
-    loaded = deps.settings(**where)
-    target = deps.open_node(loaded, where.get("target")).target
-    endpoint = target.reach.endpoint(deps.reference(loaded, target, service), Via.MANAGEMENT)
+    work = deps.workspace(**where)
+    endpoint = work.node.target.reach.endpoint(work.reference(service), Via.MANAGEMENT)
     with contextlib.closing(Models(endpoint)) as models:
         yield models
 

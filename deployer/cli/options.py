@@ -8,55 +8,35 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, TypedDict, TypeVar, get_args, get_type_hints
 
-import typer
+from typer import Argument, Option
 
 Output = Literal["table", "json", "yaml", "name"]
 DryRun = Literal["client", "server"]
 Strategy = Literal["rolling", "recreate"]
 Protocol = Literal["plain", "v1", "v2"]
 
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        "-c",
-        help="Path of kdeploy.toml. Default: the nearest one in this folder or above.",
-        show_default=False,
-    ),
-]
-TargetName = Annotated[
-    str | None,
-    typer.Option("--target", "-t", help="Target name, if kdeploy.toml has several.", show_default=False),
-]
-Namespace = Annotated[
-    str | None,
-    typer.Option("--namespace", "-n", help="Namespace. Default: the target's.", show_default=False),
-]
-Context = Annotated[
-    str | None,
-    typer.Option("--context", help="Kubeconfig context. Default: the target's.", show_default=False),
-]
+_CONFIG = "Path of kdeploy.toml. Default: the nearest one in this folder or above."
+ConfigFile = Annotated[Path | None, Option("--config", "-c", help=_CONFIG)]
+LongConfigFile = Annotated[Path | None, Option("--config", help=_CONFIG)]
+TargetName = Annotated[str | None, Option("--target", "-t", help="Target name, if kdeploy.toml has several.")]
+Namespace = Annotated[str | None, Option("--namespace", "-n", help="Namespace. Default: the target's.")]
+Context = Annotated[str | None, Option("--context", help="Kubeconfig context. Default: the target's.")]
 Kubeconfig = Annotated[
-    str | None,
-    typer.Option("--kubeconfig", help="Path of the kubeconfig. Default: the target's.", show_default=False),
+    str | None, Option("--kubeconfig", help="Path of the kubeconfig. Default: the target's.")
 ]
 ForceConflicts = Annotated[
-    bool, typer.Option("--force-conflicts", help="On a cluster: take over fields that other managers own.")
+    bool, Option("--force-conflicts", help="On a cluster: take over fields that other managers own.")
 ]
-StoreUri = Annotated[
-    str | None, typer.Option("--store", help="Model store. Default: store.uri.", show_default=False)
-]
+StoreUri = Annotated[str | None, Option("--store", help="Model store. Default: store.uri.")]
 Sets = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Set a key of kdeploy.toml, as in --set serving.batch-size=4."
-    ),
+    Option("--set", metavar="KEY=VALUE", help="Set a key of kdeploy.toml, as in --set serving.batch-size=4."),
 ]
-OutputFormat = Annotated[Output, typer.Option("--output", "-o", help="Output format.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Treat warnings as errors.")]
+OutputFormat = Annotated[Output, Option("--output", "-o", help="Output format.")]
+Strict = Annotated[bool, Option("--strict", help="Treat warnings as errors.")]
 Canary = Annotated[
     int,
-    typer.Option(
+    Option(
         "--canary",
         min=0,
         max=100,
@@ -66,36 +46,35 @@ Canary = Annotated[
 ]
 StrategyName = Annotated[
     Strategy | None,
-    typer.Option(
+    Option(
         "--strategy",
         help="recreate: in Standard mode, stop old pods before new ones start, where there is no room for "
         "both. Default: rolling, or recreate where no release answers requests.",
     ),
 ]
 ReleaseId = Annotated[
-    str | None,
-    typer.Option("--release", help="Use this release from the model store instead of pushing one."),
+    str | None, Option("--release", help="Use this release from the model store instead of pushing one.")
 ]
-ServiceName = Annotated[
-    str | None,
-    typer.Argument(help="Service name. Default: model.name in kdeploy.toml.", show_default=False),
-]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
-ServiceOption = Annotated[
-    str | None,
-    typer.Option("--service", help="Service name. Default: model.name in kdeploy.toml.", show_default=False),
-]
+_SERVICE = "Service name. Default: model.name in kdeploy.toml."
+ServiceName = Annotated[str | None, Argument(help=_SERVICE)]
+ServiceOption = Annotated[str | None, Option("--service", help=_SERVICE)]
+Yes = Annotated[bool, Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
-class Where(TypedDict, total=False):
-    """The options of every command on a target."""
+class WhereLocal(TypedDict, total=False):
+    """The options of every command on the local target itself."""
 
     config: ConfigFile
     target: TargetName
+    sets: Sets
+
+
+class Where(WhereLocal, total=False):
+    """The options of every command on a target."""
+
     namespace: Namespace
     context: Context
     kubeconfig: Kubeconfig
-    sets: Sets
 
 
 class WhereStored(Where, total=False):

@@ -21,7 +21,6 @@ if TYPE_CHECKING:  # `kdeploy --help` comes through here and prints none of thes
     from deployer.findings import Finding
     from deployer.observed import Document, Observed
     from deployer.predict import Failure, Prediction
-    from deployer.prune import Dated
     from deployer.targets.local.protocol import Info, RevisionInfo
 
 
@@ -208,14 +207,6 @@ def print_documents(documents: Sequence[Document], output: Output) -> None:
     """Print Kubernetes documents: their names, or all of them."""
     rows = [(document["kind"], document["metadata"]["name"]) for document in documents]
     print_rows(output, ["kind", "name"], rows, list(documents), [f"{kind}/{name}" for kind, name in rows])
-
-
-def print_old(old: Sequence[Dated]) -> None:
-    """Print to stderr which releases will be removed."""
-    rows = [
-        (dated.release.id, size_text(dated.release.archive.size), time_text(dated.pushed)) for dated in old
-    ]
-    print_table(["to be removed", "size", "pushed"], rows, tell)
 
 
 def time_text(seconds: float) -> str:

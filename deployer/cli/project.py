@@ -7,13 +7,7 @@ import typer
 from typing_extensions import Unpack
 
 from deployer.cli import deps, printers
-from deployer.cli.options import (
-    ConfigFile,
-    OutputFormat,
-    Sets,
-    Where,
-    spelled_out,
-)
+from deployer.cli.options import ConfigFile, OutputFormat, Sets, Where, spelled_out
 from deployer.cli.terminal import tell
 
 
@@ -44,7 +38,7 @@ def config(
 
         printers.print_json(json_schema())
         return
-    rows = list(deps.settings(config=config, sets=sets).values())
+    rows = list(deps.workspace(config=config, sets=sets).settings.values())
     data = {key: {"value": value, "source": source} for key, value, source in rows}
     shown = [(key, printers.value_text(value), source) for key, value, source in rows]
     printers.print_rows(output, ["key", "value", "source"], shown, data, [key for key, _, _ in rows])
@@ -56,14 +50,14 @@ def doctor(output: OutputFormat = "table", **where: Unpack[Where]) -> None:
     from deployer.errors import IntegrityError, KdeployError, StoreError
     from deployer.findings import failure
 
-    if not deps.has_project(**where):
-        printers.print_findings(deps.this_machine().services.examine(), output)
+    if machine := deps.this_machine(**where):
+        printers.print_findings(machine.services.examine(), output)
         return
-    loaded = deps.settings(**where)
-    findings = list(deps.open_target(loaded, where.get("target")).services.examine())
+    work = deps.workspace(**where)
+    findings = list(work.target.services.examine())
     if not any(finding.status == "failure" for finding in findings):
         try:
-            rollouts = deps.open_rollouts(loaded, where.get("target"), printers.Viewer())
+            rollouts = work.rollouts(printers.Viewer())
             decision = rollouts.decide(check=True, thorough=True)
             rollouts.is_stored(decision.release)
             findings += decision.findings

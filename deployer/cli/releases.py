@@ -11,6 +11,7 @@ from typing_extensions import Unpack
 from deployer.cli import deps, printers
 from deployer.cli.options import (
     Canary,
+    LongConfigFile,
     OutputFormat,
     ReleaseId,
     Sets,
@@ -27,18 +28,12 @@ _DECADE = 10 * 365 * 86400.0  # seconds
 
 
 @spelled_out
-def push(
-    strict: Strict = False,
-    output: OutputFormat = "name",
-    **where: Unpack[WhereStored],
-) -> None:
+def push(strict: Strict = False, output: OutputFormat = "name", **where: Unpack[WhereStored]) -> None:
     """Build the model archive and upload it to the model store; print the release id."""
     from deployer.project import Project
 
-    loaded = deps.settings(**where)
-    viewer = printers.Viewer()
-    store = deps.open_model_store(loaded, where.get("target"), viewer)
-    release = Project(loaded, viewer, strict=strict).push(store)
+    work, viewer = deps.workspace(**where), printers.Viewer()
+    release = Project(work.settings, viewer, strict=strict).push(work.model_store(viewer))
     printers.print_rows(output, ["release"], [[release.id]], release, [release.id])
 
 
@@ -71,12 +66,7 @@ def archive(
     ] = Path(),
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace an existing archive.")] = False,
     strict: Strict = False,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config", help="Path of kdeploy.toml. Default: the nearest one in this folder or above."
-        ),
-    ] = None,
+    config: LongConfigFile = None,
     sets: Sets = None,
 ) -> None:
     """Write the model archive to a folder, with torch-model-archiver's flags or a kdeploy.toml."""
@@ -95,8 +85,8 @@ def archive(
         "archive-format": archive_format,
     }
     given = [f"model.{key}={value}" for key, value in flags.items() if value is not None]
-    loaded = deps.settings(config=config, sets=[*(sets or []), *given], search=model_name is None)
-    show(str(Project(loaded, printers.Viewer(), strict=strict).export(export_path, force=force)))
+    work = deps.workspace(config=config, sets=[*(sets or []), *given], search=model_name is None)
+    show(str(Project(work.settings, printers.Viewer(), strict=strict).export(export_path, force=force)))
 
 
 @spelled_out
@@ -110,8 +100,7 @@ def plan(
     """Show what a rollout would do."""
     from deployer.rollout.plan import Strategy
 
-    loaded = deps.settings(**where)
-    rollouts = deps.open_rollouts(loaded, where.get("target"), printers.Viewer(), strict=strict)
+    rollouts = deps.workspace(**where).rollouts(printers.Viewer(), strict=strict)
     chosen = Strategy(strategy) if strategy else None
     decision = rollouts.decide(percent=canary, strategy=chosen, check=True)
     rollouts.tell(decision)
@@ -157,8 +146,7 @@ def render(
     **where: Unpack[WhereStored],
 ) -> None:
     """Print the documents that a rollout would apply, for GitOps."""
-    loaded = deps.settings(**where)
-    rollouts = deps.open_rollouts(loaded, where.get("target"), printers.Viewer())
+    rollouts = deps.workspace(**where).rollouts(printers.Viewer())
     if rbac:
         printers.print_documents(rollouts.role(release), output)
         return
@@ -172,17 +160,13 @@ def render(
 
 
 @spelled_out
-def releases(
-    output: OutputFormat = "table",
-    **where: Unpack[WhereStored],
-) -> None:
+def releases(output: OutputFormat = "table", **where: Unpack[WhereStored]) -> None:
     """List this model's releases in the model store, oldest first."""
     from deployer.events import Warned
     from deployer.prune import ask_use
 
-    loaded = deps.settings(**where)
-    viewer = printers.Viewer()
-    found = deps.open_model_store(loaded, where.get("target"), viewer).releases(loaded.config.model.name)
+    work, viewer = deps.workspace(**where), printers.Viewer()
+    found = work.model_store(viewer).releases(work.settings.config.model.name)
     use = ask_use(deps.open_targets(**where))
     for name, error in use.unasked.items():
         viewer(Warned(f"cannot find out which releases target {name} needs: {error}"))
@@ -200,13 +184,12 @@ def verify(
     """Compare every byte of stored releases with what was pushed."""
     from deployer.project import Project
 
-    loaded = deps.settings(**where)
-    viewer = printers.Viewer()
-    store = deps.open_model_store(loaded, where.get("target"), viewer)
-    name, damaged = loaded.config.model.name, []
-    stored = [Project(loaded, viewer).find(release, store)] if release else store.releases(name)
+    work, viewer = deps.workspace(**where), printers.Viewer()
+    config, store = work.settings.config, work.model_store(viewer)
+    name, damaged = config.model.name, []
+    stored = [Project(work.settings, viewer).find(release, store)] if release else store.releases(name)
     if not stored:
-        tell(f"no releases of {name} in {loaded.config.store.uri}")
+        tell(f"no releases of {name} in {config.store.uri}")
     for found in stored:
         try:
             store.verify(found)
@@ -243,9 +226,8 @@ def prune(
     from deployer import prune as pruning
 
     age = deps.duration(min_age, "--min-age", longest=_DECADE)
-    loaded = deps.settings(**where)
-    name = loaded.config.model.name
-    store = deps.open_model_store(loaded, where.get("target"), printers.Viewer())
+    work = deps.workspace(**where)
+    name, store = work.settings.config.model.name, work.model_store(printers.Viewer())
     targets = deps.open_targets(ignore_target or [], **where)
 
     def find() -> list[pruning.Dated]:
@@ -258,7 +240,11 @@ def prune(
             f"nothing to remove: every release is in use, one of the newest {keep} or younger than {min_age}"
         )
         return
-    printers.print_old(old)
+    rows = [
+        (one.release.id, printers.size_text(one.release.archive.size), printers.time_text(one.pushed))
+        for one in old
+    ]
+    printers.print_table(["to be removed", "size", "pushed"], rows, tell)
     if dry_run:
         show("\n".join(dated.release.id for dated in old))
         return

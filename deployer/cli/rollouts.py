@@ -77,15 +77,9 @@ def rollout(
 
     seconds = deps.duration(timeout, "--timeout") if wait else None
     chosen = Strategy(strategy) if strategy else None
-    loaded = deps.settings(wait_window=wait_window, history_limit=history_limit, **where)
+    work = deps.workspace(wait_window=wait_window, history_limit=history_limit, **where)
     with printers.open_viewer() as viewer:
-        rollouts = deps.open_rollouts(
-            loaded,
-            where.get("target"),
-            viewer,
-            strict=strict,
-            force_conflicts=force_conflicts,
-        )
+        rollouts = work.rollouts(viewer, strict=strict, force_conflicts=force_conflicts)
         if dry_run:
             decision = rollouts.decide(
                 release, percent=canary, strategy=chosen, check=True, preview=dry_run == "server"
@@ -98,7 +92,7 @@ def rollout(
         )
     live = None
     if output in ("json", "yaml"):
-        live = queries.inspect(rollouts.target, deps.reference(loaded, rollouts.target))
+        live = queries.inspect(rollouts.target, work.reference())
     if live and output == "yaml":
         printers.print_yaml(live.document)
     else:
@@ -116,11 +110,7 @@ def _refuse_options(command: typer.Context) -> None:
 
 @app.command()
 @spelled_out
-def history(
-    name: ServiceName = None,
-    output: OutputFormat = "table",
-    **where: Unpack[Where],
-) -> None:
+def history(name: ServiceName = None, output: OutputFormat = "table", **where: Unpack[Where]) -> None:
     """List the rollouts of a service, oldest first: when, by whom, and the outcome."""
     target, reference = deps.locate(name, **where)
     reports.print_history(target.journal.entries(reference), output)

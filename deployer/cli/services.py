@@ -40,14 +40,8 @@ def diff(
     **where: Unpack[WhereStored],
 ) -> None:
     """Show what a rollout would change in the live documents; exit code 15 if there are changes."""
-    loaded = deps.settings(**where)
-    rollouts = deps.open_rollouts(
-        loaded,
-        where.get("target"),
-        printers.Viewer(),
-        strict=strict,
-        force_conflicts=force_conflicts,
-    )
+    work = deps.workspace(**where)
+    rollouts = work.rollouts(printers.Viewer(), strict=strict, force_conflicts=force_conflicts)
     decision = rollouts.decide(release, percent=canary, preview=True)
     rollouts.tell(decision)
     reports.print_differences(decision.changes, output)
@@ -115,15 +109,14 @@ def predict(
     from deployer.targets.protocols import Via
 
     seconds = deps.duration(timeout, "--timeout", zero=False)
-    loaded = deps.settings(ingress=ingress if kserve else None, allow_no_project=True, **where)
-    target = deps.open_target(loaded, where.get("target"))
-    reference = deps.reference(loaded, target, service)
+    work = deps.workspace(ingress=ingress if kserve else None, allow_no_project=True, **where)
+    reference = work.reference(service)
     with Client(
-        target.reach.endpoint(reference, Via.INGRESS if kserve else Via.DIRECT),
+        work.target.reach.endpoint(reference, Via.INGRESS if kserve else Via.DIRECT),
         reference.name,
         timeout=seconds,
         headers=read_headers(header or [], token, cookie or [], os.environ if kserve else {}),
-        max_request_size=loaded.config.serving.max_request_size,
+        max_request_size=work.settings.config.serving.max_request_size,
         resize=resize,
         authority=authority,
     ) as client:
@@ -132,11 +125,7 @@ def predict(
 
 
 @spelled_out
-def status(
-    name: ServiceName = None,
-    output: OutputFormat = "table",
-    **where: Unpack[Where],
-) -> None:
+def status(name: ServiceName = None, output: OutputFormat = "table", **where: Unpack[Where]) -> None:
     """Show the state of a service; exit code 8 if it has failed or is stopped."""
     from deployer import queries
 
@@ -161,8 +150,7 @@ def list_services(
     **where: Unpack[Where],
 ) -> None:
     """List the services of a target."""
-    loaded = deps.settings(allow_no_project=True, **where)
-    services = deps.open_target(loaded, where.get("target")).services
+    services = deps.workspace(allow_no_project=True, **where).target.services
     printers.print_services(services.list_all(None if everywhere else services.namespace), output)
 
 
@@ -190,11 +178,7 @@ def logs(
 
 
 @spelled_out
-def delete(
-    name: ServiceName = None,
-    yes: Yes = False,
-    **where: Unpack[Where],
-) -> None:
+def delete(name: ServiceName = None, yes: Yes = False, **where: Unpack[Where]) -> None:
     """Delete a service; its releases stay in the model store."""
     target, reference = deps.locate(name, **where)
     if not yes:
