@@ -12,16 +12,36 @@ from deployer.cli.terminal import tell
 
 
 def init(
-    name: Annotated[str, typer.Argument(help="The model's name.")] = "my-model",
-    folder: Annotated[Path, typer.Option("--folder", help="Folder to write to.")] = Path(),
-    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
+    folder: Annotated[Path, typer.Argument(help="Folder to write to. Default: the current folder.")] = Path(),
+    name: Annotated[
+        str | None, typer.Option("--name", help="Model name. Default: the folder's name.")
+    ] = None,
+    serialized_file: Annotated[
+        str, typer.Option("--serialized-file", help="Your trained weights, relative to the folder.")
+    ] = "model.pt",
+    model_file: Annotated[
+        str | None,
+        typer.Option("--model-file", help="Python file with the network's class, for a state dict."),
+    ] = None,
+    handler: Annotated[
+        str, typer.Option("--handler", help="Your handler. Written if it does not exist.")
+    ] = "handler.py",
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing kdeploy.toml.")] = False,
 ) -> None:
-    """Write a first kdeploy.toml and handler."""
-    from deployer.scaffold import write_project
+    """Write a kdeploy.toml and a handler to start from."""
+    from deployer.scaffold import suggest_name, write_project
 
-    for path in write_project(folder, name, force=force):
+    written = write_project(
+        folder,
+        name or suggest_name(folder),
+        handler=handler,
+        serialized_file=serialized_file,
+        model_file=model_file,
+        force=force,
+    )
+    for path in written:
         tell(f"wrote {path}")
-    tell("next: put your weights there, fill in handler.py, and run `kdeploy rollout`")
+    tell(f"next: put your weights into {folder / serialized_file} and run `kdeploy rollout`")
 
 
 def config(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -94,17 +95,26 @@ def test_nothing_prompts_without_a_terminal(tmp_path: Path) -> None:
     assert "--yes" in ended.stderr
 
 
-def test_init_writes_a_project_that_reads_well_and_loses_nothing(tmp_path: Path) -> None:
-    assert kdeploy("init", "my-model", folder=tmp_path).returncode == 0
-    config = kdeploy("config", "-o", "name", folder=tmp_path)
-    assert "model.name" in config.stdout.split()
-    (tmp_path / "handler.py").write_text("mine")
-    again = kdeploy("init", "other", folder=tmp_path)
-    assert again.returncode == 3
-    assert (tmp_path / "handler.py").read_text() == "mine"
-    assert kdeploy("init", "other", "--force", folder=tmp_path).returncode == 0
-    assert (tmp_path / "handler.py").read_text() != "mine"
-    assert kdeploy("init", "No Name", "--folder", "x", folder=tmp_path).returncode == 3
+def test_init_writes_a_project_and_keeps_existing_files(tmp_path: Path) -> None:
+    assert kdeploy("init", "My Model 2", folder=tmp_path).returncode == 0
+    folder = tmp_path / "My Model 2"
+    assert {path.name for path in folder.iterdir()} == {"kdeploy.toml", "handler.py", ".gitignore"}
+    assert kdeploy("config", "-o", "json", folder=folder).stdout.count('"my-model-2"') == 1
+    (folder / "handler.py").write_text("mine")
+    assert kdeploy("init", folder=folder).returncode == 3
+    assert kdeploy("init", "--force", "--name", "other", folder=folder).returncode == 0
+    assert '"other"' in (folder / "kdeploy.toml").read_text()
+    assert (folder / "handler.py").read_text() == "mine"
+    assert kdeploy("init", "x", "--name", "No Name", folder=tmp_path).returncode == 3
+    assert not (tmp_path / "x").exists()
+
+
+def test_init_names_the_files_of_a_state_dict(tmp_path: Path) -> None:
+    names = ["--serialized-file", 'we"ights.pth', "--model-file", "net.py", "--handler", "own.py"]
+    assert kdeploy("init", *names, folder=tmp_path).returncode == 0
+    shown = json.loads(kdeploy("config", "-o", "json", folder=tmp_path).stdout)
+    keys = ("model.serialized-file", "model.model-file", "model.handler")
+    assert [shown[key]["value"] for key in keys] == ['we"ights.pth', "net.py", "own.py"]
 
 
 def test_config_shows_values_and_sources(tmp_path: Path) -> None:
