@@ -1,0 +1,237 @@
+"""Opens a project with its model store and one of its targets: for the commands, and for Python programs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deployer.config import KServeTarget, LocalTarget, Settings, TargetConfig, find_file, load_settings
+from deployer.errors import ConfigError
+from deployer.events import Emit, Event, Warned
+from deployer.observed import Observed, Reference
+
+if TYPE_CHECKING:  # each is imported when it is first used
+    from deployer.journal import Entry
+    from deployer.predict import Client, Failure, Prediction, Protocol
+    from deployer.project import Project
+    from deployer.release import Release
+    from deployer.rollout.plan import Strategy
+    from deployer.rollouts import Rollouts
+    from deployer.store import ModelStore
+    from deployer.targets.kserve import Cluster
+    from deployer.targets.local import OneNode
+    from deployer.targets.protocols import Target
+
+
+def ignore(event: Event) -> None:
+    """Ignore an event."""
+
+
+def open_workspace(
+    folder: str | Path = ".",
+    *,
+    target: str | None = None,
+    settings: Mapping[str, str] | None = None,
+    emit: Emit = ignore,
+    strict: bool = False,
+) -> Workspace:
+    """Open the project of the `kdeploy.toml` in a folder, or in the nearest folder above it.
+
+    `target` is a target's name; it can be left out if there is only one. `settings` overrides keys of
+    `kdeploy.toml`, with values as after `--set`: `{"serving.batch-size": "4"}`. `emit` is called with every
+    event. With `strict`, a warning about the model archive is an error. Raises ConfigError.
+    """
+    folder = Path(folder).absolute()
+    loaded = load_settings(
+        find_file(folder), environment=os.environ, flags=dict(settings or {}), folder=folder
+    )
+    return Workspace(loaded, target, emit, strict=strict)
+
+
+class Workspace:
+    """A project, its model store and one target, each opened when it is first used.
+
+    Close it, or use it in a `with`. Every method can raise a KdeployError.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        target: str | None = None,
+        emit: Emit = ignore,
+        *,
+        strict: bool = False,
+        force_conflicts: bool = False,
+    ) -> None:
+        self.settings = settings
+        self._named = target
+        self._emit, self._strict, self._force_conflicts = emit, strict, force_conflicts
+        self._opened = ExitStack()
+
+    def __enter__(self) -> Workspace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections to the model store and the target."""
+        self._opened.close()
+
+    @cached_property
+    def chosen(self) -> tuple[str, TargetConfig]:
+        """The name and configuration of the target. Raises ConfigError if there are several."""
+        return choose_target(self.settings, self._named)
+
+    @cached_property
+    def project(self) -> Project:
+        """The project: plans, pushes and exports releases."""
+        from deployer.project import Project
+
+        return Project(self.settings, self._emit, strict=self._strict)
+
+    @cached_property
+    def store(self) -> ModelStore:
+        """The model store."""
+        from deployer.store.open import open_store
+
+        config, shell = self.settings.config, None
+        if config.store.uri.startswith("pvc://"):
+            image = config.store.helper_image or config.serving.image
+            shell = self._cluster.shell(image, lambda text: self._emit(Warned(text)))
+        store = open_store(config.store, self.settings.root, shell)
+        self._opened.callback(store.close)
+        return store
+
+    @cached_property
+    def target(self) -> Target:
+        """The target."""
+        return self._cluster.target if isinstance(self.chosen[1], KServeTarget) else self.node.target
+
+    @cached_property
+    def rollouts(self) -> Rollouts:
+        """The rollouts of the project to the target."""
+        from deployer.rollouts import Rollouts
+
+        return Rollouts(self.project, self.store, self.target, self._emit)
+
+    def reference(self, name: str | None = None) -> Reference:
+        """Return the namespace and name of a service. Default: the project's service."""
+        return Reference(self.target.services.namespace, self.settings.service(name))
+
+    def push(self) -> Release:
+        """Build the model archive and upload it to the model store, unless the release is stored already."""
+        return self.project.push(self.store)
+
+    def rollout(
+        self,
+        release_id: str | None = None,
+        *,
+        percent: int = 100,
+        strategy: Strategy | None = None,
+        timeout: float | None = 300.0,
+        rollback: bool = False,
+    ) -> Release:
+        """Roll out a release and wait until it is ready. Default: push and roll out the project as it is.
+
+        `percent` is the release's share of the traffic. `timeout` is in seconds; with None, do not wait.
+        With `rollback`, a release that does not become ready is replaced by the last one that was. Raises
+        RolloutFailedError or RolloutTimeoutError if the release does not become ready.
+        """
+        return self.rollouts.rollout(
+            release_id, percent=percent, strategy=strategy, timeout=timeout, rollback=rollback
+        )
+
+    def status(self) -> Observed:
+        """Return the observed state of the service. Raises NotFoundError if there is no service."""
+        from deployer.queries import inspect
+
+        return inspect(self.target, self.reference()).status
+
+    def history(self) -> list[Entry]:
+        """Return the rollouts of the service, oldest first."""
+        return self.target.journal.entries(self.reference())
+
+    def client(self, *, headers: Mapping[str, str] | None = None, timeout: float = 60.0) -> Client:
+        """Return a client that sends requests through the ingress. Close it, or use it in a `with`.
+
+        `timeout` is in seconds, for a request and its whole response. Raises NotFoundError if there is no
+        service.
+        """
+        from deployer.predict import Client
+
+        reference = self.reference()
+        return Client(
+            self.target.reach.endpoint(reference),
+            reference.name,
+            timeout=timeout,
+            headers=headers,
+            max_request_size=self.settings.config.serving.max_request_size,
+        )
+
+    def predict(self, files: Iterable[str | Path], protocol: Protocol = "v1") -> list[Prediction | Failure]:
+        """Send one request for each file, several at a time, and return the results in the files' order.
+
+        A file without a prediction has a Failure, with the error.
+        """
+        with self.client() as client:
+            return list(client.predict([Path(file) for file in files], protocol))
+
+    @cached_property
+    def node(self) -> OneNode:
+        """The local target's supervisor. Raises ConfigError if the target is a cluster."""
+        name, config = self.chosen
+        if not isinstance(config, LocalTarget):
+            raise ConfigError(
+                "this command needs a local target",
+                where=f"targets.{name}",
+                hint='choose one of kind = "local": --target NAME',
+            )
+        return open_node(config, self.settings.root, gpus=self.settings.config.serving.gpu)
+
+    @cached_property
+    def _cluster(self) -> Cluster:
+        """The target's cluster; for a local target, kubeconfig's current one, which has the store's claim."""
+        from deployer.targets.kserve import Cluster
+
+        _, config = self.chosen
+        cluster = Cluster(
+            config if isinstance(config, KServeTarget) else KServeTarget(),
+            self.settings.config.store,
+            force_conflicts=self._force_conflicts,
+        )
+        return self._opened.enter_context(cluster)
+
+
+def choose_target(settings: Settings, name: str | None) -> tuple[str, TargetConfig]:
+    """Return the name and configuration of a target. Default: KDEPLOY_TARGET, then the only target."""
+    targets = settings.config.targets
+    named_by = "--target" if name else "KDEPLOY_TARGET"
+    name = name or os.environ.get("KDEPLOY_TARGET")
+    if name is None and len(targets) != 1:
+        raise ConfigError(
+            f"kdeploy.toml has several targets: {', '.join(targets)}",
+            where="targets",
+            hint="add --target NAME",
+        )
+    name = name or next(iter(targets))
+    if name not in targets:
+        raise ConfigError(f"unknown target {name}", where=named_by, hint=f"known: {', '.join(targets)}")
+    return name, targets[name]
+
+
+def open_node(config: LocalTarget, folder: Path, *, gpus: int = 0) -> OneNode:
+    """Open a local target, whose state folder is relative to `folder`. Starts nothing."""
+    from deployer.targets.local import OneNode
+
+    return OneNode(
+        state=folder / config.state,
+        namespace=config.namespace,
+        ingress_host=config.ingress_host,
+        ingress_port=config.ingress_port,
+        gpus=gpus,
+    )
