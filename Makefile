@@ -15,7 +15,7 @@ PAIRED := tests/cluster tests/contract tests/stores tests/system tests/examples 
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo unit test full e2e lint type bench docs build clean
+.PHONY: help setup demo unit test full e2e lint type bench docs site build clean
 
 help:  ## Show this
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -63,8 +63,14 @@ bench: setup  ## Measure speed side by side with its peers
 docs: setup  ## Write the reference pages that are made from the code
 	@$(RUN) docs/generate.py
 
+# The environment of the build before is not used: Sphinx repeats no warning for a page that has not changed.
+site: setup  ## Build the documentation site into site/; a broken link is an error
+	@rm -rf site
+	@$(RUN) -m sphinx --quiet --fresh-env --fail-on-warning --keep-going -c docs -d build/doctrees . site
+	@echo "open site/index.html"
+
 build: setup  ## Build the wheel and the source distribution into dist/
 	@$(RUN) -m build --outdir dist .
 
 clean:  ## Remove what the above made, but the model store
-	@rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	@rm -rf $(VENV) dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
