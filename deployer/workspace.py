@@ -220,8 +220,13 @@ def choose_target(settings: Settings, name: str | None) -> tuple[str, TargetConf
         )
     name = name or next(iter(targets))
     if name not in targets:
-        raise ConfigError(f"unknown target {name}", where=named_by, hint=f"known: {', '.join(targets)}")
+        raise unknown_target(name, named_by, targets)
     return name, targets[name]
+
+
+def unknown_target(name: str, where: str, known: Iterable[str]) -> ConfigError:
+    """Return the error for a target name that `kdeploy.toml` does not have."""
+    return ConfigError(f"unknown target {name}", where=where, hint=f"known: {', '.join(known)}")
 
 
 def open_node(config: LocalTarget, folder: Path, *, gpus: int = 0) -> OneNode:

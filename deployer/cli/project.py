@@ -73,11 +73,11 @@ def doctor(output: OutputFormat = "table", **where: Unpack[Where]) -> None:
     if machine := deps.this_machine(**where):
         printers.print_findings(machine.services.examine(), output)
         return
-    work = deps.workspace(**where)
+    work = deps.workspace(printers.Viewer(), **where)
     findings = list(work.target.services.examine())
     if not any(finding.status == "failure" for finding in findings):
         try:
-            rollouts = work.rollouts(printers.Viewer())
+            rollouts = work.rollouts
             decision = rollouts.decide(check=True, thorough=True)
             rollouts.is_stored(decision.release)
             findings += decision.findings

@@ -30,10 +30,7 @@ _DECADE = 10 * 365 * 86400.0  # seconds
 @spelled_out
 def push(strict: Strict = False, output: OutputFormat = "name", **where: Unpack[WhereStored]) -> None:
     """Build the model archive and upload it to the model store; print the release id."""
-    from deployer.project import Project
-
-    work, viewer = deps.workspace(**where), printers.Viewer()
-    release = Project(work.settings, viewer, strict=strict).push(work.model_store(viewer))
+    release = deps.workspace(printers.Viewer(), strict=strict, **where).push()
     printers.print_rows(output, ["release"], [[release.id]], release, [release.id])
 
 
@@ -70,8 +67,6 @@ def archive(
     sets: Sets = None,
 ) -> None:
     """Write the model archive to a folder, with torch-model-archiver's flags or a kdeploy.toml."""
-    from deployer.project import Project
-
     flags = {
         "name": model_name,
         "version": version,
@@ -85,8 +80,14 @@ def archive(
         "archive-format": archive_format,
     }
     given = [f"model.{key}={value}" for key, value in flags.items() if value is not None]
-    work = deps.workspace(config=config, sets=[*(sets or []), *given], search=model_name is None)
-    show(str(Project(work.settings, printers.Viewer(), strict=strict).export(export_path, force=force)))
+    work = deps.workspace(
+        printers.Viewer(),
+        strict=strict,
+        search=model_name is None,
+        config=config,
+        sets=[*(sets or []), *given],
+    )
+    show(str(work.project.export(export_path, force=force)))
 
 
 @spelled_out
@@ -100,7 +101,7 @@ def plan(
     """Show what a rollout would do."""
     from deployer.rollout.plan import Strategy
 
-    rollouts = deps.workspace(**where).rollouts(printers.Viewer(), strict=strict)
+    rollouts = deps.workspace(printers.Viewer(), strict=strict, **where).rollouts
     chosen = Strategy(strategy) if strategy else None
     decision = rollouts.decide(percent=canary, strategy=chosen, check=True)
     rollouts.tell(decision)
@@ -146,7 +147,7 @@ def render(
     **where: Unpack[WhereStored],
 ) -> None:
     """Print the documents that a rollout would apply, for GitOps."""
-    rollouts = deps.workspace(**where).rollouts(printers.Viewer())
+    rollouts = deps.workspace(printers.Viewer(), **where).rollouts
     if rbac:
         printers.print_documents(rollouts.role(release), output)
         return
@@ -165,8 +166,9 @@ def releases(output: OutputFormat = "table", **where: Unpack[WhereStored]) -> No
     from deployer.events import Warned
     from deployer.prune import ask_use
 
-    work, viewer = deps.workspace(**where), printers.Viewer()
-    found = work.model_store(viewer).releases(work.settings.config.model.name)
+    viewer = printers.Viewer()
+    work = deps.workspace(viewer, **where)
+    found = work.store.releases(work.settings.config.model.name)
     use = ask_use(deps.open_targets(**where))
     for name, error in use.unasked.items():
         viewer(Warned(f"cannot find out which releases target {name} needs: {error}"))
@@ -182,12 +184,10 @@ def verify(
     **where: Unpack[WhereStored],
 ) -> None:
     """Compare every byte of stored releases with what was pushed."""
-    from deployer.project import Project
-
-    work, viewer = deps.workspace(**where), printers.Viewer()
-    config, store = work.settings.config, work.model_store(viewer)
+    work = deps.workspace(printers.Viewer(), **where)
+    config, store = work.settings.config, work.store
     name, damaged = config.model.name, []
-    stored = [Project(work.settings, viewer).find(release, store)] if release else store.releases(name)
+    stored = [work.project.find(release, store)] if release else store.releases(name)
     if not stored:
         tell(f"no releases of {name} in {config.store.uri}")
     for found in stored:
@@ -226,8 +226,8 @@ def prune(
     from deployer import prune as pruning
 
     age = deps.duration(min_age, "--min-age", longest=_DECADE)
-    work = deps.workspace(**where)
-    name, store = work.settings.config.model.name, work.model_store(printers.Viewer())
+    work = deps.workspace(printers.Viewer(), **where)
+    name, store = work.settings.config.model.name, work.store
     targets = deps.open_targets(ignore_target or [], **where)
 
     def find() -> list[pruning.Dated]:

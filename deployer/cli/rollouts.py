@@ -77,9 +77,16 @@ def rollout(
 
     seconds = deps.duration(timeout, "--timeout") if wait else None
     chosen = Strategy(strategy) if strategy else None
-    work = deps.workspace(wait_window=wait_window, history_limit=history_limit, **where)
     with printers.open_viewer() as viewer:
-        rollouts = work.rollouts(viewer, strict=strict, force_conflicts=force_conflicts)
+        work = deps.workspace(
+            viewer,
+            strict=strict,
+            force_conflicts=force_conflicts,
+            wait_window=wait_window,
+            history_limit=history_limit,
+            **where,
+        )
+        rollouts = work.rollouts
         if dry_run:
             decision = rollouts.decide(
                 release, percent=canary, strategy=chosen, check=True, preview=dry_run == "server"

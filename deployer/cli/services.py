@@ -40,8 +40,8 @@ def diff(
     **where: Unpack[WhereStored],
 ) -> None:
     """Show what a rollout would change in the live documents; exit code 15 if there are changes."""
-    work = deps.workspace(**where)
-    rollouts = work.rollouts(printers.Viewer(), strict=strict, force_conflicts=force_conflicts)
+    work = deps.workspace(printers.Viewer(), strict=strict, force_conflicts=force_conflicts, **where)
+    rollouts = work.rollouts
     decision = rollouts.decide(release, percent=canary, preview=True)
     rollouts.tell(decision)
     reports.print_differences(decision.changes, output)
