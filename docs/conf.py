@@ -1,7 +1,7 @@
 """Configures the documentation site: `make site` builds it with Sphinx into site/.
 
 The source folder is the repository, so that a link between two pages works on the site as it works in the
-repository. Every warning is an error: a link or anchor that leads nowhere, a page outside the navigation.
+repository. Every warning is an error: a broken link or anchor, a page outside the navigation.
 """
 
 project = "kdeploy"
