@@ -61,7 +61,7 @@ bench: setup  ## Measure speed side by side with its peers
 	@for bench in archive.py "archive.py --over-4-gib" commands.py batching.py front.py ingress.py upload.py waiting.py cluster.py events.py; do echo "== $$bench"; $(RUN) bench/$$bench || failed=1; done; exit $${failed:-0}
 
 docs: setup  ## Write the reference pages that are made from the code
-	@$(RUN) docs/generate.py
+	@$(RUN) -m docs.generate
 
 # The environment of the build before is not used: Sphinx repeats no warning for a page that has not changed.
 site: setup  ## Build the documentation site into site/; a broken link is an error

@@ -13,6 +13,7 @@ from deployer.cli.app import app
 from deployer.cli.main import INTERNAL, INTERRUPTED, TERMINATED
 from deployer.config import json_schema
 from deployer.errors import DIFFERENT, KdeployError
+from docs.outputs import outputs_page, schemas
 
 FOLDER = Path(__file__).parent / "reference"
 STOPPED = (
@@ -28,6 +29,8 @@ def pages() -> dict[Path, str]:
         FOLDER / "commands.md": commands_page(),
         FOLDER / "exit-codes.md": exit_codes_page(),
         FOLDER / "kdeploy.schema.json": json.dumps(json_schema(), indent=2) + "\n",
+        FOLDER / "outputs.md": outputs_page(),
+        FOLDER / "outputs.schema.json": json.dumps(schemas(), indent=2) + "\n",
     }
 
 

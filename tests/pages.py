@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,6 +59,7 @@ def links(path: Path) -> Iterator[tuple[int, str]]:
             yield line, str(destination)
 
 
+@cache
 def anchors(path: Path) -> set[str]:
     """Return the anchors of a page's headings, as GitHub and Sphinx name them."""
     tokens = _parse(path)

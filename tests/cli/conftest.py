@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.outputs import check_output
 from tests.stores.planted import MARK
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +56,7 @@ class Project:
             f"kdeploy {' '.join(arguments)} ended with {child.returncode}:\n{out}{err}"
         )
         assert "Traceback" not in err
+        check_output(arguments, out)
         return subprocess.CompletedProcess(child.args, child.returncode, out, err)
 
     def processes(self) -> list[psutil.Process]:

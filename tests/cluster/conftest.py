@@ -26,6 +26,7 @@ from tests.cluster.play import A, Play, documents
 from tests.cluster.project import write_project
 from tests.cluster.proxy import Proxy
 from tests.cluster.waiting import Waiting
+from tests.outputs import check_output
 from tests.stores.swift import SECRET
 
 CONFIG_MAPS = "/api/v1/namespaces/{}/configmaps"
@@ -150,6 +151,7 @@ def kdeploy(
         assert "Traceback" not in err
         assert ADMIN not in out + err  # the token, whatever goes wrong
         assert SECRET not in out + err  # and the model store's key
+        check_output(arguments, out)
         return Ended(int(caught.value.code or 0), out, err)
 
     return run
