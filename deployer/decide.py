@@ -1,6 +1,6 @@
-"""One decision: what a rollout of a release would apply, and what there is to know of it before. Pure.
+"""Decides what a rollout of a release applies. Pure.
 
-`plan`, `diff`, `render`, dry runs, `doctor` and `rollout` all begin here.
+`plan`, `diff`, `render`, dry runs, `doctor` and `rollout` all use this decision.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from deployer.storage_access import StorageAccess
 
 
 class Decision(Struct, frozen=True, kw_only=True):
-    """What a rollout would do; nothing of it has been done.
+    """What a rollout would do. Nothing of it has been done.
 
-    `live` is the service as it is, None where there is none or where nobody looked, and `newest` the number
-    of the journal's newest entry then, where the decision rests on it; `unchanged` says that the service is
-    Ready with just this bundle. `changes` and `findings` are there where they were looked for.
+    `live` is the live service, or None if there is none or it was not read. `newest` is the number of the
+    newest journal entry if the decision depends on it. `unchanged` means that the service is Ready with this
+    bundle. `changes` and `findings` are empty unless they were asked for.
     """
 
     release: Release
@@ -53,9 +53,9 @@ def decide(
     percent: int = 100,
     strategy: Strategy | None = None,
 ) -> Decision:
-    """Decide what a rollout of a release applies. Raises ConfigError for a strategy that the target lacks.
+    """Decide what a rollout of a release applies. Raises ConfigError if the target lacks the strategy.
 
-    Where nobody has `looked` at what is live, as for GitOps, the traffic is as asked for.
+    If the live service was not `looked` at, as for GitOps, the traffic is the given percentage.
     """
     standard = capabilities.deployment_mode == "Standard"
     traffic, note = decide_traffic(percent, release.id, live) if looked else (Traffic(percent), "")
@@ -71,7 +71,7 @@ def decide(
         access=access,
         recreate=chosen is Strategy.RECREATE,
     )
-    cautions = (warning, access.caution if access else "")
+    warnings = (warning, access.caution if access else "")
     return Decision(
         release=release,
         bundle=bundle,
@@ -80,5 +80,5 @@ def decide(
         capabilities=capabilities,
         live=live,
         notes=(note,) if note else (),
-        warnings=tuple(one for one in cautions if one),
+        warnings=tuple(filter(None, warnings)),
     )

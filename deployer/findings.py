@@ -1,4 +1,4 @@
-"""What a check found: one type for every check, and the refusal that they add up to. Pure."""
+"""The result of a check, and the error for all failed checks. Pure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from msgspec import Struct
 
 from deployer.errors import ConfigError, RefusedError
 
-PERMISSIONS = "permissions"  # the name of the finding about what the user may do
+PERMISSIONS = "permissions"  # the name of the finding about the user's permissions
 
 
 class Finding(Struct, frozen=True, kw_only=True):
-    """One thing that was checked, what was found, where that is set, and what to do about it."""
+    """The result of one check: what was found, where it is set, and how to fix it."""
 
     name: str
     status: Literal["ok", "warning", "failure"]
@@ -23,24 +23,24 @@ class Finding(Struct, frozen=True, kw_only=True):
 
 
 def ok(name: str, detail: str) -> Finding:
-    """Say that a rule holds."""
+    """Return the finding of a check that passed."""
     return Finding(name=name, status="ok", detail=detail)
 
 
 def warning(name: str, detail: str, where: str, remedy: str) -> Finding:
-    """Say that a rollout may fail."""
+    """Return the finding of a check that a rollout can fail on."""
     return Finding(name=name, status="warning", detail=detail, where=where, remedy=remedy)
 
 
 def failure(name: str, detail: str, where: str, remedy: str) -> Finding:
-    """Say that a rollout would fail."""
+    """Return the finding of a check that a rollout will fail on."""
     return Finding(name=name, status="failure", detail=detail, where=where, remedy=remedy)
 
 
 def refuse(findings: Sequence[Finding]) -> list[str]:
-    """Raise one error for all failures; return the warnings, one sentence each.
+    """Raise one error for all failures; return the warnings as text.
 
-    Raises RefusedError where a permission is among what is missing, else ConfigError.
+    Raises RefusedError if a permission is missing, ConfigError for any other failure.
     """
     broken = [one for one in findings if one.status == "failure"]
     if not broken:
@@ -51,5 +51,5 @@ def refuse(findings: Sequence[Finding]) -> list[str]:
     lines = [f"\n- {one.where}: {one.detail} ({one.remedy})" for one in broken]
     raise kind(
         f"{len(broken)} checks failed{''.join(lines)}",
-        hint="nothing was written; `kdeploy doctor` checks again",
+        hint="Nothing was written. Run `kdeploy doctor` to check again.",
     )

@@ -1,4 +1,4 @@
-"""Which releases a document names: in a storage URI, a label, an entry of a history. Pure."""
+"""Finds the releases that a document names, such as in a storage URI or a journal entry. Pure."""
 
 from __future__ import annotations
 
@@ -16,10 +16,7 @@ _NAME_AT_END = re.compile(r"[a-z][-a-z0-9]*$")
 
 
 def releases_named(document: Any) -> Iterator[str]:
-    """Yield `NAME/ID` for each path in a document of plain data that leads to a release, or through one.
-
-    A storage URI is such a path, wherever in the document it is and however its beginning is written.
-    """
+    """Yield `NAME/ID` for each path in a document that has a release's folder, such as a storage URI."""
     for before, after in pairwise(json.dumps(document).split("/")):
         word, name = _WORD.match(after), _NAME_AT_END.search(before[-NAME_MAX:])
         if word and name and re.match(ID_PATTERN, word[0]):

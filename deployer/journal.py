@@ -1,7 +1,7 @@
-"""The journal: an entry per rollout of a service, and whether another one may begin. Pure.
+"""The journal: one entry for each rollout of a service, and whether another rollout can begin. Pure.
 
-What an entry says of a rollout never changes: what was applied, by whom and from where. Its events are added
-to it, by any process, and the newest one says how far it is.
+The fields of an entry never change, except those that come from its events. Any process can add an event; the
+newest event is the outcome so far.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from msgspec import Struct, structs
 from deployer.bundle import Bundle
 from deployer.errors import ConflictError
 
-BOUND = 120.0  # seconds after which a rollout that says it is applying is taken for dead
-EVENTS_MAX = 50  # events that an entry keeps, the newest
+BOUND = 120.0  # seconds after which a rollout that is still applying counts as interrupted
+EVENTS_MAX = 50  # an entry keeps its newest events
 _TIME = "%Y-%m-%dT%H:%M:%SZ"  # as Kubernetes writes it
 
 
 class Outcome(enum.Enum):
-    """How far a rollout is, or how it ended."""
+    """The progress or the result of a rollout."""
 
     APPLYING = "Applying"
     APPLIED = "Applied"
@@ -29,11 +29,11 @@ class Outcome(enum.Enum):
     FAILED = "Failed"
     TIMED_OUT = "TimedOut"
     REPLACED = "Replaced"
-    INTERRUPTED = "Interrupted"  # it ended before all of its documents were applied
+    INTERRUPTED = "Interrupted"  # it ended before all its documents were applied
 
 
 class JournalEvent(Struct, frozen=True, kw_only=True):
-    """What happened to a rollout: its outcome from then on, the reason, and who noted it. `at` is UTC."""
+    """A change of a rollout's outcome, its reason, its author and its time in UTC."""
 
     outcome: Outcome
     at: str = ""
@@ -42,7 +42,7 @@ class JournalEvent(Struct, frozen=True, kw_only=True):
 
 
 class Provenance(Struct, frozen=True, kw_only=True):
-    """Where a rollout comes from: `user@machine`, the model archive's digest, the project's commit."""
+    """The origin of a rollout: `user@machine`, the model archive's digest, the project's commit."""
 
     who: str = ""
     archive: str = ""
@@ -50,10 +50,10 @@ class Provenance(Struct, frozen=True, kw_only=True):
 
 
 class Entry(Struct, frozen=True, kw_only=True):
-    """One rollout of a service. Times are UTC, as Kubernetes writes them.
+    """One rollout of a service. Times are in UTC, as Kubernetes writes them.
 
-    `percent` of the requests are for `release`, the rest for `stable`. `account` is the cluster's user.
-    `parent` is the number of the entry that this one goes back to. No Secret is in the bundle.
+    `release` gets `percent` of the requests, and `stable` the rest. `account` is the cluster's user.
+    `parent` is the number of the entry that a rollback restores. The bundle has no Secret.
     """
 
     number: int = 0
@@ -75,21 +75,15 @@ class Entry(Struct, frozen=True, kw_only=True):
 
 
 def plan_entry(
-    bundle: Bundle,
-    provenance: Provenance,
-    *,
-    stable: str | None = None,
-    strategy: str = "",
-    parent: int | None = None,
+    bundle: Bundle, provenance: Provenance, *, stable: str | None = None, strategy: str = ""
 ) -> Entry:
-    """Describe a rollout that is about to begin; the target gives it its number, time and account."""
+    """Return the entry of a rollout that is about to begin; the target sets its number, time and account."""
     return Entry(
         release=bundle.release,
         archive=provenance.archive,
         percent=bundle.percent,
         stable=stable,
         strategy=strategy,
-        parent=parent,
         who=provenance.who,
         commit=provenance.commit,
         bundle=bundle.without_secret(),
@@ -98,93 +92,90 @@ def plan_entry(
 
 
 def add_event(entry: Entry, event: JournalEvent) -> Entry:
-    """Return an entry with one more event; the newest ones are kept."""
+    """Return an entry with one more event."""
     events = (*entry.events, event)[-EVENTS_MAX:]
     return structs.replace(entry, outcome=event.outcome, reason=event.reason, since=event.at, events=events)
 
 
 def check_expected(newest: Entry | None, expect: int | None, where: str) -> None:
-    """Raise ConflictError where the newest entry is not the one that a decision was based on."""
-    if expect is not None and (newest.number if newest else 0) != expect:
-        since = (
-            f"{describe_author(newest)} rolled out release {newest.release}" if newest else "it was deleted"
-        )
-        raise ConflictError(
-            f"{since} in the meantime",
-            where=where,
-            hint="nothing was changed; `kdeploy status` shows what is live",
-        )
+    """Raise ConflictError if the newest entry is not the one that a decision was based on."""
+    if expect is None or expect == (newest.number if newest else 0):
+        return
+    what = "the service was deleted"
+    if newest:
+        what = f"{describe_author(newest)} rolled out release {newest.release}"
+    raise ConflictError(
+        f"{what} in the meantime",
+        where=where,
+        hint="Nothing was changed. Run `kdeploy status` to see the live release.",
+    )
 
 
 def takes_over(newest: Entry, planned: Entry, *, alive: bool | None, now: str, where: str) -> bool:
-    """Return whether a rollout continues the newest entry; False where it begins one of its own.
+    """Return whether a rollout continues the newest entry, and does not begin an entry itself.
 
-    `alive` says whether the process that wrote that entry still runs; None where it cannot be known.
-    Raises ConflictError where somebody else is just rolling out.
+    `alive` is whether the process that wrote the newest entry still runs, or None if that is unknown. Raises
+    ConflictError if another rollout is in progress.
     """
-    if newest.outcome != Outcome.APPLYING or _age(newest, now) > BOUND:
-        return False
-    if not alive and (newest.who, newest.bundle) == (planned.who, planned.bundle):
+    same = (newest.who, newest.bundle) == (planned.who, planned.bundle)
+    if _is_applying(newest, now) and same and not alive:
         return True
     refuse_another(newest, alive=alive, now=now, where=where)
     return False
 
 
 def refuse_another(newest: Entry, *, alive: bool | None, now: str, where: str) -> None:
-    """Raise ConflictError where somebody is just rolling out; `alive` as above."""
-    if newest.outcome != Outcome.APPLYING or _age(newest, now) > BOUND or alive is False:
-        return
-    raise ConflictError(
-        f"{describe_author(newest)} is rolling out release {newest.release} since {newest.since[11:19]} UTC",
-        where=where,
-        hint="nothing was changed; run it again when that has ended, if it is still wanted",
-    )
+    """Raise ConflictError if a rollout is in progress; `alive` as for `takes_over`."""
+    if _is_applying(newest, now) and alive is not False:
+        since = f"since {newest.since[11:19]} UTC"
+        raise ConflictError(
+            f"{describe_author(newest)} has been rolling out release {newest.release} {since}",
+            where=where,
+            hint="Nothing was changed. Run the command again when that rollout has ended.",
+        )
 
 
 def settle(entries: Sequence[Entry], now: str) -> list[Entry]:
-    """Return the entries, oldest first, with what cannot be `applying` any more called interrupted."""
+    """Return the entries, oldest first; those that are no longer applying have the outcome Interrupted."""
     ordered = sorted(entries, key=lambda entry: entry.number)
     return [
         structs.replace(entry, outcome=Outcome.INTERRUPTED)
-        if entry.outcome == Outcome.APPLYING and (entry is not ordered[-1] or _age(entry, now) > BOUND)
+        if entry.outcome == Outcome.APPLYING and not (entry is ordered[-1] and _is_applying(entry, now))
         else entry
         for entry in ordered
     ]
 
 
 def superfluous(entries: Sequence[Entry], limit: int) -> list[Entry]:
-    """Return the oldest of the entries, all but `limit`."""
+    """Return all entries except the newest `limit`, oldest first."""
     ordered = sorted(entries, key=lambda entry: entry.number)
     return ordered[: max(len(ordered) - limit, 0)]
 
 
 def describe_author(entry: Entry) -> str:
-    """Say who rolled out: the user and machine, and as which of the cluster's users."""
-    return (entry.who or "somebody") + (f" as {entry.account}" if entry.account else "")
+    """Return who rolled out: the user and machine, and the cluster's user."""
+    return (entry.who or "an unknown user") + (f" as {entry.account}" if entry.account else "")
 
 
 def write_time(time: dt.datetime) -> str:
-    """Write a time of any zone as Kubernetes does, in UTC."""
+    """Format a time of any zone in UTC, as Kubernetes does."""
     return time.astimezone(dt.timezone.utc).strftime(_TIME)
 
 
-def _age(entry: Entry, now: str) -> float:
-    """Return how many seconds lie between an entry's outcome and now; a time that cannot be read is far.
+def _is_applying(entry: Entry, now: str) -> bool:
+    """Return whether an entry is being applied, and began less than BOUND seconds before or after now.
 
-    Machines' clocks differ, and one that is hours ahead must not hold up anybody for hours.
+    A machine's clock can be hours ahead: its rollout must not block others for hours.
     """
     try:
         since, until = (dt.datetime.strptime(time, _TIME) for time in (entry.since, now))  # noqa: DTZ007
-        return abs((until - since).total_seconds())
     except ValueError:
-        return BOUND + 1
+        return False
+    return entry.outcome == Outcome.APPLYING and abs((until - since).total_seconds()) <= BOUND
 
 
 def last_ready(entries: Sequence[Entry], release: str) -> Entry | None:
-    """Return the newest readable entry of another release that became Ready with all requests, or None."""
-    ready = [
-        one
-        for one in entries
-        if one.outcome == Outcome.READY and one.release != release and one.percent == 100 and one.bundle
-    ]
-    return max(ready, key=lambda entry: entry.number, default=None)
+    """Return the newest entry of another release that became Ready with all requests and has its bundle."""
+    ready = (one for one in entries if one.outcome == Outcome.READY and one.percent == 100 and one.bundle)
+    others = (one for one in ready if one.release != release)
+    return max(others, key=lambda entry: entry.number, default=None)

@@ -1,6 +1,6 @@
-"""What is observed of a service, read from its InferenceService in the shape that KServe gives it. Pure.
+"""Reads the state of a service from its InferenceService. Pure.
 
-Both targets speak of a service in that shape, so there is one definition of Ready.
+Both targets write the InferenceService in the same form, so there is one definition of Ready.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Document = dict[str, Any]  # a Kubernetes object as plain JSON
 
 RELEASE_LABEL = "kdeploy.dev/release"
 NOT_SWITCHED = "TrafficNotSwitched"
-NOT_RUNNING = "SupervisorNotRunning"  # the reason of everything on a local target whose supervisor is down
+NOT_RUNNING = "SupervisorNotRunning"  # on a local target
 
 
 class Reference(Struct, frozen=True):
@@ -29,7 +29,7 @@ class Reference(Struct, frozen=True):
 
 
 class Phase(enum.Enum):
-    """The state of a service, seen from the release that is wanted."""
+    """The state of a service, with regard to the wanted release."""
 
     PENDING = "Pending"
     PROGRESSING = "Progressing"
@@ -39,9 +39,9 @@ class Phase(enum.Enum):
 
 
 class Share(Struct, frozen=True):
-    """The percentage of requests that one revision, and so one release, gets.
+    """The percentage of requests that one revision gets.
 
-    `foreign` says that somebody else sends them there: that part of the split is not kdeploy's.
+    `foreign`: they come from a route that is not KServe's.
     """
 
     revision: str
@@ -51,7 +51,7 @@ class Share(Struct, frozen=True):
 
 
 class Revision(Struct, frozen=True):
-    """One revision of a service, its release, and how many of its pods are ready and exist."""
+    """A revision of a service, its release, and the numbers of its ready pods and of all its pods."""
 
     name: str
     release: str | None
@@ -60,13 +60,13 @@ class Revision(Struct, frozen=True):
 
 
 class Observed(Struct, frozen=True, kw_only=True):
-    """What is wanted of a service, and what is observed.
+    """The wanted and the actual state of a service.
 
-    The release that is `wanted` is to get `percent` of the requests and `stable`, the release that was fully
-    rolled out last, the rest; `traffic` is what they get. `replicas` counts ready and wanted pods. `holding`
-    names pods that are being deleted and still hold their resources. `given_up` says that the target does not
-    start a failed release again by itself. `seconds` is how long this state has lasted, in steps of 30; `log`
-    the last lines of what failed.
+    The release `wanted` should get `percent` of the requests, and `stable`, the last fully rolled out
+    release, the rest; `traffic` is the actual split. `replicas` counts ready and wanted pods. `holding`
+    names pods that are terminating and still hold their resources. `given_up`: the target does not restart a
+    failed release. `seconds` is how long this state has lasted, in steps of 30. `log` has the last lines of
+    the failed container.
     """
 
     reference: Reference
@@ -90,21 +90,28 @@ class Observed(Struct, frozen=True, kw_only=True):
 
     @property
     def serving(self) -> str | None:
-        """The release that answers most of the requests, or None where no release answers."""
+        """The release that answers most of the requests, or None if no release does."""
         most = max(self.traffic, key=lambda share: share.percent, default=None)
         return most.release if most and most.percent else None
 
+    @property
+    def explanation(self) -> str:
+        """Why the service is in its phase: what is under way, or the reason and message of a failure."""
+        if self.phase is Phase.PROGRESSING and self.message:
+            return self.message
+        return ": ".join(text for text in (self.reason, self.message) if text)
+
 
 class Capabilities(Struct, frozen=True, kw_only=True):
-    """What a target can do, found out rather than assumed."""
+    """The detected features of a target."""
 
     deployment_mode: str
     canary: bool
-    local_storage_only: bool = False  # it reads models from this machine's disk alone
+    local_storage_only: bool = False  # the model store must be on this machine's disk
 
 
 class Live(Struct, frozen=True):
-    """A service on a target: its InferenceService as it is, and what is observed of it."""
+    """A service on a target: its live InferenceService, and the state read from it."""
 
     document: Document
     status: Observed
@@ -118,14 +125,14 @@ def read_observed(
     shares: Sequence[Share] | None = None,
     stable: str | None = None,
 ) -> Observed:
-    """Read what an InferenceService says about itself, in KServe's words, on either kind of target.
+    """Read the state of a service from its InferenceService.
 
-    `releases` maps revisions to their releases. `predictor` and `shares` stand in where KServe reports
-    neither revisions nor traffic, as in Standard mode. `stable` is the release that is recorded as stable;
-    where it is not given, the revision that was rolled out last names it.
+    `releases` maps revisions to their releases. `predictor` and `shares` replace what KServe does not report
+    in Standard mode: revisions and traffic. `stable` is the recorded stable release; by default it is that
+    of the revision that was rolled out last.
 
-    Ready means: the newest revision is of the wanted release and ready, it gets the percentage of requests
-    that is wanted, and the stable release gets all the rest.
+    Ready means: the newest revision is ready and belongs to the wanted release, it gets the wanted
+    percentage of the requests, and the stable release gets the rest.
     """
     metadata, status = document.get("metadata", {}), document.get("status", {})
     if predictor is None:
@@ -155,14 +162,14 @@ def read_observed(
         newest = releases.get(predictor["latestReadyRevision"])
         if newest is None or newest != seen.wanted:
             phase, reason = Phase.PROGRESSING, "RevisionNotReady"
-            message = f"the newest ready revision is of release {newest or 'unknown'}"
+            message = f"the newest ready revision belongs to release {newest or 'unknown'}"
         elif fault := _split_fault(seen):
             phase, reason, message = Phase.PROGRESSING, NOT_SWITCHED, fault
     return structs.replace(seen, phase=phase, reason=reason, message=message)
 
 
 def _wanted_percent(document: Document, predictor: Document) -> int:
-    """Return the percentage that the newest revision is wanted to get; with nothing beside it, all."""
+    """Return the newest revision's wanted percentage: 100 if it is the only revision."""
     percent = document.get("spec", {}).get("predictor", {}).get("canaryTrafficPercent")
     rolled_out = predictor.get("latestRolledoutRevision")
     alone = rolled_out in (None, "", predictor.get("latestCreatedRevision"))
@@ -170,9 +177,9 @@ def _wanted_percent(document: Document, predictor: Document) -> int:
 
 
 def _split_fault(seen: Observed) -> str:
-    """Return how the observed traffic differs from the wanted traffic, or nothing."""
+    """Return how the actual traffic differs from the wanted traffic, or an empty string."""
     foreign = sum(share.percent for share in seen.traffic if share.foreign)
-    # What somebody's canary leaves of the requests is for the wanted release, be it nothing.
+    # A foreign route can leave the wanted release any percentage, even 0.
     ours = [share for share in seen.traffic if not share.foreign and (share.percent or foreign >= 100)]
     others = [share for share in ours if share.release != seen.wanted]
     percent = sum(share.percent for share in ours) - sum(share.percent for share in others)
@@ -181,17 +188,15 @@ def _split_fault(seen: Observed) -> str:
     else:
         stray = [share for share in others if seen.stable and share.release != seen.stable]
         right = percent == seen.percent and not stray
-    wanted = f"{seen.percent} % {seen.wanted}"
-    if seen.percent < 100 and seen.stable:
-        wanted += f", {100 - seen.percent} % {seen.stable}"
-    return "" if right else f"waiting for the traffic to be {wanted}"
+    rest = f", {100 - seen.percent}% {seen.stable}" if seen.percent < 100 and seen.stable else ""
+    return "" if right else f"waiting for the traffic to be {seen.percent}% {seen.wanted}{rest}"
 
 
 def _phase(status: Document, predictor: Document) -> tuple[Phase, str, str]:
-    """Read the phase from KServe's conditions.
+    """Return the phase, its reason and its message, from KServe's conditions.
 
-    Of KServe's verdicts on models only InvalidSpec counts: the others say neither when they were written nor
-    which revision they are about. One that names the newest revision, as the local target's does, counts.
+    Of KServe's model states only InvalidSpec counts: the others do not name their revision and can be
+    outdated. A failed load that names the newest revision, as on the local target, counts.
     """
     if not status:
         return Phase.PENDING, "", ""

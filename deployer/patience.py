@@ -1,7 +1,4 @@
-"""Time and retries: the clock, the policy of attempts, and how long others may be silent.
-
-It is passed in: a test gives a clock that does not wait, and short limits.
-"""
+"""The clock, the retry policy and the time limits. They are passed in, so that tests do not wait."""
 
 from __future__ import annotations
 
@@ -9,35 +6,22 @@ import datetime as dt
 import random
 import time
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from msgspec import Struct
 
 Answer = TypeVar("Answer")
 
 
-class Clock(Protocol):
-    """What time it is, and a way to let it pass."""
-
-    def now(self) -> float:
-        """Return the seconds of a clock that only goes forward."""
-
-    def sleep(self, seconds: float) -> None:
-        """Return after so many seconds."""
-
-    def utc(self) -> dt.datetime:
-        """Return the date and time in UTC, with its zone."""
-
-
-class SystemClock(Struct, frozen=True):
-    """This machine's clock."""
+class Clock:
+    """This machine's clock. Tests pass another one."""
 
     def now(self) -> float:
         """Return the seconds of a clock that only goes forward."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """Return after so many seconds."""
+        """Wait."""
         time.sleep(seconds)
 
     def utc(self) -> dt.datetime:
@@ -46,9 +30,9 @@ class SystemClock(Struct, frozen=True):
 
 
 class Retry(Struct, frozen=True, kw_only=True):
-    """How often something is tried, and the pauses between: twice as long each time, with jitter.
+    """The number of attempts, and the pauses between them: twice as long each time, with jitter.
 
-    `first` and `longest` are seconds. A server that asks for a pause gets it, up to `most` seconds.
+    `first`, `longest` and `most` are seconds; `most` is the longest pause that a server can ask for.
     """
 
     attempts: int = 6
@@ -57,20 +41,19 @@ class Retry(Struct, frozen=True, kw_only=True):
     most: float = 30.0
 
     def pause(self, failures: int) -> float:
-        """Return the seconds to wait after so many failures, at least one: half of it or more is waited."""
+        """Return the seconds to wait after one or more failures: between half and all of the full pause."""
         whole: float = min(self.first * 2 ** min(failures - 1, 30), self.longest)
         return whole * random.uniform(0.5, 1.0)  # noqa: S311 - it spreads requests
 
 
 class Patience(Struct, frozen=True, kw_only=True):
-    """The clock, the policy of attempts, and for how many seconds others may be silent or busy.
+    """The clock, the retry policy, and time limits in seconds.
 
-    `connect` and `answer` are of a request, `watch` of a watch, which is renewed every minute, `stream` of a
-    stream to a pod, `program` of one that gives credentials. Within `gone` an object that is being deleted
-    must be gone, and within `start` a pod must run.
+    `connect` and `answer` limit a request, `watch` a watch (renewed every minute), `stream` a stream to a
+    pod, `program` a credential plugin, `gone` the deletion of an object, `start` the start of a pod.
     """
 
-    clock: Clock = SystemClock()
+    clock: Clock = Clock()
     retry: Retry = Retry()
     connect: float = 5.0
     answer: float = 20.0
@@ -81,9 +64,9 @@ class Patience(Struct, frozen=True, kw_only=True):
     start: float = 600.0
 
     def again(self, work: Callable[[], Answer], *errors: type[Exception]) -> Answer:
-        """Do the work until it ends without one of the errors, or the attempts are used up.
+        """Repeat the work until it does not raise one of the errors, or no attempts are left.
 
-        An error may ask for a pause by an attribute `after`, in seconds; where that is too long it is raised.
+        An error can ask for a pause with an attribute `after`, in seconds; a pause over the limit raises it.
         """
         for failures in range(1, self.retry.attempts):
             try:

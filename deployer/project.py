@@ -1,4 +1,4 @@
-"""A project on disk: the release that its config makes, and how that gets into the model store."""
+"""A project on disk: plans the release of its config, and pushes it to the model store."""
 
 from __future__ import annotations
 
@@ -15,56 +15,48 @@ from deployer.manifest import render_runtime
 from deployer.release import Release, check_release_id, plan_release
 from deployer.store import ModelStore, Stored
 
-DIGESTS = Path(".kdeploy", "digests.json")  # the digests of files that have not changed since
+DIGESTS = Path(".kdeploy", "digests.json")  # the digests of unchanged files
 
 
 class Project:
-    """A folder with a config. With `strict`, what is warned of is an error."""
+    """A folder with a config. With `strict`, a warning is an error."""
 
     def __init__(
         self, settings: Settings, emit: Emit, *, strict: bool = False, digests: DigestCache | None = None
     ) -> None:
         self.settings = settings
-        self._emit = emit
-        self._strict = strict
+        self._emit, self._strict = emit, strict
         self._digests = digests or DigestCache(settings.root / DIGESTS)
-        self._archive: Archive | None = None  # what was planned and not pushed yet
-        self._told: set[str] = set()
+        self._archive: Archive | None = None  # planned, and not pushed yet
+        self._warned: set[str] = set()
 
     def plan(self) -> Release:
-        """Name the release that the config makes. Reads the model files, writes nothing."""
+        """Return the release of the config. Reads the model files, writes nothing."""
         self._archive = digest_archive(self._plan_archive(), self._digests)
         return self._release(self._archive)
 
     def push(self, store: ModelStore) -> Release:
-        """Build the model archive and bring it to a model store, unless it is there."""
+        """Build the model archive and write it to a model store, unless the release is stored already."""
         archive, self._archive = self._archive or self._plan_archive(), None
-        if archive.sealed:
-            # Every file is as it was when its digest was taken: the id is known without reading them.
+        if archive.sealed:  # all digests are known: the id needs no reading
             release = self._release(archive)
             if store.find(release.name, release.id):
                 return self._pushed(release, Stored(store.uri(release), 0))
         with store.stage() as staging:
-            self._emit(Archiving(name=archive.file_name, files=len(archive.members), size=archive.size))
-            written = write_archive(
-                archive,
-                staging.archive_path(archive.file_name),
-                self._digests,
-                progress=lambda size: self._emit(Progressed(size)),
-            )
-            release = self._release(written)
+            release = self._release(self._write(archive, staging.archive_path(archive.file_name)))
             if store.find(release.name, release.id):
                 return self._pushed(release, Stored(store.uri(release), 0))
             return self._pushed(release, store.put(release, staging))
 
     def export(self, folder: Path, *, force: bool = False) -> Path:
-        """Write the model archive to a folder, in whatever format the config names."""
+        """Write the model archive to a folder, in the format of the config, and return its path."""
         archive = self._planned()
         path = folder / archive.file_name
         if exists(path) and not force:
-            raise ArchiveError("it is there already", where=str(path), hint="--force replaces it")
-        self._emit(Archiving(name=archive.file_name, files=len(archive.members), size=archive.size))
-        write_archive(archive, path, self._digests, progress=lambda size: self._emit(Progressed(size)))
+            raise ArchiveError(
+                "the archive exists already", where=str(path), hint="Add `--force` to replace it."
+            )
+        self._write(archive, path)
         return path
 
     def find(self, release_id: str, store: ModelStore) -> Release:
@@ -74,7 +66,7 @@ class Project:
         if release is None:
             raise NotFoundError(
                 f"release {release_id} of {name} not found in the model store",
-                hint="`kdeploy releases` lists them; `kdeploy push` makes a new one",
+                hint="Run `kdeploy releases` to list them, or `kdeploy push` to create a release.",
             )
         return release
 
@@ -82,26 +74,30 @@ class Project:
         model = self.settings.config.model
         if model.archive_format not in ("zip-store", "default"):
             raise ConfigError(
-                f"a model store takes a .mar, not {model.archive_format}",
+                f"cannot store {model.archive_format}: a model store takes a .mar file",
                 where="model.archive-format",
-                hint="`kdeploy archive` writes the other formats",
+                hint="Run `kdeploy archive` to write the other formats.",
             )
         return self._planned()
 
     def _planned(self) -> Archive:
-        """Plan the archive of the files as they are now, and warn once of what may go wrong with it."""
+        """Plan the archive of the current files, and emit each warning once."""
         with _located(self.settings):
             archive = plan_archive(self.settings.config.model, self.settings.root, self._digests)
         for warning in archive.warnings:
-            if warning not in self._told:
-                self._told.add(warning)
+            if warning not in self._warned:
+                self._warned.add(warning)
                 self._emit(Warned(warning))
         if archive.warnings and self._strict:
             raise ArchiveError(
                 f"{len(archive.warnings)} warning(s), and --strict makes them errors",
-                hint="fix them, or leave --strict out",
+                hint="Fix them, or leave out `--strict`.",
             )
         return archive
+
+    def _write(self, archive: Archive, path: Path) -> Archive:
+        self._emit(Archiving(name=archive.file_name, files=len(archive.members), size=archive.size))
+        return write_archive(archive, path, self._digests, progress=lambda size: self._emit(Progressed(size)))
 
     def _release(self, archive: Archive) -> Release:
         with _located(self.settings):

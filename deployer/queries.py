@@ -1,4 +1,4 @@
-"""Questions about a service: what is observed, what its journal says, what others have changed."""
+"""Reads a service: its state, its journal, and the changes that others made."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from deployer.targets.protocols import Target
 
 
 def inspect(target: Target, reference: Reference) -> Live:
-    """Return a live service, and why it is not ready. Raises NotFoundError."""
+    """Return a live service, with the reason if it is not ready. Raises NotFoundError."""
     live = target.services.inspect(reference)
     if live is None:
         raise NotFoundError(
             f"service {reference} not found",
-            hint="`kdeploy list` shows what exists; `kdeploy rollout` creates it",
+            hint="Run `kdeploy list` to list the services, or `kdeploy rollout` to create this one.",
         )
     return live
 
 
 def read_journal(target: Target, live: Live) -> list[Entry]:
-    """Return what was rolled out to a live service; an entry whose release is Ready since is corrected."""
+    """Return the journal of a live service; if its release became Ready later, the newest entry says so."""
     correct_outcome(target, live.status)
     return target.journal.entries(live.status.reference)
 
 
 def find_drift(live: Live, entries: Sequence[Entry]) -> list[Drift]:
-    """Return what others have changed of a live service since the last of its rollouts was applied."""
+    """Return what others changed in a live service since its last rollout was applied."""
     unfinished = (Outcome.APPLYING, Outcome.INTERRUPTED)
     applied = [entry.bundle for entry in entries if entry.outcome not in unfinished]
     return compare_with_applied(live.document, applied[-1].service) if applied and applied[-1] else []

@@ -1,7 +1,7 @@
 """The rollouts of one project to one target: decide, push, apply, and run to the end.
 
-Everything is decided before the first write, by one function. Each step after it is idempotent, so a command
-that died is simply run again.
+Everything is decided before the first write. Each later step is idempotent: after a crash, run the rollout
+again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from deployer.targets.protocols import Target
 
 
 class Rollouts:
-    """Rolls a project's releases out to a target, from a model store."""
+    """Rolls out releases of a project from a model store to a target."""
 
     def __init__(self, project: Project, store: ModelStore, target: Target, emit: Emit) -> None:
         self.target = target
@@ -50,17 +50,19 @@ class Rollouts:
         wait: bool = True,
         access: StorageAccess | None = None,
     ) -> Decision:
-        """Decide what a rollout of a release would do, or of what the config makes. Writes nothing.
+        """Decide what a rollout of a release would do. Default: the release of the project as it is.
 
-        Reads the target once, unless it is not to `look`. With `check`, findings are gathered, about what it
-        takes to `wait`, too, and with `thorough` although nothing would change; with `preview`, the target
-        tries documents without failures, and changes are told. `access` stands in for the model store's.
+        Writes nothing. Without `look`, the live service is not read. `check` adds findings, also about the
+        permissions to `wait`; with `thorough`, even if nothing would change. `preview` has the target
+        validate the documents and adds the changes, unless a finding is a failure. `access` replaces the
+        model store's.
         """
         release = self._project.find(release_id, self._store) if release_id else self._project.plan()
         services, settings = self.target.services, self._project.settings
         reference = Reference(services.namespace, release.name)
         capabilities = services.capabilities()
-        newest = self._newest(reference) if look and percent < 100 else None  # before what it explains
+        # The journal is read before the service, so that a rollout in between is noticed.
+        newest = self._newest(reference) if look and percent < 100 else None
         live = services.get(reference) if look else None
         decision = decide(
             release,
@@ -75,21 +77,25 @@ class Rollouts:
             strategy=strategy,
         )
         bundle = decision.bundle
-        decision = structs.replace(decision, newest=newest)
-        if live:
-            decision = structs.replace(decision, unchanged=services.serves(bundle, live))
-        if check and (thorough or not decision.unchanged):
+        unchanged = bool(live and services.serves(bundle, live))
+        findings: tuple[Finding, ...] = ()
+        if check and (thorough or not unchanged):
             self._check_local_storage(capabilities.local_storage_only)
-            decision = structs.replace(decision, findings=tuple(services.check(bundle, wait=wait)))
-        if preview and not any(one.status == "failure" for one in decision.findings):
-            changes = (compare(live, after) for live, after in services.preview(bundle))
-            decision = structs.replace(decision, changes=tuple(one for one in changes if one))
-        return decision
+            findings = tuple(services.check(bundle, wait=wait))
+        tried = preview and all(one.status != "failure" for one in findings)
+        diffs = [compare(*pair) for pair in services.preview(bundle)] if tried else []
+        return structs.replace(
+            decision,
+            newest=newest,
+            unchanged=unchanged,
+            findings=findings,
+            changes=tuple(diff for diff in diffs if diff),
+        )
 
     def role(self, release_id: str | None = None) -> list[Document]:
-        """Return the account and the permissions that rolling a release out needs. Raises ConfigError.
+        """Return the account and the permissions for a rollout of a release. Raises ConfigError.
 
-        Without credentials that a cluster can use, the permissions for a Secret are included.
+        If no credentials for the cluster are found, the permissions for a Secret are included.
         """
         try:
             access = self._store.access()
@@ -98,14 +104,14 @@ class Rollouts:
         return self.target.services.role(self.decide(release_id, look=False, access=access).bundle)
 
     def tell(self, decision: Decision) -> None:
-        """Tell the notes and warnings of a decision. Raises ConfigError for all that stands in the way."""
+        """Emit the notes and warnings of a decision. Raises one error for all failed checks."""
         for note in decision.notes:
             self._emit(Noted(note))
         for warning in (*refuse(decision.findings), *(() if decision.unchanged else decision.warnings)):
             self._emit(Warned(warning))
 
     def admit(self, decision: Decision) -> Finding:
-        """Have the target try the documents of a decision. Changes nothing."""
+        """Have the target validate the documents of a decision. Changes nothing."""
         try:
             self.target.services.preview(decision.bundle)
         except KdeployError as error:
@@ -113,7 +119,7 @@ class Rollouts:
         return ok("admission", "the target accepts the documents")
 
     def is_stored(self, release: Release) -> bool | None:
-        """Return whether a release is in the model store; None where looking would make something."""
+        """Return whether the model store has a release, or None if looking would create a pod."""
         store = self._store
         return store.find(release.name, release.id) is not None if store.lookup_is_side_effect_free else None
 
@@ -126,10 +132,10 @@ class Rollouts:
         timeout: float | None = None,
         rollback: bool = False,
     ) -> Release:
-        """Roll a release out, or what the config makes; wait `timeout` seconds, or not at all.
+        """Roll out a release, and wait up to `timeout` seconds if it is given. Default: push the project.
 
         With `rollback`, a release that does not become ready is replaced by the last one that was. Raises
-        KdeployError where the release does not become ready, or nothing could be applied.
+        KdeployError if nothing was applied or the release does not become ready.
         """
         decision = self.decide(
             release_id, percent=percent, strategy=strategy, check=True, wait=timeout is not None
@@ -138,7 +144,7 @@ class Rollouts:
         release, bundle = decision.release, decision.bundle
         if not release_id:
             self._project.push(self._store)
-        if decision.live:  # a rollback restores only what is known to have been Ready
+        if decision.live:  # a rollback restores only a release that was noted as Ready
             correct_outcome(self.target, decision.live.status)
         if decision.unchanged:
             self._emit(Unchanged(service=str(bundle.reference), release=release.id))
@@ -160,22 +166,21 @@ class Rollouts:
         return release
 
     def _newest(self, reference: Reference) -> int | None:
-        """Return the number of the journal's newest entry: 0 where there is none, None where unknown."""
+        """Return the number of the newest journal entry: 0 without entries, None if it cannot be read."""
         try:
             return max((entry.number for entry in self.target.journal.entries(reference)), default=0)
         except KdeployError:
             return None
 
     def _seal(self, bundle: Bundle) -> Bundle:
-        """Return a bundle of the journal with the Secret that it needs now."""
+        """Return a bundle of the journal with the current Secret."""
         if bundle.secret or bundle.account is None:
             return bundle
         access = self._store.access()
-        secret = render_secret(access, bundle.reference) if access else None
-        return structs.replace(bundle, secret=secret)
+        return structs.replace(bundle, secret=render_secret(access, bundle.reference) if access else None)
 
     def _check_local_storage(self, local: bool) -> None:
-        """Raise ConfigError where the target reads models from this disk, and the store is elsewhere."""
+        """Raise ConfigError if the target reads models from this disk and the store is elsewhere."""
         if not local:
             return
         check_root(self._project.settings.root)
@@ -184,12 +189,12 @@ class Rollouts:
             raise ConfigError(
                 f"this target reads models from this machine's disk, not from {scheme}://",
                 where="store.uri",
-                hint="--store model-store keeps releases in a folder",
+                hint="Add `--store model-store` to keep releases in a folder.",
             )
 
 
 def correct_outcome(target: Target, observed: Observed) -> None:
-    """Note that a release is Ready after all, where its entry does not say so."""
+    """Note that a release is Ready if its journal entry has another result."""
     if observed.phase is not Phase.READY:
         return
     reference, ready = observed.reference, (observed.wanted, observed.percent)

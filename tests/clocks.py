@@ -1,4 +1,4 @@
-"""Clocks and patience for tests: pauses take no time, or do what a test says."""
+"""Clocks for tests: a pause takes no time, or calls a function."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import datetime as dt
 from collections.abc import Callable
 from typing import Any
 
-from deployer.patience import Patience, SystemClock
+from deployer.patience import Clock, Patience
 
 
-class FakeClock:
-    """A clock that a test owns: nothing waits, and sleeping lets the time pass."""
+class FakeClock(Clock):
+    """A clock whose time passes only when a test sleeps."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -25,15 +25,16 @@ class FakeClock:
         return dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc) + dt.timedelta(seconds=self.seconds)
 
 
-class PausingClock(SystemClock, frozen=True):
-    """The system's clock, but its sleep calls `pause` with the seconds and takes no time by itself."""
+class PausingClock(Clock):
+    """The system's clock, but `sleep` calls `pause` with the seconds instead of waiting."""
 
-    pause: Callable[[float], object] = lambda seconds: None
+    def __init__(self, pause: Callable[[float], object]) -> None:
+        self.pause = pause
 
     def sleep(self, seconds: float) -> None:
         self.pause(seconds)
 
 
 def patience(pause: Callable[[float], object] = lambda seconds: None, **limits: Any) -> Patience:
-    """Return a patience whose pauses take no time; `limits` are the seconds of Patience's fields."""
+    """Return a Patience whose pauses call `pause` and take no time; `limits` sets its other fields."""
     return Patience(clock=PausingClock(pause), **limits)

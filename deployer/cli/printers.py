@@ -280,7 +280,7 @@ def print_local(info: Info, output: Output) -> None:
             f"{service.namespace}/{service.name}",
             r.name,
             r.release or "-",
-            f"{r.percent} %",
+            f"{r.percent}%",
             r.pid or "-",
             _state(r),
         )

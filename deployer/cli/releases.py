@@ -118,7 +118,7 @@ def plan(
         ("upload", upload),
         ("answers now", answers or "no release"),
         ("applied last", wanted or "none"),
-        ("would answer", f"{release.id}, {decision.traffic.percent} % of the requests"),
+        ("would answer", f"{release.id}, {decision.traffic.percent}% of the requests"),
         ("documents", ", ".join(f"{d['kind']} {d['metadata']['name']}" for d in documents)),
     ]
     data = {
@@ -164,13 +164,13 @@ def render(
 def releases(output: OutputFormat = "table", **where: Unpack[WhereStored]) -> None:
     """List this model's releases in the model store, oldest first."""
     from deployer.events import Warned
-    from deployer.prune import ask_use
+    from deployer.prune import read_use
 
     viewer = printers.Viewer()
     work = deps.workspace(viewer, **where)
     found = work.store.releases(work.settings.config.model.name)
-    use = ask_use(deps.open_targets(**where))
-    for name, error in use.unasked.items():
+    use = read_use(deps.open_targets(**where))
+    for name, error in use.unreachable.items():
         viewer(Warned(f"cannot find out which releases target {name} needs: {error}"))
     rows = [(r.id, printers.size_text(r.archive.size), "yes" if r.id in use.releases else "") for r in found]
     printers.print_rows(output, ["release", "size", "in use"], rows, found, [r.id for r in found])
@@ -231,7 +231,7 @@ def prune(
     targets = deps.open_targets(ignore_target or [], **where)
 
     def find() -> list[pruning.Dated]:
-        use = pruning.ask_use(targets)
+        use = pruning.read_use(targets)
         return pruning.find_old(store.dated(name), use, keep=keep, min_age=age, now=time.time())
 
     old = find()
@@ -241,15 +241,15 @@ def prune(
         )
         return
     rows = [
-        (one.release.id, printers.size_text(one.release.archive.size), printers.time_text(one.pushed))
-        for one in old
+        (release.id, printers.size_text(release.archive.size), printers.time_text(pushed))
+        for pushed, release in old
     ]
     printers.print_table(["to be removed", "size", "pushed"], rows, tell)
     if dry_run:
-        show("\n".join(dated.release.id for dated in old))
+        show("\n".join(release.id for _, release in old))
         return
     if not yes:
         deps.confirm(f"remove {len(old)} release(s)?")
-    still = {dated.release.id for dated in find()}  # what came into use meanwhile stays
-    for release in pruning.remove(store, [dated for dated in old if dated.release.id in still]):
+    still = {release.id for _, release in find()}  # a release can have come into use since
+    for release in pruning.remove(store, [release for _, release in old if release.id in still]):
         show(release.id)

@@ -73,8 +73,8 @@ def _status_rows(
 
 
 def _wanted(status: Observed) -> str:
-    rest = f", {100 - status.percent} % {status.stable}" if status.percent < 100 and status.stable else ""
-    return f"{status.percent} % {status.wanted or '-'}{rest}"
+    rest = f", {100 - status.percent}% {status.stable}" if status.percent < 100 and status.stable else ""
+    return f"{status.percent}% {status.wanted or '-'}{rest}"
 
 
 def _replicas(live: Live) -> str:
@@ -95,7 +95,7 @@ def print_history(entries: Sequence[Entry], output: Output) -> None:
         (
             entry.number,
             entry.release or "-",
-            f"{entry.percent} %",
+            f"{entry.percent}%",
             entry.when or "-",
             entry.who or "-",
             _short(entry.commit) or "-",

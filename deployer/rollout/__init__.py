@@ -1,1 +1,1 @@
-"""The rollout of one release: what it is to do, how it gets there step by step, and how that looks."""
+"""The rollout of one release: its plan, its steps, and how its progress is shown."""

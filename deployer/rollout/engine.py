@@ -1,7 +1,7 @@
 """How a rollout advances: `step` takes its state and an event, and returns the next state and actions. Pure.
 
-The runner performs the actions and hands back what happens. A rollout that was interrupted is begun again
-with the same plan: applying is idempotent, and what is observed decides the rest.
+The runner performs the actions and returns what happened. An interrupted rollout starts again with the same
+plan: applying is idempotent, and the observed state decides what is left to do.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from deployer.rollout.plan import Plan, Strategy, decide_strategy
 
 
 class Stage(enum.Enum):
-    """Where a rollout is."""
+    """The stage of a rollout."""
 
     APPLYING = "applying"
     WAITING = "waiting"
-    REPLACED = "replaced"  # somebody else's release is wanted now; the journal says whose
-    RECALLING = "recalling"  # the journal is read for a release to go back to
-    RESTORING = "restoring"  # that release is applied, and then waited for
+    REPLACED = "replaced"  # another release is wanted now; the journal names its author
+    RECALLING = "recalling"  # reading the journal for a release to restore
+    RESTORING = "restoring"  # applying that release, then waiting for it
     DONE = "done"
 
 
 class Rollout(Struct, frozen=True, kw_only=True):
-    """The state of one rollout. `number` is its entry's, `error` why its release did not become ready."""
+    """The state of one rollout. `number` is its entry's, `error` why its release is not ready."""
 
     plan: Plan
     stage: Stage = Stage.APPLYING
@@ -41,7 +41,7 @@ class Rollout(Struct, frozen=True, kw_only=True):
 
     @property
     def wanted(self) -> Entry:
-        """What is wanted now: the plan's release, or the one that is restored."""
+        """What is wanted now: the plan's release, or the release that is being restored."""
         return self.restored or self.plan.entry
 
     @property
@@ -51,7 +51,7 @@ class Rollout(Struct, frozen=True, kw_only=True):
 
 
 class Applied(Struct, frozen=True):
-    """The documents are applied, as the journal's entry of this number."""
+    """The documents are applied; the journal's entry has this number."""
 
     number: int
 
@@ -63,24 +63,24 @@ class Seen(Struct, frozen=True):
 
 
 class Elapsed(Struct, frozen=True):
-    """The time to wait is over, or nothing more can be seen."""
+    """The timeout has passed, or the watch has ended."""
 
 
 class Read(Struct, frozen=True):
-    """The journal was read, and perhaps the service observed."""
+    """The journal was read, and the service observed if the action asked for it."""
 
     entries: Sequence[Entry]
     observed: Observed | None = None
 
 
 class Failed(Struct, frozen=True):
-    """An action could not be performed."""
+    """An action failed."""
 
     error: KdeployError
 
 
 class Apply(Struct, frozen=True):
-    """Apply a bundle with an entry of the journal; the newest one must have the number `expect`, if given."""
+    """Apply a bundle with a journal entry. If `expect` is given, the newest entry must have that number."""
 
     bundle: Bundle
     entry: Entry
@@ -88,39 +88,39 @@ class Apply(Struct, frozen=True):
 
 
 class Watch(Struct, frozen=True):
-    """Observe the service until something else is to be done, or for `timeout` seconds."""
+    """Observe the service until another action is due, or for `timeout` seconds."""
 
     timeout: float
     stable: str | None
 
 
 class ReadJournal(Struct, frozen=True):
-    """Read the journal of the service, and look at the service itself if `look`."""
+    """Read the journal of the service; with `look`, also observe the service."""
 
     look: bool = False
 
 
 class Note(Struct, frozen=True):
-    """Add an event to an entry of the journal."""
+    """Add an event to a journal entry."""
 
     number: int
     event: JournalEvent
 
 
 class Report(Struct, frozen=True):
-    """Show what is observed."""
+    """Show the observed state."""
 
     observed: Observed
 
 
 class Say(Struct, frozen=True):
-    """Tell people something that they should know."""
+    """Show a message."""
 
     note: str
 
 
 class Finish(Struct, frozen=True):
-    """End the rollout: well, or with an error."""
+    """End the rollout, with an error if it failed."""
 
     error: KdeployError | None = None
 
@@ -131,22 +131,23 @@ Step = tuple[Rollout, tuple[Action | Finish, ...]]
 
 
 def begin(plan: Plan) -> Step:
-    """Return the state of a rollout that has not begun, and what to do first."""
+    """Return the first state of a rollout and its first actions."""
     return Rollout(plan=plan), (Apply(plan.bundle, plan.entry, plan.expect),)
 
 
 def step(state: Rollout, event: Event) -> Step:
-    """Return the state after an event, and what to do then."""
+    """Return the state after an event, and the actions that follow from it."""
     if state.stage is Stage.DONE:
         return state, ()
-    if isinstance(event, Applied):
-        return _applied(state, event.number)
-    if isinstance(event, Seen):
-        return _seen(state, event.observed)
-    if isinstance(event, Elapsed):
-        return _give_up(state, _timed_out(state), Outcome.TIMED_OUT)
-    if isinstance(event, Read):
-        return _read(structs.replace(state, seen=event.observed or state.seen), event.entries)
+    match event:
+        case Applied(number):
+            return _applied(state, number)
+        case Seen(observed):
+            return _seen(state, observed)
+        case Elapsed():
+            return _give_up(state, _timed_out(state), Outcome.TIMED_OUT)
+        case Read(entries, observed):
+            return _read(structs.replace(state, seen=observed or state.seen), entries)
     return _failed(state, event.error)
 
 
@@ -154,28 +155,26 @@ def _applied(state: Rollout, number: int) -> Step:
     stage = Stage.RESTORING if state.restored else Stage.WAITING
     state = structs.replace(state, stage=stage, number=number, seen=None)
     timeout = state.plan.timeout
-    if timeout is None:
-        return _finish(state)
-    return state, (Watch(timeout, state.wanted.stable),)
+    return _finish(state) if timeout is None else (state, (Watch(timeout, state.wanted.stable),))
 
 
 def _seen(state: Rollout, observed: Observed) -> Step:
     percent = state.wanted.percent
-    if observed.phase is Phase.READY and observed.percent != percent:  # as it was before, or others want it
-        message = f"waiting for the wanted traffic to be {percent} %, not {observed.percent} %"
+    if (
+        observed.phase is Phase.READY and observed.percent != percent
+    ):  # the state before, or another rollout's
+        message = f"waiting for the wanted traffic to be {percent}%, not {observed.percent}%"
         observed = structs.replace(observed, phase=Phase.PROGRESSING, reason=NOT_SWITCHED, message=message)
     report = (Report(observed),) if observed != state.seen else ()
     state = structs.replace(state, seen=observed)
     if observed.wanted != state.release:
-        return structs.replace(state, stage=Stage.REPLACED), (
-            *report,
-            _note(state, Outcome.REPLACED),
-            ReadJournal(),
-        )
+        state = structs.replace(state, stage=Stage.REPLACED)
+        return state, (*report, _note(state, Outcome.REPLACED), ReadJournal())
     if observed.phase is Phase.READY:
         held = (Say(f"still terminating: {', '.join(observed.holding)}"),) if observed.holding else ()
+        note = _note(state, Outcome.READY)
         state, finish = _finish(state)
-        return state, (*report, _note(state, Outcome.READY), *held, *finish)
+        return state, (*report, note, *held, *finish)
     if observed.phase is Phase.FAILED:
         state, actions = _give_up(state, _cannot_become_ready(state), Outcome.FAILED, observed.reason)
         return state, (*report, *actions)
@@ -183,7 +182,7 @@ def _seen(state: Rollout, observed: Observed) -> Step:
 
 
 def _give_up(state: Rollout, error: KdeployError, outcome: Outcome, reason: str = "") -> Step:
-    """End the wait for a release that did not become ready, or go back to the one before."""
+    """End the wait for a release that did not become ready, or look for a release to restore."""
     note = _note(state, outcome, reason)
     if state.plan.rollback and not state.restored:
         return structs.replace(state, stage=Stage.RECALLING, error=error), (note, ReadJournal(look=True))
@@ -197,11 +196,11 @@ def _read(state: Rollout, entries: Sequence[Entry]) -> Step:
     assert state.error
     entry = last_ready(entries, state.release)
     if entry is None or entry.bundle is None:
-        nothing = f"nothing to roll back to: no release of {state.plan.bundle.reference} was Ready before"
-        return _finish(state, _retold(state.error, hint=f"{nothing}. {state.error.hint}"))
+        nothing = f"Nothing to roll back to: no other release of {state.plan.bundle.reference} was Ready."
+        return _finish(state, _reworded(state.error, hint=f"{nothing} {state.error.hint}"))
     strategy, warning = decide_strategy(None, entry.release, state.seen, standard=state.plan.standard)
     bundle = entry.bundle.recreating() if strategy is Strategy.RECREATE else entry.bundle
-    restoring = structs.replace(
+    restored = structs.replace(
         state.plan.entry,
         release=entry.release,
         archive=entry.archive,
@@ -212,97 +211,81 @@ def _read(state: Rollout, entries: Sequence[Entry]) -> Step:
         parent=entry.number,
     )
     notes = (Say(f"rolling back to release {entry.release}"), *((Say(warning),) if warning else ()))
-    state = structs.replace(state, stage=Stage.RESTORING, restored=restoring)
-    return state, (*notes, Apply(bundle, restoring, state.number))
+    state = structs.replace(state, stage=Stage.RESTORING, restored=restored)
+    return state, (*notes, Apply(bundle, restored, state.number))
 
 
 def _failed(state: Rollout, error: KdeployError) -> Step:
-    """End with an error; one that a rollback met is told with the error that it was for."""
-    if state.stage is Stage.REPLACED and not isinstance(error, ConflictError):  # the journal cannot be read
-        return _failed(state, _replaced(state, ()))
+    """End with an error; the error of a rollback is added to the error that caused the rollback."""
+    if state.stage is Stage.REPLACED and not isinstance(error, ConflictError):  # the journal is unreadable
+        error = _replaced(state, ())
     if state.error:
         what = f"rolling back to {state.restored.release} failed" if state.restored else "cannot roll back"
-        error = _retold(state.error, more=f"; {what}: {error.what}", hint=error.hint, cause=error)
+        error = _reworded(state.error, more=f"; {what}: {error.what}", hint=error.hint, cause=error)
     return _finish(state, error)
 
 
 def _finish(state: Rollout, error: KdeployError | None = None) -> Step:
     if error is None and state.error and state.restored:
-        hint = (
-            f"fix the cause, then run `kdeploy rollout` again. {state.restored.release} is restored and Ready"
-        )
-        error = _retold(state.error, hint=hint)
+        restored = f"{state.restored.release} is restored and Ready."
+        error = _reworded(state.error, hint=f"Fix the cause, then run `kdeploy rollout` again. {restored}")
     return structs.replace(state, stage=Stage.DONE), (Finish(error),)
-
-
-def _retold(
-    error: KdeployError, *, more: str = "", hint: str | None = None, cause: KdeployError | None = None
-) -> KdeployError:
-    retold = type(error)(error.what + more, where=error.where, hint=hint or error.hint)
-    retold.__cause__ = cause or error.__cause__
-    return retold
 
 
 def _note(state: Rollout, outcome: Outcome, reason: str = "") -> Note:
     return Note(state.number, JournalEvent(outcome=outcome, reason=reason, who=state.plan.entry.who))
 
 
+def _reworded(
+    error: KdeployError, *, more: str = "", hint: str | None = None, cause: KdeployError | None = None
+) -> KdeployError:
+    reworded = type(error)(error.what + more, where=error.where, hint=hint or error.hint)
+    reworded.__cause__ = cause or error.__cause__
+    return reworded
+
+
 def _replaced(state: Rollout, entries: Sequence[Entry]) -> KdeployError:
-    """Say that another release was applied, and by whom if the journal tells."""
+    """Return the error for a replaced release, with the author of the other one if the journal has it."""
     assert state.seen
-    other = state.seen.wanted
-    by = f"release {other} was applied"
-    if entries and entries[-1].release == other:
-        newest = entries[-1]
-        by = f"{describe_author(newest)} applied release {other} at {newest.when[11:19]} UTC"
+    other, newest = state.seen.wanted, entries[-1] if entries else None
+    what = f"release {other} was applied"
+    if newest and newest.release == other:
+        what = f"{describe_author(newest)} applied release {other} at {newest.when[11:19]} UTC"
     return ConflictError(
-        f"{by} while {state.release} was being rolled out",
+        f"{what} while {state.release} was being rolled out",
         where=str(state.plan.bundle.reference),
-        hint="`kdeploy status` shows what is live; run `kdeploy rollout` again to replace it",
+        hint="Run `kdeploy status` to see the live release, or run `kdeploy rollout` again to replace it.",
     )
 
 
 def _timed_out(state: Rollout) -> KdeployError:
-    timeout, last, release = state.plan.timeout, state.seen, state.release
+    release, (why, way_back) = state.release, _explain(state.seen)
     return RolloutTimeoutError(
-        f"timed out after {timeout:g} s waiting for release {release}{_because(last)}{_stays(last)}",
+        f"timed out after {state.plan.timeout:g} s waiting for release {release}{why}",
         where=str(state.plan.bundle.reference),
-        hint=f"{release} stays applied and takes over when it is ready: `kdeploy status` shows it"
-        + _way_back(last),
+        hint=f"{release} stays applied and takes over when it is ready: check `kdeploy status`.{way_back}",
     )
 
 
 def _cannot_become_ready(state: Rollout) -> KdeployError:
-    seen = state.seen
+    release, seen, (why, way_back) = state.release, state.seen, _explain(state.seen)
     assert seen
     log = "".join(f"\n  | {line}" for line in seen.log)
-    next_step = seen.hint or "fix the cause, then run `kdeploy rollout` again"
-    then = "is not started again before that" if seen.given_up else "takes over if it becomes ready"
+    fix = seen.hint or "Fix the cause, then run `kdeploy rollout` again."
+    then = "is not restarted until then" if seen.given_up else "takes over if it becomes ready"
     return RolloutFailedError(
-        f"release {state.release} cannot become ready{_because(seen).rstrip('.')}{_stays(seen)}{log}",
+        f"release {release} cannot become ready{why}{log}",
         where=str(seen.reference),
-        hint=f"{next_step}. {state.release} stays applied and {then}" + _way_back(seen),
+        hint=f"{fix.removesuffix('.')}. {release} stays applied and {then}.{way_back}",
     )
 
 
-def _other(seen: Observed | None) -> str | None:
-    """Return the release that answers requests instead of the wanted one."""
-    shares = seen.traffic if seen else ()
-    return next((s.release for s in shares if seen and s.percent and s.release != seen.wanted), None)
-
-
-def _stays(seen: Observed | None) -> str:
-    other = _other(seen)
-    return f"; {other} still answers requests" if other else ""
-
-
-def _way_back(seen: Observed | None) -> str:
-    other = _other(seen)
-    return f". To go back: `kdeploy rollout --release {other}`" if other else ""
-
-
-def _because(seen: Observed | None) -> str:
-    if seen and seen.phase is Phase.PROGRESSING and seen.message:
-        return f": {seen.message}"
-    words = [word for word in (seen.reason, seen.message) if word] if seen else []
-    return ": " + ": ".join(words) if words else ""
+def _explain(seen: Observed | None) -> tuple[str, str]:
+    """Return why a release is not ready and which release answers instead, and how to go back to that one."""
+    if seen is None:
+        return "", ""
+    why = f": {seen.explanation.removesuffix('.')}" if seen.explanation else ""
+    other = next((one.release for one in seen.traffic if one.percent and one.release != seen.wanted), None)
+    if other is None:
+        return why, ""
+    return f"{why}; {other} still answers requests", f" Run `kdeploy rollout --release {other}` to go back."

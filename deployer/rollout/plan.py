@@ -1,4 +1,4 @@
-"""What a rollout is to do: its strategy, and the traffic that its release gets. Pure."""
+"""Decides a rollout's strategy and its release's traffic. Pure."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from deployer.release import Traffic
 
 
 class Strategy(enum.Enum):
-    """How pods are replaced: new ones first, or old ones stopped first."""
+    """How pods are replaced: new pods start first, or old pods stop first."""
 
     ROLLING = "rolling"
     RECREATE = "recreate"
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """A rollout of one bundle: all at once, or a share of the requests beside the stable release.
+    """A rollout of one bundle, with all traffic or as a canary.
 
-    `entry` is what the journal will say of it, with the traffic that is wanted. With a `timeout`, in seconds,
-    it is waited for; `rollback` restores the last release that was Ready where this one does not become
-    ready. `standard` says that the target replaces pods, as KServe does in Standard mode. `expect` is the
-    number of the newest entry of the journal that the decision was based on, where that matters.
+    `entry` is its journal entry, with the wanted traffic. With a `timeout`, in seconds, the rollout waits
+    until the release is ready. With `rollback`, a release that does not become ready is replaced by the last
+    one that was. `standard` is whether the target replaces pods as KServe does in Standard mode. `expect` is
+    the number of the newest journal entry if the decision depends on it.
     """
 
     bundle: Bundle
@@ -38,41 +38,40 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 
 def decide_traffic(percent: int, release_id: str, live: Live | None) -> tuple[Traffic, str]:
-    """Return the traffic of a rollout with `--canary percent`, and a note where it is not as asked for.
+    """Return the traffic of a rollout with `--canary percent`, and a note if it differs from that.
 
-    A canary needs a release beside it: a first release, and one that is fully rolled out, get all requests.
+    A canary needs a stable release. Without one, or if it is the stable release itself, it gets all requests.
     """
     if percent >= 100:
         return Traffic(), ""
-    status = live.status if live else None
-    if status is None or (status.stable is None and status.serving is None):
-        return Traffic(), f"{release_id} is the first release: it gets all requests, not {percent} %"
-    stable = status.stable or status.serving
+    stable = (live.status.stable or live.status.serving) if live else None
+    if stable is None:
+        return Traffic(), f"{release_id} is the first release: it gets all requests, not {percent}%"
     if stable == release_id:
-        return Traffic(), f"{release_id} is rolled out already: it keeps all requests"
+        return Traffic(), f"{release_id} is already rolled out: it keeps all requests"
     return Traffic(percent, stable), ""
 
 
 def decide_strategy(
     asked: Strategy | None, release_id: str, seen: Observed | None, *, standard: bool
 ) -> tuple[Strategy, str]:
-    """Return how pods are replaced, and a warning that says what that means.
+    """Return how pods are replaced, and a warning about the effect.
 
-    Without a strategy, old pods are stopped first where no release of a live service answers requests:
-    those of a release that never became ready would keep the room that the new ones need. Raises ConfigError
-    where only Standard mode can do it.
+    By default, old pods stop first if no release of a live service answers requests: the pods of a release
+    that never became ready would keep the resources that the new ones need. Raises ConfigError for RECREATE
+    outside Standard mode.
     """
     if asked is Strategy.RECREATE and not standard:
         raise ConfigError(
-            "--strategy recreate needs a cluster in Standard mode: elsewhere the old revision answers until "
-            "the new one is ready",
+            "--strategy recreate needs a cluster in Standard mode: any other target keeps the old revision "
+            "until the new one is ready",
             where="--strategy",
-            hint="leave it out, or run `kdeploy delete` first",
+            hint="Leave it out, or run `kdeploy delete` first.",
         )
     if asked is Strategy.RECREATE:
-        return asked, "the service does not answer from the end of its old pods until the new ones are ready"
+        return asked, "the service is unavailable from the end of its old pods until the new ones are ready"
     others = [one for one in seen.revisions if one.pods and one.release != release_id] if seen else []
     if asked is None and standard and seen and seen.serving is None and others:
         old = others[0].release or others[0].name
-        return Strategy.RECREATE, f"no release answers requests, so the pods of {old} are stopped first"
+        return Strategy.RECREATE, f"no release answers requests, so kdeploy stops the pods of {old} first"
     return Strategy.ROLLING, ""

@@ -1,10 +1,10 @@
-"""Performs what the engine says: applies, watches and notes, and hands back what happened."""
+"""Performs the engine's actions: applies, watches, notes, and returns what happened as events."""
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from deployer.bundle import Bundle
 from deployer.errors import KdeployError
@@ -19,33 +19,30 @@ class Runner:
 
     def __init__(self, target: Target, emit: Emit, seal: Callable[[Bundle], Bundle]) -> None:
         self._target, self._emit, self._seal = target, emit, seal
-        self._watched: Watch | None = None
-        self._open = contextlib.ExitStack()
+        self._watch: Watch | None = None
+        self._open = ExitStack()
 
     def run(self, plan: Plan) -> None:
-        """Run a rollout to its end. Raises KdeployError where its release does not become ready."""
-        with contextlib.ExitStack() as self._open:
-            self._run(plan)
-
-    def _run(self, plan: Plan) -> None:
-        state, actions = engine.begin(plan)
-        todo = deque(actions)
-        while True:
-            action = todo.popleft() if todo else None
-            if isinstance(action, engine.Finish):
-                if action.error:
-                    raise action.error
-                return
-            try:
-                event = self._perform(plan, action) if action else self._look()
-            except KdeployError as error:
-                event = engine.Failed(error)
-            if event:
-                state, actions = engine.step(state, event)
-                todo.extend(actions)
+        """Run a rollout to its end. Raises KdeployError if its release does not become ready."""
+        with self._open:
+            state, actions = engine.begin(plan)
+            todo = deque(actions)
+            while True:
+                action = todo.popleft() if todo else None
+                if isinstance(action, engine.Finish):
+                    if action.error:
+                        raise action.error
+                    return
+                try:
+                    event = self._perform(plan, action) if action else self._look()
+                except KdeployError as error:
+                    event = engine.Failed(error)
+                if event:
+                    state, actions = engine.step(state, event)
+                    todo.extend(actions)
 
     def _look(self) -> engine.Event:
-        observed = next(self._watched, None) if self._watched else None
+        observed = next(self._watch, None) if self._watch else None
         return engine.Seen(observed) if observed else engine.Elapsed()
 
     def _perform(self, plan: Plan, action: engine.Action) -> engine.Event | None:
@@ -57,8 +54,8 @@ class Runner:
                 self._emit(Applied(service=str(reference), release=entry.release))
                 return engine.Applied(number)
             case engine.Watch(timeout, stable):
-                self._watched = self._target.services.watch(reference, timeout, stable)
-                self._open.callback(self._watched.close)  # connections end with the rollout, however it ends
+                self._watch = self._target.services.watch(reference, timeout, stable)
+                self._open.callback(self._watch.close)
             case engine.ReadJournal(look):
                 entries = self._target.journal.entries(reference)
                 live = self._target.services.get(reference) if look else None
@@ -66,10 +63,10 @@ class Runner:
             case engine.Note(number, event):
                 try:
                     self._target.journal.note(reference, number, event)
-                except KdeployError as error:  # how it ended stays as it is
+                except KdeployError as error:  # this does not change how the rollout ended
                     self._emit(Warned(f"cannot note in the journal how the rollout ended: {error}"))
             case engine.Report(observed):
                 self._emit(StatusChanged(observed))
-            case said:
-                self._emit(Noted(said.note))
+            case engine.Say(note):
+                self._emit(Noted(note))
         return None

@@ -1,16 +1,16 @@
-"""What a rollout looks like from here: events folded into a view, a view told in lines. Pure."""
+"""Formats the progress of a rollout: events become a view, a view becomes lines of text. Pure."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-if TYPE_CHECKING:  # `kdeploy --help` comes through here and needs none of these
+if TYPE_CHECKING:  # `kdeploy --help` imports this module and none of these
     from deployer.events import Event
     from deployer.observed import Observed
 
 
 class View(NamedTuple):
-    """What is known of the service that is rolled out; nothing at first."""
+    """The service that is being rolled out, and its last status."""
 
     service: str = ""
     status: Observed | None = None
@@ -22,30 +22,28 @@ def see(view: View, event: Event) -> View:
 
     if isinstance(event, Applied):
         return View(event.service)
-    if isinstance(event, StatusChanged):
-        return view._replace(status=event.status)
-    return view
+    return view._replace(status=event.status) if isinstance(event, StatusChanged) else view
 
 
 def lines(view: View, seconds: float) -> list[str]:
-    """Tell a view in lines: the release and its phase, why it is in it, and a line for each revision."""
+    """Format a view: the release and its phase, the reason, and one line for each revision."""
     status = view.status
     if status is None:
         return []
-    told = [f"{status.phase.value}  {view.service}  release {status.wanted}  {elapsed_text(seconds)}"]
-    if reason := words(status):
-        told.append(f"  {reason}")
+    reason = words(status)
     width = max((len(share.revision) for share in status.traffic), default=0)
-    told += (
-        f"  {share.revision:<{width}}  {share.percent:3} %  {share.release or 'unknown release'}"
-        for share in status.traffic
-    )
-    return told
+    return [
+        f"{status.phase.value}  {view.service}  release {status.wanted}  {elapsed_text(seconds)}",
+        *([f"  {reason}"] if reason else []),
+        *(
+            f"  {share.revision:<{width}}  {share.percent:3}%  {share.release or 'unknown release'}"
+            for share in status.traffic
+        ),
+    ]
 
 
 def sentence(status: Observed) -> str:
-    """Tell a status in one line."""
-    # Why it failed is said once, by the error that comes next.
+    """Format a status as one line; the error that follows a failure gives its reason."""
     reason = "" if status.phase.value == "Failed" else words(status)
     traffic = shares(status)
     return (
@@ -54,20 +52,19 @@ def sentence(status: Observed) -> str:
 
 
 def words(status: Observed) -> str:
-    """Say why a service is in its phase: what happens, or the reason of a failure with its message."""
-    if status.phase.value == "Progressing" and status.message:
-        return status.message + (f" ({status.seconds} s)" if status.seconds else "")
-    return ": ".join(word for word in (status.reason, status.message) if word)
+    """Return why a service is in its phase, and for how long it has made no progress."""
+    waiting = status.seconds and status.phase.value == "Progressing" and status.message
+    return f"{status.explanation} ({status.seconds} s)" if waiting else status.explanation
 
 
 def shares(status: Observed) -> str:
-    """Tell which releases get how much of the traffic."""
+    """Format the traffic of each release."""
     return ", ".join(
-        f"{share.percent} % {share.release or share.revision}" for share in status.traffic if share.percent
+        f"{share.percent}% {share.release or share.revision}" for share in status.traffic if share.percent
     )
 
 
 def elapsed_text(seconds: float) -> str:
-    """Write a duration as people read it: 9 s, 2 min 05 s."""
+    """Format a duration: 9 s, 2 min 05 s."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -25,7 +25,7 @@ from deployer.observed import (
     Revision,
     read_observed,
 )
-from deployer.patience import Clock, SystemClock
+from deployer.patience import Clock
 from deployer.targets.protocols import Endpoint, Target, Via, Watch
 
 LOOK = 1.0  # seconds between two looks of a watch
@@ -50,7 +50,7 @@ class MemoryTarget:
         self.broken: dict[str, str] = {}
         self.lag = lag
         self.served: dict[Reference, Served] = {}
-        self._clock = clock or SystemClock()
+        self._clock = clock or Clock()
 
     @property
     def target(self) -> Target:

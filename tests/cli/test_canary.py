@@ -38,7 +38,7 @@ def test_a_canary_gets_its_share_and_going_back_is_one_command(project: Project)
     (project.folder / "handler.py").write_text(HANDLER % "B")
     second = project.run("rollout", "--canary", "20").stdout.strip()
     assert second != first
-    assert f"20 % {second}, 80 % {first}" in project.run("status").stdout
+    assert f"20% {second}, 80% {first}" in project.run("status").stdout
     assert asked(project, 100).count("B") == 20
     seen = json.loads(project.run("status", "-o", "json").stdout)
     assert (seen["wanted"], seen["candidate"], seen["stable"], seen["percent"]) == (second, second, first, 20)

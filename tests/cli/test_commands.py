@@ -109,7 +109,7 @@ def test_diff_tells_what_becomes_of_a_canary_that_is_the_first_release(folder: P
     (folder.folder / "kdeploy.toml").write_text(
         '[model]\nname = "digits"\nversion = "1"\nhandler = "handler.py"\n'
     )
-    assert "it gets all requests, not 10 %" in folder.run("diff", "--canary", "10", code=15).stderr
+    assert "it gets all requests, not 10%" in folder.run("diff", "--canary", "10", code=15).stderr
 
 
 def test_render_warns_where_no_credentials_reach_the_cluster(folder: Project) -> None:

@@ -126,7 +126,7 @@ def test_another_host_is_not_found(served: Project) -> None:
 
 def test_status_list_and_logs(served: Project) -> None:
     release = served.run("releases", "-o", "name").stdout.split()[-1]
-    assert f"100 % {release}" in served.run("status").stdout
+    assert f"100% {release}" in served.run("status").stdout
     assert release in served.run("list").stdout
     assert served.run("list", "-o", "name").stdout == "digits\n"
     assert "Model server started" in served.run("logs").stdout or served.run("logs").stdout
@@ -181,7 +181,7 @@ def test_a_dry_run_on_the_server_previews_and_changes_nothing(served: Project) -
         assert (runtime["kind"], service["kind"]) == ("ServingRuntime", "InferenceService")
         assert (service["metadata"]["labels"]["kdeploy.dev/release"] == release) is not bool(sets)
     assert served.run("rollout", "history", "-o", "json").stdout == before
-    assert f"100 % {release}" in served.run("status").stdout
+    assert f"100% {release}" in served.run("status").stdout
     assert served.run("releases", "-o", "name").stdout.split() == [release]
 
 

@@ -31,11 +31,11 @@ def test_a_second_rollout_of_the_same_writes_nothing(
 def test_status_list_plan_and_delete(kdeploy: Kdeploy, rolled_out: str, namespace: str, play: Play) -> None:
     status = kdeploy("status").out
     assert "Ready" in status
-    assert f"100 % {rolled_out}" in status
+    assert f"100% {rolled_out}" in status
     assert f"digits-{namespace}.example.com" in status
     listed = json.loads(kdeploy("list", "-o", "json").out)
     assert [one["reference"]["name"] for one in listed] == ["digits"]
-    assert f"100 % {rolled_out}" in kdeploy("list").out
+    assert f"100% {rolled_out}" in kdeploy("list").out
     assert ["answers", "now", rolled_out] in [line.split() for line in kdeploy("plan").out.splitlines()]
     assert kdeploy("releases").out.split()[-1] == "yes"
     assert "nothing to remove" in kdeploy("prune", "--keep", "1").err
@@ -55,7 +55,7 @@ def test_from_any_machine(
     """Where there is no kdeploy.toml, kubeconfig's cluster is the target, and a service has to be named."""
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert f"100 % {rolled_out}" in kdeploy("status", "digits").out
+    assert f"100% {rolled_out}" in kdeploy("status", "digits").out
     assert kdeploy("list", "-o", "name").out == "digits\n"
     assert rolled_out in kdeploy("rollout", "history", "digits").out
     assert kdeploy("logs", "digits").code == 0

@@ -18,7 +18,7 @@ from deployer.config import KServeTarget
 from deployer.errors import ConflictError, KdeployError, TargetError
 from deployer.journal import JournalEvent, Outcome, Provenance
 from deployer.observed import Document, Reference
-from deployer.patience import Patience, SystemClock
+from deployer.patience import Clock, Patience
 from deployer.targets.kserve import Cluster
 from deployer.targets.kserve.state.kinds import SERVING_RUNTIME
 from tests.clocks import patience
@@ -71,10 +71,11 @@ def until(test: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-class Slow(SystemClock, frozen=True):
-    """A clock that shows the times of a test."""
+class Slow(Clock):
+    """A clock that shows the given times."""
 
-    times: Iterator[float]
+    def __init__(self, times: Iterator[float]) -> None:
+        self.times = times
 
     def now(self) -> float:
         return next(self.times)
@@ -217,7 +218,9 @@ class TestKilled:
         killed(GAPS[3])
         elsewhere(kube, namespace)
         proxy.requests.clear()
-        with pytest.raises(ConflictError, match=f"alice@laptop as test is rolling out release {A} since"):
+        with pytest.raises(
+            ConflictError, match=f"alice@laptop as test has been rolling out release {A} since"
+        ):
             roll(cluster, whole(namespace, B), BOB)
         assert proxy.writes() == []
         (one,) = stored(kube, namespace)
@@ -267,7 +270,9 @@ class TestKilled:
         killed(GAPS[3])
         elsewhere(kube, namespace)
         proxy.requests.clear()
-        with pytest.raises(ConflictError, match=f"alice@laptop as test is rolling out release {A} since"):
+        with pytest.raises(
+            ConflictError, match=f"alice@laptop as test has been rolling out release {A} since"
+        ):
             cluster.services.delete(digits)
         assert proxy.writes() == []
 
@@ -421,8 +426,8 @@ class TestTwoAtOnce:
         assert lost, "in none of the rounds did they meet"
         for line in lost:
             assert line.startswith("ConflictError: ")
-            assert f"alice@laptop as test is rolling out release {A}" in line or (
-                f"bob@desk as test is rolling out release {B}" in line
+            assert f"alice@laptop as test has been rolling out release {A}" in line or (
+                f"bob@desk as test has been rolling out release {B}" in line
             )
         assert all("applied" in lines for lines in ended)
 
@@ -435,7 +440,7 @@ class TestTwoAtOnce:
             while not held.seen:
                 time.sleep(0.01)
             bob.start("digits", B)
-            assert f"alice@laptop as test is rolling out release {A}" in bob.read()
+            assert f"alice@laptop as test has been rolling out release {A}" in bob.read()
             alice.process.send_signal(signal.SIGKILL)
             alice.process.wait()
             bob.start("digits", B)

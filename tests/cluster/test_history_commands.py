@@ -185,8 +185,8 @@ class TestStatus:
         told = {line[0]: " ".join(line[1:]) for line in lines}
         assert told["release"] == rolled_out
         assert told["revision"].startswith("digits-predictor-")
-        assert told["traffic"] == f"100 % {rolled_out}"
-        assert told["wanted"] == f"traffic 100 % {rolled_out}"
+        assert told["traffic"] == f"100% {rolled_out}"
+        assert told["wanted"] == f"traffic 100% {rolled_out}"
         assert told["replicas"] == "1 of 1 ready; 1 to 1"
         assert told["runtime"] == RUNTIME
         assert told["image"] == "pytorch/torchserve-kfs:0.12.0"

@@ -64,13 +64,13 @@ def test_a_model_that_cannot_be_loaded(kdeploy: Kdeploy, rolled_out: str, play: 
     )
     assert lines[1:3] == ["  |   File handler.py, line 12, in initialize", "  | last line"]
     assert f"{failed} stays applied and takes over if it becomes ready" in lines[3]
-    assert lines[3].endswith(f"To go back: `kdeploy rollout --release {rolled_out}`")
+    assert lines[3].endswith(f"Run `kdeploy rollout --release {rolled_out}` to go back.")
     status = kdeploy("status")
     assert status.code == 8
     rows = dict(line.split(None, 1) for line in status.out.splitlines()[1:])
     assert rows["phase"] == "Failed"
     assert "ValueError: wrong weights" in rows["reason"]
-    assert rows["traffic"] == f"100 % {rolled_out}"
+    assert rows["traffic"] == f"100% {rolled_out}"
     assert kdeploy("rollout", "history").out.splitlines()[-1].endswith("Failed (ModelLoadFailed)")
     assert json.loads(kdeploy("rollout", "history", "-o", "json").out)[-1]["reason"] == "ModelLoadFailed"
     plan = [line.split() for line in kdeploy("plan").out.splitlines()]
@@ -91,7 +91,7 @@ def test_a_list_after_a_deadline_shows_who_answers(kdeploy: Kdeploy, rolled_out:
     play.replica_set(failed, available=0, number=2)
     play.show("15")
     (_, row) = kdeploy("list").out.splitlines()
-    assert f"100 % {rolled_out}" in row
+    assert f"100% {rolled_out}" in row
 
 
 class TestRollbackOnFailure:
@@ -165,7 +165,7 @@ class TestRollbackOnFailure:
         with meanwhile(lambda: fail_to_load(play)):
             ended = kdeploy(*BROKEN, "--rollback-on-failure")
         assert ended.code == 8
-        assert f"nothing to roll back to: no release of {play.reference} was Ready before" in ended.err
+        assert f"Nothing to roll back to: no other release of {play.reference} was Ready." in ended.err
 
     def test_without_waiting_it_makes_no_sense(self, kdeploy: Kdeploy) -> None:
         ended = kdeploy("rollout", "--no-wait", "--rollback-on-failure")
@@ -196,7 +196,7 @@ class TestStrategy:
         assert kdeploy("rollout", "--strategy", "recreate").err.splitlines()[-1].startswith("unchanged: ")
         ended = kdeploy(*BROKEN, "--strategy", "recreate", "--no-wait")
         assert ended.code == 0
-        assert "does not answer from the end of its old pods until the new ones are ready" in ended.err
+        assert "is unavailable from the end of its old pods until the new ones are ready" in ended.err
         assert play.service()["spec"]["predictor"]["deploymentStrategy"] == {"type": "Recreate"}
         release = play.service()["metadata"]["labels"][RELEASE_LABEL]
         play.replica_set(rolled_out, available=0, replicas=0)
@@ -217,7 +217,7 @@ class TestStrategy:
         play.replica_set(first, available=0)
         play.pending()
         ended = kdeploy(*BROKEN, "--no-wait")
-        assert f"no release answers requests, so the pods of {first} are stopped first" in ended.err
+        assert f"no release answers requests, so kdeploy stops the pods of {first} first" in ended.err
         assert play.service()["spec"]["predictor"]["deploymentStrategy"] == {"type": "Recreate"}
 
     def test_knative_knows_none(self, kdeploy: Kdeploy, proxy: Proxy) -> None:
@@ -241,7 +241,7 @@ class TestCanary:
         with meanwhile(lambda: self.knative(play, "1.0", 1)):
             ended = kdeploy("rollout", *self.KNATIVE, "--canary", "10")
         assert ended.code == 0
-        assert "is the first release: it gets all requests, not 10 %" in ended.err
+        assert "is the first release: it gets all requests, not 10%" in ended.err
         assert "canaryTrafficPercent" not in play.service()["spec"]["predictor"]
 
     def test_once_more_for_a_release_that_is_rolled_out_changes_nothing(
@@ -253,7 +253,7 @@ class TestCanary:
         for percent in ("10", "0"):
             ended = kdeploy("rollout", *self.KNATIVE, "--canary", percent)
             assert ended.code == 0
-            assert "rolled out already: it keeps all requests" in ended.err
+            assert "is already rolled out: it keeps all requests" in ended.err
             assert "unchanged: " in ended.err
         assert proxy.writes() == []
 
@@ -271,7 +271,7 @@ class TestCanary:
             assert kdeploy(*BROKEN, *self.KNATIVE, "--canary", "10").code == 0
         ended = kdeploy(*BROKEN, *self.KNATIVE, "--timeout", "1s")
         assert ended.code == 9  # KServe has not changed the split yet
-        assert "waiting for the traffic to be 100 % 2.0-" in ended.err
+        assert "waiting for the traffic to be 100% 2.0-" in ended.err
         assert f"; {stable} still answers requests" in ended.err
         play.ready_knative("digits-predictor-00002")
         assert kdeploy(*BROKEN, *self.KNATIVE).code == 0

@@ -136,7 +136,7 @@ def test_a_rollout_is_seen_interrupted_gone_on_with_and_ends(kdeploy: Open, play
     play.ready()
     code, out, lines = terminal.end()
     assert (code, out) == (0, f"{release}\n")
-    assert re.fullmatch(rf"Ready; traffic: 100 % {release}; after \d+ s", lines[0])
+    assert re.fullmatch(rf"Ready; traffic: 100% {release}; after \d+ s", lines[0])
     assert lines[1:] == []
     assert not COLOUR.search(terminal.shown)
 

@@ -31,7 +31,7 @@ def test_doctor_finds_nothing_that_would_fail(project: Project) -> None:
 def test_a_first_release(project: Project) -> None:
     ended = project.rollout()
     assert ended.code == 0, ended.err
-    assert "Ready; traffic: 100 % 1-" in ended.err
+    assert "Ready; traffic: 100% 1-" in ended.err
     status, answer = predict(project, "x")
     assert (status, answer) == (200, {"predictions": [{"marker": "1"}]})
     assert project.outcomes() == ["Ready"]
@@ -175,7 +175,7 @@ def test_a_canary_where_the_cluster_can_split(project: Project) -> None:
         assert "a canary does nothing in Standard mode" in ended.err
         return
     assert ended.code == 0, ended.err
-    assert f"80 % {before}" in ended.err
+    assert f"80% {before}" in ended.err
     with Load(project.endpoint(), rate=100.0, most=500) as load:
         time.sleep(6)
     assert load.failures == []

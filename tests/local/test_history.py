@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from deployer.diff import compare
 from deployer.errors import ConflictError
@@ -32,8 +33,8 @@ def test_what_was_applied_by_whom_and_what_would_change(client: Client, store: P
     assert services.apply(first, plan_entry(first, provenance)) == 1
     journal.note(DEMO, 1, READY)
     journal.note(Reference("default", "other"), 1, READY)  # nothing of it was applied here
-    planned = plan_entry(second, Provenance(who="bob@desk"), stable=A, strategy="rolling", parent=1)
-    assert services.apply(second, planned) == 2
+    planned = plan_entry(second, Provenance(who="bob@desk"), stable=A, strategy="rolling")
+    assert services.apply(second, structs.replace(planned, parent=1)) == 2
     assert [compare(*pair) for pair in services.preview(second)] == [None, None]
     changed = [found for pair in services.preview(first) if (found := compare(*pair))]
     assert "spec.predictor.model.storageUri" in [change.path for change in changed[0].changes]
@@ -86,7 +87,7 @@ def test_events_are_kept_and_added_and_read_by_another_process(client: Client, s
 def test_what_was_decided_on_an_older_journal_changes_nothing(client: Client, store: Path) -> None:
     bundle, other = make_bundle("versus", A, store / "a"), make_bundle("versus", B, store / "b")
     reference = bundle.reference
-    with pytest.raises(ConflictError, match="it was deleted in the meantime"):
+    with pytest.raises(ConflictError, match="the service was deleted in the meantime"):
         client.apply(bundle, expect=1)
     assert client.target.services.get(reference) is None
     assert client.apply(bundle, "alice@laptop", expect=0) == 1

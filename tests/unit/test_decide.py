@@ -67,7 +67,7 @@ def test_the_cost_of_a_strategy_and_a_caution_are_warnings() -> None:
     assert decision.strategy is Strategy.RECREATE
     assert decision.bundle.service["spec"]["predictor"]["deploymentStrategy"] == {"type": "Recreate"}
     assert decision.warnings == (
-        f"no release answers requests, so the pods of {A} are stopped first",
+        f"no release answers requests, so kdeploy stops the pods of {A} first",
         "the token expires in an hour",
     )
     assert decision.bundle.secret

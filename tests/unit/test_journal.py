@@ -1,4 +1,4 @@
-"""The entries of a journal, and who may begin the next one."""
+"""The entries of a journal, and whether the next rollout can begin."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def entry(
     return structs.replace(planned, outcome=outcome, number=number, when=NOW, since=since, **more)
 
 
-def test_it_says_what_is_applied_and_no_secret() -> None:
+def test_an_entry_has_the_bundle_without_its_secret() -> None:
     bundle = make_bundle(A, percent=10, access=StorageAccess(data={"AWS_SECRET_ACCESS_KEY": "hunter2"}))
     provenance = Provenance(who="alice@laptop", archive="sha256:0", commit="abc-dirty")
-    planned = plan_entry(bundle, provenance, stable=B, strategy="rolling", parent=3)
+    planned = plan_entry(bundle, provenance, stable=B, strategy="rolling")
     assert (planned.release, planned.percent, planned.stable) == (A, 10, B)
-    assert (planned.strategy, planned.parent, planned.outcome) == ("rolling", 3, Outcome.APPLYING)
+    assert (planned.strategy, planned.outcome) == ("rolling", Outcome.APPLYING)
     assert (planned.archive, planned.commit, planned.who) == ("sha256:0", "abc-dirty", "alice@laptop")
     assert planned.bundle == bundle.without_secret()
     assert b"aHVudGVyMg" not in msgspec.json.encode(planned)
@@ -58,7 +58,7 @@ def test_it_says_what_is_applied_and_no_secret() -> None:
     assert plan_entry(make_bundle(A), provenance).percent == 100
 
 
-def test_the_newest_event_says_how_far_it_is() -> None:
+def test_the_newest_event_is_the_outcome() -> None:
     applied = JournalEvent(outcome=Outcome.APPLIED, at=NOW)
     failed = JournalEvent(outcome=Outcome.FAILED, at=SOON, reason="OOMKilled", who="bob@desk")
     found = add_event(add_event(entry(), applied), failed)
@@ -70,7 +70,7 @@ def test_the_newest_event_says_how_far_it_is() -> None:
 
 
 class TestExpected:
-    def test_the_newest_entry_is_the_one_that_was_read(self) -> None:
+    def test_the_expected_entry_is_the_newest(self) -> None:
         check_expected(None, None, WHERE)
         check_expected(entry(number=7), None, WHERE)
         check_expected(entry(number=7), 7, WHERE)
@@ -80,52 +80,52 @@ class TestExpected:
         ("newest", "told"),
         [
             (entry(number=8), f"alice@laptop rolled out release {A} in the meantime"),
-            (None, "it was deleted in the meantime"),
+            (None, "the service was deleted in the meantime"),
         ],
     )
-    def test_another_one_is_a_conflict(self, newest: Entry | None, told: str) -> None:
+    def test_another_entry_is_a_conflict(self, newest: Entry | None, told: str) -> None:
         with pytest.raises(ConflictError) as caught:
             check_expected(newest, 7, WHERE)
         assert (caught.value.what, caught.value.where) == (told, WHERE)
-        assert "nothing was changed" in (caught.value.hint or "")
+        assert "Nothing was changed" in (caught.value.hint or "")
 
 
-class TestWhoMayBegin:
+class TestBegin:
     @pytest.mark.parametrize("outcome", [Outcome.APPLIED, Outcome.FAILED])
-    def test_where_nobody_applies(self, outcome: Outcome) -> None:
+    def test_no_rollout_is_in_progress(self, outcome: Outcome) -> None:
         newest = entry(outcome=outcome)
         assert not takes_over(newest, entry("bob@desk", B), alive=None, now=NOW, where=WHERE)
         refuse_another(newest, alive=None, now=NOW, where=WHERE)
 
     @pytest.mark.parametrize("alive", [None, True])
-    def test_somebody_else_is_named(self, alive: bool | None) -> None:
+    def test_a_conflict_names_the_author(self, alive: bool | None) -> None:
         with pytest.raises(ConflictError) as caught:
             takes_over(entry(), entry("bob@desk", B), alive=alive, now=SOON, where=WHERE)
-        assert caught.value.what == f"alice@laptop is rolling out release {A} since 12:03:11 UTC"
+        assert caught.value.what == f"alice@laptop has been rolling out release {A} since 12:03:11 UTC"
 
-    def test_the_same_user_with_another_release_waits_too(self) -> None:
+    def test_the_same_user_with_another_release_is_a_conflict(self) -> None:
         with pytest.raises(ConflictError):
             takes_over(entry(), entry(release=B), alive=None, now=NOW, where=WHERE)
 
     @pytest.mark.parametrize("alive", [None, False])
-    def test_a_run_that_was_killed_is_taken_over(self, alive: bool | None) -> None:
+    def test_a_killed_run_is_taken_over(self, alive: bool | None) -> None:
         assert takes_over(entry(), entry(), alive=alive, now=SOON, where=WHERE)
         assert not takes_over(entry(), entry(), alive=alive, now=LATER, where=WHERE)
 
-    def test_a_run_that_is_seen_alive_is_not(self) -> None:
+    def test_a_live_run_is_not_taken_over(self) -> None:
         with pytest.raises(ConflictError):
             takes_over(entry(), entry(), alive=True, now=NOW, where=WHERE)
 
-    def test_a_dead_process_holds_up_nobody(self) -> None:
+    def test_a_dead_process_blocks_no_rollout(self) -> None:
         assert not takes_over(entry(), entry("bob@desk", B), alive=False, now=NOW, where=WHERE)
 
     @pytest.mark.parametrize("since", ["2026-01-01T12:01:10Z", "2026-01-01T20:00:00Z", "yesterday"])
-    def test_two_minutes_without_an_end_are_dead(self, since: str) -> None:
+    def test_a_run_of_more_than_two_minutes_blocks_no_rollout(self, since: str) -> None:
         other = entry("bob@desk", B)
         assert not takes_over(entry(since=since), other, alive=True, now=NOW, where=WHERE)
 
 
-def test_what_cannot_be_applying_any_more_was_interrupted() -> None:
+def test_an_older_or_expired_applying_entry_was_interrupted() -> None:
     entries = [entry(number=2), entry(number=10), entry(number=9, outcome=Outcome.APPLIED)]
     assert [(one.number, one.outcome) for one in settle(entries, SOON)] == [
         (2, Outcome.INTERRUPTED),
@@ -136,27 +136,27 @@ def test_what_cannot_be_applying_any_more_was_interrupted() -> None:
     assert settle([], NOW) == []
 
 
-def test_the_oldest_are_superfluous() -> None:
+def test_the_oldest_entries_are_superfluous() -> None:
     entries = [entry(number=number) for number in (10, 9, 8, 11)]
     assert [one.number for one in superfluous(entries, 2)] == [8, 9]
     assert superfluous(entries, 4) == superfluous(entries, 9) == []
 
 
-def test_the_last_that_was_ready() -> None:
+def test_the_last_ready_entry_of_another_release() -> None:
     entries = [
         entry(release=A, outcome=Outcome.READY, number=1),
-        entry(release=C, outcome=Outcome.READY, number=2, percent=10),  # it never had all requests
+        entry(release=C, outcome=Outcome.READY, number=2, percent=10),  # only a canary
         entry(release=B, outcome=Outcome.READY, number=3),
         entry(release=C, outcome=Outcome.FAILED, number=4),
     ]
     assert [last_ready(entries, other) for other in (C, B)] == [entries[2], entries[0]]
     assert last_ready(entries[:1], A) is None
-    unreadable = Entry(number=5, outcome=Outcome.READY)  # as another version of kdeploy wrote it
+    unreadable = Entry(number=5, outcome=Outcome.READY)  # written by another version of kdeploy
     assert last_ready([*entries, unreadable], C) == entries[2]
 
 
-def test_authors() -> None:
-    assert describe_author(Entry()) == "somebody"
+def test_an_author_has_the_user_and_the_account() -> None:
+    assert describe_author(Entry()) == "an unknown user"
     assert describe_author(entry(account="admin")) == "alice@laptop as admin"
 
 

@@ -75,11 +75,11 @@ class TestReady:
     @pytest.mark.parametrize(
         ("canary", "predictor", "wanted"),
         [
-            (50, split(10), f"50 % {B}, 50 % {A}"),
-            (None, split(10), f"100 % {B}"),  # promoted, and not in effect yet
-            (10, {"latestRolledoutRevision": "r1"}, f"10 % {B}, 90 % {A}"),
-            (10, split(10, stable="r3"), f"10 % {B}, 90 % {A}"),  # the rest goes to another release
-            (None, {"traffic": [{"revisionName": "r2"}]}, f"100 % {B}"),
+            (50, split(10), f"50% {B}, 50% {A}"),
+            (None, split(10), f"100% {B}"),  # promoted, and not in effect yet
+            (10, {"latestRolledoutRevision": "r1"}, f"10% {B}, 90% {A}"),
+            (10, split(10, stable="r3"), f"10% {B}, 90% {A}"),  # the rest goes to another release
+            (None, {"traffic": [{"revisionName": "r2"}]}, f"100% {B}"),
         ],
     )
     def test_other_traffic_than_the_wanted_is_not_ready(
@@ -132,7 +132,7 @@ class TestNotReady:
     def test_a_revision_of_another_release(self, releases: dict[str, str | None], named: str) -> None:
         seen = read_observed(document(), releases)
         assert (seen.phase, seen.reason) == (Phase.PROGRESSING, "RevisionNotReady")
-        assert seen.message == f"the newest ready revision is of release {named}"
+        assert seen.message == f"the newest ready revision belongs to release {named}"
 
     def test_progress_has_kserves_reason(self) -> None:
         seen = read(document("False", condition={"reason": "RevisionMissing", "message": "wait"}))

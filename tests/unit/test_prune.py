@@ -1,4 +1,4 @@
-"""Which releases are removed from a real store, whatever targets say of them."""
+"""Which releases of a real store can be removed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deployer.config import Config, Model
 from deployer.errors import StoreError, TargetError
 from deployer.journal import Entry
 from deployer.observed import Document
-from deployer.prune import Dated, Use, ask_use, find_old
+from deployer.prune import Use, find_old, read_use
 from deployer.release import Release, plan_release
 from deployer.store.folder import FolderStore
 from deployer.targets.local import OneNode
@@ -24,11 +24,11 @@ from deployer.targets.memory import MemoryTarget
 from deployer.targets.protocols import Target
 
 NOW = 1_000_000.0
-NOBODY = Use(frozenset(), {})
+UNUSED = Use(frozenset(), {})
 
 
-class Saying(MemoryTarget):
-    """A target that says which releases it needs, or why it cannot."""
+class Needing(MemoryTarget):
+    """A target that needs the given releases, or fails."""
 
     def __init__(self, *used: str, fault: str = "") -> None:
         super().__init__()
@@ -40,8 +40,8 @@ class Saying(MemoryTarget):
         return self.used
 
 
-def saying(*used: str, fault: str = "") -> Target:
-    return Saying(*used, fault=fault).target
+def needing(*used: str, fault: str = "") -> Target:
+    return Needing(*used, fault=fault).target
 
 
 def one_node(folder: Path) -> Target:
@@ -73,61 +73,64 @@ def made(store: FolderStore, tmp_path: Path) -> list[Release]:
 
 
 def old(
-    store: FolderStore, use: Use = NOBODY, *, keep: int = 1, min_age: float = 0, now: float = NOW
+    store: FolderStore, use: Use = UNUSED, *, keep: int = 1, min_age: float = 0, now: float = NOW
 ) -> list[Release]:
-    return [one.release for one in find_old(store.dated("digits"), use, keep=keep, min_age=min_age, now=now)]
+    return [
+        release for _, release in find_old(store.dated("digits"), use, keep=keep, min_age=min_age, now=now)
+    ]
 
 
-def test_the_newest_stay(store: FolderStore, made: list[Release]) -> None:
+def test_the_newest_releases_stay(store: FolderStore, made: list[Release]) -> None:
     assert old(store) == made[:4]
     assert old(store, keep=3) == made[:2]
     assert old(store, keep=9) == []
 
 
-def test_the_young_stay(store: FolderStore, made: list[Release]) -> None:
+def test_young_releases_stay(store: FolderStore, made: list[Release]) -> None:
     assert old(store, min_age=3600) == made[:4]
     assert old(store, min_age=3600 + 1) == made[:3]
     assert old(store, min_age=4 * 3600 + 1) == []
-    assert old(store, min_age=3600, now=NOW - 10 * 3600) == []  # a clock that is behind the store's
+    assert old(store, min_age=3600, now=NOW - 10 * 3600) == []  # this clock is behind the store's
     assert old(store, min_age=0, now=NOW - 10 * 3600) == made[:4]
 
 
-def test_what_any_target_needs_stays(store: FolderStore, made: list[Release]) -> None:
-    targets = {"staging": saying(made[0].label), "production": saying(f"another-name/{made[2].id}")}
-    assert old(store, ask_use(targets)) == [made[1], made[3]]
+def test_releases_that_a_target_needs_stay(store: FolderStore, made: list[Release]) -> None:
+    targets = {"staging": needing(made[0].label), "production": needing(f"another-name/{made[2].id}")}
+    assert old(store, read_use(targets)) == [made[1], made[3]]
 
 
-def test_a_target_that_cannot_be_asked_stops_it(store: FolderStore, made: list[Release]) -> None:
-    targets = {"staging": saying(made[0].label), "production": saying(fault="no route to host")}
-    use = ask_use(targets)
+def test_an_unreachable_target_stops_a_prune(store: FolderStore, made: list[Release]) -> None:
+    targets = {"staging": needing(made[0].label), "production": needing(fault="no route to host")}
+    use = read_use(targets)
     assert use.releases == {made[0].id}
-    with pytest.raises(TargetError, match=r"production cannot be asked .*: no route to host") as caught:
+    with pytest.raises(
+        TargetError, match=r"cannot find out which releases target production needs: no route to host"
+    ) as caught:
         old(store, use)
     assert caught.value.where == "targets.production"
     assert "--ignore-target production" in (caught.value.hint or "")
     del targets["production"]
-    assert old(store, ask_use(targets)) == made[1:4]
+    assert old(store, read_use(targets)) == made[1:4]
 
 
-def test_another_prune_at_the_same_time(store: FolderStore, made: list[Release]) -> None:
-    found = [Dated(release, NOW) for release in made[:2]]
-    removing = prune.remove(store, found)
+def test_two_prunes_at_the_same_time(store: FolderStore, made: list[Release]) -> None:
+    removing = prune.remove(store, made[:2])
     assert next(removing) == made[0]
     store.delete(made[1])
     assert list(removing) == [made[1]]
     assert store.releases("digits") == made[2:]
 
 
-def test_what_cannot_be_removed_is_said(store: FolderStore, made: list[Release]) -> None:
+def test_a_failed_removal_is_an_error(store: FolderStore, made: list[Release]) -> None:
     class Stuck(FolderStore):
         def delete(self, release: Release) -> int:
             raise StoreError("read-only")
 
     with pytest.raises(StoreError, match="read-only"):
-        list(prune.remove(Stuck(store.folder), [Dated(made[0], NOW)]))
+        list(prune.remove(Stuck(store.folder), made[:1]))
 
 
-def test_a_local_target_needs_what_its_journal_names(tmp_path: Path) -> None:
+def test_a_local_target_needs_the_releases_in_its_journal(tmp_path: Path) -> None:
     services = tmp_path / "state" / "local" / "services"
     target = one_node(tmp_path)
     assert target.services.releases_in_use() == frozenset()
@@ -146,10 +149,10 @@ def test_a_local_target_needs_what_its_journal_names(tmp_path: Path) -> None:
     used = {"digits/1.0-aaaaaaaaaaaa", "digits/1.1-bbbbbbbbbbbb", "digits/1.2-cccccccccccc"}
     assert target.services.releases_in_use() == used
     (services / "default.digits.json").write_text("{")
-    assert "target" in ask_use({"target": target}).unasked
+    assert "target" in read_use({"target": target}).unreachable
 
 
-def test_a_local_state_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path) -> None:
+def test_an_unreadable_local_state_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "state" / "local").mkdir(parents=True)
     (tmp_path / "state" / "local" / "services").write_text("a file")
     target = one_node(tmp_path)

@@ -91,7 +91,7 @@ class TestTraffic:
     def test_a_promotion_waits_for_all_requests(self) -> None:
         status = ReadinessEvaluator(window=0).evaluate(self.split(10, None), of(A, B), 0)
         assert (status.phase, status.reason) == (Phase.PROGRESSING, "TrafficNotSwitched")
-        assert status.message == f"waiting for the traffic to be 100 % {B}"
+        assert status.message == f"waiting for the traffic to be 100% {B}"
         assert self.phase(self.split(100, None)) is Phase.READY
 
     def test_the_rest_must_go_to_the_stable_release(self) -> None:
@@ -100,7 +100,7 @@ class TestTraffic:
             self.split(10, 10), of(A, B), 0
         )
         assert status.phase is Phase.PROGRESSING
-        assert status.message == f"waiting for the traffic to be 10 % {B}, 90 % 0.9-cccccccccccc"
+        assert status.message == f"waiting for the traffic to be 10% {B}, 90% 0.9-cccccccccccc"
 
     def test_a_first_release_gets_all_whatever_is_asked(self) -> None:
         assert self.phase(self.split(100, 10, rolled_out="digits-predictor-00002")) is Phase.READY

@@ -33,7 +33,7 @@ def test_standard_before_the_deployment_was_touched() -> None:
     sets = [replica_set(A, 9, wanted=1, available=1)]
     seen = observe(service(B, **READY), Children(replica_sets=sets))
     assert (seen.phase, seen.reason) == (Phase.PROGRESSING, "RevisionNotReady")
-    assert seen.message == f"the newest ready revision is of release {A}"
+    assert seen.message == f"the newest ready revision belongs to release {A}"
 
 
 def test_shares_are_always_whole() -> None:

@@ -98,7 +98,7 @@ class TestTheWayToReady:
         assert isinstance(report, Report)
         assert report.observed.phase is Phase.PROGRESSING
         error = end(state, engine.Elapsed())
-        assert f": waiting for the wanted traffic to be {percent} %, not {seen} %" in error.what
+        assert f": waiting for the wanted traffic to be {percent}%, not {seen}%" in error.what
 
     def test_pods_that_still_hold_their_resources_are_told(self) -> None:
         holding = observed(Phase.READY, holding=("demo-1", "demo-2"))
@@ -127,21 +127,21 @@ class TestFailure:
         )
         assert error.where == "default/demo"
         assert error.hint == (
-            f"fix the cause, then run `kdeploy rollout` again. "
+            f"Fix the cause, then run `kdeploy rollout` again. "
             f"{B} stays applied and takes over if it becomes ready. "
-            f"To go back: `kdeploy rollout --release {A}`"
+            f"Run `kdeploy rollout --release {A}` to go back."
         )
 
     def test_without_another_release_there_is_no_way_back(self) -> None:
         event = failed(
             reason="OOMKilled",
-            hint="raise serving.memory",
+            hint="Raise `serving.memory`.",
             log=("a", "b"),
             traffic=(Share("r1", B, 100), Share("r2", A, 0)),
         )
         error = end(waiting(), event)
         assert error.what.endswith("OOMKilled\n  | a\n  | b")
-        assert error.hint == f"raise serving.memory. {B} stays applied and takes over if it becomes ready"
+        assert error.hint == f"Raise `serving.memory`. {B} stays applied and takes over if it becomes ready."
 
     def test_a_timeout_says_how_far_it_was(self) -> None:
         seen = observed(
@@ -155,7 +155,7 @@ class TestFailure:
             f"timed out after 5 s waiting for release {B}: loading; {A} still answers requests"
         )
         assert "takes over when it is ready" in (error.hint or "")
-        assert (error.hint or "").endswith(f"To go back: `kdeploy rollout --release {A}`")
+        assert (error.hint or "").endswith(f"Run `kdeploy rollout --release {A}` to go back.")
 
     def test_a_timeout_before_anything_was_seen(self) -> None:
         assert end(waiting(), engine.Elapsed()).what == f"timed out after 5 s waiting for release {B}"
@@ -205,7 +205,7 @@ class TestReplaced:
 
 class TestRollback:
     RECALLING = waiting(
-        plan(rollback=True, percent=10), observed(Phase.FAILED, reason="OOMKilled", hint="fix")
+        plan(rollback=True, percent=10), observed(Phase.FAILED, reason="OOMKilled", hint="Fix it.")
     )
     RESTORING = engine.step(engine.step(RECALLING, engine.Read([READY_A]))[0], engine.Applied(8))[0]
 
@@ -232,7 +232,7 @@ class TestRollback:
         stuck = observed(Phase.FAILED, revisions=(Revision("r2", B, pods=1),))
         state = waiting(plan(rollback=True, standard=True), stuck)
         _, actions = engine.step(state, engine.Read([READY_A]))
-        assert actions[1] == Say(f"no release answers requests, so the pods of {B} are stopped first")
+        assert actions[1] == Say(f"no release answers requests, so kdeploy stops the pods of {B} first")
         apply = actions[2]
         assert isinstance(apply, Apply)
         assert READY_A.bundle
@@ -255,15 +255,15 @@ class TestRollback:
         error = end(self.RESTORING, ready)
         assert isinstance(error, RolloutFailedError)
         assert error.what == f"release {B} cannot become ready: OOMKilled"
-        assert error.hint == (f"fix the cause, then run `kdeploy rollout` again. {A} is restored and Ready")
+        assert error.hint == f"Fix the cause, then run `kdeploy rollout` again. {A} is restored and Ready."
 
     @pytest.mark.parametrize("entries", [[], [structs.replace(READY_A, bundle=None)]])
     def test_with_nothing_to_go_back_to_the_hint_says_so(self, entries: list[Entry]) -> None:
         error = end(self.RECALLING, engine.Read(entries))
         assert error.what == f"release {B} cannot become ready: OOMKilled"
         assert error.hint == (
-            "nothing to roll back to: no release of default/demo was Ready before. "
-            f"fix. {B} stays applied and takes over if it becomes ready"
+            "Nothing to roll back to: no other release of default/demo was Ready. "
+            f"Fix it. {B} stays applied and takes over if it becomes ready."
         )
 
     @pytest.mark.parametrize(

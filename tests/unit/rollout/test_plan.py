@@ -35,13 +35,13 @@ class TestTraffic:
     def test_a_first_release_is_rolled_out_at_once(self, before: Live | None) -> None:
         traffic, note = decide_traffic(10, B, before)
         assert traffic == Traffic()
-        assert note == f"{B} is the first release: it gets all requests, not 10 %"
+        assert note == f"{B} is the first release: it gets all requests, not 10%"
 
     @pytest.mark.parametrize("percent", [0, 10, 99])
     def test_a_release_that_is_rolled_out_keeps_all_requests(self, percent: int) -> None:
         traffic, note = decide_traffic(percent, B, live(B, (B, 100), stable=B))
         assert traffic == Traffic()
-        assert "rolled out already" in note
+        assert "is already rolled out" in note
 
     def test_the_stable_release_is_not_a_canary_of_itself(self) -> None:
         assert decide_traffic(10, A, live(B, (B, 10), (A, 90), stable=A))[0] == Traffic()
@@ -51,7 +51,7 @@ class TestStrategy:
     def test_recreate_says_what_it_costs(self) -> None:
         strategy, warning = decide_strategy(Strategy.RECREATE, B, live(A, (A, 100)).status, standard=True)
         assert strategy is Strategy.RECREATE
-        assert "does not answer" in warning
+        assert "is unavailable" in warning
 
     @pytest.mark.parametrize(
         "stuck", [live(A, running=(A,)), live(B, running=(A, B)), live(B, (A, 0), running=(A,))]
@@ -59,7 +59,7 @@ class TestStrategy:
     def test_old_pods_are_stopped_first_where_no_release_answers(self, stuck: Live) -> None:
         assert decide_strategy(None, B, stuck.status, standard=True) == (
             Strategy.RECREATE,
-            f"no release answers requests, so the pods of {A} are stopped first",
+            f"no release answers requests, so kdeploy stops the pods of {A} first",
         )
 
     @pytest.mark.parametrize(

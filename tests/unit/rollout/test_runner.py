@@ -121,7 +121,7 @@ def test_a_rollback_of_the_first_release_has_nothing_to_go_back_to(world: World)
     world.memory.broken[B] = "no module named torch"
     with pytest.raises(RolloutFailedError) as caught:
         world.run(B, rollback=True)
-    assert "nothing to roll back to" in (caught.value.hint or "")
+    assert "Nothing to roll back to" in (caught.value.hint or "")
     assert world.outcomes() == [(B, Outcome.FAILED)]
 
 

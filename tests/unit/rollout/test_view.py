@@ -33,8 +33,8 @@ def test_the_last_status_is_what_is_seen() -> None:
     assert lines(seen, 65) == [
         f"Progressing  team/digits  release {B}  1 min 05 s",
         "  container x",
-        f"  digits-predictor-00010   10 %  {B}",
-        f"  digits-predictor-00009   90 %  {A}",
+        f"  digits-predictor-00010   10%  {B}",
+        f"  digits-predictor-00009   90%  {A}",
     ]
 
 
@@ -46,13 +46,13 @@ def test_another_rollout_begins_anew() -> None:
 
 def test_a_revision_of_nobody_knows_what() -> None:
     told = status(Phase.READY, traffic=(Share("digits-predictor-00001", None, 100),))
-    assert lines(View("team/digits", told), 0)[1:] == ["  digits-predictor-00001  100 %  unknown release"]
+    assert lines(View("team/digits", told), 0)[1:] == ["  digits-predictor-00001  100%  unknown release"]
 
 
 @pytest.mark.parametrize(
     ("of", "told"),
     [
-        (status(Phase.READY, traffic=CANARY), f"Ready; traffic: 10 % {B}, 90 % {A}"),
+        (status(Phase.READY, traffic=CANARY), f"Ready; traffic: 10% {B}, 90% {A}"),
         (status(Phase.PROGRESSING, reason="Loading", message="loading"), "Progressing (loading)"),
         (status(Phase.PROGRESSING, message="loading", seconds=30), "Progressing (loading (30 s))"),
         (status(Phase.PROGRESSING, reason="Loading"), "Progressing (Loading)"),
