@@ -23,7 +23,7 @@ class Decision(Struct, frozen=True, kw_only=True):
 
     `live` is the live service, or None if there is none or it was not read. `newest` is the number of the
     newest journal entry if the decision depends on it. `unchanged` means that the service is Ready with this
-    bundle. `changes` and `findings` are empty unless they were asked for.
+    bundle. `changes` and `findings` are empty unless the call requested them.
     """
 
     release: Release

@@ -172,8 +172,8 @@ def _wanted_percent(document: Document, predictor: Document) -> int:
     """Return the newest revision's wanted percentage: 100 if it is the only revision."""
     percent = document.get("spec", {}).get("predictor", {}).get("canaryTrafficPercent")
     rolled_out = predictor.get("latestRolledoutRevision")
-    alone = rolled_out in (None, "", predictor.get("latestCreatedRevision"))
-    return 100 if percent is None or alone else int(percent)
+    only = rolled_out in (None, "", predictor.get("latestCreatedRevision"))
+    return 100 if percent is None or only else int(percent)
 
 
 def _split_fault(seen: Observed) -> str:
