@@ -1,7 +1,7 @@
 """Draws 100 of the repository's texts at random, for an editor to judge: `python -m tests.reading [SEED]`.
 
-The texts are messages, docstrings, comments, names of tests, and the sentences of pages. The draw depends on the
-seed and the texts, so `docs/reading.md` names the commit that it was drawn from.
+The texts are messages, docstrings, comments, names of tests, and the sentences of pages. The draw depends on
+the seed and the texts, so `docs/reading.md` names the commit that it was drawn from.
 """
 
 from __future__ import annotations
