@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from deployer import errors, events
-    from deployer.decide import Decision
     from deployer.journal import Entry, Outcome
     from deployer.observed import Observed, Phase
     from deployer.predict import Client, Failure, Prediction
     from deployer.project import Project
     from deployer.release import Release
-    from deployer.rollout.plan import Strategy
+    from deployer.rollout.plan import Decision, Strategy
     from deployer.rollouts import Rollouts
     from deployer.workspace import Workspace, open_workspace
 
@@ -44,7 +43,7 @@ __all__ = [
 
 _MODULES = {
     "Client": "predict",
-    "Decision": "decide",
+    "Decision": "rollout.plan",
     "Entry": "journal",
     "Failure": "predict",
     "Observed": "observed",

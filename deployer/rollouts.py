@@ -12,18 +12,17 @@ from msgspec import structs
 
 from deployer.bundle import Bundle
 from deployer.config import check_root
-from deployer.decide import Decision, decide
 from deployer.diff import compare
 from deployer.errors import ConfigError, KdeployError
 from deployer.events import Emit, Noted, Unchanged, Warned
 from deployer.findings import Finding, failure, ok, refuse
 from deployer.journal import JournalEvent, Outcome, plan_entry
-from deployer.manifest import render_secret
+from deployer.manifest import render, render_secret
 from deployer.observed import Document, Observed, Phase, Reference
 from deployer.project import Project
 from deployer.provenance import find_provenance
-from deployer.release import Release
-from deployer.rollout.plan import Plan, Strategy
+from deployer.release import Release, Traffic
+from deployer.rollout.plan import Decision, Plan, Strategy, decide_strategy, decide_traffic
 from deployer.rollout.runner import Runner
 from deployer.storage_access import StorageAccess
 from deployer.store import ModelStore
@@ -64,19 +63,22 @@ class Rollouts:
         # The journal is read before the service, so that a rollout in between is noticed.
         newest = self._newest(reference) if look and percent < 100 else None
         live = services.get(reference) if look else None
-        decision = decide(
-            release,
-            live=live,
-            looked=look,
-            capabilities=capabilities,
-            namespace=services.namespace,
-            storage_uri=self._store.uri(release),
-            scaling=settings.config.scaling,
-            access=None if capabilities.local_storage_only else access or self._store.access(),
-            percent=percent,
-            strategy=strategy,
+        standard = capabilities.deployment_mode == "Standard"
+        traffic, note = decide_traffic(percent, release.id, live) if look else (Traffic(percent), "")
+        chosen, caution = decide_strategy(
+            strategy, release.id, live.status if live else None, standard=standard
         )
-        bundle = decision.bundle
+        access = None if capabilities.local_storage_only else access or self._store.access()
+        bundle = render(
+            release,
+            storage_uri=self._store.uri(release),
+            namespace=services.namespace,
+            capabilities=capabilities,
+            scaling=settings.config.scaling,
+            traffic=traffic,
+            access=access,
+            recreate=chosen is Strategy.RECREATE,
+        )
         unchanged = bool(live and services.serves(bundle, live))
         findings: tuple[Finding, ...] = ()
         if check and (thorough or not unchanged):
@@ -84,12 +86,19 @@ class Rollouts:
             findings = tuple(services.check(bundle, wait=wait))
         tried = preview and all(one.status != "failure" for one in findings)
         diffs = [compare(*pair) for pair in services.preview(bundle)] if tried else []
-        return structs.replace(
-            decision,
+        return Decision(
+            release=release,
+            bundle=bundle,
+            traffic=traffic,
+            strategy=chosen,
+            capabilities=capabilities,
+            live=live,
             newest=newest,
             unchanged=unchanged,
+            notes=tuple(filter(None, [note])),
+            warnings=tuple(filter(None, [caution, access.caution if access else ""])),
             findings=findings,
-            changes=tuple(diff for diff in diffs if diff),
+            changes=tuple(filter(None, diffs)),
         )
 
     def role(self, release_id: str | None = None) -> list[Document]:

@@ -13,6 +13,7 @@ from msgspec import Struct, structs
 
 from deployer.bundle import Bundle
 from deployer.errors import ConflictError, KdeployError, RolloutFailedError, RolloutTimeoutError
+from deployer.events import Noted, StatusChanged
 from deployer.journal import Entry, JournalEvent, Outcome, describe_author, last_ready
 from deployer.observed import NOT_SWITCHED, Observed, Phase
 from deployer.rollout.plan import Plan, Strategy, decide_strategy
@@ -30,7 +31,7 @@ class Stage(enum.Enum):
 
 
 class Rollout(Struct, frozen=True, kw_only=True):
-    """The state of one rollout. `number` is its entry's, `error` why its release is not ready."""
+    """The state of one rollout: its entry's number, and why its release did not become ready, if so."""
 
     plan: Plan
     stage: Stage = Stage.APPLYING
@@ -107,27 +108,9 @@ class Note(Struct, frozen=True):
     event: JournalEvent
 
 
-class Report(Struct, frozen=True):
-    """Show the observed state."""
-
-    observed: Observed
-
-
-class Say(Struct, frozen=True):
-    """Show a message."""
-
-    note: str
-
-
-class Finish(Struct, frozen=True):
-    """End the rollout, with an error if it failed."""
-
-    error: KdeployError | None = None
-
-
 Event = Applied | Seen | Elapsed | Read | Failed
-Action = Apply | Watch | ReadJournal | Note | Report | Say
-Step = tuple[Rollout, tuple[Action | Finish, ...]]
+Action = Apply | Watch | ReadJournal | Note | StatusChanged | Noted
+Step = tuple[Rollout, tuple[Action, ...]]
 
 
 def begin(plan: Plan) -> Step:
@@ -148,33 +131,30 @@ def step(state: Rollout, event: Event) -> Step:
             return _give_up(state, _timed_out(state), Outcome.TIMED_OUT)
         case Read(entries, observed):
             return _read(structs.replace(state, seen=observed or state.seen), entries)
-    return _failed(state, event.error)
+    return _failed(state, event.error), ()
 
 
 def _applied(state: Rollout, number: int) -> Step:
     stage = Stage.RESTORING if state.restored else Stage.WAITING
     state = structs.replace(state, stage=stage, number=number, seen=None)
     timeout = state.plan.timeout
-    return _finish(state) if timeout is None else (state, (Watch(timeout, state.wanted.stable),))
+    return (_succeeded(state), ()) if timeout is None else (state, (Watch(timeout, state.wanted.stable),))
 
 
 def _seen(state: Rollout, observed: Observed) -> Step:
     percent = state.wanted.percent
-    if (
-        observed.phase is Phase.READY and observed.percent != percent
-    ):  # the state before, or another rollout's
+    if observed.phase is Phase.READY and observed.percent != percent:
+        # This is the state before this rollout, or another rollout's.
         message = f"waiting for the wanted traffic to be {percent}%, not {observed.percent}%"
         observed = structs.replace(observed, phase=Phase.PROGRESSING, reason=NOT_SWITCHED, message=message)
-    report = (Report(observed),) if observed != state.seen else ()
+    report = (StatusChanged(observed),) if observed != state.seen else ()
     state = structs.replace(state, seen=observed)
     if observed.wanted != state.release:
         state = structs.replace(state, stage=Stage.REPLACED)
         return state, (*report, _note(state, Outcome.REPLACED), ReadJournal())
     if observed.phase is Phase.READY:
-        held = (Say(f"still terminating: {', '.join(observed.holding)}"),) if observed.holding else ()
-        note = _note(state, Outcome.READY)
-        state, finish = _finish(state)
-        return state, (*report, note, *held, *finish)
+        held = (Noted(f"still terminating: {', '.join(observed.holding)}"),) if observed.holding else ()
+        return _succeeded(state), (*report, _note(state, Outcome.READY), *held)
     if observed.phase is Phase.FAILED:
         state, actions = _give_up(state, _cannot_become_ready(state), Outcome.FAILED, observed.reason)
         return state, (*report, *actions)
@@ -186,18 +166,18 @@ def _give_up(state: Rollout, error: KdeployError, outcome: Outcome, reason: str 
     note = _note(state, outcome, reason)
     if state.plan.rollback and not state.restored:
         return structs.replace(state, stage=Stage.RECALLING, error=error), (note, ReadJournal(look=True))
-    state, actions = _failed(state, error)
-    return state, (note, *actions)
+    return _failed(state, error), (note,)
 
 
 def _read(state: Rollout, entries: Sequence[Entry]) -> Step:
     if state.stage is Stage.REPLACED:
-        return _failed(state, _replaced(state, entries))
+        return _failed(state, _replaced(state, entries)), ()
     assert state.error
     entry = last_ready(entries, state.release)
     if entry is None or entry.bundle is None:
         nothing = f"Nothing to roll back to: no other release of {state.plan.bundle.reference} was Ready."
-        return _finish(state, _reworded(state.error, hint=f"{nothing} {state.error.hint}"))
+        error = _reworded(state.error, hint=f"{nothing} {state.error.hint}")
+        return structs.replace(state, stage=Stage.DONE, error=error), ()
     strategy, warning = decide_strategy(None, entry.release, state.seen, standard=state.plan.standard)
     bundle = entry.bundle.recreating() if strategy is Strategy.RECREATE else entry.bundle
     restored = structs.replace(
@@ -210,26 +190,28 @@ def _read(state: Rollout, entries: Sequence[Entry]) -> Step:
         strategy=strategy.value,
         parent=entry.number,
     )
-    notes = (Say(f"rolling back to release {entry.release}"), *((Say(warning),) if warning else ()))
+    notes = (Noted(f"rolling back to release {entry.release}"), *((Noted(warning),) if warning else ()))
     state = structs.replace(state, stage=Stage.RESTORING, restored=restored)
     return state, (*notes, Apply(bundle, restored, state.number))
 
 
-def _failed(state: Rollout, error: KdeployError) -> Step:
+def _failed(state: Rollout, error: KdeployError) -> Rollout:
     """End with an error; the error of a rollback is added to the error that caused the rollback."""
     if state.stage is Stage.REPLACED and not isinstance(error, ConflictError):  # the journal is unreadable
         error = _replaced(state, ())
     if state.error:
         what = f"rolling back to {state.restored.release} failed" if state.restored else "cannot roll back"
         error = _reworded(state.error, more=f"; {what}: {error.what}", hint=error.hint, cause=error)
-    return _finish(state, error)
+    return structs.replace(state, stage=Stage.DONE, error=error)
 
 
-def _finish(state: Rollout, error: KdeployError | None = None) -> Step:
-    if error is None and state.error and state.restored:
+def _succeeded(state: Rollout) -> Rollout:
+    """End well; a rollback still ends with the error that caused it."""
+    error = state.error
+    if error and state.restored:
         restored = f"{state.restored.release} is restored and Ready."
-        error = _reworded(state.error, hint=f"Fix the cause, then run `kdeploy rollout` again. {restored}")
-    return structs.replace(state, stage=Stage.DONE), (Finish(error),)
+        error = _reworded(error, hint=f"Fix the cause, then run `kdeploy rollout` again. {restored}")
+    return structs.replace(state, stage=Stage.DONE, error=error)
 
 
 def _note(state: Rollout, outcome: Outcome, reason: str = "") -> Note:

@@ -1,4 +1,4 @@
-"""Decides a rollout's strategy and its release's traffic. Pure."""
+"""What a rollout does: the decision before it, its strategy, and its release's traffic. Pure."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import enum
 from msgspec import Struct
 
 from deployer.bundle import Bundle
+from deployer.diff import Diff
 from deployer.errors import ConfigError
+from deployer.findings import Finding
 from deployer.journal import Entry
-from deployer.observed import Live, Observed
-from deployer.release import Traffic
+from deployer.observed import Capabilities, Live, Observed
+from deployer.release import Release, Traffic
 
 
 class Strategy(enum.Enum):
@@ -18,6 +20,28 @@ class Strategy(enum.Enum):
 
     ROLLING = "rolling"
     RECREATE = "recreate"
+
+
+class Decision(Struct, frozen=True, kw_only=True):
+    """What a rollout would do. Nothing of it has been done.
+
+    `live` is the live service, or None if there is none or it was not read. `newest` is the number of the
+    newest journal entry if the decision depends on it. `unchanged` means that the service is Ready with this
+    bundle. `changes` and `findings` are empty unless the call requested them.
+    """
+
+    release: Release
+    bundle: Bundle
+    traffic: Traffic
+    strategy: Strategy
+    capabilities: Capabilities
+    live: Live | None
+    newest: int | None
+    unchanged: bool
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    changes: tuple[Diff, ...]
 
 
 class Plan(Struct, frozen=True, kw_only=True):

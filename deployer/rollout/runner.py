@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 from deployer.bundle import Bundle
 from deployer.errors import KdeployError
-from deployer.events import Applied, Applying, Emit, Noted, StatusChanged, Warned
+from deployer.events import Applied, Applying, Emit, Warned
 from deployer.rollout import engine
 from deployer.rollout.plan import Plan
 from deployer.targets.protocols import Target, Watch
@@ -27,19 +27,16 @@ class Runner:
         with self._open:
             state, actions = engine.begin(plan)
             todo = deque(actions)
-            while True:
-                action = todo.popleft() if todo else None
-                if isinstance(action, engine.Finish):
-                    if action.error:
-                        raise action.error
-                    return
+            while todo or state.stage is not engine.Stage.DONE:
                 try:
-                    event = self._perform(plan, action) if action else self._look()
+                    event = self._perform(plan, todo.popleft()) if todo else self._look()
                 except KdeployError as error:
                     event = engine.Failed(error)
                 if event:
                     state, actions = engine.step(state, event)
                     todo.extend(actions)
+        if state.error:
+            raise state.error
 
     def _look(self) -> engine.Event:
         observed = next(self._watch, None) if self._watch else None
@@ -65,8 +62,6 @@ class Runner:
                     self._target.journal.note(reference, number, event)
                 except KdeployError as error:  # this does not change how the rollout ended
                     self._emit(Warned(f"cannot note in the journal how the rollout ended: {error}"))
-            case engine.Report(observed):
-                self._emit(StatusChanged(observed))
-            case engine.Say(note):
-                self._emit(Noted(note))
+            case _:
+                self._emit(action)
         return None

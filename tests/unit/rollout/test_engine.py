@@ -15,10 +15,11 @@ from deployer.errors import (
     StoreError,
     TargetError,
 )
+from deployer.events import Noted, StatusChanged
 from deployer.journal import Entry, JournalEvent, Outcome
 from deployer.observed import Observed, Phase, Revision, Share
 from deployer.rollout import engine
-from deployer.rollout.engine import Apply, Finish, Note, ReadJournal, Report, Rollout, Say, Stage, Watch
+from deployer.rollout.engine import Apply, Note, ReadJournal, Rollout, Stage, Watch
 from deployer.rollout.plan import Plan
 from tests.bundles import ALICE, DEMO, A, B, C, make_bundle, make_entry
 
@@ -51,12 +52,10 @@ def noted(outcome: Outcome, reason: str = "", number: int = 7) -> Note:
 
 def end(state: Rollout, event: engine.Event) -> KdeployError:
     """Return the error that the event ends the rollout with."""
-    state, actions = engine.step(state, event)
+    state, _ = engine.step(state, event)
     assert state.stage is Stage.DONE
-    finish = actions[-1]
-    assert isinstance(finish, Finish)
-    assert finish.error
-    return finish.error
+    assert state.error
+    return state.error
 
 
 def failed(**more: Any) -> engine.Seen:
@@ -72,44 +71,44 @@ class TestTheWayToReady:
         assert actions == (Watch(5.0, None),)
         progress, ready = observed(Phase.PROGRESSING), observed(Phase.READY)
         state, actions = engine.step(state, engine.Seen(progress))
-        assert actions == (Report(progress),)
+        assert actions == (StatusChanged(progress),)
         assert engine.step(state, engine.Seen(progress)) == (state, ())  # what did not change is not told
         state, actions = engine.step(state, engine.Seen(ready))
-        assert actions == (Report(ready), noted(Outcome.READY), Finish())
+        assert actions == (StatusChanged(ready), noted(Outcome.READY))
         assert engine.step(state, engine.Seen(ready)) == (state, ())  # it is over
 
     def test_without_a_timeout_nobody_waits(self) -> None:
         state, _ = engine.begin(plan(timeout=None))
         state, actions = engine.step(state, engine.Applied(7))
-        assert (state.stage, actions) == (Stage.DONE, (Finish(),))
+        assert (state.stage, actions) == (Stage.DONE, ())
 
     def test_a_canary_waits_for_its_share_beside_the_stable_release(self) -> None:
         state, _ = engine.begin(plan(percent=10))
         state, actions = engine.step(state, engine.Applied(7))
         assert actions == (Watch(5.0, A),)
         state, actions = engine.step(state, engine.Seen(observed(Phase.READY, percent=10)))
-        assert actions[1:] == (noted(Outcome.READY), Finish())
+        assert actions[1:] == (noted(Outcome.READY),)
 
     @pytest.mark.parametrize(("percent", "seen"), [(100, 10), (50, 10), (10, 100)])
     def test_ready_with_another_percentage_is_not_ready_yet(self, percent: int, seen: int) -> None:
         state = waiting(plan(percent=percent))
         state, actions = engine.step(state, engine.Seen(observed(Phase.READY, percent=seen)))
         (report,) = actions
-        assert isinstance(report, Report)
-        assert report.observed.phase is Phase.PROGRESSING
+        assert isinstance(report, StatusChanged)
+        assert report.status.phase is Phase.PROGRESSING
         error = end(state, engine.Elapsed())
         assert f": waiting for the wanted traffic to be {percent}%, not {seen}%" in error.what
 
     def test_pods_that_still_hold_their_resources_are_told(self) -> None:
         holding = observed(Phase.READY, holding=("demo-1", "demo-2"))
         _, actions = engine.step(waiting(), engine.Seen(holding))
-        assert actions[2:] == (Say("still terminating: demo-1, demo-2"), Finish())
+        assert actions[2:] == (Noted("still terminating: demo-1, demo-2"),)
 
     def test_what_cannot_be_applied_ends_it(self) -> None:
         state, _ = engine.begin(plan(rollback=True))
         error = StoreError("the network broke")
         state, actions = engine.step(state, engine.Failed(error))
-        assert (state.stage, actions) == (Stage.DONE, (Finish(error),))
+        assert (state.stage, state.error, actions) == (Stage.DONE, error, ())
 
 
 class TestFailure:
@@ -118,7 +117,7 @@ class TestFailure:
             reason="ModelLoadFailed", message="No module named 'foo'.", traffic=(Share("r1", A, 100),)
         )
         _, actions = engine.step(waiting(), event)
-        assert actions[:2] == (Report(event.observed), noted(Outcome.FAILED, "ModelLoadFailed"))
+        assert actions[:2] == (StatusChanged(event.observed), noted(Outcome.FAILED, "ModelLoadFailed"))
         error = end(waiting(), event)
         assert isinstance(error, RolloutFailedError)
         assert error.what == (
@@ -169,7 +168,7 @@ class TestFailure:
     def test_a_watch_that_breaks_notes_nothing(self) -> None:
         error = TargetError("the supervisor ended")
         state, actions = engine.step(waiting(plan(rollback=True)), engine.Failed(error))
-        assert (state.stage, actions) == (Stage.DONE, (Finish(error),))
+        assert (state.stage, state.error, actions) == (Stage.DONE, error, ())
 
 
 class TestReplaced:
@@ -177,7 +176,7 @@ class TestReplaced:
     def test_another_release_is_noted_and_looked_up(self, other: str | None) -> None:
         seen = observed(Phase.READY, other)
         state, actions = engine.step(waiting(), engine.Seen(seen))
-        assert actions == (Report(seen), noted(Outcome.REPLACED), ReadJournal())
+        assert actions == (StatusChanged(seen), noted(Outcome.REPLACED), ReadJournal())
         assert state.stage is Stage.REPLACED
 
     @pytest.mark.parametrize(
@@ -219,7 +218,7 @@ class TestRollback:
         newest = structs.replace(READY_A, number=4, release=C, outcome=Outcome.FAILED)
         state, actions = engine.step(self.RECALLING, engine.Read([READY_A, newest]))
         say, apply = actions
-        assert say == Say(f"rolling back to release {A}")
+        assert say == Noted(f"rolling back to release {A}")
         assert isinstance(apply, Apply)
         assert (apply.bundle, apply.expect) == (READY_A.bundle, 7)
         entry = apply.entry
@@ -232,7 +231,7 @@ class TestRollback:
         stuck = observed(Phase.FAILED, revisions=(Revision("r2", B, pods=1),))
         state = waiting(plan(rollback=True, standard=True), stuck)
         _, actions = engine.step(state, engine.Read([READY_A]))
-        assert actions[1] == Say(f"no release answers requests, so kdeploy stops the pods of {B} first")
+        assert actions[1] == Noted(f"no release answers requests, so kdeploy stops the pods of {B} first")
         apply = actions[2]
         assert isinstance(apply, Apply)
         assert READY_A.bundle
