@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from deployer.config.schema import NAME_PATTERN, Config, Store
+from deployer.config.keys import flatten
+from deployer.config.schema import NAME_PATTERN, Config
 from deployer.errors import ConfigError
 
 # A version that holds the tail of a release id could make one release's folder name the prefix of
@@ -20,58 +20,67 @@ _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 def check_config(config: Config, where: Callable[[str], str]) -> None:
     """Raise ConfigError for the first broken rule; `where` returns the place where a key was set."""
+    for key, what, hint in _faults(config):
+        raise ConfigError(what, where=where(key), hint=hint)
 
-    def fail(key: str, what: str, hint: str) -> ConfigError:
-        return ConfigError(what, where=where(key), hint=hint)
 
-    model, serving = config.model, config.serving
-    if _RELEASE_TAIL.search(model.version):
-        raise fail("model.version", "it contains - and 12 hex digits, as release IDs do", "shorten it")
-    if serving.min_workers > serving.max_workers:
-        raise fail("serving.min-workers", "more than serving.max-workers", "raise serving.max-workers")
-    if config.scaling.min_replicas > config.scaling.max_replicas:
-        raise fail("scaling.min-replicas", "more than scaling.max-replicas", "raise scaling.max-replicas")
-    for name, value in serving.env.items():
-        if what := _env_fault(name, value):
-            raise fail("serving.env", what, "letters, digits and _; modules go into model.extra-files")
-    if fault := _store_fault(config.store):
-        raise fail("store", *fault)
-    _check_targets(config, fail)
-    for key, value in _texts(msgspec.to_builtins(config)):
-        if what := text_fault(value):
-            raise fail(key, what, "write it in UTF-8, without control characters")
+def _faults(config: Config) -> Iterator[tuple[str, str, str]]:
+    """Yield the key of each value that breaks a rule, what is wrong, and what to do."""
+    version, serving, scaling, store = config.model.version, config.serving, config.scaling, config.store
+    identities = (store.service_account, store.secret_name, store.service_account_annotations)
+    rules = [
+        (
+            "model.version",
+            bool(_RELEASE_TAIL.search(version)),
+            f"invalid version {version!r}: - and 12 hex digits are the end of a release ID",
+            "Shorten the version.",
+        ),
+        (
+            "serving.min-workers",
+            serving.min_workers > serving.max_workers,
+            "min-workers is more than max-workers",
+            "Raise serving.max-workers.",
+        ),
+        (
+            "scaling.min-replicas",
+            scaling.min_replicas > scaling.max_replicas,
+            "min-replicas is more than max-replicas",
+            "Raise scaling.max-replicas.",
+        ),
+        (
+            "store.uri",
+            "://" in store.uri and bool(re.search(r"[?#@]", store.uri)),
+            "store.uri contains more than a location",
+            "Write s3://BUCKET/PREFIX or the like, without credentials.",
+        ),
+        (
+            "store",
+            sum(map(bool, identities)) > 1,
+            "service-account, secret-name and service-account-annotations exclude each other",
+            "Name an existing ServiceAccount, or configure the one that kdeploy creates.",
+        ),
+        ("targets", not config.targets, "no targets", 'Add [targets.local] with kind = "local".'),
+    ]
+    yield from ((key, what, hint) for key, is_broken, what, hint in rules if is_broken)
+    for name in config.targets:
+        if not re.match(NAME_PATTERN, name):
+            yield "targets", f"invalid target name {name!r}", "Use lower-case letters, digits and -."
+    for name in serving.env:
+        if fault := _variable_fault(name):
+            yield "serving.env", f"invalid environment variable {name!r}: {fault}", "Remove it or rename it."
+    for key, value in flatten(msgspec.to_builtins(config)).items():
+        faults = map(text_fault, map(str, value if isinstance(value, list | tuple) else [value]))
+        yield from ((key, what, "Write the value in UTF-8, without NUL bytes.") for what in faults if what)
 
 
 def check_root(root: Path) -> None:
     """Raise ConfigError if a project's path is not UTF-8: TorchServe cannot start there."""
-    try:
-        str(root).encode()
-    except UnicodeEncodeError as error:
+    if text_fault(str(root)):
         raise ConfigError(
             "the path of the project is not UTF-8, so TorchServe cannot start there",
             where=str(root),
-            hint="rename the folder",
-        ) from error
-
-
-def _check_targets(config: Config, fail: Callable[[str, str, str], ConfigError]) -> None:
-    if not config.targets:
-        raise fail("targets", "no targets", 'add [targets.local] with kind = "local"')
-    for name in config.targets:
-        if not re.match(NAME_PATTERN, name):
-            raise fail("targets", f"invalid target name {name!r}", "lower-case letters, digits and -")
-
-
-def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each text of a config with its key."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _texts(inner, f"{key}.{name}".lstrip("."))
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _texts(inner, key)
-    elif isinstance(value, str):
-        yield key, value
+            hint="Rename the folder.",
+        )
 
 
 def text_fault(text: str) -> str | None:
@@ -81,26 +90,9 @@ def text_fault(text: str) -> str | None:
     return "it is not UTF-8" if re.search("[\ud800-\udfff]", text) else None
 
 
-def _store_fault(store: Store) -> tuple[str, str] | None:
-    if "://" in store.uri and re.search(r"[?#@]", store.uri):
-        return (
-            "store.uri contains more than a location",
-            "credentials do not belong there: s3://bucket/prefix",
-        )
-    named = [store.service_account, store.secret_name, store.service_account_annotations]
-    if sum(map(bool, named)) > 1:
-        return (
-            "service-account, secret-name and service-account-annotations exclude each other",
-            "name an existing ServiceAccount, or configure the one that kdeploy creates",
-        )
-    return None
-
-
-def _env_fault(name: str, value: str) -> str | None:
+def _variable_fault(name: str) -> str | None:
     if name == "PYTHONPATH":
-        return "KServe refuses PYTHONPATH"
+        return "KServe refuses it"
     if name.startswith("KDEPLOY_"):
-        return f"{name} is kdeploy's own: it comes from serving.drain-seconds and serving.response-timeout"
-    return (
-        None if _ENV_NAME.fullmatch(name) and "\0" not in value else f"invalid environment variable {name!r}"
-    )
+        return "kdeploy sets it, from serving.drain-seconds and serving.response-timeout"
+    return None if _ENV_NAME.fullmatch(name) else "a name consists of letters, digits and _"

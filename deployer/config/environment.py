@@ -1,15 +1,22 @@
-"""Names of keys in the environment, and the variables that Kubernetes itself sets there. Pure."""
+"""The keys that environment variables set, apart from the variables that Kubernetes sets itself. Pure."""
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-PREFIX = "KDEPLOY_"
+from deployer.config.keys import KEYS, fields, target_type
+from deployer.config.schema import Config
+from deployer.errors import ConfigError
 
+_PREFIX = "KDEPLOY_"
+_TORCHSERVE = f"{_PREFIX}TORCHSERVE_"
 _IP = r"[0-9.]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*"
-# What Kubernetes sets in each container for every Service of its namespace: names, and values of that form.
+# Kubernetes sets these in each container for every Service of its namespace: name, and form of the value.
 _SERVICE_LINKS = [
-    (re.compile(f"{PREFIX}.+_{name}"), re.compile(value))
+    (re.compile(f"{_PREFIX}.+_{name}"), re.compile(value))
     for name, value in (
         ("SERVICE_HOST", _IP),
         ("SERVICE_PORT(_[A-Z0-9_]+)?", "[0-9]+"),
@@ -21,11 +28,39 @@ _SERVICE_LINKS = [
 ]
 
 
-def is_service_link(name: str, text: str) -> bool:
-    """Whether Kubernetes has set a variable: a `*_PORT` that holds a plain number may be a setting."""
+def keys_from_environment(
+    environment: Mapping[str, str], data: Mapping[str, Any]
+) -> Iterator[tuple[str, str, str]]:
+    """Yield (variable, key, text) for each `KDEPLOY_*` variable that sets a key.
+
+    `data` is the content of the file, which names the targets. Ignored are variables of no table, and those
+    that Kubernetes sets for a Service whose name begins with `kdeploy`. Raises ConfigError for an unknown
+    variable of a table.
+    """
+    names = {_variable(key): key for key in KEYS}
+    targets = data.get("targets")
+    for target, table in {"local": {}, **(targets if isinstance(targets, dict) else {})}.items():
+        keys = [f"targets.{target}.{key}" for key in fields(target_type(table))]
+        names |= {_variable(key): key for key in keys}
+    tables = tuple(_variable(table) + "_" for table in fields(Config))
+    for name, text in sorted(environment.items()):
+        if _is_service_link(name, text) and (name not in names or "://" in text):
+            continue
+        if name in names:
+            yield name, names[name], text
+        elif name.startswith(_TORCHSERVE):
+            yield name, "torchserve." + name.removeprefix(_TORCHSERVE).lower(), text
+        elif name.startswith(tables):
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"Did you mean {close[0]}?" if close else "Unset the variable."
+            raise ConfigError("unknown variable", where=name, hint=hint)
+
+
+def _is_service_link(name: str, text: str) -> bool:
+    """Whether Kubernetes has set a variable. A `*_PORT` that holds a plain number can be a setting."""
     return any(link.fullmatch(name) and value.fullmatch(text) for link, value in _SERVICE_LINKS)
 
 
-def variable(key: str) -> str:
+def _variable(key: str) -> str:
     """Return the variable that sets a key: KDEPLOY_SERVING_BATCH_SIZE for serving.batch-size."""
-    return PREFIX + re.sub(r"[-.]", "_", key).upper()
+    return _PREFIX + re.sub(r"[-.]", "_", key).upper()

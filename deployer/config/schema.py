@@ -1,4 +1,4 @@
-"""What `kdeploy.toml` may say: every table, key, type, default and what it means."""
+"""The schema of `kdeploy.toml`: every table and key, with its type, default and description."""
 
 from __future__ import annotations
 
@@ -6,191 +6,160 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-# `$` alone would let a line break pass at the end.
+# `$` alone would allow a line break at the end.
 NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$(?!\n)"
-NAME_MAX = 46  # Knative's latest-NAME-predictor and KServe's label isvc.NAME-predictor stay within 63
+NAME_MAX = 46  # keeps Knative's latest-NAME-predictor and KServe's label isvc.NAME-predictor within 63
+PORT_FORWARD = "port-forward"  # the value of `ingress` for requests through the API server
 
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, max_length=NAME_MAX)]
 Namespace = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$(?!\n)", max_length=63)]
-Subdomain = Annotated[
-    str, Meta(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$(?!\n)", max_length=253)
-]  # what Kubernetes calls most objects
+# The names of most Kubernetes objects.
+Subdomain = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$(?!\n)", max_length=253)]
 Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$(?!\n)", max_length=50)]
+Python = Annotated[str, Meta(pattern=r"^3\.[0-9]+$(?!\n)")]
 Quantity = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$(?!\n)")]
-PORT_FORWARD = "port-forward"  # as an ingress: the API server is the way to it
 Ingress = Annotated[str, Meta(pattern=rf"^(https?://[^\s/@]+(/|$)|{PORT_FORWARD}$)")]
+Endpoint = Annotated[str, Meta(pattern=r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$(?!\n)")]
+Text = Annotated[str, Meta(min_length=1)]
+Texts = tuple[str, ...]
 Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
-Endpoint = Annotated[str, Meta(pattern=r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$(?!\n)")]
 Port = Annotated[int, Meta(ge=0, le=65535)]
+Runtime = Literal["python", "python3"]
+Format = Literal["zip-store", "default", "tgz", "no-archive"]
+AccessMode = Literal["ReadWriteMany", "ReadWriteOnce"]
+DeploymentMode = Literal["Knative", "Standard"]
+
+
+def about(text: str) -> Meta:
+    """Describe a key: for the JSON schema, and so for editors."""
+    return Meta(description=text)
 
 
 class Table(Struct, frozen=True, rename="kebab", forbid_unknown_fields=True):
-    """A table of the file: its keys have dashes, and no others may be there."""
+    """A table of the file. Its keys have dashes; other keys are an error."""
 
 
 class Model(Table, frozen=True, kw_only=True):
-    """`[model]`: what goes into the model archive. Paths are relative to the file's own folder."""
+    """`[model]`: the content of the model archive. Paths are relative to the file's own folder."""
 
-    name: Annotated[Name, Meta(description="Model, archive and InferenceService are called this.")]
-    version: Annotated[Label, Meta(description="The model's version; the release id starts with it.")]
-    handler: Annotated[
-        str,
-        Meta(min_length=1, description="A file, `file.py:function`, or the name of a TorchServe handler."),
-    ]
-    serialized_file: Annotated[str | None, Meta(description="The weights: .pt, .pth, TorchScript.")] = None
-    model_file: Annotated[str | None, Meta(description="The architecture, for weights in eager mode.")] = None
-    extra_files: Annotated[
-        tuple[str, ...], Meta(description="More files: paths, globs, or folders, whose contents are taken.")
-    ] = ()
-    requirements_file: Annotated[
-        str | None, Meta(description="Installed by TorchServe when the model is loaded.")
-    ] = None
-    config_file: Annotated[str | None, Meta(description="TorchServe's model-config.yaml.")] = None
-    runtime: Annotated[
-        Literal["python", "python3", "LSP"], Meta(description="TorchServe's backend for this model.")
-    ] = "python"
+    name: Annotated[Name, about("Name of the model, its archive and its InferenceService.")]
+    version: Annotated[Label, about("Version of the model. The release ID starts with it.")]
+    handler: Annotated[Text, about("A file, `file.py:function`, or the name of a TorchServe handler.")]
+    serialized_file: Annotated[str | None, about("Weights: .pt, .pth, TorchScript.")] = None
+    model_file: Annotated[str | None, about("Python file of the network's class, for a state dict.")] = None
+    extra_files: Annotated[Texts, about("More files: paths, globs, or folders (their contents).")] = ()
+    requirements_file: Annotated[str | None, about("Requirements that TorchServe installs on load.")] = None
+    config_file: Annotated[str | None, about("TorchServe's model-config.yaml.")] = None
+    runtime: Annotated[Runtime, about("Interpreter of TorchServe's workers for this model.")] = "python"
     archive_format: Annotated[
-        Literal["zip-store", "default", "tgz", "no-archive"],
-        Meta(description="Stored or deflated .mar, .tar.gz, or a folder. A model store takes a .mar."),
+        Format, about("Stored or deflated .mar, .tar.gz, or a folder. A model store needs a .mar.")
     ] = "zip-store"
-    python: Annotated[
-        str,
-        Meta(
-            pattern=r"^3\.[0-9]+$(?!\n)", description="The serving image's Python: handlers must parse on it."
-        ),
-    ] = "3.9"
-    image_modules: Annotated[
-        tuple[str, ...],
-        Meta(description="Modules that the serving image holds beyond those kdeploy knows of."),
-    ] = ()
+    python: Annotated[Python, about("Python of the serving image. Handlers must parse on it.")] = "3.9"
+    image_modules: Annotated[Texts, about("Modules of the serving image that kdeploy does not know.")] = ()
 
 
 class Serving(Table, frozen=True, kw_only=True):
     """`[serving]`: how the model is served. Part of the release's identity."""
 
     protocol_version: Annotated[
-        Literal["v1", "v2"], Meta(description="What the InferenceService declares; the archive answers both.")
+        Literal["v1", "v2"], about("Protocol that the InferenceService declares. The archive answers both.")
     ] = "v1"
-    image: Annotated[str, Meta(min_length=1, description="TorchServe's image.")] = (
-        "pytorch/torchserve-kfs:0.12.0"
-    )
-    gpu_image: Annotated[str, Meta(min_length=1, description="The same, where `gpu` is not 0.")] = (
+    image: Annotated[Text, about("TorchServe's image.")] = "pytorch/torchserve-kfs:0.12.0"
+    gpu_image: Annotated[Text, about("TorchServe's image if `gpu` is not 0.")] = (
         "pytorch/torchserve-kfs:0.12.0-gpu"
     )
     runtime: Annotated[
-        Subdomain | None,
-        Meta(
-            description="A ServingRuntime of the cluster's own, or a ClusterServingRuntime; else kdeploy's."
-        ),
+        Subdomain | None, about("ServingRuntime or ClusterServingRuntime of the cluster. Default: kdeploy's.")
     ] = None
-    min_workers: Annotated[Positive, Meta(description="TorchServe workers, at least.")] = 1
-    max_workers: Annotated[Positive, Meta(description="TorchServe workers, at most.")] = 1
-    batch_size: Annotated[Positive, Meta(description="Requests that go to the handler in one call.")] = 1
-    max_batch_delay: Annotated[Positive, Meta(description="Milliseconds a batch waits to be filled.")] = 50
-    response_timeout: Annotated[Positive, Meta(description="Seconds until a worker counts as hung.")] = 120
-    drain_seconds: Annotated[
-        Count, Meta(description="Seconds a replica keeps taking requests after SIGTERM.")
-    ] = 5
-    startup_timeout: Annotated[Positive, Meta(description="Seconds a worker may take to load.")] = 120
-    gpu: Annotated[Count, Meta(description="GPUs per replica: nvidia.com/gpu, limit and request.")] = 0
-    cpu: Annotated[Quantity, Meta(description="CPU per replica, limit and request.")] = "1"
-    memory: Annotated[Quantity, Meta(description="Memory per replica, limit and request.")] = "2Gi"
-    env: Annotated[
-        dict[str, str], Meta(description="Environment of the serving container. Not for secrets.")
-    ] = field(default_factory=dict)
-    max_request_size: Annotated[Positive, Meta(description="Bytes of a request at most.")] = 6_553_500
-    max_response_size: Annotated[Positive, Meta(description="Bytes of a response at most.")] = 6_553_500
+    min_workers: Annotated[Positive, about("Minimum of TorchServe workers.")] = 1
+    max_workers: Annotated[Positive, about("Maximum of TorchServe workers.")] = 1
+    batch_size: Annotated[Positive, about("Maximum of requests per call of the handler.")] = 1
+    max_batch_delay: Annotated[Positive, about("Milliseconds to wait for a full batch.")] = 50
+    response_timeout: Annotated[Positive, about("Seconds after which a worker counts as hung.")] = 120
+    drain_seconds: Annotated[Count, about("Seconds a replica accepts requests after SIGTERM.")] = 5
+    startup_timeout: Annotated[Positive, about("Seconds a worker has to load the model.")] = 120
+    gpu: Annotated[Count, about("GPUs per replica (nvidia.com/gpu): limit and request.")] = 0
+    cpu: Annotated[Quantity, about("CPU per replica: limit and request.")] = "1"
+    memory: Annotated[Quantity, about("Memory per replica: limit and request.")] = "2Gi"
+    env: Annotated[dict[str, str], about("Environment of the serving container. Not for secrets.")] = field(
+        default_factory=dict
+    )
+    max_request_size: Annotated[Positive, about("Maximum size of a request, in bytes.")] = 6_553_500
+    max_response_size: Annotated[Positive, about("Maximum size of a response, in bytes.")] = 6_553_500
 
 
 class Scaling(Table, frozen=True, kw_only=True):
-    """`[scaling]`: how many replicas serve. Not part of the release: changing it restarts nothing."""
+    """`[scaling]`: the number of replicas. Not part of the release: changing it restarts no pod."""
 
-    min_replicas: Annotated[Count, Meta(description="Replicas at least; 0 scales to zero on Knative.")] = 1
-    max_replicas: Annotated[Positive, Meta(description="Replicas at most.")] = 1
+    min_replicas: Annotated[Count, about("Minimum of replicas. 0 allows scale to zero on Knative.")] = 1
+    max_replicas: Annotated[Positive, about("Maximum of replicas.")] = 1
 
 
 class Store(Table, frozen=True, kw_only=True):
-    """`[store]`: where releases live. Credentials are never here: each cloud has its own places for them."""
+    """`[store]`: the model store. It holds no credentials: each cloud has its own places for them."""
 
     uri: Annotated[
-        str,
-        Meta(
-            min_length=1,
-            description="A folder; s3://, gs:// or az:// with a bucket and a prefix; pvc://CLAIM/PATH.",
-        ),
+        Text, about("A folder; s3://, gs:// or az:// with a bucket and a prefix; or pvc://CLAIM/PATH.")
     ] = "model-store"
-    endpoint: Annotated[
-        Endpoint | None, Meta(description="An S3-compatible server; http:// goes without TLS.")
-    ] = None
-    region: Annotated[Label | None, Meta(description="The bucket's region; else the environment's.")] = None
-    virtual_hosted: Annotated[
-        bool, Meta(description="The bucket is in the host's name, as in https://BUCKET.s3.example.org.")
-    ] = False
-    account: Annotated[Label | None, Meta(description="Azure's storage account.")] = None
-    ca_bundle: Annotated[
-        str | None, Meta(description="The PEM file of who signed the endpoint's certificate.")
-    ] = None
+    endpoint: Annotated[Endpoint | None, about("URL of an S3-compatible server. http:// disables TLS.")] = (
+        None
+    )
+    region: Annotated[Label | None, about("Region of the bucket. Default: the environment's.")] = None
+    virtual_hosted: Annotated[bool, about("Put the bucket into the host: https://BUCKET.s3.example.org.")] = (
+        False
+    )
+    account: Annotated[Label | None, about("Azure storage account.")] = None
+    ca_bundle: Annotated[str | None, about("PEM file of the CA of the endpoint's certificate.")] = None
     ca_config_map: Annotated[
-        Subdomain | None, Meta(description="A ConfigMap on the cluster that holds the same as cabundle.crt.")
+        Subdomain | None, about("ConfigMap on the cluster with the same CA, as cabundle.crt.")
     ] = None
     service_account: Annotated[
-        Subdomain | None, Meta(description="A ServiceAccount on the cluster that may read; else one is made.")
+        Subdomain | None, about("ServiceAccount on the cluster that can read the store. Default: a new one.")
     ] = None
     secret_name: Annotated[
-        Subdomain | None,
-        Meta(description="A Secret on the cluster for the ServiceAccount; else one is made."),
+        Subdomain | None, about("Secret on the cluster for the ServiceAccount. Default: a new one.")
     ] = None
     service_account_annotations: Annotated[
-        dict[str, str], Meta(description="Of the ServiceAccount, as a role's; then no Secret is made.")
+        dict[str, str],
+        about("Annotations of the ServiceAccount, such as a role's. No Secret is created then."),
     ] = field(default_factory=dict)
     helper_image: Annotated[
-        str | None, Meta(description="What a Pod runs that mounts a claim; else the serving image.")
+        str | None, about("Image of the Pod that mounts a claim. Default: the serving image.")
     ] = None
-    create_claim: Annotated[
-        Quantity | None, Meta(description="The size of a claim that is made where there is none.")
-    ] = None
-    claim_access_mode: Annotated[
-        Literal["ReadWriteMany", "ReadWriteOnce"], Meta(description="The access mode of such a claim.")
-    ] = "ReadWriteMany"
+    create_claim: Annotated[Quantity | None, about("Create a claim of this size if there is none.")] = None
+    claim_access_mode: Annotated[AccessMode, about("Access mode of a created claim.")] = "ReadWriteMany"
 
 
 class LocalTarget(Table, frozen=True, kw_only=True, tag="local", tag_field="kind"):
     """`[targets.NAME]` with `kind = "local"`: a one-node KServe on this machine."""
 
-    namespace: Annotated[Namespace, Meta(description="The namespace of what is rolled out.")] = "default"
-    ingress_host: Annotated[str, Meta(description="The address that the ingress listens on.")] = "127.0.0.1"
-    ingress_port: Annotated[Port, Meta(description="The ingress's port; 0 takes a free one.")] = 8081
-    state: Annotated[str, Meta(min_length=1, description="The folder of the supervisor's state.")] = (
-        ".kdeploy"
-    )
+    namespace: Annotated[Namespace, about("Namespace of the services.")] = "default"
+    ingress_host: Annotated[str, about("Address that the ingress listens on.")] = "127.0.0.1"
+    ingress_port: Annotated[Port, about("Port of the ingress. 0: any free one.")] = 8081
+    state: Annotated[Text, about("Folder of the supervisor's state.")] = ".kdeploy"
 
 
 class KServeTarget(Table, frozen=True, kw_only=True, tag="kserve", tag_field="kind"):
     """`[targets.NAME]` with `kind = "kserve"`: a namespace of a Kubernetes cluster with KServe."""
 
-    namespace: Annotated[Namespace | None, Meta(description="The namespace; else the context's own.")] = None
-    context: Annotated[str | None, Meta(description="The context; else kubeconfig's current one.")] = None
+    namespace: Annotated[Namespace | None, about("Namespace. Default: the context's.")] = None
+    context: Annotated[str | None, about("Context of the kubeconfig. Default: its current one.")] = None
     kubeconfig: Annotated[
-        str | None, Meta(description="The kubeconfig; else KUBECONFIG, ~/.kube/config, or the pod's own.")
+        str | None, about("Kubeconfig. Default: KUBECONFIG, ~/.kube/config, or the pod's own.")
     ] = None
     deployment_mode: Annotated[
-        Literal["Knative", "Standard"] | None,
-        Meta(description="KServe's deployment mode; else the one that the cluster is set to."),
+        DeploymentMode | None, about("KServe's deployment mode. Default: the cluster's.")
     ] = None
     domain_template: Annotated[
-        str | None,
-        Meta(description="KServe's domainTemplate, where its ConfigMap may not be read; else its default."),
+        str | None, about("KServe's domainTemplate, if you cannot read its ConfigMap. Default: KServe's.")
     ] = None
     ingress: Annotated[
-        Ingress | None,
-        Meta(description="The ingress's address, as http://ADDRESS, or port-forward; else it is found out."),
+        Ingress | None, about("Ingress URL (http://ADDRESS), or port-forward. Default: auto-detected.")
     ] = None
-    wait_window: Annotated[
-        float, Meta(ge=0, le=600, description="Seconds that Ready must last until it is believed.")
-    ] = 2.0
+    wait_window: Annotated[float, Meta(ge=0, le=600), about("Seconds that Ready must last.")] = 2.0
     history_limit: Annotated[
-        int, Meta(ge=1, le=1000, description="Rollouts that the cluster remembers of a service.")
+        int, Meta(ge=1, le=1000), about("Rollouts per service that the journal on the cluster keeps.")
     ] = 20
 
 
@@ -199,16 +168,15 @@ TorchServeValue = str | int | float | bool
 
 
 class Config(Table, frozen=True, kw_only=True):
-    """The whole of `kdeploy.toml`."""
+    """All of `kdeploy.toml`."""
 
     model: Model
     serving: Serving = field(default_factory=Serving)
     scaling: Scaling = field(default_factory=Scaling)
     store: Store = field(default_factory=Store)
-    targets: Annotated[dict[str, TargetConfig], Meta(description="Where releases are served, by name.")] = (
-        field(default_factory=lambda: {"local": LocalTarget()})
+    targets: Annotated[dict[str, TargetConfig], about("Targets for releases, by name.")] = field(
+        default_factory=lambda: {"local": LocalTarget()}
     )
-    torchserve: Annotated[
-        dict[str, TorchServeValue],
-        Meta(description="Keys that go verbatim into TorchServe's config.properties."),
-    ] = field(default_factory=dict)
+    torchserve: Annotated[dict[str, TorchServeValue], about("More keys of config.properties, verbatim.")] = (
+        field(default_factory=dict)
+    )

@@ -8,7 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from functools import cache
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -16,14 +16,9 @@ import msgspec
 from msgspec import Struct
 
 from deployer.config.checks import check_config, text_fault
-from deployer.config.environment import is_service_link, variable
-from deployer.config.schema import (
-    Config,
-    KServeTarget,
-    LocalTarget,
-    TargetConfig,
-    TorchServeValue,
-)
+from deployer.config.environment import keys_from_environment
+from deployer.config.keys import bare, choices, flatten, type_of
+from deployer.config.schema import Config, TargetConfig, TorchServeValue
 from deployer.errors import ConfigError
 from deployer.files import is_file, read_text
 
@@ -34,24 +29,22 @@ else:
 
 FILE_NAME = "kdeploy.toml"
 
-# Used by commands that need no project: the target is kubeconfig's cluster.
+# For commands that need no project: the target is kubeconfig's cluster.
 _NO_PROJECT: dict[str, Any] = {
     "model": {"name": "unnamed", "version": "none", "handler": "none"},
     "targets": {"cluster": {"kind": "kserve"}},
 }
 
-_SECRET = re.compile(r"key|secret|token|password|credential|sas", re.IGNORECASE)
-
 _HINTS = {
-    "model.name": "lower-case letters, digits and -, a letter first, at most 46 characters",
-    "model.version": 'text of letters, digits, ".", "_" and "-", in quotes: version = "1.0"',
-    "store.endpoint": "http:// or https://, a host, perhaps a port; credentials are never part of it",
-    "store.create-claim": 'a size, such as "10Gi"',
-    "serving.cpu": 'processors, or thousandths of one: "2", "500m"',
-    "serving.memory": 'a size, such as "2Gi"',
-    "targets.kind": 'the kinds of target: "local", "kserve"',
-    "targets.namespace": "lower-case letters, digits and -",
-    "targets.ingress": "http:// or https:// and an address, or port-forward",
+    "model.name": "Use lower-case letters, digits and -, a letter first, at most 46 characters.",
+    "model.version": 'Use letters, digits, ".", "_" and "-", in quotes: version = "1.0"',
+    "store.endpoint": "Write http:// or https:// and a host, without credentials.",
+    "store.create-claim": 'Write a size, such as "10Gi".',
+    "serving.cpu": 'Write processors, or thousandths of one: "2", "500m".',
+    "serving.memory": 'Write a size, such as "2Gi".',
+    "targets.kind": 'Use "local" or "kserve".',
+    "targets.namespace": "Use lower-case letters, digits and -.",
+    "targets.ingress": "Write http:// or https:// and an address, or port-forward.",
 }
 # msgspec's names of types, in plain words.
 _TYPES = {
@@ -65,7 +58,7 @@ _TYPES = {
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """A config, the folder that its paths are relative to, and where each value came from.
+    """A config, the folder that its paths are relative to, and the source of each value.
 
     `sources` maps dotted keys (`serving.batch-size`) to `default`, the file's path, the variable's
     name or the flag.
@@ -78,8 +71,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     def values(self) -> Iterator[tuple[str, Any, str]]:
         """Yield every key with its value as plain data and its source, in the order of the schema."""
-        flat = _flatten(msgspec.to_builtins(self.config))
-        for key, value in flat.items():
+        for key, value in flatten(msgspec.to_builtins(self.config)).items():
             yield key, value, self.sources.get(key, "default")
 
     def service(self, name: str | None) -> str:
@@ -88,11 +80,11 @@ class Settings(Struct, frozen=True, kw_only=True):
             return name or self.config.model.name
         raise ConfigError(
             f"no service name, and no {FILE_NAME} in this folder or above",
-            hint="pass the name, as in `kdeploy status NAME`; `kdeploy list` shows the services",
+            hint="Pass the name, as in `kdeploy status NAME`. Run `kdeploy list` to list the services.",
         )
 
     def located(self, where: str) -> str:
-        """Return `kdeploy.toml: KEY` with what set the key in place of the file's usual name."""
+        """Return `kdeploy.toml: KEY` with the source of the key in place of the file's usual name."""
         file, _, key = where.partition(": ")
         return f"{self.sources.get(key, self.path or FILE_NAME)}: {key}" if file == FILE_NAME else where
 
@@ -113,9 +105,9 @@ def load_settings(
 ) -> Settings:
     """Fold the defaults, the file, the environment and the flags into one checked `Settings`.
 
-    Without a `path` no file is read, and paths are relative to `folder`; with
-    `allow_no_project` the target then is kubeconfig's cluster. `flags` maps dotted keys to text. Raises
-    ConfigError, which names the source of the wrong value.
+    Without a `path` no file is read, and paths are relative to `folder`; with `allow_no_project` the target
+    then is kubeconfig's cluster. `flags` maps dotted keys to text. Raises ConfigError, which names the source
+    of the wrong value.
     """
     data = read_file(path) if path else copy.deepcopy(_NO_PROJECT) if allow_no_project else {}
     try:
@@ -126,252 +118,127 @@ def load_settings(
     return Settings(config=config, root=root, path=path, sources=sources)
 
 
+def read_file(path: Path) -> dict[str, Any]:
+    """Read a TOML file. Raises ConfigError."""
+    try:
+        return tomllib.loads(read_text(path))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            "file not found", where=str(path), hint="Run `kdeploy init` to write one."
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"cannot read the file: {error.strerror}", where=str(path)) from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"invalid TOML: {error}", where=str(path)) from error
+
+
 def _fold(
     data: dict[str, Any], path: Path | None, environment: Mapping[str, str], flags: Mapping[str, str]
 ) -> tuple[Config, dict[str, str]]:
-    """Return the checked config, and where each of its values came from."""
-    sources = {key: str(path) for key in _flatten(data) if path}
-    overrides = [(key, text, name) for name, key, text in _from_environment(environment, data)]
+    """Return the checked config, and the source of each of its values."""
+    sources = {key: str(path) for key in flatten(data) if path}
+    overrides = [(key, text, name) for name, key, text in keys_from_environment(environment, data)]
     overrides += [(key, text, f"--set {key}") for key, text in flags.items()]
     for key, text, source in overrides:
-        _set(data, key, text, source)
+        value = _set(data, key, text, source)
         # A table that was set whole replaces what was known of its entries.
         sources = {known: value for known, value in sources.items() if not known.startswith(f"{key}.")}
-        sources.update(dict.fromkeys(_flatten(_nested(key, _get(data, key))), source))
-    config = _convert(data, sources, path)
+        sources.update(dict.fromkeys(flatten({key: value}), source))
+    try:
+        config = msgspec.convert(data, Config)
+    except msgspec.ValidationError as error:
+        raise _explained(error, data, sources, path) from error
     check_config(config, lambda key: f"{sources.get(key, path or FILE_NAME)}: {key}")
     return config, sources
 
 
-def read_file(path: Path) -> dict[str, Any]:
-    """Read a TOML file and refuse keys that the schema does not know."""
-    try:
-        data: dict[str, Any] = tomllib.loads(read_text(path))
-    except FileNotFoundError as error:
-        raise ConfigError("no such file", where=str(path), hint="`kdeploy init` writes one") from error
-    except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"not valid TOML: {error}", where=str(path)) from error
-    _refuse_unknown(data, Config, "", str(path))
-    return data
-
-
-@cache
-def _fields(struct: type[Struct]) -> dict[str, Any]:
-    return {item.encode_name: item.type for item in msgspec.structs.fields(struct)}
-
-
-def _struct_of(kind: Any) -> type[Struct] | None:
-    return kind if isinstance(kind, type) and issubclass(kind, Struct) else None
-
-
-def _refuse_unknown(data: Mapping[str, Any], struct: type[Struct], prefix: str, where: str) -> None:
-    known = _fields(struct)
-    for key, value in data.items():
-        if key not in known:
-            if key == struct.__struct_config__.tag_field:
-                continue
-            if prefix == "store." and _SECRET.search(key):
-                raise ConfigError(
-                    f"store.{key}: credentials do not belong in a config",
-                    where=where,
-                    hint="kdeploy reads them from the cloud tools' variables and files",
-                )
-            raise ConfigError(
-                f"unknown key {prefix}{key}", where=where, hint=_nearest(f"{prefix}{key}", prefix, known)
-            )
-        inner = _struct_of(known[key])
-        if inner and isinstance(value, dict):
-            _refuse_unknown(value, inner, f"{prefix}{key}.", where)
-        elif (prefix, key) == ("", "targets") and isinstance(value, dict):
-            for name, target in value.items():
-                if schema := _target_of(target):
-                    _refuse_unknown(target, schema, f"targets.{name}.", where)
-
-
-def _target_of(target: Any) -> type[Struct] | None:
-    """Return the schema of a target by its kind; None if that is unknown."""
-    kind = target.get("kind") if isinstance(target, dict) else None
-    return next((s for s in (LocalTarget, KServeTarget) if s.__struct_config__.tag == kind), None)
-
-
-def _nearest(key: str, prefix: str, known: Mapping[str, Any]) -> str:
-    """Suggest the nearest key: of the same table, of that name elsewhere, or of the whole schema."""
-    word = key.rsplit(".", 1)[-1]
-    close = [prefix + name for name in difflib.get_close_matches(word, known, n=1, cutoff=0.5)]
-    elsewhere = [path for path in KEYS if path.rsplit(".", 1)[-1] == word]
-    candidates = close + elsewhere + difflib.get_close_matches(key, KEYS, n=1)
-    return f"did you mean {candidates[0]}?" if candidates else f"known here: {', '.join(known)}"
-
-
-def _keys(struct: type[Struct], prefix: str = "") -> Iterator[str]:
-    for key, kind in _fields(struct).items():
-        inner = _struct_of(kind)
-        if inner:
-            yield from _keys(inner, f"{prefix}{key}.")
-        else:
-            yield prefix + key
-
-
-KEYS = tuple(_keys(Config))  # every key of the schema but the names that users choose
-
-
-def _from_environment(
-    environment: Mapping[str, str], data: Mapping[str, Any]
-) -> Iterator[tuple[str, str, str]]:
-    """Yield (variable, key, text) for each `KDEPLOY_*` variable that sets a key.
-
-    Variables of other tables are ignored, and what Kubernetes sets for a Service whose name begins with
-    `kdeploy`. An unknown one within our tables is an error.
-    """
-    names = {variable(key): key for key in KEYS}
-    targets = data.get("targets")
-    for target, table in {"local": {}, **(targets if isinstance(targets, dict) else {})}.items():
-        fields = _fields(_target_of(table) or LocalTarget)
-        names |= {variable(f"targets.{target}.{key}"): f"targets.{target}.{key}" for key in fields}
-    tables = tuple(variable(table) + "_" for table in _fields(Config))
-    for name, text in sorted(environment.items()):
-        if is_service_link(name, text) and (name not in names or "://" in text):
-            continue
-        if name in names:
-            yield name, names[name], text
-        elif name.startswith(variable("torchserve") + "_"):
-            yield name, "torchserve." + name[len(variable("torchserve")) + 1 :].lower(), text
-        elif name.startswith(tables):
-            close = difflib.get_close_matches(name, names, n=1)
-            raise ConfigError(
-                "unknown variable",
-                where=name,
-                hint=f"did you mean {close[0]}?" if close else "unset it",
-            )
-
-
-def _set(data: dict[str, Any], key: str, text: str, source: str) -> None:
-    """Set a dotted key from text, as the type that the schema wants there."""
-    *tables, last = key.split(".")
+def _set(data: dict[str, Any], key: str, text: str, source: str) -> Any:
+    """Set a dotted key from text, as the type that the schema wants there, and return its value."""
     if fault := text_fault(key + text):
-        raise ConfigError(fault, where=f"{source}: {key}", hint="write it in UTF-8")
-    if tables[:1] != ["targets"]:
-        _refuse_unknown(_nested(key, None), Config, "", source)
+        raise ConfigError(fault, where=f"{source}: {key}", hint="Write the value in UTF-8.")
+    *tables, last = path = key.split(".")
     table = data
     for name in tables:
         table = table.setdefault(name, {})
         if not isinstance(table, dict):
             raise ConfigError(f"{name} is not a table", where=source)
-    if len(tables) == 2 and tables[0] == "targets":
-        _set_of_target(table, ".".join(tables), last, text, source)
-    else:
-        table[last] = _parse(text, _leaf_type(tables, last), source, key)
+    if len(path) == 3 and path[0] == "targets" and last != "kind":
+        table.setdefault("kind", "local")
+    table[last] = _parse(text, type_of(path, data, source), path, source)
+    return table[last]
 
 
-def _set_of_target(target: dict[str, Any], prefix: str, last: str, text: str, source: str) -> None:
-    """Set a key of a target, whose kind says which keys it has; a new one is local by default."""
-    if last == "kind":
-        target[last] = text
-        return
-    target.setdefault("kind", "local")
-    kind = _target_of(target) or LocalTarget
-    _refuse_unknown({last: None}, kind, f"{prefix}.", source)
-    target[last] = _parse(text, _fields(kind)[last], source, f"targets.{last}")
-
-
-def _leaf_type(tables: list[str], last: str) -> Any:
-    if tables == ["torchserve"]:
-        return TorchServeValue
-    if tables == ["serving", "env"]:
-        return str
-    struct: type[Struct] = Config
-    for name in tables:
-        struct = _struct_of(_fields(struct).get(name)) or Config
-    return _fields(struct).get(last, Any)
-
-
-def _parse(text: str, kind: Any, source: str, key: str) -> Any:
+def _parse(text: str, kind: Any, path: list[str], source: str) -> Any:
     """Parse the text of a variable or flag: words and numbers as they are, the rest as JSON."""
-    if kind is TorchServeValue:
+    if kind == TorchServeValue:
         return {"true": True, "false": False}.get(text.lower(), text)
     try:
         return msgspec.to_builtins(msgspec.convert(text, kind, strict=False))
-    except msgspec.ValidationError as plain:
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            value = None
-        if isinstance(value, (list, dict)):
-            return value
-        plain_kind = get_origin(getattr(kind, "__origin__", kind))  # what Annotated annotates
-        hint = "write lists and tables as JSON" if plain_kind in (tuple, dict) else None
-        raise ConfigError(_sentence(plain), where=source, hint=hint or _HINTS.get(key)) from plain
-
-
-def _get(data: Mapping[str, Any], key: str) -> Any:
-    value: Any = data
-    for name in key.split("."):
-        value = value[name]
-    return value
-
-
-def _nested(key: str, value: Any) -> dict[str, Any]:
-    head, _, tail = key.partition(".")
-    return {head: _nested(tail, value) if tail else value}
-
-
-def _flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, dict) and value:
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def _convert(data: dict[str, Any], sources: Mapping[str, str], path: Path | None) -> Config:
-    try:
-        return msgspec.convert(data, Config)
     except msgspec.ValidationError as error:
-        key = schema_key = _path_of(error)
-        if key.partition(".")[0] == "targets" and isinstance(data["targets"], dict):
-            key = key.replace("targets", f"targets.{_wrong_target(data['targets'])}", 1)
-        below = (name for inner, name in sources.items() if key and inner.startswith(f"{key}."))
-        source = sources.get(key) or next(below, str(path) if path else FILE_NAME)
-        if missing := re.match(r"Object missing required field `(.+?)`", str(error)):
-            lacking = f"{key}.{missing[1]}".strip(".")
-            hint = _HINTS.get(f"{schema_key}.{missing[1]}")
-            hint = hint if path else f"no {FILE_NAME} in this folder or above: `kdeploy init` writes one"
-            raise ConfigError(f"{lacking} is not set", where=source, hint=hint) from error
-        where = f"{source}: {key}" if key else source
-        raise ConfigError(_sentence(error), where=where, hint=_HINTS.get(schema_key)) from error
+        with suppress(ValueError, RecursionError):
+            value = json.loads(text)
+            if isinstance(value, list | dict):
+                return value
+        is_nested = get_origin(bare(kind)) in (tuple, dict)
+        hint = "Write lists and tables as JSON." if is_nested else _hint(path, kind, text)
+        raise ConfigError(_sentence(str(error)), where=source, hint=hint) from error
 
 
-def _path_of(error: msgspec.ValidationError) -> str:
-    match = re.search(r" - at `(?:key in )?\$\.?(.*)`$", str(error))
-    return re.sub(r"\[.*?\]", "", match.group(1)) if match else ""
+def _explained(
+    error: msgspec.ValidationError, data: dict[str, Any], sources: Mapping[str, str], path: Path | None
+) -> ConfigError:
+    """Return the error for a config that does not fit the schema, with the source of the wrong value."""
+    what, _, place = str(error).partition(" - at `$.")
+    steps = [step for step in re.sub(r"\[.*?\]", "", place).rstrip("`").split(".") if step]
+    if place.startswith("targets["):
+        # msgspec's path does not contain the keys of a mapping.
+        steps.insert(1, next(name for name, table in data["targets"].items() if not _is_target(table)))
+    field = re.fullmatch("Object (missing required|contains unknown) field `(.+)`", what, re.DOTALL)
+    steps += [field[2]] if field else []
+    source = _source(steps, sources) or str(path or FILE_NAME)
+    kind = type_of(steps, data, source)  # raises the error for an unknown key
+    key = ".".join(steps)
+    if field:
+        hint = _hint(steps) if path else f"Run `kdeploy init` to write a {FILE_NAME}."
+        return ConfigError(f"{key} is not set", where=source, hint=hint)
+    return ConfigError(_sentence(what), where=f"{source}: {key}", hint=_hint(steps, kind, what))
 
 
-def _wrong_target(targets: Mapping[str, Any]) -> str:
-    """Name the first invalid target: an error's path does not contain the keys of a mapping."""
+def _source(path: list[str], sources: Mapping[str, str]) -> str | None:
+    """Return the source of a key, else of the nearest one that has a source."""
+    for depth in range(len(path), 0, -1):
+        key = ".".join(path[:depth])
+        for known, source in sources.items():
+            if f"{known}.".startswith(f"{key}."):
+                return source
+    return None
 
-    def wrong(target: object) -> bool:
-        try:
-            msgspec.convert(target, TargetConfig)
-        except msgspec.ValidationError:
-            return True
+
+def _is_target(table: object) -> bool:
+    try:
+        msgspec.convert(table, TargetConfig)
+    except msgspec.ValidationError:
         return False
+    return True
 
-    return next(name for name, target in targets.items() if wrong(target))
+
+def _hint(path: list[str], kind: Any = None, wrong: str = "") -> str | None:
+    """Return what to write as the value of a key, where `wrong` holds the value that was refused."""
+    if values := choices(kind):
+        near = difflib.get_close_matches(wrong.rpartition(" ")[2].strip("'"), values, n=1)
+        return f"Use one of: {', '.join(values)}." + (f" Did you mean {near[0]}?" if near else "")
+    return _HINTS.get(".".join(path[:1] + path[2:] if path[0] == "targets" else path))
 
 
-def _sentence(error: msgspec.ValidationError) -> str:
-    text = re.sub(r" - at `.*`$", "", str(error))
-    text = re.sub(r" matching regex .*", " of another form", text, flags=re.DOTALL)
-    text = re.sub(r"`([a-z| ]+)`", lambda match: _type_text(match[1]), text)
+def _sentence(what: str) -> str:
+    """Return an error of msgspec in plain words."""
+
+    def in_words(match: re.Match[str]) -> str:
+        return " or ".join(_TYPES.get(kind, kind) for kind in match[1].split(" | ") if kind != "null")
+
+    text = re.sub(" matching regex .*", " of another form", what, flags=re.DOTALL)
+    text = re.sub(r"`([a-z| ]+)`", in_words, text.replace("enum value", "value"))
     return text[0].lower() + text[1:]
-
-
-def _type_text(kinds: str) -> str:
-    return " or ".join(_TYPES.get(kind, kind) for kind in kinds.split(" | ") if kind != "null")
 
 
 def json_schema() -> dict[str, Any]:
