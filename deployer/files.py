@@ -1,4 +1,4 @@
-"""Reads and walks files that users name; every read has a limit, whatever the name leads to."""
+"""Reads and walks the files that users name. Every read has a limit."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ from pathlib import Path
 
 TEXT_MAX = 1 << 20  # bytes of a config, a token, a certificate, a record
 
+# Unlike the methods of Path, these return False without permission to look.
+exists, is_file, is_folder = os.path.exists, os.path.isfile, os.path.isdir
+
 
 def read_bytes(path: str | Path, at_most: int = TEXT_MAX) -> bytes:
-    """Return all bytes of a file or pipe. Raises OSError, also where there are more than `at_most`.
+    """Return all bytes of a file or pipe. Raises OSError, also if there are more than `at_most`.
 
-    A pipe that nobody writes to is empty.
+    A pipe without a writer is empty.
     """
     try:
         with open(path, "rb", opener=open_at_once) as file:
             os.set_blocking(file.fileno(), True)
             content = file.read(at_most + 1)
     except ValueError as error:
-        raise OSError(errno.EINVAL, "its name holds a NUL byte", str(path)) from error
+        raise OSError(errno.EINVAL, "the name contains a NUL byte", str(path)) from error
     if len(content) > at_most:
-        raise OSError(errno.EFBIG, f"it has more than {at_most:,} bytes", str(path))
+        raise OSError(errno.EFBIG, f"more than {at_most:,} bytes", str(path))
     return content
 
 
 def open_at_once(path: str, flags: int) -> int:
-    """Open a file, for `open`: a pipe without a writer does not block."""
+    """Open a file: an `opener` for `open` that does not block on a pipe without a writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -38,35 +41,11 @@ def read_text(path: str | Path, at_most: int = TEXT_MAX) -> str:
     try:
         return read_bytes(path, at_most).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise OSError(errno.EILSEQ, f"it is not UTF-8 at byte {error.start}", str(path)) from error
-
-
-def is_folder(path: Path) -> bool:
-    """Whether a path leads to a folder; False without permission to look."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
-
-
-def is_file(path: Path) -> bool:
-    """Whether a path leads to a regular file; False without permission to look."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
-
-
-def exists(path: Path) -> bool:
-    """Whether a path exists; False without permission to look."""
-    try:
-        return path.exists()
-    except OSError:
-        return False
+        raise OSError(errno.EILSEQ, f"not UTF-8 at byte {error.start}", str(path)) from error
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Write a file and bring it to the disk. Raises OSError."""
+    """Write a file and flush it to the disk. Raises OSError."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
@@ -74,7 +53,7 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Bring a file or folder to the disk, so that no rename outlives a power cut that its bytes do not."""
+    """Flush a file or folder to the disk: after a power cut, a rename must not be there without its bytes."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -83,17 +62,17 @@ def sync(path: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder and its content as far as possible."""
-    with suppress(RecursionError):  # of a folder that is deeper than Python can remove, a part is left
+    """Remove a folder and its contents as far as possible."""
+    with suppress(RecursionError):  # a folder too deep for Python: a part of it is left
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def walk(
     folder: str | Path, enter: Callable[[os.DirEntry[str]], bool] = lambda _: True
 ) -> Iterator[os.DirEntry[str]]:
-    """Yield everything below a folder except folders, in an order that depends on names alone.
+    """Yield everything below a folder except folders, in an order that depends only on names.
 
-    Links are not followed; a folder that `enter` refuses is skipped. Raises OSError.
+    Does not follow links; skips a folder that `enter` refuses. Raises OSError.
     """
     pending = [os.fspath(folder)]
     while pending:
@@ -109,7 +88,7 @@ def walk(
 
 
 def home(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return the user's home folder; the root folder for a user without one, as in many containers."""
+    """Return the user's home folder, or the root folder for a user without one, as in many containers."""
     try:
         return Path(environment.get("HOME") or Path.home())
     except RuntimeError:
@@ -117,5 +96,5 @@ def home(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def expanded(path: str, environment: Mapping[str, str] = os.environ) -> Path:
-    """Return a path with the user's home folder in place of a leading `~/`."""
+    """Return a path with the user's home folder for a leading `~/`."""
     return home(environment) / path[2:] if path.startswith("~/") else Path(path)

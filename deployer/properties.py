@@ -1,7 +1,7 @@
-"""TorchServe's `config.properties`: rendered from the config, and read back.
+"""Renders TorchServe's `config.properties` from the config, and reads it back.
 
-Both TorchServe's parsers (Java's Properties and the launcher's own line reader) must see the same
-thing, so every entry is one line, `key=value`, without escapes or continuation.
+TorchServe has two parsers: Java's Properties, and the launcher's line reader. Both read the same entries,
+because every entry is one line, `key=value`, without escapes or continuation.
 """
 
 from __future__ import annotations
@@ -12,38 +12,36 @@ from collections.abc import Mapping
 from deployer.config import Config, TorchServeValue
 from deployer.errors import ConfigError
 
-MODELS_MOUNT = "/mnt/models"  # where KServe mounts what storageUri names
+MODELS_MOUNT = "/mnt/models"  # where KServe mounts the release
 INFERENCE_PORT, MANAGEMENT_PORT, METRICS_PORT = 8080, 8081, 8082
 GRPC_INFERENCE_PORT, GRPC_MANAGEMENT_PORT = 7070, 7071
 
-# What kdeploy promises elsewhere (probes, ports, the batch that the handler sees) and a verbatim
-# entry would silently break.
+# Keys that other parts of kdeploy depend on (probes, ports, batches), with the reason.
 _OURS = {
     "inference_address": "kdeploy's ServingRuntime fixes the ports",
     "management_address": "kdeploy's ServingRuntime fixes the ports",
     "metrics_address": "kdeploy's ServingRuntime fixes the ports",
-    "model_store": "it is where KServe mounts the release",
-    "load_models": "model_snapshot says what is loaded",
-    "model_snapshot": "it is made from [model] and [serving]",
-    "install_py_dep_per_model": "it is true exactly when model.requirements-file is set",
+    "model_store": "KServe mounts the release there",
+    "load_models": "model_snapshot names the model",
+    "model_snapshot": "kdeploy makes it from [model] and [serving]",
+    "install_py_dep_per_model": "kdeploy sets it according to model.requirements-file",
     "service_envelope": "kdeploy's handler adapter reads V1 and V2 itself, and an envelope breaks batching",
     "max_request_size": "set serving.max-request-size",
     "max_response_size": "set serving.max-response-size",
     "number_of_gpu": "set serving.gpu",
-    "initial_worker_port": "the local target gives each TorchServe its own",
+    "initial_worker_port": "the local target assigns one to each TorchServe",
 }
 
 
 def render_properties(config: Config, *, requirements: bool) -> str:
-    """Render the `config.properties` of a release, one `key=value` a line.
+    """Return the `config.properties` of a release, one `key=value` per line.
 
-    `requirements` says whether the model archive carries a requirements file. Entries of
-    `[torchserve]` come last. Raises ConfigError for an entry that is kdeploy's own or that cannot
-    be written on one line.
+    `requirements`: whether the model archive has a requirements file. Raises ConfigError for an entry of
+    `[torchserve]` that kdeploy reserves or that cannot be written on one line.
     """
     entries: dict[str, TorchServeValue] = {
         "inference_address": f"http://0.0.0.0:{INFERENCE_PORT}",
-        # The management API is unauthenticated: it stays inside the pod.
+        # The management API has no authentication, so only the pod can reach it.
         "management_address": f"http://127.0.0.1:{MANAGEMENT_PORT}",
         "metrics_address": f"http://0.0.0.0:{METRICS_PORT}",
         "grpc_inference_port": GRPC_INFERENCE_PORT,
@@ -88,21 +86,18 @@ def _model_snapshot(config: Config) -> str:
 def _check_entry(key: str, value: TorchServeValue) -> None:
     where = f"kdeploy.toml: torchserve.{key}"
     if key in _OURS:
-        raise ConfigError(f"{key} is not for [torchserve]: {_OURS[key]}", where=where, hint="remove the line")
+        raise ConfigError(f"kdeploy reserves {key}: {_OURS[key]}", where=where, hint="Remove the line.")
     if not key or not all(part.isidentifier() for part in key.split(".")):
         raise ConfigError(
-            f"{key!r} is no key of config.properties",
+            f"invalid key {key!r} of config.properties",
             where="kdeploy.toml: torchserve",
-            hint="keys are words of letters, digits and _",
+            hint="Use letters, digits and _, with dots in between.",
         )
     text = _encode(value)
     if not text.isascii() or not text.isprintable() or "\\" in text or text != text.strip():
-        raise ConfigError(
-            "the value has a line break, a backslash, outer blanks or other than ASCII,"
-            " which TorchServe's two parsers read differently",
-            where=where,
-            hint="write the value on one line, in ASCII",
-        )
+        what = "invalid value: it has a line break, a backslash, outer spaces or a non-ASCII character"
+        hint = "Write one line of ASCII. TorchServe's two parsers would read this value differently."
+        raise ConfigError(what, where=where, hint=hint)
 
 
 def _encode(value: TorchServeValue) -> str:
@@ -110,12 +105,12 @@ def _encode(value: TorchServeValue) -> str:
 
 
 def encode_properties(entries: Mapping[str, TorchServeValue]) -> str:
-    """Encode entries as the text of a `config.properties`, in their order."""
+    """Return the text of a `config.properties` with these entries, in their order."""
     return "".join(f"{key}={_encode(value)}\n" for key, value in entries.items())
 
 
 def decode_properties(text: str) -> dict[str, str]:
-    """Decode the text of a `config.properties` as TorchServe's launcher does."""
+    """Parse the text of a `config.properties`, as TorchServe's launcher does."""
     lines = (line.strip() for line in text.splitlines())
     pairs = (line.split("=", 1) for line in lines if not line.startswith("#") and "=" in line)
     return {key.strip(): value.strip() for key, value in pairs}

@@ -1,4 +1,4 @@
-"""Where a rollout comes from: who runs it, on which machine, and the commit of the project."""
+"""Finds the provenance of a rollout: the user, the machine, and the commit of the project."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from pathlib import Path
 from deployer.journal import Provenance
 from deployer.processes import DEVNULL, EndlessError, ask_program
 
-_PATIENCE = 5.0  # seconds: the commit is good to know and not worth more
+_PATIENCE = 5.0  # seconds; a rollout without a commit is better than a longer wait
 
 
 def find_provenance(project: Path, *, archive: str) -> Provenance:
-    """Return who rolls out an archive of this digest, from which commit of the project's folder."""
+    """Return the provenance of a rollout of the archive with this digest from a project's folder."""
     return Provenance(who=_who(), archive=archive, commit=_commit(project))
 
 
 def _who() -> str:
     try:
         user = getpass.getuser()
-    except (OSError, KeyError):  # a container may run as a number that has no name
+    except (OSError, KeyError):  # the user of a container can lack a name
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
 
 
 def _commit(project: Path) -> str:
-    """Return the commit that is checked out, with -dirty where tracked files differ; or nothing."""
+    """Return the current commit, with -dirty if tracked files differ; "" if there is none."""
     describe = ["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
         told = ask_program(
-            # A look only: no lock is taken, and no program that the checkout names is run.
+            # Read-only: git takes no lock and runs no program that the checkout configures.
             ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", *describe],
             seconds=_PATIENCE,
             cwd=project,

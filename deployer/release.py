@@ -1,8 +1,8 @@
-"""A release: one model archive and how it is to be served, named by its content.
+"""A release: one model archive with its serving settings, named by its content.
 
-The id is `<version>-<12 hex>`, the hex being of the digest over everything but traffic, so the same
-inputs are the same release on every machine and a promotion makes no new one. The runtime is among them: a
-newer kdeploy, with another runtime, makes other releases, and rolls older ones out on the runtime they had.
+The ID is `<version>-<12 hex>`, from the digest of everything except traffic and replicas. So the same inputs
+are the same release on every machine, and a promotion makes no new one. The digest covers the runtime: a
+newer kdeploy with another runtime makes other releases, and rolls older ones out on the runtime they had.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ID_PATTERN = r"^[A-Za-z0-9][-A-Za-z0-9_.]*-[0-9a-f]{12}$(?!\n)"
 
 
 class ArchiveRecord(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a release remembers of its model archive, enough to verify it byte for byte."""
+    """The record of a model archive: enough to verify it byte by byte."""
 
     file_name: str
     digest: str
@@ -33,12 +33,12 @@ class ArchiveRecord(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def size(self) -> int:
-        """The bytes of all members together."""
+        """The size of all members, in bytes."""
         return sum(member.size for member in self.members)
 
 
 class Release(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What is pushed, rolled out and undone to. Immutable; `release.json` is this, encoded."""
+    """What is pushed and rolled out. Immutable. `release.json` is its encoding."""
 
     schema: Annotated[int, Meta(ge=SCHEMA, le=SCHEMA)] = SCHEMA
     id: Annotated[str, Meta(pattern=ID_PATTERN)]
@@ -47,26 +47,24 @@ class Release(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     archive: ArchiveRecord
     serving: Serving
     config_properties: str
-    runtime: dict[str, Any] | None = (
-        None  # the spec of kdeploy's ServingRuntime; None on one of the cluster's
-    )
+    runtime: dict[str, Any] | None = None  # the spec of kdeploy's ServingRuntime; None on the cluster's own
 
     @property
     def label(self) -> str:
-        """`NAME/ID`, as people read it."""
+        """`NAME/ID`, for messages."""
         return f"{self.name}/{self.id}"
 
 
 class _Schema(Struct):
-    """What tells the releases of one version of kdeploy from those of another."""
+    """The part of a `release.json` that every version of kdeploy can read."""
 
     schema: int
 
 
 class Traffic(Struct, frozen=True):
-    """The percentage of requests that a release is to get, and the release that gets the rest.
+    """The percentage of requests for a release, and the release that gets the rest.
 
-    Never part of a release's identity.
+    Not part of a release's identity.
     """
 
     percent: Annotated[int, Meta(ge=0, le=100)] = 100
@@ -74,74 +72,61 @@ class Traffic(Struct, frozen=True):
 
 
 def plan_release(config: Config, archive: Archive, runtime: dict[str, Any] | None = None) -> Release:
-    """Name the release that a config and a sealed archive make. Pure: writes nothing.
+    """Return the release of a config and an archive whose digests are all known. Pure.
 
     `runtime` is the spec of kdeploy's ServingRuntime; a release on a runtime of the cluster's own has none.
     """
-    record = ArchiveRecord(
-        file_name=archive.file_name,
-        digest=archive.digest,
-        members=archive.records,
-    )
-    properties = render_properties(config, requirements=config.model.requirements_file is not None)
     release = Release(
         id=f"{config.model.version}-{'0' * 12}",
         name=config.model.name,
         version=config.model.version,
-        archive=record,
+        archive=ArchiveRecord(archive.file_name, archive.digest, archive.records),
         serving=config.serving,
-        config_properties=properties,
+        config_properties=render_properties(config, requirements=config.model.requirements_file is not None),
         runtime=None if config.serving.runtime else runtime,
     )
     return structs.replace(release, id=_identify(release))
 
 
 def _identify(release: Release) -> str:
-    identity = {
-        "schema": SCHEMA,
-        "name": release.name,
-        "version": release.version,
-        "archive": release.archive.digest,
-        "serving": release.serving,
-        "config_properties": release.config_properties,
-        "runtime": release.runtime,
-    }
+    """Return the ID of a release: a digest of all its fields, and of its archive's digest."""
+    identity = {**structs.asdict(release), "archive": release.archive.digest}
+    del identity["id"]
     digest = hashlib.sha256(msgspec.json.encode(identity, order="deterministic")).hexdigest()
     return f"{release.version}-{digest[:12]}"
 
 
 def encode_release(release: Release) -> bytes:
-    """Encode a release as the text of its `release.json`."""
+    """Return the content of a release's `release.json`."""
     return msgspec.json.format(msgspec.json.encode(release)) + b"\n"
 
 
 def decode_release(data: bytes, *, where: str) -> Release:
-    """Decode a `release.json` and check that what it says is what its id was made of.
+    """Decode a `release.json`, and check that its content matches its ID.
 
-    Raises IntegrityError, naming `where` it was read.
+    Raises IntegrityError, which names `where` it was read.
     """
-    hint = f"remove what is below {where.rpartition('/')[0]}/ and push it again"
+    hint = f"Remove everything below {where.rpartition('/')[0]}/ and push the release again."
     try:
         schema = msgspec.json.decode(data, type=_Schema).schema
         if schema != SCHEMA:
-            what = f"it has schema {schema}, and this kdeploy reads schema {SCHEMA}"
+            what = f"unsupported schema {schema}: this kdeploy reads schema {SCHEMA}"
             raise IntegrityError(what, where=where, hint=hint)
         release = msgspec.json.decode(data, type=Release)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise IntegrityError(f"it is not a release.json: {error}", where=where, hint=hint) from error
+        raise IntegrityError(f"invalid release.json: {error}", where=where, hint=hint) from error
     archive = release.archive
     if release.id != _identify(release) or archive.digest != digest_records(archive.members):
-        raise IntegrityError(
-            f"its content is not what release {release.id} was made of", where=where, hint=hint
-        )
+        what = f"the content does not match release ID {release.id}"
+        raise IntegrityError(what, where=where, hint=hint)
     return release
 
 
 def check_release_id(text: str) -> str:
-    """Return `text` if it has the form of a release id; a path or a pattern never gets further."""
+    """Return `text` if it has the form of a release ID. Raises NotFoundError, for a path or a pattern too."""
     if not re.match(ID_PATTERN, text):
         raise NotFoundError(
             f"invalid release ID {text!r}",
-            hint="an id looks like 1.0-3f2a9c71d0be; `kdeploy releases` lists them",
+            hint="An ID looks like 1.0-3f2a9c71d0be. Run `kdeploy releases` to list them.",
         )
     return text

@@ -1,7 +1,7 @@
-"""The model archive: planned from a config, written in one pass, compared byte for byte with its record.
+"""The model archive: planned from a config, written in one pass, verified byte by byte.
 
-The same inputs give the same members and the same digest on any machine, and stored (`zip-store`) the same
-bytes.
+The same inputs give the same members and the same digest on any machine; in the format `zip-store` also the
+same bytes.
 """
 
 from deployer.archive.digests import DigestCache

@@ -1,10 +1,10 @@
-"""The digests of files that were read before, so that unchanged weights are not read again.
+"""Caches the digests of files, so that unchanged weights are not read again.
 
-The promise is git's: a digest is used only while the file's size, times and inode are the same, and it is
-kept only if no later change could leave them so. A file system stamps changes with a clock that ticks: two
-writes within one tick leave the same stamp. So a file that changed within the last tick before it was read is
-read again next time. `ctime` counts, since no program can set it. Where it shows a fraction of a second, the
-ticks are those of a modern file system (at most 10 ms), otherwise they may be as long as FAT's 2 s.
+As in git's index, a digest is used only while the file's size, times and inode are the same, and it is kept
+only if no later change could leave them so. A file system stamps changes with a clock that ticks: two writes
+within one tick leave the same stamp. So a file that changed within the last tick before it was read is read
+again next time. `ctime` counts, since no program can set it. If it has a fraction of a second, the ticks are
+those of a modern file system (at most 10 ms); otherwise they can be as long as FAT's 2 s.
 """
 
 from __future__ import annotations
@@ -46,38 +46,33 @@ class _File(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DigestCache:
-    """The digests of files by their absolute path, kept in one JSON file that may be lost without harm."""
+    """The digests of files by their absolute path, in one JSON file. Losing it costs only time."""
 
     def __init__(self, path: Path, *, clock: Callable[[], int] = time.time_ns) -> None:
         self._path = path
-        self._clock = clock
-        self._news: dict[str, _Known | None] = {}  # None: to be forgotten
-
-    def now(self) -> int:
-        """Nanoseconds since the epoch: take it before a file is read, for `record`."""
-        return self._clock()
+        self.clock = clock  # nanoseconds since the epoch
+        self._news: dict[str, _Known | None] = {}  # None: forget it
 
     def lookup(self, file: Path, stat: os.stat_result) -> str | None:
-        """Return the file's sha256 as hex if the file is, by `stat`, the one that was read."""
+        """Return the file's sha256 as hex, or None if `stat` differs from when the file was read."""
         path = str(file.absolute())
         known = self._news[path] if path in self._news else self._saved.get(path)
         return known.sha256 if known and known == _stamp(stat, known.sha256) else None
 
     def record(self, file: Path, stat: os.stat_result, sha256: str, *, read_at: int) -> None:
-        """Remember the digest of a file that was `stat` when it began to be read at `read_at`."""
+        """Remember the digest of a file. Its reading began at `read_at`, with the status `stat`."""
         tick = _FINE_TICK if stat.st_ctime_ns % _SECOND else _COARSE_TICK
         if stat.st_ctime_ns + tick <= read_at:
             self._news[str(file.absolute())] = _stamp(stat, sha256)
 
     def forget(self, file: Path) -> None:
-        """Drop the digest of a file, because it turned out to be wrong."""
+        """Drop the digest of a file."""
         self._news[str(file.absolute())] = None
 
     def save(self) -> None:
-        """Write the news down. A cache that cannot be written is not an error: the next run reads more.
+        """Write the changes. A cache that cannot be written is not an error: the next run reads more.
 
-        What another process wrote meanwhile is kept. Of two that save at the same moment, one may lose its
-        news.
+        Keeps the changes of other processes. Of two that save at the same moment, one can lose its changes.
         """
         if not self._news:
             return
@@ -85,7 +80,7 @@ class DigestCache:
         for path, known in self._news.items():
             merged.pop(path, None)
             if known is not None:
-                merged[path] = known  # at the end: the oldest are dropped from the front
+                merged[path] = known  # at the end: the oldest entries are at the front
         kept = dict(list(merged.items())[-ENTRIES:])
         temporary = self._path.with_name(f".{self._path.name}.{uuid4().hex}")
         with contextlib.suppress(OSError, UnicodeEncodeError):
@@ -105,7 +100,7 @@ class DigestCache:
         try:
             file = msgspec.json.decode(read_bytes(self._path, _AT_MOST), type=_File)
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return {}  # missing, damaged or another program's: `save` rewrites it
+            return {}  # missing, damaged or another program's: `save` replaces it
         return file.files if file.format == FORMAT else {}
 
 

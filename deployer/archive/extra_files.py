@@ -1,12 +1,12 @@
-"""Which files `model.extra-files` means: paths, globs, and folders whose contents are taken.
+"""Finds the files of `model.extra-files`: paths, globs, and folders whose contents are taken.
 
-As torch-model-archiver does it, a file goes to the archive's top, a folder's contents too, with the folders
-within it kept. Unlike there, nothing is overwritten, and a link that leads out of a folder that is taken is
-an error.
+As with torch-model-archiver, files go to the top of the archive, and so do the contents of a folder, with its
+subfolders. Unlike there, no file overwrites another, and a link that leads out of a folder is an error.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import os
 from collections.abc import Iterable, Iterator
@@ -24,8 +24,7 @@ _MAGIC = set("*?[")
 def extra_files(patterns: Iterable[str], root: Path) -> Iterator[tuple[str, Path]]:
     """Yield the name in the archive and the path of each extra file.
 
-    `ArchiveError` if a pattern or path finds nothing, or a folder cannot be listed or holds a link that
-    leads out.
+    `ArchiveError` if a pattern matches nothing, or a folder cannot be listed or holds a link that leads out.
     """
     try:
         for pattern in patterns:
@@ -37,28 +36,29 @@ def extra_files(patterns: Iterable[str], root: Path) -> Iterator[tuple[str, Path
                     yield found.name, found
     except OSError as error:
         raise ArchiveError(
-            f"{error.filename} cannot be listed: {error.strerror}",
+            f"cannot list {error.filename}: {error.strerror}",
             where=KEY,
-            hint="check who may read it: `ls -ld`; or name the files that the model needs",
+            hint="Check its permissions with `ls -ld`, or name the files that the model needs.",
         ) from error
 
 
 def _matches(pattern: str, root: Path) -> list[Path]:
     if not pattern.strip() or "\0" in pattern:
-        raise ArchiveError(f"{pattern!r} is no path", where=KEY)
+        raise ArchiveError(f"invalid path {pattern!r}", where=KEY)
     path = root / pattern
     if os.path.lexists(path):
         return [path]
+    hint = f"Paths are relative to {root}."
     if not _MAGIC.intersection(pattern):
-        raise ArchiveError(f"{pattern} does not exist", where=KEY, hint=f"paths are relative to {root}")
+        raise ArchiveError(f"{pattern} not found", where=KEY, hint=hint)
     found = sorted(path for path in _glob(pattern, root) if not _is_left_out(path.name, is_folder(path)))
     if not found:
-        raise ArchiveError(f"{pattern} matches no file", where=KEY, hint=f"patterns are relative to {root}")
+        raise ArchiveError(f"{pattern} matches no file", where=KEY, hint=hint)
     return found
 
 
 def _glob(pattern: str, root: Path) -> Iterator[Path]:
-    """Yield what a pattern matches, as Python's `glob`; but `**` follows no link, and goes to any depth."""
+    """Yield what a pattern matches, as Python's `glob`, except that `**` follows no link and has no limit."""
     parts = [part for part in pattern.split("/") if part not in ("", ".")]
     start = Path("/") if pattern.startswith("/") else root
     pending = [(start, 0)]
@@ -75,28 +75,21 @@ def _glob(pattern: str, root: Path) -> Iterator[Path]:
 
 
 def _steps(place: Path, part: str, done: int) -> Iterator[tuple[Path, int]]:
-    """Yield where one part of a pattern leads from a place, and how many parts are done there."""
+    """Yield the paths that one part of a pattern matches in a folder, and the number of parts done there."""
     if not _MAGIC.intersection(part):
         if os.path.lexists(place / part):
             yield place / part, done + 1
         return
     if part == "**":
         yield place, done + 1
-    for entry in _listed(place):
-        hidden = entry.name.startswith(".") and not part.startswith(".")
-        if hidden or not fnmatch.fnmatchcase(entry.name, part):
-            continue
-        yield Path(entry.path), done + 1
-        if part == "**" and entry.is_dir(follow_symlinks=False):
-            yield Path(entry.path), done
-
-
-def _listed(place: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(place) as entries:
-            return list(entries)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(place) as entries:
+        for entry in entries:
+            hidden = entry.name.startswith(".") and not part.startswith(".")
+            if hidden or not fnmatch.fnmatchcase(entry.name, part):
+                continue
+            yield Path(entry.path), done + 1
+            if part == "**" and entry.is_dir(follow_symlinks=False):
+                yield Path(entry.path), done
 
 
 def _is_left_out(name: str, folder: bool) -> bool:
@@ -110,15 +103,9 @@ def _contents(folder: Path) -> Iterator[Path]:
         if _is_left_out(entry.name, to_folder):
             continue
         if to_folder:
-            raise ArchiveError(
-                f"{entry.path} is a link to a folder",
-                where=KEY,
-                hint="links to folders are not followed: copy what it leads to",
-            )
+            hint = "kdeploy does not follow links to folders. Copy the folder."
+            raise ArchiveError(f"{entry.path} is a link to a folder", where=KEY, hint=hint)
         if entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(inside):
-            raise ArchiveError(
-                f"{entry.path} is a link that leads out of {folder}",
-                where=KEY,
-                hint="name the file that it leads to in model.extra-files, or copy it into the folder",
-            )
+            hint = "Name the file that it leads to in model.extra-files, or copy it into the folder."
+            raise ArchiveError(f"{entry.path} is a link that leads out of {folder}", where=KEY, hint=hint)
         yield Path(entry.path)

@@ -1,29 +1,81 @@
-"""Which modules a Python file imports, and which an archive and the serving image have.
+"""Finds the imports of an archive's Python files that may fail in the serving container.
 
-Imports that need not succeed are left out: those in a `try` with an `except`, under `TYPE_CHECKING` or
+Imports that can fail without harm do not count: those in a `try` with an `except`, under `TYPE_CHECKING` or
 `__main__`, and in `suppress`.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-# What TorchServe's image for KServe is built from: TorchServe, its requirements/common.txt, common_gpu.txt
-# and torch_linux.txt, its kubernetes/kserve/requirements.txt; and what torch, captum and transformers need.
+from deployer.archive.members import Source
+from deployer.archive.requirements import Requirements
+from deployer.config import Model
+
+# The packages of TorchServe's image for KServe: TorchServe, its requirements/common.txt, common_gpu.txt and
+# torch_linux.txt, its kubernetes/kserve/requirements.txt, and what torch, captum and transformers need.
 _IMAGE = """
     PIL captum google grpc grpc_tools kserve model_archiver ninja numpy nvgpu packaging pip pkg_resources
     psutil pynvml requests setuptools torch torchaudio torchtext torchvision transformers ts wheel
     workflow_archiver yaml certifi charset_normalizer filelock fsspec huggingface_hub idna jinja2 markupsafe
     matplotlib mpmath networkx regex safetensors sympy tokenizers tqdm typing_extensions urllib3
 """
-# Standard modules of Python 3.9 that later ones lack.
+# Standard modules of Python 3.9 that later versions lack.
 _OLD = """
     aifc asynchat asyncore audioop binhex cgi cgitb chunk crypt distutils formatter imghdr imp lib2to3 mailcap
     nis nntplib ossaudiodev parser pipes smtpd sndhdr spwd sunau symbol telnetlib uu xdrlib
 """
 _CODE = (".py", ".so", ".pyd")
+
+# Modules whose distribution has another name, and the start of that name.
+_DISTRIBUTIONS = {
+    "Bio": "biopython",
+    "Crypto": "pycryptodome",
+    "attr": "attrs",
+    "bs4": "beautifulsoup4",
+    "cv2": "opencv-",
+    "fitz": "pymupdf",
+    "ignite": "pytorch-ignite",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+}
+
+
+def doubtful_imports(
+    parsed: Sequence[tuple[Source, ast.Module]],
+    names: Iterable[str],
+    model: Model,
+    requirements: Requirements,
+) -> Iterator[str]:
+    """Yield a warning for each imported module that the serving container may lack.
+
+    `names` are those of all members of the archive.
+    """
+    on_path = any(b"sys.path" in source.content for source, _ in parsed)  # any folder can be on it
+    held = _modules_of(names, anywhere=on_path) | image_modules(int(model.python.partition(".")[2]))
+    held.update(module.partition(".")[0] for module in model.image_modules)
+
+    def known(module: str) -> bool:
+        return module in held or any(provides(name, module) for name in requirements.distributions)
+
+    for source, tree in parsed:
+        for line, module in sorted(_imports(tree)):
+            if module.startswith("."):
+                if "/" not in source.name:
+                    yield (
+                        f"{source.path}:{line}: imports {module}, but the top of the archive is not a "
+                        f"package; write `import {module.lstrip('.')}`"
+                    )
+            elif not (requirements.open or known(module)):
+                held.add(module)  # one warning per module
+                yield (
+                    f"{source.path}:{line}: imports {module}, which is neither in the archive nor in its "
+                    "requirements; add it to model.requirements-file or model.extra-files, or, if the "
+                    "serving image has it, to model.image-modules"
+                )
 
 
 def image_modules(minor: int) -> set[str]:
@@ -32,8 +84,8 @@ def image_modules(minor: int) -> set[str]:
     return modules | {"tomllib"} if minor >= 11 else modules - {"tomllib"}
 
 
-def modules_of(names: Iterable[str], *, anywhere: bool = False) -> set[str]:
-    """Return the modules that an archive with these members offers: at its top, or `anywhere` in it."""
+def _modules_of(names: Iterable[str], *, anywhere: bool) -> set[str]:
+    """Return the modules of an archive with these members: at its top, or `anywhere` in it."""
     modules: set[str] = set()
     for name in names:
         if name.endswith(_CODE):
@@ -42,8 +94,8 @@ def modules_of(names: Iterable[str], *, anywhere: bool = False) -> set[str]:
     return modules
 
 
-def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Yield the line and the module of each import that has to succeed; a relative one keeps its dots."""
+def _imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield the line and the module of each import that must succeed. A relative one keeps its dots."""
     pending = [tree]
     while pending:
         node = pending.pop()
@@ -57,7 +109,7 @@ def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def _needed(node: ast.AST) -> Iterable[ast.AST]:
-    """Return the children of a node whose imports have to succeed."""
+    """Return the children of a node whose imports must succeed."""
     if isinstance(node, ast.Try) and node.handlers:
         return [*node.orelse, *node.finalbody]
     if isinstance(node, ast.If) and _mentions(node.test, "TYPE_CHECKING", "__name__"):
@@ -69,3 +121,16 @@ def _needed(node: ast.AST) -> Iterable[ast.AST]:
 
 def _mentions(expression: ast.expr, *names: str) -> bool:
     return any(getattr(node, "id", getattr(node, "attr", None)) in names for node in ast.walk(expression))
+
+
+def provides(distribution: str, module: str) -> bool:
+    """Whether a distribution can contain a module: it is known to, or has a similar name."""
+    if distribution.startswith(_DISTRIBUTIONS.get(module, "?")):
+        return True
+    parts = [part for part in distribution.split("-") if part not in ("py", "python")] or [distribution]
+    similar = {_bare("".join(parts[:count])) for count in range(1, len(parts) + 1)}
+    return _bare(re.sub(r"[-_.]+", "", module).lower()) in similar
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix("py") or name

@@ -1,8 +1,8 @@
-"""The bytes of a .mar around its members: a zip file in the one form that kdeploy writes.
+"""The bytes of a .mar around its members: a zip file in the only form that kdeploy writes.
 
-Sorted members without gaps, sizes in front of the data, no comments, one fixed date, mode 0644, and zip64
-records exactly where a number needs them: the same members give the same bytes. (PKWARE, APPNOTE.TXT, 4.3
-and 4.5.3.)
+Sorted members without gaps, sizes before the data, no comments, a fixed date, mode 0644, and zip64 records
+only for numbers that need them. The same members give the same bytes. Source: PKWARE's APPNOTE.TXT, 4.3 and
+4.5.3.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ _END64 = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR64 = struct.Struct("<4sLQL")
 _RECORDS64 = _END64.size + _LOCATOR64.size
 
-_UTF8 = 0x800  # the only flag in use: the name is not plain ASCII
+_UTF8 = 0x800  # the flag of a name that is not ASCII
 _ZIP64_EXTRA = 1
 _WIDEST_EXTRA = 4 + 3 * 8  # bytes of a zip64 field with all three numbers
 _MAX16, _MAX32 = 0xFFFF, 0xFFFFFFFF
 _ZIP64_FROM = _MAX32  # the first number that needs zip64
 _PLAIN, _ZIP64 = 20, 45  # "version needed to extract"
 _UNIX = 3 << 8
-_TIME, _DATE = 0, 0x21  # midnight of 1 January 1980, the earliest there is
+_TIME, _DATE = 0, 0x21  # midnight of 1 January 1980, the earliest possible
 _MODE = (stat.S_IFREG | 0o644) << 16
 
 
 class Packed(Struct, frozen=True):
-    """A member as it lies in the file: `packed_size` bytes of it behind the local header at `offset`."""
+    """A member in the file: `packed_size` bytes after the local header at `offset`."""
 
     name: str
     method: int
@@ -45,7 +45,7 @@ class Packed(Struct, frozen=True):
 
 
 def local_header(entry: Packed) -> bytes:
-    """Return the header in front of a member's data; its length depends on name, method and size alone."""
+    """Return the header before a member's data. Its length depends only on name, method and size."""
     name, extra = entry.name.encode(), b""
     size, packed_size, version = entry.size, entry.packed_size, _PLAIN
     if _wide(entry):
@@ -63,13 +63,13 @@ def _flags(name: bytes) -> int:
 
 
 def _wide(entry: Packed) -> bool:
-    """Whether the local header has 64-bit sizes, which is settled before the packed size is known."""
+    """Whether the local header has 64-bit sizes. Decided before the packed size is known."""
     growth = 0 if entry.method == STORED else entry.size // 1000 + 64  # of data that cannot be deflated
     return entry.size + growth >= _ZIP64_FROM
 
 
 def directory(entries: Sequence[Packed], start: int) -> bytes:
-    """Return everything behind the last member's data, which ends at `start`."""
+    """Return the bytes after the last member's data, which ends at `start`."""
     headers = b"".join(map(_central_header, entries))
     count, size, records = len(entries), len(headers), b""
     if count >= _MAX16 or size >= _ZIP64_FROM or start >= _ZIP64_FROM:
@@ -100,16 +100,16 @@ def _short(number: int) -> int:
 
 
 def directory_size(names: Iterable[str]) -> int:
-    """Return how many bytes `directory` has for members of these names, at most."""
+    """Return the maximum size of `directory` for members of these names, in bytes."""
     records = sum(_CENTRAL.size + len(name.encode()) + _WIDEST_EXTRA for name in names)
     return records + _RECORDS64 + _END.size
 
 
 def parse_directory(tail: bytes, size: int) -> tuple[list[Packed], int, bytes]:
-    """Return what a .mar of `size` bytes with this end lists, where the last data ends, and the directory.
+    """Return the entries of a .mar of `size` bytes, the end of its last data, and its directory's bytes.
 
-    Nothing is checked: these are the bytes of `directory`, or the file is not kdeploy's. Raises
-    `struct.error` where bytes are missing or a number is too large.
+    `tail` is the end of the file. Checks nothing: the caller compares the bytes with those of `directory`.
+    Raises `struct.error` if bytes are missing or a number is too large.
     """
     start = _END.unpack(tail[-_END.size :])[6]
     if start == _MAX32:

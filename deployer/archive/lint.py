@@ -1,8 +1,8 @@
-"""What the Python files of an archive tell before anybody runs them.
+"""Checks the Python files of an archive without running them.
 
 They parse on the serving image's Python, as far as `ast.parse(feature_version=...)` knows it; the handler has
-an entry point; the modules that they import are in the archive, its requirements or the image. Only what is
-certain to fail is an error.
+an entry point; the modules that they import are in the archive, its requirements or the image. Only what
+certainly fails is an error.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import ast
 import difflib
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 
-from msgspec import Struct
-
-from deployer.archive.imports import image_modules, imports, modules_of
-from deployer.archive.requirements import Requirements, provides
+from deployer.archive.imports import doubtful_imports
+from deployer.archive.members import Source
+from deployer.archive.requirements import Requirements
 from deployer.config import Model
 from deployer.errors import ArchiveError
 
@@ -29,14 +28,6 @@ _DYNAMIC_NAMES = {"globals", "locals", "vars", "exec", "eval", "setattr"}
 _DYNAMIC_ATTRIBUTES = {"modules", "__dict__"}
 
 
-class Source(Struct, frozen=True):
-    """A Python file of the archive: `path` is what people know it by, `name` its name as a member."""
-
-    path: str
-    name: str
-    content: bytes
-
-
 def check_sources(
     sources: Iterable[Source],
     names: Iterable[str],
@@ -44,14 +35,14 @@ def check_sources(
     entry: tuple[str | None, str | None],
     requirements: Requirements,
 ) -> tuple[str, ...]:
-    """Check an archive's Python files against the serving image and return what is doubtful, as sentences.
+    """Check an archive's Python files against the serving image, and return warnings.
 
     `names` are those of all members; `entry` is the handler's file (None for TorchServe's own) and its
-    function. `ArchiveError` where the handler or the model file cannot work.
+    function. `ArchiveError` if the handler or the model file cannot work.
     """
     handler, function = entry
     model_file = PurePosixPath(model.model_file).name if model.model_file else None
-    newer = _minor(model.python) > sys.version_info.minor  # than the Python that checks: it may know better
+    newer = _minor(model.python) > sys.version_info.minor  # the image's Python knows more than this one
     doubts: list[str] = []
     parsed: list[tuple[Source, ast.Module]] = []
     for source in sources:
@@ -65,7 +56,7 @@ def check_sources(
         parsed.append((source, tree))
         if source.name == handler:
             check_entry_point(tree, source.path, function)
-    return (*doubts, *_doubtful_imports(parsed, names, model, requirements))
+    return (*doubts, *doubtful_imports(parsed, names, model, requirements))
 
 
 def _minor(python: str) -> int:
@@ -82,39 +73,36 @@ def parse(source: Source, python: str) -> ast.Module:
             compile(tree, source.path, "exec", dont_inherit=True)  # finds a `return` outside of a function
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ArchiveError(
-            f"does not parse on Python 3.{minor}: {getattr(error, 'msg', error) or 'too deeply nested'}",
+            f"cannot parse on Python 3.{minor}: {getattr(error, 'msg', error) or 'nested too deeply'}",
             where=f"{source.path}:{getattr(error, 'lineno', 1) or 1}",
-            hint=f"the serving image has Python {python}: change the file, or correct model.python",
+            hint=f"The serving image has Python {python}. Change the file, or correct model.python.",
         ) from error
     return tree
 
 
 def check_entry_point(tree: ast.Module, path: str, function: str | None) -> None:
-    """See that a handler's module may have the function, else `handle`, else a class with a method `handle`.
+    """Check that a module can have the function, else `handle`, else a class with a method `handle`.
 
-    `ArchiveError` if it certainly has not; not where the module makes names at run time.
+    `ArchiveError` if it certainly has none; never if the module creates names at run time.
     """
     names = set(_bound(tree.body))
     if (function or "handle") in names or any(map(_is_dynamic, ast.walk(tree))):
         return
     if function:
         near = difflib.get_close_matches(function, names, n=1)
-        raise ArchiveError(
-            f"{path} defines no {function} at its top level",
-            where=HANDLER_KEY,
-            hint=f"did you mean {near[0]}?" if near else "name a function that the file defines",
-        )
+        hint = f"Did you mean {near[0]}?" if near else "Name a function that the file defines."
+        raise ArchiveError(f"{path} defines no {function} at its top level", where=HANDLER_KEY, hint=hint)
     if not any(isinstance(node, ast.ClassDef) and _may_handle(node) for node in ast.walk(tree)):
         raise ArchiveError(
             "the handler defines neither a function `handle` nor a class with a method `handle`",
             where=path,
-            hint="define `handle(data, context)`, or a class with `initialize(context)` and "
-            "`handle(data, context)`; a class that is only imported does not count",
+            hint="Define `handle(data, context)`, or a class with `initialize(context)` and "
+            "`handle(data, context)`. A class that is only imported does not count.",
         )
 
 
 def _bound(nodes: Iterable[ast.AST]) -> Iterator[str]:
-    """Yield each name that a scope binds, within `if`, `try` and other blocks too."""
+    """Yield each name that a scope binds, also within `if`, `try` and other blocks."""
     pending = list(nodes)
     while pending:
         node = pending.pop()
@@ -129,7 +117,7 @@ def _bound(nodes: Iterable[ast.AST]) -> Iterator[str]:
 
 
 def _is_dynamic(node: ast.AST) -> bool:
-    """Whether a node may give the module names, or a class a method, that the text does not show."""
+    """Whether a node can give the module names, or a class a method, that the text does not show."""
     if isinstance(node, ast.Name):
         return node.id in _DYNAMIC_NAMES
     if isinstance(node, ast.Attribute):
@@ -142,35 +130,3 @@ def _is_dynamic(node: ast.AST) -> bool:
 def _may_handle(found: ast.ClassDef) -> bool:
     plain = all(getattr(base, "id", getattr(base, "attr", None)) in _PLAIN_BASES for base in found.bases)
     return "handle" in _bound(found.body) or not plain or bool(found.decorator_list or found.keywords)
-
-
-def _doubtful_imports(
-    parsed: Sequence[tuple[Source, ast.Module]],
-    names: Iterable[str],
-    model: Model,
-    requirements: Requirements,
-) -> Iterator[str]:
-    """Yield a warning for each module that is imported and that the serving container may not have."""
-    on_path = any(b"sys.path" in source.content for source, _ in parsed)  # folders may be added to it
-    held = modules_of(names, anywhere=on_path) | image_modules(_minor(model.python))
-    held.update(module.partition(".")[0] for module in model.image_modules)
-
-    def known(module: str) -> bool:
-        return module in held or any(provides(name, module) for name in requirements.distributions)
-
-    for source, tree in parsed:
-        for line, module in sorted(imports(tree)):
-            if module.startswith("."):
-                if "/" not in source.name:
-                    yield (
-                        f"{source.path}:{line}: imports {module}, but the archive's top is not a package; "
-                        f"write `import {module.lstrip('.')}`"
-                    )
-            elif not (requirements.open or known(module)):
-                held.add(module)  # one warning is enough
-                yield (
-                    f"{source.path}:{line}: imports {module}, which is neither in the archive nor in its "
-                    "requirements, and the serving image is not known to have it; add it to "
-                    "model.requirements-file or model.extra-files, or, if the image has it, to "
-                    "model.image-modules"
-                )

@@ -1,4 +1,4 @@
-"""What a model archive is made of: its members, the names they may have, and the digest of them all."""
+"""The members of a model archive: their records, the digest of all of them, and which names are valid."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class MemberRecord(Struct, frozen=True):
 
 
 class Member(Struct, frozen=True):
-    """A member to be packed: `source` is its bytes or the file that has them; `sha256` may be unknown."""
+    """A member to be packed: `source` is its bytes or its file; `sha256` is None if it is not known yet."""
 
     name: str
     size: int
@@ -33,8 +33,16 @@ class Member(Struct, frozen=True):
     source: Path | bytes
 
 
+class Source(Struct, frozen=True):
+    """A Python file of an archive: `path` is for messages, `name` is its name as a member."""
+
+    path: str
+    name: str
+    content: bytes
+
+
 class Archive(Struct, frozen=True, kw_only=True):
-    """A model archive that is planned: its members, sorted by name, and what is doubtful about them."""
+    """A planned model archive: its members, sorted by name, and warnings about them."""
 
     name: str
     version: str
@@ -44,7 +52,7 @@ class Archive(Struct, frozen=True, kw_only=True):
 
     @property
     def file_name(self) -> str:
-        """What torch-model-archiver would call the file, or the folder."""
+        """The name of the file or folder, as torch-model-archiver would choose it."""
         return self.name + _SUFFIXES[self.format]
 
     @property
@@ -74,34 +82,32 @@ class Archive(Struct, frozen=True, kw_only=True):
 
 
 def digest_records(records: Iterable[MemberRecord]) -> str:
-    """Digest what an archive is made of: `sha256:` and the SHA-256 of the list of its members."""
+    """Return the digest of an archive: `sha256:` and the SHA-256 of the list of its members."""
     listing = "".join(f"{record.sha256} {record.size} {record.name}\n" for record in records)
     return "sha256:" + hashlib.sha256(listing.encode()).hexdigest()
 
 
 def name_fault(name: str) -> str | None:
-    """Say what makes a name unfit for a member, or None: members are relative paths that stay inside."""
+    """Return why a name is invalid for a member, or None. Valid are relative paths that stay inside."""
     if _UNPRINTABLE.search(name):
-        return "holds a control character or bytes that are no UTF-8"
+        return "it contains a control character or is not UTF-8"
     if "\\" in name:
-        return "holds a backslash"
+        return "it contains a backslash"
     parts = name.split("/")
     if name.startswith("/") or ".." in parts:
-        return "leads out of the archive"
+        return "it leads out of the archive"
     if "" in parts or "." in parts:
-        return "has an empty part"
+        return "it has an empty part"
     if len(name.encode()) > NAME_BYTES or any(len(part.encode()) > _PART_BYTES for part in parts):
-        return "is too long"
+        return "it is too long"
     return None
 
 
 def names_fault(names: Iterable[str]) -> str | None:
-    """Say which of the names cannot be in one archive together, or None."""
-    # With the least character for `/`, a folder's members follow its own name.
+    """Return why different names cannot be in one archive, or None."""
+    # With the least character in place of `/`, a folder's members follow its own name.
     ordered = sorted(names, key=lambda name: name.replace("/", "\0"))
     for name, following in itertools.pairwise(ordered):
-        if name == following:
-            return f"{name}: is there twice"
         if following.startswith(f"{name}/"):
-            return f"{name}: is a file and a folder at once"
+            return f"{name} is a file and a folder at once"
     return None

@@ -1,7 +1,7 @@
 """TorchServe's model-config.yaml, as it goes into an archive with requirements.
 
-`useVenv` makes TorchServe install into a virtual environment that inherits what the image has; without it,
-pip fetches all of it again, torch included.
+`useVenv` makes TorchServe install into a virtual environment that inherits the image's packages. Without it,
+pip downloads all of them again, torch included.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from typing import Any
 
 from deployer.errors import ArchiveError
 
-NAME = "model-config.yaml"  # where the model has none of its own
-
+MODEL_CONFIG = "model-config.yaml"  # the name if the model has none of its own
 USE_VENV = b"useVenv: true\n"
-# What PyYAML lets out of its constructors, for `!!int ""` and the like.
+
+# What PyYAML's constructors raise, for `!!int ""` and the like.
 _UNWRAPPED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
-def model_config(content: bytes, path: str, *, use_venv: bool) -> bytes:
-    """Return what is to be packed: the file's own bytes, then `useVenv` where it is wanted and not settled.
+def with_use_venv(content: bytes, path: str, *, wanted: bool) -> bytes:
+    """Return the file's own bytes, with `useVenv` appended if it is wanted and not set.
 
-    `ArchiveError` if the file is no YAML mapping, or one that nothing can be appended to.
+    `ArchiveError` if the file is not a YAML mapping, or nothing can be appended to it.
     """
     config = _mapping(content, path)
-    if not use_venv or "useVenv" in config:
+    if not wanted or "useVenv" in config:
         return content
     whole = content + (b"" if content.endswith(b"\n") else b"\n") + USE_VENV
     try:
@@ -32,9 +32,9 @@ def model_config(content: bytes, path: str, *, use_venv: bool) -> bytes:
         appended = {}
     if appended.get("useVenv") is not True or len(appended) != len(config) + 1:
         raise ArchiveError(
-            "kdeploy cannot append `useVenv: true` to this YAML",
+            "cannot append `useVenv: true` to this YAML",
             where=path,
-            hint="write `useVenv: true` into it, or write it as one block with a key on each line",
+            hint="Write `useVenv: true` into it, or write it as one block with a key on each line.",
         )
     return whole
 
@@ -48,7 +48,7 @@ def _mapping(content: bytes, path: str) -> dict[Any, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else path
         what = getattr(error, "problem", None) or str(error).partition("\n")[0]
-        raise ArchiveError(f"the config file is no YAML: {what}", where=where) from error
+        raise ArchiveError(f"invalid YAML: {what}", where=where) from error
     if not isinstance(config, dict):
-        raise ArchiveError("the config file is no YAML mapping", where=path, hint="write `key: value` lines")
+        raise ArchiveError("not a YAML mapping", where=path, hint="Write `key: value` lines.")
     return config

@@ -1,7 +1,7 @@
-"""Something that is being written, under a name of its own until it is whole.
+"""Writes a file or folder under a temporary name, and renames it when it is complete.
 
-The temporary name lies beside the destination, so that a rename completes it. It is locked while its writer
-lives; what a killed writer left behind is not, and is removed by the next one.
+The temporary lies beside the destination and is locked while its writer lives. The next writer removes
+temporaries without a lock: their writers were killed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from deployer.files import remove_tree
 
 @contextlib.contextmanager
 def partial(destination: Path, *, folder: bool = False) -> Iterator[tuple[Path, int]]:
-    """Yield a new file or folder beside `destination`, and its descriptor; rename it when all went well.
+    """Yield a new file or folder beside `destination`, and its descriptor; rename it at the end.
 
-    A file replaces one that is already there; a folder replaces nothing but an empty one. On any exception
-    the temporary is removed. `OSError` where something cannot be created or renamed.
+    A file replaces an existing file; a folder replaces only an empty folder. The temporary is removed on any
+    exception. `OSError` if it cannot be created or renamed.
     """
     _remove_abandoned(destination)
     temporary, descriptor = _create(destination, folder=folder)
@@ -45,13 +45,11 @@ def _create(destination: Path, *, folder: bool) -> tuple[Path, int]:
         else:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         descriptor = os.open(temporary, flags | os.O_CLOEXEC, 0o666)
-        with contextlib.suppress(
-            OSError
-        ):  # no locks on this file system: then nobody can take it for abandoned
+        with contextlib.suppress(OSError):  # without locks on this file system, no temporary seems abandoned
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if temporary.exists():
             return temporary, descriptor
-        os.close(descriptor)  # another writer took it for abandoned between its creation and its lock
+        os.close(descriptor)  # another writer removed it between its creation and its lock
 
 
 def _remove_abandoned(destination: Path) -> None:
@@ -63,7 +61,7 @@ def _remove_abandoned(destination: Path) -> None:
 
 
 def _remove_if_abandoned(temporary: Path) -> None:
-    with contextlib.suppress(OSError):  # gone, locked or not ours to touch
+    with contextlib.suppress(OSError):  # gone, locked or another user's
         descriptor = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""A requirements file: whether pip can make sense of it, and which modules it brings."""
+"""Checks a requirements file for lines that pip cannot read, and for credentials."""
 
 from __future__ import annotations
 
@@ -16,28 +16,15 @@ _COMMENT = re.compile(r"(^|\s+)#.*$")
 _EDITABLE = ("-e", "--editable")
 _PACKAGE_FILES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2")
 _LOGIN = re.compile(r"://(?P<user>[^\s/@:]*)(?::(?P<password>[^\s/@]*))?@")
-_TOKEN_FROM = 20  # letters of a user without a password: so long is a token, and no name of anybody's
-_VARIABLES = re.compile(r"(\$\{[A-Z0-9_]+\})*")  # as pip knows them
-
-# Modules whose distribution is called otherwise, and what its name begins with.
-_DISTRIBUTIONS = {
-    "Bio": "biopython",
-    "Crypto": "pycryptodome",
-    "attr": "attrs",
-    "bs4": "beautifulsoup4",
-    "cv2": "opencv-",
-    "fitz": "pymupdf",
-    "ignite": "pytorch-ignite",
-    "skimage": "scikit-image",
-    "sklearn": "scikit-learn",
-}
+_TOKEN_FROM = 20  # characters of a user without a password: so many are a token, not a name
+_VARIABLES = re.compile(r"(\$\{[A-Z0-9_]+\})*")  # as pip expands them
 
 
 class Requirements(Struct, frozen=True):
-    """What a requirements file asks for.
+    """The content of a requirements file.
 
-    `distributions` by their normal names; `included` are the files that it names itself, with the line;
-    `open` says that it may bring more than these: it names places or further files.
+    `distributions` have normalized names. `included` are the files that it names, with the line. `open` is
+    true if it can install more than these: it names URLs, folders or other requirements files.
     """
 
     distributions: tuple[str, ...] = ()
@@ -46,7 +33,7 @@ class Requirements(Struct, frozen=True):
 
 
 def read_requirements(content: bytes, path: str) -> Requirements:
-    """Read a requirements file. `ArchiveError` with file and line where pip would stop."""
+    """Read a requirements file. `ArchiveError`, with file and line, if pip cannot read it."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -54,51 +41,42 @@ def read_requirements(content: bytes, path: str) -> Requirements:
     refuse_credentials(text, path)
     distributions: list[str] = []
     included: list[tuple[int, str]] = []
-    unseen = False
+    is_open = False
     lines = list(_logical_lines(text))
     for number, line in lines:
         if match := _INCLUDED.fullmatch(line):
             included.append((number, match["file"].strip()))
-            unseen = unseen or match["option"] in ("-r", "--requirement")
+            is_open = is_open or match["option"] in ("-r", "--requirement")
         elif line.startswith("-") and not line.startswith(_EDITABLE):
             continue  # another option
         elif (named := _REQUIREMENT.match(line)) and not named["name"].endswith(_PACKAGE_FILES):
-            distributions.append(_normal(named["name"]))
+            distributions.append(re.sub(r"[-_.]+", "-", named["name"]).lower())
         elif "/" in line or line.startswith(_EDITABLE) or line.endswith(_PACKAGE_FILES):
-            unseen = True
+            is_open = True
         else:
-            raise ArchiveError(
-                f"pip cannot read {line!r}",
-                where=f"{path}:{number}",
-                hint="write one requirement a line, such as `scikit-learn==1.5.2`",
-            )
+            hint = "Write one requirement per line, such as `scikit-learn==1.5.2`."
+            raise ArchiveError(f"invalid requirement {line!r}", where=f"{path}:{number}", hint=hint)
     if not lines:
-        raise ArchiveError(
-            "the requirements file asks for nothing",
-            where=path,
-            hint="name what the handler needs, or leave model.requirements-file out",
-        )
-    return Requirements(tuple(distributions), tuple(included), unseen)
+        hint = "List the packages that the handler needs, or remove model.requirements-file."
+        raise ArchiveError("the requirements file is empty", where=path, hint=hint)
+    return Requirements(tuple(distributions), tuple(included), is_open)
 
 
 def refuse_credentials(text: str, path: str) -> None:
-    """Keep what opens an index out of the archive, which all who may read the model store can read.
-
-    `ArchiveError` with file and line.
-    """
+    """Raise `ArchiveError`, with file and line, for credentials: they would be in the model store."""
     for number, line in enumerate(text.splitlines(), start=1):
         for found in _LOGIN.finditer(line):
             secret = found["password"] or (found["user"] if len(found["user"]) >= _TOKEN_FROM else "")
             if not _VARIABLES.fullmatch(secret):
                 raise ArchiveError(
-                    "credentials in a URL would be in the archive, for all to read",
+                    "a URL contains credentials, which everyone who reads the archive could read",
                     where=f"{path}:{number}",
-                    hint="write ${NAME} in their place: pip puts in the serving container's variable NAME",
+                    hint="Write ${NAME} instead. pip replaces it by the serving container's variable NAME.",
                 )
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield each line that says something, continued lines joined, with the number of its first."""
+    """Yield each line that is not blank, continued lines joined, with the number of its first."""
     started, pending = 0, ""
     for number, line in enumerate([*text.splitlines(), ""], start=1):
         started = started if pending else number
@@ -109,20 +87,3 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
         if pending.strip():
             yield started, pending.strip()
         pending = ""
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def provides(distribution: str, module: str) -> bool:
-    """Whether a distribution may bring a module: known to, or called alike."""
-    if distribution.startswith(_DISTRIBUTIONS.get(module, "?")):
-        return True
-    parts = [part for part in distribution.split("-") if part not in ("py", "python")] or [distribution]
-    alike = {_bare("".join(parts[:count])) for count in range(1, len(parts) + 1)}
-    return _bare(_normal(module).replace("-", "")) in alike
-
-
-def _bare(name: str) -> str:
-    return name.removeprefix("py") or name

@@ -1,7 +1,7 @@
-"""Bytes on their way: read once, handed on, their CRC-32 and SHA-256 known at the end.
+"""Copies bytes and computes their CRC-32 and SHA-256 in one pass.
 
-One thread reads, sums and writes while another computes the SHA-256, which is the slowest step, over the same
-buffers: `read`, `write`, `crc32` and `sha256` all let go of the interpreter's lock.
+One thread reads, computes the CRC and writes; another computes the SHA-256, the slowest step, over the same
+buffers. `read`, `write`, `crc32` and `sha256` all release the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from queue import SimpleQueue
 
 from msgspec import Struct
 
-BLOCK = 1 << 18  # bytes: of larger ones each pass finds less in the cache, and takes twice as long
+BLOCK = 1 << 18  # bytes; larger ones do not stay in the CPU's cache and take twice as long
 BUFFERS = 16
 
 Take = Callable[[memoryview], object]
 
 
 def drop(view: memoryview) -> None:
-    """Take bytes of which only the sums are wanted."""
+    """Ignore the bytes, if only their sums are needed."""
 
 
 class Sums(Struct, frozen=True):
-    """What went through: bytes, CRC-32 and SHA-256 (hex)."""
+    """The size of some bytes, their CRC-32 and their SHA-256 (hex)."""
 
     size: int
     crc: int
@@ -37,7 +37,7 @@ class Sums(Struct, frozen=True):
 
 
 def open_source(path: Path) -> io.BufferedReader:
-    """Open a regular file for reading, and nothing else: a pipe would block. `OSError` if it is none."""
+    """Open a regular file for reading. `OSError` for anything else: a pipe would block."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -45,30 +45,28 @@ def open_source(path: Path) -> io.BufferedReader:
     return os.fdopen(descriptor, "rb")
 
 
-def why(error: OSError | ValueError) -> str:
-    """Say in a few words why a file could not be read."""
+def unreadable(file: str, error: OSError | ValueError) -> str:
+    """Return the message for a file that could not be opened or read."""
     if isinstance(error, FileNotFoundError):
-        return "does not exist"
-    if isinstance(error, PermissionError):
-        return "may not be read"
+        return f"{file} not found"
     if isinstance(error, OSError) and error.strerror:
-        return f"cannot be read: {error.strerror}"
-    return str(error)
+        return f"cannot read {file}: {error.strerror}"
+    return f"{file} {error}"
 
 
 def sums_of(content: bytes | memoryview) -> Sums:
-    """Return the sums of bytes at hand."""
+    """Return the sums of bytes in memory."""
     return Sums(len(content), zlib.crc32(content), hashlib.sha256(content).hexdigest())
 
 
 def pump(read: Callable[[memoryview], int], take: Take, size: int) -> Sums:
-    """Read `size` bytes, or less where the source ends before, and hand them to `take` in order.
+    """Read `size` bytes, or fewer if the source ends before, and pass them to `take` in order.
 
-    `read` fills a buffer from its start and returns how much it put there, 0 at the end. What it or `take`
-    raises comes out of here, after the second thread has ended.
+    `read` fills a buffer from its start and returns the number of bytes, 0 at the end. Exceptions of `read`
+    and `take` pass through after the second thread has ended.
     """
     done, crc = 0, 0
-    if size <= BLOCK:  # a thread would take longer to start
+    if size <= BLOCK:  # starting a thread would take longer
         whole = memoryview(bytearray(size))
         while done < size and (count := read(whole[done:])):
             done += count

@@ -1,7 +1,6 @@
-"""An archive's bytes: every member is read once, packed, and its digest known when it has gone through.
+"""Writes an archive: each member is read, packed and digested in one pass.
 
-Nothing appears under the destination's name before it is whole, and nothing is left behind where it cannot
-be.
+The destination appears when it is complete. If it cannot be completed, no file is left behind.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from deployer.archive.digests import DigestCache
 from deployer.archive.layout import DEFLATED, STORED, Packed, directory, local_header
 from deployer.archive.members import Archive, Member
 from deployer.archive.partial import partial
-from deployer.archive.stream import Sums, Take, drop, open_source, pump, sums_of, why
+from deployer.archive.stream import Sums, Take, drop, open_source, pump, sums_of, unreadable
 from deployer.errors import ArchiveError, DiskFullError
 
 _LEVEL = 6  # zlib's default, fixed
@@ -29,16 +28,16 @@ _LEVEL = 6  # zlib's default, fixed
 _FULL = {
     errno.ENOSPC: "no space is left",
     errno.EDQUOT: "the quota is reached",
-    errno.EFBIG: "no file may be as large",
+    errno.EFBIG: "the file is too large for the file system or a limit",
 }
 
 Progress = Callable[[int], None]
 
 
 def digest_archive(archive: Archive, digests: DigestCache) -> Archive:
-    """Return the archive sealed, having read those files whose digest was not known.
+    """Return the archive with all digests. Reads the files whose digest is not known.
 
-    `ArchiveError` if one cannot be read or changes meanwhile.
+    `ArchiveError` if a file cannot be read or changes meanwhile.
     """
     reader = _Reader(digests, lambda _: None)
     try:
@@ -53,19 +52,19 @@ def digest_archive(archive: Archive, digests: DigestCache) -> Archive:
 def write_archive(
     archive: Archive, destination: Path, digests: DigestCache, *, progress: Progress = lambda _: None
 ) -> Archive:
-    """Write the archive to exactly `destination` and return it sealed; each file is read once.
+    """Write the archive to exactly `destination`, and return it with all digests. Reads each file once.
 
-    `progress` is called with the number of bytes packed since it was last called. A file that is there is
-    replaced at once by the whole new one; of a folder (format `no-archive`) nothing may be there.
-    `ArchiveError` if a member's file cannot be read, or is not what was planned or changes while it is
-    read, or if the destination cannot be written; `DiskFullError` if there is no room.
+    `progress` gets the number of bytes packed since its last call. An existing file is replaced atomically;
+    an existing folder (format `no-archive`) is an error. `ArchiveError` if a member's file cannot be read,
+    differs from the plan or changes while it is read, or if the destination cannot be written;
+    `DiskFullError` if there is no room.
     """
     folder = archive.format == "no-archive"
     if folder and os.path.lexists(destination):
         raise ArchiveError(
-            "the folder already exists, and kdeploy does not replace folders",
+            "folder already exists, and kdeploy does not replace folders",
             where=str(destination),
-            hint="remove it, or name another place",
+            hint="Remove the folder, or choose another destination.",
         )
     reader = _Reader(digests, progress)
     try:
@@ -83,7 +82,7 @@ def write_archive(
 
 
 class _Reader:
-    """Reads members, each once, sees that they are what was planned, and remembers their digests."""
+    """Reads members, each once, compares them with the plan, and remembers their digests."""
 
     def __init__(self, digests: DigestCache, progress: Progress) -> None:
         self._digests = digests
@@ -91,29 +90,29 @@ class _Reader:
         self._found: dict[str, str] = {}
 
     def copy(self, member: Member, take: Take) -> Sums:
-        """Hand a member's bytes to `take`, and tell how far this got."""
+        """Pass a member's bytes to `take`, and report progress."""
 
-        def take_and_tell(view: memoryview) -> None:
+        def take_and_report(view: memoryview) -> None:
             take(view)
             self._progress(len(view))
 
         if isinstance(member.source, bytes):
             sums = sums_of(member.source)
-            take_and_tell(memoryview(member.source))
+            take_and_report(memoryview(member.source))
         else:
-            sums = self._copy_file(member, member.source, take_and_tell)
+            sums = self._copy_file(member, member.source, take_and_report)
         self._found[member.name] = sums.sha256
         return sums
 
     def sealed(self, archive: Archive) -> Archive:
-        """Return the archive with the digests that were found."""
+        """Return the archive with the digests of what was read."""
         members = (
             replace(member, sha256=self._found.get(member.name, member.sha256)) for member in archive.members
         )
         return replace(archive, members=tuple(members))
 
     def _copy_file(self, member: Member, path: Path, take: Take) -> Sums:
-        read_at = self._digests.now()
+        read_at = self._digests.clock()
         with _readable(path):
             file = open_source(path)
         with file:
@@ -129,28 +128,25 @@ class _Reader:
         planned = sums.size == before.st_size == member.size and member.sha256 in (None, sums.sha256)
         if not (same and planned):
             self._digests.forget(path)
-            raise ArchiveError(
-                "the file changed while it was being packed",
-                where=str(path),
-                hint="wait until the program that writes it has ended, then run the command again",
-            )
+            hint = "Wait until the program that writes the file has ended, then run the command again."
+            raise ArchiveError(f"{path.name} changed while it was read", where=str(path), hint=hint)
         self._digests.record(path, before, sums.sha256, read_at=read_at)
         return sums
 
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Tell a file that cannot be read from a destination that cannot be written."""
+    """Turn the error of a file that cannot be read into `ArchiveError`: an `OSError` is the destination's."""
     try:
         yield
     except OSError as error:
-        raise ArchiveError(f"the file {why(error)}", where=str(path)) from error
+        raise ArchiveError(unreadable(path.name, error), where=str(path)) from error
 
 
 def _write_zip(archive: Archive, file: io.BufferedWriter, reader: _Reader) -> None:
     method = DEFLATED if archive.format == "default" else STORED
     if method == STORED:
-        _reserve(file.fileno(), _stored_size(archive))
+        _reserve(file.fileno(), archive.size)
     entries = []
     for member in archive.members:
         entry = Packed(member.name, method, member.size, file.tell())
@@ -171,25 +167,14 @@ def _deflate(member: Member, file: io.BufferedWriter, reader: _Reader) -> Sums:
     return sums
 
 
-def _stored_size(archive: Archive) -> int:
-    entries, position = [], 0
-    for member in archive.members:
-        entry = Packed(member.name, STORED, member.size, position, packed_size=member.size)
-        entries.append(entry)
-        position += len(local_header(entry)) + member.size
-    return position + len(directory(entries, position))
-
-
 def _reserve(descriptor: int, size: int) -> None:
-    """Ask for the space at once, where the system can, so that a full disk is found out before the work."""
-    reserve = getattr(os, "posix_fallocate", None)
-    if reserve is None:
-        return
-    try:
-        reserve(descriptor, 0, size)
-    except OSError as error:
-        if error.errno in _FULL:
-            raise
+    """Reserve the space if the system can, so that a full disk is an error before the work."""
+    if reserve := getattr(os, "posix_fallocate", None):
+        try:
+            reserve(descriptor, 0, size)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise
 
 
 def _write_tgz(archive: Archive, file: io.BufferedWriter, reader: _Reader) -> None:
@@ -219,14 +204,10 @@ def _write_folder(archive: Archive, folder: Path, reader: _Reader) -> None:
 def _unwritable(error: OSError, archive: Archive, destination: Path) -> ArchiveError | DiskFullError:
     full = _FULL.get(error.errno or 0)
     if full is None:
-        return ArchiveError(f"cannot be written: {error.strerror or error}", where=str(destination))
-    needed = _stored_size(archive) if archive.format == "zip-store" else archive.size
-    try:
-        free = f"{shutil.disk_usage(destination.parent).free:,}"
-    except OSError:
-        free = "an unknown number"
+        return ArchiveError(f"cannot write the archive: {error.strerror or error}", where=str(destination))
+    free = shutil.disk_usage(destination.parent).free
     return DiskFullError(
-        f"{full}: the archive needs {needed:,} bytes, {free} are free",
+        f"{full}: the archive needs {archive.size:,} bytes, {free:,} are free",
         where=str(destination),
-        hint="make room, or write to another disk",
+        hint="Free some space, or write to another disk.",
     )

@@ -54,7 +54,7 @@ def archive(
     config_file: Annotated[
         str | None, typer.Option("--config-file", "-c", help="TorchServe's model-config.yaml.")
     ] = None,
-    runtime: Annotated[str | None, typer.Option("--runtime", help="python, python3 or LSP.")] = None,
+    runtime: Annotated[str | None, typer.Option("--runtime", help="python or python3.")] = None,
     archive_format: Annotated[
         str | None, typer.Option("--archive-format", help="zip-store, default (deflated), tgz or no-archive.")
     ] = None,

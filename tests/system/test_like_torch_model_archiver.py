@@ -73,7 +73,6 @@ def members(path: Path) -> dict[str, bytes]:
         {"handler": "src/my_handler.py", "extra_files": ("assets", "g*.txt", "./index_to_name.json", "src/")},
         {"handler": "base_handler", "requirements_file": "requirements.txt", "config_file": "own.yaml"},
         {"handler": "base_handler", "runtime": "python3", "config_file": "own.yaml"},
-        {"handler": "TorchScriptHandler", "runtime": "LSP", "extra_files": ("assets/deep",)},
     ],
 )
 def test_members_and_manifest(project, digests, tmp_path, values):
@@ -82,13 +81,11 @@ def test_members_and_manifest(project, digests, tmp_path, values):
     ours, theirs = members(tmp_path / "ours.mar"), by_the_archiver(model, project, tmp_path / "theirs")
     our_manifest = json.loads(ours.pop("MAR-INF/MANIFEST.json"))
     their_manifest = json.loads(theirs.pop("MAR-INF/MANIFEST.json"))
-    added = ADDED if model.runtime != "LSP" else set()
-    assert set(ours) - set(theirs) == added
-    assert {name: content for name, content in ours.items() if name not in added} == theirs
-    if added:
-        written = their_manifest["model"]["handler"]
-        assert json.loads(ours["kdeploy_handler.json"]) == {"handler": written}
-        their_manifest["model"]["handler"] = "kdeploy_handler.py"
+    assert set(ours) - set(theirs) == ADDED
+    assert {name: content for name, content in ours.items() if name not in ADDED} == theirs
+    written = their_manifest["model"]["handler"]
+    assert json.loads(ours["kdeploy_handler.json"]) == {"handler": written}
+    their_manifest["model"]["handler"] = "kdeploy_handler.py"
     their_manifest["createdOn"] = "01/01/1980 00:00:00"
     assert our_manifest == their_manifest
     assert list(our_manifest) == list(their_manifest)

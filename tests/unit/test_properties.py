@@ -73,18 +73,18 @@ def test_entries_of_the_user_go_in_verbatim_and_may_replace_a_default() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "what"),
     [
-        ("model_store", "/x", "not for [torchserve]"),
+        ("model_store", "/x", "kdeploy reserves model_store"),
         ("service_envelope", "kserve", "breaks batching"),
         ("max_request_size", 1, "serving.max-request-size"),
         ("a", "b\nmodel_store=/etc", "line break"),
         ("a", "b\\", "backslash"),
         ("a", "b\x85c=d", "ASCII"),
         ("a", "b\u2028c=d", "ASCII"),
-        ("a", " b", "outer blanks"),
-        ("a=b", "c", "no key"),
-        ("a b", "c", "no key"),
-        ("", "c", "no key"),
-        ("#a", "c", "no key"),
+        ("a", " b", "outer spaces"),
+        ("a=b", "c", "invalid key"),
+        ("a b", "c", "invalid key"),
+        ("", "c", "invalid key"),
+        ("#a", "c", "invalid key"),
     ],
 )
 def test_what_would_break_the_file_is_refused(key: str, value: str | int, what: str) -> None:

@@ -105,9 +105,9 @@ def test_a_record_that_was_touched_is_refused(old: bytes, new: bytes) -> None:
 @pytest.mark.parametrize("schema", [1, 3])
 def test_a_record_of_another_kdeploy_is_refused_as_such(schema: int) -> None:
     data = b'{"schema": %d, "field": "of those days"}' % schema
-    with pytest.raises(IntegrityError, match=f"schema {schema}, and this kdeploy reads schema 2") as caught:
+    with pytest.raises(IntegrityError, match=f"schema {schema}: this kdeploy reads schema 2") as caught:
         decode_release(data, where="store/release.json")
-    assert "push it again" in (caught.value.hint or "")
+    assert "push the release again" in (caught.value.hint or "")
 
 
 @given(st.binary(max_size=200))

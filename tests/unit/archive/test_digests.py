@@ -67,7 +67,7 @@ def test_a_change_that_hides_behind_its_size_and_time_is_noticed(path, tmp_path)
     file.write_bytes(b"one")
     status = file.stat()
     cache = DigestCache(path, clock=lambda: status.st_ctime_ns + 10 * SECOND)
-    cache.record(file, status, SHA, read_at=cache.now())
+    cache.record(file, status, SHA, read_at=cache.clock())
     file.write_bytes(b"two")
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert file.stat().st_mtime_ns == status.st_mtime_ns

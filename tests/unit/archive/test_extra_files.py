@@ -66,20 +66,20 @@ def test_a_file_may_be_named_more_than_once(plan, root):
         (("a/x", "b/x"), "two files would be x in the archive: a/x and b/x"),
         (("a", "b"), "two files would be x in the archive: a/x and b/x"),
         (("other/weights.pt",), "two files would be weights.pt"),
-        (("none",), "none does not exist"),
+        (("none",), "none not found"),
         (("*.none",), "matches no file"),
-        (("",), "'' is no path"),
-        (("nul\0",), "is no path"),
+        (("",), "invalid path ''"),
+        (("nul\0",), "invalid path"),
         (("pipe",), "pipe is a device or pipe, not a file"),
-        (("kdeploy_handler.json",), "keeps for itself"),
-        (("kdeploy_limits.py",), "keeps for itself"),
+        (("kdeploy_handler.json",), "kdeploy reserves the name"),
+        (("kdeploy_limits.py",), "kdeploy reserves the name"),
         (("kdeploy_handler",), None),
-        (("reserved",), "keeps for itself"),
-        (("mar",), "keeps for itself"),
-        (("a\\b",), "holds a backslash"),
+        (("reserved",), "kdeploy reserves the name"),
+        (("mar",), "kdeploy reserves the name"),
+        (("a\\b",), "contains a backslash"),
         (("new\nline",), "control character"),
-        ((os.fsdecode(b"latin\xe9"),), "no UTF-8"),
-        (("clash/one", "clash/two"), "d: is a file and a folder at once"),
+        ((os.fsdecode(b"latin\xe9"),), "not UTF-8"),
+        (("clash/one", "clash/two"), "d is a file and a folder at once"),
         (("model-config.yaml",), "model-config.yaml is the name of a file that kdeploy adds"),
     ],
 )
@@ -119,16 +119,6 @@ def test_a_weights_file_with_a_name_of_kdeploys(plan, root):
         assert caught.value.where == "kdeploy.toml: model.serialized-file"
 
 
-def test_an_lsp_archive_may_hold_what_is_kdeploys_elsewhere(plan, root):
-    put(root, "kdeploy_handler.json")
-    assert "kdeploy_handler.json" in {
-        member.name
-        for member in plan(
-            runtime="LSP", handler="BaseHandler", extra_files=("kdeploy_handler.json",)
-        ).members
-    }
-
-
 def test_links(plan, root):
     put(root, "outside.txt", "a/real.txt", "a/sub/deep.txt", "b/x")
     (root / "a" / "inside.txt").symlink_to("real.txt")
@@ -146,7 +136,7 @@ def test_links(plan, root):
         plan(extra_files=("a",))
     (root / "a" / "loop").unlink()
     (root / "a" / "dangling").symlink_to("gone")
-    with pytest.raises(ArchiveError, match="dangling does not exist"):
+    with pytest.raises(ArchiveError, match="dangling not found"):
         plan(extra_files=("a",))
 
 
@@ -269,8 +259,7 @@ def test_names_of_members(name, fault):
 
 def test_names_that_cannot_be_together():
     assert names_fault(["a", "a.b", "a b", "ab/c"]) is None
-    assert names_fault(["a/b", "a.c", "a"]) == "a: is a file and a folder at once"
-    assert names_fault(["a", "b", "a"]) == "a: is there twice"
+    assert names_fault(["a/b", "a.c", "a"]) == "a is a file and a folder at once"
 
 
 PARTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8).filter(

@@ -6,7 +6,8 @@ import textwrap
 import pytest
 
 from deployer.archive.imports import image_modules
-from deployer.archive.lint import Source, check_entry_point, parse
+from deployer.archive.lint import check_entry_point, parse
+from deployer.archive.members import Source
 from deployer.errors import ArchiveError
 
 HERE = sys.version_info.minor
@@ -36,7 +37,7 @@ def refused(text: str, python: str = "3.9") -> ArchiveError:
 def test_syntax_is_refused_on_a_python_that_lacks_it(text, since):
     error = refused(f"\n{text}", f"3.{since - 1}")
     assert error.where > "h.py:1"
-    assert f"does not parse on Python 3.{min(since - 1, HERE)}: " in error.what
+    assert f"cannot parse on Python 3.{min(since - 1, HERE)}: " in error.what
     if since <= HERE:
         tree_of(text, f"3.{since}")
 
@@ -158,7 +159,7 @@ def test_a_function_that_is_named():
     check_entry_point(tree_of("from x import *"), "h.py", "predict")
     with pytest.raises(ArchiveError) as caught:
         check_entry_point(tree_of("def predikt(): pass"), "h.py", "predict")
-    assert (caught.value.where, caught.value.hint) == ("kdeploy.toml: model.handler", "did you mean predikt?")
+    assert (caught.value.where, caught.value.hint) == ("kdeploy.toml: model.handler", "Did you mean predikt?")
     with pytest.raises(ArchiveError, match=r"h.py defines no predict"):
         check_entry_point(tree_of("class A:\n def predict(self): pass"), "h.py", "predict")
 
@@ -173,7 +174,7 @@ def test_files_that_do_not_parse(plan, root):
     plan(model_file="new.py", python=f"3.{HERE}")
     (root / "newer.py").write_text("x = = 1")
     (warning,) = plan(handler="handler.py", model_file="newer.py", python=f"3.{HERE + 1}").warnings
-    assert warning.startswith(f"newer.py:1: does not parse on Python 3.{HERE}: ")
+    assert warning.startswith(f"newer.py:1: cannot parse on Python 3.{HERE}: ")
 
 
 def test_imports_that_the_image_may_not_have(plan, root):

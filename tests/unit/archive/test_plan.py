@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import deployer.archive.files as files_module
 import deployer.archive.plan as plan_module
 from deployer.archive import DigestCache, digest_archive, plan_archive
-from deployer.archive.stream import why
+from deployer.archive.stream import unreadable
 from deployer.config import Model
 from deployer.errors import ArchiveError
 from deployer.shipped import shipped
@@ -75,14 +76,14 @@ def test_torchserves_own_handler_goes_before_a_file_of_that_name(plan, root):
 @pytest.mark.parametrize(
     ("handler", "what", "hint"),
     [
-        ("missing.py", "missing.py does not exist", "relative to"),
-        ("image_clasifier", "image_clasifier.py does not exist", "image_classifier"),
-        ("handler.py:", "'' is not the name of a function", "file.py:function"),
-        ("handler.py:a.b", "'a.b' is not the name of a function", "file.py:function"),
-        ("my.handler.py", "'my.handler.py' cannot be imported", "without another dot"),
-        (".py", "'.py' cannot be imported", "without another dot"),
+        ("missing.py", "missing.py not found", "relative to"),
+        ("image_clasifier", "image_clasifier.py not found", "image_classifier"),
+        ("handler.py:", "invalid function name ''", "file.py:function"),
+        ("handler.py:a.b", "invalid function name 'a.b'", "file.py:function"),
+        ("my.handler.py", "cannot import 'my.handler.py'", "without another dot"),
+        (".py", "cannot import '.py'", "without another dot"),
         ("folder.py", "folder.py is a folder", "relative to"),
-        ("nul\0.py", "control character", "rename"),
+        ("nul\0.py", "control character", "Rename"),
     ],
 )
 def test_a_handler_that_cannot_be(plan, root, handler, what, hint):
@@ -94,44 +95,11 @@ def test_a_handler_that_cannot_be(plan, root, handler, what, hint):
     assert caught.value.where == "kdeploy.toml: model.handler"
 
 
-def test_no_adapter_for_the_lsp_runtime(plan, root, monkeypatch):
-    monkeypatch.setattr(sys, "platform", "linux")
-    (root / "lib").mkdir()
-    (root / "lib" / "mine.so").write_bytes(b"elf")
-    (root / "requirements.txt").write_text("numpy\n")
-    archive = plan(runtime="LSP", handler="lib/mine:Handler", requirements_file="requirements.txt")
-    assert list(contents(archive)) == ["MAR-INF/MANIFEST.json", "mine.so", "requirements.txt", "weights.pt"]
-    assert model_of_manifest(archive)["handler"] == "mine:Handler"
-    assert list(contents(plan(runtime="LSP", handler="TorchScriptHandler"))) == [
-        "MAR-INF/MANIFEST.json", "weights.pt",
-    ]  # fmt: skip
-    monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(ArchiveError, match=r"mine\.dylib does not exist"):
-        plan(runtime="LSP", handler="lib/mine:Handler")
-
-
-@pytest.mark.parametrize("name", ["", "M", "1m", "m-", "m_x", "m.x", "m" * 48, "m\n", "../m"])
-def test_a_name_that_kserve_would_refuse(plan, name):
-    with pytest.raises(ArchiveError) as caught:
-        plan(name=name)
-    assert caught.value.where == "kdeploy.toml: model.name"
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("version", "a b"), ("runtime", "ruby"), ("archive_format", "rar"), ("python", "2.7"), ("handler", "")],
-)
-def test_a_model_that_was_made_by_hand_is_held_to_the_same_rules(plan, key, value):
-    with pytest.raises(ArchiveError) as caught:
-        plan(**{key: value})
-    assert caught.value.where == f"kdeploy.toml: model.{key.replace('_', '-')}"
-
-
 @pytest.mark.parametrize("key", ["serialized_file", "model_file", "requirements_file", "config_file"])
 @pytest.mark.parametrize(
     ("file", "what"),
     [
-        ("none.pt", "does not exist"),
+        ("none.pt", "not found"),
         ("", "is a folder"),
         ("pipe", "is a device or pipe"),
         ("/dev/null", "device"),
@@ -150,7 +118,7 @@ import os, sys
 from pathlib import Path
 import model_archiver.model_packaging_utils
 from deployer.archive import DigestCache, plan_archive
-from deployer.archive.stream import why
+from deployer.archive.stream import unreadable
 from deployer.config import Model
 from deployer.errors import ArchiveError
 root = Path(sys.argv[1])
@@ -169,7 +137,9 @@ except ArchiveError as error:
         run = subprocess.run(
             [sys.executable, "-c", script, name], capture_output=True, text=True, check=False
         )
-    assert run.stdout == "kdeploy.toml: model.serialized-file: secret.pt may not be read\n", run.stderr
+    assert run.stdout == "kdeploy.toml: model.serialized-file: cannot read secret.pt: Permission denied\n", (
+        run.stderr
+    )
 
 
 def test_weights_that_are_empty_or_cut_short(plan, root):
@@ -180,15 +150,21 @@ def test_weights_that_are_empty_or_cut_short(plan, root):
     (root / "torch.pt").write_bytes(whole)
     plan(serialized_file="torch.pt")
     (root / "torch.pt").write_bytes(whole[:-30])
-    with pytest.raises(ArchiveError, match=r"torch.pt is cut short"):
+    with pytest.raises(ArchiveError, match=r"torch.pt is truncated"):
         plan(serialized_file="torch.pt")
 
 
-def test_weights_that_vanish_between_two_looks(plan, monkeypatch):
-    def fails(path):
-        raise OSError(5, "Input/output error")
+def test_weights_that_cannot_be_read_twice(plan, monkeypatch):
+    real = files_module.open_source
 
-    monkeypatch.setattr(plan_module, "open_source", fails)
+    def fails(path):
+        if path in opened:
+            raise OSError(5, "Input/output error")
+        opened.append(path)
+        return real(path)
+
+    opened = []
+    monkeypatch.setattr(files_module, "open_source", fails)
     with pytest.raises(ArchiveError, match="Input/output error"):
         plan()
 
@@ -241,7 +217,7 @@ def test_files_are_called_as_torch_model_archiver_calls_them(plan, archive_forma
 
 def test_a_handler_adapter_that_is_not_installed(plan, monkeypatch, tmp_path):
     monkeypatch.setattr(plan_module, "shipped", lambda folder: tmp_path / folder)
-    with pytest.raises(ArchiveError, match="adapter does not exist"):
+    with pytest.raises(ArchiveError, match="handler adapter not found"):
         plan()
 
 
@@ -274,12 +250,10 @@ def test_requirements_that_name_a_file_which_is_not_packed(plan, root):
     assert caught.value.where == "requirements.txt:1"
     plan(requirements_file="requirements.txt", extra_files=("base.txt",))
     (root / "base.txt").write_text("-i https://user:planted@host/simple\nnumpy\n")
-    with pytest.raises(ArchiveError, match="credentials in a URL") as caught:
+    with pytest.raises(ArchiveError, match="a URL contains credentials") as caught:
         plan(requirements_file="requirements.txt", extra_files=("base.txt",))
     assert caught.value.where == "base.txt:1"
     assert "planted" not in str(caught.value)
-    (root / "requirements.txt").write_text("-r kdeploy_handler.json\nnumpy\n")
-    plan(requirements_file="requirements.txt")
     (root / "requirements.txt").write_text("-r base.txt\n")
     os.truncate(root / "base.txt", 9 << 20)
     with pytest.raises(ArchiveError, match=r"base\.txt has 9,437,184 bytes"):
@@ -300,32 +274,14 @@ def test_a_python_file_that_is_gigantic_is_packed_unparsed(plan, root):
     assert not plan(extra_files=("table.py",)).sealed
 
 
-def test_a_text_that_cannot_be_read_twice(plan, root, monkeypatch):
-    import deployer.archive.files as files_module
-
-    (root / "requirements.txt").write_text("numpy\n")
-    opened, real = [], files_module.open_source
-
-    def once(path: Path):
-        if path in opened:
-            raise OSError(5, "Input/output error")
-        opened.append(path)
-        return real(path)
-
-    monkeypatch.setattr(files_module, "open_source", once)
-    with pytest.raises(ArchiveError, match="Input/output error"):
-        plan(requirements_file="requirements.txt")
-
-
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
-        (FileNotFoundError(), "does not exist"),
-        (PermissionError(), "may not be read"),
-        (OSError(5, "Input/output error"), "cannot be read: Input/output error"),
-        (OSError("is a folder"), "is a folder"),
-        (ValueError("embedded null byte"), "embedded null byte"),
+        (FileNotFoundError(), "x not found"),
+        (OSError(5, "Input/output error"), "cannot read x: Input/output error"),
+        (OSError("is a folder"), "x is a folder"),
+        (ValueError("embedded null byte"), "x embedded null byte"),
     ],
 )
-def test_errors_of_the_system_in_a_few_words(error, said):
-    assert why(error) == said
+def test_the_message_for_a_file_that_cannot_be_read(error, message):
+    assert unreadable("x", error) == message

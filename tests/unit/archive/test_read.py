@@ -78,10 +78,10 @@ def test_what_differs_from_the_record_is_named(mar):
     path, recorded = mar
     first, second = recorded[:2]
     for wrong, what in [
-        (recorded[1:], "MAR-INF/MANIFEST.json: was not in the archive that was pushed"),
-        ((*recorded, MemberRecord("z", 0, "0" * 64)), "z: is missing"),
-        ((first, replace(second, size=1), *recorded[2:]), "b.txt: has 150 bytes, not 1"),
-        ((first, replace(second, sha256="0" * 64), *recorded[2:]), "b.txt: its content is not the one"),
+        (recorded[1:], "MAR-INF/MANIFEST.json: not in the archive that was pushed"),
+        ((*recorded, MemberRecord("z", 0, "0" * 64)), "z: missing"),
+        ((first, replace(second, size=1), *recorded[2:]), "b.txt: 150 bytes instead of 1"),
+        ((first, replace(second, sha256="0" * 64), *recorded[2:]), "b.txt: the content differs"),
     ]:
         assert refusal(path, wrong).startswith(what)
 
@@ -114,13 +114,13 @@ def test_members_that_lie_about_themselves(tmp_path):
     recorded = (record("a", content),)
     verify_archive(made(path, packed("a", content)), recorded)
     for changes, what in (
-        ({"method": 12}, "the directory"),
-        ({"size": 6}, "a: has 6 bytes"),
-        ({"packed_size": 6}, "the directory"),
-        ({"packed_size": 8}, "the directory"),
-        ({"crc": 1}, "a: its content"),
-        ({"offset": 1}, "the directory"),
-        ({"method": layout.DEFLATED}, "a: is damaged"),
+        ({"method": 12}, "the zip directory"),
+        ({"size": 6}, "a: 6 bytes instead"),
+        ({"packed_size": 6}, "the zip directory"),
+        ({"packed_size": 8}, "the zip directory"),
+        ({"crc": 1}, "a: the content"),
+        ({"offset": 1}, "the zip directory"),
+        ({"method": layout.DEFLATED}, "a: damaged"),
     ):
         assert refusal(made(path, packed("a", content, **changes)), recorded).startswith(what), changes
     for start in (0, 1, 1000, 1 << 40):
@@ -132,13 +132,15 @@ def test_members_that_are_hidden_doubled_or_in_another_order(tmp_path):
     one, length = packed("a", b"1"), 32
     recorded = record("a", b"1"), record("b", b"2")
     verify_archive(made(path, one, packed("b", b"2", length)), recorded)
-    assert refusal(made(path, one, packed("a", b"1", length)), recorded[:1]).startswith("the directory")
-    assert refusal(made(path, packed("b", b"2"), packed("a", b"1", length)), recorded).startswith("the dir")
-    assert refusal(made(path, one, packed("../b", b"2", length)), recorded[:1]).startswith("../b: was not")
+    assert refusal(made(path, one, packed("a", b"1", length)), recorded[:1]).startswith("the zip directory")
+    assert refusal(made(path, packed("b", b"2"), packed("a", b"1", length)), recorded).startswith(
+        "the zip dir"
+    )
+    assert refusal(made(path, one, packed("../b", b"2", length)), recorded[:1]).startswith("../b: not in")
     (entry, data), (other, _) = one, packed("b", b"1")
     content = layout.local_header(entry) + data
     path.write_bytes(content + layout.directory([entry, other], len(content)))  # two names for one content
-    assert refusal(path, (recorded[0], record("b", b"1"))).startswith("the directory")
+    assert refusal(path, (recorded[0], record("b", b"1"))).startswith("the zip directory")
 
 
 def test_archives_of_other_tools_are_not_what_was_pushed(tmp_path):
@@ -153,7 +155,7 @@ def test_archives_of_other_tools_are_not_what_was_pushed(tmp_path):
 
     verify_archive(zipped("a", stat.S_IFREG), recorded)  # the same bytes, whoever writes them
     for other in ((stat.S_IFLNK,), (stat.S_IFDIR,), (stat.S_IFREG, zipfile.ZIP_LZMA)):
-        assert refusal(zipped("a", *other), recorded).startswith("the directory")
+        assert refusal(zipped("a", *other), recorded).startswith("the zip directory")
 
 
 def deflated(path: Path, declared: bytes, data: bytes) -> Path:
@@ -192,7 +194,7 @@ def test_deflated_data_that_lies(tmp_path, monkeypatch):
     monkeypatch.setattr(read_module.zlib, "decompressobj", Counting)
     path, short = tmp_path / "m.mar", bytes(1000)
     recorded = (record("a", short),)
-    assert refusal(deflated(path, short, deflate(bytes(100 << 20))), recorded).startswith("a: is damaged")
+    assert refusal(deflated(path, short, deflate(bytes(100 << 20))), recorded).startswith("a: damaged")
     assert sum(inflated) == 1001
     for data in (
         deflate(bytes(999)),
@@ -208,7 +210,7 @@ def test_deflated_data_that_lies(tmp_path, monkeypatch):
 
 def test_what_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for path, what in [("none", "does not exist"), ("", "is a folder"), ("pipe", "pipe")]:
+    for path, what in [("none", "not found"), ("", "is a folder"), ("pipe", "pipe")]:
         assert what in refusal(tmp_path / path, ())
 
 

@@ -110,7 +110,7 @@ def test_an_older_file_is_replaced_and_an_older_folder_is_not(tmp_path, archive,
 def test_destinations_that_cannot_be(tmp_path, archive, digests, place):
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
-    with pytest.raises(ArchiveError, match="cannot be written") as caught:
+    with pytest.raises(ArchiveError, match="cannot write the archive") as caught:
         write_archive(archive(CONTENT), tmp_path / place, digests)
     assert caught.value.where == str(tmp_path / place)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
@@ -151,7 +151,7 @@ def test_a_file_that_changes(tmp_path, archive, archive_format, change):
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob("*.partial")) + list(tmp_path.glob(".*.partial"))
     if source.is_file():
-        assert "changed while" in caught.value.what
+        assert "changed while it was read" in caught.value.what
         assert DigestCache(tmp_path / "digests.json").lookup(source, source.stat()) is None
 
 
@@ -180,7 +180,7 @@ def test_a_file_that_cannot_be_read_to_its_end(tmp_path, archive, digests, monke
 
     real = write_module.open_source
     monkeypatch.setattr(write_module, "open_source", lambda path: Failing(real(path)))
-    with pytest.raises(ArchiveError, match="cannot be read: Input/output error"):
+    with pytest.raises(ArchiveError, match=r"cannot read w\.pt: Input/output error"):
         write_archive(archive({"w.pt": source}), tmp_path / "m.mar", digests)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["w.pt"]
 
@@ -303,21 +303,11 @@ def test_a_limit_on_the_size_of_files(tmp_path, archive, digests):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (BLOCK, before[1]))
     try:
-        with pytest.raises(DiskFullError, match="no file may be as large"):
+        with pytest.raises(DiskFullError, match="the file is too large"):
             write_archive(archive({"w.pt": source}), tmp_path / "m.mar", digests)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["w.pt"]
-
-
-def test_a_full_disk_of_which_nothing_is_known(tmp_path, archive, digests, monkeypatch):
-    def fails(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "posix_fallocate", fails, raising=False)
-    monkeypatch.setattr(write_module.shutil, "disk_usage", fails)
-    with pytest.raises(DiskFullError, match="an unknown number are free"):
-        write_archive(archive(CONTENT), tmp_path / "m.mar", digests)
 
 
 def test_space_that_cannot_be_reserved(tmp_path, archive, digests, monkeypatch):

@@ -67,7 +67,7 @@ def test_config_properties_are_those_of_the_record(release: Release, contents: C
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (lambda data: data.replace(b"w.pt", b"x.pt"), "model-store/digits.mar: w.pt: is missing"),
+        (lambda data: data.replace(b"w.pt", b"x.pt"), "model-store/digits.mar: w.pt: missing"),
         (lambda data: data[:-1], "model-store/digits.mar: "),
         (lambda data: data + b"x", "model-store/digits.mar: "),
     ],
@@ -91,5 +91,5 @@ def test_an_archive_has_the_bytes_of_the_record(mar: Path, contents: Contents) -
     contents.compare_outline(mar.read_bytes(), mar.stat().st_size)  # which sees no difference
     with pytest.raises(IntegrityError) as caught:
         contents.compare_archive(mar)
-    assert caught.value.what == ("model-store/digits.mar: w.pt: its content is not the one that was pushed")
+    assert caught.value.what == ("model-store/digits.mar: w.pt: the content differs from the pushed file")
     assert caught.value.where == WHERE, "the release, not the copy"
