@@ -21,7 +21,7 @@ def read_bytes(path: str | Path, at_most: int = TEXT_MAX) -> bytes:
     A pipe without a writer is empty.
     """
     try:
-        with open(path, "rb", opener=open_at_once) as file:
+        with open(path, "rb", opener=open_nonblocking) as file:
             os.set_blocking(file.fileno(), True)
             content = file.read(at_most + 1)
     except ValueError as error:
@@ -31,7 +31,7 @@ def read_bytes(path: str | Path, at_most: int = TEXT_MAX) -> bytes:
     return content
 
 
-def open_at_once(path: str, flags: int) -> int:
+def open_nonblocking(path: str, flags: int) -> int:
     """Open a file: an `opener` for `open` that does not block on a pipe without a writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 

@@ -15,7 +15,7 @@ from deployer.errors import ArchiveError
 
 OURS = "kdeploy_"  # the prefix of kdeploy's own members
 
-_READ_AT_ONCE = 256 << 10  # bytes: reading so few takes no longer than a look into the cache
+_SMALL = 256 << 10  # bytes: reading so few takes no longer than a look into the cache
 _TEXT_AT_MOST = 8 << 20  # bytes of a file that is parsed
 
 
@@ -58,7 +58,7 @@ class Files:
             return name
         with self.open(key, path, hint) as opened:
             status = os.fstat(opened.fileno())
-            if status.st_size > (_TEXT_AT_MOST if name.endswith(".py") else _READ_AT_ONCE):
+            if status.st_size > (_TEXT_AT_MOST if name.endswith(".py") else _SMALL):
                 size, sha256 = status.st_size, self._digests.lookup(path, status)
             else:
                 content = opened.read(status.st_size)

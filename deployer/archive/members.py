@@ -77,7 +77,7 @@ class Archive(Struct, frozen=True, kw_only=True):
 
     @property
     def digest(self) -> str:
-        """`sha256:` and the digest of all members, whatever the format. `ValueError` unless sealed."""
+        """`sha256:` and the digest of all members, independent of the format. `ValueError` unless sealed."""
         return digest_records(self.records)
 
 
@@ -109,5 +109,5 @@ def names_fault(names: Iterable[str]) -> str | None:
     ordered = sorted(names, key=lambda name: name.replace("/", "\0"))
     for name, following in itertools.pairwise(ordered):
         if following.startswith(f"{name}/"):
-            return f"{name} is a file and a folder at once"
+            return f"{name} is both a file and a folder"
     return None

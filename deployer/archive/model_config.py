@@ -10,7 +10,7 @@ from typing import Any
 
 from deployer.errors import ArchiveError
 
-MODEL_CONFIG = "model-config.yaml"  # the name if the model has none of its own
+MODEL_CONFIG = "model-config.yaml"  # the name if the user has none
 USE_VENV = b"useVenv: true\n"
 
 # What PyYAML's constructors raise, for `!!int ""` and the like.

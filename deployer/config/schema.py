@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-# `$` alone would allow a line break at the end.
+# A plain `$` would allow a line break at the end.
 NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$(?!\n)"
 NAME_MAX = 46  # keeps Knative's latest-NAME-predictor and KServe's label isvc.NAME-predictor within 63
 PORT_FORWARD = "port-forward"  # the value of `ingress` for requests through the API server

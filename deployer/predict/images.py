@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from deployer.errors import PredictError
-from deployer.files import open_at_once
+from deployer.files import open_nonblocking
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -144,7 +144,7 @@ def sniff(data: bytes) -> str:
 def _opened(path: Path) -> Iterator[tuple[io.BufferedReader, int]]:
     """Open a regular file that is not empty; yield it with its size."""
     try:
-        with open(path, "rb", opener=open_at_once) as file:
+        with open(path, "rb", opener=open_nonblocking) as file:
             status = os.fstat(file.fileno())
             regular = stat.S_ISREG(status.st_mode)
             if not regular or not status.st_size:

@@ -217,6 +217,12 @@ class TestRefusals:
             (MINIMAL.replace("digits", "My_Model"), "of another form", "lower-case"),
             (MINIMAL.replace("digits", "a" * 47), "46", "46 characters"),
             (MINIMAL + "[serving]\nbatch-size = 0\n", ">= 1", None),
+            (MINIMAL + 'runtime = "pythn3"\n', "invalid value 'pythn3'", "python3. Did you mean python3?"),
+            (
+                MINIMAL + '[targets.x]\nkind = "kserve"\ndeployment-mode = "x"\n',
+                "value 'x'",
+                "Knative, Standard.",
+            ),
             (MINIMAL + "[serving]\nbatch-size = true\n", "expected a whole number, got true or false", None),
             (MINIMAL + "[serving]\nmin-workers = 2\n", "more than max-workers", "max-workers"),
             (MINIMAL + "[scaling]\nmin-replicas = 2\n", "more than max-replicas", "max-replicas"),
@@ -265,6 +271,7 @@ class TestRefusals:
         ("flag", "text", "hint"),
         [
             ("serving.batch-size", "many", None),
+            ("model.archive-format", "tar.gz", "zip-store, default, tgz, no-archive."),
             ("targets.local.namespace", "A B", "lower-case"),
             ("serving.batchsize", "8", "serving.batch-size"),
             ("model.extra-files", "a.txt", "JSON"),

@@ -79,7 +79,7 @@ def test_a_file_may_be_named_more_than_once(plan, root):
         (("a\\b",), "contains a backslash"),
         (("new\nline",), "control character"),
         ((os.fsdecode(b"latin\xe9"),), "not UTF-8"),
-        (("clash/one", "clash/two"), "d is a file and a folder at once"),
+        (("clash/one", "clash/two"), "d is both a file and a folder"),
         (("model-config.yaml",), "model-config.yaml is the name of a file that kdeploy adds"),
     ],
 )
@@ -259,7 +259,7 @@ def test_names_of_members(name, fault):
 
 def test_names_that_cannot_be_together():
     assert names_fault(["a", "a.b", "a b", "ab/c"]) is None
-    assert names_fault(["a/b", "a.c", "a"]) == "a is a file and a folder at once"
+    assert names_fault(["a/b", "a.c", "a"]) == "a is both a file and a folder"
 
 
 PARTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8).filter(
