@@ -25,7 +25,7 @@ ID_PATTERN = r"^[A-Za-z0-9][-A-Za-z0-9_.]*-[0-9a-f]{12}$(?!\n)"
 
 
 class ArchiveRecord(Struct, frozen=True, forbid_unknown_fields=True):
-    """The record of a model archive: enough to verify it byte by byte."""
+    """The record of a model archive: enough to verify it byte for byte."""
 
     file_name: str
     digest: str

@@ -1,4 +1,4 @@
-"""The model archive: planned from a config, written in one pass, verified byte by byte.
+"""The model archive: planned from a config, written in one pass, verified byte for byte.
 
 The same inputs give the same members and the same digest on any machine; in the format `zip-store` also the
 same bytes.

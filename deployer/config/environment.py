@@ -37,12 +37,12 @@ def keys_from_environment(
     that Kubernetes sets for a Service whose name begins with `kdeploy`. Raises ConfigError for an unknown
     variable of a table.
     """
-    names = {_variable(key): key for key in KEYS}
+    names = {variable(key): key for key in KEYS}
     targets = data.get("targets")
     for target, table in {"local": {}, **(targets if isinstance(targets, dict) else {})}.items():
         keys = [f"targets.{target}.{key}" for key in fields(target_type(table))]
-        names |= {_variable(key): key for key in keys}
-    tables = tuple(_variable(table) + "_" for table in fields(Config))
+        names |= {variable(key): key for key in keys}
+    tables = tuple(variable(table) + "_" for table in fields(Config))
     for name, text in sorted(environment.items()):
         if _is_service_link(name, text) and (name not in names or "://" in text):
             continue
@@ -61,6 +61,6 @@ def _is_service_link(name: str, text: str) -> bool:
     return any(link.fullmatch(name) and value.fullmatch(text) for link, value in _SERVICE_LINKS)
 
 
-def _variable(key: str) -> str:
+def variable(key: str) -> str:
     """Return the variable that sets a key: KDEPLOY_SERVING_BATCH_SIZE for serving.batch-size."""
     return _PREFIX + re.sub(r"[-.]", "_", key).upper()

@@ -15,8 +15,8 @@ from typer.main import get_command
 from deployer.cli.app import app
 from deployer.config import load_settings
 from deployer.config.environment import variable
+from deployer.config.keys import KEYS
 from deployer.config.schema import Config, KServeTarget, LocalTarget
-from deployer.config.settings import KEYS
 from tests.pages import PAGES, ROOT, Code, anchors, code, links
 
 COMMANDS: Any = get_command(app)
