@@ -62,7 +62,7 @@ def test_each_object_is_asked_for_once(
     made.service["spec"]["predictor"]["model"]["storageUri"] = "pvc://models/digits/"
     made.service["spec"]["predictor"]["canaryTrafficPercent"] = 10
     with refused(
-        "3 checks", "a canary does nothing", "KServe 0.15.2 knows Standard", "no PersistentVolumeClaim"
+        "3 checks", "a canary has no effect", "KServe 0.15.2 does not know mode Standard", "PersistentVolumeClaim models not found"
     ):
         warned(cluster, made)
     asked = Counter(path.partition("?")[0] for method, path in proxy.requests if method == "GET")
@@ -72,11 +72,11 @@ def test_each_object_is_asked_for_once(
 
 
 def test_a_namespace_that_is_not_there(cluster: Cluster, kube: Kube) -> None:
-    with refused("there is no namespace nowhere"):
+    with refused("namespace nowhere not found"):
         warned(cluster, documents("nowhere"))
     control_plane = {"metadata": {"name": "plane", "labels": {"control-plane": "x"}}}
     kube.request("POST", "/api/v1/namespaces", control_plane)
-    with refused("a control plane's"):
+    with refused("the namespace of a control plane"):
         warned(cluster, documents("plane"))
 
 
@@ -103,21 +103,21 @@ def test_a_gateway_that_is_not_there(
     cluster: Cluster, kserve: Callable[..., None], put: Put, namespace: str
 ) -> None:
     kserve(enableGatewayApi=True, kserveIngressGateway="kserve/gateway")
-    with refused("there is no Gateway kserve/gateway"):
+    with refused("Gateway kserve/gateway not found"):
         warned(cluster, documents(namespace))
     put(GATEWAYS, "gateway", apiVersion="gateway.networking.k8s.io/v1", kind="Gateway")
     assert warned(cluster, documents(namespace)) == []
 
 
 def test_a_runtime_of_the_clusters_own(cluster: Cluster, kube: Kube, namespace: str, put: Put) -> None:
-    with refused("neither a ServingRuntime nor a ClusterServingRuntime theirs"):
+    with refused("ServingRuntime or ClusterServingRuntime theirs not found"):
         warned(cluster, on_theirs(namespace))
     put(f"{RUNTIMES}/clusterservingruntimes", "theirs", kind="ClusterServingRuntime", **runtime())
     assert warned(cluster, on_theirs(namespace)) == []
     # One of the namespace comes before one of the cluster.
     here = {"metadata": {"name": "theirs"}, "kind": "ServingRuntime", **runtime(protocolVersions=["v2"])}
     kube.create(f"{RUNTIMES}/namespaces/{namespace}/servingruntimes", here)
-    with refused("theirs speaks v2, and not v1"):
+    with refused("theirs supports protocol v2, not v1"):
         warned(cluster, on_theirs(namespace))
 
 
@@ -127,7 +127,7 @@ def test_what_a_runtime_needs_of_knative(
     kserve(mode="Knative")
     picky = runtime(nodeSelector={"gpu": "a100"})
     put(f"{RUNTIMES}/clusterservingruntimes", "theirs", kind="ClusterServingRuntime", **picky)
-    with refused("Knative refuses nodeSelector while its feature kubernetes.podspec-nodeselector is off"):
+    with refused("Knative rejects nodeSelector while its feature kubernetes.podspec-nodeselector is off"):
         warned(cluster, on_theirs(namespace, "Knative"))
     flags = {"kubernetes.podspec-nodeselector": "enabled"}
     put(CONFIG_MAPS.format("knative-serving"), "config-features", data=flags)
@@ -141,7 +141,7 @@ def test_what_a_runtime_needs_of_knative(
 def test_a_claim(cluster: Cluster, kube: Kube, namespace: str, put: Put) -> None:
     made = documents(namespace)
     made.service["spec"]["predictor"]["model"]["storageUri"] = "pvc://models/digits/"
-    with refused("there is no PersistentVolumeClaim models"):
+    with refused("PersistentVolumeClaim models not found"):
         warned(cluster, made)
     kind = {"provisioner": "x.example.org", "volumeBindingMode": "Immediate"}
     put("/apis/storage.k8s.io/v1/storageclasses", f"at-once-{namespace}", **kind)
@@ -173,7 +173,7 @@ def test_a_gpu_that_no_node_has_is_told(cluster: Cluster, kube: Kube, namespace:
 def test_a_document_is_as_large_as_the_api_server_takes(cluster: Cluster, kube: Kube, namespace: str) -> None:
     smaller, larger = (documents(namespace, env={"A": "x" * (DOCUMENT_MAX + by)}) for by in (-4096, 4096))
     assert warned(cluster, smaller) == []
-    with refused("and the API server takes 1,572,864"):
+    with refused("and the API server accepts 1,572,864"):
         warned(cluster, larger)
     made = [kube.request("POST", INFERENCE_SERVICE.path(namespace), one.service) for one in (larger, smaller)]
     assert [status for status, _ in made] == [500, 201]

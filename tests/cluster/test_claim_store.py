@@ -427,7 +427,7 @@ def test_the_doctor_looks_at_the_claim(kdeploy: Kdeploy, kube: Kube, namespace: 
         (one,) = [each for each in found if each["name"] == "claim"]
         return one["status"], one["detail"]
 
-    assert finding() == ("failure", f"there is no PersistentVolumeClaim models in namespace {namespace}")
+    assert finding() == ("failure", f"PersistentVolumeClaim models not found in namespace {namespace}")
     assert finding("--set", "store.create-claim=1Gi")[0] == "ok"
     path = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims"
     kube.create(path, {**CLAIM, "spec": {**CLAIM["spec"], "accessModes": ["ReadWriteOnce"]}})

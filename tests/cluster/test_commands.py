@@ -107,7 +107,7 @@ def test_what_a_cluster_refuses(kdeploy: Kdeploy, rolled_out: str, proxy: Proxy)
     proxy.requests.clear()
     ended = kdeploy("rollout", "--canary", "10", "--set", "model.version=2.0")
     assert ended.code == 3
-    assert "a canary does nothing in Standard mode" in ended.err
+    assert "a canary has no effect in Standard mode" in ended.err
     assert proxy.writes() == []
     assert kdeploy("models", "list").code == 3
     assert kdeploy("local", "start").code == 3
@@ -134,8 +134,8 @@ def test_all_that_stands_in_the_way_is_said_before_anything_is_written(
     ended = kdeploy(*command, *BROKEN)
     assert ended.code == 3
     assert "error: 2 checks failed" in ended.err
-    assert "- serving.runtime: there is neither a ServingRuntime nor a ClusterServingRuntime" in ended.err
-    assert "- namespace: there is no namespace nowhere" in ended.err
+    assert "- serving.runtime: ServingRuntime or ClusterServingRuntime theirs not found" in ended.err
+    assert "- namespace: namespace nowhere not found" in ended.err
     assert proxy.writes() == []
     assert kdeploy("releases").out.splitlines()[1:] == []
     # GitOps renders what another account applies.

@@ -289,7 +289,7 @@ class TestRefusedBeforeTheFirstWrite:
         ended = kdeploy(*BROKEN)
         assert ended.code == 3
         assert f"annotation {key}" in ended.err
-        assert f"annotate inferenceservice digits {key}-` removes it" in ended.err
+        assert f"annotate inferenceservice digits {key}-`" in ended.err
         assert proxy.writes() == []
         assert f"annotation {key}" in kdeploy("status").out
         found = json.loads(kdeploy("doctor", "-o", "json").out)
@@ -308,13 +308,13 @@ class TestRefusedBeforeTheFirstWrite:
         kube.create(f"/api/v1/namespaces/{namespace}/resourcequotas", quota)
         ended = kdeploy("rollout")
         assert (ended.code, proxy.writes()) == (3, [])
-        assert "ResourceQuota q admits 1Gi of requests.memory, and one pod asks for 2Gi" in ended.err
+        assert "ResourceQuota q allows 1Gi requests.memory, and one pod requests 2Gi" in ended.err
 
     def test_a_limit_range(self, kdeploy: Kdeploy, kube: Kube, namespace: str) -> None:
         limits = [{"type": "Container", "max": {"memory": "1Gi"}}]
         body = {"metadata": {"name": "l"}, "spec": {"limits": limits}}
         kube.create(f"/api/v1/namespaces/{namespace}/limitranges", body)
-        assert "LimitRange l admits at most 1Gi of memory, and [serving] asks for 2Gi" in kdeploy("plan").err
+        assert "LimitRange l allows 1Gi memory, and [serving] requests 2Gi" in kdeploy("plan").err
 
 
 class TestDoctor:
@@ -324,7 +324,7 @@ class TestDoctor:
     def test_a_controller_that_does_not_run(self, kdeploy: Kdeploy, kserve: Callable[..., None]) -> None:
         kserve(running=0)
         failures = self.failures(kdeploy("doctor", "-o", "json"))
-        assert "has no available pod" in failures["KServe's controller"]
+        assert "has no available pod" in failures["KServe controller"]
 
     def test_a_webhook_that_does_not_answer(self, kdeploy: Kdeploy, kube: Kube, namespace: str) -> None:
         webhook = {
@@ -366,7 +366,7 @@ class TestDoctor:
         named = {"apiVersion": "serving.kserve.io/v1alpha1", "kind": "ClusterStorageContainer"}
         put(containers, "default", **named, spec={"container": container, "supportedUriFormats": []})
         failures = self.failures(kdeploy("doctor", "-o", "json"))
-        assert "storage-initializer has no such security context" in failures["Pod Security"]
+        assert "storage-initializer does not comply" in failures["Pod Security"]
         context = {
             "allowPrivilegeEscalation": False,
             "runAsNonRoot": True,
@@ -385,14 +385,14 @@ class TestDoctor:
         room = {"cpu": "2", "memory": "4Gi", "nvidia.com/gpu": "1"}
         kube.merge(f"/api/v1/nodes/{name}/status", {"status": {"allocatable": room}})
         gpu = ("--set", "serving.gpu=1")
-        assert f"node {name} has 1 of nvidia.com/gpu free" in kdeploy("doctor", *gpu).out
+        assert f"node {name} has 1 nvidia.com/gpu free" in kdeploy("doctor", *gpu).out
         play.pod(rolled_out, main={"running": {}}, limits={"nvidia.com/gpu": "1"}, node=name)
         said = kdeploy("plan", *gpu).err
         assert (
             "an update starts a new pod before it stops the old one, and no node has 1 nvidia.com/gpu free"
             in said
         )
-        assert "`--strategy recreate` stops the old pod first" in said
+        assert "Stop the old pod first with `--strategy recreate`" in said
         assert "no node" not in kdeploy("plan", *gpu, "--strategy", "recreate").err
 
 

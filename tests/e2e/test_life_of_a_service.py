@@ -172,7 +172,7 @@ def test_a_canary_where_the_cluster_can_split(project: Project) -> None:
     ended = project.rollout("--canary", "20")
     if project.mode == "Standard":
         assert ended.code == 3
-        assert "a canary does nothing in Standard mode" in ended.err
+        assert "a canary has no effect in Standard mode" in ended.err
         return
     assert ended.code == 0, ended.err
     assert f"80% {before}" in ended.err

@@ -9,6 +9,7 @@ from msgspec import UNSET
 from deployer.findings import Finding
 from deployer.observed import Document
 from deployer.targets.kserve.preflight.rules.capacity import check_room, gives_gpu_back, has_gpu
+from deployer.targets.kserve.preflight.rules.inputs import ClusterFacts
 
 GPU = "nvidia.com/gpu"
 
@@ -45,15 +46,17 @@ def pod(service: str = "other", init: str = "0", **requests: str) -> Document:
 
 
 def found(of: Document, nodes: Any, pods: Any = UNSET, *, live: bool = True) -> list[Finding]:
-    return list(check_room(of, {} if live else None, nodes, pods))
+    return list(check_room(of, ClusterFacts(live={} if live else None, nodes=nodes, pods=pods)))
 
 
 WANTED = service(cpu="1", memory="2Gi", gpu="1")
 ROOM = node(cpu="4", memory="8Gi", gpu="1")
 
 
-def test_what_cannot_be_listed_is_not_judged() -> None:
-    assert found(WANTED, UNSET) == []
+def test_nodes_and_pods_that_cannot_be_listed() -> None:
+    (one,) = found(WANTED, UNSET)
+    assert (one.status, one.detail) == ("ok", "not checked: this user cannot list nodes")
+    assert found(service(cpu="1"), UNSET) == []
     assert found(WANTED, [ROOM]) == []
     assert found(WANTED, [ROOM], {}) == []
     assert found(service(cpu="1"), []) == []  # an autoscaler adds the first node
@@ -71,7 +74,7 @@ def test_no_node_is_large_enough() -> None:
 
 def test_room_for_one_more() -> None:
     (one,) = found(WANTED, [ROOM], {"n1": [pod(cpu="1")]})
-    assert (one.status, one.detail) == ("ok", "node n1 has 1 of nvidia.com/gpu free")
+    assert (one.status, one.detail) == ("ok", "node n1 has 1 nvidia.com/gpu free")
     (one,) = found(service(cpu="1"), [node(cpu="4")], {"n1": [pod(cpu="1", init="3")]})
     assert one.detail == "node n1 has room for one more pod"
 
@@ -83,10 +86,10 @@ def test_an_update_needs_room_for_both() -> None:
     )
     assert "`--strategy recreate`" in one.remedy
     (one,) = found(WANTED, [ROOM], {"n1": [pod(gpu="1")]}, live=False)
-    assert (one.detail, one.remedy) == ("no node has 1 nvidia.com/gpu free now", "free some, or add a node")
+    assert (one.detail, one.remedy) == ("no node has 1 nvidia.com/gpu free now", "Free some, or add a node.")
 
 
-def test_a_pod_that_is_stopped_first_leaves_its_room() -> None:
+def test_with_recreate_the_old_pod_does_not_count() -> None:
     recreate = service(recreate=True, cpu="1", memory="2Gi", gpu="1")
     (one,) = found(recreate, [ROOM], {"n1": [pod("digits", gpu="1")]})
     assert one.status == "ok"
@@ -94,12 +97,12 @@ def test_a_pod_that_is_stopped_first_leaves_its_room() -> None:
     assert one.detail == "no node has 1 nvidia.com/gpu free now"
 
 
-def test_an_init_container_counts_by_its_most() -> None:
+def test_init_containers_count_by_their_maximum() -> None:
     (one,) = found(service(cpu="2"), [node(cpu="4")], {"n1": [pod(cpu="1", init="3")]})
     assert one.status == "warning"
 
 
-def test_nodes_that_take_no_pods() -> None:
+def test_tainted_and_cordoned_nodes_do_not_count() -> None:
     kept_off = [{"key": "dedicated", "effect": "NoSchedule"}]
     tolerated = [{"key": GPU, "effect": "NoSchedule"}, {"key": "soft", "effect": "PreferNoSchedule"}]
     full = {"cpu": "4", "memory": "8Gi", "gpu": "1"}
@@ -109,13 +112,13 @@ def test_nodes_that_take_no_pods() -> None:
     assert one.status == "ok"
 
 
-def test_no_single_resource_is_short() -> None:
+def test_every_resource_is_named_if_no_single_one_is_short() -> None:
     nodes = [node("n1", cpu="4", memory="1Gi"), node("n2", cpu="1", memory="8Gi")]
     (one,) = found(service(cpu="2", memory="2Gi"), nodes)
     assert one.detail == "no node has 2 cpu, 2Gi memory now"
 
 
-def test_a_gpu_that_is_given_back() -> None:
+def test_a_terminating_pod_gives_its_gpu_back() -> None:
     assert has_gpu(ROOM)
     assert not has_gpu(node(cpu="4"))
     ending = pod(gpu="1")

@@ -1,4 +1,4 @@
-"""What this very cluster would refuse or ignore, before the first write."""
+"""The rules about a cluster, before the first write."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from deployer.bundle import Bundle
 from deployer.errors import ConfigError, RefusedError
 from deployer.findings import Finding, refuse
 from deployer.observed import Document
-from deployer.targets.kserve.preflight.rules.cluster import ClusterFacts, check
-from deployer.targets.kserve.preflight.rules.documents import GPU
+from deployer.targets.kserve.preflight.rules.cluster import check
+from deployer.targets.kserve.preflight.rules.inputs import GPU, ClusterFacts
 from deployer.targets.kserve.state.settings import KServeConfig
 from tests.unit.kserve.test_rules import rendered
 
@@ -41,7 +41,7 @@ def runtime(**spec: Any) -> Document:
 
 
 def on_theirs(mode: str = "Standard") -> Bundle:
-    """Render a service on a runtime of the cluster's own."""
+    """Render a service on a runtime of the cluster."""
     return rendered(mode=mode, runtime="theirs")
 
 
@@ -96,19 +96,19 @@ def on_theirs(mode: str = "Standard") -> Bundle:
         ),
     ],
 )
-def test_what_is_taken(good: Bundle, place: ClusterFacts) -> None:
+def test_accepted(good: Bundle, place: ClusterFacts) -> None:
     assert refuse(check(good, place)) == []
 
 
 @pytest.mark.parametrize(
     ("bad", "place", "what"),
     [
-        (rendered(), ClusterFacts(namespace=None), "there is no namespace team"),
-        (named("digits", "kserve"), GOOD, "fetches no models in namespace kserve"),
+        (rendered(), ClusterFacts(namespace=None), "namespace team not found"),
+        (named("digits", "kserve"), GOOD, "does not download models in kserve"),
         (
             rendered(),
             ClusterFacts(namespace={"metadata": {"labels": {"control-plane": "x"}}}),
-            "a control plane's",
+            "the namespace of a control plane",
         ),
         (
             rendered(),
@@ -118,14 +118,14 @@ def test_what_is_taken(good: Bundle, place: ClusterFacts) -> None:
         (
             rendered(mode="Knative"),
             ClusterFacts(live=rendered().service),
-            "served in Standard mode, which KServe",
+            "runs in Standard mode, and KServe cannot",
         ),
-        (rendered(mode="Knative"), ClusterFacts(knative=False), "Knative, which is not installed"),
-        (rendered(mode="Knative", response_timeout=600), GOOD, "more than Knative's maximum of 600 s"),
+        (rendered(mode="Knative"), ClusterFacts(knative=False), "Knative is not installed"),
+        (rendered(mode="Knative", response_timeout=600), GOOD, "Knative allows 600 s for a revision"),
         (
             rendered(),
             ClusterFacts(config=KServeConfig(deployment_mode="Knative"), version="0.15.2"),
-            "KServe 0.15.2 knows Standard by its former name alone, and would choose Knative",
+            "KServe 0.15.2 does not know mode Standard, and would choose Knative",
         ),
         (named("a" * 47, mode="Knative"), GOOD, "has 64 characters"),
         (named("a" * 27, "b" * 26), GOOD, "has 64 characters"),
@@ -137,14 +137,18 @@ def test_what_is_taken(good: Bundle, place: ClusterFacts) -> None:
                     domain_template=("{{ .Name }}.{{ .Namespace }}.{{ .IngressDomain }}"),
                 )
             ),
-            "has 270 characters, and DNS takes 253",
+            "has 270 characters, and DNS allows 253",
         ),
         (
             rendered(),
             ClusterFacts(config=KServeConfig(gateway="kserve/gateway"), gateway=None),
-            "no Gateway kserve/g",
+            "Gateway kserve/gateway not found",
         ),
-        (rendered(uri=CLAIM), ClusterFacts(claim=None), "no PersistentVolumeClaim models in namespace team"),
+        (
+            rendered(uri=CLAIM),
+            ClusterFacts(claim=None),
+            "PersistentVolumeClaim models not found in namespace team",
+        ),
         (rendered(uri=CLAIM), ClusterFacts(claim=claim("Lost")), "models is Lost"),
         (rendered(uri=CLAIM), ClusterFacts(claim=claim("Pending"), storage_class=None), "models is Pending"),
         (
@@ -155,20 +159,24 @@ def test_what_is_taken(good: Bundle, place: ClusterFacts) -> None:
         (
             on_theirs(),
             ClusterFacts(runtime=None),
-            "neither a ServingRuntime nor a ClusterServingRuntime theirs",
+            "ServingRuntime or ClusterServingRuntime theirs not found",
         ),
         (on_theirs(), ClusterFacts(runtime=runtime(disabled=True)), "theirs is disabled"),
         (on_theirs(), ClusterFacts(runtime=runtime(multiModel=True)), "theirs is for ModelMesh"),
         (
             on_theirs(),
             ClusterFacts(runtime=runtime(supportedModelFormats=[{"name": "onnx"}])),
-            "theirs serves onnx, and not pytorch",
+            "theirs supports onnx, not pytorch",
         ),
-        (on_theirs(), ClusterFacts(runtime=runtime(protocolVersions=["v2"])), "theirs speaks v2, and not v1"),
+        (
+            on_theirs(),
+            ClusterFacts(runtime=runtime(protocolVersions=["v2"])),
+            "theirs supports protocol v2, not v1",
+        ),
         (
             on_theirs("Knative"),
             ClusterFacts(runtime=runtime(nodeSelector={"gpu": "a100"}), features=None),
-            "Knative refuses nodeSelector while its feature kubernetes.podspec-nodeselector is off",
+            "Knative rejects nodeSelector while its feature kubernetes.podspec-nodeselector is off",
         ),
         (
             on_theirs("Knative"),
@@ -176,7 +184,7 @@ def test_what_is_taken(good: Bundle, place: ClusterFacts) -> None:
                 runtime=runtime(volumes=[{"name": "a", "emptyDir": {}}]),
                 features={"data": {"kubernetes.podspec-volumes-emptydir": "Disabled"}},
             ),
-            "Knative refuses volumes.emptyDir",
+            "Knative rejects volumes.emptyDir",
         ),
         (
             on_theirs("Knative"),
@@ -184,7 +192,7 @@ def test_what_is_taken(good: Bundle, place: ClusterFacts) -> None:
                 runtime=runtime(containers=[{"securityContext": {"capabilities": {"add": ["SYS_ADMIN"]}}}]),
                 features={"data": {}},
             ),
-            "Knative refuses capabilities.add",
+            "Knative rejects capabilities.add",
         ),
         (
             on_theirs("Knative"),
@@ -192,11 +200,11 @@ def test_what_is_taken(good: Bundle, place: ClusterFacts) -> None:
                 runtime=runtime(containers=[{"env": [{"name": "A", "valueFrom": {"fieldRef": {}}}]}]),
                 features={"data": None},
             ),
-            "Knative refuses env.valueFrom.fieldRef",
+            "Knative rejects env.valueFrom.fieldRef",
         ),
     ],
 )
-def test_what_is_refused(bad: Bundle, place: ClusterFacts, what: str) -> None:
+def test_rejected(bad: Bundle, place: ClusterFacts, what: str) -> None:
     with pytest.raises(ConfigError, match=what) as caught:
         refuse(check(bad, place))
     assert caught.value.where
@@ -224,27 +232,27 @@ def test_what_is_refused(bad: Bundle, place: ClusterFacts, what: str) -> None:
         ),
     ],
 )
-def test_what_may_go_wrong_is_told(doubtful: Bundle, place: ClusterFacts, what: str) -> None:
+def test_warnings(doubtful: Bundle, place: ClusterFacts, what: str) -> None:
     (said,) = refuse(check(doubtful, place))
     assert said.startswith(what)
 
 
-def test_what_is_rendered_needs_none_of_knatives_flags() -> None:
+def test_kdeploys_own_runtime_needs_no_knative_features() -> None:
     findings = check(rendered(mode="Knative", gpu=1, env={"A": "1"}), ClusterFacts(features=None))
     assert [one for one in findings if one.name == "Knative features"] == []
 
 
-def test_all_that_is_broken_is_said_at_once() -> None:
-    findings = check(rendered(percent=10, uri="ftp://x/y"), ClusterFacts(namespace=None))
+def test_one_error_names_every_failure() -> None:
+    findings = check(rendered(percent=10, uri="file:///x/y"), ClusterFacts(namespace=None))
     with pytest.raises(ConfigError) as caught:
         refuse(findings)
     lines = caught.value.what.splitlines()
     assert lines[0] == "3 checks failed"
-    assert lines[1].startswith("- namespace: there is no namespace team (`kubectl create")
+    assert lines[1].startswith("- namespace: namespace team not found (Create it with `kubectl create")
     assert [line.partition(":")[0] for line in lines[2:]] == ["- --canary", "- store.uri"]
 
 
-def test_a_permission_that_is_missing_is_no_fault_of_the_config() -> None:
+def test_a_missing_permission_has_its_own_exit_code() -> None:
     lacking = Finding(name="permissions", status="failure", detail="may not", where="namespace team")
     with pytest.raises(RefusedError, match="may not"):
         refuse([lacking])

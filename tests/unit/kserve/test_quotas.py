@@ -1,4 +1,4 @@
-"""What quotas and limits admit."""
+"""Pods that quotas and limits admit or reject."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from deployer.findings import Finding
 from deployer.observed import Document
+from deployer.targets.kserve.preflight.rules.inputs import ClusterFacts
 from deployer.targets.kserve.preflight.rules.quotas import check_quotas
 
 
@@ -23,48 +24,48 @@ def limits(**rule: Any) -> Document:
 
 
 def found(of: Document, *quotas: Document, ranges: tuple[Document, ...] = ()) -> list[Finding]:
-    return list(check_quotas(of, quotas, ranges))
+    return list(check_quotas(of, ClusterFacts(quotas=list(quotas), limits=list(ranges))))
 
 
 WANTED = service(cpu="1", memory="2Gi", gpu="1")
 
 
-def test_nothing_to_say_without_any() -> None:
+def test_a_namespace_without_quotas() -> None:
     assert found(WANTED) == []
 
 
-def test_one_that_admits_it() -> None:
+def test_a_quota_that_admits_the_pod() -> None:
     (one,) = found(WANTED, quota({"requests.memory": "4Gi", "pods": "2", "services": "1"}, {"pods": "1"}))
     assert one.status == "ok"
     (one,) = found(WANTED, {"metadata": {"name": "new"}, "spec": {"hard": {"memory": "4Gi"}}})
     assert one.status == "ok"
 
 
-def test_one_that_never_can() -> None:
+def test_a_quota_that_is_too_small() -> None:
     (one,) = found(WANTED, quota({"limits.memory": "1Gi"}))
     assert (one.status, one.where) == ("failure", "ResourceQuota q")
-    assert one.detail == "ResourceQuota q admits 1Gi of limits.memory, and one pod asks for 2Gi"
+    assert one.detail == "ResourceQuota q allows 1Gi limits.memory, and one pod requests 2Gi"
     (one,) = found(WANTED, quota({"requests.nvidia.com/gpu": "0"}))
-    assert one.detail.endswith("admits 0 of requests.nvidia.com/gpu, and one pod asks for 1")
+    assert one.detail.endswith("allows 0 requests.nvidia.com/gpu, and one pod requests 1")
 
 
-def test_one_that_is_used_up() -> None:
+def test_a_quota_that_is_used_up() -> None:
     (one,) = found(WANTED, quota({"cpu": "2", "pods": "5"}, {"cpu": "1500m", "pods": "1"}))
     assert one.status == "warning"
-    assert one.detail == "ResourceQuota q: 1500m of 2 cpu are used, and a new pod asks for 1"
+    assert one.detail == "ResourceQuota q: 1500m of 2 cpu are used, and a new pod requests 1"
     (one,) = found(WANTED, quota({"pods": "1"}, {"pods": "1"}))
-    assert one.detail.endswith("1 of 1 pods are used, and a new pod asks for 1")
+    assert one.detail.endswith("1 of 1 pods are used, and a new pod requests 1")
 
 
 def test_limit_ranges() -> None:
     (one,) = found(WANTED, ranges=(limits(max={"memory": "1Gi", "cpu": "2", "storage": "1Gi"}),))
     assert (one.detail, one.remedy) == (
-        "LimitRange l admits at most 1Gi of memory, and [serving] asks for 2Gi",
-        "lower serving.memory",
+        "LimitRange l allows 1Gi memory, and [serving] requests 2Gi",
+        "Lower serving.memory.",
     )
     (one,) = found(WANTED, ranges=(limits(min={"cpu": "2", "memory": "1Gi"}),))
-    assert (one.status, one.remedy) == ("failure", "raise serving.cpu")
+    assert (one.status, one.remedy) == ("failure", "Raise serving.cpu.")
     (one,) = found(WANTED, ranges=(limits(max={"nvidia.com/gpu": "0"}, type="Pod"),))
-    assert one.remedy == "lower serving.gpu"
+    assert one.remedy == "Lower serving.gpu."
     (one,) = found(WANTED, ranges=(limits(max={"memory": "1Gi"}, type="PersistentVolumeClaim"),))
     assert one.status == "ok"

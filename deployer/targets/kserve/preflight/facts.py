@@ -1,4 +1,4 @@
-"""Reads what the checks of a service depend on: each object once, and several at a time."""
+"""Reads what the checks of a service depend on: each object once, several at the same time."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ from deployer.targets.kserve.client.resources import (
 from deployer.targets.kserve.preflight.capabilities import Discovery
 from deployer.targets.kserve.preflight.rules.admission import ENFORCE
 from deployer.targets.kserve.preflight.rules.capacity import gives_gpu_back, has_gpu, large_nodes
-from deployer.targets.kserve.preflight.rules.cluster import ClusterFacts
-from deployer.targets.kserve.preflight.rules.documents import mode_of
-from deployer.targets.kserve.preflight.rules.runtimes import Seen, find_runtime, flags_of
+from deployer.targets.kserve.preflight.rules.inputs import ClusterFacts, claim_of, mode_of, model_of
+from deployer.targets.kserve.preflight.rules.runtimes import flags_of
 from deployer.targets.kserve.state.kinds import (
     CLUSTER_SERVING_RUNTIME,
     INFERENCE_SERVICE,
@@ -40,15 +39,15 @@ from deployer.targets.kserve.state.kinds import (
     STORAGE_CONTAINER,
 )
 
-NODES_MAX = 20  # in a larger cluster the pods of its nodes are not read
+NODES_MAX = 20  # with more nodes, their pods are not read
 
-Asked = dict[str, Callable[[], Any]]
+Reads = dict[str, Callable[[], Any]]  # by the field of ClusterFacts
 
 
 def read_facts(
     api: Api, discovery: Discovery, bundle: Bundle, target: KServeTarget, store: Store
 ) -> ClusterFacts:
-    """Read all that a service's documents depend on, but what may not be read. Raises TargetError."""
+    """Read everything that a service's documents depend on, as far as this user can. Raises TargetError."""
     reference = bundle.reference
     live = api.get(INFERENCE_SERVICE, reference.namespace, reference.name)
     found = _read(_first(api, discovery, bundle))
@@ -58,11 +57,10 @@ def read_facts(
     )
 
 
-def _first(api: Api, discovery: Discovery, bundle: Bundle) -> Asked:
+def _first(api: Api, discovery: Discovery, bundle: Bundle) -> Reads:
     service = bundle.service
-    namespace, model = service["metadata"]["namespace"], service["spec"]["predictor"]["model"]
-    scheme, _, path = model["storageUri"].partition("://")
-    asked: Asked = {
+    namespace, runtime = service["metadata"]["namespace"], model_of(service)["runtime"]
+    reads: Reads = {
         "namespace": lambda: api.get(NAMESPACE, None, namespace),
         "config": lambda: discovery.config,
         "controller": lambda: discovery.controller,
@@ -71,65 +69,62 @@ def _first(api: Api, discovery: Discovery, bundle: Bundle) -> Asked:
         "limits": lambda: api.list(LIMIT_RANGE, namespace)[0],
     }
     if mode_of(service) == "Knative":
-        asked["knative"] = lambda: discovery.knative
-        asked["defaults"] = lambda: api.get(CONFIG_MAP, "knative-serving", "config-defaults")
-    if scheme == "pvc":
-        asked["claim"] = lambda: api.get(CLAIM, namespace, path.partition("/")[0])
-    if bundle.runtime is None:
-        asked["runtime"] = lambda: _runtime(api, namespace, model["runtime"])
-    return asked
+        reads["knative"] = lambda: discovery.knative
+        reads["defaults"] = lambda: api.get(CONFIG_MAP, "knative-serving", "config-defaults")
+    if claim := claim_of(service):
+        reads["claim"] = lambda: api.get(CLAIM, namespace, claim)
+    if bundle.runtime is None:  # KServe looks in the namespace first
+        reads["runtime"] = lambda: (
+            api.get(SERVING_RUNTIME, namespace, runtime) or api.get(CLUSTER_SERVING_RUNTIME, None, runtime)
+        )
+    return reads
 
 
-def _second(api: Api, discovery: Discovery, bundle: Bundle, found: Mapping[str, Any]) -> Asked:
-    """Ask for what only some clusters make interesting."""
-    service, asked = bundle.service, Asked()
+def _second(api: Api, discovery: Discovery, bundle: Bundle, found: Mapping[str, Any]) -> Reads:
+    """Return what has to be read after the first facts are known."""
+    service, reads = bundle.service, Reads()
     mode, config = mode_of(service), discovery.config
     if mode == "Standard" and config and config.gateway:
-        space, _, gateway = config.gateway.partition("/")
-        asked["gateway"] = lambda: api.get(GATEWAY, space, gateway)
+        namespace, _, gateway = config.gateway.partition("/")
+        reads["gateway"] = lambda: api.get(GATEWAY, namespace, gateway)
     if config and config.deployment_mode not in (None, mode):
-        asked["version"] = lambda: discovery.version
+        reads["version"] = lambda: discovery.version
     if nodes := found.get("nodes"):
-        asked["pods"] = lambda: read_pods(api, nodes, service)
+        reads["pods"] = lambda: _read_pods(api, nodes, service)
     labels = (found.get("namespace") or {}).get("metadata", {}).get("labels", {})
     if labels.get(ENFORCE) == "restricted":
-        asked["storage_container"] = lambda: api.get(STORAGE_CONTAINER, None, "default")
-    runtime: Seen = find_runtime(bundle, found.get("runtime", UNSET))
-    if mode == "Knative" and flags_of(service, runtime or None):
-        asked["features"] = lambda: api.get(CONFIG_MAP, "knative-serving", "config-features")
+        reads["storage_container"] = lambda: api.get(STORAGE_CONTAINER, None, "default")
+    if mode == "Knative" and flags_of(service, bundle.runtime or found.get("runtime")):
+        reads["features"] = lambda: api.get(CONFIG_MAP, "knative-serving", "config-features")
     claim = found.get("claim") or {}
     if claim.get("status", {}).get("phase") == "Pending" and (name := claim["spec"].get("storageClassName")):
-        asked["storage_class"] = lambda: api.get(STORAGE_CLASS, None, name)
-    return asked
+        reads["storage_class"] = lambda: api.get(STORAGE_CLASS, None, name)
+    return reads
 
 
-def _runtime(api: Api, namespace: str, name: str) -> Document | None:
-    """Look for a runtime where KServe does: in the namespace, then in the cluster."""
-    return api.get(SERVING_RUNTIME, namespace, name) or api.get(CLUSTER_SERVING_RUNTIME, None, name)
-
-
-def _read(asked: Asked) -> dict[str, Any]:
-    found = zip(asked, ask_all([partial(_answer, ask) for ask in asked.values()]), strict=True)
+def _read(reads: Reads) -> dict[str, Any]:
+    found = zip(reads, ask_all([partial(_try, read) for read in reads.values()]), strict=True)
     return {name: value for name, value in found if value is not UNSET}
 
 
-def _answer(ask: Callable[[], Any]) -> Any:
+def _try(read: Callable[[], Any]) -> Any:
+    """Return what was read: None if the cluster does not know the kind, UNSET if this user cannot read it."""
     try:
-        return ask()
+        return read()
     except UnknownKindError:
         return None
     except RefusedError:
         return UNSET
 
 
-def read_pods(api: Api, nodes: Sequence[Document], service: Document) -> dict[str, list[Document]]:
-    """Return the pods of each node that is large enough for a pod of a service. Raises RefusedError."""
+def _read_pods(api: Api, nodes: Sequence[Document], service: Document) -> dict[str, list[Document]]:
+    """Return the pods of each node that is large enough for a pod of the service. Raises RefusedError."""
     large = large_nodes(nodes, service)
     return _pods_of(api, large) if len(large) <= NODES_MAX else {}
 
 
 def returns_gpu(api: Api) -> bool:
-    """Return whether some pod on a node with GPUs is being deleted, so that its GPU is free soon."""
+    """Return whether a pod on a node with GPUs is being deleted, which frees its GPU soon."""
     try:
         nodes = [node for node in api.list(NODE, None)[0] if has_gpu(node)]
         every = _pods_of(api, nodes[:NODES_MAX])
@@ -139,7 +134,7 @@ def returns_gpu(api: Api) -> bool:
 
 
 def may_scale_up(api: Api) -> bool:
-    """Return whether the cluster has an autoscaler for nodes, or may have one where that is unknown."""
+    """Return whether the cluster has an autoscaler for nodes; assume it if this user cannot read it."""
     try:
         if api.get(CONFIG_MAP, "kube-system", "cluster-autoscaler-status"):
             return True

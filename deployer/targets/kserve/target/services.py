@@ -14,7 +14,7 @@ from deployer.managed_fields import agrees, leave_to_others
 from deployer.observed import Capabilities, Document, Live, Observed, Phase, Reference
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.resources import Resource
-from deployer.targets.kserve.preflight.doctor import examine, unchecked
+from deployer.targets.kserve.preflight.doctor import examine
 from deployer.targets.kserve.preflight.facts import read_facts
 from deployer.targets.kserve.preflight.permissions import (
     check_permissions,
@@ -86,7 +86,7 @@ class Services:
         wanted = [*to_roll_out(_kinds(bundle), session.mode, wait=wait), *needed_for_store(session.store)]
         allowed = check_permissions(self._api, bundle.reference.namespace, wanted)
         lacking = [allowed] if allowed.status == "failure" else []
-        return [*lacking, *check(bundle, facts), *unchecked(bundle, facts)]
+        return [*lacking, *check(bundle, facts)]
 
     def role(self, bundle: Bundle) -> list[Document]:
         """Render an account that may do what rolling a bundle out needs, also in the model store."""

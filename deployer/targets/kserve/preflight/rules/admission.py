@@ -1,71 +1,69 @@
-"""Whether the cluster's own parts let a service come to life: KServe's controller, Pod Security. Pure."""
+"""Whether KServe's controller and Pod Security let a service start. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from deployer.findings import Finding, failure, ok, warning
 from deployer.observed import Document
+from deployer.targets.kserve.preflight.rules.inputs import ClusterFacts, claim_of
 
 STOP = "serving.kserve.io/stop"
 FROZEN = "serving.kserve.io/disable-auto-update"
 ENFORCE = "pod-security.kubernetes.io/enforce"
-Seen = Document | None | UnsetType
 
 
 def check_frozen(live: Document | None) -> Iterator[Finding]:
-    """Yield which annotations of a live service keep KServe from rolling anything out."""
+    """Yield the annotations of a live service that keep KServe from rolling out a release."""
     if not live:
         return
     name, annotations = live["metadata"]["name"], live["metadata"].get("annotations", {})
     for key, effect in ((STOP, "stops the service"), (FROZEN, "keeps KServe from updating the service")):
         if str(annotations.get(key, "")).lower() == "true":
-            place = f"-n {live['metadata']['namespace']}"
-            remedy = f"`kubectl {place} annotate inferenceservice {name} {key}-` removes it"
+            command = f"kubectl -n {live['metadata']['namespace']} annotate inferenceservice {name} {key}-"
+            remedy = f"Remove it: `{command}`"
             yield failure("annotation", f"annotation {key} {effect}", f"InferenceService {name}", remedy)
 
 
-def check_controller(controller: Seen) -> Iterator[Finding]:
-    """Yield whether KServe's controller runs; nothing where its Deployment may not be read."""
-    if controller is UNSET:
+def check_controller(_service: Document, facts: ClusterFacts) -> Iterator[Finding]:
+    """Yield whether KServe's controller runs."""
+    controller, name = facts.controller, "KServe controller"
+    if controller is UNSET or not facts.config:
         return
-    name = "KServe's controller"
     if controller is None:
-        detail = "there is no Deployment kserve/kserve-controller-manager"
-        remedy = "if KServe is in another namespace, set deployment-mode for this target"
-        yield warning(name, detail, "", remedy)
+        detail = "Deployment kserve/kserve-controller-manager not found"
+        yield warning(
+            name, detail, "", "If KServe is in another namespace, set `deployment-mode` for this target."
+        )
     elif not controller.get("status", {}).get("availableReplicas"):
-        detail = "not running: Deployment kserve/kserve-controller-manager has no available pod"
-        yield failure(name, detail, "namespace kserve", "`kubectl -n kserve get pods` shows why")
+        detail = "Deployment kserve/kserve-controller-manager has no available pod"
+        yield failure(name, detail, "namespace kserve", "Run `kubectl -n kserve get pods` to see why.")
     else:
         yield ok(name, "running")
 
 
-def check_pod_security(service: Document, namespace: Seen, container: Seen) -> Iterator[Finding]:
-    """Yield that Pod Security refuses KServe's storage-initializer, which has no security context.
-
-    `container` is KServe's ClusterStorageContainer.
-    """
+def check_pod_security(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
+    """Yield whether Pod Security rejects KServe's storage-initializer, which has no security context."""
+    namespace, container = facts.namespace, facts.storage_container
     labels = namespace["metadata"].get("labels", {}) if namespace else {}
-    downloads = not service["spec"]["predictor"]["model"]["storageUri"].startswith("pvc://")
-    if labels.get(ENFORCE) != "restricted" or not downloads or container is UNSET:
+    if labels.get(ENFORCE) != "restricted" or claim_of(service) or container is UNSET:
         return
     context = ((container or {}).get("spec", {}).get("container", {}) or {}).get("securityContext") or {}
     if _is_restricted(context):
-        yield ok("Pod Security", "restricted, and the storage-initializer conforms")
+        yield ok("Pod Security", "restricted; the storage-initializer complies")
         return
-    detail = "namespace enforces restricted, and KServe's storage-initializer has no such security context"
+    detail = "the namespace enforces restricted, and KServe's storage-initializer does not comply"
     remedy = (
-        "set spec.container.securityContext in ClusterStorageContainer default, or enforce baseline: "
+        "Set spec.container.securityContext in ClusterStorageContainer default, or enforce baseline: "
         f"`kubectl label namespace {service['metadata']['namespace']} {ENFORCE}=baseline --overwrite`"
     )
     yield failure("Pod Security", detail, "ClusterStorageContainer default", remedy)
 
 
 def _is_restricted(context: Document) -> bool:
-    """Return whether a container's security context is what Pod Security's `restricted` wants."""
+    """Return whether a container's security context complies with Pod Security's `restricted`."""
     return (
         context.get("allowPrivilegeEscalation") is False
         and context.get("runAsNonRoot") is True

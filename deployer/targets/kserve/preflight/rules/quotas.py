@@ -1,51 +1,47 @@
-"""Whether a namespace's quotas and limits admit what a release asks for. Pure."""
+"""Whether the quotas and limits of a namespace admit one more pod of a service. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from decimal import Decimal
 
 from deployer.findings import Finding, failure, ok, warning
 from deployer.observed import Document
 from deployer.quantity import parse_quantity
+from deployer.targets.kserve.preflight.rules.inputs import ClusterFacts, model_of
 
 
-def check_quotas(
-    service: Document, quotas: Sequence[Document], ranges: Sequence[Document]
-) -> Iterator[Finding]:
-    """Yield what a ResourceQuota or a LimitRange will refuse, or that they admit one more pod."""
-    found = [*_of_quotas(service, quotas), *_of_ranges(service, ranges)]
+def check_quotas(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
+    """Yield which ResourceQuota or LimitRange rejects the pod."""
+    resources = model_of(service).get("resources", {})
+    limits, requests = resources.get("limits", {}), resources.get("requests", {})
+    found = [*_check_quotas(requests, limits, facts.quotas), *_check_ranges(requests, limits, facts.limits)]
     yield from found
-    if (quotas or ranges) and not found:
-        yield ok("quota", "the namespace's quotas and limits admit one more pod")
+    if (facts.quotas or facts.limits) and not found:
+        yield ok("quota", "the quotas and limits of the namespace admit one more pod")
 
 
-def _of_quotas(service: Document, quotas: Sequence[Document]) -> Iterator[Finding]:
-    asked = _asked(service)
+def _check_quotas(requests: Document, limits: Document, quotas: Sequence[Document]) -> Iterator[Finding]:
+    wanted = {"pods": "1"}  # by the names that quotas use
+    wanted |= {f"limits.{key}": value for key, value in limits.items()}
+    wanted |= {f"requests.{key}": value for key, value in requests.items()}
+    wanted |= {key: value for key, value in requests.items() if "/" not in key}
     for quota in quotas:
-        status = quota.get("status", {})
+        where, status = f"ResourceQuota {quota['metadata']['name']}", quota.get("status", {})
         hard, used = status.get("hard") or quota.get("spec", {}).get("hard", {}), status.get("used") or {}
-        for key, amount in asked.items():
-            limit, taken = parse_quantity(hard.get(key)), parse_quantity(used.get(key)) or Decimal(0)
-            where = f"ResourceQuota {quota['metadata']['name']}"
-            if limit is None or limit - taken >= amount:
+        for key, value in wanted.items():
+            limit, amount, taken = map(parse_quantity, (hard.get(key), value, used.get(key, "0")))
+            if limit is None or amount is None or taken is None or limit - taken >= amount:
                 continue
             if limit < amount:
-                detail = f"{where} admits {hard[key]} of {key}, and one pod asks for {_said(service, key)}"
-                remedy = "raise the quota, or lower what [serving] asks for"
-                yield failure("quota", detail, where, remedy)
+                detail = f"{where} allows {hard[key]} {key}, and one pod requests {value}"
+                yield failure("quota", detail, where, "Raise the quota, or lower the request in [serving].")
             else:
-                detail = (
-                    f"{where}: {used[key]} of {hard[key]} {key} are used, "
-                    f"and a new pod asks for {_said(service, key)}"
-                )
-                remedy = "raise the quota, or `--strategy recreate` stops the old pod first"
+                detail = f"{where}: {used[key]} of {hard[key]} {key} are used, and a new pod requests {value}"
+                remedy = "Raise the quota, or stop the old pod first with `--strategy recreate`."
                 yield warning("quota", detail, where, remedy)
 
 
-def _of_ranges(service: Document, ranges: Sequence[Document]) -> Iterator[Finding]:
-    resources = service["spec"]["predictor"]["model"].get("resources", {})
-    limits, requests = resources.get("limits", {}), resources.get("requests", {})
+def _check_ranges(requests: Document, limits: Document, ranges: Sequence[Document]) -> Iterator[Finding]:
     for one in ranges:
         where = f"LimitRange {one['metadata']['name']}"
         for rule in one.get("spec", {}).get("limits", []):
@@ -53,14 +49,12 @@ def _of_ranges(service: Document, ranges: Sequence[Document]) -> Iterator[Findin
                 continue
             for key, most in (rule.get("max") or {}).items():
                 if _is_less(most, limits.get(key)):
-                    detail = f"{where} admits at most {most} of {key}, and [serving] asks for {limits[key]}"
-                    yield failure("limits", detail, where, f"lower serving.{_key(key)}")
+                    detail = f"{where} allows {most} {key}, and [serving] requests {limits[key]}"
+                    yield failure("limits", detail, where, f"Lower serving.{_setting(key)}.")
             for key, least in (rule.get("min") or {}).items():
                 if _is_less(requests.get(key), least):
-                    detail = (
-                        f"{where} wants at least {least} of {key}, and [serving] asks for {requests[key]}"
-                    )
-                    yield failure("limits", detail, where, f"raise serving.{_key(key)}")
+                    detail = f"{where} requires {least} {key}, and [serving] requests {requests[key]}"
+                    yield failure("limits", detail, where, f"Raise serving.{_setting(key)}.")
 
 
 def _is_less(one: object, other: object) -> bool:
@@ -68,24 +62,5 @@ def _is_less(one: object, other: object) -> bool:
     return first is not None and second is not None and first < second
 
 
-def _key(resource: str) -> str:
+def _setting(resource: str) -> str:
     return "gpu" if "/" in resource else resource
-
-
-def _asked(service: Document) -> dict[str, Decimal]:
-    """Return what one pod asks for, by the names that quotas have."""
-    resources = service["spec"]["predictor"]["model"].get("resources", {})
-    found = {"pods": Decimal(1)}
-    for prefix, amounts in (("requests.", "requests"), ("limits.", "limits"), ("", "requests")):
-        for key, value in resources.get(amounts, {}).items():
-            if (amount := parse_quantity(value)) is not None and not (prefix == "" and "/" in key):
-                found[f"{prefix}{key}"] = amount
-    return found
-
-
-def _said(service: Document, key: str) -> str:
-    resources = service["spec"]["predictor"]["model"].get("resources", {})
-    name, which = key.removeprefix("requests.").removeprefix("limits."), "requests"
-    if key.startswith("limits."):
-        which = "limits"
-    return str(resources.get(which, {}).get(name, 1))

@@ -1,23 +1,20 @@
-"""The runtime that a service runs on: whether it can, and what Knative has to allow for it. Pure.
+"""The runtime of a service: whether TorchServe can run on it, and whether Knative accepts its fields. Pure.
 
-Knative refuses some fields of a pod unless ConfigMap `knative-serving/config-features` allows them. What
-kdeploy renders by itself needs none of them; a runtime of the cluster's own may.
+Knative rejects some fields of a pod unless ConfigMap `knative-serving/config-features` allows them. kdeploy's
+own runtime uses none of them; a runtime of the cluster can.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
-from deployer.bundle import Bundle
 from deployer.findings import Finding, failure, ok
 from deployer.observed import Document
-from deployer.targets.kserve.preflight.rules.documents import mode_of
+from deployer.targets.kserve.preflight.rules.inputs import ClusterFacts, mode_of, model_of, unchecked
 
-Seen = Document | None | UnsetType  # None: it is not there; UNSET: it may not be read, or was not asked for
-
-_ON_BY_DEFAULT = frozenset({"kubernetes.podspec-volumes-emptydir"})
+_ON_BY_DEFAULT = "kubernetes.podspec-volumes-emptydir"
 _POD = {
     "affinity": "kubernetes.podspec-affinity",
     "hostIPC": "kubernetes.podspec-hostipc",
@@ -32,49 +29,45 @@ _VOLUMES = {
 }
 
 
-def find_runtime(bundle: Bundle, named: Seen) -> Seen:
-    """Return the runtime that is used: the bundle's, or the cluster's own that is named."""
-    return bundle.runtime or named
-
-
-def check_runtime(service: Document, runtime: Seen) -> Iterator[Finding]:
-    """Yield whether a service can run on its runtime."""
-    model = service["spec"]["predictor"]["model"]
-    name, where = model.get("runtime"), "serving.runtime"
+def check_runtime(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
+    """Yield whether the service can run on its runtime."""
+    model, runtime, where = model_of(service), facts.runtime, "serving.runtime"
+    name = model.get("runtime")
     if runtime is UNSET:
+        yield unchecked("runtime", "this user cannot read runtimes", "whether it serves pytorch")
         return
     if runtime is None:
-        detail = f"there is neither a ServingRuntime nor a ClusterServingRuntime {name}"
-        yield failure(
-            "runtime", detail, where, "`kubectl get servingruntimes,clusterservingruntimes` lists them"
-        )
+        remedy = "Run `kubectl get servingruntimes,clusterservingruntimes` to list them."
+        yield failure("runtime", f"ServingRuntime or ClusterServingRuntime {name} not found", where, remedy)
         return
-    spec = runtime["spec"]
+    spec, kind, protocol = runtime["spec"], model["modelFormat"]["name"], model["protocolVersion"]
     formats = [one["name"] for one in spec.get("supportedModelFormats", [])]
-    protocols = spec.get("protocolVersions") or [model["protocolVersion"]]  # none said is all of them
+    protocols = spec.get("protocolVersions") or [protocol]  # without the field, KServe accepts every version
     if spec.get("disabled"):
-        yield failure("runtime", f"{name} is disabled", where, "enable it, or name another")
+        yield failure("runtime", f"{name} is disabled", where, "Enable it, or choose another.")
     elif spec.get("multiModel"):
-        yield failure("runtime", f"{name} is for ModelMesh", where, "name one without multiModel")
-    elif model["modelFormat"]["name"] not in formats:
-        detail = f"{name} serves {', '.join(formats) or 'nothing'}, and not {model['modelFormat']['name']}"
-        yield failure("runtime", detail, where, "name one that starts TorchServe, or none")
-    elif model["protocolVersion"] not in protocols:
-        detail = f"{name} speaks {', '.join(protocols)}, and not {model['protocolVersion']}"
-        yield failure("runtime", detail, where, "set serving.protocol-version, or name another runtime")
+        yield failure("runtime", f"{name} is for ModelMesh", where, "Choose one without multiModel.")
+    elif kind not in formats:
+        detail = f"{name} supports {', '.join(formats) or 'no format'}, not {kind}"
+        yield failure("runtime", detail, where, "Choose one that starts TorchServe, or unset it.")
+    elif protocol not in protocols:
+        detail = f"{name} supports protocol {', '.join(protocols)}, not {protocol}"
+        yield failure("runtime", detail, where, "Set serving.protocol-version, or choose another runtime.")
     else:
         yield ok("runtime", str(name))
 
 
-def check_features(service: Document, runtime: Seen, features: Seen) -> Iterator[Finding]:
-    """Yield whether Knative takes the pods of a service; `features` is its ConfigMap."""
+def check_features(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
+    """Yield whether Knative accepts the service's pods."""
+    features = facts.features
     if mode_of(service) != "Knative" or features is UNSET:
         return
-    wanted = flags_of(service, runtime or None)
-    missing = {flag: field for flag, field in wanted.items() if not _is_on(flag, features)}
+    flags = (features or {}).get("data") or {}
+    wanted = flags_of(service, facts.runtime or None)
+    missing = {flag: field for flag, field in wanted.items() if not _is_on(flag, flags)}
     for flag, field in missing.items():
-        detail = f"Knative refuses {field} while its feature {flag} is off"
-        remedy = f'set {flag}: "enabled" in ConfigMap knative-serving/config-features'
+        detail = f"Knative rejects {field} while its feature {flag} is off"
+        remedy = f'Set {flag}: "enabled" in ConfigMap knative-serving/config-features.'
         yield failure("Knative features", detail, "serving.runtime", remedy)
     if wanted and not missing:
         yield ok("Knative features", ", ".join(wanted))
@@ -86,12 +79,9 @@ def flags_of(service: Document, runtime: Document | None) -> dict[str, str]:
     return {flag: field for spec in specs for flag, field in _needed(spec)}
 
 
-def _is_on(flag: str, features: Document | None) -> bool:
-    """Return whether a flag is on; `features` is the ConfigMap, None where there is none."""
-    value = str(((features or {}).get("data") or {}).get(flag, ""))
-    if value.lower() in ("enabled", "allowed", "disabled"):
-        return value.lower() != "disabled"
-    return flag in _ON_BY_DEFAULT
+def _is_on(flag: str, flags: dict[str, str]) -> bool:
+    value = str(flags.get(flag, "")).lower()
+    return value in ("enabled", "allowed") or (flag == _ON_BY_DEFAULT and value != "disabled")
 
 
 def _needed(spec: Document) -> Iterator[tuple[str, str]]:
