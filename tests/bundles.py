@@ -1,4 +1,4 @@
-"""Releases and their documents, rendered as kdeploy does it, for tests that need no files behind them."""
+"""Releases and their rendered documents, for tests that need no model files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RUNTIME: Document = {"containers": [{"name": "kserve-container", "image": "torch
 def make_release(
     release: str = A, name: str = "demo", *, runtime: Document | None = RUNTIME, **serving: Any
 ) -> Release:
-    """Make a release; with no `runtime` it is the one that kdeploy renders."""
+    """Make a release; without a `runtime` it has the one that kdeploy renders."""
     return Release(
         id=release,
         name=name,
@@ -60,5 +60,5 @@ def make_bundle(
 
 
 def make_entry(bundle: Bundle, *, who: str = ALICE, stable: str | None = None, **more: Any) -> Entry:
-    """Describe the rollout of a bundle."""
+    """Make the journal entry of a rollout."""
     return plan_entry(bundle, Provenance(who=who, archive="sha256:0", commit="abc"), stable=stable, **more)

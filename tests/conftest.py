@@ -1,4 +1,4 @@
-"""What every test has: a skip that should have run is a failure where CI=true."""
+"""Setup for every test: example counts, the order of files, and skips that fail under CI=true."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.children import die_with_parent
 
 pytest_plugins = ["tests.stores.fixtures"]
 
-# How many examples a test of any input tries, unless it says so: `make unit` takes the profile `quick`,
-# `make full` takes `full`. A busy machine is not a failure: what must be fast is measured in bench/.
+# The number of examples of a hypothesis test: `make unit` uses the profile `quick`, `make full` uses `full`.
+# There are no deadlines, because the machine can be busy; bench/ measures speed.
 for _profile, _examples in {"quick": 20, "ci": 100, "full": 1_000}.items():
     settings.register_profile(
         _profile, max_examples=_examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -26,9 +26,9 @@ settings.load_profile("full" if "KDEPLOY_TESTS_FULL" in os.environ else "ci")
 
 
 def pytest_configure() -> None:
-    """Let the processes that tests start hear Ctrl-C: one that a shell put into the background does not.
+    """Let Ctrl-C reach child processes, also if a shell started the tests in the background.
 
-    One of several that run tests ends, and its servers with it, when the one that began them is killed.
+    A worker of pytest-xdist ends, with its servers, when the main process is killed.
     """
     if "PYTEST_XDIST_WORKER" in os.environ:
         die_with_parent()
@@ -37,7 +37,7 @@ def pytest_configure() -> None:
 
 
 class _Dealer(LoadFileScheduling):
-    """Deals out files, but most tests of tests/cluster one by one: they share no more than an API server."""
+    """Distributes files to workers, and most tests in tests/cluster one by one."""
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
@@ -50,7 +50,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest files, so that no process is left with one of them when the others are done."""
+    """Start with the longest files, so that no worker is left with one of them at the end."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
@@ -61,5 +61,5 @@ def pytest_runtest_makereport(
     report = yield
     if report.skipped and os.environ.get("CI") == "true" and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
-        report.longrepr = f"skipped, and CI skips nothing: {report.longrepr}"
+        report.longrepr = f"skipped, but CI=true does not allow skips: {report.longrepr}"
     return report

@@ -1,10 +1,10 @@
-"""Which modules of deployer touch the world, by the one table in pyproject.toml, and which are pure.
+"""Which modules of deployer have effects, by the table in pyproject.toml, and which are pure.
 
-An effect is a library that reads or changes something outside of the process, or the clock. A module is pure
-if neither it nor any module that it imports directly imports an effect, and its folder is none of those that
-act. (What a `Path` does is not seen.)
-`make lint` keeps each effect in its rooms; `make test` wants every branch of the pure modules, which
-`python -m tests.effects` prints as a comma-separated list of files.
+An effect is a library that reads or changes something outside the process, or reads the clock. A module is
+pure if neither it nor any module that it imports directly imports an effect, and it is not in an acting
+folder. Effects through `pathlib.Path` are not detected. `make lint` refuses an effect outside its rooms.
+`make test` requires full branch coverage of the pure modules; `python -m tests.effects` prints their files,
+separated by commas.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ except ImportError:
     import tomli as tomllib  # type: ignore[no-redef]
 
 ROOT = Path(__file__).parents[1]
-ACTING = {"cli", "client", "target"}  # folders in which nothing is pure
+ACTING = {"cli", "client", "target"}  # no module in these folders is pure
 Rooms = dict[str, tuple[str, ...]]
 
 
 def read_table(lines: list[str]) -> Rooms:
-    """Read lines like `os, time -> store, cli`: for each library, the rooms that may import it."""
+    """Read lines like `os, time -> store, cli`: return for each library the rooms that can import it."""
     split = [[re.findall(r"[\w.]+", side) for side in line.split("->")] for line in lines]
     return {library: tuple(f"deployer.{room}" for room in rooms) for libs, rooms in split for library in libs}
 
 
 class EffectsContract(Contract):
-    """Each library is imported by the modules of its rooms alone."""
+    """Only the modules of its rooms import a library."""
 
     type_name = "effects"
     rooms = fields.ListField(subfield=fields.StringField())
@@ -54,15 +54,15 @@ class EffectsContract(Contract):
 
 
 def find_pure() -> dict[str, Path]:
-    """Find the pure modules and their files."""
+    """Return the pure modules and their files."""
     linter = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     effects = next(read_table(contract["rooms"]) for contract in linter["contracts"] if "rooms" in contract)
     graph = grimp.build_graph(
         "deployer", include_external_packages=True, exclude_type_checking_imports=True, cache_dir=None
     )
     imports = {m: graph.find_modules_directly_imported_by(m) for m in graph.modules}
-    doors = {module for module, imported in imports.items() if imported & effects.keys()}
-    pure = [m for m in imports if m.startswith("deployer.") and not ({m} | imports[m]) & doors]
+    impure = {module for module, imported in imports.items() if imported & effects.keys()}
+    pure = [m for m in imports if m.startswith("deployer.") and not ({m} | imports[m]) & impure]
     parts = {module: module.split(".") for module in sorted(pure)}
     bases = {module: ROOT.joinpath(*path) for module, path in parts.items() if not ACTING & set(path)}
     return {m: b / "__init__.py" if b.is_dir() else b.with_suffix(".py") for m, b in bases.items()}

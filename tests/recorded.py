@@ -1,4 +1,4 @@
-"""The states that a real KServe left, as documents: see tests/snapshots/README.md."""
+"""Recorded states of a real KServe, as documents: see tests/snapshots/README.md."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from deployer.targets.kserve.state.children import Children
 FOLDER = Path(__file__).parent / "snapshots" / "recorded"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
-# The recordings hold neither uids nor times: an object's uid is made of its kind and name, and every time is
-# this one. That is all that is invented here.
+# The recordings have no uids and times: a uid is made of the object's kind and name, and every time is TIME.
 TIME = "2026-01-01T10:00:00Z"
 
 
 def documents(name: str) -> list[Document]:
-    """Return the objects of a state, by its number or its whole name."""
+    """Return the objects of a state, by its number or its full name."""
     path = next(path for path in sorted(FOLDER.glob("*.json")) if path.stem.startswith(name))
     found: list[Document] = json.loads(path.read_text().replace('"T"', f'"{TIME}"'))
     for document in found:
@@ -31,10 +30,10 @@ def documents(name: str) -> list[Document]:
 
 
 def state(name: str) -> tuple[Document, Children]:
-    """Return a state's InferenceService and what belongs to it.
+    """Return a state's InferenceService and its children.
 
-    Where a state was recorded without its ReplicaSets, they are derived from its pods, or from a Deployment
-    whose pods are all of one ReplicaSet.
+    If a state was recorded without ReplicaSets, they are derived from its pods, or from a Deployment whose
+    pods all belong to one ReplicaSet.
     """
     found = documents(name)
 
@@ -67,7 +66,7 @@ def _from_pods(pods: list[Document]) -> list[Document]:
         one["spec"]["replicas"] += 1
         one["status"]["replicas"] += 1
         one["status"]["availableReplicas"] += ready
-    # The wanted release's is the newest.
+    # The ReplicaSet of the wanted release comes last: it is the newest.
     return sorted(made.values(), key=lambda one: one["status"]["availableReplicas"], reverse=True)
 
 

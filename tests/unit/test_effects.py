@@ -1,4 +1,4 @@
-"""The rule for pure modules: what it finds, and that a module that calls itself pure is one."""
+"""Which modules count as pure, and the contract for effects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.effects import ROOT, EffectsContract, find_pure
 
 
-def test_a_module_that_calls_itself_pure_is_pure() -> None:
+def test_a_module_whose_docstring_says_pure_is_pure() -> None:
     pure = set(find_pure().values())
     files = sorted(ROOT.joinpath("deployer").rglob("*.py"))
     words = {
@@ -19,7 +19,7 @@ def test_a_module_that_calls_itself_pure_is_pure() -> None:
     assert [file for file, first in words.items() if first.endswith("Pure.") and file not in pure] == []
 
 
-def test_what_decides_is_pure_and_what_touches_the_world_is_not() -> None:
+def test_only_modules_without_effects_are_pure() -> None:
     pure = find_pure().keys()
     assert {"deployer.release", "deployer.rollout.engine", "deployer.targets.kserve.state.readiness"} <= pure
     assert not {"deployer.files", "deployer.cli.main", "deployer.targets.kserve.target.read"} & pure
@@ -29,13 +29,13 @@ def test_what_decides_is_pure_and_what_touches_the_world_is_not() -> None:
     ("module", "library", "kept"),
     [
         ("deployer.store.s3.client", "os", True),
-        ("deployer.stores", "os", False),  # a new room decides, until it is given a place among the effects
+        ("deployer.stores", "os", False),  # a new folder has no effects until the table lists it
         ("deployer.rollout.new", "socket", False),
         ("deployer.rollout.new", "json", True),
         ("deployer.store.s3", "typer", False),
     ],
 )
-def test_an_effect_is_refused_outside_of_its_rooms(module: str, library: str, kept: bool) -> None:
+def test_an_effect_is_refused_outside_its_folders(module: str, library: str, kept: bool) -> None:
     graph = grimp.ImportGraph()
     for name in (module, library):
         graph.add_module(name)

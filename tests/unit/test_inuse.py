@@ -1,4 +1,4 @@
-"""Which releases a document names."""
+"""Finding the releases that a document names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ A, B = "1.0-aaaaaaaaaaaa", "2.0-rc.1-bbbbbbbbbbbb"
         f"digits/{A}",
     ],
 )
-def test_a_storage_uri_anywhere_in_a_document(uri: str) -> None:
+def test_a_storage_uri_is_found_anywhere_in_a_document(uri: str) -> None:
     for document in (
         {"spec": {"predictor": {"model": {"storageUri": uri}}}},
         {"spec": {"predictor": {"storageUris": [{"uri": uri, "mountPath": "/mnt/models"}]}}},
@@ -33,13 +33,13 @@ def test_a_storage_uri_anywhere_in_a_document(uri: str) -> None:
         assert list(releases_named(document)) == [f"digits/{A}"]
 
 
-def test_several_and_none() -> None:
+def test_all_releases_are_found_and_similar_paths_are_not() -> None:
     found = releases_named([f"s3://m/a/{A}/", {"x": f"s3://m/b/{B}/"}])
     assert list(found) == [f"a/{A}", f"b/{B}"]
     for text in (A, f"digits/{A}f", f"digits/{A}-more/", "a/b-0123456789ag", f"DIGITS/{A}", "s3://m/digits/"):
         assert list(releases_named({"x": text})) == []
 
 
-def test_a_large_document_ends() -> None:
+def test_a_large_document_is_searched_quickly() -> None:
     for text in ("a" * 500_000, "a-" * 250_000, "/a" * 250_000, "0-" * 250_000 + "/"):
         assert list(releases_named({"x": text})) == []

@@ -1,4 +1,4 @@
-"""A project on disk and a real model store: what is packed, pushed and exported."""
+"""A project on disk and a real model store: plan, push and export."""
 
 from __future__ import annotations
 
@@ -24,16 +24,14 @@ def store(tmp_path: Path) -> FolderStore:
     return FolderStore(tmp_path / "model-store")
 
 
-def test_unchanged_inputs_are_neither_read_nor_written_again(folder: Folder, store: FolderStore) -> None:
+def test_a_second_push_reads_and_writes_nothing(folder: Folder, store: FolderStore) -> None:
     first = folder.project().push(store)
     assert Archiving in folder.kinds()
     assert folder.project().push(store) == first
     assert folder.events == [Pushed(release=first.id, uri=store.uri(first), bytes_written=0)]
 
 
-def test_without_the_remembered_digests_it_is_found_out_in_one_pass(
-    folder: Folder, store: FolderStore
-) -> None:
+def test_without_stored_digests_a_second_push_stores_nothing(folder: Folder, store: FolderStore) -> None:
     first = folder.project().push(store)
     (folder.folder / DIGESTS).unlink()
     assert folder.project().push(store) == first
@@ -41,18 +39,18 @@ def test_without_the_remembered_digests_it_is_found_out_in_one_pass(
     assert folder.events[-1] == Pushed(release=first.id, uri=store.uri(first), bytes_written=0)
 
 
-def test_other_bytes_are_another_release(folder: Folder, store: FolderStore) -> None:
+def test_changed_files_are_another_release(folder: Folder, store: FolderStore) -> None:
     first = folder.project().push(store)
     folder.change(b"v")
     assert folder.project().push(store).id != first.id
 
 
-def test_replicas_are_no_part_of_a_release(folder: Folder, store: FolderStore) -> None:
+def test_replicas_do_not_change_the_release(folder: Folder, store: FolderStore) -> None:
     first = folder.project().push(store)
     assert folder.project(scaling__max_replicas="3").plan() == first
 
 
-def test_a_plan_writes_nothing_and_names_what_push_makes(folder: Folder, store: FolderStore) -> None:
+def test_a_plan_writes_nothing_and_returns_the_release_of_push(folder: Folder, store: FolderStore) -> None:
     def files() -> set[Path]:
         return {path for path in folder.folder.rglob("*") if ".kdeploy" not in path.parts}
 
@@ -62,13 +60,13 @@ def test_a_plan_writes_nothing_and_names_what_push_makes(folder: Folder, store: 
     assert folder.project().push(store) == planned
 
 
-def test_a_plan_and_a_push_pack_once(folder: Folder, store: FolderStore) -> None:
+def test_a_plan_and_a_push_write_one_archive(folder: Folder, store: FolderStore) -> None:
     project = folder.project()
     assert project.push(store) == project.plan()
     assert folder.kinds().count(Archiving) == 1
 
 
-def test_one_project_sees_that_its_files_change(folder: Folder, store: FolderStore) -> None:
+def test_an_open_project_notices_changed_files(folder: Folder, store: FolderStore) -> None:
     project = folder.project()
     first = project.plan()
     folder.change(b"v")
@@ -97,7 +95,7 @@ def test_a_release_is_found_by_its_id(folder: Folder, store: FolderStore) -> Non
         ('handler = "handler.py"\n[torchserve]\nmodel_store = "x"', {}, "other.toml: torchserve.model_store"),
     ],
 )
-def test_an_error_is_where_the_value_was_set(
+def test_an_error_names_the_source_of_the_value(
     line: str, flags: dict[str, str], where: str, folder: Folder, store: FolderStore
 ) -> None:
     path = folder.folder / "other.toml"
@@ -108,27 +106,27 @@ def test_an_error_is_where_the_value_was_set(
     assert (caught.value.where or "").endswith(where)
 
 
-def test_a_store_takes_only_what_torchserve_loads(folder: Folder, store: FolderStore) -> None:
+def test_a_store_takes_only_mar_files(folder: Folder, store: FolderStore) -> None:
     project = folder.project(model__archive_format="tgz")
     for work in (project.plan, lambda: project.push(store)):
-        with pytest.raises(ConfigError, match=r"takes a \.mar"):
+        with pytest.raises(ConfigError, match=r"cannot store tgz: a model store takes a \.mar file"):
             work()
 
 
-def test_warnings_are_told_once_and_strict_makes_them_errors(folder: Folder, store: FolderStore) -> None:
+def test_each_warning_is_emitted_once_and_is_an_error_with_strict(folder: Folder, store: FolderStore) -> None:
     (folder.folder / "handler.py").write_text("import no_such_module\n" + HANDLER)
     project = folder.project()
     project.push(store)
     project.plan()
-    told = [event for event in folder.events if isinstance(event, Warned)]
-    assert len(told) == 1
-    assert "no_such_module" in told[0].message
+    warnings = [event for event in folder.events if isinstance(event, Warned)]
+    assert len(warnings) == 1
+    assert "no_such_module" in warnings[0].message
     with pytest.raises(ArchiveError, match="strict"):
         folder.project(strict=True).push(store)
 
 
 @pytest.mark.parametrize("archive_format", ["zip-store", "default", "tgz", "no-archive"])
-def test_an_archive_is_written_anywhere_and_replaced_only_by_force(
+def test_an_export_replaces_an_archive_only_with_force(
     folder: Folder, archive_format: str, tmp_path: Path
 ) -> None:
     project = folder.project(model__archive_format=archive_format)
@@ -139,7 +137,7 @@ def test_an_archive_is_written_anywhere_and_replaced_only_by_force(
     with pytest.raises(ArchiveError, match="already") as caught:
         project.export(out)
     assert "--force" in (caught.value.hint or "")
-    if archive_format == "no-archive":  # a folder that kdeploy may not have made
+    if archive_format == "no-archive":  # kdeploy does not delete a folder
         with pytest.raises(ArchiveError, match="folder"):
             project.export(out, force=True)
     else:

@@ -1,4 +1,4 @@
-"""The rollouts of a project, from a real model store to a target in memory: the order of their steps."""
+"""The rollouts of a project, from a real model store to a target in memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from deployer.errors import (
 from deployer.events import Applied, Event, Noted, Pushed, StatusChanged, Unchanged, Warned
 from deployer.findings import Finding, failure, warning
 from deployer.journal import Entry, Outcome
-from deployer.observed import Capabilities, Document, Live, Reference
+from deployer.observed import Capabilities, Document, Live, Reference, Revision
 from deployer.release import Release
 from deployer.rollout.plan import Strategy
 from deployer.rollouts import Rollouts
@@ -36,44 +36,44 @@ SECRETS = ("hunter2", "aHVudGVyMg")
 
 
 class RecordedStore(FolderStore):
-    """A model store in a folder that says what it was asked to do."""
+    """A model store in a folder that records its calls."""
 
-    def __init__(self, folder: Path, said: list[str]) -> None:
+    def __init__(self, folder: Path, calls: list[str]) -> None:
         super().__init__(folder)
-        self.said = said
+        self.calls = calls
         self.given: StorageAccess | None = None
 
     def access(self) -> StorageAccess | None:
         return self.given
 
     def check(self, release: Release) -> None:
-        self.said.append("check")
+        self.calls.append("check")
         super().check(release)
 
     def close(self) -> None:
-        self.said.append("close")
+        self.calls.append("close")
 
 
 class RecordedTarget(MemoryTarget):
-    """A target in memory that says what it was asked to do, with findings that a test gives."""
+    """A target in memory that records its calls, with findings from the test."""
 
-    def __init__(self, said: list[str]) -> None:
+    def __init__(self, calls: list[str]) -> None:
         super().__init__(clock=FakeClock(), lag=1)
-        self.said = said
+        self.calls = calls
         self.found: list[Finding] = []
         self.refusal: TargetError | None = None
-        self.local = False
+        self.features: dict[str, object] = {}
         self.secrets: list[Sealed | None] = []
 
     def capabilities(self) -> Capabilities:
-        return msgspec.structs.replace(super().capabilities(), local_storage_only=self.local)
+        return msgspec.structs.replace(super().capabilities(), **self.features)
 
     def get(self, reference: Reference) -> Live | None:
-        self.said.append("get")
+        self.calls.append("get")
         return super().get(reference)
 
     def check(self, bundle: Bundle, *, wait: bool = True) -> list[Finding]:
-        self.said.append("findings" if wait else "findings without waiting")
+        self.calls.append("findings" if wait else "findings without waiting")
         return self.found
 
     def preview(self, bundle: Bundle) -> list[tuple[Document | None, Document]]:
@@ -82,26 +82,26 @@ class RecordedTarget(MemoryTarget):
         return super().preview(bundle)
 
     def apply(self, bundle: Bundle, entry: Entry, *, expect: int | None = None) -> int:
-        self.said.append("apply")
+        self.calls.append("apply")
         self.secrets.append(bundle.secret)
         return super().apply(bundle, entry, expect=expect)
 
 
 class World:
     def __init__(self, folder: Path) -> None:
-        self.said: list[str] = []
+        self.calls: list[str] = []
         self.folder = Folder(folder)
-        self.memory = RecordedTarget(self.said)
-        self.store = RecordedStore(folder / "model-store", self.said)
+        self.memory = RecordedTarget(self.calls)
+        self.store = RecordedStore(folder / "model-store", self.calls)
 
     @property
     def events(self) -> list[Event]:
         return self.folder.events
 
     def open(self, **flags: str) -> Rollouts:
-        """Open the project anew, as each command does."""
+        """Open the project, as each command does."""
         project = self.folder.project(**flags)
-        self.said.clear()
+        self.calls.clear()
         return Rollouts(project, self.store, self.memory.target, self.events.append)
 
     def rollout(self, release_id: str | None = None, **more: object) -> Release:
@@ -126,25 +126,25 @@ def world(tmp_path: Path) -> World:
 
 
 class TestRollout:
-    def test_a_release_is_pushed_applied_and_becomes_ready(self, world: World) -> None:
+    def test_a_rollout_pushes_applies_and_waits(self, world: World) -> None:
         release = world.rollout()
         assert world.store.find("demo", release.id) == release
         assert world.outcomes() == [(release.id, Outcome.READY)]
         kinds = [kind for kind in world.folder.kinds() if kind in (Pushed, Applied, StatusChanged)]
         assert kinds[:2] == [Pushed, Applied]
-        assert world.said == ["get", "findings", "close", "apply"]
+        assert world.calls == ["get", "findings", "close", "apply"]
         (entry,) = world.memory.entries(DEMO)
         assert (entry.archive, entry.strategy) == (release.archive.digest, "rolling")
         assert entry.who
 
-    def test_what_is_live_already_is_not_applied_again(self, world: World) -> None:
+    def test_an_unchanged_release_is_not_applied_again(self, world: World) -> None:
         release = world.rollout()
         assert world.rollout() == release
-        assert world.said == ["get"]
+        assert world.calls == ["get"]
         assert world.folder.kinds() == [Pushed, Unchanged]
         assert world.outcomes() == [(release.id, Outcome.READY)]
 
-    def test_a_release_that_became_ready_late_is_corrected(self, world: World) -> None:
+    def test_a_release_that_became_ready_later_is_noted_as_ready(self, world: World) -> None:
         world.memory.lag = 100
         with pytest.raises(RolloutTimeoutError):
             world.rollout()
@@ -153,17 +153,17 @@ class TestRollout:
         world.rollout()
         assert [outcome for _, outcome in world.outcomes()] == [Outcome.READY]
 
-    def test_an_older_release_is_checked_and_nothing_is_pushed(self, world: World) -> None:
+    def test_an_older_release_is_checked_and_not_pushed(self, world: World) -> None:
         first, _ = world.two()
         assert world.rollout(first.id) == first
-        assert world.said == ["get", "findings", "check", "close", "apply"]
+        assert world.calls == ["get", "findings", "check", "close", "apply"]
         assert Pushed not in world.folder.kinds()
         assert world.shares() == {first.id: 100}
 
-    def test_a_release_that_is_not_stored_ends_it_before_anything_is_asked(self, world: World) -> None:
+    def test_a_missing_release_is_an_error_before_the_target_is_read(self, world: World) -> None:
         with pytest.raises(NotFoundError):
             world.rollout("1.0-0123456789ab")
-        assert world.said == []
+        assert world.calls == []
 
     def test_a_canary_and_its_promotion(self, world: World) -> None:
         first = world.rollout(percent=10)
@@ -175,11 +175,11 @@ class TestRollout:
         assert world.memory.entries(DEMO)[-1].stable == first.id
         world.rollout()
         assert world.shares() == {second.id: 100}
-        world.rollout(percent=10)  # again, as a CI job does it: nothing is taken from it
+        world.rollout(percent=10)  # a repeated CI job changes nothing
         assert Unchanged in world.folder.kinds()
         assert world.shares() == {second.id: 100}
 
-    def test_a_canary_is_refused_where_somebody_rolled_out_in_between(
+    def test_a_canary_conflicts_with_a_rollout_in_between(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         world.rollout()
@@ -195,9 +195,9 @@ class TestRollout:
             world.rollout(percent=10)
         assert world.memory.served[DEMO].bundle == bundle
         world.folder.change(b"w")
-        world.rollout()  # all requests are for it, whatever was live
+        world.rollout()  # a rollout with all traffic does not depend on the live release
 
-    def test_a_canary_of_somebody_who_may_not_read_the_journal(
+    def test_a_canary_without_permission_to_read_the_journal(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         world.rollout()
@@ -213,7 +213,7 @@ class TestRollout:
         release = world.rollout()
         assert world.open(scaling__max_replicas="3").rollout(timeout=30.0) == release
         assert world.memory.served[DEMO].bundle.service["spec"]["predictor"]["maxReplicas"] == 3
-        assert "apply" in world.said
+        assert "apply" in world.calls
 
     def test_a_failure_is_rolled_back(self, world: World) -> None:
         first = world.rollout()
@@ -228,8 +228,8 @@ class TestRollout:
             (first.id, Outcome.READY),
         ]
 
-    def test_a_release_that_is_live_and_ready_can_be_gone_back_to(self, world: World) -> None:
-        first = world.open().rollout(timeout=None)  # nobody waited for it
+    def test_a_rollback_restores_a_live_release_that_was_not_noted_as_ready(self, world: World) -> None:
+        first = world.open().rollout(timeout=None)  # Ready is not noted
         world.folder.change(b"v")
         broken = world.open().decide().release
         world.memory.get(DEMO)
@@ -238,31 +238,31 @@ class TestRollout:
             world.rollout(rollback=True)
         assert f"{first.id} is restored and Ready" in (caught.value.hint or "")
 
-    def test_nobody_waits_without_a_timeout(self, world: World) -> None:
+    def test_without_a_timeout_it_does_not_wait(self, world: World) -> None:
         release = world.rollout(timeout=None)
         assert world.outcomes() == [(release.id, Outcome.APPLIED)]
-        assert "findings without waiting" in world.said
+        assert "findings without waiting" in world.calls
 
 
-class TestWhatStandsInTheWay:
-    def test_a_failed_check_ends_it_before_the_first_write(self, world: World) -> None:
+class TestChecks:
+    def test_a_failed_check_is_an_error_before_the_first_write(self, world: World) -> None:
         world.memory.found = [failure("quota", "no room", "namespace default", "ask for more")]
         with pytest.raises(ConfigError, match="no room"):
             world.rollout()
-        assert world.said == ["get", "findings"]
+        assert world.calls == ["get", "findings"]
         assert world.store.releases() == []
 
-    def test_warnings_are_told(self, world: World) -> None:
+    def test_warnings_are_emitted(self, world: World) -> None:
         world.memory.found = [warning("quota", "little room", "namespace default", "ask for more")]
         world.rollout()
         assert Warned("little room: ask for more") in world.events
 
-    def test_a_strategy_that_the_target_lacks_is_refused(self, world: World) -> None:
+    def test_a_strategy_that_the_target_lacks_is_an_error(self, world: World) -> None:
         with pytest.raises(ConfigError, match="Standard mode"):
             world.rollout(strategy=Strategy.RECREATE)
 
-    def test_a_target_that_reads_this_disk_needs_a_store_on_it(self, world: World) -> None:
-        world.memory.local = True
+    def test_a_local_target_needs_a_store_on_this_machine(self, world: World) -> None:
+        world.memory.features["local_storage_only"] = True
         world.rollout()
         world.folder.change(b"v")
         with pytest.raises(ConfigError, match="not from s3://") as caught:
@@ -271,7 +271,7 @@ class TestWhatStandsInTheWay:
 
 
 class TestDecision:
-    def test_it_changes_nothing_and_says_what_would_be(self, world: World) -> None:
+    def test_a_decision_has_the_changes_and_changes_nothing(self, world: World) -> None:
         world.rollout()
         world.folder.change(b"v")
         served, stored = world.memory.served[DEMO], world.store.releases()
@@ -282,9 +282,27 @@ class TestDecision:
         assert "spec.predictor.canaryTrafficPercent" in [one.path for one in decision.changes[0].changes]
         assert (served.bundle, served.entries) == before
         assert world.store.releases() == stored
-        assert "apply" not in world.said
+        assert "apply" not in world.calls
 
-    def test_what_is_live_is_unchanged_and_not_checked(self, world: World) -> None:
+    def test_stuck_pods_are_stopped_first_with_a_warning(self, world: World) -> None:
+        stuck = world.rollout()
+        live = world.memory.get(DEMO)
+        assert live
+        running = (Revision("r1", stuck.id, pods=1),)
+        status = msgspec.structs.replace(live.status, traffic=(), revisions=running)
+        world.memory.features["deployment_mode"] = "Standard"
+        world.memory.get = lambda _: Live(live.document, status)  # type: ignore[method-assign]
+        world.folder.change(b"v")
+        world.store.given = ACCESS
+        decision = world.open().decide()
+        assert decision.strategy is Strategy.RECREATE
+        assert decision.bundle.service["spec"]["predictor"]["deploymentStrategy"] == {"type": "Recreate"}
+        assert decision.warnings == (
+            f"no release answers requests, so kdeploy stops the pods of {stuck.id} first",
+            "the token expires in an hour",
+        )
+
+    def test_an_unchanged_service_is_not_checked(self, world: World) -> None:
         world.rollout()
         world.memory.found = [failure("quota", "no room", "", "")]
         rollouts = world.open()
@@ -293,9 +311,7 @@ class TestDecision:
         assert (decision.changes, decision.findings) == ((), ())
         rollouts.tell(decision)
 
-    def test_whoever_renders_a_role_needs_no_credentials(
-        self, world: World, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_role_needs_no_credentials(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         bundles: list[Bundle] = []
 
         def role(bundle: Bundle) -> list[Document]:
@@ -311,12 +327,12 @@ class TestDecision:
         assert world.open().role() == []
         assert [bundle.secret is not None for bundle in bundles] == [False, True]
 
-    def test_for_gitops_nobody_looks(self, world: World) -> None:
+    def test_without_look_the_target_is_not_read(self, world: World) -> None:
         decision = world.open().decide(percent=10, look=False)
         assert (decision.bundle.percent, decision.live) == (10, None)
-        assert world.said == []
+        assert world.calls == []
 
-    def test_the_target_may_be_asked_to_admit_it(self, world: World) -> None:
+    def test_admit_returns_the_error_of_the_target(self, world: World) -> None:
         rollouts = world.open()
         assert rollouts.admit(rollouts.decide()).status == "ok"
         world.memory.refusal = TargetError("the webhook denied it", where="spec.predictor", hint="raise it")
@@ -324,7 +340,7 @@ class TestDecision:
         assert (found.status, found.detail) == ("failure", "the webhook denied it")
         assert (found.where, found.remedy) == ("spec.predictor", "raise it")
 
-    def test_it_is_known_whether_a_release_is_stored(self, world: World) -> None:
+    def test_is_stored_is_none_if_the_lookup_has_side_effects(self, world: World) -> None:
         rollouts = world.open()
         release = rollouts.decide().release
         assert rollouts.is_stored(release) is False
@@ -335,7 +351,7 @@ class TestDecision:
 
 
 class TestSecrets:
-    def test_they_reach_the_target_and_nothing_else(self, world: World) -> None:
+    def test_a_secret_reaches_only_the_target(self, world: World) -> None:
         world.store.given = ACCESS
         world.rollout()
         (secret,) = world.memory.secrets
@@ -353,7 +369,7 @@ class TestSecrets:
         for text in map(str, texts):
             assert not any(secret in text for secret in SECRETS)
 
-    def test_a_caution_is_told_where_something_is_applied(self, world: World) -> None:
+    def test_a_warning_about_credentials_is_emitted_if_a_release_is_applied(self, world: World) -> None:
         world.store.given = ACCESS
         world.rollout()
         assert Warned("the token expires in an hour") in world.events
@@ -361,7 +377,7 @@ class TestSecrets:
         assert Unchanged in world.folder.kinds()
         assert Warned("the token expires in an hour") not in world.events
 
-    def test_a_rollback_gets_the_secret_of_today(self, world: World) -> None:
+    def test_a_rollback_has_the_current_secret(self, world: World) -> None:
         world.store.given = ACCESS
         world.rollout()
         world.folder.change(b"v")
@@ -372,7 +388,7 @@ class TestSecrets:
         secrets = [one.document["data"]["AWS_SECRET_ACCESS_KEY"] for one in world.memory.secrets if one]
         assert secrets == ["aHVudGVyMg==", "cm90YXRlZA==", "cm90YXRlZA=="]
 
-    def test_a_rollback_where_the_store_gives_none_any_more(self, world: World) -> None:
+    def test_a_rollback_without_credentials_has_no_secret(self, world: World) -> None:
         world.store.given = ACCESS
         world.rollout()
         world.folder.change(b"v")

@@ -1,4 +1,4 @@
-"""A target in memory whose calls go wrong as a script says: it fails, lies, lags, or others come first."""
+"""A target in memory with scripted faults: errors, crashes, stale states, lags, changes by other users."""
 
 from __future__ import annotations
 
@@ -16,37 +16,36 @@ from tests.bundles import DEMO, C, make_bundle, make_entry
 from tests.clocks import FakeClock
 
 Answer = TypeVar("Answer")
-CALLS_MAX = 400  # a rollout that makes more calls has no end
-
+CALLS_MAX = 400  # a rollout with more calls does not end
 
 _OTHER = make_bundle(C)
 
 
 class Fault(enum.Enum):
-    """What goes wrong with one call."""
+    """The fault of one call."""
 
-    REFUSED = "it fails, and nothing was done"
-    ANSWER_LOST = "it is done, and the answer is lost"
-    CRASH_BEFORE = "the command dies before it"
-    CRASH_AFTER = "the command dies after it"
-    STALE = "what is observed is of before"
-    REPLACED = "somebody else rolls out another release just before it"
-    DELETED = "somebody deletes the service just before it"
-    LAG = "from here on, a release takes longer to become ready"
+    REFUSED = "the call fails and does nothing"
+    ANSWER_LOST = "the call succeeds, but its response is lost"
+    CRASH_BEFORE = "the command crashes before the call"
+    CRASH_AFTER = "the command crashes after the call"
+    STALE = "the call returns an earlier state"
+    REPLACED = "another user rolls out another release before the call"
+    DELETED = "another user deletes the service before the call"
+    LAG = "from now on, a release takes longer to become ready"
 
 
-# After any of the others, what was Ready when it was observed need not be any more.
-_HONEST = {Fault.REFUSED, Fault.ANSWER_LOST, Fault.CRASH_BEFORE, Fault.CRASH_AFTER}
+# After any other fault, an observed Ready can be outdated.
+_CURRENT = {Fault.REFUSED, Fault.ANSWER_LOST, Fault.CRASH_BEFORE, Fault.CRASH_AFTER}
 
 
 class CrashError(Exception):
-    """The command died."""
+    """The command crashed."""
 
 
 class FaultyTarget:
-    """Implements all three protocols over a target in memory; `script` names the faults of the next calls.
+    """Wraps a target in memory; `script` has the faults of the next calls.
 
-    Fails the test where a promise does not hold after a call.
+    After each call it checks what must always hold.
     """
 
     def __init__(self, clock: FakeClock) -> None:
@@ -63,20 +62,20 @@ class FaultyTarget:
 
     @property
     def target(self) -> Target:
-        """The target that this is."""
-        return Target(services=self, journal=self, reach=self)  # type: ignore[arg-type]  # what a runner needs
+        """The three protocols."""
+        return Target(services=self, journal=self, reach=self)  # type: ignore[arg-type]  # only what a runner needs
 
     @property
     def namespace(self) -> str:
-        """The namespace that references without one are in."""
+        """The default namespace."""
         return self.memory.namespace
 
     def serves(self, bundle: Bundle, live: Live) -> bool:
-        """Return whether a live service is Ready with just this bundle; the target is not asked."""
+        """Return whether a live service is Ready with this bundle."""
         return self.memory.serves(bundle, live)
 
     def get(self, reference: Reference) -> Live | None:
-        """Return the service as it is."""
+        """Return the live service."""
         live = self._call(lambda: self.memory.get(reference), seen=self._lives)
         if live:
             self._lives.append(live)
@@ -88,7 +87,7 @@ class FaultyTarget:
         return self._call(lambda: self.memory.apply(bundle, entry, expect=expect))
 
     def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Watch:
-        """Yield what is observed, or what was."""
+        """Yield observed states, or earlier ones."""
         watched = self.memory.watch(reference, timeout, stable)
         while observed := self._call(lambda: next(watched, None), seen=self._seen):
             self._seen.append(observed)
@@ -107,19 +106,19 @@ class FaultyTarget:
 
     def _call(self, work: Callable[[], Answer], *, seen: Sequence[Answer] = ()) -> Answer:
         self.calls += 1
-        assert self.calls < CALLS_MAX, "this rollout does not end"
+        assert self.calls < CALLS_MAX, "the rollout does not end"
         self.fault = fault = self.script.pop(0) if self.script else None
         if fault:
             self.faults.add(fault)
         if fault is Fault.REFUSED:
-            raise TargetError("the target refused it")
+            raise TargetError("refused")
         if fault is Fault.CRASH_BEFORE:
             raise CrashError
         self._interfere(fault)
         answer = work()
         self._check()
         if fault is Fault.ANSWER_LOST:
-            raise TargetError("the answer was lost")
+            raise TargetError("the response was lost")
         if fault is Fault.CRASH_AFTER:
             raise CrashError
         return seen[-1] if fault is Fault.STALE and seen else answer
@@ -128,14 +127,13 @@ class FaultyTarget:
         if fault is Fault.LAG:
             self.memory.lag += 5
         elif fault is Fault.REPLACED:
-            other = _OTHER
-            self.memory.apply(other, make_entry(other, who="bob@desk"))
+            self.memory.apply(_OTHER, make_entry(_OTHER, who="bob@desk"))
         elif fault is Fault.DELETED:
             self.memory.delete(DEMO)
             self._numbers, self._was_ready = [], False
 
     def _check(self) -> None:
-        """Check that a release always serves, and that no entry is lost or has another number."""
+        """Check that a release always answers, and that no entry is lost or renumbered."""
         served = self.memory.served.get(DEMO)
         percents = [percent for _, percent in served.traffic] if served else []
         self._was_ready = self._was_ready or bool(percents)
@@ -147,17 +145,17 @@ class FaultyTarget:
         self._numbers = numbers
 
     def _check_ready(self, reference: Reference, number: int) -> None:
-        """Check that what is noted as Ready was observed, and where nobody lied, is Ready."""
+        """Check that an entry noted as Ready was observed as Ready, and still is if no state was stale."""
         entries = self.memory.entries(reference)
         for entry in entries:
             if entry.number == number and self._last:
                 wanted = (entry.release, entry.percent, Phase.READY)
                 assert (self._last.wanted, self._last.percent, self._last.phase) == wanted
         if Fault.STALE not in self.faults and self.fault not in (Fault.REPLACED, Fault.DELETED):
-            # Somebody else may have applied just the same once more.
+            # Another user can have applied the same release again.
             later = {(entry.release, entry.percent) for entry in entries if entry.number >= number}
-            assert len(later) == 1, "only the newest of what is wanted becomes Ready"
-        if self.faults - _HONEST:
+            assert len(later) == 1, "only the newest wanted release becomes Ready"
+        if self.faults - _CURRENT:
             return
         live, newest = self.memory.get(reference), self.memory.entries(reference)[-1]
         assert live

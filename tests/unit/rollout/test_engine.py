@@ -1,4 +1,4 @@
-"""The steps of a rollout, one by one: what follows from each event, and what is told of it."""
+"""The steps of a rollout: the state and the actions after each event."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def observed(phase: Phase, release: str | None = B, **more: Any) -> Observed:
 
 
 def waiting(of: Plan | None = None, *seen: Observed) -> Rollout:
-    """A rollout that has been applied as entry 7, and has seen what is given."""
+    """A rollout that was applied as entry 7 and has seen these statuses."""
     state, _ = engine.begin(of or plan())
     state, _ = engine.step(state, engine.Applied(7))
     for one in seen:
@@ -51,7 +51,7 @@ def noted(outcome: Outcome, reason: str = "", number: int = 7) -> Note:
 
 
 def end(state: Rollout, event: engine.Event) -> KdeployError:
-    """Return the error that the event ends the rollout with."""
+    """Return the error of a rollout that ends with this event."""
     state, _ = engine.step(state, event)
     assert state.stage is Stage.DONE
     assert state.error
@@ -62,8 +62,8 @@ def failed(**more: Any) -> engine.Seen:
     return engine.Seen(observed(Phase.FAILED, **more))
 
 
-class TestTheWayToReady:
-    def test_it_applies_waits_and_notes_that_it_is_ready(self) -> None:
+class TestReady:
+    def test_a_rollout_applies_waits_and_notes_ready(self) -> None:
         of = plan(expect=6)
         state, actions = engine.begin(of)
         assert actions == (Apply(of.bundle, of.entry, 6),)
@@ -72,17 +72,17 @@ class TestTheWayToReady:
         progress, ready = observed(Phase.PROGRESSING), observed(Phase.READY)
         state, actions = engine.step(state, engine.Seen(progress))
         assert actions == (StatusChanged(progress),)
-        assert engine.step(state, engine.Seen(progress)) == (state, ())  # what did not change is not told
+        assert engine.step(state, engine.Seen(progress)) == (state, ())  # an unchanged status is not reported
         state, actions = engine.step(state, engine.Seen(ready))
         assert actions == (StatusChanged(ready), noted(Outcome.READY))
-        assert engine.step(state, engine.Seen(ready)) == (state, ())  # it is over
+        assert engine.step(state, engine.Seen(ready)) == (state, ())  # the rollout has ended
 
-    def test_without_a_timeout_nobody_waits(self) -> None:
+    def test_without_a_timeout_it_does_not_wait(self) -> None:
         state, _ = engine.begin(plan(timeout=None))
         state, actions = engine.step(state, engine.Applied(7))
         assert (state.stage, actions) == (Stage.DONE, ())
 
-    def test_a_canary_waits_for_its_share_beside_the_stable_release(self) -> None:
+    def test_a_canary_waits_for_its_traffic(self) -> None:
         state, _ = engine.begin(plan(percent=10))
         state, actions = engine.step(state, engine.Applied(7))
         assert actions == (Watch(5.0, A),)
@@ -90,7 +90,7 @@ class TestTheWayToReady:
         assert actions[1:] == (noted(Outcome.READY),)
 
     @pytest.mark.parametrize(("percent", "seen"), [(100, 10), (50, 10), (10, 100)])
-    def test_ready_with_another_percentage_is_not_ready_yet(self, percent: int, seen: int) -> None:
+    def test_ready_with_another_percentage_is_progressing(self, percent: int, seen: int) -> None:
         state = waiting(plan(percent=percent))
         state, actions = engine.step(state, engine.Seen(observed(Phase.READY, percent=seen)))
         (report,) = actions
@@ -99,12 +99,12 @@ class TestTheWayToReady:
         error = end(state, engine.Elapsed())
         assert f": waiting for the wanted traffic to be {percent}%, not {seen}%" in error.what
 
-    def test_pods_that_still_hold_their_resources_are_told(self) -> None:
+    def test_pods_that_are_still_terminating_are_named(self) -> None:
         holding = observed(Phase.READY, holding=("demo-1", "demo-2"))
         _, actions = engine.step(waiting(), engine.Seen(holding))
         assert actions[2:] == (Noted("still terminating: demo-1, demo-2"),)
 
-    def test_what_cannot_be_applied_ends_it(self) -> None:
+    def test_a_failed_apply_ends_the_rollout(self) -> None:
         state, _ = engine.begin(plan(rollback=True))
         error = StoreError("the network broke")
         state, actions = engine.step(state, engine.Failed(error))
@@ -112,7 +112,7 @@ class TestTheWayToReady:
 
 
 class TestFailure:
-    def test_it_says_why_and_which_release_still_answers(self) -> None:
+    def test_a_failure_has_the_reason_and_the_release_that_still_answers(self) -> None:
         event = failed(
             reason="ModelLoadFailed", message="No module named 'foo'.", traffic=(Share("r1", A, 100),)
         )
@@ -131,7 +131,7 @@ class TestFailure:
             f"Run `kdeploy rollout --release {A}` to go back."
         )
 
-    def test_without_another_release_there_is_no_way_back(self) -> None:
+    def test_without_another_release_the_hint_has_no_command_to_go_back(self) -> None:
         event = failed(
             reason="OOMKilled",
             hint="Raise `serving.memory`.",
@@ -142,7 +142,7 @@ class TestFailure:
         assert error.what.endswith("OOMKilled\n  | a\n  | b")
         assert error.hint == f"Raise `serving.memory`. {B} stays applied and takes over if it becomes ready."
 
-    def test_a_timeout_says_how_far_it_was(self) -> None:
+    def test_a_timeout_has_the_last_status(self) -> None:
         seen = observed(
             Phase.PROGRESSING, reason="Loading", message="loading", traffic=(Share("r1", A, 100),)
         )
@@ -156,16 +156,16 @@ class TestFailure:
         assert "takes over when it is ready" in (error.hint or "")
         assert (error.hint or "").endswith(f"Run `kdeploy rollout --release {A}` to go back.")
 
-    def test_a_timeout_before_anything_was_seen(self) -> None:
+    def test_a_timeout_without_a_status(self) -> None:
         assert end(waiting(), engine.Elapsed()).what == f"timed out after 5 s waiting for release {B}"
 
-    def test_a_timeout_while_nothing_progresses(self) -> None:
+    def test_a_timeout_of_a_stopped_or_silent_service(self) -> None:
         stopped = observed(Phase.STOPPED, reason="Stopped", message="by hand")
         assert end(waiting(None, stopped), engine.Elapsed()).what.endswith(": Stopped: by hand")
         silent = observed(Phase.PROGRESSING, reason="Loading")
         assert end(waiting(None, silent), engine.Elapsed()).what.endswith(f"{B}: Loading")
 
-    def test_a_watch_that_breaks_notes_nothing(self) -> None:
+    def test_a_failed_watch_notes_nothing(self) -> None:
         error = TargetError("the supervisor ended")
         state, actions = engine.step(waiting(plan(rollback=True)), engine.Failed(error))
         assert (state.stage, state.error, actions) == (Stage.DONE, error, ())
@@ -173,30 +173,30 @@ class TestFailure:
 
 class TestReplaced:
     @pytest.mark.parametrize("other", [A, None])
-    def test_another_release_is_noted_and_looked_up(self, other: str | None) -> None:
+    def test_a_replaced_release_is_noted_and_the_journal_is_read(self, other: str | None) -> None:
         seen = observed(Phase.READY, other)
         state, actions = engine.step(waiting(), engine.Seen(seen))
         assert actions == (StatusChanged(seen), noted(Outcome.REPLACED), ReadJournal())
         assert state.stage is Stage.REPLACED
 
     @pytest.mark.parametrize(
-        ("release", "told"),
+        ("release", "message"),
         [
             (A, f"alice@laptop applied release {A} at 12:03:11 UTC while {B} was being rolled out"),
             (B, f"release {A} was applied while {B} was being rolled out"),
         ],
     )
-    def test_it_names_who_did_it_where_the_journal_tells(self, release: str, told: str) -> None:
+    def test_the_error_names_the_author_if_the_journal_has_it(self, release: str, message: str) -> None:
         state = waiting(None, observed(Phase.READY, A))
         entry = Entry(release=release, who=ALICE, when="2026-01-01T12:03:11Z")
         error = end(state, engine.Read([entry]))
         assert isinstance(error, ConflictError)
-        assert (error.what, error.where) == (told, "default/demo")
+        assert (error.what, error.where) == (message, "default/demo")
         assert "run `kdeploy rollout` again" in (error.hint or "")
 
-    def test_a_journal_that_is_empty_or_cannot_be_read_names_nobody(self) -> None:
+    def test_without_a_readable_journal_the_error_names_no_author(self) -> None:
         state = waiting(None, observed(Phase.READY, A))
-        for event in (engine.Read([]), engine.Failed(TargetError("no way there"))):
+        for event in (engine.Read([]), engine.Failed(TargetError("unreachable"))):
             error = end(state, event)
             assert isinstance(error, ConflictError)
             assert error.what == f"release {A} was applied while {B} was being rolled out"
@@ -209,12 +209,12 @@ class TestRollback:
     RESTORING = engine.step(engine.step(RECALLING, engine.Read([READY_A]))[0], engine.Applied(8))[0]
 
     @pytest.mark.parametrize("event", [failed(reason="OOMKilled"), engine.Elapsed()])
-    def test_the_journal_is_read_first(self, event: engine.Event) -> None:
+    def test_a_rollback_reads_the_journal_first(self, event: engine.Event) -> None:
         state, actions = engine.step(waiting(plan(rollback=True)), event)
         assert (state.stage, actions[-1]) == (Stage.RECALLING, ReadJournal(look=True))
         assert any(isinstance(one, Note) for one in actions)
 
-    def test_the_last_release_that_was_ready_is_restored_for_all_requests(self) -> None:
+    def test_the_last_ready_release_is_restored_with_all_requests(self) -> None:
         newest = structs.replace(READY_A, number=4, release=C, outcome=Outcome.FAILED)
         state, actions = engine.step(self.RECALLING, engine.Read([READY_A, newest]))
         say, apply = actions
@@ -227,7 +227,7 @@ class TestRollback:
         state, actions = engine.step(state, engine.Applied(8))
         assert (state.stage, actions) == (Stage.RESTORING, (Watch(5.0, None),))
 
-    def test_pods_that_answer_nothing_are_stopped_first_in_standard_mode(self) -> None:
+    def test_stuck_pods_are_stopped_first_in_standard_mode(self) -> None:
         stuck = observed(Phase.FAILED, revisions=(Revision("r2", B, pods=1),))
         state = waiting(plan(rollback=True, standard=True), stuck)
         _, actions = engine.step(state, engine.Read([READY_A]))
@@ -238,7 +238,7 @@ class TestRollback:
         assert apply.bundle == apply.entry.bundle == READY_A.bundle.recreating()
         assert apply.entry.strategy == "recreate"
 
-    def test_what_runs_is_looked_at_anew_before_it(self) -> None:
+    def test_a_rollback_uses_the_current_state(self) -> None:
         state, _ = engine.step(
             waiting(plan(rollback=True, standard=True), observed(Phase.PROGRESSING)), engine.Elapsed()
         )
@@ -247,7 +247,7 @@ class TestRollback:
         assert isinstance(actions[-1], Apply)
         assert actions[-1].entry.strategy == "recreate"
 
-    def test_its_end_is_the_failure_and_says_what_is_restored(self) -> None:
+    def test_a_rollback_ends_with_the_failure_and_the_restored_release(self) -> None:
         ready = engine.Seen(observed(Phase.READY, A))
         _, actions = engine.step(self.RESTORING, ready)
         assert actions[1] == noted(Outcome.READY, number=8)
@@ -257,7 +257,7 @@ class TestRollback:
         assert error.hint == f"Fix the cause, then run `kdeploy rollout` again. {A} is restored and Ready."
 
     @pytest.mark.parametrize("entries", [[], [structs.replace(READY_A, bundle=None)]])
-    def test_with_nothing_to_go_back_to_the_hint_says_so(self, entries: list[Entry]) -> None:
+    def test_a_rollback_without_an_earlier_release(self, entries: list[Entry]) -> None:
         error = end(self.RECALLING, engine.Read(entries))
         assert error.what == f"release {B} cannot become ready: OOMKilled"
         assert error.hint == (
@@ -266,13 +266,13 @@ class TestRollback:
         )
 
     @pytest.mark.parametrize(
-        ("state", "event", "told"),
+        ("state", "event", "message"),
         [
-            (RECALLING, engine.Failed(TargetError("no way there")), "; cannot roll back: no way there"),
+            (RECALLING, engine.Failed(TargetError("unreachable")), "; cannot roll back: unreachable"),
             (
                 RESTORING,
-                engine.Failed(TargetError("no way there")),
-                f"; rolling back to {A} failed: no way there",
+                engine.Failed(TargetError("unreachable")),
+                f"; rolling back to {A} failed: unreachable",
             ),
             (
                 RESTORING,
@@ -286,12 +286,14 @@ class TestRollback:
             ),
         ],
     )
-    def test_a_rollback_that_fails_says_both(self, state: Rollout, event: engine.Event, told: str) -> None:
+    def test_a_failed_rollback_reports_both_errors(
+        self, state: Rollout, event: engine.Event, message: str
+    ) -> None:
         error = end(state, event)
         assert isinstance(error, RolloutFailedError)
-        assert error.what == f"release {B} cannot become ready: OOMKilled{told}"
+        assert error.what == f"release {B} cannot become ready: OOMKilled{message}"
 
-    def test_a_rollback_that_is_replaced_says_both(self) -> None:
+    def test_a_replaced_rollback_reports_both_errors(self) -> None:
         state, _ = engine.step(self.RESTORING, engine.Seen(observed(Phase.READY, C)))
         error = end(state, engine.Read([]))
         assert error.what.endswith(

@@ -1,4 +1,4 @@
-"""Rollouts on a target where everything goes wrong: what must hold always does, and running again settles."""
+"""Rollouts on a faulty target: a release always answers, and a repeated rollout succeeds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def bundle_of(release: str, percent: int) -> Bundle:
 
 
 class World:
-    """A target with faults, its clock, and a user who rolls out."""
+    """A faulty target, its clock, and a user who rolls out."""
 
     def __init__(self) -> None:
         self.clock = FakeClock()
@@ -54,11 +54,11 @@ class World:
         try:
             Runner(target, lambda event: None, lambda bundle: bundle).run(plan)
         finally:
-            assert self.clock.now() - began <= 2 * TIMEOUT + 2, "each wait has an end"
+            assert self.clock.now() - began <= 2 * TIMEOUT + 2, "a wait exceeds its timeout"
         return traffic.percent
 
     def try_rollout(self, script: list[Fault | None], release: str, percent: int, *, rollback: bool) -> None:
-        """Roll out while the script goes wrong; whatever comes of it, the target is fit again afterwards."""
+        """Roll out with the script's faults, then remove the faults."""
         self.faulty.script = list(script)
         with contextlib.suppress(KdeployError, CrashError):
             self.rollout(release, percent, rollback=rollback)
@@ -77,7 +77,7 @@ class World:
         assert (newest.release, newest.outcome, newest.percent) == (release, Outcome.READY, percent)
 
     def check_replaced(self) -> None:
-        """Check that a rollout that was replaced stays that, unless the target lied."""
+        """Check that a replaced rollout keeps that outcome, unless the target returned stale states."""
         for entry in self.faulty.memory.entries(DEMO):
             if Outcome.REPLACED in [event.outcome for event in entry.events]:
                 assert entry.outcome is Outcome.REPLACED or Fault.STALE in self.faulty.faults
@@ -91,7 +91,7 @@ class World:
     rollback=st.booleans(),
     lag=st.integers(0, 3),
 )
-def test_running_again_settles(
+def test_a_repeated_rollout_succeeds(
     before: tuple[tuple[str, int], ...], script: list[Fault | None], percent: int, rollback: bool, lag: int
 ) -> None:
     world = World()
@@ -125,7 +125,7 @@ def test_a_release_that_cannot_load_never_gets_a_request(
             assert (entries[-1].release, entries[-1].outcome) == (B, Outcome.FAILED)
             assert world.observed().phase is Phase.FAILED
     else:
-        raise AssertionError("a release became ready that cannot load")
+        raise AssertionError("a broken release became ready")
     world.check_replaced()
     world.faulty.memory.broken.clear()
     world.check_settled(B, world.rollout(B, percent))
@@ -133,7 +133,7 @@ def test_a_release_that_cannot_load_never_gets_a_request(
 
 @settings(max_examples=EXAMPLES)
 @given(scripts=st.lists(st.tuples(SCRIPTS, st.sampled_from([A, B]), PERCENTS, st.booleans()), max_size=5))
-def test_any_number_of_them(scripts: list[tuple[list[Fault | None], str, int, bool]]) -> None:
+def test_any_sequence_of_faulty_rollouts(scripts: list[tuple[list[Fault | None], str, int, bool]]) -> None:
     world = World()
     for script, release, percent, rollback in scripts:
         world.try_rollout(script, release, percent, rollback=rollback)

@@ -1,4 +1,4 @@
-"""What a rollout is to do: how much traffic its release gets, and how pods are replaced."""
+"""The traffic of a rollout, and how it replaces pods."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ def live(release: str, *shares: tuple[str, int], running: tuple[str, ...] = (), 
 
 
 class TestTraffic:
-    def test_all_requests(self) -> None:
+    def test_a_rollout_gets_all_requests(self) -> None:
         assert decide_traffic(100, B, None) == (Traffic(), "")
 
-    def test_a_canary_gets_its_share_and_the_stable_release_the_rest(self) -> None:
+    def test_a_canary_shares_traffic_with_the_stable_release(self) -> None:
         assert decide_traffic(10, B, live(A, (A, 100), stable=A)) == (Traffic(10, A), "")
         assert decide_traffic(50, B, live(B, (B, 10), (A, 90), stable=A)) == (Traffic(50, A), "")
-        assert decide_traffic(10, B, live(A, (A, 100))) == (Traffic(10, A), "")  # no revision says so itself
+        assert decide_traffic(10, B, live(A, (A, 100))) == (Traffic(10, A), "")  # no recorded stable release
 
     @pytest.mark.parametrize("before", [None, live(A)])
-    def test_a_first_release_is_rolled_out_at_once(self, before: Live | None) -> None:
+    def test_a_first_release_gets_all_requests(self, before: Live | None) -> None:
         traffic, note = decide_traffic(10, B, before)
         assert traffic == Traffic()
         assert note == f"{B} is the first release: it gets all requests, not 10%"
 
     @pytest.mark.parametrize("percent", [0, 10, 99])
-    def test_a_release_that_is_rolled_out_keeps_all_requests(self, percent: int) -> None:
+    def test_a_fully_rolled_out_release_keeps_all_requests(self, percent: int) -> None:
         traffic, note = decide_traffic(percent, B, live(B, (B, 100), stable=B))
         assert traffic == Traffic()
         assert "is already rolled out" in note
@@ -48,7 +48,7 @@ class TestTraffic:
 
 
 class TestStrategy:
-    def test_recreate_says_what_it_costs(self) -> None:
+    def test_recreate_warns_about_the_outage(self) -> None:
         strategy, warning = decide_strategy(Strategy.RECREATE, B, live(A, (A, 100)).status, standard=True)
         assert strategy is Strategy.RECREATE
         assert "is unavailable" in warning
@@ -56,7 +56,7 @@ class TestStrategy:
     @pytest.mark.parametrize(
         "stuck", [live(A, running=(A,)), live(B, running=(A, B)), live(B, (A, 0), running=(A,))]
     )
-    def test_old_pods_are_stopped_first_where_no_release_answers(self, stuck: Live) -> None:
+    def test_old_pods_stop_first_if_no_release_answers(self, stuck: Live) -> None:
         assert decide_strategy(None, B, stuck.status, standard=True) == (
             Strategy.RECREATE,
             f"no release answers requests, so kdeploy stops the pods of {A} first",
@@ -73,7 +73,7 @@ class TestStrategy:
             (Strategy.ROLLING, live(A, running=(A,)), True),
         ],
     )
-    def test_everywhere_else_new_pods_come_first(
+    def test_otherwise_new_pods_start_first(
         self, asked: Strategy | None, before: Live | None, standard: bool
     ) -> None:
         assert decide_strategy(asked, B, before and before.status, standard=standard) == (
@@ -81,6 +81,6 @@ class TestStrategy:
             "",
         )
 
-    def test_only_standard_mode_can_recreate(self) -> None:
+    def test_recreate_needs_standard_mode(self) -> None:
         with pytest.raises(ConfigError, match="Standard mode"):
             decide_strategy(Strategy.RECREATE, B, None, standard=False)

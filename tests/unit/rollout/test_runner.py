@@ -1,4 +1,4 @@
-"""Rollouts performed on a target in memory: what it is left with, and what is told meanwhile."""
+"""Rollouts on a target in memory: the state that they leave, and the events that they emit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECRET = Sealed({"kind": "Secret", "metadata": {"name": "demo"}, "data": {"key":
 
 
 class Watched(MemoryTarget):
-    """A target in memory that remembers the Secrets it was given."""
+    """A target in memory that keeps the applied Secrets."""
 
     def __init__(self) -> None:
         super().__init__(clock=FakeClock(), lag=2)
@@ -60,13 +60,13 @@ def world() -> World:
     return World()
 
 
-def test_a_release_becomes_ready_and_the_journal_says_so(world: World) -> None:
+def test_a_release_becomes_ready_and_is_noted_as_ready(world: World) -> None:
     world.run(A)
     assert world.outcomes() == [(A, Outcome.READY)]
-    told = {"service": "default/demo", "release": A}
-    assert world.events[:2] == [Applying(**told), Applied(**told)]
-    told = [event.status for event in world.events[1:] if isinstance(event, StatusChanged)]
-    assert [status.phase for status in told] == [Phase.PROGRESSING, Phase.READY]
+    named = {"service": "default/demo", "release": A}
+    assert world.events[:2] == [Applying(**named), Applied(**named)]
+    statuses = [event.status for event in world.events[1:] if isinstance(event, StatusChanged)]
+    assert [status.phase for status in statuses] == [Phase.PROGRESSING, Phase.READY]
     (entry,) = world.memory.entries(DEMO)
     assert [event.outcome for event in entry.events] == [Outcome.APPLIED, Outcome.READY]
 
@@ -80,13 +80,13 @@ def test_a_canary_and_its_promotion(world: World) -> None:
     assert world.outcomes() == [(A, Outcome.READY), (B, Outcome.READY), (B, Outcome.READY)]
 
 
-def test_without_a_timeout_it_ends_when_it_is_applied(world: World) -> None:
+def test_without_a_timeout_a_rollout_ends_after_apply(world: World) -> None:
     world.run(A, timeout=None)
     assert world.kinds() == [Applying, Applied]
     assert world.outcomes() == [(A, Outcome.APPLIED)]
 
 
-def test_a_failure_is_noted_and_raised_and_the_old_release_serves(world: World) -> None:
+def test_a_failure_is_noted_and_the_stable_release_still_answers(world: World) -> None:
     world.run(A)
     world.memory.broken[B] = "no module named torch"
     with pytest.raises(RolloutFailedError, match=f"no module named torch; {A} still answers requests"):
@@ -103,7 +103,7 @@ def test_a_timeout_is_noted(world: World) -> None:
     assert world.outcomes() == [(A, Outcome.TIMED_OUT)]
 
 
-def test_a_rollback_is_an_entry_of_its_own_with_the_secret_of_today(world: World) -> None:
+def test_a_rollback_is_a_new_entry_with_the_current_secret(world: World) -> None:
     world.run(A)
     world.memory.broken[B] = "no module named torch"
     with pytest.raises(RolloutFailedError) as caught:
@@ -117,7 +117,7 @@ def test_a_rollback_is_an_entry_of_its_own_with_the_secret_of_today(world: World
     assert "aHVudGVyMg" not in str(world.memory.entries(DEMO)) + str(world.events)
 
 
-def test_a_rollback_of_the_first_release_has_nothing_to_go_back_to(world: World) -> None:
+def test_a_rollback_of_the_first_release_restores_nothing(world: World) -> None:
     world.memory.broken[B] = "no module named torch"
     with pytest.raises(RolloutFailedError) as caught:
         world.run(B, rollback=True)
@@ -125,56 +125,56 @@ def test_a_rollback_of_the_first_release_has_nothing_to_go_back_to(world: World)
     assert world.outcomes() == [(B, Outcome.FAILED)]
 
 
-def test_what_was_decided_on_an_older_entry_is_not_applied(world: World) -> None:
+def test_a_decision_based_on_an_older_entry_is_not_applied(world: World) -> None:
     world.run(A)
     with pytest.raises(ConflictError, match="in the meantime"):
         world.run(B, expect=0)
     assert world.outcomes() == [(A, Outcome.READY)]
 
 
-class Between(Watched):
-    """Somebody else does something while a rollout is watched."""
+class Interfering(Watched):
+    """A target that another user changes while a rollout is watched."""
 
     def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Watch:
         for observed in super().watch(reference, timeout, stable):
             yield observed
-            self.come_between()
+            self.interfere()
 
-    def come_between(self) -> None:
+    def interfere(self) -> None:
         raise NotImplementedError
 
 
-class Replacing(Between):
-    def come_between(self) -> None:
+class Replacing(Interfering):
+    def interfere(self) -> None:
         other = make_bundle(B)
         self.apply(other, make_entry(other, who="bob@desk"))
 
 
-class Deleting(Between):
-    def come_between(self) -> None:
+class Deleting(Interfering):
+    def interfere(self) -> None:
         self.delete(DEMO)
 
 
-def test_a_rollout_that_is_replaced_says_by_whom(world: World) -> None:
+def test_a_replaced_rollout_names_the_author(world: World) -> None:
     world.memory = Replacing()
     with pytest.raises(ConflictError, match=rf"bob@desk applied release {B} at 00:00:0. UTC while {A}"):
         world.run(A)
     assert world.outcomes()[0] == (A, Outcome.REPLACED)
 
 
-def test_a_service_that_is_deleted_meanwhile_is_not_waited_for(world: World) -> None:
+def test_a_rollout_of_a_deleted_service_ends(world: World) -> None:
     world.memory = Deleting()
     with pytest.raises(NotFoundError, match="default/demo not found"):
         world.run(A, rollback=True)
 
 
-class Forgetful(Watched):
+class ReadOnly(Watched):
     def note(self, reference: Reference, number: int, event: JournalEvent) -> None:
         raise TargetError("the disk is full")
 
 
-def test_a_journal_that_cannot_be_written_is_only_a_warning(world: World) -> None:
-    world.memory = Forgetful()
+def test_a_failed_note_is_only_a_warning(world: World) -> None:
+    world.memory = ReadOnly()
     world.run(A)
     assert world.outcomes() == [(A, Outcome.APPLIED)]
     assert Warned("cannot note in the journal how the rollout ended: the disk is full") in world.events
@@ -187,7 +187,7 @@ class Holding(Watched):
 
 
 @pytest.mark.parametrize("release", [A, B])
-def test_however_it_ends_its_watch_is_closed(world: World, release: str) -> None:
+def test_the_watch_is_closed(world: World, release: str) -> None:
     class Watching(MemoryTarget):
         closed = 0
 
@@ -204,13 +204,13 @@ def test_however_it_ends_its_watch_is_closed(world: World, release: str) -> None
     assert target.closed == 1
 
 
-def test_pods_that_still_terminate_are_noted(world: World) -> None:
+def test_terminating_pods_are_noted(world: World) -> None:
     world.memory = Holding()
     world.run(A)
     assert world.events[-1] == Noted("still terminating: demo-1")
 
 
-def test_the_secret_of_a_bundle_is_not_told(world: World) -> None:
+def test_the_journal_does_not_keep_the_secret(world: World) -> None:
     bundle = make_bundle(A, access=StorageAccess(data={"KEY": "hunter2"}))
     Runner(world.memory.target, world.events.append, lambda bundle: bundle).run(
         Plan(bundle=bundle, entry=make_entry(bundle))
