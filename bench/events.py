@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from deployer.targets.kserve.client.api import Api  # noqa: E402
-from deployer.targets.kserve.client.connection import connect  # noqa: E402
+from deployer.targets.kserve.client.kubeconfig import connect  # noqa: E402
 from deployer.targets.kserve.client.resources import EVENT  # noqa: E402
 from tests.cluster.kube import ADMIN, Kube  # noqa: E402
 

@@ -17,7 +17,7 @@ from deployer.patience import Retry
 from deployer.targets.kserve import Cluster
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.api_errors import UnknownKindError
-from deployer.targets.kserve.client.connection import connect
+from deployer.targets.kserve.client.kubeconfig import connect
 from deployer.targets.kserve.client.resources import CONFIG_MAP, POD, Resource
 from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE
 from tests.clocks import patience

@@ -11,8 +11,8 @@ import pytest
 
 from deployer.errors import TargetError
 from deployer.patience import PATIENCE, Patience
-from deployer.targets.kserve.client.connection import connect
 from deployer.targets.kserve.client.exec_plugin import ExecPlugin
+from deployer.targets.kserve.client.kubeconfig import connect
 from tests.unit.kserve.test_kubeconfig import MARK, VERSION, config, write
 
 PROGRAMS = {

@@ -16,7 +16,7 @@ import yaml
 from deployer.cli.main import main
 from deployer.config import Store
 from deployer.errors import TargetError
-from deployer.targets.kserve.client.connection import connect
+from deployer.targets.kserve.client.kubeconfig import connect
 from tests.cluster.kube import ADMIN, Kube
 from tests.cluster.play import Play
 from tests.cluster.project import write_project

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-from types import SimpleNamespace
+import ssl
 
 import pytest
 
 from deployer.errors import ConfigError, TargetError
 from deployer.proxies import address_of, find_proxy
 from deployer.targets.kserve.client.connection import Connection
-from deployer.targets.kserve.client.websocket import open_websocket
 
 TLS, PLAIN = "http://of-https:3128", "http://of-http:3128"
 
@@ -101,15 +100,10 @@ def test_what_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.where == "HTTPS_PROXY"
 
 
-def test_a_websocket_needs_a_plain_one() -> None:
-    configuration = SimpleNamespace(
-        host="https://a.example",
-        proxy="https://theirs:1",
-        ssl_ca_cert=None,
-        cert_file=None,
-        verify_ssl=True,
-        tls_server_name=None,
-        auth_settings=dict,
+def test_a_websocket_needs_a_proxy_with_an_http_url() -> None:
+    tls = ssl.create_default_context()
+    connection = Connection(
+        "https://a.example", namespace="default", where="a.example", tls=tls, proxy="https://theirs:1"
     )
     with pytest.raises(TargetError, match="HTTPS proxies are not supported for WebSockets"):
-        open_websocket(Connection(configuration, "default", "a.example"), "/", "v4")
+        connection.open_websocket("/", "create pods/exec a/b")

@@ -13,8 +13,7 @@ import trustme
 import yaml
 
 from deployer.errors import ConfigError, TargetError
-from deployer.targets.kserve.client.connection import connect
-from deployer.targets.kserve.client.kubeconfig import read_kubeconfig
+from deployer.targets.kserve.client.kubeconfig import connect, connect_in_pod, read_kubeconfig
 
 VERSION = "client.authentication.k8s.io/v1"
 MARK = "planted-s3cr3t"
@@ -143,3 +142,38 @@ def test_a_file_that_cannot_be_read_or_has_no_end(key: str, what: str, tmp_path:
 def test_a_plugin_that_cannot_be_run(spec: object, tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="the kubeconfig's exec plugin"):
         connect(write(tmp_path / "config", config(exec=spec)), None)
+
+
+def test_an_auth_provider_is_not_supported(tmp_path: Path) -> None:
+    provider = {"name": "oidc", "config": {"id-token": MARK}}
+    with pytest.raises(ConfigError, match="auth provider oidc is not supported") as caught:
+        connect(write(tmp_path / "config", config(**{"auth-provider": provider})), None)
+    assert "exec plugin" in (caught.value.hint or "")
+    assert connect(write(tmp_path / "config", config(**{"auth-provider": provider, "token": "x"})), None)
+
+
+def test_a_password_is_sent_as_basic_authentication(tmp_path: Path) -> None:
+    connection = connect(write(tmp_path / "config", config(username="ada", password="x")), None)
+    assert connection.headers() == {"Authorization": f"Basic {base64.b64encode(b'ada:x').decode()}"}
+
+
+def test_data_that_is_not_base64(tmp_path: Path) -> None:
+    path = write(tmp_path / "config", config(**{"client-key-data": "x"}))
+    with pytest.raises(ConfigError, match="invalid client-key-data: it is not base64"):
+        connect(path, None)
+
+
+def test_a_pod_uses_its_service_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "6443")
+    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.crt")
+    (tmp_path / "namespace").write_text("team")
+    (tmp_path / "token").write_text("first\n")
+    connection = connect_in_pod(tmp_path)
+    assert (connection.host, connection.namespace) == ("https://[fd00::1]:6443", "team")
+    assert connection.headers() == {"Authorization": "Bearer first"}
+    (tmp_path / "token").write_text("second")
+    assert connection.headers() == {"Authorization": "Bearer second"}
+    (tmp_path / "token").unlink()
+    with pytest.raises(ConfigError, match="cannot read the pod's account"):
+        connect_in_pod(tmp_path)

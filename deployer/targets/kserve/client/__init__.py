@@ -1,1 +1,1 @@
-"""Speaks HTTP with the Kubernetes API: documents in and out, and nothing is known of KServe."""
+"""Sends HTTP requests to the Kubernetes API: documents in and out, with no knowledge of KServe."""

@@ -1,191 +1,215 @@
-"""The way to a cluster, found as kubectl finds it: kubeconfig, its context, or the account of the pod."""
+"""The connection to one API server: it answers a request, or raises the error for the refusal."""
 
 from __future__ import annotations
 
 import base64
-import os
+import json
 import re
 import ssl
-import tempfile
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode, urlsplit
 
 import urllib3
+from msgspec import Struct
 
-from deployer.errors import ConfigError, TargetError
-from deployer.files import expanded, is_file
+from deployer.errors import KdeployError, TargetError
+from deployer.observed import Document
 from deployer.patience import PATIENCE, Patience
-from deployer.proxies import address_of, find_proxy
-from deployer.targets.kserve.client.exec_plugin import ExecPlugin
-from deployer.targets.kserve.client.kubeconfig import Chosen, read_kubeconfig
+from deployer.proxies import address_of, login_of
+from deployer.targets.kserve.client.api_errors import NoLogError, read_refusal, unreachable
+
+if TYPE_CHECKING:
+    from websocket import WebSocket
+
+JSON = "application/json"
+
+_EXEC_PROTOCOL = "v4.channel.k8s.io"  # the first byte of a message is its channel; since Kubernetes 1.20
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """A request; `asked` names it in errors by a verb and an object."""
+
+    asked: str
+    path: str
+    method: str = "GET"
+    query: Mapping[str, str] = {}
+    body: Document | None = None
+    content_type: str = JSON
+    accept: str = JSON
 
 
 class Connection:
-    """A pool of connections to one API server, and the credentials that it asks for."""
+    """A pool of connections to one API server, and the user's credentials."""
 
     def __init__(
         self,
-        configuration: Any,
+        host: str,
+        *,
         namespace: str,
         where: str,
+        tls: ssl.SSLContext,
+        authorize: Callable[[], str] = str,
+        server_name: str | None = None,
+        proxy: str | None = None,
         user: str = "",
-        plugin: ExecPlugin | None = None,
         patience: Patience = PATIENCE,
     ) -> None:
-        """`user` is what the kubeconfig calls the user, empty for a pod's account; `plugin` gives tokens."""
-        self.namespace = namespace
-        self.where = re.sub(r"//[^/@]*@", "//", where)  # what stands before @ may be a password
-        self.user = user
-        self.host: str = configuration.host.rstrip("/")
-        self.tls = _tls(configuration)
-        self.server_name: str | None = configuration.tls_server_name
-        self.proxy: str | None = configuration.proxy
-        self.patience = patience
-        self._configuration = configuration
-        self._plugin = plugin
+        """Open nothing yet. `authorize` returns the Authorization header; `user` is the kubeconfig's name."""
+        self.namespace, self.user, self.patience = namespace, user, patience
+        self.where = re.sub(r"//[^/@]*@", "//", where)  # the text before @ can be a password
+        self.host, self._tls, self._server_name = host.rstrip("/"), tls, server_name
+        self._proxy, self._authorize = proxy, authorize
         options: dict[str, Any] = {
-            "ssl_context": self.tls,
+            "ssl_context": tls,
             "retries": False,
             "maxsize": 32,
             "timeout": urllib3.Timeout(connect=patience.connect, read=patience.answer),
         }
-        if self.server_name:
-            options["server_hostname"] = self.server_name
-        if self.proxy:
-            address, headers = address_of(self.proxy)
-            self.pool: urllib3.PoolManager = urllib3.ProxyManager(address, proxy_headers=headers, **options)
+        if server_name:
+            options["server_hostname"] = server_name
+        if proxy:
+            address, headers = address_of(proxy)
+            self._pool: urllib3.PoolManager = urllib3.ProxyManager(address, proxy_headers=headers, **options)
         else:
-            self.pool = urllib3.PoolManager(**options)
+            self._pool = urllib3.PoolManager(**options)
 
     def headers(self) -> dict[str, str]:
-        """Return the headers that authenticate; an exec plugin runs again when its token has expired.
+        """Return the headers that authenticate. An exec plugin runs again if its token has expired.
 
-        Raises TargetError where it fails then, or where a header cannot carry the token.
+        Raises TargetError if the plugin fails, or a header cannot contain the token.
         """
-        if self._plugin:
-            value = f"Bearer {self._plugin.credential().token}"
-        else:
-            auth = self._configuration.auth_settings().get("BearerToken")
-            value = auth["value"].strip() if auth and auth["value"] else ""
+        value = self._authorize()
         if not (value.isascii() and value.isprintable()):
-            raise TargetError(
-                "the kubeconfig's token has an invalid character",
-                where=self.where,
-                hint="log in to the cluster again",
-            )
+            what = "the kubeconfig's token has an invalid character"
+            raise TargetError(what, where=self.where, hint="Log in to the cluster again.")
         return {"Authorization": value} if value else {}
+
+    def send(self, request: Request) -> Document:
+        """Send a request once and return the object in its answer. Raises the error for a refusal."""
+        headers = {"Accept": request.accept, "Content-Type": request.content_type}
+        # Without spaces, as the API server encodes: it compares immutable data byte by byte.
+        data = None if request.body is None else json.dumps(request.body, separators=(",", ":")).encode()
+        with self._reaching(request):
+            response = self._pool.request(
+                request.method, self._url(request), body=data, headers=self.headers() | headers
+            )
+        try:
+            found = json.loads(response.data) if response.status < 300 else None
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise self._refusal(response, request)
+        return found
+
+    def open_stream(
+        self, request: Request, *, silence: float | None, no_log: Collection[int] = ()
+    ) -> urllib3.BaseHTTPResponse:
+        """Open an answer to read as it arrives; `silence` limits the seconds between two pieces.
+
+        Raises NoLogError for the statuses in `no_log`, which concern the container and not the API server.
+        """
+        timeout = urllib3.Timeout(connect=self.patience.connect, read=silence)
+        headers = self.headers() | {"Accept": "*/*"}
+        with self._reaching(request):
+            response = self._pool.request(
+                "GET", self._url(request), headers=headers, preload_content=False, timeout=timeout
+            )
+            is_page = response.headers.get("Content-Type", "").startswith("text/html")
+            if response.status < 300 and not is_page:
+                return response
+            refusal = self._refusal(response, request)  # this reads the rest of the answer
+        if response.status in no_log:
+            raise NoLogError(refusal.what, where=refusal.where, hint=refusal.hint) from refusal
+        raise refusal
+
+    def read_lines(self, response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+        """Yield the lines of a stream as they arrive; the last one can lack its line break."""
+        rest = b""
+        try:
+            for chunk in response.stream(65536):
+                *lines, rest = (rest + chunk).split(b"\n")
+                yield from lines
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            raise unreachable(error, self.where) from error
+        if rest:
+            yield rest
+
+    def open_websocket(self, path: str, asked: str) -> WebSocket:
+        """Open a WebSocket for exec or port-forward; `asked` names the request in errors.
+
+        Raises the error for a refusal, TargetError.
+        """
+        import websocket
+
+        try:
+            opened = websocket.create_connection(
+                "ws" + self.host.removeprefix("http") + path,
+                timeout=self.patience.answer,
+                header=self.headers(),
+                subprotocols=[_EXEC_PROTOCOL],
+                sslopt={"context": self._tls, "server_hostname": self._server_name},
+                suppress_origin=True,
+                redirect_limit=0,  # a redirect would send the credentials to another server
+                **_proxy_options(self._proxy),
+            )
+        except websocket.WebSocketBadStatusException as error:
+            where = f"{asked} on {self.where}"
+            raise read_refusal(error.status_code, error.resp_body or b"", where) from error
+        except (websocket.WebSocketException, OSError) as error:
+            raise unreachable(error, self.where) from error
+        opened.settimeout(None)
+        return opened
 
     def close(self) -> None:
         """Close every connection."""
-        self.pool.clear()
+        self._pool.clear()
 
-
-def connect(kubeconfig: str | None, context: str | None, patience: Patience = PATIENCE) -> Connection:
-    """Read the kubeconfig, or the account of the pod that this runs in. Raises ConfigError, TargetError.
-
-    `kubeconfig` and KUBECONFIG may name several files, which are merged. Sends nothing to the cluster,
-    and never writes to a kubeconfig.
-    """
-    from kubernetes import config
-    from kubernetes.client import Configuration
-
-    configuration = Configuration()
-    files = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
-    if _in_a_pod(kubeconfig, context, files):
+    @contextmanager
+    def _reaching(self, request: Request) -> Iterator[None]:
+        """Raise our error for a failure of the network."""
         try:
-            config.load_incluster_config(client_configuration=configuration)
-        except (config.ConfigException, OSError) as error:
-            raise ConfigError(f"the pod's own account cannot be used: {error}") from error
-        configuration.proxy = find_proxy(configuration.host, None)
-        return Connection(configuration, _pod_namespace(), "the cluster of this pod", patience=patience)
-    chosen = read_kubeconfig(files, context)
-    plugin, user = _plugin(chosen, f"kubeconfig {files}", patience)
-    # Python's TLS reads keys from files alone. They are removed once it has.
-    with tempfile.TemporaryDirectory(prefix="kdeploy-") as folder:
-        _load(configuration, chosen, user, folder, f"kubeconfig {files}")
-        where = f"{configuration.host} (context {chosen.name})"
-        namespace = str(chosen.context.get("namespace") or "default")
-        account = str(chosen.context.get("user") or "")
-        return Connection(configuration, namespace, where, account, plugin, patience)
+            yield
+        except urllib3.exceptions.HTTPError as error:
+            raise unreachable(error, f"{request.asked} on {self.where}") from error
+
+    def _url(self, request: Request) -> str:
+        return self.host + request.path + (f"?{urlencode(request.query)}" if request.query else "")
+
+    def _refusal(self, response: urllib3.BaseHTTPResponse, request: Request) -> KdeployError:
+        after = response.headers.get("Retry-After", "")
+        return read_refusal(
+            response.status,
+            _without_values(response.data, request.body or {}),
+            f"{request.asked} on {self.where}",
+            float(after) if after.isdigit() else None,  # a date is ignored
+        )
 
 
-def _plugin(chosen: Chosen, where: str, patience: Patience) -> tuple[ExecPlugin | None, dict[str, Any]]:
-    """Return the exec plugin that gives the user's token, if one does, and the rest of the user's entry."""
-    user = dict(chosen.user)
-    spec = user.pop("exec", None)
-    if spec is None or user.get("token") or user.get("auth-provider"):
-        return None, user
-    plugin = ExecPlugin(spec, chosen.cluster, folder=chosen.folder, where=where, patience=patience)
-    given = plugin.credential()
-    if given.token:
-        return plugin, user
-    user["client-certificate-data"] = base64.b64encode(given.certificate.encode()).decode()
-    user["client-key-data"] = base64.b64encode(given.key.encode()).decode()
-    return None, user
+def _without_values(answer: bytes, sent: Mapping[str, Any]) -> bytes:
+    """Mask a Secret's values in a refusal that quotes them, as a webhook's can."""
+    for value in sent.get("data", {}).values() if sent.get("kind") == "Secret" else ():
+        plain = base64.b64decode(value)
+        for form in (value.encode(), json.dumps(plain.decode(errors="replace"))[1:-1].encode(), plain):
+            answer = answer.replace(form, b"***") if form else answer
+    return answer
 
 
-def _load(configuration: Any, chosen: Chosen, user: dict[str, Any], folder: str, where: str) -> None:
-    """Let the kubernetes client read a context into its configuration, but for certificates and keys.
-
-    Those it would write to files that every connection of this process shares.
-    """
-    from kubernetes import config
-
-    cluster, kept = dict(chosen.cluster), {}
-    names = {"cluster": "chosen", "user": "chosen"}
-    document = {
-        "clusters": [{"name": "chosen", "cluster": cluster}],
-        "users": [{"name": "chosen", "user": user}],
-        "contexts": [{"name": "chosen", "context": names}],
-        "current-context": "chosen",
-    }
-    try:
-        for entry, key, attribute in (
-            (cluster, "certificate-authority-data", "ssl_ca_cert"),
-            (user, "client-certificate-data", "cert_file"),
-            (user, "client-key-data", "key_file"),
-        ):
-            if data := entry.pop(key, None):
-                kept[attribute] = str(Path(folder, attribute))
-                Path(folder, attribute).write_bytes(base64.b64decode(data))
-        config.load_kube_config_from_dict(document, client_configuration=configuration, persist_config=False)
-    except Exception as error:  # noqa: BLE001 - login providers fail in any way, and quote what they were told
-        raise ConfigError(
-            f"context {chosen.name} cannot be used: its credentials cannot be read ({type(error).__name__})",
-            where=where,
-            hint="log in to the cluster again; `kubectl config view --minify` shows the user's entry",
-        ) from None
-    for attribute, path in kept.items():
-        setattr(configuration, attribute, path)
-    # The kubernetes client knows neither `proxy-url` nor which of the environment's proxies is meant.
-    configuration.proxy = find_proxy(configuration.host, chosen.cluster.get("proxy-url"))
-
-
-def _in_a_pod(kubeconfig: str | None, context: str | None, files: str) -> bool:
-    if kubeconfig or context or "KUBERNETES_SERVICE_HOST" not in os.environ:
-        return False
-    return not any(is_file(expanded(name)) for name in files.split(os.pathsep) if name)
-
-
-def _pod_namespace() -> str:
-    try:
-        return Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace").read_text("utf-8").strip()
-    except OSError:
-        return "default"
-
-
-def _tls(configuration: Any) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=configuration.ssl_ca_cert or None)
-        if configuration.cert_file:
-            context.load_cert_chain(configuration.cert_file, configuration.key_file)
-    except (OSError, ssl.SSLError) as error:
+def _proxy_options(url: str | None) -> dict[str, Any]:
+    """Return websocket-client's options for a proxy, so that it does not read the environment itself."""
+    if not url:
+        return {"http_proxy_host": "none", "http_no_proxy": ["*"]}
+    parts, account = urlsplit(url), login_of(url)
+    if parts.scheme != "http":
         raise TargetError(
-            f"a certificate of the kubeconfig cannot be used: {getattr(error, 'reason', error)}",
-            where=configuration.host,
-            hint="log in to the cluster again",
-        ) from None
-    if not configuration.verify_ssl:  # the kubeconfig says insecure-skip-tls-verify
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
+            "HTTPS proxies are not supported for WebSockets",
+            where=f"proxy {parts.hostname}",
+            hint="Give the proxy an http:// URL. The connection through it is encrypted in both cases.",
+        )
+    return {
+        "http_proxy_host": parts.hostname,
+        "http_proxy_port": parts.port or 80,
+        "http_proxy_auth": account if account[0] else None,
+        "http_no_proxy": [""],
+    }

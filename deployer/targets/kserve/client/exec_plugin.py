@@ -1,4 +1,4 @@
-"""A kubeconfig's exec plugin: asked for credentials, and again when they expire. Nothing it says is shown."""
+"""Runs a kubeconfig's exec plugin for credentials, again when they expire. No error shows its output."""
 
 from __future__ import annotations
 
@@ -10,53 +10,70 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from deployer.errors import TargetError
 from deployer.patience import Patience
 from deployer.processes import DEVNULL, EndlessError, ask_program
 
-_LOGIN = 600.0  # seconds, for people to log in
-_EARLY = timedelta(seconds=10)  # a token is not used to its last moment
+_LOGIN = 600.0  # seconds for a person to log in
+_EARLY = timedelta(seconds=10)  # a token is replaced this long before it expires
+_NO_CREDENTIALS = "returned no credentials"
+_FIELDS = {
+    "certificate": "clientCertificateData",
+    "key": "clientKeyData",
+    "expiration": "expirationTimestamp",
+}
 
 
-class Credential(Struct, frozen=True, kw_only=True):
-    """What a plugin gives: a bearer token, or a certificate with its key, both PEM."""
+class Credential(Struct, frozen=True, rename=_FIELDS):
+    """A bearer token, or a certificate with its key, both PEM, and when they expire."""
 
-    token: str = ""
-    certificate: str = ""
-    key: str = ""
-    expires: datetime | None = None
+    token: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+    expiration: str | None = None
+
+    def has_expired(self, now: datetime) -> bool:
+        """Return whether a token has expired; a certificate is part of open connections, and is kept."""
+        try:
+            end = datetime.fromisoformat((self.expiration or "").replace("Z", "+00:00"))
+        except ValueError:  # without a valid time, credentials last as long as the command
+            return False
+        return bool(self.token) and end.replace(tzinfo=end.tzinfo or timezone.utc) - _EARLY <= now
+
+
+class _Answer(Struct, frozen=True, rename="camel"):
+    api_version: str
+    status: Credential
 
 
 class ExecPlugin:
-    """The plugin that a user's entry names; relative paths are relative to the `folder` of the kubeconfig."""
+    """The plugin of a user's entry; its relative paths start at the `folder` of the kubeconfig."""
 
     def __init__(
         self, spec: Any, cluster: dict[str, Any], *, folder: Path, where: str, patience: Patience
     ) -> None:
         self._spec: dict[str, Any] = spec if isinstance(spec, dict) else {}
-        self._cluster = cluster
-        self._folder = folder
-        self._where = where
-        self._patience = patience
+        self._cluster, self._folder, self._where, self._patience = cluster, folder, where, patience
         self._held: Credential | None = None
-        self._asking = threading.Lock()
+        self._lock = threading.Lock()
 
     def credential(self) -> Credential:
         """Return credentials that have not expired. Thread-safe. Raises TargetError."""
-        with self._asking:
-            if self._held is None or _is_over(self._held, self._patience.clock.utc()):
-                self._held = self._ask()
+        with self._lock:
+            if self._held is None or self._held.has_expired(self._patience.clock.utc()):
+                self._held = self._run()
             return self._held
 
-    def _ask(self) -> Credential:
+    def _run(self) -> Credential:
         try:
             command = [str(self._spec["command"]), *map(str, self._spec.get("args") or [])]
             version = str(self._spec["apiVersion"])
             environment = {str(one["name"]): str(one["value"]) for one in self._spec.get("env") or []}
         except (KeyError, TypeError):
-            raise self._fault("gave no credentials: its entry is not complete") from None
+            raise self._fault(f"{_NO_CREDENTIALS}: its entry is incomplete") from None
         interactive = sys.stdin.isatty() and self._spec.get("interactiveMode") != "Never"
         info = {"apiVersion": version, "kind": "ExecCredential", "spec": self._info(interactive)}
         try:
@@ -77,7 +94,7 @@ class ExecPlugin:
         return self._read(ended.output, version)
 
     def _info(self, interactive: bool) -> dict[str, Any]:
-        """Return what the plugin is told, as kubectl does."""
+        """Return the plugin's input, as kubectl writes it."""
         info: dict[str, Any] = {"interactive": interactive}
         if self._spec.get("provideClusterInfo"):
             extensions = self._cluster.get("extensions") or []
@@ -88,40 +105,20 @@ class ExecPlugin:
 
     def _read(self, output: bytes, version: str) -> Credential:
         try:
-            answer = json.loads(output)
-            told, status = answer["apiVersion"], answer["status"]
-            found = Credential(
-                token=str(status.get("token") or ""),
-                certificate=str(status.get("clientCertificateData") or ""),
-                key=str(status.get("clientKeyData") or ""),
-                expires=_time(status.get("expirationTimestamp")),
-            )
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise self._fault("gave no credentials") from None
-        if told != version:
-            raise self._fault("speaks another version of the API than the kubeconfig names")
+            answer = msgspec.json.decode(output, type=_Answer)
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            raise self._fault(_NO_CREDENTIALS) from None
+        if answer.api_version != version:
+            raise self._fault("answered in another API version than the kubeconfig names")
+        found = answer.status
         if not found.token and not (found.certificate and found.key):
-            raise self._fault("gave no credentials")
+            raise self._fault(_NO_CREDENTIALS)
         return found
 
     def _fault(self, what: str) -> TargetError:
         return TargetError(
             f"the kubeconfig's exec plugin {what}",
             where=self._where,
-            hint="log in to the cluster again; `kubectl config view --minify` shows the plugin's command, "
-            "which says more when you run it yourself",
+            hint="Log in to the cluster again. To see the plugin's messages, run its command yourself: "
+            "`kubectl config view --minify` prints it.",
         )
-
-
-def _is_over(held: Credential, now: datetime) -> bool:
-    """Whether a token has expired; a certificate is part of connections that are open, and is kept."""
-    return bool(held.token and held.expires and held.expires - _EARLY <= now)
-
-
-def _time(text: Any) -> datetime | None:
-    """Read a time as Kubernetes writes it; without one, credentials last as long as the command."""
-    try:
-        found = datetime.fromisoformat(str(text).replace("Z", "+00:00"))
-    except ValueError:
-        return None
-    return found.replace(tzinfo=found.tzinfo or timezone.utc)

@@ -1,4 +1,4 @@
-"""Several questions to the API server at a time."""
+"""Runs several requests to the API server at the same time."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
-AT_ONCE = 8
+THREADS_MAX = 8
 
 Answer = TypeVar("Answer")
 
 
 def ask_all(questions: Sequence[Callable[[], Answer]]) -> list[Answer]:
-    """Ask several questions at a time, and return the answers in their order. Raises what the first raises.
+    """Call several functions at the same time, and return their results in order. Raises the first error.
 
-    These are daemons and no pool of threads, which Python waits for at its end: Ctrl-C would wait for an API
-    server that is silent.
+    The threads are daemons, because Python waits for a thread pool when it exits: Ctrl-C would wait for an
+    API server that does not answer.
     """
     asked = queue.SimpleQueue[tuple[Callable[[], Answer], "Future[Answer]"]]()
     answers: list[Future[Answer]] = [Future() for _ in questions]
@@ -31,9 +31,9 @@ def ask_all(questions: Sequence[Callable[[], Answer]]) -> list[Answer]:
                 question, answer = asked.get_nowait()
                 try:
                     answer.set_result(question())
-                except Exception as error:  # noqa: BLE001 - it is raised where the answer is waited for
+                except Exception as error:  # noqa: BLE001 - `result()` raises it
                     answer.set_exception(error)
 
-    for number in range(min(AT_ONCE, len(questions))):
+    for number in range(min(THREADS_MAX, len(questions))):
         threading.Thread(target=work, name=f"question {number}", daemon=True).start()
     return [answer.result() for answer in answers]

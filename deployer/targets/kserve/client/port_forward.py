@@ -1,11 +1,12 @@
-"""A port of a pod, reached through the API server's port-forward.
+"""Connects to a port of a pod through the API server's port-forward.
 
-Each connection is one WebSocket with a channel for data and one for errors, which both begin with the port's
-number. Nothing listens on this machine, so no other user of it can connect.
+Each connection is one WebSocket with a channel for data and one for errors; the first message of each is the
+port number. Nothing listens on this machine, so its other users cannot connect.
 """
 
 from __future__ import annotations
 
+import contextlib
 import selectors
 import socket
 import ssl
@@ -13,17 +14,14 @@ import threading
 from typing import TYPE_CHECKING
 
 from deployer.errors import KdeployError, TargetError
-from deployer.targets.kserve.client import api_errors
+from deployer.targets.kserve.client.api_errors import TEXT_MAX, ForbiddenError, unreachable
 from deployer.targets.kserve.client.connection import Connection
 from deployer.targets.kserve.client.resources import POD
-from deployer.targets.kserve.client.websocket import open_websocket
 
 if TYPE_CHECKING:
     from websocket import WebSocket
 
-GRANT = "ask an admin for get and create of pods/portforward there, or name an address with --ingress"
-
-_DATA = b"\0"  # the channel of data; the other one is of errors
+_DATA = b"\0"  # the channel of data; the other one is for errors
 _CHUNK = 65536
 
 
@@ -34,23 +32,24 @@ class Forward:
         self.fault: KdeployError | None = None
         self._connection = connection
         self._path = f"{POD.path(namespace, pod)}/portforward?ports={port}"
-        self._where = f"pod {namespace}/{pod}"
-        self._port = port
+        self._pod, self._port = f"{namespace}/{pod}", port
 
     def open(self) -> socket.socket:
-        """Open one more connection to the port. Raises TargetError; RefusedError if it is not allowed."""
-        asked = f"create pods/portforward {self._where.removeprefix('pod ')}"
+        """Open another connection to the port. Raises TargetError, RefusedError without the permission."""
         try:
-            channel = open_websocket(self._connection, self._path, asked)
-        except api_errors.ForbiddenError as error:
-            error.hint = GRANT
+            channel = self._connection.open_websocket(self._path, f"create pods/portforward {self._pod}")
+        except ForbiddenError as error:
+            error.hint = (
+                "Ask a cluster administrator for `get` and `create` on pods/portforward there, "
+                "or name an address with --ingress."
+            )
             raise
         near, far = socket.socketpair()
         threading.Thread(target=self._carry, args=(channel, far), name="port-forward", daemon=True).start()
         return near
 
     def _carry(self, channel: WebSocket, far: socket.socket) -> None:
-        """Carry bytes both ways until either end is closed. One thread does both: TLS wants it so."""
+        """Copy bytes both ways until one end closes, in one thread: a TLS connection is not thread-safe."""
         from websocket import WebSocketException
 
         wire = channel.sock
@@ -61,55 +60,41 @@ class Forward:
             begun: set[int] = set()
             try:
                 while True:
-                    # What TLS has read already is not seen by the selector.
+                    # The selector does not see what TLS has already read.
                     buffered = isinstance(wire, ssl.SSLSocket) and wire.pending()
                     ready = [wire] if buffered else [key.fileobj for key, _ in selector.select()]
                     if wire in ready and not self._receive(channel, far, begun):
                         return
                     if far in ready:
-                        data = _take(far)
+                        data = b""
+                        with contextlib.suppress(OSError):  # the near end was closed
+                            data = far.recv(_CHUNK)
                         if not data:
                             return
                         channel.send_binary(_DATA + data)
             except (OSError, WebSocketException) as error:
-                self.fault = api_errors.broken(error, self._connection.where)
+                self.fault = unreachable(error, self._connection.where)
 
     def _receive(self, channel: WebSocket, far: socket.socket, begun: set[int]) -> bool:
-        """Hand on the next frame; False when there will be no more, or nobody wants it."""
+        """Pass on the next frame; return False if there are no more, or the near end was closed."""
         from websocket import ABNF
 
         kind, data = channel.recv_data(control_frame=True)
         if kind != ABNF.OPCODE_BINARY or not data:
             return bool(kind != ABNF.OPCODE_CLOSE)
         if data[0] not in begun:
-            begun.add(data[0])  # the port's number
+            begun.add(data[0])  # this message holds the port number
             return True
         if data[:1] == _DATA:
-            return _hand_on(far, data[1:])
-        self.fault = self._unanswered(data[1:].decode(errors="replace"))
-        return False
-
-    def _unanswered(self, said: str) -> KdeployError:
-        what = "nothing listens on" if "refused" in said else "no connection to"
-        return TargetError(
-            f"{what} port {self._port} of the pod: {' '.join(said.split())[: api_errors.TEXT_MAX]}",
-            where=self._where,
-            hint="check that the ingress runs, or name another address with --ingress",
+            with contextlib.suppress(OSError):
+                far.sendall(data[1:])
+                return True
+            return False
+        text = data[1:].decode(errors="replace")
+        what = "nothing listens on" if "refused" in text else "cannot connect to"
+        self.fault = TargetError(
+            f"{what} port {self._port} of the pod: {' '.join(text.split())[:TEXT_MAX]}",
+            where=f"pod {self._pod}",
+            hint="Check that the ingress runs, or name another address with --ingress.",
         )
-
-
-def _take(far: socket.socket) -> bytes:
-    """Read what is to be sent; nothing once the near end is closed, in any way."""
-    try:
-        return far.recv(_CHUNK)
-    except OSError:
-        return b""
-
-
-def _hand_on(far: socket.socket, data: bytes) -> bool:
-    """Write what has come; False where nobody wants it any more."""
-    try:
-        far.sendall(data)
-    except OSError:
         return False
-    return True

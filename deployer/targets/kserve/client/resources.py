@@ -1,4 +1,4 @@
-"""Kinds of Kubernetes objects, and where the API server keeps them."""
+"""Kinds of Kubernetes objects, and their paths at the API server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from msgspec import Struct
 
 
 class Resource(Struct, frozen=True):
-    """A kind of object: its API group (empty for the core's), version, plural and kind."""
+    """A kind of object: its API group (empty for the core group), version, plural and kind."""
 
     group: str
     version: str
@@ -18,16 +18,16 @@ class Resource(Struct, frozen=True):
 
     @property
     def api_version(self) -> str:
-        """What a document of this kind says as `apiVersion`."""
+        """The `apiVersion` of its documents."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
     @property
     def full_name(self) -> str:
-        """The plural with its group, as error messages and RBAC's own have it."""
+        """The plural with its group, as the API server writes it in errors."""
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
     def path(self, namespace: str | None = None, name: str | None = None) -> str:
-        """Return the URL path of the collection, or of one object of it."""
+        """Return the URL path of the collection, or of one of its objects."""
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         inside = f"/namespaces/{quote(namespace, safe='')}" if self.namespaced and namespace else ""
         return f"{root}{inside}/{self.plural}" + (f"/{quote(name, safe='')}" if name else "")

@@ -1,7 +1,7 @@
-"""A live copy of objects that queries select, kept by watches: no polling.
+"""Keeps a copy of the objects that queries select up to date, by watches and not by polling.
 
-Each selection of objects is listed once and watched from there by a thread of its own, which
-resumes after any break: a watch that times out, a dropped connection, a version that is forgotten (410).
+A thread for each selection lists its objects once and watches them from there. It resumes after a watch that
+times out, a dropped connection and a version that the API server has dropped (410).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 import urllib3
@@ -23,26 +22,27 @@ from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.api_errors import GoneError, UnknownKindError
 from deployer.targets.kserve.client.resources import EVENT, Resource
 
-_PARTING = 1.0  # seconds that threads get to end; one that a silent API server holds ends with the process
-_LOOK_UP = 1.0  # seconds: Python overlooks a Ctrl-C that comes just before it begins to wait
-EVENTS_MAX = 16  # objects whose events are followed; a failing release fails in each of its pods alike
+EVENTS_MAX = 16  # objects whose events are watched; the pods of a failing release fail alike
+
+_PARTING = 1.0  # seconds for threads to end; one that waits for the API server ends with the process
+_LOOK_UP = 1.0  # seconds: Python misses a Ctrl-C that arrives just before it starts to wait
 
 
 class _Selection(Struct, frozen=True):
-    """What one watch sees: a kind of object, and the query that selects some of them."""
+    """The objects of one watch: their kind, and the query that selects them."""
 
     resource: Resource
     query: tuple[tuple[str, str], ...]
 
 
-_Message = Callable[[], None]  # what a thread saw, to be taken in by the one that waits
+_Message = Callable[[], None]  # a change that a thread received, for the thread that waits to apply
 
 
 class Watching:
-    """The live copy, for as long as the `with` lasts. Its threads hold no lock and end with it.
+    """The copy, as long as the `with` lasts. Its threads hold no lock and end with it.
 
-    Events about the objects that `followed` names, at every change anew, are part of it, selected by each
-    object's uid: a shared namespace may hold thousands of others.
+    `followed` names objects after every change, and the events about them are part of the copy. They are
+    selected by each object's uid, because a shared namespace can hold thousands of other events.
     """
 
     def __init__(
@@ -64,27 +64,25 @@ class Watching:
         self._unlisted = set(self._followers)
 
     def _add(self, source: _Selection) -> _Follower:
-        follower = _Follower(self._api, self._namespace, source, self)
-        self._followers[source] = follower
-        return follower
+        self._followers[source] = _Follower(self._api, self._namespace, source, self)
+        return self._followers[source]
 
     def __enter__(self) -> Watching:
         for follower in self._followers.values():
             follower.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for follower in self._followers.values():
             follower.stop()
         end = self._clock.now() + _PARTING
+        # The garbage collector can close a watch in one of its own threads.
         for follower in set(self._followers.values()) - {threading.current_thread()}:
             follower.join(max(end - self._clock.now(), 0.0))
 
     @property
     def complete(self) -> bool:
-        """Whether everything has been seen once; before that, what is missing says nothing."""
+        """Whether every selection has been listed; until then, a missing object means nothing."""
         return not self._unlisted
 
     def of(self, resource: Resource) -> list[Document]:
@@ -94,37 +92,33 @@ class Watching:
 
     @property
     def trouble(self) -> KdeployError | None:
-        """What keeps a part of it from being observed right now."""
+        """The error that keeps a selection from being observed right now."""
         return next(iter(self._troubles.values()), None)
 
     @property
     def silence(self) -> KdeployError:
-        """What has not been seen at all, where `complete` is False."""
+        """The error that names the selections not listed so far."""
         names = sorted(source.resource.full_name for source in self._unlisted)
         return TargetError(f"the API server has not listed {', '.join(names)}")
 
     def wait(self, seconds: float) -> bool:
-        """Wait for a change and take in all that there are; False after `seconds` without one.
+        """Wait for a change and apply every change received; return False after `seconds` without one.
 
-        Raises TargetError for a failure that trying again does not change.
+        Raises TargetError for a failure that a retry does not fix.
         """
-        if not self._take_first(self._clock.now() + seconds):
+        if not self._apply_first(self._clock.now() + seconds):
             return False
         with contextlib.suppress(queue.Empty):
             while True:
                 self._messages.get_nowait()()
-        self._follow_events()
-        return True
-
-    def _follow_events(self) -> None:
-        """Follow the events about objects that are new among those to be followed."""
         for document in self._followed(self) if self._followed else ():
             source = _Selection(EVENT, (("fieldSelector", f"involvedObject.uid={_uid(document)}"),))
             followed = sum(one.resource == EVENT for one in self._followers)
             if source not in self._followers and followed < EVENTS_MAX:
                 self._add(source).start()
+        return True
 
-    def _take_first(self, end: float) -> bool:
+    def _apply_first(self, end: float) -> bool:
         while True:
             left = max(end - self._clock.now(), 0.001)
             with contextlib.suppress(queue.Empty):
@@ -134,39 +128,40 @@ class Watching:
                 return False
 
     def post(self, message: _Message = lambda: None) -> None:
-        """Let `wait` take in a message and return, from another thread."""
+        """Let `wait` apply a message and return; for other threads."""
         self._messages.put(message)
 
     def opened(self, source: _Selection) -> None:
-        """Take in that a watch is open."""
+        """Note that a watch is open."""
         self._troubles.pop(source, None)
 
     def listed(self, source: _Selection, documents: list[Document]) -> None:
-        """Take in a list."""
+        """Replace the objects of a selection."""
         self.opened(source)
         self._unlisted.discard(source)
         self._known[source] = {_uid(one): one for one in documents}
 
     def changed(self, source: _Selection, document: Document, deleted: bool) -> None:
-        """Take in a change of one object."""
+        """Replace or remove one object."""
         self.opened(source)
         self._known[source][_uid(document)] = document
         if deleted:
             del self._known[source][_uid(document)]
 
     def broke(self, source: _Selection, error: KdeployError) -> None:
-        """Take in why a watch broke off. Raises the error where trying again does not change it."""
+        """Note why a watch broke off. Raises the error if a retry does not fix it."""
         if not error.retryable:
             raise error
         self._troubles[source] = error
 
 
 class _Follower(threading.Thread):
+    """The thread of one selection."""
+
     def __init__(self, api: Api, namespace: str, source: _Selection, watching: Watching) -> None:
         super().__init__(name=f"watch {source.resource.plural}", daemon=True)
-        self._api, self._namespace, self._source = api, namespace, source
+        self._api, self._namespace, self._source, self._watching = api, namespace, source, watching
         self._resource, self._query = source.resource, dict(source.query)
-        self._watching = watching
         self._stopping = threading.Event()
         self._response: urllib3.BaseHTTPResponse | None = None
         self._version = ""
@@ -175,33 +170,28 @@ class _Follower(threading.Thread):
         self._stopping.set()
         response = self._response
         if isinstance(response, urllib3.HTTPResponse):
-            try:
+            with contextlib.suppress(OSError, ValueError, RuntimeError):  # it ended by itself
                 response.shutdown()
-            except (OSError, ValueError, RuntimeError):  # it ended by itself meanwhile
-                return
 
     def run(self) -> None:
-        try:
-            self._follow()
-        except UnknownKindError:  # no Knative, say: then there are none
-            self._say(self._watching.listed, [])
-        except KdeployError as error:
-            self._say(self._watching.broke, error)
-
-    def _say(self, take_in: Callable[..., None], *what: Any) -> None:
-        self._watching.post(partial(take_in, self._source, *what))
-
-    def _follow(self) -> None:
         failures, retry = 0, self._api.patience.retry
-        while not self._stopping.wait(retry.pause(failures) if failures else 0.0):
-            failures = 0 if self._watch_once() else failures + 1
+        try:
+            while not self._stopping.wait(retry.pause(failures) if failures else 0.0):
+                failures = 0 if self._watch_once() else failures + 1
+        except UnknownKindError:  # without Knative, for example, there are no revisions
+            self._send(self._watching.listed, [])
+        except KdeployError as error:
+            self._send(self._watching.broke, error)
+
+    def _send(self, apply: Callable[..., None], *what: Any) -> None:
+        self._watching.post(partial(apply, self._source, *what))
 
     def _watch_once(self) -> bool:
-        """List if necessary, and watch until that ends; return whether it ended well."""
+        """List if necessary, and watch until the API server ends it; return False if it failed."""
         try:
             if not self._version:
                 documents, self._version = self._api.list(self._resource, self._namespace, self._query)
-                self._say(self._watching.listed, documents)
+                self._send(self._watching.listed, documents)
             self._watch()
         except GoneError:
             self._version = ""
@@ -210,23 +200,23 @@ class _Follower(threading.Thread):
                 return True
             if not error.retryable:
                 raise
-            self._say(self._watching.broke, error)
+            self._send(self._watching.broke, error)
         else:
             return True
         return False
 
     def _watch(self) -> None:
-        """Watch from the version that was seen last until the API server ends it."""
+        """Watch from the last version seen until the API server ends it."""
         self._response = self._api.open_watch(self._resource, self._namespace, self._version, self._query)
         try:
             if self._stopping.is_set():
                 self._response.close()
                 return
-            self._say(self._watching.opened)
+            self._send(self._watching.opened)
             for kind, document in self._api.read_watch(self._response):
                 self._version = document["metadata"]["resourceVersion"]
                 if kind != "BOOKMARK":
-                    self._say(self._watching.changed, document, kind == "DELETED")
+                    self._send(self._watching.changed, document, kind == "DELETED")
         finally:
             self._response = None
 

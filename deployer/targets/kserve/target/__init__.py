@@ -1,1 +1,1 @@
-"""Applies, watches and reads a service on a cluster: what a command calls."""
+"""Implements the three protocols of a target: applies, watches, lists and reaches services on a cluster."""

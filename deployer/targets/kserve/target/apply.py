@@ -1,96 +1,189 @@
-"""Applies documents one by one, and sets their owners."""
+"""Applies a bundle, and deletes a service with everything that belongs to it: every write in its order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+
+from msgspec import Struct, structs
 
 from deployer.bundle import Bundle
-from deployer.errors import ConflictError, NotFoundError
-from deployer.managed_fields import agrees
-from deployer.observed import Document
+from deployer.errors import ConflictError, NotFoundError, TargetError
+from deployer.journal import Entry
+from deployer.managed_fields import agrees, leave_to_others
+from deployer.observed import Document, Reference
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.api_errors import OutdatedError
-from deployer.targets.kserve.client.resources import CONTROLLER_REVISION, SECRET, SERVICE_ACCOUNT, Resource
-from deployer.targets.kserve.state.children import is_terminating
+from deployer.targets.kserve.client.resources import CONTROLLER_REVISION, SECRET, Resource
+from deployer.targets.kserve.state.children import is_terminating, release_of
 from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE, SERVING_RUNTIME, resource_of
+from deployer.targets.kserve.target.journal import Journal
+from deployer.targets.kserve.target.session import Session
 
-_GONE_PERIOD = 0.2  # seconds between two reads of an object that is being deleted
 _OURS = ("app.kubernetes.io/managed-by", "kdeploy")
+_SCALED = (("spec", "predictor", "minReplicas"), ("spec", "predictor", "maxReplicas"))
+
+Write = tuple[Resource, Document]
 
 
-def apply_document(
-    api: Api, document: Document, namespace: str, *, force: bool, dry_run: bool = False
-) -> Document:
-    """Apply one document server-side, again where the object was being deleted.
+class Applied(Struct, frozen=True):
+    """A bundle that was applied: the number of its entry, whether it starts new pods.
 
-    Raises ConflictError naming the field and its manager, or what keeps an object from being deleted.
+    `spec_before` is the model status of the release before, if the service changed.
     """
-    resource = resource_of(document)
-    placed = {**document, "metadata": {"namespace": namespace, **document["metadata"]}}
+
+    number: int
+    fresh: bool
+    spec_before: Document | None
+
+
+def order(bundle: Bundle) -> list[Write]:
+    """Return the documents of a bundle in the order in which they are applied, the service last."""
+    return [(resource_of(one), one) for one in (*bundle.beside, bundle.service)]
+
+
+def preview(session: Session, bundle: Bundle) -> list[tuple[Document | None, Document]]:
+    """Apply each document in a dry run: return the live object or None, and the object as it would become."""
+    previewed = []
+    for resource, document in order(bundle):
+        live = _find(session.api, resource, document)
+        after = _apply(session, (resource, document), live, dry_run=True)
+        previewed.append((live, after if live else document))
+    return previewed
+
+
+def is_applied(session: Session, bundle: Bundle, live: Document) -> bool:
+    """Return whether applying a bundle would change neither the live service nor what it owns.
+
+    A rotated Secret is not part of the release, so this reads it, and the first document, which a rollout
+    finishes last. The name of a runtime contains the digest of its content: it is read only if it is alone.
+    """
+    *beside, (_, service) = order(bundle)
+    if not agrees(live, _keep_strategy(_leave_replicas(session, service, live), live)):
+        return False
+    uid = live["metadata"]["uid"]
+    for resource, document in [one for one in beside if one[0] is not SERVING_RUNTIME] or beside:
+        found = _find(session.api, resource, document)
+        owners = found["metadata"].get("ownerReferences", []) if found else []
+        if not (found and agrees(found, document) and any(owner["uid"] == uid for owner in owners)):
+            return False
+    return True
+
+
+def apply_bundle(
+    session: Session, journal: Journal, bundle: Bundle, entry: Entry, expect: int | None
+) -> Applied:
+    """Apply a bundle with an entry of the journal, and make the service the owner of the other documents.
+
+    The service is applied last, and the first document gets its owner last. Raises ConflictError if another
+    rollout is under way, if the newest entry is not `expect`, or if another manager holds a field.
+    """
+    reference = bundle.reference
+    entry = structs.replace(entry, account=session.connection.user)
+    *beside, service = order(bundle)
+    _await_service(session, reference)  # before anything is written
+    with journal.begin(reference, entry, expect) as rollout:
+        live = _await_service(session, reference)
+        applied = []
+        for write in beside:
+            rollout.check_time()
+            applied.append((write, _apply_beside(session, write, reference.name, live)))
+        rollout.check_time()
+        live = _await_service(session, reference)
+        new = _apply(session, service, live)
+        rollout.finish(_owner(new))
+        for write, made in reversed(applied):
+            _add_owner(session, write, made, new)
+    with contextlib.suppress(TargetError):  # the next rollout prunes the entries that this one could not
+        journal.prune(reference, session.config.history_limit)
+    changed = live is not None and live["metadata"]["generation"] != new["metadata"]["generation"]
+    return Applied(
+        number=rollout.number,
+        fresh=live is None or release_of(live) != release_of(new),
+        spec_before=(live or {}).get("status", {}).get("modelStatus", {}) if changed else None,
+    )
+
+
+def delete_service(session: Session, journal: Journal, reference: Reference) -> bool:
+    """Delete a service and the entries that no service owns; the cluster collects what these own.
+
+    Returns False if there was no service. Raises ConflictError if a rollout is under way.
+    """
+    api = session.api
+    orphans = journal.orphans(reference)
+    found = api.delete(INFERENCE_SERVICE, reference.namespace, reference.name)
+    for entry, bundle in orphans:
+        if bundle:
+            _give(api, bundle, entry)
+        api.delete(CONTROLLER_REVISION, reference.namespace, entry["metadata"]["name"])
+    return found
+
+
+def _give(api: Api, bundle: Bundle, entry: Document) -> None:
+    """Make an entry the owner of what its rollout made for a service that was never created.
+
+    So the cluster collects it with the entry, and no permission to delete Secrets is necessary. The
+    ServingRuntime stays: it runs nothing, and services that others applied can use it without owning it.
+    """
+    kept = (SERVING_RUNTIME, INFERENCE_SERVICE)
+    made = [(resource, one["metadata"]["name"]) for resource, one in order(bundle) if resource not in kept]
+    made += [(SECRET, one["name"]) for one in (bundle.account or {}).get("secrets", [])]
+    for resource, name in made:
+        live = api.get(resource, bundle.reference.namespace, name)
+        if live and _OURS in live["metadata"].get("labels", {}).items():
+            api.change_owners(resource, live, lambda held: held or [_owner(entry)])
+
+
+def _await_service(session: Session, reference: Reference) -> Document | None:
+    """Return the service, or None if it does not exist; wait until one that is being deleted is gone."""
+    live = session.find(reference)
+    if live and is_terminating(live):
+        session.api.wait_until_gone(INFERENCE_SERVICE, live)
+        return None
+    return live
+
+
+def _find(api: Api, resource: Resource, document: Document) -> Document | None:
+    return api.get(resource, document["metadata"]["namespace"], document["metadata"]["name"])
+
+
+def _apply(
+    session: Session, write: Write, live: Document | None = None, *, dry_run: bool = False
+) -> Document:
+    """Apply one document, except the replicas that another manager holds in the live object."""
+    resource, document = write
+    wanted = _leave_replicas(session, document, live)
     try:
-        applied = api.apply(resource, placed, force=force, dry_run=dry_run)
-        if not dry_run and is_terminating(applied):
-            wait_until_gone(api, applied)
-            applied = api.apply(resource, placed, force=force)
-        return applied
+        return session.api.apply(resource, wanted, force=session.force, dry_run=dry_run)
     except ConflictError as error:
-        if resource is SERVING_RUNTIME and not force and not isinstance(error, OutdatedError):
-            raise ConflictError(
-                error.what, where=error.where, hint="every service on this runtime would restart"
-            ) from error
+        if resource is SERVING_RUNTIME and not session.force and not isinstance(error, OutdatedError):
+            error.hint = "Changing the runtime would restart every service that uses it."
         raise
 
 
-def find_document(api: Api, document: Document, namespace: str) -> Document | None:
-    """Return a document's live object, or None where there is none."""
-    metadata = document["metadata"]
-    return api.get(resource_of(document), metadata.get("namespace", namespace), metadata["name"])
+def _leave_replicas(session: Session, document: Document, live: Document | None) -> Document:
+    return document if live is None or session.force else leave_to_others(document, live, _SCALED)
 
 
-def is_applied(api: Api, document: Document, namespace: str, service: Document) -> bool:
-    """Return whether an object is as a document says, and is one that goes with the service."""
-    live = find_document(api, document, namespace)
-    if live is None or not agrees(live, document):
-        return False
-    owners = live["metadata"].get("ownerReferences", [])
-    return any(owner["uid"] == service["metadata"]["uid"] for owner in owners)
+def _apply_beside(session: Session, write: Write, name: str, service: Document | None) -> Document:
+    """Apply a document, and again if the service of this name that owned the object is gone.
 
-
-def owner_of(service: Document) -> Document:
-    """Return the owner reference that lets an object be collected with a service."""
-    return {
-        "apiVersion": service["apiVersion"],
-        "kind": service["kind"],
-        "name": service["metadata"]["name"],
-        "uid": service["metadata"]["uid"],
-    }
-
-
-def recreate_if_orphaned(
-    api: Api, sent: Document, applied: Document, name: str, live: Document | None, *, force: bool
-) -> Document:
-    """Return an object that was applied; it is applied again where the service that owned it is gone.
-
-    The cluster collects what a deleted service owned some time later, even if it has been applied again or
-    has got another owner in between. So this waits for that and applies the object again. If it does not
-    happen in time, the owners that are gone are removed from the object.
+    The cluster collects what a deleted service owned some time later, even if it was applied again or got
+    another owner in between. So this waits for that. If it does not happen in time, the owners that are
+    gone are removed from the object.
     """
-    uid = live["metadata"]["uid"] if live else None
+    applied, (resource, _) = _apply(session, write), write
+    uid = service["metadata"]["uid"] if service else None
     held = applied["metadata"].get("ownerReferences", [])
     if not held or _living(held, name, uid):
         return applied
-    if _is_gone_in_time(api, applied):
-        return apply_document(api, sent, applied["metadata"]["namespace"], force=force)
-    return _change_owners(api, applied, lambda held: _living(held, name, uid))
+    if session.api.is_gone_in_time(resource, applied):
+        return _apply(session, write)
+    return session.api.change_owners(resource, applied, lambda held: _living(held, name, uid))
 
 
-def add_owner_or_recreate(
-    api: Api, sent: Document, applied: Document, owner: Document, *, force: bool
-) -> None:
-    """Add a service to the owners of an object, which the cluster collects when the last of them is gone.
-
-    The object is applied again where it was collected meanwhile.
-    """
+def _add_owner(session: Session, write: Write, applied: Document, service: Document) -> None:
+    """Add the service to the owners of an object; apply the object again if it was collected meanwhile."""
+    resource, owner = write[0], _owner(service)
 
     def add(held: list[Document]) -> list[Document]:
         living = _living(held, owner["name"], owner["uid"])
@@ -99,54 +192,23 @@ def add_owner_or_recreate(
     def attempt() -> None:
         nonlocal applied
         try:
-            _change_owners(api, applied, add)
+            session.api.change_owners(resource, applied, add)
         except NotFoundError:
-            applied = apply_document(api, sent, applied["metadata"]["namespace"], force=force)
+            applied = _apply(session, write)
             raise
 
-    api.patience.again(attempt, NotFoundError)
+    session.api.patience.again(attempt, NotFoundError)
 
 
-def transfer_ownership(api: Api, entry: Document, bundle: Bundle) -> None:
-    """Let an entry of the history own what its rollout made for a service that was never created.
-
-    So the cluster collects it with the entry, which needs no permission to delete Secrets. The ServingRuntime
-    stays: it runs nothing by itself, the next rollout takes it over, and services that others applied may use
-    it without owning it.
-    """
-    for resource, name in _made_for(bundle):
-        live = api.get(resource, bundle.reference.namespace, name)
-        if live and _OURS in live["metadata"].get("labels", {}).items():
-            _change_owners(api, live, lambda held: held or [owner_of(entry)])
-
-
-def wait_until_gone(api: Api, document: Document) -> None:
-    """Wait until an object that is being deleted is gone. Raises ConflictError, naming what holds it."""
-    if not _is_gone_in_time(api, document):
-        metadata = document["metadata"]
-        raise ConflictError(
-            f"{document['kind']} {metadata['name']} is still being deleted after {api.patience.gone:g} s: "
-            f"its finalizers are {', '.join(metadata.get('finalizers', [])) or 'none'}",
-            where=f"namespace {metadata['namespace']}",
-            hint="remove the finalizer, or wait for the controller that set it; then run it again",
-        )
-
-
-def _is_gone_in_time(api: Api, document: Document) -> bool:
-    resource, metadata = resource_of(document), document["metadata"]
-    clock = api.patience.clock
-    end = clock.now() + api.patience.gone
-    while found := api.get(resource, metadata["namespace"], metadata["name"]):
-        if found["metadata"]["uid"] != metadata["uid"]:
-            break
-        if clock.now() > end:
-            return False
-        clock.sleep(_GONE_PERIOD)
-    return True
+def _owner(owner: Document) -> Document:
+    """Return the reference by which the cluster collects an object with its owner."""
+    metadata = owner["metadata"]
+    kind = {"apiVersion": owner["apiVersion"], "kind": owner["kind"]}
+    return {**kind, "name": metadata["name"], "uid": metadata["uid"]}
 
 
 def _living(held: list[Document], name: str, uid: str | None) -> list[Document]:
-    """Return owners without the history's entries, and of services of a name only the one with this uid."""
+    """Return owners without entries of the journal, and without services of this name with another uid."""
 
     def gone(owner: Document) -> bool:
         if owner["kind"] == CONTROLLER_REVISION.kind:
@@ -156,36 +218,9 @@ def _living(held: list[Document], name: str, uid: str | None) -> list[Document]:
     return [owner for owner in held if not gone(owner)]
 
 
-def _change_owners(
-    api: Api, document: Document, change: Callable[[list[Document]], list[Document]]
-) -> Document:
-    """Change an object's owners, where that changes anything, and return it. Raises NotFoundError.
-
-    The list is one field to the API server, so it is read and written whole, and again when another service
-    did the same in between.
-    """
-
-    def attempt() -> Document:
-        nonlocal document
-        resource, metadata = resource_of(document), document["metadata"]
-        held = metadata.get("ownerReferences", [])
-        owners = change(held)
-        if owners == held:
-            return document
-        place = metadata["namespace"], metadata["name"]
-        wanted = {"resourceVersion": metadata["resourceVersion"], "ownerReferences": owners}
-        try:
-            return api.merge(resource, *place, {"metadata": wanted})
-        except ConflictError:
-            document = api.get(resource, *place) or document
-            raise
-
-    return api.patience.again(attempt, ConflictError)
-
-
-def _made_for(bundle: Bundle) -> Iterator[tuple[Resource, str]]:
-    """Yield what a rollout creates for its service alone; a Secret is known by its account."""
-    if bundle.account:
-        yield SERVICE_ACCOUNT, bundle.account["metadata"]["name"]
-        yield from ((SECRET, one["name"]) for one in bundle.account.get("secrets", []))
-    yield from ((resource_of(one), one["metadata"]["name"]) for one in bundle.extras)
+def _keep_strategy(wanted: Document, live: Document) -> Document:
+    """Return a document with the live strategy: a different strategy is no reason for a rollout."""
+    strategy = live["spec"]["predictor"].get("deploymentStrategy")
+    predictor = {**wanted["spec"]["predictor"], "deploymentStrategy": strategy}
+    predictor = {key: value for key, value in predictor.items() if value is not None}
+    return {**wanted, "spec": {**wanted["spec"], "predictor": predictor}}

@@ -1,8 +1,9 @@
-"""The way in from outside: the ingress's address, or a forward to a pod of it; and the Host it routes by."""
+"""Finds how to reach a service from outside: the ingress's address, or a port-forward to one of its pods."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from itertools import chain
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -11,6 +12,7 @@ from deployer.config import PORT_FORWARD
 from deployer.errors import RefusedError, TargetError
 from deployer.observed import Document
 from deployer.targets.kserve.client.api import Api
+from deployer.targets.kserve.client.port_forward import Forward
 from deployer.targets.kserve.client.resources import GATEWAY, NODE, POD, SERVICE, Resource
 from deployer.targets.kserve.preflight.capabilities import find_gateway
 from deployer.targets.kserve.state.children import deployment_name, is_standard, is_terminating
@@ -24,7 +26,7 @@ _OUTSIDE = (
     (_KNATIVE, "kourier"),
     ("ingress-nginx", "ingress-nginx-controller"),
 )
-_INSIDE = (  # for services that are not to be reached from outside
+_INSIDE = (  # for cluster-local services
     (_ISTIO, "knative-local-gateway"),
     (_KOURIER, "kourier-internal"),
     (_KNATIVE, "kourier-internal"),
@@ -34,10 +36,10 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def find_ingress(api: Api, service: Document, url: str, named: str | None) -> Endpoint:
-    """Return the way to a URL of a service from outside: by the ingress that is `named`, else found.
+    """Return the endpoint for a URL of a service, on the ingress that is `named` or on the one found.
 
-    Where none has an address outside the cluster, or `named` says so, the API server forwards to a pod of it.
-    The path prefix of the URL is kept, its host is the Host header. Raises TargetError.
+    If the ingress has no address outside the cluster, or `named` is PORT_FORWARD, the API server forwards to
+    one of its pods. The URL's path prefix is kept, and its host is the Host header. Raises TargetError.
     """
     namespace = service["metadata"]["namespace"]
     search = _Search(api, urlsplit(url), f"{namespace}/{service['metadata']['name']}")
@@ -48,12 +50,10 @@ def find_ingress(api: Api, service: Document, url: str, named: str | None) -> En
 
 
 class _Search:
-    """Looks through a cluster for the ingress of a URL, and keeps in mind what it was not let see."""
+    """Searches a cluster for the ingress of a URL, and remembers what this user cannot read."""
 
     def __init__(self, api: Api, wanted: SplitResult, where: str) -> None:
-        self.wanted = wanted
-        self._where = where
-        self._api = api
+        self._api, self.wanted, self._where = api, wanted, where
         self._inside = _is_inside(wanted.hostname or "")
         self._refused: list[RefusedError] = []
 
@@ -61,54 +61,71 @@ class _Search:
         """Return the first address that reaches the ingress from outside."""
         if self._inside:
             return None
-        return next(chain(self._of_gateway(), self._of_services()), None)
+        return next(chain(self._gateway_addresses(), self._service_addresses()), None)
 
     def forward(self, own: tuple[str, str] | None) -> Endpoint:
-        """Return the way through the API server to a pod of the ingress.
+        """Return the endpoint of a pod of the ingress, through the API server.
 
-        Where there is none, it is to a pod behind the predictor's `own` Service, named by namespace and name.
+        If the ingress has no pod, use the predictor's `own` Service, given as (namespace, name).
         """
-        found = [*self._gateway_services(), *self._services(_INSIDE if self._inside else _OUTSIDE)]
+        found = [*self._gateway_services, *self._services(_INSIDE if self._inside else _OUTSIDE)]
         if own:
             found += self._services([own])
         for service in found:
             port = _port(service, self.wanted.scheme)
             pod = self._pod(service) if port else None
             if port and pod:
-                metadata = pod["metadata"]
-                tunnel = self._api.forward(metadata["namespace"], metadata["name"], _target(port, pod))
+                place = pod["metadata"]["namespace"], pod["metadata"]["name"]
+                tunnel = Forward(self._api.connection, *place, _target(port, pod))
                 url = f"{self.wanted.scheme}://{self.wanted.netloc}{self.wanted.path.rstrip('/')}"
                 return Endpoint(url=url, host=self.wanted.netloc, tunnel=tunnel)
-        raise self._nothing(found)
+        raise self._not_found(found)
 
-    def _nothing(self, found: list[Document]) -> TargetError:
-        hint = "name it with --ingress http://ADDRESS, or KDEPLOY_INGRESS"
-        names = ", ".join(f"{one['metadata']['namespace']}/{one['metadata']['name']}" for one in found)
+    def _not_found(self, found: list[Document]) -> TargetError:
+        hint = "name it with --ingress http://ADDRESS or KDEPLOY_INGRESS."
         if self._refused:
             return RefusedError(
-                f"no way in was found, and {self._refused[0].what}",
+                f"cannot find the ingress: {self._refused[0].what}",
                 where=self._where,
-                hint=f"ask an admin for it, or {hint}",
+                hint=f"Ask a cluster administrator for the address of the ingress, and {hint}",
             )
-        if found:
+        names = ", ".join(f"{one['metadata']['namespace']}/{one['metadata']['name']}" for one in found)
+        if names:
             what = f"no pod of Service {names} is ready for {self.wanted.scheme}"
         else:
-            what = "no ingress was found on this cluster: no address of one, and no pod to forward to"
-        return TargetError(what, where=self._where, hint=hint)
+            what = "no ingress found on this cluster: neither an address nor a pod to forward to"
+        return TargetError(what, where=self._where, hint=f"If the cluster has an ingress, {hint}")
 
-    def _of_gateway(self) -> Iterator[str]:
-        name = find_gateway(self._api)
-        if not name:
+    @cached_property
+    def _gateway(self) -> tuple[str, str] | None:
+        """The (namespace, name) of the Gateway that KServe uses, if it uses one."""
+        namespace, _, name = (find_gateway(self._api) or "").partition("/")
+        return (namespace, name) if namespace else None
+
+    @cached_property
+    def _gateway_services(self) -> list[Document]:
+        """The Services that Istio or Envoy Gateway created for the Gateway."""
+        if not self._gateway:
+            return []
+        namespace, name = self._gateway
+        envoy = "gateway.envoyproxy.io/owning-gateway-"
+        owned = {f"{envoy}namespace": namespace, f"{envoy}name": name}
+        return [
+            *self._list(SERVICE, namespace, {"gateway.networking.k8s.io/gateway-name": name}),
+            *self._list(SERVICE, "envoy-gateway-system", owned),
+        ]
+
+    def _gateway_addresses(self) -> Iterator[str]:
+        if not self._gateway:
             return
-        namespace, _, gateway = name.partition("/")
-        found = self._read(GATEWAY, namespace, gateway) or {}
+        found = self._read(GATEWAY, *self._gateway) or {}
         addresses = [str(one["value"]) for one in found.get("status", {}).get("addresses", [])]
-        inside = {one["spec"].get("clusterIP") for one in self._gateway_services()} if addresses else set()
+        inside = {one["spec"].get("clusterIP") for one in self._gateway_services} if addresses else set()
         for address in addresses:
             if address not in inside and not _is_inside(address):
                 yield f"{self.wanted.scheme}://{_host(address)}"
 
-    def _of_services(self) -> Iterator[str]:
+    def _service_addresses(self) -> Iterator[str]:
         scheme = self.wanted.scheme
         for service in self._services(_OUTSIDE):
             port = _port(service, scheme)
@@ -123,20 +140,6 @@ class _Search:
         found = (self._read(SERVICE, namespace, name) for namespace, name in names)
         return (service for service in found if service)
 
-    def _gateway_services(self) -> list[Document]:
-        """Return the Services that Istio or Envoy Gateway have made for the Gateway."""
-        name = find_gateway(self._api)
-        if not name:
-            return []
-        namespace, _, gateway = name.partition("/")
-        envoy = "gateway.envoyproxy.io/owning-gateway-"
-        return [
-            *self._list(SERVICE, namespace, {"gateway.networking.k8s.io/gateway-name": gateway}),
-            *self._list(
-                SERVICE, "envoy-gateway-system", {f"{envoy}namespace": namespace, f"{envoy}name": gateway}
-            ),
-        ]
-
     def _nodes(self) -> Iterator[str]:
         for kind in ("ExternalIP", "InternalIP"):
             for node in self._list(NODE, None, {}):
@@ -144,7 +147,7 @@ class _Search:
                 yield from (one["address"] for one in addresses if one["type"] == kind)
 
     def _pod(self, service: Document) -> Document | None:
-        """Return a pod that the Service sends requests to."""
+        """Return a ready pod that the Service selects."""
         selector = service["spec"].get("selector")
         pods = self._list(POD, service["metadata"]["namespace"], selector) if selector else []
         return next((pod for pod in pods if is_ready(pod) and not is_terminating(pod)), None)
@@ -172,7 +175,7 @@ def _port(service: Document, scheme: str) -> dict[str, Any] | None:
 
 
 def _target(port: dict[str, Any], pod: Document) -> int:
-    """Return the pod's port that a Service's port leads to; it may be named."""
+    """Return the pod's port for a Service's port, which can name it."""
     wanted = port.get("targetPort", port["port"])
     named = {
         one.get("name"): one["containerPort"]
@@ -183,7 +186,7 @@ def _target(port: dict[str, Any], pod: Document) -> int:
 
 
 def _is_inside(host: str) -> bool:
-    """Whether a name means something within the cluster only."""
+    """Return whether a host name resolves only inside the cluster."""
     return ".svc." in f"{host}."
 
 

@@ -1,19 +1,23 @@
-"""The journal of a service as ControllerRevisions, and with it the right to change the service.
+"""The journal of a service, stored as ControllerRevisions; its newest entry is the lock of the service.
 
-A rollout begins by creating the entry of the next number, which the API server lets only one do. An entry's
-`data` cannot be changed, so its events are an annotation. The InferenceService owns its entries, which the
-cluster collects with it. Implements deployer.targets.protocols.Journal.
+A rollout begins by creating the entry of the next number, which the API server lets only one process do. An
+entry's `data` is immutable, so its events are an annotation. The InferenceService owns its entries, and the
+cluster collects them with it. Implements deployer.targets.protocols.Journal.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
+import secrets
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
-from msgspec import Struct, structs
+from msgspec import structs
 
+from deployer.bundle import Bundle
 from deployer.errors import ConflictError, KdeployError, NotFoundError, TargetError
 from deployer.journal import (
     BOUND,
@@ -31,31 +35,45 @@ from deployer.journal import (
 from deployer.observed import RELEASE_LABEL, Document, Reference
 from deployer.targets.kserve.client.api_errors import OutdatedError
 from deployer.targets.kserve.client.resources import CONTROLLER_REVISION
-from deployer.targets.kserve.target.apply import transfer_ownership
-from deployer.targets.kserve.target.runs import is_alive, name_run, running
 from deployer.targets.kserve.target.session import Session
 
-# Not KServe's label: a workload's controller adopts ControllerRevisions that its selector matches.
+# Not KServe's label: a workload's controller adopts the ControllerRevisions that its selector matches.
 OF_SERVICE = "kdeploy.dev/service"
 _LABELS = {"app.kubernetes.io/managed-by": "kdeploy"}
 ENTRIES = ",".join([OF_SERVICE, *(f"{key}={value}" for key, value in _LABELS.items())])  # of any service
 _EVENTS, _RUN = "kdeploy.dev/events", "kdeploy.dev/run"
 _NOT_IN_DATA = ("number", "outcome", "reason", "since", "events")
-_HOLD = BOUND / 2  # seconds after which nothing more is written, long before others take the run for dead
+_HOLD = BOUND / 2  # seconds after which a rollout writes nothing more, long before others consider it dead
+
+_running: set[str] = set()  # the runs of this process that are applying
 
 
-class Rollout(Struct):
-    """The rollout of one entry; `orphans` are entries of runs that were killed before there was a service."""
+class Rollout:
+    """The rollout of one entry. `orphans` are entries of killed runs that no service owns."""
 
-    entry: Document
-    orphans: list[Document]
-    began: float
-    finished: bool = False
+    def __init__(self, session: Session, entry: Document, orphans: list[Document], began: float) -> None:
+        self.entry, self.finished = entry, False
+        self.number = int(entry["revision"])
+        self._session, self._orphans, self._began = session, orphans, began
 
-    @property
-    def number(self) -> int:
-        """The number of the entry."""
-        return int(self.entry["revision"])
+    def check_time(self) -> None:
+        """Raise TargetError if the rollout has taken so long that others may soon consider it dead."""
+        if self._session.patience.clock.now() - self._began > _HOLD:
+            raise TargetError(
+                f"applying took more than {_HOLD:g} s and was stopped",
+                hint="Check that the API server is not overloaded, then run the command again.",
+            )
+
+    def finish(self, owner: Document) -> None:
+        """Note that all documents are applied; make the service the owner of the entry and the orphans."""
+        owned = {"ownerReferences": [owner]}
+        name = self.entry["metadata"]["name"]
+        event = JournalEvent(outcome=Outcome.APPLIED)
+        _note(self._session, self.entry["metadata"]["namespace"], name, event, owned, known=self.entry)
+        self.finished = True
+        for one in self._orphans:
+            with contextlib.suppress(NotFoundError):
+                self._session.api.merge(CONTROLLER_REVISION, one, owned)
 
 
 class Journal:
@@ -66,167 +84,89 @@ class Journal:
 
     def entries(self, reference: Reference) -> list[Entry]:
         """Return the entries of a service, the oldest first."""
-        return settle([_entry(document) for document in self._list(reference)], self._now())
+        return settle([_entry(document) for document in self._list(reference)], _now(self._session))
 
     def note(self, reference: Reference, number: int, event: JournalEvent) -> None:
-        """Add an event to an entry; nothing happens where the entry is gone."""
-        self._note(_place(reference, number), event)
+        """Add an event to an entry; do nothing if the entry does not exist."""
+        _note(self._session, reference.namespace, _name(reference, number), event)
 
     @contextlib.contextmanager
     def begin(self, reference: Reference, planned: Entry, expect: int | None) -> Iterator[Rollout]:
-        """Begin a rollout: create its entry, or take over the one of a run that was killed.
+        """Begin a rollout: create its entry, or take over the entry of a killed run.
 
-        For as long as the `with` lasts, no other rollout of the service begins. Raises ConflictError, naming
-        who, where another one is under way or was since entry `expect`.
+        As long as the `with` lasts, no other rollout of the service begins. Raises ConflictError, naming the
+        author, if another rollout is under way or has begun since entry `expect`.
         """
-        run, patience = name_run(), self._session.patience
-        running.add(run)
+        run = f"{_machine()} {os.getpid()} {secrets.token_hex(8)}"
+        _running.add(run)
         rollout = None
         try:
-            rollout = patience.again(lambda: self._claim(reference, planned, run, expect), _LostError)
+            rollout = self._session.patience.again(
+                lambda: self._claim(reference, planned, run, expect), _LostError
+            )
             yield rollout
         except KdeployError as error:
-            # An API server that cannot be reached now is left alone: later the entry counts as interrupted.
+            # An API server that does not answer gets no more requests: the entry counts as interrupted later.
             if rollout and not rollout.finished and not (isinstance(error, TargetError) and error.retryable):
+                event, name = JournalEvent(outcome=Outcome.INTERRUPTED), _name(reference, rollout.number)
                 with contextlib.suppress(KdeployError):
-                    interrupted = JournalEvent(outcome=Outcome.INTERRUPTED)
-                    self._note(_place(reference, rollout.number), interrupted, known=rollout.entry)
+                    _note(self._session, reference.namespace, name, event, known=rollout.entry)
             raise
         finally:
-            running.discard(run)
-
-    def finish(self, rollout: Rollout, owner: Document) -> None:
-        """Note that all documents are applied; the service owns the entry, and those that were left over."""
-        owned = {"ownerReferences": [owner]}
-        place = rollout.entry["metadata"]["namespace"], rollout.entry["metadata"]["name"]
-        self._note(place, JournalEvent(outcome=Outcome.APPLIED), owned, known=rollout.entry)
-        rollout.finished = True
-        for one in rollout.orphans:
-            with contextlib.suppress(NotFoundError):
-                self._merge(one, owned)
-
-    def check_time(self, rollout: Rollout) -> None:
-        """Raise TargetError where it has taken so long that others may soon take this run for dead."""
-        if self._session.patience.clock.now() - rollout.began > _HOLD:
-            raise TargetError(
-                f"applying took more than {_HOLD:g} s and was stopped half-way",
-                hint="check that the API server is not overloaded, then run it again",
-            )
+            _running.discard(run)
 
     def prune(self, reference: Reference, limit: int) -> None:
         """Delete the oldest entries, all but `limit`."""
         for entry in superfluous([_entry(document) for document in self._list(reference)], limit):
-            self._session.api.delete(CONTROLLER_REVISION, *_place(reference, entry.number))
+            name = _name(reference, entry.number)
+            self._session.api.delete(CONTROLLER_REVISION, reference.namespace, name)
 
-    def orphans(self, reference: Reference) -> list[Document]:
-        """Return the entries that no service owns, so that nothing collects them.
+    def orphans(self, reference: Reference) -> list[tuple[Document, Bundle | None]]:
+        """Return the entries that no service owns, with their bundles: the cluster does not collect them.
 
-        Raises ConflictError, naming who, where one of them is being applied.
+        Raises ConflictError, naming the author, if one of them is being applied.
         """
         found = _unowned(self._list(reference))
+        now, where = _now(self._session), str(reference)
         for one in found:
-            refuse_another(_entry(one), alive=is_alive(_run(one)), now=self._now(), where=str(reference))
-        return found
-
-    def collect(self, reference: Reference, orphans: list[Document]) -> None:
-        """Delete entries that no service owns, and let the cluster collect what their rollouts created."""
-        for one in orphans:
-            if bundle := _entry(one).bundle:
-                transfer_ownership(self._session.api, one, bundle)
-            self._session.api.delete(CONTROLLER_REVISION, reference.namespace, one["metadata"]["name"])
+            refuse_another(_entry(one), alive=_is_alive(_run(one)), now=now, where=where)
+        return [(one, _entry(one).bundle) for one in found]
 
     def _claim(self, reference: Reference, planned: Entry, run: str, expect: int | None) -> Rollout:
-        """Create an entry, or take over the newest. Raises _LostError where another run was faster."""
-        began = self._session.patience.clock.now()
+        """Create an entry, or take over the newest one. Raises _LostError if another run was faster."""
+        began, where = self._session.patience.clock.now(), str(reference)
         documents = sorted(self._list(reference), key=lambda document: int(document["revision"]))
         newest = documents[-1] if documents else None
-        if newest and self._is_ours(newest, planned, run, reference):
+        if newest and self._is_ours(newest, planned, run, where):
             before = documents[:-1]
-            if expect != int(newest["revision"]):  # run again, the killed run's own entry is the newest
-                check_expected(_entry(before[-1]) if before else None, expect, str(reference))
-            with _race():
-                claimed = newest if _run(newest) == run else self._take_over(newest, planned, run)
-            return Rollout(claimed, _unowned(before), began)
-        check_expected(_entry(newest) if newest else None, expect, str(reference))
+            if expect != int(newest["revision"]):  # in a second command, the killed run's entry is the newest
+                check_expected(_entry(before[-1]) if before else None, expect, where)
+            if _run(newest) != run:
+                event = JournalEvent(outcome=Outcome.APPLYING, who=planned.who)
+                with _race():
+                    newest = _add(self._session, newest, event, {"annotations": {_RUN: run}})
+            return Rollout(self._session, newest, _unowned(before), began)
+        check_expected(_entry(newest) if newest else None, expect, where)
         number = int(newest["revision"]) + 1 if newest else 1
+        document = _document(reference, planned, number, run, _now(self._session))
         with _race():
-            created = self._session.api.create(
-                CONTROLLER_REVISION, self._document(reference, planned, number, run)
-            )
-        return Rollout(created, _unowned(documents), began)
+            created = self._session.api.create(CONTROLLER_REVISION, document)
+        return Rollout(self._session, created, _unowned(documents), began)
 
-    def _is_ours(self, newest: Document, planned: Entry, run: str, reference: Reference) -> bool:
-        if _run(newest) == run:  # an attempt before created it, and only the answer was lost
+    def _is_ours(self, newest: Document, planned: Entry, run: str, where: str) -> bool:
+        if _run(newest) == run:  # an earlier attempt created it, and its answer was lost
             return True
-        alive = is_alive(_run(newest))
-        return takes_over(_entry(newest), planned, alive=alive, now=self._now(), where=str(reference))
-
-    def _take_over(self, newest: Document, planned: Entry, run: str) -> Document:
-        event = JournalEvent(outcome=Outcome.APPLYING, who=planned.who)
-        return self._add(newest, event, {"annotations": {_RUN: run}})
-
-    def _note(
-        self,
-        place: tuple[str, str],
-        event: JournalEvent,
-        more: Document | None = None,
-        known: Document | None = None,
-    ) -> None:
-        """Add an event to an entry, which is read where it is not `known` as it is now."""
-
-        def attempt() -> None:
-            nonlocal known
-            current, known = known or self._session.api.get(CONTROLLER_REVISION, *place), None
-            if current and not _is_noted(_entry(current), event):
-                self._add(current, event, more)
-
-        with contextlib.suppress(NotFoundError):
-            self._session.patience.again(attempt, OutdatedError)
-
-    def _add(self, document: Document, event: JournalEvent, more: Document | None = None) -> Document:
-        """Add an event to an entry as it was read. Raises OutdatedError where it has changed since."""
-        entry = add_event(_entry(document), structs.replace(event, at=self._now()))
-        more = more or {}
-        annotations = {_EVENTS: _encode(entry.events), **more.get("annotations", {})}
-        version = document["metadata"]["resourceVersion"]
-        return self._merge(document, {**more, "resourceVersion": version, "annotations": annotations})
-
-    def _merge(self, document: Document, metadata: Document) -> Document:
-        place = document["metadata"]["namespace"], document["metadata"]["name"]
-        return self._session.api.merge(CONTROLLER_REVISION, *place, {"metadata": metadata})
-
-    def _document(self, reference: Reference, planned: Entry, number: int, run: str) -> Document:
-        """Return a new entry as an object."""
-        now = self._now()
-        lasting = msgspec.to_builtins(structs.replace(planned, when=now))
-        for key in _NOT_IN_DATA:
-            del lasting[key]
-        begun = JournalEvent(outcome=Outcome.APPLYING, at=now, who=planned.who)
-        namespace, name = _place(reference, number)
-        return {
-            "apiVersion": CONTROLLER_REVISION.api_version,
-            "kind": CONTROLLER_REVISION.kind,
-            "metadata": {
-                "name": name,
-                "namespace": namespace,
-                "labels": {OF_SERVICE: reference.name, RELEASE_LABEL: planned.release, **_LABELS},
-                "annotations": {_EVENTS: _encode([begun]), _RUN: run},
-            },
-            "revision": number,
-            "data": {"entry": _encode(lasting)},
-        }
+        alive = _is_alive(_run(newest))
+        return takes_over(_entry(newest), planned, alive=alive, now=_now(self._session), where=where)
 
     def _list(self, reference: Reference) -> list[Document]:
         selector = ",".join(f"{k}={v}" for k, v in {OF_SERVICE: reference.name, **_LABELS}.items())
         query = {"labelSelector": selector}
         return self._session.api.list(CONTROLLER_REVISION, reference.namespace, query)[0]
 
-    def _now(self) -> str:
-        return write_time(self._session.patience.clock.utc())
-
 
 class _LostError(ConflictError):
-    """Another run was faster: look again."""
+    """Another run was faster: read the journal again."""
 
 
 @contextlib.contextmanager
@@ -234,11 +174,64 @@ def _race() -> Iterator[None]:
     try:
         yield
     except (ConflictError, NotFoundError) as error:
-        raise _LostError(error.what, where=error.where, hint="run it again") from error
+        raise _LostError(error.what, where=error.where, hint="Run the command again.") from error
+
+
+def _note(
+    session: Session,
+    namespace: str,
+    name: str,
+    event: JournalEvent,
+    more: Document | None = None,
+    known: Document | None = None,
+) -> None:
+    """Add an event to an entry, unless its newest event equals it; `known` saves the first read."""
+
+    def attempt() -> None:
+        nonlocal known
+        current, known = known or session.api.get(CONTROLLER_REVISION, namespace, name), None
+        if not current:
+            return
+        newest = _entry(current).events[-1:]
+        if not any(structs.replace(event, at=one.at) == one for one in newest):  # or an answer was lost
+            _add(session, current, event, more)
+
+    with contextlib.suppress(NotFoundError):
+        session.patience.again(attempt, OutdatedError)
+
+
+def _add(session: Session, document: Document, event: JournalEvent, more: Document | None = None) -> Document:
+    """Add an event to an entry. Raises OutdatedError if the entry has changed since it was read."""
+    entry = add_event(_entry(document), structs.replace(event, at=_now(session)))
+    more = more or {}
+    annotations = {_EVENTS: _encode(entry.events), **more.get("annotations", {})}
+    version = document["metadata"]["resourceVersion"]
+    change = {**more, "resourceVersion": version, "annotations": annotations}
+    return session.api.merge(CONTROLLER_REVISION, document, change)
+
+
+def _document(reference: Reference, planned: Entry, number: int, run: str, now: str) -> Document:
+    """Return a new entry as an object."""
+    lasting = msgspec.to_builtins(structs.replace(planned, when=now))
+    for key in _NOT_IN_DATA:
+        del lasting[key]
+    begun = JournalEvent(outcome=Outcome.APPLYING, at=now, who=planned.who)
+    return {
+        "apiVersion": CONTROLLER_REVISION.api_version,
+        "kind": CONTROLLER_REVISION.kind,
+        "metadata": {
+            "name": _name(reference, number),
+            "namespace": reference.namespace,
+            "labels": {OF_SERVICE: reference.name, RELEASE_LABEL: planned.release, **_LABELS},
+            "annotations": {_EVENTS: _encode([begun]), _RUN: run},
+        },
+        "revision": number,
+        "data": {"entry": _encode(lasting)},
+    }
 
 
 def _entry(document: Document) -> Entry:
-    """Read an entry; of one that another version of kdeploy wrote, what can be read."""
+    """Read an entry; from another version of kdeploy, the parts that can be read."""
     annotations = document["metadata"].get("annotations", {})
     entry = Entry()
     events: tuple[JournalEvent, ...] = ()
@@ -252,15 +245,10 @@ def _entry(document: Document) -> Entry:
     return entry
 
 
-def _is_noted(entry: Entry, event: JournalEvent) -> bool:
-    """Return whether the newest event says the same, as after an answer that was lost."""
-    return any(structs.replace(event, at=newest.at) == newest for newest in entry.events[-1:])
-
-
 def _encode(value: object) -> str:
-    """Encode as JSON that every encoder writes alike: ASCII, without what Go's would escape.
+    """Encode as JSON that every encoder writes the same: in ASCII, and without what Go's would escape.
 
-    The API server encodes `data` anew at every change of the annotations, and refuses it if a byte differs.
+    The API server encodes `data` again at every change of the annotations, and rejects it if a byte differs.
     """
     text = json.dumps(msgspec.to_builtins(value))
     for character in "<>&":
@@ -276,5 +264,37 @@ def _run(document: Document) -> str:
     return str(document["metadata"].get("annotations", {}).get(_RUN, ""))
 
 
-def _place(reference: Reference, number: int) -> tuple[str, str]:
-    return reference.namespace, f"{reference.name}-kdeploy-{number}"
+def _name(reference: Reference, number: int) -> str:
+    return f"{reference.name}-kdeploy-{number}"
+
+
+def _now(session: Session) -> str:
+    return write_time(session.patience.clock.utc())
+
+
+def _is_alive(run: str) -> bool | None:
+    """Return whether the process of a run is still applying; None if it runs on another machine."""
+    machine, _, rest = run.partition(" ")
+    pid = rest.partition(" ")[0]
+    if machine != _machine() or not pid.isdigit():
+        return None
+    if int(pid) == os.getpid():
+        return run in _running
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's process
+        return True
+    return True
+
+
+def _machine() -> str:
+    """Return the scope of process ids: this boot of this machine, and on Linux this container."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        import socket
+
+        return socket.gethostname()

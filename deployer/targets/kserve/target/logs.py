@@ -1,7 +1,7 @@
-"""The logs of a service: every container of every pod, what prepares them included.
+"""Reads the logs of a service: every container of every pod, init containers included.
 
-A log that breaks off, as API servers and proxies end long answers, is resumed where it broke: no line comes
-twice, and none is missing.
+A log that breaks off, as API servers and proxies end long answers, is resumed where it broke: no line is
+repeated, and none is missing.
 """
 
 from __future__ import annotations
@@ -19,61 +19,53 @@ from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.api_errors import NoLogError, PassingError
 from deployer.targets.kserve.client.resources import POD
 from deployer.targets.kserve.client.watch import Watching
-from deployer.targets.kserve.state.diagnosis import Failure
 from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE
 from deployer.targets.kserve.target.read import selections
 
-LAST_LINES = 20
-TAIL_LINES = 400
+LAST_LINES = 20  # lines that a failure shows
+TAIL_LINES = 400  # lines that hold several tracebacks
 
 _DAY = 86400.0  # seconds
-_LASTED = 5.0  # seconds after which a log that breaks off is not a failure that repeats
-_LAG = 1.0  # seconds that a Pod's status is behind its container
+_LASTED = 5.0  # seconds after which a log that breaks off counts as a new failure
+_LAG = 1.0  # seconds by which a pod's status is behind its container
 _TIME = re.compile(r"(?P<second>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(?P<zone>Z|[+-]\d\d:\d\d) ")
 
 
-def last_lines(api: Api, namespace: str, failure: Failure) -> tuple[str, ...]:
-    """Return the last lines of the container that failed; none where there is no log."""
-    if not failure.container:
-        return ()
-    log = _Log(api, {"namespace": namespace, "name": failure.pod}, failure.container)
-    try:
-        return tuple(log.read(**_of_the_run(previous=failure.previous), tailLines=str(LAST_LINES)))
-    except KdeployError:  # it never started, or its node is gone: the failure itself is told
-        return ()
+def last_lines(
+    api: Api, pod: Document, container: str, count: int, *, previous: bool = False
+) -> tuple[str, ...]:
+    """Return the last lines of a container in the pod with this metadata, or nothing if it has no log.
 
-
-def tail(api: Api, pod: Document, container: str) -> tuple[str, ...]:
-    """Return the last lines of a container that runs, enough for several tracebacks; none without a log."""
-    log = _Log(api, pod["metadata"], container)
+    With `previous`, they are those of its run before.
+    """
     try:
-        return tuple(log.read(**_of_the_run(previous=False), tailLines=str(TAIL_LINES)))
-    except KdeployError:
+        return tuple(_Log(api, pod, container).read(tailLines=str(count), **_of_the_run(previous)))
+    except KdeployError:  # it never started, or its node is gone
         return ()
 
 
 def read_logs(api: Api, pods: Sequence[Document], *, previous: bool) -> Iterator[str]:
-    """Yield the lines of every container, each with its pod's name; with `previous` of its run before.
+    """Yield the lines of every container after its pod's name; with `previous`, those of its run before.
 
-    Where one container has no log, a line says why. Raises TargetError where none can be asked for.
+    If a container has no log, one line says why. Raises TargetError.
     """
     for pod in pods:
         for container in _started(pod):
             start = f"{pod['metadata']['name']} {container['name']}"
             if previous and not _ran_before(container):
-                yield f"{start}: there was no run before this one"
+                yield f"{start}: the container has no previous run"
                 continue
             try:
                 log = _Log(api, pod["metadata"], container["name"])
-                yield from (f"{start}: {line}" for line in log.read(**_of_the_run(previous=previous)))
+                yield from (f"{start}: {line}" for line in log.read(**_of_the_run(previous)))
             except NoLogError as error:
                 yield f"{start}: no log: {error.what}"
 
 
 def follow_logs(api: Api, reference: Reference) -> Iterator[str]:
-    """Yield the lines of every container as they come, mixed, also of pods that come later.
+    """Yield the lines of every container as they arrive, also those of new pods.
 
-    Ends when the service is deleted. Raises TargetError where a log broke off and cannot be resumed.
+    Ends when the service is deleted. Raises TargetError if a log broke off and cannot be resumed.
     """
     lines: queue.SimpleQueue[str | KdeployError] = queue.SimpleQueue()
     followed: dict[tuple[str, str], _Followed] = {}
@@ -81,7 +73,7 @@ def follow_logs(api: Api, reference: Reference) -> Iterator[str]:
     chosen = {one: everything[one] for one in (INFERENCE_SERVICE, POD)}
     with Watching(api, reference.namespace, chosen) as watching:
 
-        def say(line: str | KdeployError | None) -> None:
+        def send(line: str | KdeployError | None) -> None:
             if line is not None:
                 lines.put(line)
             watching.post()
@@ -92,8 +84,8 @@ def follow_logs(api: Api, reference: Reference) -> Iterator[str]:
                 for container in _started(pod):
                     this = (pod["metadata"]["uid"], container["name"])
                     if this not in followed:
-                        followed[this] = _Followed(_Log(api, pod["metadata"], container["name"]), say)
-                    followed[this].see(container)
+                        followed[this] = _Followed(_Log(api, pod["metadata"], container["name"]), send)
+                    followed[this].update(container)
             while not lines.empty():
                 line = lines.get()
                 if isinstance(line, KdeployError):
@@ -102,21 +94,21 @@ def follow_logs(api: Api, reference: Reference) -> Iterator[str]:
 
 
 class _Log:
-    """One container's log, over all of its runs, and how far it was read."""
+    """One container's log over all of its runs, and the position up to which it was read."""
 
     def __init__(self, api: Api, metadata: Document, container: str) -> None:
         self.name = f"{metadata['name']} {container}"
-        self.sleep = api.patience.clock.sleep
+        self.patience = api.patience
         self._api = api
         self._place = (metadata["namespace"], metadata["name"], container)
-        # The API server resumes from a second, so lines of the last one that were read are remembered.
+        # The API server resumes at a full second, so the lines already read of the last one are remembered.
         self._second: datetime | None = None
         self._since: dict[str, str] = {}
         self._read: Counter[str] = Counter()
 
     def read(self, **options: str) -> Iterator[str]:
-        """Yield the lines that were not read before, to the end. Raises NoLogError, TargetError."""
-        breaks, patience = 0, self._api.patience
+        """Yield the lines not read before, to the end. Raises NoLogError, TargetError."""
+        breaks, patience = 0, self.patience
         while True:
             response = self._api.open_log(*self._place, {**options, **self._since})
             began = patience.clock.now()
@@ -133,13 +125,13 @@ class _Log:
             patience.clock.sleep(patience.retry.pause(breaks) if breaks > 1 else 0.0)
 
     def _new(self, lines: Iterator[str]) -> Iterator[str]:
-        """Yield what lines say, without their times, but those that were read before."""
+        """Yield the texts of lines without their times, except the lines read before."""
         before = self._read.copy()
         for line in lines:
             time_ = _TIME.match(line)
             if before[line]:
                 before[line] -= 1
-            elif time_ is None:  # the node's own words
+            elif time_ is None:  # a message of the node
                 yield line
             else:
                 self._remember(line, time_)
@@ -156,16 +148,16 @@ class _Log:
 
 
 class _Followed:
-    """A container whose log is read by a thread while it runs, and again once it runs again."""
+    """A container whose log a thread reads while it runs, and again when it runs again."""
 
-    def __init__(self, log: _Log, say: Callable[[str | KdeployError | None], None]) -> None:
-        self._log, self._say, self._sleep = log, say, log.sleep
-        self._run = -1  # how often it had been started again when its log was last opened
+    def __init__(self, log: _Log, send: Callable[[str | KdeployError | None], None]) -> None:
+        self._log, self._send = log, send
+        self._run = -1  # the container's restart count when its log was last opened
         self._reading = False
-        self._told = ""  # why there is no log right now
+        self._reported = ""  # why there is no log right now
 
-    def see(self, container: Document) -> None:
-        """Take in its state: where it runs and nothing reads its log, read."""
+    def update(self, container: Document) -> None:
+        """Start to read the log if the container runs and no thread reads it."""
         run, running = container["restartCount"], "running" in (container.get("state") or {})
         if not self._reading and (run != self._run or running):
             self._reading, again = True, run == self._run
@@ -173,29 +165,29 @@ class _Followed:
             threading.Thread(target=self._read, args=[again], daemon=True).start()
 
     def _read(self, again: bool) -> None:
-        # An API server may end the log of a container that runs, and the status of one that ended comes late.
-        self._sleep(_LAG if again else 0.0)
+        # An API server can end the log of a running container, and the status of an ended one arrives late.
+        self._log.patience.clock.sleep(_LAG if again else 0.0)
         try:
             for line in self._log.read(follow="true"):
-                self._say(f"{self._log.name}: {line}")
-            self._told = ""
+                self._send(f"{self._log.name}: {line}")
+            self._reported = ""
         except NoLogError as error:
             gone = again and isinstance(error.__cause__, NotFoundError)  # it was read to its end
-            if not gone and error.what != self._told:
-                self._say(f"{self._log.name}: no log: {error.what}")
-            self._told = error.what
+            if not gone and error.what != self._reported:
+                self._send(f"{self._log.name}: no log: {error.what}")
+            self._reported = error.what
         except KdeployError as error:
-            self._say(error)
+            self._send(error)
         self._reading = False
-        self._say(None)
+        self._send(None)
 
 
-def _of_the_run(*, previous: bool) -> dict[str, str]:
+def _of_the_run(previous: bool) -> dict[str, str]:
     return {"previous": "true"} if previous else {}
 
 
 def _started(pod: Document) -> list[Document]:
-    """Return the states of a pod's containers that have started once, in the order in which they do."""
+    """Return the states of a pod's containers that have started at least once, in starting order."""
     status = pod.get("status", {})
     states = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
     return [one for one in states if not (one.get("state") or {}).get("waiting") or _ran_before(one)]

@@ -1,4 +1,4 @@
-"""The ways to a service on a cluster, and its logs. Implements deployer.targets.protocols.Reach."""
+"""Connects to a service on a cluster, and reads its logs. Implements deployer.targets.protocols.Reach."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from deployer.errors import ConfigError, NotFoundError, TargetError
 from deployer.observed import Document, Reference
 from deployer.properties import INFERENCE_PORT, METRICS_PORT
+from deployer.targets.kserve.client.port_forward import Forward
 from deployer.targets.kserve.client.resources import POD, Resource
 from deployer.targets.kserve.state.children import (
     Children,
@@ -34,23 +35,29 @@ class Reach:
     def endpoint(
         self, reference: Reference, via: Via = Via.INGRESS, *, release: str | None = None
     ) -> Endpoint:
-        """Return the way through the ingress, or to a pod by the API server.
+        """Return the address of the ingress, or of a pod through the API server.
 
-        The ingress leads to one release only in Knative mode, by its tag's URL; in Standard mode the way
-        is to a ready pod of that release. Raises NotFoundError, TargetError, and ConfigError for
-        TorchServe's own ports without a release.
+        In Knative mode the ingress reaches one release by the URL of its tag. In Standard mode this returns
+        a ready pod of the release. Raises NotFoundError, TargetError, and ConfigError for TorchServe's own
+        ports without a release.
         """
         if via is Via.MANAGEMENT or (via is Via.DIRECT and release is None):
-            what = "TorchServe itself cannot be asked on a cluster"
-            raise ConfigError(what, where=str(reference), hint="add --kserve")
+            what = "TorchServe's own ports cannot be reached on a cluster"
+            raise ConfigError(what, where=str(reference), hint="Add --kserve.")
         service = self._session.get(reference)
         if via is Via.METRICS:
             return self._pod(service, release, METRICS_PORT)
         if via is Via.DIRECT or (release and is_standard(service)):
             return self._pod(service, release, INFERENCE_PORT)
-        url = self._url(service, release) if release else service.get("status", {}).get("url")
+        url = service.get("status", {}).get("url")
+        if release:
+            url = find_url(service, self._list(REVISION, service), release)
+            if url is None:
+                what = f"release {release} has no URL: it gets no traffic, or its traffic has no tag"
+                hint = "Run `kdeploy status` to see the traffic."
+                raise NotFoundError(what, where=str(reference), hint=hint)
         if not url:
-            hint = "`kdeploy status` says what it is waiting for"
+            hint = "Run `kdeploy status` to see why."
             raise TargetError("the service has no URL yet", where=str(reference), hint=hint)
         return find_ingress(self._session.api, service, url, self._session.config.ingress)
 
@@ -61,28 +68,18 @@ class Reach:
             return follow_logs(api, reference)
         return read_logs(api, self._list(POD, service), previous=previous)
 
-    def _url(self, service: Document, release: str) -> str:
-        url = find_url(service, self._list(REVISION, service), release)
-        if url is None:
-            what = f"release {release} has no URL of its own: it is not in the split, or it has no tag"
-            raise NotFoundError(what, where=_name(service), hint="`kdeploy status` shows the split")
-        return url
-
     def _pod(self, service: Document, release: str | None, port: int) -> Endpoint:
-        """Return the way to a ready pod, of one release or any."""
+        """Return the address of a ready pod, of one release or of any."""
         children = own_children(service, Children(pods=self._list(POD, service)))
         for pod in children.pods:
             if is_ready(pod) and not is_terminating(pod) and release in (None, release_of(pod)):
                 metadata = pod["metadata"]
-                tunnel = self._session.api.forward(metadata["namespace"], metadata["name"], port)
+                tunnel = Forward(self._session.connection, metadata["namespace"], metadata["name"], port)
                 return Endpoint(url=f"http://{metadata['name']}:{port}", tunnel=tunnel)
         what = f"no pod of release {release} is ready" if release else "no pod is ready"
-        raise NotFoundError(what, where=_name(service), hint="`kdeploy status` shows what is running")
+        where = f"{service['metadata']['namespace']}/{service['metadata']['name']}"
+        raise NotFoundError(what, where=where, hint="Run `kdeploy status` to see what is running.")
 
     def _list(self, resource: Resource, service: Document) -> list[Document]:
         metadata = service["metadata"]
         return self._session.api.list(resource, metadata["namespace"], selector(metadata["name"]))[0]
-
-
-def _name(service: Document) -> str:
-    return f"{service['metadata']['namespace']}/{service['metadata']['name']}"

@@ -1,7 +1,8 @@
-"""Waits for a release of one service: watches it, evaluates every change, reads logs where only they tell."""
+"""Waits for the release of one service: watches it, evaluates every change, and reads logs if necessary."""
 
 from __future__ import annotations
 
+import contextlib
 from functools import cache
 
 import msgspec
@@ -25,35 +26,27 @@ from deployer.targets.kserve.state.diagnosis import applied_at
 from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE
 from deployer.targets.kserve.state.pods import count_failures, find_container, is_ready
 from deployer.targets.kserve.state.readiness import ReadinessEvaluator
-from deployer.targets.kserve.target.logs import last_lines, tail
+from deployer.targets.kserve.target.apply import Applied
+from deployer.targets.kserve.target.logs import LAST_LINES, TAIL_LINES, last_lines
 from deployer.targets.kserve.target.read import gather, read_routes, selections
 from deployer.targets.protocols import Watch
 
-_LOG_PERIOD = 2.0  # seconds between two looks at the log of a container that loads
+_LOG_PERIOD = 2.0  # seconds between two reads of the log of a container that loads a model
 
 
 class Wait:
     """One wait for the release that an InferenceService names.
 
-    `fresh` says that the release has just been applied: only older pods may have failed before. Those
-    that failed before are deleted first: a new pod starts at once, where the kubelet would wait up to five
-    minutes before it tries the old one again.
+    If the release was just applied, only older pods can have failed before. This deletes pods that failed
+    before: a new pod starts immediately, while the kubelet waits up to five minutes before it retries.
     """
 
     def __init__(
-        self,
-        api: Api,
-        service: Document,
-        *,
-        window: float,
-        fresh: bool,
-        stable: str | None = None,
-        spec_before: Document | None = None,
+        self, api: Api, service: Document, window: float, applied: Applied | None, stable: str | None
     ) -> None:
-        self._api = api
-        self._service = service
-        self._window, self._fresh, self._stable = window, fresh, stable
-        self._spec_before = spec_before
+        self._api, self._service, self._window, self._stable = api, service, window, stable
+        self._fresh = applied.fresh if applied else False
+        self._spec_before = applied.spec_before if applied else None
         self._clock = api.patience.clock
         self._readiness: ReadinessEvaluator | None = None
         self._logs: dict[str, tuple[str, ...]] = {}
@@ -62,7 +55,7 @@ class Wait:
     def observe(self, timeout: float) -> Watch:
         """Yield the status now and at every change; end after `timeout` seconds, or once Ready has lasted.
 
-        Raises NotFoundError where the service is deleted meanwhile, TargetError.
+        Raises TargetError, and NotFoundError if the service is deleted meanwhile.
         """
         metadata = self._service["metadata"]
         reference = Reference(metadata["namespace"], metadata["name"])
@@ -85,12 +78,11 @@ class Wait:
                     return
 
     def _until(self, end: float) -> float:
-        """Return when to look again though nothing changes."""
-        recheck = self._readiness.recheck_at if self._readiness else None
-        if recheck is None:
+        """Return when to evaluate again even if nothing changes."""
+        readiness = self._readiness
+        if readiness is None or readiness.recheck_at is None:
             return end
-        assert self._readiness is not None
-        return recheck if self._readiness.in_window else min(end, recheck)
+        return readiness.recheck_at if readiness.in_window else min(end, readiness.recheck_at)
 
     def _status(self, service: Document, watching: Watching, now: float) -> Observed:
         children = gather(watching.of)
@@ -103,12 +95,15 @@ class Wait:
         if children.logs:
             self._readiness.recheck(now + _LOG_PERIOD)
         if status.phase is Phase.STOPPED:
-            for found in check_frozen(service):  # by somebody, since the release was applied
+            for found in check_frozen(service):  # another user stopped it after the release was applied
                 message, hint = found.detail, found.remedy
                 return msgspec.structs.replace(status, phase=Phase.FAILED, message=message, hint=hint)
         failure = self._readiness.failure
         if status.phase is Phase.FAILED and failure:
-            log = failure.lines or last_lines(self._api, status.reference.namespace, failure)
+            log = failure.lines
+            if not log and failure.container:
+                pod = {"namespace": status.reference.namespace, "name": failure.pod}
+                log = last_lines(self._api, pod, failure.container, LAST_LINES, previous=failure.previous)
             return msgspec.structs.replace(status, log=log)
         return _in_trouble(status, watching.trouble) if watching.trouble else status
 
@@ -120,7 +115,9 @@ class Wait:
         before = {pod["metadata"]["uid"]: count_failures(pod) for pod in pods}
         for pod in pods:
             if not is_ready(pod) and any(count_failures(pod).values()):
-                self._restart(pod)
+                metadata = pod["metadata"]
+                with contextlib.suppress(RefusedError):  # then the kubelet retries the old pod
+                    self._api.delete(POD, metadata["namespace"], metadata["name"])
         return ReadinessEvaluator(
             window=self._window,
             stable=self._stable,
@@ -131,19 +128,12 @@ class Wait:
             may_scale_up=cache(lambda: may_scale_up(self._api)),
         )
 
-    def _restart(self, pod: Document) -> None:
-        metadata = pod["metadata"]
-        try:
-            self._api.delete(POD, metadata["namespace"], metadata["name"])
-        except RefusedError:  # then the kubelet's own next attempt is waited for
-            return
-
     def _read_logs(self, service: Document, children: Children, now: float) -> dict[str, tuple[str, ...]]:
-        """Read the last lines of containers that load a model, where their runtime is not kdeploy's own."""
+        """Read the last lines of containers that load a model, unless their runtime is kdeploy's own."""
         if _runtime(service).startswith(RUNTIME_PREFIX):
             return {}
         loading = [
-            pod
+            pod["metadata"]
             for pod in release_pods(service, children)
             if not is_ready(pod) and find_container(pod, SERVING_CONTAINER).running
         ]
@@ -151,25 +141,27 @@ class Wait:
             return {}
         if now - self._logs_read >= _LOG_PERIOD:
             self._logs_read = now
-            self._logs = {pod["metadata"]["name"]: tail(self._api, pod, SERVING_CONTAINER) for pod in loading}
+            self._logs = {
+                pod["name"]: last_lines(self._api, pod, SERVING_CONTAINER, TAIL_LINES) for pod in loading
+            }
         return self._logs
 
     def _same(self, services: list[Document]) -> Document:
-        """Return the service as it is now. Raises NotFoundError where it is no longer there."""
+        """Return the service as it is now. Raises NotFoundError if it was deleted."""
         metadata = self._service["metadata"]
         found = services[0] if services else None
         if found and found["metadata"]["uid"] == metadata["uid"]:
             return found
-        anew = ", and another one of its name was created" if found else ""
+        another = ", and another service of this name was created" if found else ""
         raise NotFoundError(
-            f"{metadata['name']} was deleted while its release was being rolled out{anew}",
+            f"service {metadata['name']} was deleted during its rollout{another}",
             where=f"namespace {metadata['namespace']} on {self._api.where}",
-            hint="run `kdeploy rollout` again to create it; `kdeploy list` shows what exists",
+            hint="Run `kdeploy rollout` to create it again, or `kdeploy list` to see the services.",
         )
 
 
 def _unready(watching: Watching) -> list[Document]:
-    """Return the pods of the wanted release that are to become ready: their events tell what happens."""
+    """Return the pods of the wanted release that are not ready yet, whose events are watched."""
     children = gather(watching.of)
     services = watching.of(INFERENCE_SERVICE)
     return [pod for one in services for pod in release_pods(one, children) if not is_ready(pod)]
@@ -185,7 +177,7 @@ def _runtime(service: Document) -> str:
 
 
 def _in_trouble(status: Observed, trouble: KdeployError) -> Observed:
-    """Say what is wrong; what is not seen right now does not count as Ready."""
+    """Add an error to a status, which cannot be Ready while it is not observed."""
     if status.phase is Phase.FAILED:
         return status
     phase = Phase.PENDING if status.phase is Phase.PENDING else Phase.PROGRESSING
