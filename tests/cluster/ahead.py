@@ -111,7 +111,8 @@ def _watch_over(number: int, arguments: list[str], files: str, environment: dict
 def _serve() -> None:
     import jinja2  # noqa: F401
     import obstore.store  # noqa: F401
-    from kubernetes import client, config  # noqa: F401
+    import websocket  # noqa: F401
+    import yaml  # noqa: F401
     from model_archiver import model_archiver  # noqa: F401
 
     import deployer.rollouts

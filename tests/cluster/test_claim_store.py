@@ -320,7 +320,7 @@ def test_killed_it_goes_on_and_its_pod_is_swept_once_it_ended(
 def test_a_claim_is_made_if_asked(kdeploy: Kdeploy, kubelet: Kubelet, kube: Kube, namespace: str) -> None:
     ended = kdeploy("push")
     assert ended.code == 5
-    assert f"there is no PersistentVolumeClaim models in namespace {namespace}" in ended.err
+    assert f"PersistentVolumeClaim models not found in namespace {namespace}" in ended.err
     assert 'create-claim = "10Gi"' in ended.err
     assert kubelet.pods == []
     assert kdeploy("push", "--set", "store.create-claim=10Gi").code == 0
@@ -360,7 +360,7 @@ def test_what_it_waits_for_is_told(
     be_patient(start=1.5)
     ended = kdeploy("push")
     assert (ended.code, ended.err.count(message)) == (5, 2)
-    assert "warning: the Pod that mounts claim models waits: Unschedulable" in ended.err
+    assert "warning: the pod that mounts claim models is waiting: Unschedulable" in ended.err
     assert "describe pvc models" in ended.err
 
 

@@ -217,7 +217,7 @@ def test_the_doctor_where_there_is_no_cluster(kdeploy: Kdeploy, proxy: Proxy) ->
     with proxy.fault("GET", status=401, times=99):
         ended = kdeploy("doctor")
     assert ended.code == 14
-    assert "log in to the cluster again" in ended.err
+    assert "Log in to the cluster again" in ended.err
 
 
 def test_the_role_is_rendered(kdeploy: Kdeploy, namespace: str) -> None:

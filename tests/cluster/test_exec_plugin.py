@@ -25,16 +25,16 @@ PROGRAMS = {
     ),
     "fails": (f"import sys; sys.exit('{MARK}')", "ended with exit code 1"),
     "is killed": ("import os; os.kill(os.getpid(), 9)", "ended with exit code -9"),
-    "prints nothing": ("", "gave no credentials"),
-    "prints bytes": ("import os; os.write(1, bytes([255, 254]))", "gave no credentials"),
-    "prints a list": (f"print(['{MARK}'])", "gave no credentials"),
-    "prints depth": ("print('[' * 100000)", "gave no credentials"),
-    "prints no status": (f"print('{json.dumps({'apiVersion': VERSION})}')", "gave no credentials"),
+    "prints nothing": ("", "returned no credentials"),
+    "prints bytes": ("import os; os.write(1, bytes([255, 254]))", "returned no credentials"),
+    "prints a list": (f"print(['{MARK}'])", "returned no credentials"),
+    "prints depth": ("print('[' * 100000)", "returned no credentials"),
+    "prints no status": (f"print('{json.dumps({'apiVersion': VERSION})}')", "returned no credentials"),
     "gives nothing": (
         f"print('{json.dumps({'apiVersion': VERSION, 'status': {'clientKeyData': MARK}})}')",
-        "gave no credentials",
+        "returned no credentials",
     ),
-    "speaks otherwise": (f"print('{json.dumps({'apiVersion': MARK, 'status': {}})}')", "another version"),
+    "speaks otherwise": (f"print('{json.dumps({'apiVersion': MARK, 'status': {}})}')", "another API version"),
 }
 
 
@@ -45,7 +45,7 @@ def test_a_plugin_that_gives_nothing(kind: str, tmp_path: Path, capfd: pytest.Ca
     spec = {"apiVersion": VERSION, "command": sys.executable, "args": ["-c", program]}
     with pytest.raises(TargetError, match=what) as caught:
         connect(write(tmp_path / "config", config(exec=spec)), None, limit)
-    assert "log in" in (caught.value.hint or "")
+    assert "Log in" in (caught.value.hint or "")
     assert MARK not in f"{caught.value} {caught.value.hint}"
     assert capfd.readouterr() == ("", "")
 

@@ -119,7 +119,7 @@ def test_one_release_by_the_url_of_its_tag(kubeconfig: Path, kube: Kube, namespa
         for release, tag in ((A, "prev"), (B, "latest")):
             one = cluster.reach.endpoint(reference, release=release)
             assert one == Endpoint(url="http://127.0.0.1:9", host=f"{tag}-{domain}")
-        with pytest.raises(NotFoundError, match=r"release 1\.2-cccccccccccc has no URL of its own"):
+        with pytest.raises(NotFoundError, match=r"release 1\.2-cccccccccccc has no URL"):
             cluster.reach.endpoint(reference, release="1.2-cccccccccccc")
         # A release that gets all requests is where everybody is sent.
         play.ready_knative(new)

@@ -65,8 +65,8 @@ def test_of_the_run_before(cluster: Cluster, play: Play, proxy: Proxy) -> None:
         lines = list(cluster.reach.logs(play.reference, previous=True))
     assert sorted(lines) == sorted(
         [
-            f"{once} storage-initializer: there was no run before this one",
-            f"{once} kserve-container: there was no run before this one",
+            f"{once} storage-initializer: the container has no previous run",
+            f"{once} kserve-container: the container has no previous run",
             f"{again['metadata']['name']} kserve-container: ModuleNotFoundError",
         ]
     )

@@ -149,17 +149,17 @@ def user(kind: str, folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("kind", "what"),
     [
-        ("token", "does not accept the credentials"),
+        ("token", "rejected the credentials"),
         ("token over two lines", "an invalid character"),
-        ("token file", "does not accept the credentials"),
+        ("token file", "rejected the credentials"),
         ("password", ""),
-        ("broken key", "a certificate of the kubeconfig cannot be used"),
-        ("plugin", "does not accept the credentials"),
+        ("broken key", "cannot use a certificate of the kubeconfig"),
+        ("plugin", "rejected the credentials"),
         ("plugin that fails", "exec plugin ended with exit code 1"),
-        ("plugin that prints no JSON", "exec plugin gave no credentials"),
-        ("plugin of another version", "exec plugin speaks another version"),
+        ("plugin that prints no JSON", "exec plugin returned no credentials"),
+        ("plugin of another version", "exec plugin answered in another API version"),
         ("plugin that is not there", "exec plugin is not installed"),
-        ("plugin of no version", "exec plugin gave no credentials"),
+        ("plugin of no version", "exec plugin returned no credentials"),
     ],
 )
 def test_whoever_asks(kind: str, what: str, say: Say, kubeconfig: Path, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_whoever_asks(kind: str, what: str, say: Say, kubeconfig: Path, tmp_path
         assert what in said
         assert "bug in kdeploy" not in said
         if "plugin" in kind:
-            assert "log in to the cluster again" in said
+            assert "Log in to the cluster again" in said
         assert holders({"said": said.encode()} | contents(tmp_path / "project"), MARK) == []
 
 
@@ -192,5 +192,5 @@ def test_a_plugin_that_fails_when_its_token_is_over(
     connection = connect(str(kubeconfig), None)
     with pytest.raises(TargetError, match="exec plugin ended with exit code 1") as caught:
         connection.headers()
-    assert "log in" in (caught.value.hint or "")
+    assert "Log in" in (caught.value.hint or "")
     assert capfd.readouterr() == ("", "")

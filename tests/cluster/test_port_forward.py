@@ -364,7 +364,7 @@ class TestRefusals:
         self, cluster: Cluster, reference: Reference, kourier: str, kubelet: Kubelet, files: list[Path]
     ) -> None:
         kubelet.stop()
-        with pytest.raises(TargetError, match="the pod's node cannot be reached"):
+        with pytest.raises(TargetError, match="cannot reach the pod's node"):
             ask(cluster, reference, files[:2])
 
     @pytest.mark.parametrize("lacking", ["services", "pods", "pods/portforward"])
@@ -396,7 +396,7 @@ class TestRefusals:
         try:
             with Cluster(KServeTarget(kubeconfig=config)) as cluster:
                 wait_until_granted(cluster)
-                with pytest.raises(RefusedError, match=f"user ci may not .* {lacking}") as caught:
+                with pytest.raises(RefusedError, match=f"user ci cannot .* {lacking}") as caught:
                     ask(cluster, reference, files[:1])
         finally:
             kube.delete(f"{RBAC}/clusterrolebindings/{metadata['name']}")
@@ -436,5 +436,5 @@ def test_one_release_is_reached_at_a_ready_pod_of_its_own(
     with pytest.raises(NotFoundError, match=r"no pod of release 1\.2-cccccccccccc is ready"):
         cluster.reach.endpoint(reference, Via.METRICS, release="1.2-cccccccccccc")
     for via in (Via.DIRECT, Via.MANAGEMENT):
-        with pytest.raises(ConfigError, match="TorchServe itself"):
+        with pytest.raises(ConfigError, match="cannot reach TorchServe's own ports"):
             cluster.reach.endpoint(reference, via)

@@ -21,6 +21,7 @@ from deployer.bundle import Bundle
 from deployer.errors import ConflictError, KdeployError, NotFoundError, TargetError
 from deployer.journal import (
     BOUND,
+    EVENTS_MAX,
     Entry,
     JournalEvent,
     Outcome,
@@ -28,7 +29,6 @@ from deployer.journal import (
     check_expected,
     refuse_another,
     settle,
-    superfluous,
     takes_over,
     write_time,
 )
@@ -53,7 +53,7 @@ class Rollout:
 
     def __init__(self, session: Session, entry: Document, orphans: list[Document], began: float) -> None:
         self.entry, self.finished = entry, False
-        self.number = int(entry["revision"])
+        self.number = _number(entry)
         self._session, self._orphans, self._began = session, orphans, began
 
     def check_time(self) -> None:
@@ -105,6 +105,8 @@ class Journal:
                 lambda: self._claim(reference, planned, run, expect), _LostError
             )
             yield rollout
+            with contextlib.suppress(TargetError):  # the next rollout prunes what this one could not
+                self._prune(reference)
         except KdeployError as error:
             # An API server that does not answer gets no more requests: the entry counts as interrupted later.
             if rollout and not rollout.finished and not (isinstance(error, TargetError) and error.retryable):
@@ -114,12 +116,6 @@ class Journal:
             raise
         finally:
             _running.discard(run)
-
-    def prune(self, reference: Reference, limit: int) -> None:
-        """Delete the oldest entries, all but `limit`."""
-        for entry in superfluous([_entry(document) for document in self._list(reference)], limit):
-            name = _name(reference, entry.number)
-            self._session.api.delete(CONTROLLER_REVISION, reference.namespace, name)
 
     def orphans(self, reference: Reference) -> list[tuple[Document, Bundle | None]]:
         """Return the entries that no service owns, with their bundles: the cluster does not collect them.
@@ -135,11 +131,11 @@ class Journal:
     def _claim(self, reference: Reference, planned: Entry, run: str, expect: int | None) -> Rollout:
         """Create an entry, or take over the newest one. Raises _LostError if another run was faster."""
         began, where = self._session.patience.clock.now(), str(reference)
-        documents = sorted(self._list(reference), key=lambda document: int(document["revision"]))
+        documents = sorted(self._list(reference), key=_number)
         newest = documents[-1] if documents else None
         if newest and self._is_ours(newest, planned, run, where):
             before = documents[:-1]
-            if expect != int(newest["revision"]):  # in a second command, the killed run's entry is the newest
+            if expect != _number(newest):  # in a second command, the killed run's entry is the newest
                 check_expected(_entry(before[-1]) if before else None, expect, where)
             if _run(newest) != run:
                 event = JournalEvent(outcome=Outcome.APPLYING, who=planned.who)
@@ -147,7 +143,7 @@ class Journal:
                     newest = _add(self._session, newest, event, {"annotations": {_RUN: run}})
             return Rollout(self._session, newest, _unowned(before), began)
         check_expected(_entry(newest) if newest else None, expect, where)
-        number = int(newest["revision"]) + 1 if newest else 1
+        number = _number(newest) + 1 if newest else 1
         document = _document(reference, planned, number, run, _now(self._session))
         with _race():
             created = self._session.api.create(CONTROLLER_REVISION, document)
@@ -158,6 +154,12 @@ class Journal:
             return True
         alive = _is_alive(_run(newest))
         return takes_over(_entry(newest), planned, alive=alive, now=_now(self._session), where=where)
+
+    def _prune(self, reference: Reference) -> None:
+        """Delete the oldest entries, all but `history-limit`."""
+        documents = sorted(self._list(reference), key=_number)
+        for one in documents[: max(len(documents) - self._session.config.history_limit, 0)]:
+            self._session.api.delete(CONTROLLER_REVISION, reference.namespace, one["metadata"]["name"])
 
     def _list(self, reference: Reference) -> list[Document]:
         selector = ",".join(f"{k}={v}" for k, v in {OF_SERVICE: reference.name, **_LABELS}.items())
@@ -192,7 +194,7 @@ def _note(
         current, known = known or session.api.get(CONTROLLER_REVISION, namespace, name), None
         if not current:
             return
-        newest = _entry(current).events[-1:]
+        newest = _events(current)[-1:]
         if not any(structs.replace(event, at=one.at) == one for one in newest):  # or an answer was lost
             _add(session, current, event, more)
 
@@ -202,9 +204,9 @@ def _note(
 
 def _add(session: Session, document: Document, event: JournalEvent, more: Document | None = None) -> Document:
     """Add an event to an entry. Raises OutdatedError if the entry has changed since it was read."""
-    entry = add_event(_entry(document), structs.replace(event, at=_now(session)))
+    events = (*_events(document), structs.replace(event, at=_now(session)))[-EVENTS_MAX:]
     more = more or {}
-    annotations = {_EVENTS: _encode(entry.events), **more.get("annotations", {})}
+    annotations = {_EVENTS: _encode(events), **more.get("annotations", {})}
     version = document["metadata"]["resourceVersion"]
     change = {**more, "resourceVersion": version, "annotations": annotations}
     return session.api.merge(CONTROLLER_REVISION, document, change)
@@ -232,17 +234,20 @@ def _document(reference: Reference, planned: Entry, number: int, run: str, now: 
 
 def _entry(document: Document) -> Entry:
     """Read an entry; from another version of kdeploy, the parts that can be read."""
-    annotations = document["metadata"].get("annotations", {})
     entry = Entry()
-    events: tuple[JournalEvent, ...] = ()
     with contextlib.suppress(msgspec.DecodeError, KeyError, TypeError):
         entry = msgspec.json.decode(document["data"]["entry"], type=Entry)
-    with contextlib.suppress(msgspec.DecodeError, KeyError, TypeError):
-        events = msgspec.json.decode(annotations[_EVENTS], type=tuple[JournalEvent, ...])
-    entry = structs.replace(entry, number=int(document["revision"]))
-    for event in events:
+    entry = structs.replace(entry, number=_number(document))
+    for event in _events(document):
         entry = add_event(entry, event)
     return entry
+
+
+def _events(document: Document) -> tuple[JournalEvent, ...]:
+    with contextlib.suppress(msgspec.DecodeError, KeyError, TypeError):
+        text = document["metadata"]["annotations"][_EVENTS]
+        return msgspec.json.decode(text, type=tuple[JournalEvent, ...])
+    return ()
 
 
 def _encode(value: object) -> str:
@@ -262,6 +267,10 @@ def _unowned(documents: list[Document]) -> list[Document]:
 
 def _run(document: Document) -> str:
     return str(document["metadata"].get("annotations", {}).get(_RUN, ""))
+
+
+def _number(document: Document) -> int:
+    return int(document["revision"])
 
 
 def _name(reference: Reference, number: int) -> str:

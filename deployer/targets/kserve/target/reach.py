@@ -42,7 +42,7 @@ class Reach:
         ports without a release.
         """
         if via is Via.MANAGEMENT or (via is Via.DIRECT and release is None):
-            what = "TorchServe's own ports cannot be reached on a cluster"
+            what = "cannot reach TorchServe's own ports on a cluster"
             raise ConfigError(what, where=str(reference), hint="Add --kserve.")
         service = self._session.get(reference)
         if via is Via.METRICS:

@@ -63,17 +63,18 @@ class Services:
 
     def check(self, bundle: Bundle, *, wait: bool = True) -> list[Finding]:
         """Find what KServe, Knative or Kubernetes would reject or ignore after the rollout begins."""
-        session = self._session
+        session, kinds = self._session, _kinds(bundle)
         facts = read_facts(session.api, session.discovery, bundle, session.config, session.store)
-        wanted = [*to_roll_out(_kinds(bundle), session.mode, wait=wait), *needed_for_store(session.store)]
+        wanted = [*to_roll_out(kinds, session.mode, wait=wait), *needed_for_store(session.store)]
         allowed = check_permissions(session.api, bundle.reference.namespace, wanted)
         lacking = [allowed] if allowed.status == "failure" else []
         return [*lacking, *check(bundle, facts)]
 
     def role(self, bundle: Bundle) -> list[Document]:
         """Render an account with the permissions for rolling out a bundle and using the model store."""
-        session, namespace = self._session, bundle.reference.namespace
-        return render_role(namespace, _kinds(bundle), session.mode, needed_for_store(session.store))
+        kinds, session = _kinds(bundle), self._session
+        stored = needed_for_store(session.store)
+        return render_role(bundle.reference.namespace, kinds, session.mode, stored)
 
     def preview(self, bundle: Bundle) -> list[tuple[Document | None, Document]]:
         """Apply each document in a dry run, webhooks included: return the object before and after.
