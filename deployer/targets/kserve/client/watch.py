@@ -76,7 +76,7 @@ class Watching:
         for follower in self._followers.values():
             follower.stop()
         end = self._clock.now() + _PARTING
-        # The garbage collector can close a watch in one of its own threads.
+        # The garbage collector can close the watch in one of these threads.
         for follower in set(self._followers.values()) - {threading.current_thread()}:
             follower.join(max(end - self._clock.now(), 0.0))
 

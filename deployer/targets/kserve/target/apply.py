@@ -44,7 +44,7 @@ def is_applied(session: Session, bundle: Bundle, live: Document) -> bool:
     """Return whether applying a bundle would change neither the live service nor what it owns.
 
     A rotated Secret is not part of the release, so this reads it, and the first document, which a rollout
-    finishes last. The name of a runtime contains the digest of its content: it is read only if it is alone.
+    finishes last. A runtime's name contains the digest of its content: it is read only if nothing else is.
     """
     *beside, (_, service) = order(bundle)
     writer = Writer(session, bundle.reference)

@@ -9,13 +9,14 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 
-from deployer.errors import ConflictError, KdeployError, RefusedError, RolloutFailedError, StoreError
+from deployer.errors import KdeployError, RefusedError, RolloutFailedError, StoreError
 from deployer.findings import refuse
 from deployer.observed import Document
 from deployer.shipped import shipped
 from deployer.store.location import locate_claim
 from deployer.store.volume_shell import BrokenError, ExitError
 from deployer.targets.kserve.client.api import Api
+from deployer.targets.kserve.client.api_errors import ExistsError
 from deployer.targets.kserve.client.pod_exec import run_in_pod
 from deployer.targets.kserve.client.resources import CLAIM, EVENT, POD, Resource
 from deployer.targets.kserve.client.watch import Watching
@@ -155,7 +156,7 @@ def _make(api: Api, resource: Resource, document: Document) -> Document:
     """Create an object, or return the existing one: an answer was lost, or another user created it."""
     try:
         return api.create(resource, document)
-    except ConflictError:
+    except ExistsError:
         metadata = document["metadata"]
         found = api.get(resource, metadata["namespace"], metadata["name"])
         if found is None:

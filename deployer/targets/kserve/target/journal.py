@@ -18,7 +18,7 @@ import msgspec
 from msgspec import structs
 
 from deployer.bundle import Bundle
-from deployer.errors import ConflictError, KdeployError, NotFoundError, TargetError
+from deployer.errors import KdeployError, NotFoundError, TargetError
 from deployer.journal import (
     BOUND,
     EVENTS_MAX,
@@ -33,7 +33,7 @@ from deployer.journal import (
     write_time,
 )
 from deployer.observed import RELEASE_LABEL, Document, Reference
-from deployer.targets.kserve.client.api_errors import OutdatedError
+from deployer.targets.kserve.client.api_errors import ExistsError, OutdatedError
 from deployer.targets.kserve.client.resources import CONTROLLER_REVISION
 from deployer.targets.kserve.target.session import Session
 
@@ -43,6 +43,7 @@ _LABELS = {"app.kubernetes.io/managed-by": "kdeploy"}
 ENTRIES = ",".join([OF_SERVICE, *(f"{key}={value}" for key, value in _LABELS.items())])  # of any service
 _EVENTS, _RUN = "kdeploy.dev/events", "kdeploy.dev/run"
 _NOT_IN_DATA = ("number", "outcome", "reason", "since", "events")
+_LOST = (ExistsError, OutdatedError, NotFoundError)  # another run was faster: read the journal again
 _HOLD = BOUND / 2  # seconds after which a rollout writes nothing more, long before others consider it dead
 
 _running: set[str] = set()  # the runs of this process that are applying
@@ -102,7 +103,7 @@ class Journal:
         rollout = None
         try:
             rollout = self._session.patience.again(
-                lambda: self._claim(reference, planned, run, expect), _LostError
+                lambda: self._claim(reference, planned, run, expect), *_LOST
             )
             yield rollout
             with contextlib.suppress(TargetError):  # the next rollout prunes what this one could not
@@ -129,7 +130,7 @@ class Journal:
         return [(one, _entry(one).bundle) for one in found]
 
     def _claim(self, reference: Reference, planned: Entry, run: str, expect: int | None) -> Rollout:
-        """Create an entry, or take over the newest one. Raises _LostError if another run was faster."""
+        """Create an entry, or take over the newest one. Raises one of _LOST if another run was faster."""
         began, where = self._session.patience.clock.now(), str(reference)
         documents = sorted(self._list(reference), key=_number)
         newest = documents[-1] if documents else None
@@ -139,14 +140,12 @@ class Journal:
                 check_expected(_entry(before[-1]) if before else None, expect, where)
             if _run(newest) != run:
                 event = JournalEvent(outcome=Outcome.APPLYING, who=planned.who)
-                with _race():
-                    newest = _add(self._session, newest, event, {"annotations": {_RUN: run}})
+                newest = _add(self._session, newest, event, {"annotations": {_RUN: run}})
             return Rollout(self._session, newest, _unowned(before), began)
         check_expected(_entry(newest) if newest else None, expect, where)
         number = _number(newest) + 1 if newest else 1
         document = _document(reference, planned, number, run, _now(self._session))
-        with _race():
-            created = self._session.api.create(CONTROLLER_REVISION, document)
+        created = self._session.api.create(CONTROLLER_REVISION, document)
         return Rollout(self._session, created, _unowned(documents), began)
 
     def _is_ours(self, newest: Document, planned: Entry, run: str, where: str) -> bool:
@@ -165,18 +164,6 @@ class Journal:
         selector = ",".join(f"{k}={v}" for k, v in {OF_SERVICE: reference.name, **_LABELS}.items())
         query = {"labelSelector": selector}
         return self._session.api.list(CONTROLLER_REVISION, reference.namespace, query)[0]
-
-
-class _LostError(ConflictError):
-    """Another run was faster: read the journal again."""
-
-
-@contextlib.contextmanager
-def _race() -> Iterator[None]:
-    try:
-        yield
-    except (ConflictError, NotFoundError) as error:
-        raise _LostError(error.what, where=error.where, hint="Run the command again.") from error
 
 
 def _note(
