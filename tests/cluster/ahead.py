@@ -1,8 +1,8 @@
-"""Commands that need no start-up: each a process of its own, forked from one that has imported everything.
+"""Starts commands without the time for imports: forks each from a process that has imported everything.
 
-`python -m tests.cluster.ahead` reads commands as lines of JSON from stdin, and says in lines of JSON on
-stdout which process each became, and how that ended and when, by the machine's monotonic clock. What a
-command says goes to files of its own.
+`python -m tests.cluster.ahead` reads commands as lines of JSON from stdin. For each command it writes the
+process id, and later the exit code and the time of the monotonic clock, as lines of JSON to stdout. The
+output of a command goes to files.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ ROOT = Path(__file__).parents[2]
 
 
 class Command:
-    """`kdeploy` with some arguments, which runs already; its stdout and stderr go to files of this name."""
+    """A running `kdeploy` command; its stdout and stderr are in files of this name."""
 
     def __init__(self, files: Path) -> None:
         self.out, self.err = Path(f"{files}.out"), Path(f"{files}.err")
         self.began: Future[int] = Future()  # its process id
-        self.ended: Future[tuple[int, float]] = Future()  # exit code, when
+        self.ended: Future[tuple[int, float]] = Future()  # exit code and time
 
 
 class Ahead:
-    """What commands are forked from; they end at the latest when the `with` does."""
+    """The process from which commands are forked. They end with the `with` at the latest."""
 
     def __init__(self, folder: Path) -> None:
         self._commands: list[Command] = []
@@ -85,7 +85,7 @@ def _say(*words: object) -> None:
 
 
 def _run(arguments: list[str], files: str, environment: dict[str, str]) -> None:
-    """Be the command."""
+    """Run the command in this process."""
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for name, number in ((".out", 1), (".err", 2)):
         os.dup2(os.open(files + name, os.O_WRONLY | os.O_CREAT, 0o600), number)
@@ -95,8 +95,8 @@ def _run(arguments: list[str], files: str, environment: dict[str, str]) -> None:
     main(arguments)
 
 
-def _watch_over(number: int, arguments: list[str], files: str, environment: dict[str, str]) -> None:
-    """Be the parent of the command, and say how it fares."""
+def _supervise(number: int, arguments: list[str], files: str, environment: dict[str, str]) -> None:
+    """Run the command in a child process, and report its id and its end."""
     die_with_parent()
     child = os.fork()
     if child == 0:
@@ -120,13 +120,13 @@ def _serve() -> None:
     import deployer.targets.kserve  # noqa: F401
     from deployer.cli import main
 
-    # What a command of any kind makes once: the commands, and how their options are read.
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), suppress(SystemExit):
+    # Let typer build the commands, which every command needs.
+    with Path(os.devnull).open("w") as sink, redirect_stdout(sink), suppress(SystemExit):
         main(["config"])
     for line in sys.stdin:
         given = json.loads(line)
         if os.fork() == 0:
-            _watch_over(*given)
+            _supervise(*given)
 
 
 if __name__ == "__main__":

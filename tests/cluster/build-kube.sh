@@ -1,18 +1,18 @@
 #!/bin/bash
-# build-kube.sh [FOLDER]: the Kubernetes API server that tests/cluster runs against, from nothing but a Debian mirror.
+# build-kube.sh [FOLDER]: builds the Kubernetes API server for tests/cluster from a Debian mirror.
 #
-# Leaves FOLDER/bin/{etcd,kube-apiserver,kube-controller-manager}; FOLDER is the cache that the tests look in unless
-# it is named. Installs nothing on the machine. Takes about three minutes on two cores, and 130 MB from the mirror.
-# Two at once wait for each other, and FOLDER appears whole or not at all.
+# Creates FOLDER/bin/{etcd,kube-apiserver,kube-controller-manager}. FOLDER defaults to the cache of the tests.
+# Installs nothing on the machine. Takes about three minutes on two cores, and downloads 130 MB.
+# Builds at the same time wait for each other. A failed build leaves no FOLDER.
 set -euo pipefail
 
 folder=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/kdeploy-tests/kube-1.20.2}
-release=bookworm # the last Debian whose Kubernetes package still holds the API server
-version=v1.20.2  # the version in it, and the oldest that kdeploy supports
+release=bookworm # the last Debian whose Kubernetes package contains the API server
+version=v1.20.2  # the version of that package, and the oldest that kdeploy supports
 programs=(kube-apiserver kube-controller-manager)
 
 for needed in apt-get dpkg flock tar; do
-  command -v "$needed" > /dev/null || { echo "build-kube.sh: $needed is needed: it builds from Debian's packages" >&2; exit 2; }
+  command -v "$needed" > /dev/null || { echo "build-kube.sh: $needed not found; this script needs Debian's packages" >&2; exit 2; }
 done
 mkdir -p "$(dirname "$folder")"
 exec 9> "$folder.lock"
@@ -20,11 +20,11 @@ flock 9
 if [ -x "$folder/bin/kube-controller-manager" ]; then exit 0; fi
 
 part=$(mktemp -d "$folder.part.XXXXXX")
-# Go marks what it unpacks as read-only, which would keep rm from removing it.
+# Go makes the modules that it unpacks read-only, so that rm could not remove them.
 trap 'chmod -R u+w "$part"; rm -rf "$part"' EXIT
 mkdir -p "$part"/{apt/lists/partial,apt/cache/archives/partial,downloads,root,go/src/k8s.io,kubernetes,done/bin}
 
-# apt with lists and caches of its own: neither root's rights nor the machine's list of sources matter.
+# apt uses lists and caches in this folder, so neither root nor the machine's sources are needed.
 indexed=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' | sort -u)
 mirror=${DEBIAN_MIRROR:-$(awk -v r="$release" '$2 == r && !/security/ {print $1; exit}' <<< "$indexed")}
 mirror=${mirror:-http://deb.debian.org/debian}
@@ -43,13 +43,13 @@ install "$part/root/usr/bin/etcd" "$part/done/bin/etcd"
 tar -xzf kubernetes_*.orig.tar.gz -C "$part/kubernetes" --strip-components=1
 cd "$part/kubernetes"
 
-# This Kubernetes was written for Go 1.15. Built with 1.19, two of the libraries it carries go wrong:
-# reflect2 reads maps by a layout that has changed (the server dies), so Debian's later one takes its place;
+# This Kubernetes was written for Go 1.15. With Go 1.19, two of its vendored libraries fail:
+# reflect2 reads maps by an old layout, and the server crashes. Debian's newer reflect2 replaces it.
 reflect2=vendor/github.com/modern-go/reflect2
 rm -f "$reflect2"/*.go "$reflect2"/*.s
 cp "$part"/root/usr/share/gocode/src/github.com/modern-go/reflect2/*.{go,s} "$reflect2/"
 rm -f "$reflect2"/*_test.go
-# and kube-openapi takes an empty string for null (it compares two reflect.Values), so its later test takes its place.
+# kube-openapi compares two reflect.Values and treats an empty string as null. A newer comparison replaces it.
 sed -i 's/if data == nil || reflect\.DeepEqual(reflect\.Zero(reflect\.TypeOf(data)), reflect\.ValueOf(data)) {/if data == nil {/' \
   vendor/k8s.io/kube-openapi/pkg/validation/validate/type.go
 
@@ -59,7 +59,7 @@ export PATH="$GOROOT/bin:$PATH"
 ln -s "$part/kubernetes" "$GOPATH/src/k8s.io/kubernetes"
 cd "$GOPATH/src/k8s.io/kubernetes"
 
-# The package leaves out one generated file, the description of every type that asks for one.
+# The package lacks one generated file: the OpenAPI description of the types.
 nice go build -o "$part/openapi-gen" ./vendor/k8s.io/kube-openapi/cmd/openapi-gen
 described() {
   find cmd pkg plugin -name '*.go'

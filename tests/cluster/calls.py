@@ -1,4 +1,4 @@
-"""What a command does with a cluster, in one call each: for tests that need nothing of a project."""
+"""The actions of commands on a cluster, in one call each, for tests without a project."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def roll(
     stable: str | None = None,
     expect: int | None = None,
 ) -> Reference:
-    """Apply a bundle, and wait for nothing."""
+    """Apply a bundle without waiting for it to become ready."""
     entry = plan_entry(bundle, provenance or Provenance(), stable=stable)
     cluster.services.apply(bundle, entry, expect=expect)
     return bundle.reference
 
 
 def warned(cluster: Cluster, bundle: Bundle, *, wait: bool = True) -> list[str]:
-    """Check a bundle: raise what stands in its way, and return the warnings."""
+    """Check a bundle: raise its failures, and return its warnings."""
     return refuse(cluster.services.check(bundle, wait=wait))
 
 
 def doctor(cluster: Cluster, bundle: Bundle) -> list[Finding]:
-    """Find all that `kdeploy doctor` finds."""
+    """Return the findings of `kdeploy doctor`."""
     found = cluster.services.examine()
     if any(one.status == "failure" for one in found):
         return found
@@ -50,19 +50,19 @@ def doctor(cluster: Cluster, bundle: Bundle) -> list[Finding]:
 
 
 def outcomes(cluster: Cluster, reference: Reference) -> list[Outcome]:
-    """Return how the rollouts of a service ended, the oldest first."""
+    """Return the outcomes of a service's rollouts, the oldest first."""
     return [one.outcome for one in cluster.journal.entries(reference)]
 
 
 def note(cluster: Cluster, reference: Reference, outcome: Outcome, number: int = 1) -> None:
-    """Note an outcome."""
+    """Add an outcome to an entry."""
     cluster.journal.note(reference, number, JournalEvent(outcome=outcome))
 
 
 def watch_rollout(
     cluster: Cluster, reference: Reference, release: str, timeout: float, percent: int = 100
 ) -> Iterator[Observed]:
-    """Yield what is observed until a release is Ready. Raises the error that a rollout of it ends with."""
+    """Yield the observed states until a release is Ready. Raises the error that its rollout would."""
     bundle = documents(reference.namespace, release, name=reference.name)
     plan = Plan(bundle=bundle, entry=Entry(release=release, percent=percent), timeout=timeout)
     state = engine.Rollout(plan=plan, stage=engine.Stage.WAITING)

@@ -1,4 +1,4 @@
-"""What the tests of commands share: how a command ended, and the cluster's part of a first rollout."""
+"""Helpers for tests of commands: a command's result, and the cluster's part of a first rollout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Kdeploy = Callable[..., Ended]
 
 
 def become_ready(play: Play) -> str:
-    """Play the cluster's part as soon as there is a service: it comes to serve its release."""
+    """Wait for the service, and write the status that makes its release ready; return the release."""
     end = time.monotonic() + 20
     while play.kube.request("GET", play._service)[0] == 404:
         assert time.monotonic() < end

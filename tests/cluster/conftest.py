@@ -1,4 +1,4 @@
-"""One API server for the session, a namespace and a proxy for each test."""
+"""Fixtures: one API server for the session, a namespace and a proxy for each test."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Count a test's own time only: the first of them may have to wait until an API server is built."""
+    """Apply the timeout to the test only, because the first fixture can have to build an API server."""
     for item in items:
         if _HERE in item.path.parents and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(120, func_only=True))
@@ -55,7 +55,7 @@ def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kube]:
 
 @pytest.fixture
 def namespace(kube: Kube) -> str:
-    """A namespace that no other test knows. The server and all of it end with the session."""
+    """A namespace for this test. It is removed with the server at the end of the session."""
     name = f"test-{next(_numbers)}"
     kube.create("/api/v1/namespaces", {"metadata": {"name": name}})
     return name
@@ -69,7 +69,7 @@ def proxy(kube: Kube) -> Iterator[Proxy]:
 
 @pytest.fixture
 def kubeconfig(kube: Kube, proxy: Proxy, namespace: str, tmp_path: Path) -> Path:
-    """A kubeconfig whose server is the proxy and whose user may do everything."""
+    """A kubeconfig whose server is the proxy and whose user has every permission."""
     path = tmp_path / "kubeconfig"
     path.write_text(yaml.safe_dump(kube.kubeconfig(ADMIN, server=proxy.url, namespace=namespace)))
     return path
@@ -77,7 +77,7 @@ def kubeconfig(kube: Kube, proxy: Proxy, namespace: str, tmp_path: Path) -> Path
 
 @pytest.fixture
 def straight(kube: Kube, namespace: str, tmp_path: Path) -> Path:
-    """A kubeconfig whose server is the API server itself."""
+    """A kubeconfig whose server is the API server, without the proxy."""
     path = tmp_path / "kubeconfig-straight"
     path.write_text(yaml.safe_dump(kube.kubeconfig(ADMIN, namespace=namespace)))
     return path
@@ -91,14 +91,14 @@ def cluster(kubeconfig: Path) -> Iterator[Cluster]:
 
 @pytest.fixture
 def quick(kubeconfig: Path) -> Iterator[Cluster]:
-    """The same cluster, whose pauses between attempts take no time."""
+    """The same cluster, without pauses between attempts."""
     with Cluster(KServeTarget(kubeconfig=str(kubeconfig), wait_window=0.3), patience=patience()) as target:
         yield target
 
 
 @pytest.fixture
 def be_patient(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Let commands in this process open clusters with a patience of the test's."""
+    """Let commands in this process open clusters with the test's time limits."""
 
     def set_limits(**limits: Any) -> None:
         monkeypatch.setattr("deployer.targets.kserve.Cluster", partial(Cluster, patience=Patience(**limits)))
@@ -113,7 +113,7 @@ def play(kube: Kube, namespace: str) -> Play:
 
 @pytest.fixture
 def waiting(cluster: Cluster, play: Play, namespace: str) -> Iterator[Callable[..., Waiting]]:
-    """Apply a release and wait for it; what still waits at the end is deleted and ends by that."""
+    """Apply a release and wait for it; at the end, the service is deleted to end the wait."""
     started: list[Waiting] = []
 
     def start(
@@ -149,8 +149,8 @@ def kdeploy(
             main(list(arguments))
         out, err = capfd.readouterr()
         assert "Traceback" not in err
-        assert ADMIN not in out + err  # the token, whatever goes wrong
-        assert SECRET not in out + err  # and the model store's key
+        assert ADMIN not in out + err  # the token is never printed
+        assert SECRET not in out + err  # neither is the model store's key
         check_output(arguments, out)
         return Ended(int(caught.value.code or 0), out, err)
 
@@ -170,7 +170,7 @@ def rolled_out(kdeploy: Kdeploy, play: Play) -> str:
 
 @pytest.fixture
 def put(kube: Kube) -> Iterator[Put]:
-    """Create objects that are not the test's namespace's own, and take them away again."""
+    """Create objects outside of the test's namespace, and delete them after the test."""
     with ExitStack() as after:
 
         def create(path: str, name: str, **document: Any) -> None:
@@ -182,7 +182,7 @@ def put(kube: Kube) -> Iterator[Put]:
 
 @pytest.fixture
 def kserve(kube: Kube, put: Put) -> Callable[..., None]:
-    """Set KServe up: what its ConfigMap says about the ingress, its default mode, its version."""
+    """Create KServe's ConfigMap and controller: the ingress, the default mode, the version."""
 
     def configure(
         *, mode: str = "Standard", version: str = "0.20.0", running: int = 1, **ingress: Any

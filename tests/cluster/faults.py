@@ -1,4 +1,4 @@
-"""`kdeploy` in this process against a cluster whose controller is played, and what is to be true after it."""
+"""Runs `kdeploy` in this process against a simulated controller, and checks how the command ended."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _namespaces, _revisions = itertools.count(1), itertools.count(2)
 
 
 class Controller:
-    """Plays KServe's part for every service there is, for as long as the `with` lasts: all come to serve."""
+    """Simulates KServe's controller for every service, while the `with` lasts: each release gets ready."""
 
     def __init__(self, kube: Kube) -> None:
         self._kube = kube
@@ -72,7 +72,7 @@ class Controller:
             self._serve(Play(self._kube, metadata["namespace"], metadata["name"]), release, before)
 
     def _serve(self, play: Play, release: str, before: str | None) -> None:
-        with contextlib.suppress(AssertionError):  # it was deleted meanwhile
+        with contextlib.suppress(AssertionError):  # it has been deleted
             play.replica_set(release, available=1, number=next(_revisions))
             if before:
                 play.replica_set(before, available=0, replicas=0)
@@ -80,27 +80,27 @@ class Controller:
 
 
 class Ended:
-    """How a command ended, and what it said."""
+    """A command's exit code, output and duration."""
 
     def __init__(self, code: int, out: str, err: str, seconds: float) -> None:
         self.code, self.out, self.err, self.seconds = code, out, err, seconds
 
     def fault(self) -> str | None:
-        """Return why this is no way to end: with one clear error, or well."""
+        """Return why this end is wrong: neither success nor exactly one clear error."""
         if "Traceback" in self.err or "is a bug" in self.err:
-            return "it shows what nobody foresaw"
+            return "an unexpected error"
         if ADMIN in self.out + self.err or SECRET in self.out + self.err:
-            return "it shows a secret"
+            return "a secret in the output"
         if self.code == 0:
-            return "an error, and exit code 0" if "error:" in self.err else None
+            return "an error with exit code 0" if "error:" in self.err else None
         if self.code not in FORESEEN:
-            return f"exit code {self.code} is of no error"
+            return f"exit code {self.code} belongs to no error"
         said = {
             word: len(re.findall(rf"^{word}:", self.err, re.MULTILINE)) for word in ("error", "where", "hint")
         }
         if self.code == errors.DoctorError.exit_code:
             said.pop("where")
-        return None if set(said.values()) == {1} else f"not one error with its place and hint: {said}"
+        return None if set(said.values()) == {1} else f"expected one error, where and hint: {said}"
 
 
 def kdeploy(*arguments: str) -> Ended:
@@ -134,7 +134,7 @@ _KINDS = {
 
 
 def objects(kube: Kube, namespace: str) -> dict[str, Any]:
-    """Return every object of a namespace that kdeploy might write, by kind and name."""
+    """Return every object of a namespace that kdeploy can write, by kind and name."""
     found = {}
     for kind, path in _KINDS.items():
         for one in kube.get(path.format(namespace))["items"]:
@@ -143,16 +143,16 @@ def objects(kube: Kube, namespace: str) -> dict[str, Any]:
 
 
 def wrong(kube: Kube, namespace: str, release: str, clean: set[str]) -> str | None:
-    """Return what is not as a rollout that nothing disturbed leaves it."""
+    """Return the first difference from the result of an undisturbed rollout."""
     found = objects(kube, namespace)
     if set(found) != clean:
-        return f"there is {sorted(found)} and not {sorted(clean)}"
+        return f"objects {sorted(found)}, expected {sorted(clean)}"
     service = found["InferenceService/digits"]
     if service["metadata"]["labels"][RELEASE_LABEL] != release:
-        return f"release {service['metadata']['labels'][RELEASE_LABEL]} is applied and not {release}"
+        return f"release {service['metadata']['labels'][RELEASE_LABEL]} is applied, expected {release}"
     uri = service["spec"]["predictor"]["model"]["storageUri"]
     if not uri.endswith(f"/{release}/"):
-        return f"{uri} is served and not {release}"
+        return f"{uri} is served, expected {release}"
     for name, one in found.items():
         owners = [owner["uid"] for owner in one["metadata"].get("ownerReferences", [])]
         if one is not service and owners != [service["metadata"]["uid"]]:
@@ -161,9 +161,9 @@ def wrong(kube: Kube, namespace: str, release: str, clean: set[str]) -> str | No
 
 
 def steps(requests: list[tuple[str, str]]) -> Iterator[tuple[str, int]]:
-    """Yield each request that a command made as a pattern, and how many equal ones came before it.
+    """Yield each request of a command as a pattern, with the number of equal requests before it.
 
-    Of more than four equal ones, which are many questions of one kind, the first and the last.
+    Of more than four equal requests, only the first and the last.
     """
     uid = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
     named = [re.sub(uid, "UID", f"{method} {path}") for method, path in requests]
@@ -173,7 +173,7 @@ def steps(requests: list[tuple[str, str]]) -> Iterator[tuple[str, int]]:
 
 
 def shown(step: tuple[str, int]) -> str:
-    """Write a step as a message names it."""
+    """Return a step as text for a message."""
     pattern, before = step
     text = re.sub(r"\\(.)", r"\1", pattern.strip("^$").replace(r"\d+", "N"))
     return f"`{text}`" + (f", number {before + 1}" if before else "")

@@ -1,4 +1,4 @@
-"""A real Kubernetes API server on loopback: found, or built from Debian; started; ended without a trace."""
+"""A real Kubernetes API server on loopback: finds or builds its programs, runs them, and cleans up."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from tests.children import die_with_parent
 from tests.stores.installed import installed
 
 HERE = Path(__file__).parent
-ADMIN = "admin-of-the-tests"  # the token of a user who may do everything
+ADMIN = "admin-of-the-tests"  # the token of a user who has every permission
 
 
 def programs() -> dict[str, Path]:
-    """Return where etcd, kube-apiserver and kube-controller-manager are; raise LookupError if nowhere."""
+    """Return the paths of etcd, kube-apiserver and kube-controller-manager. Raises LookupError."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdeploy-tests" / "kube-1.20.2"
     found = _installed(cache)
     if found is None and platform.system() == "Linux" and shutil.which("apt-get"):
@@ -37,7 +37,7 @@ def programs() -> dict[str, Path]:
         )
         found = _installed(cache) if built.returncode == 0 else None
     if found is None:
-        raise LookupError("there is no kube-apiserver: bash tests/cluster/build-kube.sh builds one on Debian")
+        raise LookupError("kube-apiserver not found; on Debian, `bash tests/cluster/build-kube.sh` builds it")
     return found
 
 
@@ -65,10 +65,10 @@ def free_ports(count: int) -> list[int]:
 
 
 class Kube:
-    """etcd and an API server, with token authentication and RBAC, for as long as the `with` lasts."""
+    """etcd and an API server, with token authentication and RBAC, while the `with` lasts."""
 
     def __init__(self, folder: Path, kserve: str | None = os.environ.get("KSERVE_CRDS")) -> None:
-        """`kserve` is a folder with KServe's own CRDs; without one, a few of the tests' own stand in."""
+        """`kserve` is a folder with KServe's CRDs; without it, the server has those of tests/cluster/crds."""
         self.folder = folder
         self._kserve = kserve
         self._children: list[subprocess.Popen[bytes]] = []
@@ -81,7 +81,7 @@ class Kube:
         for blob in served.cert_chain_pems:
             blob.write_to_path(self.certificate, append=True)
         (folder / "tokens.csv").write_text(
-            f'{ADMIN},admin,1,"system:masters"\n' + "".join(f"{u}-token,{u},{u}\n" for u in ("ci", "nobody"))
+            f'{ADMIN},admin,1,"system:masters"\n' + "".join(f"{u}-token,{u},{u}\n" for u in ("ci", "guest"))
         )
         self.port = 0
 
@@ -98,7 +98,7 @@ class Kube:
         shutil.rmtree(self.folder / "etcd", ignore_errors=True)
 
     def _end(self) -> None:
-        while self._children:  # the API server first: without its etcd it may hang for minutes
+        while self._children:  # the API server first: without its etcd it can hang for minutes
             child = self._children.pop()
             child.kill()
             child.wait()
@@ -111,9 +111,9 @@ class Kube:
         return ssl.create_default_context(cafile=str(self.ca))
 
     def _start(self, found: dict[str, Path]) -> None:
-        # What an API server finds in its etcd it takes in at once. What is created while it runs it takes in
-        # one by one, and writes its OpenAPI document anew each time, which takes twice the work.
-        kept = installed(f"kube-data-{_digest(found, self._kserve)}", partial(self._take_in, found))
+        # The API server loads the CRDs that are in its etcd together. It loads CRDs created later one by one,
+        # and rebuilds its OpenAPI document each time, which takes twice as long.
+        kept = installed(f"kube-data-{_digest(found, self._kserve)}", partial(self._save_crds, found))
         shutil.copytree(kept / "etcd", self.folder / "etcd")
         self._run(found)
         self._served = json.loads((kept / "served.json").read_text())
@@ -122,8 +122,8 @@ class Kube:
         if self.collects_garbage:
             self._start_controllers(found["kube-controller-manager"])
 
-    def _take_in(self, found: dict[str, Path], kept: Path) -> None:
-        """Leave in a folder the data of an etcd that has the CRDs, and where these are served."""
+    def _save_crds(self, found: dict[str, Path], kept: Path) -> None:
+        """Save the data of an etcd that has the CRDs in a folder, with the paths that serve them."""
         self._run(found)
         self._served = []
         for crd in crds(self._kserve):
@@ -170,14 +170,14 @@ class Kube:
             "--endpoint-reconciler-type=none",
             "--allow-privileged=true",
             f"--cert-dir={self.folder}/certs",
-            # Without it every Pod is refused until a controller has made the default account.
+            # This plugin rejects every pod until a controller has created the default account.
             "--disable-admission-plugins=ServiceAccount",
         )
         self._spawn(*self._api_server)
         self._wait()
 
     def restart(self) -> None:
-        """Kill the API server, and start it again on what its etcd holds."""
+        """Kill the API server, and start it again with the data of its etcd."""
         old = self._children[1]
         old.kill()
         old.wait()
@@ -194,7 +194,7 @@ class Kube:
             f"--kubeconfig={config}",
             "--controllers=garbagecollector,namespace",
             "--leader-elect=false",
-            "--port=0",  # its plain port would listen on every interface
+            "--port=0",  # its HTTP port would listen on every interface
             "--secure-port=0",
         )
 
@@ -202,7 +202,10 @@ class Kube:
         log = (self.folder / f"{program.name}.log").open("ab")
         child = subprocess.Popen(
             [program, *flags],
-            env={**os.environ, "GOGC": "200"},  # half as much looking for garbage, for a third more memory
+            env={
+                **os.environ,
+                "GOGC": "200",
+            },  # half the work of the garbage collector for a third more memory
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,
@@ -215,30 +218,33 @@ class Kube:
         self.admin = urllib3.PoolManager(
             ssl_context=self.tls(), headers={"Authorization": f"Bearer {ADMIN}"}, retries=False, maxsize=8
         )
-        self._until("it is ready", lambda: self.admin.request("GET", f"{self.url}/readyz").data == b"ok")
+        self._until(
+            "the API server is not ready",
+            lambda: self.admin.request("GET", f"{self.url}/readyz").data == b"ok",
+        )
 
     def _wait_for_crds(self) -> None:
-        """Wait until clients can find out the CRDs: they are served a while before they are Established."""
+        """Wait until clients can discover the CRDs: their paths answer before they are Established."""
 
         def found(path: str, plural: str) -> bool:
             status, answer = self.request("GET", path)
             return status == 200 and plural in (one["name"] for one in answer["resources"])
 
-        self._until("the CRDs are served", lambda: all(found(*one) for one in self._served))
+        self._until("the CRDs are not served", lambda: all(found(*one) for one in self._served))
 
     def _until(self, what: str, test: Any, seconds: float = 60.0) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             for child in self._children:
                 if child.poll() is not None:
-                    raise RuntimeError(f"a part of the API server ended: see the logs in {self.folder}")
+                    raise RuntimeError(f"a process of the API server ended; see the logs in {self.folder}")
             try:
                 if test():
                     return
             except urllib3.exceptions.HTTPError:
                 pass
             time.sleep(0.05)
-        raise RuntimeError(f"not within {seconds:g} s: {what}; see the logs in {self.folder}")
+        raise RuntimeError(f"{what} after {seconds:g} s; see the logs in {self.folder}")
 
     def request(
         self, method: str, path: str, body: object = None, content_type: str = "application/json"
@@ -273,7 +279,7 @@ class Kube:
         return answer
 
     def kubeconfig(self, token: str, *, server: str | None = None, namespace: str = "default") -> Any:
-        """Return a kubeconfig of one context, `test`, for the user of a token."""
+        """Return a kubeconfig with one context, `test`, for the user of a token."""
         cluster = {"server": server or self.url, "certificate-authority": str(self.ca)}
         return {
             "apiVersion": "v1",
@@ -288,7 +294,7 @@ class Kube:
 
 
 def crds(kserve: str | None) -> list[Any]:
-    """Return the CRDs to install: those of KServe's folder, if one is named, in place of the tests' own."""
+    """Return the CRDs to install: those of KServe's folder, if given, replace those of the tests."""
     found = {}
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     for path in _files(kserve):
@@ -304,7 +310,7 @@ def _files(kserve: str | None) -> list[Path]:
 
 
 def _digest(found: dict[str, Path], kserve: str | None) -> str:
-    """Name the CRDs, and the programs that keep them."""
+    """Return a digest of the CRDs and of the programs that store them."""
     digest = hashlib.sha256()
     for name in ("etcd", "kube-apiserver"):
         digest.update(f"{found[name].resolve()} {found[name].stat()[stat.ST_MTIME]}".encode())

@@ -1,7 +1,7 @@
-"""A stand-in for a kubelet: a Node whose Pods come to run, and whose containers are a shell in a folder.
+"""Simulates a kubelet: a Node that starts pods, and whose containers are a shell in a folder.
 
-The API server proxies `exec` to it as to any kubelet: by HTTPS to the Node's address and port, the WebSocket
-passed through. What a container runtime would run in the container is run here, in a folder for each claim.
+The API server proxies `exec` to it as to any kubelet, over HTTPS to the Node's address and port. The commands
+run in a folder for each claim instead of a container.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _RUNNING = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
 
 
 class Kubelet:
-    """Serves exec, and plays scheduler and kubelet for the Pods of one namespace, while the `with` lasts."""
+    """Serves exec, and is scheduler and kubelet for the pods of one namespace, while the `with` lasts."""
 
     def __init__(self, kube: Kube, namespace: str, folder: Path) -> None:
         self.kube, self.namespace, self.folder = kube, namespace, folder
         self.commands: list[list[str]] = []
         self.received = 0  # bytes of stdin
-        self.pods: list[Document] = []  # as they were first seen
+        self.pods: list[Document] = []  # as first seen
         self.deleted: list[str] = []
-        self.status: Document | None = None  # instead of running, what Pods come to
-        self.loses: list[int] = []  # of the next commands with stdin, how many bytes of its tail are lost
-        self.stalls = 0  # so many of the next commands never get their stdin
-        self.refuses = ""  # what the container runtime says in place of running a command
+        self.status: Document | None = None  # the status of new pods, if not Running
+        self.loses: list[int] = []  # bytes lost at the end of stdin, for each of the next commands with stdin
+        self.stalls = 0  # the number of next commands that never get their stdin
+        self.refuses = ""  # the container runtime's error, if it does not run commands
         self.executing = threading.Event()
         self._changed = threading.Condition()
         self._running = 0
@@ -58,7 +58,7 @@ class Kubelet:
 
     def __exit__(self, *_: object) -> None:
         self._stopping = True
-        with contextlib.suppress(OSError, ValueError):  # it ended by itself meanwhile
+        with contextlib.suppress(OSError, ValueError):  # it ended by itself
             self._watch.shutdown()
         self._player.join()
         self.settle()
@@ -68,7 +68,7 @@ class Kubelet:
         self.kube.delete(f"/api/v1/nodes/{NODE}-{self.namespace}")
 
     def path(self, claim: str) -> Path:
-        """Return the folder that stands in for a claim's volume."""
+        """Return the folder for a claim's volume."""
         return self.folder / claim
 
     def _join(self) -> None:
@@ -90,18 +90,18 @@ class Kubelet:
             for event in self._events():
                 if event["type"] == "DELETED":
                     self.deleted.append(event["object"]["metadata"]["name"])
-                elif event["type"] != "ERROR":  # which is how a watch is told that it ends
-                    self._bring_on(event["object"])
+                elif event["type"] != "ERROR":  # this event ends a watch
+                    self._advance(event["object"])
             self._watch = self._open_watch()
 
     def _events(self) -> Iterator[Document]:
         rest = b""
-        with contextlib.suppress(urllib3.exceptions.HTTPError, OSError, ValueError):  # how a watch may end
+        with contextlib.suppress(urllib3.exceptions.HTTPError, OSError, ValueError):  # how a watch can end
             for data in self._watch.stream(65536):
                 *lines, rest = (rest + data).split(b"\n")
                 yield from map(json.loads, lines)
 
-    def _bring_on(self, pod: Document) -> None:
+    def _advance(self, pod: Document) -> None:
         path = f"{self._pods}/{pod['metadata']['name']}"
         if "deletionTimestamp" in pod["metadata"]:
             self.kube.request("DELETE", f"{path}?gracePeriodSeconds=0")
@@ -117,7 +117,7 @@ class Kubelet:
             self.set_status(pod["metadata"]["name"], self.status or running)
 
     def wait_for(self, received: int) -> bool:
-        """Wait until so many bytes of stdin have come."""
+        """Wait until this many bytes of stdin have arrived."""
         with self._changed:
             return self._changed.wait_for(lambda: self.received >= received, timeout=20)
 
@@ -174,14 +174,14 @@ class Kubelet:
             await socket.send_bytes(b"\x03" + json.dumps(_status(await child.wait())).encode())
             await socket.close(code=WSCloseCode.OK)
         except ConnectionError:
-            pass  # the client is gone
+            pass  # the client closed the connection
         finally:
             feeding.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await feeding
             child.stdin.close()
             await child.wait()
-            child._transport.close()  # or it complains when it is collected after the loop's end
+            child._transport.close()  # otherwise it warns when it is collected after the loop ends
             self._run(-1)
         return socket
 
@@ -193,13 +193,13 @@ class Kubelet:
     async def _feed(
         self, socket: web.WebSocketResponse, stdin: asyncio.StreamWriter, command: list[str]
     ) -> None:
-        """Pass stdin on; where the client goes away, the command sees its end."""
+        """Pass on stdin, and close it if the client closes the connection."""
         got, loses = 0, None
         async for message in socket:
             if self.stalls:
                 self.stalls -= 1
                 async for _ in socket:
-                    pass  # until the client is gone
+                    pass  # until the client closes the connection
                 break
             if loses is None:
                 loses = self.loses.pop(0) if self.loses else 0
@@ -208,7 +208,7 @@ class Kubelet:
             with self._changed:
                 self.received += len(data)
                 self._changed.notify_all()
-            if loses:  # such a command's last argument says how much it takes
+            if loses:  # the last argument of such a command is the size of its stdin
                 data = data[: max(0, int(command[-1]) - loses - got)]
             got += len(message.data) - 1
             with contextlib.suppress(ConnectionError):

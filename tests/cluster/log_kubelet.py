@@ -1,4 +1,4 @@
-"""A stand-in for a kubelet that has logs: each line with its time, from a second on, and as it comes."""
+"""Simulates a kubelet with logs: serves timestamped lines, from a given second, and follows."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tests.cluster.kube import Kube
 
 
 class LogKubelet:
-    """The node of a namespace's Pods, whose containers all say the same, while the `with` lasts."""
+    """The node of a namespace's pods, whose containers all have the same log, while the `with` lasts."""
 
     def __init__(self, kube: Kube, namespace: str) -> None:
         self.kube, self.node, self._namespace = kube, f"logs-{namespace}", namespace
         self.lines: list[str] = []  # TIME TEXT
         self.asked: list[dict[str, list[str]]] = []
         self.changed = threading.Condition()
-        self.ended = False  # the container, and with it its log
+        self.ended = False  # the container has ended, and its log
         kubelet = self
 
         class Handler(_Handler):
@@ -50,7 +50,7 @@ class LogKubelet:
         self.kube.delete(f"/api/v1/nodes/{self.node}")
 
     def take(self, pod: str) -> None:
-        """Have a Pod run on this node."""
+        """Bind a pod to this node."""
         binding = {"metadata": {"name": pod}, "target": {"kind": "Node", "name": self.node}}
         self.kube.create(f"/api/v1/namespaces/{self._namespace}/pods/{pod}/binding", binding)
 

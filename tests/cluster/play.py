@@ -1,7 +1,7 @@
-"""What KServe's controller, Knative and the kubelet write, played by the tests from recorded states.
+"""Writes what KServe's controller, Knative and the kubelet would write, from recorded states.
 
-Every object is one that a real KServe left (tests/snapshots/recorded), with the names, releases and counts of
-the test in place of its own. What is invented says so.
+Every object comes from a real KServe (tests/snapshots/recorded), with the names, releases and counts of the
+test. Comments mark invented content.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def documents(
     access: StorageAccess | None = None,
     **serving: Any,
 ) -> Bundle:
-    """Render a release as kdeploy does, with its Secret where `access` has credentials."""
+    """Render a release as kdeploy does, with a Secret if `access` has credentials."""
     replicas = {key: serving.pop(key) for key in ("min_replicas", "max_replicas") if key in serving}
     made = Release(
         id=release,
@@ -60,7 +60,7 @@ def documents(
 
 
 class Play:
-    """One service's cluster side."""
+    """The controllers and the kubelet of one service."""
 
     def __init__(self, kube: Kube, namespace: str, name: str = "digits") -> None:
         self.kube, self.namespace, self.name = kube, namespace, name
@@ -75,31 +75,31 @@ class Play:
         return self.kube.get(self._service)
 
     def status(self, **status: Any) -> None:
-        """Write the InferenceService's status, as KServe's controller does: whole."""
+        """Replace the InferenceService's status, as KServe's controller does."""
         document = self.service()
         if "servingRuntimeName" in status:
             status["servingRuntimeName"] = document["spec"]["predictor"]["model"]["runtime"]
         self.kube.replace(f"{self._service}/status", {**document, "status": status})
 
     def show(self, state: str, **more: Any) -> None:
-        """Let KServe write the status of a recorded state; `more` replaces parts of it."""
+        """Write the status of a recorded state; `more` replaces parts of it."""
         (service,) = self._recorded(state, "InferenceService")
         self.status(**{**service["status"], **more})
 
     def pending(self) -> None:
-        """Let KServe write its first status: no pod is ready."""
+        """Write KServe's first status: no pod is ready."""
         self.show("02")
 
     def ready(self, *, ready: bool = True, **more: Any) -> None:
-        """Let KServe say Ready, or that the predictor is not, in Standard mode."""
+        """Write the status Ready, or that the predictor is not ready, in Standard mode."""
         self.show("04" if ready else "02", **more)
 
     def updating(self) -> None:
-        """Let KServe say what it says while an update is under way: all is well, for the old pods are."""
+        """Write KServe's status during an update: Ready, because the old pods are ready."""
         self.show("05")
 
     def ready_knative(self, latest: str, traffic: list[Document] | None = None, *, created: str = "") -> None:
-        """Let KServe say Ready, in Knative mode."""
+        """Write the status Ready, in Knative mode."""
         (service,) = self._recorded("26", "InferenceService")
         status = service["status"]
         status["components"]["predictor"] |= {
@@ -111,7 +111,7 @@ class Play:
         self.status(**status)
 
     def invalid(self, **failure: str) -> None:
-        """Let KServe say that the specification is invalid."""
+        """Write the status for an invalid specification."""
         (service,) = self._recorded("33", "InferenceService")
         model = service["status"]["modelStatus"]
         self.status(**{**service["status"], "modelStatus": {**model, "lastFailureInfo": failure}})
@@ -125,7 +125,7 @@ class Play:
         }
 
     def deployment(self, release: str, conditions: list[Document] | None = None, **status: Any) -> Document:
-        """Create the predictor's Deployment, or give it another release's label and conditions."""
+        """Create the predictor's Deployment, or change its release label and conditions."""
         (document,) = self._recorded("04", "Deployment")
         name, path = document["metadata"]["name"], f"{self._apps}/deployments"
         document["metadata"] |= {"labels": self.labels(release), "ownerReferences": self._owners()}
@@ -153,7 +153,7 @@ class Play:
         number: int | None = None,
         conditions: list[Document] | None = None,
     ) -> Document:
-        """Create a ReplicaSet of a release, or change the one that is there."""
+        """Create or change the ReplicaSet of a release."""
         document = self._recorded("04", "ReplicaSet")[0]
         name, path = f"{self.name}-predictor-{release[-6:]}", f"{self._apps}/replicasets"
         if self.kube.request("GET", f"{path}/{name}")[0] == 404:
@@ -201,9 +201,9 @@ class Play:
         limits: dict[str, str] | None = None,
         node: str = "some-node",
     ) -> Document:
-        """Create a Pod of a release; `init` and `main` are its containers' states, as the kubelet has them.
+        """Create a pod of a release; `init` and `main` are the states of its containers.
 
-        With neither it is a Pod that waits for a node.
+        Without both, the pod waits for a node.
         """
         document = self._recorded("02", "Pod")[0]
         self._relabel(document, release, release[-6:])
@@ -225,7 +225,7 @@ class Play:
         return made
 
     def change_pod(self, pod: Document, *, init: Any = None, main: Any = None, ready: bool = False) -> None:
-        """Write another status of a Pod's containers."""
+        """Write another status of a pod's containers."""
         status: Document = {"conditions": [{"type": "Ready", "status": str(ready)}]}
         if init:
             status["initContainerStatuses"] = [_container("storage-initializer", **init)]
@@ -234,19 +234,19 @@ class Play:
         self.kube.merge(f"{self._core}/pods/{pod['metadata']['name']}/status", {"status": status})
 
     def terminate(self, pod: Document) -> None:
-        """Delete a Pod that is on a node: with no kubelet there, it stays and terminates."""
+        """Delete a pod that is on a node: without a kubelet, it stays in Terminating."""
         self.kube.request("DELETE", f"{self._core}/pods/{pod['metadata']['name']}")
 
     def gone(self, pod: Document) -> None:
-        """End a Pod that terminates, as its kubelet does."""
+        """Remove a terminating pod, as its kubelet does."""
         self.kube.request("DELETE", f"{self._core}/pods/{pod['metadata']['name']}?gracePeriodSeconds=0")
 
     def pods(self) -> list[str]:
-        """Return the names of the Pods that are there."""
+        """Return the names of the pods."""
         return [one["metadata"]["name"] for one in self.kube.get(f"{self._core}/pods")["items"]]
 
     def restart(self, pod: str) -> None:
-        """Let a pod's container run once more."""
+        """Run a pod's container again."""
         path = f"{self._core}/pods/{pod}/status"
         status = self.kube.get(path)["status"]
         status["containerStatuses"][0]["restartCount"] += 1
@@ -273,7 +273,7 @@ class Play:
         )
 
     def add_canary(self, percent: int, *weights: tuple[str, int]) -> None:
-        """Let somebody add a canary to the service: its objects carry the service's release."""
+        """Add another user's canary to the service; its objects have the service's release label."""
         release = self.service()["metadata"]["labels"][RELEASE_LABEL]
         canary = {"name": "canary", "trafficPercent": percent, "predictor": {}}
         self.kube.merge(self._service, {"spec": {"canary": [canary]}})
@@ -296,7 +296,7 @@ class Play:
         self.kube.create(self._routes, route)
 
     def _recorded(self, state: str, kind: str) -> list[Document]:
-        """Return the objects of a kind in a recorded state, of this service and in its namespace."""
+        """Return the objects of a kind in a recorded state, renamed to this service and namespace."""
         found = [copy.deepcopy(one) for one in recorded(state) if one["kind"] == kind]
         for number, one in enumerate(found):
             one = found[number] = json.loads(json.dumps(one).replace("-vision.", f"-{self.namespace}."))
@@ -307,7 +307,7 @@ class Play:
         return found
 
     def _relabel(self, document: Document, release: str, template: str) -> None:
-        """Give a ReplicaSet or a Pod its release, its template's hash and its owner."""
+        """Set a ReplicaSet's or pod's release, template hash and owner."""
         labels = {**self.labels(release), "pod-template-hash": template}
         document["metadata"] |= {"labels": labels, "ownerReferences": self._owners()}
         if document["kind"] == "ReplicaSet":
@@ -315,7 +315,7 @@ class Play:
             document["spec"]["template"]["metadata"]["labels"] = labels
 
     def _owners(self) -> list[Document]:
-        """Return a reference to the InferenceService: the owners in between are not made by every test."""
+        """Return a reference to the InferenceService, since not every test creates the owners in between."""
         status, service = self.kube.request("GET", self._service)
         if status == 404:
             return []
@@ -323,14 +323,14 @@ class Play:
         return [{**named, "uid": service["metadata"]["uid"]}]
 
     def bind(self, pod: Document, node: str = "some-node") -> None:
-        """Have a Pod run on a node."""
+        """Bind a pod to a node."""
         target = {"kind": "Node", "name": node}
         path = f"{self._core}/pods/{pod['metadata']['name']}/binding"
         self.kube.request("POST", path, {"metadata": {"name": pod["metadata"]["name"]}, "target": target})
 
 
 def _bare(pod: Document) -> Document:
-    """Return a Pod without the ServiceAccount and volumes that the API server of the tests does not make."""
+    """Return a pod without the ServiceAccount and the volumes, which the tests' API server does not have."""
     spec = {key: pod["spec"][key] for key in ("containers", "initContainers") if key in pod["spec"]}
     for one in [*spec["containers"], *spec.get("initContainers", [])]:
         one.pop("volumeMounts", None)

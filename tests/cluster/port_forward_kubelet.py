@@ -1,4 +1,4 @@
-"""What stands in for a kubelet: the far end of the API server's port-forward, and the node that it is."""
+"""Simulates a kubelet: a node, and the kubelet's end of the API server's port-forward."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ PROTOCOL = "v4.channel.k8s.io"
 
 
 class Kubelet:
-    """Forwards the ports of every pod on its node to ports of loopback, as `ports` has them."""
+    """Forwards the ports of every pod on its node to loopback ports, by the mapping `ports`."""
 
     def __init__(self, kube: Kube) -> None:
         self.kube = kube
-        self.ports: dict[int, int] = {}  # of pods -> of this machine
-        self.opened: list[str] = []  # what was asked for: NAMESPACE/POD:PORT
+        self.ports: dict[int, int] = {}  # a pod's port -> a local port
+        self.opened: list[str] = []  # requested: NAMESPACE/POD:PORT
         self._transports: list[asyncio.Transport] = []
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._tls.load_cert_chain(kube.certificate, kube.key)
@@ -49,11 +49,11 @@ class Kubelet:
         self._loop.close()
 
     def stop(self) -> None:
-        """Answer no more."""
+        """Stop answering."""
         asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
 
     def reset(self) -> None:
-        """Break every connection, without a word."""
+        """Abort every connection."""
         for one in list(self._transports):
             self._loop.call_soon_threadsafe(one.abort)
 

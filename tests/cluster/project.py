@@ -1,4 +1,4 @@
-"""A project that packs quickly, for commands on a cluster."""
+"""Writes a small project for commands on a cluster."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ wait-window = {window}
 
 
 def write_project(folder: Path, store: Store, *, window: float = 0.2) -> Path:
-    """Write a project whose releases go to a store; return its folder."""
+    """Write a project that uses a model store; return its folder."""
     folder.mkdir()
     where = f'\n[store]\nuri = "{store.uri}"\nendpoint = "{store.endpoint}"\n'
     (folder / "kdeploy.toml").write_text(CONFIG.format(window=window) + where)

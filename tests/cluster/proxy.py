@@ -1,7 +1,7 @@
-"""A proxy between kdeploy and the API server that counts what passes, and fails it as a test asks.
+"""A proxy between kdeploy and the API server that counts requests and injects faults.
 
-It ends TLS with the API server's own certificate and speaks TLS to it, so that kdeploy cannot tell them
-apart. A fault is given with the requests that it is for, and for how many of them.
+It terminates TLS with the API server's certificate and opens TLS to it, so kdeploy sees no difference. A
+fault names the requests that it applies to, and how many of them.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ _HOP = {"connection", "transfer-encoding", "content-length", "keep-alive"}
 
 @dataclass(eq=False)
 class Fault:
-    """What happens to the next `times` requests whose `METHOD path?query` matches `where`."""
+    """A fault of the next `times` requests whose `METHOD path?query` matches `where`."""
 
     where: str
     times: int = 1
-    status: int = 0  # answer this instead of asking the API server
+    status: int = 0  # answer this status without the API server
     headers: dict[str, str] = field(default_factory=dict)
-    body: str = ""  # what to answer; else a Status object that says `message` and `reason`
-    message: str = "the test wants it so"
+    body: str = ""  # the answer; else a Status object with `message` and `reason`
+    message: str = "a fault of the test"
     reason: str = ""
-    skip: int = 0  # how many requests pass first
-    before: float = 0.0  # seconds of silence before anything else
-    cut: int = -1  # reset the connection after so many bytes of the answer's body, or of an upgraded one
-    slow: float = 0.0  # seconds between the pieces of the answer
-    reset: bool = False  # reset the connection, and let the API server know nothing
-    lost: bool = False  # let the API server do it, and then reset before the answer
-    hold: bool = False  # before such a reset, say nothing for as long as the client listens
-    gone: bool = False  # on a watch: an ERROR event that says 410
+    skip: int = 0  # requests that pass first
+    before: float = 0.0  # seconds to wait first
+    cut: int = -1  # reset the connection after this many bytes of the answer, or of an upgraded connection
+    slow: float = 0.0  # seconds between pieces of the answer
+    reset: bool = False  # reset the connection without a request to the API server
+    lost: bool = False  # send the request to the API server, then reset the connection
+    hold: bool = False  # before such a reset, wait until the client closes the connection
+    gone: bool = False  # on a watch: an ERROR event with code 410
     seen: int = 0
     passed: int = 0
-    held: threading.Event = field(default_factory=threading.Event)  # it holds a request, or has answered it
-    over: threading.Event = field(default_factory=threading.Event)  # the test wants it no more
+    held: threading.Event = field(default_factory=threading.Event)  # set when a request is held or answered
+    over: threading.Event = field(default_factory=threading.Event)  # set when the fault ends
 
     def matches(self, request: str) -> bool:
         return re.search(self.where, request) is not None
@@ -61,7 +61,7 @@ class Fault:
 
 
 class Proxy:
-    """Listens on loopback for as long as the `with` lasts."""
+    """Listens on loopback while the `with` lasts."""
 
     def __init__(self, kube: Kube) -> None:
         self.kube = kube
@@ -95,7 +95,7 @@ class Proxy:
             one.close()
 
     def connect(self) -> http.client.HTTPSConnection:
-        """Return a connection to the API server, one that was kept if there is one."""
+        """Return a connection to the API server, an idle one if possible."""
         with self._lock:
             if self._idle:
                 return self._idle.pop()
@@ -106,7 +106,7 @@ class Proxy:
             self._idle.append(connection)
 
     def drop(self) -> None:
-        """Reset every connection that is open."""
+        """Reset every open connection."""
         for one in list(self._server.open):
             _reset(one)
 
@@ -117,7 +117,7 @@ class Proxy:
 
     @contextmanager
     def failing(self, *faults: Fault) -> Iterator[tuple[Fault, ...]]:
-        """Let several faults happen. A request counts as passed for all of them once none of them has it."""
+        """Inject several faults. A request that none of them takes counts as passed for all of them."""
         with self._lock:
             self.faults += faults
         try:
@@ -141,11 +141,11 @@ class Proxy:
         return taken
 
     def count(self) -> Counter[str]:
-        """Count requests by method; asking what one may do is no write."""
+        """Count requests by method, without the reviews of permissions."""
         return Counter(m for m, path in self.requests if "selfsubject" not in path)
 
     def writes(self) -> list[tuple[str, str]]:
-        """Return the requests that changed something."""
+        """Return the requests that write."""
         harmless = ("selfsubject", "dryRun=All")
         return [
             (m, path)
@@ -163,7 +163,7 @@ class _Server(ThreadingHTTPServer):
         self.open: set[socket.socket] = set()
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        # In the connection's own thread, so that a slow handshake holds up nobody else.
+        # In the connection's thread, so that a slow handshake delays no other connection.
         try:
             wrapped = self.tls.wrap_socket(request, server_side=True)
         except (OSError, ssl.SSLError):
@@ -176,7 +176,7 @@ class _Server(ThreadingHTTPServer):
             wrapped.close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        pass  # connections break here by design
+        pass  # the faults break connections
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -201,7 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault.status:
             self._answer(fault)
         elif fault.gone:
-            self._say_gone()
+            self._answer_gone()
             fault.held.set()
         elif self.headers.get("Upgrade"):
             self._tunnel(fault)
@@ -211,7 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815
 
     def _left(self) -> bool:
-        """Say whether the client has gone: what it asked for and never sent on is not done."""
+        """Return whether the client closed the connection, so that its request is not forwarded."""
         self.connection.settimeout(0)
         try:
             return self.connection.recv(1) == b""
@@ -238,7 +238,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def _say_gone(self) -> None:
+    def _answer_gone(self) -> None:
         said = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
         data = json.dumps({"type": "ERROR", "object": said}).encode() + b"\n"
         self.send_response(200)
@@ -247,7 +247,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def _leave(self, fault: Fault) -> None:
-        """Reset the connection; if it is to be held, once the client has gone or the fault is over."""
+        """Reset the connection; a held one when the client closes it or the fault ends."""
         fault.held.set()
         self.connection.settimeout(0.05)
         while fault.hold and not fault.over.is_set():
@@ -298,11 +298,11 @@ class _Handler(BaseHTTPRequestHandler):
                 _reset(self.connection)
                 self.close_connection = True
                 return
-        answer.read()  # which is what tells http.client that the connection is free again
+        answer.read()  # after this read, http.client can reuse the connection
         self.wfile.write(b"0\r\n\r\n")
 
     def _tunnel(self, fault: Fault) -> None:
-        """Pass a connection that is upgraded through, both ways, as bytes."""
+        """Copy the bytes of an upgraded connection in both directions."""
         plain = socket.create_connection(("127.0.0.1", self.owner.kube.port))
         upstream = self.owner.kube.tls().wrap_socket(plain, server_hostname="127.0.0.1")
         head = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
@@ -340,7 +340,7 @@ def _pieces(data: bytes, count: int) -> list[bytes]:
 
 
 def _reset(one: socket.socket) -> None:
-    """End a connection as a broken network does: with a reset, whatever was still to be read."""
+    """Reset a connection as a broken network does, even if there is unread data."""
     try:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         one.shutdown(socket.SHUT_RDWR)

@@ -1,6 +1,6 @@
-"""A process that rolls out, round after round, what the test says: `KUBECONFIG NAMESPACE WHO`.
+"""A process that applies releases on request: `python -m tests.cluster.rolling KUBECONFIG NAMESPACE WHO`.
 
-Each line on stdin is a service and a release; each line on stdout how applying that release ended.
+Each line on stdin is a service and a release; each line on stdout is the result of applying that release.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.cluster.play import documents
 
 
 def whole(namespace: str, release: str, name: str = "digits") -> Bundle:
-    """Render a release, with a Secret and a ServiceAccount that name it, too."""
+    """Render a release with a Secret and a ServiceAccount that contain its ID."""
     access = StorageAccess(
         data={"AWS_ACCESS_KEY_ID": release}, account_annotations={"example.org/release": release}
     )

@@ -1,4 +1,4 @@
-"""The client on a real API server: what it does under faults, and which of our errors it raises."""
+"""The Kubernetes client on a real API server, with and without faults."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ UNKNOWN = Resource("nobody.example.com", "v1", "things", "Thing")
 
 
 class Slept:
-    """A sleep that only takes note."""
+    """A sleep that only records its seconds."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -66,7 +66,7 @@ def test_a_dry_run_changes_nothing(api: Api, namespace: str) -> None:
     assert api.get(CONFIG_MAP, namespace, "one") is None
 
 
-def test_a_conflict_names_the_field_and_its_holder_and_force_takes_it(
+def test_a_conflict_names_field_and_manager_and_force_takes_the_field(
     api: Api, kube: Kube, namespace: str
 ) -> None:
     api.apply(CONFIG_MAP, config_map(namespace, a="1"))
@@ -78,7 +78,7 @@ def test_a_conflict_names_the_field_and_its_holder_and_force_takes_it(
     assert api.apply(CONFIG_MAP, config_map(namespace, a="1"), force=True)["data"] == {"a": "1"}
 
 
-def test_a_list_comes_in_pages(api: Api, kube: Kube, namespace: str, proxy: Proxy) -> None:
+def test_a_list_is_read_in_pages(api: Api, kube: Kube, namespace: str, proxy: Proxy) -> None:
     api = Api(api.connection, page=2)
     for number in range(5):
         kube.create(CONFIG_MAP.path(namespace), config_map(namespace, f"c{number}"))
@@ -90,7 +90,7 @@ def test_a_list_comes_in_pages(api: Api, kube: Kube, namespace: str, proxy: Prox
     assert len(proxy.requests) - before == 3
 
 
-def test_a_list_whose_rest_is_forgotten_is_read_again_whole(
+def test_a_list_with_an_expired_page_is_read_again_in_one_piece(
     api: Api, kube: Kube, namespace: str, proxy: Proxy
 ) -> None:
     api = Api(api.connection, page=2)
@@ -101,9 +101,9 @@ def test_a_list_whose_rest_is_forgotten_is_read_again_whole(
     assert len(found) == 3
 
 
-class TestTrouble:
+class TestFaults:
     @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
-    def test_a_moment_of_it_is_waited_out(
+    def test_a_temporary_failure_is_retried(
         self, api: Api, namespace: str, proxy: Proxy, slept: Slept, status: int
     ) -> None:
         with proxy.fault("PATCH", status=status, times=2):
@@ -111,12 +111,14 @@ class TestTrouble:
         assert len(slept.seconds) == 2
         assert slept.seconds[1] > slept.seconds[0] / 2
 
-    def test_retry_after_is_kept_to(self, api: Api, namespace: str, proxy: Proxy, slept: Slept) -> None:
+    def test_retry_after_sets_the_pause(self, api: Api, namespace: str, proxy: Proxy, slept: Slept) -> None:
         with proxy.fault("GET", status=429, headers={"Retry-After": "7"}):
             api.get(CONFIG_MAP, namespace, "one")
         assert slept.seconds == [7.0]
 
-    def test_nobody_waits_for_minutes(self, api: Api, namespace: str, proxy: Proxy, slept: Slept) -> None:
+    def test_a_retry_after_of_minutes_is_an_error(
+        self, api: Api, namespace: str, proxy: Proxy, slept: Slept
+    ) -> None:
         with (
             proxy.fault("GET", status=503, headers={"Retry-After": "600"}),
             pytest.raises(TargetError, match="503"),
@@ -124,34 +126,40 @@ class TestTrouble:
             api.get(CONFIG_MAP, namespace, "one")
         assert slept.seconds == []
 
-    def test_patience_has_an_end(self, api: Api, namespace: str, proxy: Proxy, slept: Slept) -> None:
+    def test_the_number_of_attempts_is_limited(
+        self, api: Api, namespace: str, proxy: Proxy, slept: Slept
+    ) -> None:
         with proxy.fault("GET", status=500, times=99) as fault, pytest.raises(TargetError, match="HTTP 500"):
             api.get(CONFIG_MAP, namespace, "one")
         assert fault.seen == Retry().attempts
         assert sum(slept.seconds) < 10
 
-    def test_an_answer_that_breaks_off_is_asked_for_again(
+    def test_a_request_is_sent_again_if_its_answer_breaks_off(
         self, api: Api, kube: Kube, namespace: str, proxy: Proxy
     ) -> None:
         kube.create(CONFIG_MAP.path(namespace), config_map(namespace, a="1" * 1000))
         with proxy.fault("GET", cut=100, times=2):
             assert api.get(CONFIG_MAP, namespace, "one")["data"] == {"a": "1" * 1000}
 
-    def test_an_answer_that_is_lost_is_asked_for_again_where_that_does_no_harm(
+    def test_a_request_is_sent_again_if_its_answer_is_lost(
         self, api: Api, namespace: str, proxy: Proxy
     ) -> None:
         with proxy.fault("PATCH", lost=True):
             assert api.apply(CONFIG_MAP, config_map(namespace, a="1"))["data"] == {"a": "1"}
 
-    def test_silence_is_not_waited_for(self, kubeconfig: Path, namespace: str, proxy: Proxy) -> None:
+    def test_an_api_server_that_does_not_answer_is_an_error(
+        self, kubeconfig: Path, namespace: str, proxy: Proxy
+    ) -> None:
         impatient = Api(connect(str(kubeconfig), None, patience(answer=0.2)))
         with proxy.fault("GET", before=1.0, times=1):
             assert impatient.get(CONFIG_MAP, namespace, "one") is None
         with proxy.fault("GET", before=0.5, times=9), pytest.raises(TargetError, match="does not answer"):
             impatient.get(CONFIG_MAP, namespace, "one")
 
-    def test_no_server(self, kube: Kube, tmp_path: Path, slept: Slept) -> None:
-        path = tmp_path / "nobody"
+    def test_an_api_server_that_does_not_listen_is_an_error(
+        self, kube: Kube, tmp_path: Path, slept: Slept
+    ) -> None:
+        path = tmp_path / "guest"
         path.write_text(yaml.safe_dump(kube.kubeconfig(ADMIN, server="https://127.0.0.1:1")))
         with pytest.raises(TargetError, match="cannot reach") as caught:
             Api(connect(str(path), None, patience(slept))).get(CONFIG_MAP, "default", "one")
@@ -159,11 +167,11 @@ class TestTrouble:
 
 
 class TestRefusals:
-    def test_an_unknown_kind(self, api: Api, namespace: str) -> None:
+    def test_an_unknown_kind_is_refused(self, api: Api, namespace: str) -> None:
         with pytest.raises(UnknownKindError, match="does not know this kind"):
             api.list(UNKNOWN, namespace)
 
-    def test_a_value_of_the_wrong_type(self, api: Api, namespace: str) -> None:
+    def test_a_value_of_the_wrong_type_names_the_field(self, api: Api, namespace: str) -> None:
         wrong = {
             "apiVersion": "serving.kserve.io/v1beta1",
             "kind": "InferenceService",
@@ -173,7 +181,7 @@ class TestRefusals:
         with pytest.raises(RolloutFailedError, match="minReplicas"):
             api.apply(INFERENCE_SERVICE, wrong)
 
-    def test_a_webhook(self, api: Api, namespace: str, proxy: Proxy) -> None:
+    def test_a_webhook_that_denies_a_request_is_quoted(self, api: Api, namespace: str, proxy: Proxy) -> None:
         said = 'admission webhook "inferenceservice.validator" denied the request: minReplicas > maxReplicas'
         with (
             proxy.fault("PATCH", status=400, message=said),
@@ -181,7 +189,7 @@ class TestRefusals:
         ):
             api.apply(CONFIG_MAP, config_map(namespace))
 
-    def test_a_webhook_that_is_down(self, api: Api, namespace: str, proxy: Proxy) -> None:
+    def test_a_webhook_that_does_not_answer_has_a_hint(self, api: Api, namespace: str, proxy: Proxy) -> None:
         said = (
             'Internal error occurred: failed calling webhook "inferenceservice.defaulter": connection refused'
         )
@@ -189,22 +197,26 @@ class TestRefusals:
             api.apply(CONFIG_MAP, config_map(namespace))
         assert "controller" in (caught.value.hint or "")
 
-    def test_a_token_that_is_not_known(self, kube: Kube, tmp_path: Path, namespace: str) -> None:
+    def test_an_unknown_token_is_refused_and_not_quoted(
+        self, kube: Kube, tmp_path: Path, namespace: str
+    ) -> None:
         path = tmp_path / "stranger"
         path.write_text(yaml.safe_dump(kube.kubeconfig("secret-of-a-stranger")))
         with pytest.raises(RefusedError, match="credentials") as caught:
             Api(connect(str(path), None)).get(CONFIG_MAP, namespace, "one")
         assert "secret-of-a-stranger" not in repr(caught.value) + str(caught.value.hint)
 
-    def test_a_user_without_the_right(self, kube: Kube, tmp_path: Path, namespace: str) -> None:
-        path = tmp_path / "nobody"
-        path.write_text(yaml.safe_dump(kube.kubeconfig("nobody-token")))
+    def test_a_user_without_the_permission_is_refused(
+        self, kube: Kube, tmp_path: Path, namespace: str
+    ) -> None:
+        path = tmp_path / "guest"
+        path.write_text(yaml.safe_dump(kube.kubeconfig("guest-token")))
         api = Api(connect(str(path), None))
-        with pytest.raises(RefusedError, match="user nobody cannot list pods"):
+        with pytest.raises(RefusedError, match="user guest cannot list pods"):
             api.list(POD, namespace)
         assert not api.allowed("list", POD, namespace)
 
-    def test_somebody_elses_certificate(self, kube: Kube, tmp_path: Path) -> None:
+    def test_a_certificate_of_another_authority_is_refused(self, kube: Kube, tmp_path: Path) -> None:
         import trustme
 
         other = tmp_path / "other.pem"
@@ -230,7 +242,7 @@ class TestKubeconfig:
         assert connection.namespace == namespace
         assert Api(connection).allowed("delete", POD, None)
 
-    def test_a_context_is_chosen(self, kube: Kube, tmp_path: Path) -> None:
+    def test_a_context_can_be_chosen(self, kube: Kube, tmp_path: Path) -> None:
         config = kube.kubeconfig(ADMIN)
         config["contexts"].append(
             {"name": "other", "context": {"cluster": "test", "user": "test", "namespace": "elsewhere"}}
@@ -243,24 +255,24 @@ class TestKubeconfig:
             connect(str(path), "no-such")
         assert "--context" in (caught.value.hint or "")
 
-    def test_no_kubeconfig(self, tmp_path: Path) -> None:
+    def test_a_missing_kubeconfig_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="the file does not exist"):
             connect(str(tmp_path / "missing"), None)
 
     @pytest.mark.parametrize("text", ["[1, 2]", "hello"])
-    def test_what_is_no_kubeconfig(self, tmp_path: Path, text: str) -> None:
+    def test_an_invalid_kubeconfig_is_an_error(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "config").write_text(text)
         with pytest.raises(ConfigError, match="it is not a kubeconfig"):
             connect(str(tmp_path / "config"), None)
 
-    def test_a_broken_one_is_not_quoted(self, tmp_path: Path) -> None:
+    def test_an_error_does_not_quote_the_kubeconfig(self, tmp_path: Path) -> None:
         path = tmp_path / "config"
         path.write_text("users: [{name: a, user: {token: planted-secret}\n  : :")
         with pytest.raises(ConfigError) as caught:
             connect(str(path), None)
         assert "planted-secret" not in str(caught.value) + str(caught.value.__cause__)
 
-    def test_an_exec_plugin_gives_the_token(self, kube: Kube, tmp_path: Path, namespace: str) -> None:
+    def test_an_exec_plugin_returns_the_token(self, kube: Kube, tmp_path: Path, namespace: str) -> None:
         plugin = tmp_path / "plugin.py"
         credential = {
             "apiVersion": "client.authentication.k8s.io/v1beta1",
@@ -280,7 +292,7 @@ class TestKubeconfig:
         path.write_text(yaml.safe_dump(config))
         assert Api(connect(str(path), None)).get(CONFIG_MAP, namespace, "none") is None
 
-    def test_keys_in_the_kubeconfig_leave_no_file(
+    def test_keys_in_the_kubeconfig_leave_no_files(
         self, kube: Kube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         import base64
@@ -296,15 +308,15 @@ class TestKubeconfig:
         folder = tmp_path / "temporary"
         folder.mkdir()
         monkeypatch.setattr(tempfile, "tempdir", str(folder))
-        for _ in range(2):  # the client library remembers the files that it wrote
+        for _ in range(2):  # no key is left in a temporary file
             connect(str(path), None)
             assert list(folder.iterdir()) == []
 
 
-def test_nothing_is_asked_before_it_is_needed(tmp_path: Path) -> None:
+def test_connecting_sends_no_request(tmp_path: Path) -> None:
     Cluster(KServeTarget(kubeconfig=str(tmp_path / "missing")))
 
 
-def test_kubernetes_is_loaded_only_for_a_cluster() -> None:
+def test_the_kubernetes_package_is_not_imported() -> None:
     code = "import sys, deployer.targets.kserve; sys.exit('kubernetes' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Documents on a real API server: nothing pruned, nothing written twice, nothing taken from others."""
+"""Applies documents on a real API server: no field is pruned, written twice or taken from others."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def live(kube: Kube, namespace: str, kind: str = "inferenceservices", name: str 
 
 
 def lost(sent: Any, stored: Any, path: str = "") -> list[str]:
-    """Return the paths of what was sent and is not stored just so."""
+    """Return the paths of the fields that are not stored as sent."""
     if isinstance(sent, dict) and isinstance(stored, dict):
         return [x for key in sent for x in lost(sent[key], stored.get(key), f"{path}.{key}")]
     if isinstance(sent, list) and isinstance(stored, list) and len(sent) == len(stored):
@@ -47,7 +47,7 @@ def lost(sent: Any, stored: Any, path: str = "") -> list[str]:
         {"protocol_version": "v2", "min_replicas": 0, "max_replicas": 3},
     ],
 )
-def test_not_one_field_is_pruned(
+def test_no_field_is_pruned(
     cluster: Cluster, kube: Kube, namespace: str, mode: str, serving: dict[str, Any]
 ) -> None:
     sent = documents(namespace, mode=mode, percent=100 if mode == "Standard" else 10, **serving)
@@ -57,7 +57,7 @@ def test_not_one_field_is_pruned(
     assert lost(runtime, live(kube, namespace, "servingruntimes", runtime["metadata"]["name"])) == []
 
 
-def test_kserves_own_crds_are_used_where_they_are_named(kube: Kube) -> None:
+def test_kserves_crds_are_used_if_given(kube: Kube) -> None:
     crd = kube.get(
         "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/inferenceservices.serving.kserve.io"
     )
@@ -66,7 +66,9 @@ def test_kserves_own_crds_are_used_where_they_are_named(kube: Kube) -> None:
     assert whole == bool(os.environ.get("KSERVE_CRDS"))
 
 
-def test_what_is_applied_agrees_with_what_is_live(cluster: Cluster, kube: Kube, namespace: str) -> None:
+def test_a_live_service_agrees_with_the_applied_document(
+    cluster: Cluster, kube: Kube, namespace: str
+) -> None:
     sent = documents(namespace, cpu="1500m", memory="2048Mi")
     roll(cluster, sent)
     assert agrees(live(kube, namespace), sent.service)
@@ -82,7 +84,7 @@ def test_what_is_applied_agrees_with_what_is_live(cluster: Cluster, kube: Kube, 
     assert not agrees(live(kube, namespace), documents(namespace, B).service)
 
 
-def test_a_canary_that_is_promoted_is_a_difference(cluster: Cluster, kube: Kube, namespace: str) -> None:
+def test_promoting_a_canary_is_a_difference(cluster: Cluster, kube: Kube, namespace: str) -> None:
     roll(cluster, documents(namespace, mode="Knative", percent=10))
     promoted = documents(namespace, mode="Knative")
     assert not agrees(live(kube, namespace), promoted.service)
@@ -99,7 +101,9 @@ def test_applying_again_changes_nothing(cluster: Cluster, kube: Kube, namespace:
 
 
 class TestOthers:
-    def test_a_conflict_names_field_and_holder(self, cluster: Cluster, kube: Kube, namespace: str) -> None:
+    def test_a_conflict_names_the_field_and_its_manager(
+        self, cluster: Cluster, kube: Kube, namespace: str
+    ) -> None:
         roll(cluster, documents(namespace))
         kube.merge(
             f"{DIGITS.format(namespace)}?fieldManager=kubectl-edit",
@@ -109,7 +113,7 @@ class TestOthers:
             roll(cluster, documents(namespace, image="ours"))
         assert live(kube, namespace)["spec"]["predictor"]["model"]["image"] == "theirs"
 
-    def test_force_takes_it(self, kubeconfig: Path, kube: Kube, namespace: str) -> None:
+    def test_force_takes_over_the_field(self, kubeconfig: Path, kube: Kube, namespace: str) -> None:
         with Cluster(KServeTarget(kubeconfig=str(kubeconfig)), force_conflicts=True) as cluster:
             roll(cluster, documents(namespace))
             kube.merge(
@@ -119,14 +123,14 @@ class TestOthers:
             roll(cluster, documents(namespace, max_replicas=2))
         assert live(kube, namespace)["spec"]["predictor"]["maxReplicas"] == 2
 
-    def test_what_others_add_stays(self, cluster: Cluster, kube: Kube, namespace: str) -> None:
+    def test_fields_added_by_others_stay(self, cluster: Cluster, kube: Kube, namespace: str) -> None:
         roll(cluster, documents(namespace))
         kube.merge(DIGITS.format(namespace), {"metadata": {"annotations": {"theirs": "kept"}}})
         roll(cluster, documents(namespace, B))
         assert live(kube, namespace)["metadata"]["annotations"]["theirs"] == "kept"
 
     @pytest.mark.parametrize("autoscaler", ["external", "keda", "hpa"])
-    def test_replicas_are_left_to_whoever_took_them_over(
+    def test_replicas_that_an_autoscaler_manages_stay(
         self, cluster: Cluster, kube: Kube, namespace: str, autoscaler: str
     ) -> None:
         roll(cluster, documents(namespace))
@@ -142,7 +146,9 @@ class TestOthers:
         assert (predictor["minReplicas"], predictor["maxReplicas"]) == (4, 9)
         assert predictor["model"]["storageUri"].endswith(f"{B}/")
 
-    def test_a_mode_that_cannot_be_changed(self, cluster: Cluster, kube: Kube, namespace: str) -> None:
+    def test_the_deployment_mode_cannot_be_changed(
+        self, cluster: Cluster, kube: Kube, namespace: str
+    ) -> None:
         roll(cluster, documents(namespace, mode="Standard"))
         with pytest.raises(ConfigError, match="served in Standard mode") as caught:
             warned(cluster, documents(namespace, mode="Knative"))
@@ -158,32 +164,32 @@ WRITES = [
 ]
 
 
-class TestBrokenOff:
-    """A command that dies between any two writes is simply run again."""
+class TestInterrupted:
+    """A command that is killed between two writes can be run again."""
 
     @pytest.mark.parametrize("where", WRITES)
-    def test_an_answer_that_is_lost(
+    def test_a_lost_answer_changes_nothing(
         self, cluster: Cluster, kube: Kube, namespace: str, proxy: Proxy, where: str
     ) -> None:
         with proxy.fault(where, lost=True) as fault:
             roll(cluster, documents(namespace))
         assert fault.seen == 1
-        self.ends_right(cluster, kube, namespace)
+        self.check_next_rollout(cluster, kube, namespace)
 
     @pytest.mark.parametrize("where", WRITES)
     @pytest.mark.parametrize("status", [403, 409, 422])
-    def test_a_refusal(
+    def test_a_refusal_is_recovered_by_the_next_rollout(
         self, quick: Cluster, kube: Kube, namespace: str, proxy: Proxy, where: str, status: int
     ) -> None:
         with (
             proxy.fault(where, status=status, times=99),
-            pytest.raises(KdeployError, match="the test wants it"),
+            pytest.raises(KdeployError, match="a fault of the test"),
         ):
             roll(quick, documents(namespace))
-        self.ends_right(quick, kube, namespace)
+        self.check_next_rollout(quick, kube, namespace)
 
     @staticmethod
-    def ends_right(cluster: Cluster, kube: Kube, namespace: str) -> None:
+    def check_next_rollout(cluster: Cluster, kube: Kube, namespace: str) -> None:
         sent = documents(namespace)
         roll(cluster, sent)
         service = live(kube, namespace)
@@ -194,9 +200,9 @@ class TestBrokenOff:
 
 
 class TestDelete:
-    def test_nothing_is_left(self, cluster: Cluster, kube: Kube, namespace: str) -> None:
+    def test_deleting_a_service_leaves_nothing(self, cluster: Cluster, kube: Kube, namespace: str) -> None:
         if not kube.collects_garbage:
-            pytest.skip("there is no kube-controller-manager: bash tests/cluster/build-kube.sh builds one")
+            pytest.skip("kube-controller-manager not found; bash tests/cluster/build-kube.sh builds it")
         first = roll(cluster, documents(namespace))
         second = roll(cluster, documents(namespace, name="letters"))
         runtime = documents(namespace).runtime["metadata"]["name"]
@@ -213,10 +219,10 @@ class TestDelete:
             or cluster.journal.entries(first)
             or cluster.journal.entries(second)
         ):
-            assert time.monotonic() < end, "the runtime or the history is still there"
+            assert time.monotonic() < end, "the runtime or the journal still exists"
             time.sleep(0.1)
 
-    def test_owners_that_come_at_the_same_time_are_all_kept(
+    def test_owners_added_at_the_same_time_are_all_kept(
         self, cluster: Cluster, kube: Kube, namespace: str
     ) -> None:
         names = [f"service-{number}" for number in range(5)]
@@ -238,7 +244,7 @@ class TestDelete:
         held = live(kube, namespace, "servingruntimes", runtime)["metadata"]["ownerReferences"]
         assert sorted(owner["name"] for owner in held) == names
 
-    def test_a_lost_answer_does_not_make_it_nothing(
+    def test_a_delete_whose_answer_is_lost_reports_the_service(
         self, cluster: Cluster, namespace: str, proxy: Proxy
     ) -> None:
         reference = roll(cluster, documents(namespace))
@@ -255,13 +261,13 @@ class TestDelete:
 
 
 class TestList:
-    def test_a_namespace_or_all(self, cluster: Cluster, namespace: str) -> None:
+    def test_one_namespace_or_all_are_listed(self, cluster: Cluster, namespace: str) -> None:
         roll(cluster, documents(namespace))
         assert [one.reference.name for one in cluster.services.list_all(namespace)] == ["digits"]
-        assert cluster.services.list_all("nowhere") == []
+        assert cluster.services.list_all("missing") == []
         assert namespace in {one.reference.namespace for one in cluster.services.list_all()}
 
-    def test_a_thousand_services_are_two_requests_at_most(
+    def test_a_thousand_services_take_two_requests_at_most(
         self, cluster: Cluster, kube: Kube, namespace: str, proxy: Proxy
     ) -> None:
         service = documents(namespace).service
@@ -275,7 +281,7 @@ class TestList:
 
 
 class TestReleases:
-    def test_in_traffic_and_in_use(self, cluster: Cluster, kube: Kube, namespace: str) -> None:
+    def test_releases_with_traffic_are_in_use(self, cluster: Cluster, kube: Kube, namespace: str) -> None:
         reference = roll(cluster, documents(namespace, A, mode="Knative"))
         play = Play(kube, namespace)
         play.revision(A, 1)
@@ -292,8 +298,8 @@ class TestReleases:
         assert [(share.percent, share.release) for share in live.status.traffic] == [(10, B), (90, A)]
         assert {f"digits/{A}", f"digits/{B}"} <= cluster.services.releases_in_use()
 
-    def test_the_mode_is_found_out(self, cluster: Cluster, kubeconfig: Path, kube: Kube) -> None:
-        assert cluster.services.capabilities().deployment_mode == "Knative"  # its CRDs are there
+    def test_the_deployment_mode_is_discovered(self, cluster: Cluster, kubeconfig: Path, kube: Kube) -> None:
+        assert cluster.services.capabilities().deployment_mode == "Knative"  # its CRDs are installed
         kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": "kserve"}})
         deploy = '{"defaultDeploymentMode": "RawDeployment"}'
         config = {"metadata": {"name": "inferenceservice-config"}, "data": {"deploy": deploy}}

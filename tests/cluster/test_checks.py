@@ -1,4 +1,4 @@
-"""What is looked at on a cluster before the first write: real objects, each asked for once."""
+"""Checks on a cluster before the first write: they read each object once."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ RUNTIMES = "/apis/serving.kserve.io/v1alpha1"
 GATEWAYS = "/apis/gateway.networking.k8s.io/v1/namespaces/kserve/gateways"
 
 
-def on_theirs(namespace: str, mode: str = "Standard") -> Bundle:
-    """Render a release for a runtime of the cluster's own."""
+def on_cluster_runtime(namespace: str, mode: str = "Standard") -> Bundle:
+    """Render a release for a runtime of the cluster."""
     return documents(namespace, mode=mode, runtime="theirs")
 
 
@@ -52,7 +52,7 @@ def refused(*what: str) -> Iterator[None]:
         assert one in caught.value.what
 
 
-def test_each_object_is_asked_for_once(
+def test_each_object_is_read_once(
     cluster: Cluster, kserve: Callable[..., None], put: Put, namespace: str, proxy: Proxy
 ) -> None:
     kserve(mode="Knative", version="0.15.2", enableGatewayApi=True, kserveIngressGateway="kserve/gateway")
@@ -71,16 +71,16 @@ def test_each_object_is_asked_for_once(
     assert proxy.writes() == []
 
 
-def test_a_namespace_that_is_not_there(cluster: Cluster, kube: Kube) -> None:
-    with refused("namespace nowhere not found"):
-        warned(cluster, documents("nowhere"))
+def test_a_missing_namespace_is_a_failure(cluster: Cluster, kube: Kube) -> None:
+    with refused("namespace missing not found"):
+        warned(cluster, documents("missing"))
     control_plane = {"metadata": {"name": "plane", "labels": {"control-plane": "x"}}}
     kube.request("POST", "/api/v1/namespaces", control_plane)
     with refused("the namespace of a control plane"):
         warned(cluster, documents("plane"))
 
 
-def test_the_domain_template_is_kserves(
+def test_kserves_domain_template_is_used(
     cluster: Cluster, kserve: Callable[..., None], kube: Kube, kubeconfig: Path
 ) -> None:
     long = "n" * 50
@@ -99,7 +99,7 @@ def test_the_domain_template_is_kserves(
     assert details["KServe"] == "0.20.0, Standard mode by default"
 
 
-def test_a_gateway_that_is_not_there(
+def test_a_missing_gateway_is_a_failure(
     cluster: Cluster, kserve: Callable[..., None], put: Put, namespace: str
 ) -> None:
     kserve(enableGatewayApi=True, kserveIngressGateway="kserve/gateway")
@@ -109,36 +109,36 @@ def test_a_gateway_that_is_not_there(
     assert warned(cluster, documents(namespace)) == []
 
 
-def test_a_runtime_of_the_clusters_own(cluster: Cluster, kube: Kube, namespace: str, put: Put) -> None:
+def test_a_runtime_of_the_cluster_is_checked(cluster: Cluster, kube: Kube, namespace: str, put: Put) -> None:
     with refused("ServingRuntime or ClusterServingRuntime theirs not found"):
-        warned(cluster, on_theirs(namespace))
+        warned(cluster, on_cluster_runtime(namespace))
     put(f"{RUNTIMES}/clusterservingruntimes", "theirs", kind="ClusterServingRuntime", **runtime())
-    assert warned(cluster, on_theirs(namespace)) == []
-    # One of the namespace comes before one of the cluster.
+    assert warned(cluster, on_cluster_runtime(namespace)) == []
+    # A ServingRuntime of the namespace wins over a ClusterServingRuntime.
     here = {"metadata": {"name": "theirs"}, "kind": "ServingRuntime", **runtime(protocolVersions=["v2"])}
     kube.create(f"{RUNTIMES}/namespaces/{namespace}/servingruntimes", here)
     with refused("theirs supports protocol v2, not v1"):
-        warned(cluster, on_theirs(namespace))
+        warned(cluster, on_cluster_runtime(namespace))
 
 
-def test_what_a_runtime_needs_of_knative(
+def test_a_runtime_that_needs_a_knative_feature(
     cluster: Cluster, kserve: Callable[..., None], put: Put, namespace: str, proxy: Proxy
 ) -> None:
     kserve(mode="Knative")
     picky = runtime(nodeSelector={"gpu": "a100"})
     put(f"{RUNTIMES}/clusterservingruntimes", "theirs", kind="ClusterServingRuntime", **picky)
     with refused("Knative rejects nodeSelector while its feature kubernetes.podspec-nodeselector is off"):
-        warned(cluster, on_theirs(namespace, "Knative"))
+        warned(cluster, on_cluster_runtime(namespace, "Knative"))
     flags = {"kubernetes.podspec-nodeselector": "enabled"}
     put(CONFIG_MAPS.format("knative-serving"), "config-features", data=flags)
-    assert warned(cluster, on_theirs(namespace, "Knative")) == []
+    assert warned(cluster, on_cluster_runtime(namespace, "Knative")) == []
     assert warned(cluster, documents(namespace, mode="Knative")) == []
     assert [path for _, path in proxy.requests if "config-features" in path] == [
         "/api/v1/namespaces/knative-serving/configmaps/config-features"
     ] * 2
 
 
-def test_a_claim(cluster: Cluster, kube: Kube, namespace: str, put: Put) -> None:
+def test_a_claim_is_checked(cluster: Cluster, kube: Kube, namespace: str, put: Put) -> None:
     made = documents(namespace)
     made.service["spec"]["predictor"]["model"]["storageUri"] = "pvc://models/digits/"
     with refused("PersistentVolumeClaim models not found"):
@@ -159,7 +159,7 @@ def test_a_claim(cluster: Cluster, kube: Kube, namespace: str, put: Put) -> None
     assert "claim models is ReadWriteOnce" in warned(cluster, made)[0]
 
 
-def test_a_gpu_that_no_node_has_is_told(cluster: Cluster, kube: Kube, namespace: str, put: Put) -> None:
+def test_a_gpu_that_no_node_has_is_a_warning(cluster: Cluster, kube: Kube, namespace: str, put: Put) -> None:
     (said,) = warned(cluster, documents(namespace, gpu=2))
     assert said.startswith("no node has 2 nvidia.com/gpu now")
     put("/api/v1/nodes", f"node-{namespace}")
@@ -170,7 +170,7 @@ def test_a_gpu_that_no_node_has_is_told(cluster: Cluster, kube: Kube, namespace:
     assert warned(cluster, documents(namespace, gpu=2)) == []
 
 
-def test_a_document_is_as_large_as_the_api_server_takes(cluster: Cluster, kube: Kube, namespace: str) -> None:
+def test_a_document_larger_than_the_api_server_accepts(cluster: Cluster, kube: Kube, namespace: str) -> None:
     smaller, larger = (documents(namespace, env={"A": "x" * (DOCUMENT_MAX + by)}) for by in (-4096, 4096))
     assert warned(cluster, smaller) == []
     with refused("and the API server accepts 1,572,864"):
@@ -180,24 +180,24 @@ def test_a_document_is_as_large_as_the_api_server_takes(cluster: Cluster, kube: 
     assert "too large" in made[0][1]["message"]
 
 
-def test_a_cluster_without_kserve(cluster: Cluster, proxy: Proxy, namespace: str) -> None:
+def test_a_cluster_without_kserve_is_refused(cluster: Cluster, proxy: Proxy, namespace: str) -> None:
     with proxy.fault("GET /apis/serving.kserve.io/v1beta1$", status=404, message="page not found", times=9):
         found = doctor(cluster, documents(namespace))
     assert [(one.name, one.status) for one in found] == [("cluster", "ok"), ("KServe", "failure")]
 
 
-def test_the_doctor_tells_what_may_not_be_read(
+def test_the_doctor_names_the_checks_that_it_cannot_make(
     kube: Kube, proxy: Proxy, namespace: str, tmp_path: Path
 ) -> None:
-    path = tmp_path / "nobody"
-    path.write_text(yaml.safe_dump(kube.kubeconfig("nobody-token", server=proxy.url, namespace=namespace)))
+    path = tmp_path / "guest"
+    path.write_text(yaml.safe_dump(kube.kubeconfig("guest-token", server=proxy.url, namespace=namespace)))
     rule = {"apiGroups": ["serving.kserve.io"], "resources": ["inferenceservices"], "verbs": ["get"]}
     rbac = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}"
-    kube.create(f"{rbac}/roles", {"metadata": {"name": "nobody"}, "rules": [rule]})
-    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "nobody"}
-    user = {"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "nobody"}
+    kube.create(f"{rbac}/roles", {"metadata": {"name": "guest"}, "rules": [rule]})
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "guest"}
+    user = {"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "guest"}
     kube.create(
-        f"{rbac}/rolebindings", {"metadata": {"name": "nobody"}, "roleRef": reference, "subjects": [user]}
+        f"{rbac}/rolebindings", {"metadata": {"name": "guest"}, "roleRef": reference, "subjects": [user]}
     )
     made = documents(namespace, mode="Knative", gpu=1, runtime="theirs")
     made.service["spec"]["predictor"]["model"]["storageUri"] = "pvc://models/digits/"

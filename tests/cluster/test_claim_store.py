@@ -1,4 +1,4 @@
-"""A model store in a claim, the whole way: command, API server, and a kubelet that the tests stand in for."""
+"""A model store in a claim, from the command through the API server to a simulated kubelet."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ uri = "pvc://models/a/b"
 kind = "kserve"
 deployment-mode = "Standard"
 """
-SIZE = 24_000_000  # of the weights; more than a segment, and less than two
+SIZE = 24_000_000  # bytes of the weights: between one and two segments of an upload
 SEGMENT = 16 << 20
 CLAIM = {
     "metadata": {"name": "models"},
@@ -92,7 +92,7 @@ def kdeploy(
 
 @pytest.fixture
 def large(kdeploy: Kdeploy) -> None:
-    """Let the weights be more than one segment of an upload."""
+    """Write weights larger than one segment of an upload."""
     Path("weights.pt").write_bytes(os.urandom(SIZE))
 
 
@@ -101,7 +101,7 @@ def pods(kube: Kube, namespace: str) -> list[str]:
     return [pod["metadata"]["name"] for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
 
-def test_pushed_listed_verified_and_pruned(
+def test_releases_are_pushed_listed_verified_and_pruned(
     kdeploy: Kdeploy, kubelet: Kubelet, claim: None, large: None, kube: Kube, namespace: str
 ) -> None:
     pushed = kdeploy("push")
@@ -141,9 +141,7 @@ def test_flags_choose_the_cluster_of_the_claim(
         assert ended.code == 0, ended.err
 
 
-def test_the_pod_is_as_strict_as_pod_security_wants_it(
-    kdeploy: Kdeploy, kubelet: Kubelet, claim: None
-) -> None:
+def test_the_pod_satisfies_restricted_pod_security(kdeploy: Kdeploy, kubelet: Kubelet, claim: None) -> None:
     assert kdeploy("releases", "--set", "store.helper-image=busybox").code == 0
     (pod,) = kubelet.pods
     spec = pod["spec"]
@@ -156,7 +154,7 @@ def test_the_pod_is_as_strict_as_pod_security_wants_it(
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
-def test_looking_ahead_makes_no_pod(kdeploy: Kdeploy, claim: None, proxy: Proxy) -> None:
+def test_a_plan_creates_no_pod(kdeploy: Kdeploy, claim: None, proxy: Proxy) -> None:
     assert "unless it is in the model store" in kdeploy("plan").out
     documents = json.loads(kdeploy("render", "-o", "json").out)
     assert [document["kind"] for document in documents] == ["ServingRuntime", "InferenceService"]
@@ -167,17 +165,17 @@ def test_looking_ahead_makes_no_pod(kdeploy: Kdeploy, claim: None, proxy: Proxy)
     assert [path for _, path in proxy.writes() if "dryRun=All" not in path] == []
 
 
-def test_the_pod_is_gone_before_the_service_comes(
+def test_the_pod_is_deleted_before_the_service_is_created(
     kdeploy: Kdeploy, kubelet: Kubelet, claim: None, proxy: Proxy
 ) -> None:
-    """A volume that one node alone may mount would otherwise be in the way of what serves."""
+    """Otherwise a ReadWriteOnce volume could keep the service's pods from mounting it."""
     assert kdeploy("rollout", "--no-wait").code == 0
     wrote = [f"{method} {path}" for method, path in proxy.writes() if "/pods" in path or "inference" in path]
     assert [line.split("/")[0] for line in wrote] == ["POST ", "DELETE ", "PATCH "]
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_stream_that_breaks_anywhere_is_gone_on_with(
+def test_a_broken_stream_is_resumed(
     kdeploy: Kdeploy, kubelet: Kubelet, claim: None, large: None, proxy: Proxy, seed: int
 ) -> None:
     moments = random.Random(seed)
@@ -190,7 +188,9 @@ def test_a_stream_that_breaks_anywhere_is_gone_on_with(
     assert kdeploy("verify").code == 0
 
 
-def test_an_api_server_in_trouble(kdeploy: Kdeploy, kubelet: Kubelet, claim: None, proxy: Proxy) -> None:
+def test_a_failing_api_server_is_retried(
+    kdeploy: Kdeploy, kubelet: Kubelet, claim: None, proxy: Proxy
+) -> None:
     with (
         proxy.fault("GET .*/exec", status=500),
         proxy.fault("GET .*/exec", status=503),
@@ -202,7 +202,7 @@ def test_an_api_server_in_trouble(kdeploy: Kdeploy, kubelet: Kubelet, claim: Non
     assert len(kubelet.commands) > 1
 
 
-def test_it_is_said_when_the_stream_breaks_again_and_again(
+def test_a_stream_that_keeps_breaking_is_an_error(
     kdeploy: Kdeploy,
     kubelet: Kubelet,
     claim: None,
@@ -218,7 +218,7 @@ def test_it_is_said_when_the_stream_breaks_again_and_again(
     assert pods(kube, namespace) == []
 
 
-def test_a_tail_that_exec_loses_is_sent_again(
+def test_the_end_of_stdin_that_exec_loses_is_sent_again(
     kdeploy: Kdeploy, kubelet: Kubelet, claim: None, large: None
 ) -> None:
     kubelet.loses = [0, 50_000]
@@ -227,7 +227,7 @@ def test_a_tail_that_exec_loses_is_sent_again(
     assert SIZE < kubelet.received < SIZE + SEGMENT
 
 
-def test_a_stream_that_stalls_is_given_up_and_gone_on_with(
+def test_a_stalled_stream_is_resumed(
     kdeploy: Kdeploy, kubelet: Kubelet, claim: None, large: None, be_patient: Callable[..., None]
 ) -> None:
     be_patient(stream=0.7)
@@ -236,7 +236,7 @@ def test_a_stream_that_stalls_is_given_up_and_gone_on_with(
     assert kubelet.stalls == 0
 
 
-def test_an_image_without_a_shell(kdeploy: Kdeploy, kubelet: Kubelet, claim: None) -> None:
+def test_an_image_without_a_shell_is_an_error(kdeploy: Kdeploy, kubelet: Kubelet, claim: None) -> None:
     kubelet.refuses = 'error executing command in container: exec: "sh": executable file not found in $PATH'
     ended = kdeploy("push")
     assert ended.code == 5
@@ -244,7 +244,7 @@ def test_an_image_without_a_shell(kdeploy: Kdeploy, kubelet: Kubelet, claim: Non
     assert "store.helper-image" in ended.err
 
 
-def test_a_pod_that_ends_is_replaced(
+def test_a_pod_that_ended_is_replaced(
     kdeploy: Kdeploy, kubelet: Kubelet, claim: None, large: None, kube: Kube, namespace: str
 ) -> None:
     def end_it() -> None:
@@ -276,7 +276,7 @@ def start(kdeploy: Kdeploy) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 
 
 @pytest.mark.parametrize(("by", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_it_takes_its_pod_along(
+def test_an_interrupted_command_deletes_its_pod(
     start: Callable[..., subprocess.Popen[bytes]],
     kubelet: Kubelet,
     claim: None,
@@ -293,7 +293,7 @@ def test_interrupted_it_takes_its_pod_along(
     assert pods(kube, namespace) == []
 
 
-def test_killed_it_goes_on_and_its_pod_is_swept_once_it_ended(
+def test_the_next_push_resumes_a_killed_one_and_deletes_its_ended_pod(
     kdeploy: Kdeploy,
     start: Callable[..., subprocess.Popen[bytes]],
     kubelet: Kubelet,
@@ -311,13 +311,15 @@ def test_killed_it_goes_on_and_its_pod_is_swept_once_it_ended(
     kubelet.received = 0
     assert kdeploy("push").code == 0
     assert kubelet.received < SIZE - SEGMENT + 100_000
-    assert pods(kube, namespace) == [left]  # it may be another command's, and at work
+    assert pods(kube, namespace) == [left]  # another command can still use it
     kubelet.set_status(left, {"phase": "Failed", "reason": "DeadlineExceeded"})
     assert kdeploy("verify").code == 0
     assert pods(kube, namespace) == []
 
 
-def test_a_claim_is_made_if_asked(kdeploy: Kdeploy, kubelet: Kubelet, kube: Kube, namespace: str) -> None:
+def test_a_claim_is_created_on_request(
+    kdeploy: Kdeploy, kubelet: Kubelet, kube: Kube, namespace: str
+) -> None:
     ended = kdeploy("push")
     assert ended.code == 5
     assert f"PersistentVolumeClaim models not found in namespace {namespace}" in ended.err
@@ -329,7 +331,7 @@ def test_a_claim_is_made_if_asked(kdeploy: Kdeploy, kubelet: Kubelet, kube: Kube
     assert made["resources"]["requests"]["storage"] == "10Gi"
 
 
-def test_what_cannot_run_is_said_at_once(
+def test_a_pod_that_cannot_run_fails_immediately(
     kdeploy: Kdeploy, kubelet: Kubelet, claim: None, kube: Kube, namespace: str
 ) -> None:
     waiting = {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}
@@ -342,7 +344,7 @@ def test_what_cannot_run_is_said_at_once(
     assert pods(kube, namespace) == []
 
 
-def test_a_pod_that_ends_before_it_ran(kdeploy: Kdeploy, kubelet: Kubelet, claim: None) -> None:
+def test_a_pod_that_ends_before_it_runs_is_an_error(kdeploy: Kdeploy, kubelet: Kubelet, claim: None) -> None:
     ended_so = {"terminated": {"exitCode": 128, "reason": "StartError", "message": "no sleep in this image"}}
     container = {"name": "shell", "image": "i", "imageID": "", "ready": False, "restartCount": 0}
     kubelet.status = {"phase": "Failed", "containerStatuses": [{**container, "state": ended_so}]}
@@ -351,7 +353,7 @@ def test_a_pod_that_ends_before_it_ran(kdeploy: Kdeploy, kubelet: Kubelet, claim
     assert "ended before it ran: StartError: no sleep in this image" in ended.err
 
 
-def test_what_it_waits_for_is_told(
+def test_the_reason_for_waiting_is_a_warning(
     kdeploy: Kdeploy, kubelet: Kubelet, claim: None, be_patient: Callable[..., None]
 ) -> None:
     message = "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims."
@@ -365,7 +367,7 @@ def test_what_it_waits_for_is_told(
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["proxy-url", "HTTPS_PROXY"])
-def test_through_a_proxy(
+def test_a_push_goes_through_a_proxy(
     kube: Kube,
     kubelet: Kubelet,
     claim: None,
@@ -381,7 +383,7 @@ def test_through_a_proxy(
     config["clusters"][0]["cluster"]["tls-server-name"] = "localhost"
     if named:
         config["clusters"][0]["cluster"]["proxy-url"] = url
-        monkeypatch.setenv("NO_PROXY", "*")  # is about the environment's
+        monkeypatch.setenv("NO_PROXY", "*")  # names the environment's proxy
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9" if named else url)
     (tmp_path / "proxied").write_text(yaml.safe_dump(config))
     assert run_there(tmp_path / "proxied") == "hello wörld\n".encode()
@@ -391,7 +393,7 @@ def test_through_a_proxy(
     tunnel.close()
 
 
-def test_no_proxy_of_the_environment_leads_to_this_machine(
+def test_the_environments_proxy_is_not_used_for_loopback(
     kubelet: Kubelet, claim: None, straight: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
@@ -406,7 +408,9 @@ def run_there(kubeconfig: Path) -> bytes:
         return said
 
 
-def test_a_quota_refuses(kdeploy: Kdeploy, kubelet: Kubelet, claim: None, proxy: Proxy) -> None:
+def test_a_quota_that_rejects_the_pod_is_an_error(
+    kdeploy: Kdeploy, kubelet: Kubelet, claim: None, proxy: Proxy
+) -> None:
     said = 'pods "x" is forbidden: exceeded quota: team, requested: pods=1, used: pods=5, limited: pods=5'
     with proxy.fault("POST .*/pods", status=403, message=said):
         ended = kdeploy("push")
@@ -414,14 +418,14 @@ def test_a_quota_refuses(kdeploy: Kdeploy, kubelet: Kubelet, claim: None, proxy:
     assert "exceeded quota: team" in ended.err
 
 
-def test_one_node_cannot_read_it(kdeploy: Kdeploy, proxy: Proxy) -> None:
+def test_the_local_target_cannot_read_a_claim(kdeploy: Kdeploy, proxy: Proxy) -> None:
     ended = kdeploy("rollout", "--set", 'targets={"l": {"kind": "local"}}')
     assert ended.code == 3
     assert "not from pvc://" in ended.err
     assert proxy.requests == []
 
 
-def test_the_doctor_looks_at_the_claim(kdeploy: Kdeploy, kube: Kube, namespace: str) -> None:
+def test_the_doctor_checks_the_claim(kdeploy: Kdeploy, kube: Kube, namespace: str) -> None:
     def finding(*flags: str) -> tuple[str, str]:
         found = json.loads(kdeploy("doctor", "-o", "json", *flags).out)
         (one,) = [each for each in found if each["name"] == "claim"]
@@ -436,7 +440,7 @@ def test_the_doctor_looks_at_the_claim(kdeploy: Kdeploy, kube: Kube, namespace: 
     assert several == ("warning", "claim models is ReadWriteOnce: replicas on other nodes cannot start")
 
 
-def test_the_role_knows_of_claims_only_where_there_is_one(kdeploy: Kdeploy, kubeconfig: Path) -> None:
+def test_the_role_includes_claims_only_if_the_store_is_one(kdeploy: Kdeploy, kubeconfig: Path) -> None:
     role = json.loads(kdeploy("render", "--rbac", "-o", "json").out)[1]
     rules = {rule["resources"][0]: rule["verbs"] for rule in role["rules"]}
     assert rules["persistentvolumeclaims"] == ["get"]

@@ -1,4 +1,4 @@
-"""`kdeploy` on a cluster, as people type it."""
+"""`kdeploy` commands on a cluster."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.cluster.proxy import Proxy
 from tests.contract.sides import side_of
 
 
-def test_a_second_rollout_of_the_same_writes_nothing(
+def test_a_second_rollout_of_a_release_writes_nothing(
     kdeploy: Kdeploy, rolled_out: str, proxy: Proxy, namespace: str
 ) -> None:
     proxy.requests.clear()
@@ -28,7 +28,9 @@ def test_a_second_rollout_of_the_same_writes_nothing(
     assert len(proxy.requests) <= 5
 
 
-def test_status_list_plan_and_delete(kdeploy: Kdeploy, rolled_out: str, namespace: str, play: Play) -> None:
+def test_status_list_plan_and_delete_work_on_a_cluster(
+    kdeploy: Kdeploy, rolled_out: str, namespace: str, play: Play
+) -> None:
     status = kdeploy("status").out
     assert "Ready" in status
     assert f"100% {rolled_out}" in status
@@ -44,7 +46,7 @@ def test_status_list_plan_and_delete(kdeploy: Kdeploy, rolled_out: str, namespac
     assert kdeploy("status").code == 11
 
 
-def test_from_any_machine(
+def test_commands_work_without_a_project(
     kdeploy: Kdeploy,
     rolled_out: str,
     play: Play,
@@ -52,7 +54,7 @@ def test_from_any_machine(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Where there is no kdeploy.toml, kubeconfig's cluster is the target, and a service has to be named."""
+    """Without kdeploy.toml, the kubeconfig's cluster is the target, and a command needs a service name."""
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert f"100% {rolled_out}" in kdeploy("status", "digits").out
@@ -73,7 +75,7 @@ def test_from_any_machine(
     assert list(Path().iterdir()) == []
 
 
-def test_a_failure_has_its_exit_code_and_says_why(kdeploy: Kdeploy, play: Play) -> None:
+def test_a_failed_rollout_exits_with_8_and_names_the_reason(kdeploy: Kdeploy, play: Play) -> None:
     assert kdeploy("rollout", "--no-wait").code == 0
     release = play.service()["metadata"]["labels"]["kdeploy.dev/release"]
     play.pod(release, main={"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}})
@@ -82,13 +84,13 @@ def test_a_failure_has_its_exit_code_and_says_why(kdeploy: Kdeploy, play: Play) 
     assert "ImagePullBackOff: the image of container kserve-container" in ended.err
 
 
-def test_a_time_out_has_another(kdeploy: Kdeploy) -> None:
+def test_a_timed_out_rollout_exits_with_9(kdeploy: Kdeploy) -> None:
     ended = kdeploy("rollout", "--timeout", "300ms")
     assert ended.code == 9
     assert "waiting for KServe to write a status" in ended.err
 
 
-def test_a_dry_run_asks_the_cluster_and_changes_nothing(
+def test_a_dry_run_on_the_server_changes_nothing(
     kdeploy: Kdeploy, proxy: Proxy, namespace: str, kube: Kube
 ) -> None:
     ended = kdeploy("rollout", "--dry-run", "server", "-o", "name")
@@ -103,7 +105,7 @@ def test_a_dry_run_asks_the_cluster_and_changes_nothing(
     assert (ended.code, "warning: no node has 1 nvidia.com/gpu now" in ended.err) == (0, True)
 
 
-def test_what_a_cluster_refuses(kdeploy: Kdeploy, rolled_out: str, proxy: Proxy) -> None:
+def test_a_rollout_that_cannot_work_is_refused(kdeploy: Kdeploy, rolled_out: str, proxy: Proxy) -> None:
     proxy.requests.clear()
     ended = kdeploy("rollout", "--canary", "10", "--set", "model.version=2.0")
     assert ended.code == 3
@@ -114,7 +116,7 @@ def test_what_a_cluster_refuses(kdeploy: Kdeploy, rolled_out: str, proxy: Proxy)
     assert kdeploy("predict", "x.png").code == 3
 
 
-BROKEN = ("--namespace", "nowhere", "--set", "serving.runtime=theirs")
+BROKEN = ("--namespace", "missing", "--set", "serving.runtime=theirs")
 
 
 @pytest.mark.parametrize(
@@ -128,17 +130,17 @@ BROKEN = ("--namespace", "nowhere", "--set", "serving.runtime=theirs")
     ],
     ids=" ".join,
 )
-def test_all_that_stands_in_the_way_is_said_before_anything_is_written(
+def test_all_failed_checks_are_printed_before_the_first_write(
     kdeploy: Kdeploy, proxy: Proxy, command: tuple[str, ...]
 ) -> None:
     ended = kdeploy(*command, *BROKEN)
     assert ended.code == 3
     assert "error: 2 checks failed" in ended.err
     assert "- serving.runtime: ServingRuntime or ClusterServingRuntime theirs not found" in ended.err
-    assert "- namespace: namespace nowhere not found" in ended.err
+    assert "- namespace: namespace missing not found" in ended.err
     assert proxy.writes() == []
     assert kdeploy("releases").out.splitlines()[1:] == []
-    # GitOps renders what another account applies.
+    # `render` works: with GitOps, another account applies the documents.
     assert kdeploy("render", *BROKEN).code == 0
 
 
@@ -149,20 +151,20 @@ def test_a_release_is_checked_before_its_archive_is_read(
     store = open_store(s3_config, tmp_path)
     pushed = store.find("digits", release)
     assert pushed
-    side_of(store).write(pushed, "model-store/digits.mar", b"damaged: whoever reads it finds out")
-    assert kdeploy("rollout", "--release", release, "--namespace", "nowhere").code == 3
+    side_of(store).write(pushed, "model-store/digits.mar", b"damaged: a read would fail")
+    assert kdeploy("rollout", "--release", release, "--namespace", "missing").code == 3
     assert kdeploy("rollout", "--release", release).code == 6
     assert proxy.writes() == []
 
 
 def test_flags_choose_cluster_and_namespace(kdeploy: Kdeploy, kubeconfig: Path, namespace: str) -> None:
     assert kdeploy("list", "--context", "test", "--kubeconfig", str(kubeconfig), "-n", "default").code == 0
-    ended = kdeploy("list", "--context", "nowhere")
-    assert (ended.code, "nowhere" in ended.err) == (3, True)
+    ended = kdeploy("list", "--context", "missing")
+    assert (ended.code, "missing" in ended.err) == (3, True)
     assert kdeploy("list", "--kubeconfig", "/no/such/file").code == 3
 
 
-def test_an_interrupted_wait_leaves_what_it_applied_and_goes_on_when_run_again(
+def test_an_interrupted_wait_keeps_the_release_and_can_be_run_again(
     kdeploy: Kdeploy, play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> None:
@@ -176,9 +178,7 @@ def test_an_interrupted_wait_leaves_what_it_applied_and_goes_on_when_run_again(
     assert kdeploy("rollout").code == 0
 
 
-def test_an_ingress_of_another_target_is_none_of_this_ones(
-    kdeploy: Kdeploy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_target_has_its_own_ingress(kdeploy: Kdeploy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KDEPLOY_INGRESS", "http://127.0.0.1:9")
     on_cluster = kdeploy("predict", "--kserve", "handler.py")
     assert (on_cluster.code, "not found" in on_cluster.err) == (11, True)
@@ -186,9 +186,9 @@ def test_an_ingress_of_another_target_is_none_of_this_ones(
     assert "supervisor is not running" in here.err
 
 
-def test_the_doctor(kdeploy: Kdeploy) -> None:
+def test_the_doctor_checks_cluster_and_store(kdeploy: Kdeploy) -> None:
     ended = kdeploy("doctor", "-o", "json")
-    assert "(context test)" in ended.out  # which cluster it is about
+    assert "(context test)" in ended.out  # it names the cluster
     found = {one["name"]: one["status"] for one in json.loads(ended.out)}
     of_cluster = ["cluster", "KServe", "Knative", "ingress", "permissions", "admission"]
     of_release = ["namespace", "deployment mode", "host name", "runtime", "model store"]
@@ -198,7 +198,7 @@ def test_the_doctor(kdeploy: Kdeploy) -> None:
     assert ended.code == 0
 
 
-def test_the_doctor_runs_every_check_on_what_would_be_applied(kdeploy: Kdeploy, proxy: Proxy) -> None:
+def test_the_doctor_checks_the_documents_of_the_next_rollout(kdeploy: Kdeploy, proxy: Proxy) -> None:
     ended = kdeploy("doctor", "-o", "json", "--set", "serving.runtime=theirs")
     failed = {one["name"]: one["where"] for one in json.loads(ended.out) if one["status"] == "failure"}
     assert (ended.code, failed) == (14, {"runtime": "serving.runtime"})
@@ -213,14 +213,14 @@ def test_the_doctor_runs_every_check_on_what_would_be_applied(kdeploy: Kdeploy, 
     assert proxy.writes() == []
 
 
-def test_the_doctor_where_there_is_no_cluster(kdeploy: Kdeploy, proxy: Proxy) -> None:
+def test_the_doctor_reports_a_cluster_that_it_cannot_use(kdeploy: Kdeploy, proxy: Proxy) -> None:
     with proxy.fault("GET", status=401, times=99):
         ended = kdeploy("doctor")
     assert ended.code == 14
     assert "Log in to the cluster again" in ended.err
 
 
-def test_the_role_is_rendered(kdeploy: Kdeploy, namespace: str) -> None:
+def test_render_rbac_prints_the_role(kdeploy: Kdeploy, namespace: str) -> None:
     ended = kdeploy("render", "--rbac", "-o", "json")
     account, role, binding = json.loads(ended.out)
     assert [account["kind"], role["kind"], binding["kind"]] == ["ServiceAccount", "Role", "RoleBinding"]

@@ -1,4 +1,4 @@
-"""Exec plugins of a kubeconfig, each a real program: asked as kubectl does, and never without end."""
+"""Runs exec plugins of a kubeconfig, each a real program, as kubectl does and with time limits."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from deployer.targets.kserve.client.kubeconfig import connect
 from tests.unit.kserve.test_kubeconfig import MARK, VERSION, config, write
 
 PROGRAMS = {
-    "prints without an end": ("while True: print('x' * 1000)", "prints more than"),
-    "prints no line without an end": ("import os\nwhile True: os.write(1, bytes(65536))", "prints more than"),
+    "prints endlessly": ("while True: print('x' * 1000)", "prints more than"),
+    "prints bytes endlessly": ("import os\nwhile True: os.write(1, bytes(65536))", "prints more than"),
     "never ends": ("import time; time.sleep(600)", "does not end within"),
-    "leaves somebody behind": (
+    "leaves a process behind": (
         "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(20)'])",
         "does not end within",
     ),
@@ -30,16 +30,21 @@ PROGRAMS = {
     "prints a list": (f"print(['{MARK}'])", "returned no credentials"),
     "prints depth": ("print('[' * 100000)", "returned no credentials"),
     "prints no status": (f"print('{json.dumps({'apiVersion': VERSION})}')", "returned no credentials"),
-    "gives nothing": (
+    "returns a key only": (
         f"print('{json.dumps({'apiVersion': VERSION, 'status': {'clientKeyData': MARK}})}')",
         "returned no credentials",
     ),
-    "speaks otherwise": (f"print('{json.dumps({'apiVersion': MARK, 'status': {}})}')", "another API version"),
+    "answers in another version": (
+        f"print('{json.dumps({'apiVersion': MARK, 'status': {}})}')",
+        "another API version",
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", PROGRAMS)
-def test_a_plugin_that_gives_nothing(kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_plugin_without_credentials_is_an_error(
+    kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     program, what = PROGRAMS[kind]
     limit = Patience(program=2.0 if "end within" in what else 60.0)
     spec = {"apiVersion": VERSION, "command": sys.executable, "args": ["-c", program]}
@@ -51,12 +56,12 @@ def test_a_plugin_that_gives_nothing(kind: str, tmp_path: Path, capfd: pytest.Ca
 
 
 def plugin(folder: Path, status: dict[str, Any], **more: Any) -> ExecPlugin:
-    """Return a plugin that counts how often it is asked, and notes what it is told."""
-    (folder / "told").write_text(json.dumps({"apiVersion": VERSION, "status": status}))
+    """Return a plugin that records each run and its input."""
+    (folder / "answer").write_text(json.dumps({"apiVersion": VERSION, "status": status}))
     (folder / "plugin").write_text(
         "#!/usr/bin/env python3\nimport os\n"
-        "open('asked', 'a').write(os.environ['KUBERNETES_EXEC_INFO'] + '\\n')\n"
-        "print(open('told').read().replace('EXTRA', os.environ.get('EXTRA', '')))\n"
+        "open('runs', 'a').write(os.environ['KUBERNETES_EXEC_INFO'] + '\\n')\n"
+        "print(open('answer').read().replace('EXTRA', os.environ.get('EXTRA', '')))\n"
     )
     (folder / "plugin").chmod(0o755)
     cluster = {
@@ -72,28 +77,28 @@ def plugin(folder: Path, status: dict[str, Any], **more: Any) -> ExecPlugin:
     )
 
 
-def asked(folder: Path) -> list[Any]:
-    return [json.loads(line) for line in (folder / "asked").read_text().splitlines()]
+def inputs(folder: Path) -> list[Any]:
+    return [json.loads(line) for line in (folder / "runs").read_text().splitlines()]
 
 
-def test_a_plugin_is_asked_again_when_its_token_is_over(tmp_path: Path) -> None:
+def test_a_plugin_runs_again_when_its_token_has_expired(tmp_path: Path) -> None:
     for expires, times in (("2020-01-01T00:00:00Z", 3), ("2999-01-01T00:00:00Z", 1), (None, 1), ("soon", 1)):
-        (tmp_path / "asked").unlink(missing_ok=True)
+        (tmp_path / "runs").unlink(missing_ok=True)
         one = plugin(
             tmp_path,
             {"token": "aEXTRA", "expirationTimestamp": expires},
             env=[{"name": "EXTRA", "value": "b"}],
         )
         assert [one.credential().token for _ in range(3)] == ["ab"] * 3
-        assert len(asked(tmp_path)) == times
-    assert asked(tmp_path)[0] == {
+        assert len(inputs(tmp_path)) == times
+    assert inputs(tmp_path)[0] == {
         "apiVersion": VERSION,
         "kind": "ExecCredential",
         "spec": {"interactive": False},
     }
 
 
-def test_a_plugin_that_gives_a_certificate(tmp_path: Path) -> None:
+def test_a_plugins_certificate_is_kept(tmp_path: Path) -> None:
     status = {
         "clientCertificateData": "CERT",
         "clientKeyData": "KEY",
@@ -101,5 +106,5 @@ def test_a_plugin_that_gives_a_certificate(tmp_path: Path) -> None:
     }
     one = plugin(tmp_path, status, provideClusterInfo=True)
     assert (one.credential().certificate, one.credential().key) == ("CERT", "KEY")
-    (told,) = asked(tmp_path)  # connections that are open have it already
-    assert told["spec"]["cluster"] == {"server": "https://a", "config": {"audience": "x"}}
+    (given,) = inputs(tmp_path)  # open connections already use it
+    assert given["spec"]["cluster"] == {"server": "https://a", "config": {"audience": "x"}}

@@ -1,4 +1,4 @@
-"""How soon `kdeploy rollout`, a process, ends: after Ready, and after what cannot heal."""
+"""How fast a `kdeploy rollout` process exits after Ready, and after a permanent failure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WINDOW = 0.05  # seconds
 
 @pytest.fixture
 def plays(kube: Kube, namespace: str) -> list[Play]:
-    """A service in a namespace of its own for each of the commands."""
+    """A service in its own namespace for each command."""
     names = [f"{namespace}-{number}" for number in range(READY + len(FAILURES))]
     for name in names:
         kube.create("/api/v1/namespaces", {"metadata": {"name": name}})
@@ -32,7 +32,7 @@ def plays(kube: Kube, namespace: str) -> list[Play]:
 def commands(
     straight: Path, s3_config: Store, plays: list[Play], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[list[Command]]:
-    """Rollouts that wait already, in processes of their own."""
+    """Waiting rollouts, each in its own process."""
     folder = write_project(tmp_path / "project", s3_config)
     monkeypatch.setenv("KUBECONFIG", str(straight))
     flags = ["--wait-window", f"{WINDOW}s", "--timeout", "60s"]
@@ -43,7 +43,7 @@ def commands(
         ]
 
 
-def wait_until_it_waits(command: Command) -> None:
+def wait_until_waiting(command: Command) -> None:
     end = time.monotonic() + 60
     while not (command.err.exists() and "Pending" in command.err.read_text()):
         assert time.monotonic() < end, command.err.read_text()
@@ -68,7 +68,7 @@ FAILURES = (crash, no_image, blocked)
 
 def test_it_exits_soon_after_ready_and_after_a_failure(commands: list[Command], plays: list[Play]) -> None:
     for command in commands:
-        wait_until_it_waits(command)
+        wait_until_waiting(command)
     release = plays[0].service()["metadata"]["labels"]["kdeploy.dev/release"]
     late = []
     for command, play in zip(commands[:READY], plays, strict=False):

@@ -1,8 +1,9 @@
-"""Every fault at every step of every command: it ends right, or with one clear error and right the next time.
+"""Injects every fault into every request of every command.
 
-The steps are recorded and not listed: whatever a command comes to ask of the API server is failed here, in
-every way once, and in two ways for ever in one of the commands that ask it. `make faults` fails it for ever
-in every way, in all of them.
+A command must succeed despite a temporary fault. With a permanent fault it must end with one clear error, and
+succeed the next time. The requests are recorded, not listed: each request fails temporarily in every way, and
+permanently in two ways in one of the commands that send it. `make faults` injects every permanent fault into
+all commands.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ Case = tuple[Step, str]
 
 _HTML = {"Content-Type": "text/html; charset=utf-8"}
 _SAID = "Operation cannot be fulfilled: the object has been modified"
-PASSING: dict[str, dict[str, Any]] = {  # what a moment later is over
+TEMPORARY: dict[str, dict[str, Any]] = {  # temporary: a retry succeeds
     "409": {"status": 409, "reason": "Conflict", "message": _SAID},
     "410": {"status": 410, "reason": "Expired"},
     "410 in a watch": {"gone": True},
@@ -80,22 +81,22 @@ PASSING: dict[str, dict[str, Any]] = {  # what a moment later is over
     "slow": {"slow": 0.02},
     "no JSON": {"status": 200, "body": "\x00<garbage"},
 }
-LASTING: dict[str, dict[str, Any]] = {  # what asking again does not mend
+PERMANENT: dict[str, dict[str, Any]] = {  # permanent: a retry fails
     "422": {"status": 422, "reason": "Invalid", "message": "spec: Invalid value"},
     "login page": {"status": 200, "body": "<!DOCTYPE html><title>Sign in</title>", "headers": _HTML},
 }
-KINDS = PASSING | LASTING
+KINDS = TEMPORARY | PERMANENT
 
 
 def applies(kind: str, step: Step) -> bool:
-    """Whether an API server, or what stands before it, could answer such a request in such a way."""
+    """Return whether an API server, or a proxy before it, can answer a request with this fault."""
     pattern, _ = step
     watch, listed = "watch=true" in pattern, "limit=" in pattern
     if kind == "410 in a watch":
         return watch
     if kind == "410":
         return watch or listed
-    if kind in ("500", "no JSON") and "/log" in pattern:  # a node's failure, and a log's way to be
+    if kind in ("500", "no JSON") and "/log" in pattern:  # a node's failure, and valid content of a log
         return False
     return kind not in ("409", "422") or not pattern.startswith("^GET")
 
@@ -106,33 +107,33 @@ def fault(kind: str, step: Step, times: int) -> Fault:
 
 
 class Command:
-    """A command in the matrix's namespace, which reads only."""
+    """A read-only command in the matrix's namespace."""
 
     def __init__(self, *arguments: str) -> None:
         self.arguments = arguments
         self.steps: list[Step] = []
 
     def prepare(self, matrix: Matrix) -> None:
-        """Let the cluster be as it is before the command."""
+        """Bring the cluster into the state before the command."""
 
     def run(self, matrix: Matrix, *more: str) -> Ended:
         return kdeploy(*self.arguments, *in_namespace(matrix.read), *more)
 
     def record(self, matrix: Matrix) -> None:
-        """Run it with nothing in its way: what it asks, and how it ends."""
+        """Run the command without faults, and record its requests and its result."""
         self.prepare(matrix)
         matrix.proxy.requests.clear()
         self.clean = self.run(matrix)
         self.steps = list(steps(matrix.proxy.requests))
 
     def wrong(self, matrix: Matrix, ended: Ended) -> str | None:
-        """Return why this is not how it ends when nothing is in its way."""
+        """Return the difference from the result without faults."""
         same = (ended.code, ended.out) == (self.clean.code, self.clean.out)
-        return None if same else f"it ends otherwise: {ended.code} {ended.out}{ended.err}"
+        return None if same else f"a different result: {ended.code} {ended.out}{ended.err}"
 
 
 class Rollout(Command):
-    """Of another release than the one before, or of the same; or each time in a namespace of its own."""
+    """A rollout: of a new release, of the same release, or each time in a new namespace."""
 
     def __init__(self, *, first: bool = False, changed: bool = False) -> None:
         super().__init__("rollout")
@@ -153,7 +154,7 @@ class Rollout(Command):
 
     def wrong(self, matrix: Matrix, ended: Ended) -> str | None:
         if ended.code:
-            return f"it ends with {ended.code}"
+            return f"exit code {ended.code}"
         return wrong(matrix.kube, self._namespace, matrix.releases[self._release], matrix.clean)
 
 
@@ -171,7 +172,7 @@ class Delete(Command):
 
     def wrong(self, matrix: Matrix, ended: Ended) -> str | None:
         left = matrix.has_service(self._namespace)
-        return f"it ends with {ended.code}, and the service is there: {left}" if ended.code or left else None
+        return f"exit code {ended.code}, service left: {left}" if ended.code or left else None
 
 
 COMMANDS = {
@@ -189,7 +190,7 @@ COMMANDS = {
 
 
 class Matrix:
-    """One project, one cluster, a namespace to read, and what is failed in which command."""
+    """One project, one cluster, a namespace to read, and the faults of each command."""
 
     def __init__(self, kube: Kube, proxy: Proxy) -> None:
         self.kube, self.proxy = kube, proxy
@@ -207,23 +208,23 @@ class Matrix:
         return self.kube.request("GET", f"{SERVICES_OF.format(namespace)}/digits")[0] == 200
 
     def _choose(self) -> None:
-        """Choose which step fails in which way, in which command."""
+        """Choose a fault for each step, and the command to inject it into."""
         dice = random.Random(3)
         self.once: dict[str, list[Case]] = {name: [] for name in COMMANDS}
         self.ever: dict[str, list[Case]] = {name: [] for name in COMMANDS}
-        passing, lasting = itertools.cycle(PASSING), itertools.cycle(LASTING)
+        passing, lasting = itertools.cycle(TEMPORARY), itertools.cycle(PERMANENT)
         for step in dict.fromkeys(step for command in COMMANDS.values() for step in command.steps):
             having = [name for name, command in COMMANDS.items() if step in command.steps]
             kinds = [kind for kind in KINDS if applies(kind, step)]
             two = [next(kind for kind in some if kind in kinds) for some in (passing, lasting)]
             for name in having:
-                self.once[name] += ((step, kind) for kind in kinds if kind in PASSING)
+                self.once[name] += ((step, kind) for kind in kinds if kind in TEMPORARY)
             for kind in kinds if ALL else two:
                 for name in having if ALL else [dice.choice(having)]:
                     self.ever[name].append((step, kind))
 
     def rows(self, name: str) -> list[list[Case]]:
-        """Return what fails once in a command, as many cases at a time as can be: one at each step."""
+        """Return the temporary faults of a command in rows, with one fault per step in each row."""
         rows: list[dict[Step, str]] = []
         for step, kind in self.once[name]:
             row = next((row for row in rows if step not in row), None)
@@ -241,23 +242,23 @@ def of_release(number: int) -> str:
     return f"serving.max-batch-delay={60 + number}"
 
 
-def told(name: str, cases: list[Case], ended: Ended) -> str:
+def describe(name: str, cases: list[Case], ended: Ended) -> str:
     failed = "".join(f"\n  {kind} at {shown(step)}" for step, kind in cases)
     return f"{name}, {ended.seconds:.1f} s:{failed}\n{ended.code} {ended.out}{ended.err}"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_what_fails_once_at_every_step_is_overcome(matrix: Matrix, name: str) -> None:
+def test_a_temporary_fault_at_any_step_is_overcome(matrix: Matrix, name: str) -> None:
     command = COMMANDS[name]
     for cases in matrix.rows(name):
         command.prepare(matrix)
         with matrix.proxy.failing(*(fault(kind, step, 1) for step, kind in cases)):
             ended = command.run(matrix)
-        assert command.wrong(matrix, ended) is None, told(name, cases, ended)
+        assert command.wrong(matrix, ended) is None, describe(name, cases, ended)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_what_fails_for_ever_is_told_and_right_the_next_time(matrix: Matrix, name: str) -> None:
+def test_a_permanent_fault_is_one_error_and_the_next_run_succeeds(matrix: Matrix, name: str) -> None:
     command = COMMANDS[name]
     patience = ["--timeout", "300ms"] if isinstance(command, Rollout) else []
     for step, kind in matrix.ever[name]:
@@ -265,7 +266,7 @@ def test_what_fails_for_ever_is_told_and_right_the_next_time(matrix: Matrix, nam
         one = fault(kind, step, 1_000_000)
         with matrix.proxy.failing(one):
             ended = command.run(matrix, *patience)
-        assert ended.fault() is None, told(name, [(step, kind)], ended)
-        assert ended.seconds < 20, told(name, [(step, kind)], ended)
+        assert ended.fault() is None, describe(name, [(step, kind)], ended)
+        assert ended.seconds < 20, describe(name, [(step, kind)], ended)
         again = command.run(matrix)
-        assert command.wrong(matrix, again) is None, told(name, [(step, kind)], again)
+        assert command.wrong(matrix, again) is None, describe(name, [(step, kind)], again)

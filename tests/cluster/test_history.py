@@ -1,4 +1,4 @@
-"""What a cluster remembers of rollouts, and that of two at once one wins and nothing is mixed."""
+"""The journal on a cluster; of two rollouts at the same time, one wins and nothing is mixed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def stored(kube: Kube, namespace: str) -> list[Document]:
 
 
 def releases(kube: Kube, namespace: str, name: str = "digits") -> set[str]:
-    """Return the releases that the objects of a service are of: one, unless something is mixed."""
+    """Return the releases of a service's objects: more than one if releases are mixed."""
     core = f"/api/v1/namespaces/{namespace}"
     account = kube.get(f"{core}/serviceaccounts/{name}-model-store")
     secret = kube.get(f"{core}/secrets/{name}-model-store")
@@ -58,7 +58,7 @@ def releases(kube: Kube, namespace: str, name: str = "digits") -> set[str]:
 
 
 def made(kube: Kube, namespace: str) -> set[str]:
-    """Return the names of the Secrets and ServiceAccounts of a namespace."""
+    """Return the names of the Secrets and ServiceAccounts in a namespace."""
     core = f"/api/v1/namespaces/{namespace}"
     kinds = ("secrets", "serviceaccounts")
     return {one["metadata"]["name"] for kind in kinds for one in kube.get(f"{core}/{kind}")["items"]}
@@ -72,7 +72,7 @@ def until(test: Callable[[], bool]) -> None:
 
 
 class Slow(Clock):
-    """A clock that shows the given times."""
+    """A clock whose times the test sets."""
 
     def __init__(self, times: Iterator[float]) -> None:
         self.times = times
@@ -81,19 +81,19 @@ class Slow(Clock):
         return next(self.times)
 
 
-def elsewhere(kube: Kube, namespace: str) -> None:
-    """Let the entries be of runs on another machine."""
+def move_to_another_machine(kube: Kube, namespace: str) -> None:
+    """Change the entries to runs of another machine."""
     for one in stored(kube, namespace):
         path = f"/apis/apps/v1/namespaces/{namespace}/controllerrevisions/{one['metadata']['name']}"
         kube.merge(path, {"metadata": {"annotations": {"kdeploy.dev/run": "another-machine 1 abc"}}})
 
 
 class TestEntries:
-    def test_what_was_applied_by_whom_and_how_it_ended(
+    def test_an_entry_has_the_documents_the_author_and_the_outcome(
         self, cluster: Cluster, kube: Kube, namespace: str, digits: Reference
     ) -> None:
         sent = whole(namespace, A)
-        # Which encoders of JSON write differently.
+        # JSON encoders write these characters differently.
         env = [{"name": "A", "value": "ü <&> \\ \u2028 \b \ud7ff"}]
         sent.service["spec"]["predictor"]["model"]["env"] = env
         provenance = Provenance(who="alice@laptop", archive="sha256:0", commit="abc-dirty")
@@ -115,16 +115,18 @@ class TestEntries:
         uid = Play(kube, namespace).service()["metadata"]["uid"]
         for one in stored(kube, namespace):
             assert [owner["uid"] for owner in one["metadata"]["ownerReferences"]] == [uid]
-            assert base64.b64encode(A.encode()).decode() not in str(one)  # as the Secret holds it
+            assert base64.b64encode(A.encode()).decode() not in str(one)  # as in the Secret
 
-    def test_the_oldest_are_forgotten(self, kubeconfig: Path, namespace: str, digits: Reference) -> None:
+    def test_the_oldest_entries_are_deleted(
+        self, kubeconfig: Path, namespace: str, digits: Reference
+    ) -> None:
         config = KServeTarget(kubeconfig=str(kubeconfig), history_limit=2)
         with Cluster(config) as cluster:
             for release in (A, B, A, B):
                 roll(cluster, documents(namespace, release))
             assert [one.number for one in cluster.journal.entries(digits)] == [3, 4]
 
-    def test_what_cannot_be_read_is_no_obstacle(
+    def test_an_unreadable_entry_does_not_block_a_rollout(
         self, cluster: Cluster, kube: Kube, namespace: str, digits: Reference
     ) -> None:
         roll(cluster, documents(namespace))
@@ -135,19 +137,19 @@ class TestEntries:
         roll(cluster, documents(namespace, B))
         assert [(e.number, e.release) for e in cluster.journal.entries(digits)] == [(1, A), (7, ""), (8, B)]
 
-    def test_services_do_not_see_each_others(self, cluster: Cluster, namespace: str) -> None:
+    def test_services_have_separate_entries(self, cluster: Cluster, namespace: str) -> None:
         for name in ("digits", "digits-kdeploy"):
             roll(cluster, documents(namespace, name=name))
         assert len(cluster.journal.entries(Reference(namespace, "digits"))) == 1
 
-    def test_a_preview_is_none(self, cluster: Cluster, namespace: str, digits: Reference) -> None:
+    def test_a_preview_creates_no_entry(self, cluster: Cluster, namespace: str, digits: Reference) -> None:
         cluster.services.preview(documents(namespace))
         assert cluster.journal.entries(digits) == []
 
 
 @pytest.fixture
 def killed(kubeconfig: Path, proxy: Proxy, namespace: str) -> Callable[[str], None]:
-    """Apply release A as Alice, up to a write, and die there with nothing noted."""
+    """Apply release A as Alice, and die before or after a write without a journal event."""
 
     def die(seconds: float) -> None:
         raise KeyboardInterrupt
@@ -175,7 +177,7 @@ GAPS = [
 
 class TestKilled:
     @pytest.mark.parametrize("write", GAPS)
-    def test_the_same_run_again_goes_on(
+    def test_the_same_rollout_run_again_continues(
         self,
         cluster: Cluster,
         kube: Kube,
@@ -186,14 +188,14 @@ class TestKilled:
     ) -> None:
         killed(write)
         roll(cluster, whole(namespace, A), ALICE)
-        self.all_is_whole(kube, namespace, A)
-        done = GAPS.index(write) > GAPS.index("PATCH .*/controllerrevisions")  # it was noted as applied
+        self.check_all_applied(kube, namespace, A)
+        done = GAPS.index(write) > GAPS.index("PATCH .*/controllerrevisions")  # the journal says Applied
         assert outcomes(cluster, digits) == (
             [Outcome.APPLIED, Outcome.APPLIED] if done else [Outcome.APPLIED]
         )
 
     @pytest.mark.parametrize("write", [GAPS[1], GAPS[4]])
-    def test_another_user_of_this_machine_does_not_wait_for_the_dead(
+    def test_another_user_of_this_machine_does_not_wait_for_a_killed_run(
         self,
         cluster: Cluster,
         kube: Kube,
@@ -204,10 +206,10 @@ class TestKilled:
     ) -> None:
         killed(write)
         roll(cluster, whole(namespace, B), BOB)
-        self.all_is_whole(kube, namespace, B)
+        self.check_all_applied(kube, namespace, B)
         assert outcomes(cluster, digits) == [Outcome.INTERRUPTED, Outcome.APPLIED]
 
-    def test_another_machine_waits_for_two_minutes(
+    def test_another_machine_waits_two_minutes_for_a_killed_run(
         self,
         cluster: Cluster,
         kube: Kube,
@@ -216,7 +218,7 @@ class TestKilled:
         proxy: Proxy,
     ) -> None:
         killed(GAPS[3])
-        elsewhere(kube, namespace)
+        move_to_another_machine(kube, namespace)
         proxy.requests.clear()
         with pytest.raises(
             ConflictError, match=f"alice@laptop as test has been rolling out release {A} since"
@@ -230,9 +232,9 @@ class TestKilled:
         path = f"/apis/apps/v1/namespaces/{namespace}/controllerrevisions"
         kube.merge(f"{path}/{one['metadata']['name']}", long_ago)
         roll(cluster, whole(namespace, B), BOB)
-        self.all_is_whole(kube, namespace, B)
+        self.check_all_applied(kube, namespace, B)
 
-    def test_what_is_left_of_the_first_rollout_goes_with_delete(
+    def test_delete_removes_the_remains_of_a_killed_first_rollout(
         self, cluster: Cluster, kube: Kube, namespace: str, digits: Reference, killed: Callable[[str], None]
     ) -> None:
         killed("PATCH .*/inferenceservices")
@@ -241,10 +243,10 @@ class TestKilled:
         assert stored(kube, namespace) == []
         if kube.collects_garbage:
             until(lambda: not {"digits-model-store"} & made(kube, namespace))
-        # Others may run on it.
+        # Other services can use it.
         assert kube.get(SERVING_RUNTIME.path(namespace, RUNTIME))
 
-    def test_what_is_not_ours_stays(
+    def test_delete_keeps_objects_of_others(
         self, cluster: Cluster, kube: Kube, namespace: str, digits: Reference, killed: Callable[[str], None]
     ) -> None:
         killed("PATCH .*/inferenceservices")
@@ -258,7 +260,7 @@ class TestKilled:
         assert "ownerReferences" not in kube.get(f"{core}/secrets/digits-model-store")["metadata"]
         assert kube.get(account)["metadata"]["ownerReferences"] == [theirs]
 
-    def test_a_service_is_not_deleted_while_somebody_rolls_it_out(
+    def test_a_service_is_not_deleted_during_a_rollout(
         self,
         cluster: Cluster,
         digits: Reference,
@@ -268,7 +270,7 @@ class TestKilled:
         namespace: str,
     ) -> None:
         killed(GAPS[3])
-        elsewhere(kube, namespace)
+        move_to_another_machine(kube, namespace)
         proxy.requests.clear()
         with pytest.raises(
             ConflictError, match=f"alice@laptop as test has been rolling out release {A} since"
@@ -276,7 +278,7 @@ class TestKilled:
             cluster.services.delete(digits)
         assert proxy.writes() == []
 
-    def test_what_is_refused_blocks_nobody(
+    def test_a_refused_rollout_blocks_no_other(
         self,
         cluster: Cluster,
         namespace: str,
@@ -287,10 +289,10 @@ class TestKilled:
         with proxy.fault("PATCH .*/inferenceservices", status=422), pytest.raises(KdeployError):
             roll(cluster, whole(namespace, A), ALICE)
         assert outcomes(cluster, digits) == [Outcome.INTERRUPTED]
-        elsewhere(kube, namespace)
+        move_to_another_machine(kube, namespace)
         roll(cluster, whole(namespace, B), BOB)
 
-    def test_who_is_too_slow_stops_before_others_may_begin(
+    def test_a_slow_rollout_stops_before_others_can_begin(
         self, kubeconfig: Path, kube: Kube, namespace: str, proxy: Proxy
     ) -> None:
         slow_clock = Patience(clock=Slow(iter([0.0, 1.0, 59.0, 61.0])))
@@ -302,7 +304,7 @@ class TestKilled:
         assert not [path for method, path in proxy.writes() if "servingruntimes" in path]
 
     @staticmethod
-    def all_is_whole(kube: Kube, namespace: str, release: str) -> None:
+    def check_all_applied(kube: Kube, namespace: str, release: str) -> None:
         assert releases(kube, namespace) == {release}
         uid = Play(kube, namespace).service()["metadata"]["uid"]
         core = f"/api/v1/namespaces/{namespace}"
@@ -313,11 +315,13 @@ class TestKilled:
 
 
 class TestDeletedAndRolledOutAgain:
-    """What a deleted service owned is collected some time after it, and may be the next one's by then."""
+    """The cluster collects the objects of a deleted service late, when the next service can own them."""
 
-    def test_at_once(self, cluster: Cluster, kube: Kube, namespace: str, digits: Reference) -> None:
+    def test_immediately_after_the_deletion(
+        self, cluster: Cluster, kube: Kube, namespace: str, digits: Reference
+    ) -> None:
         if not kube.collects_garbage:
-            pytest.skip("there is no kube-controller-manager: bash tests/cluster/build-kube.sh builds one")
+            pytest.skip("kube-controller-manager not found; bash tests/cluster/build-kube.sh builds it")
         account = f"/api/v1/namespaces/{namespace}/serviceaccounts/digits-model-store"
         for release in (A, B):
             roll(cluster, whole(namespace, release), ALICE)
@@ -326,11 +330,11 @@ class TestDeletedAndRolledOutAgain:
             assert cluster.services.delete(digits) is not None
             roll(cluster, whole(namespace, B), ALICE)
             until(lambda gone=before: not gone & {one["metadata"]["uid"] for one in stored(kube, namespace)})
-            TestKilled.all_is_whole(kube, namespace, B)
+            TestKilled.check_all_applied(kube, namespace, B)
             assert kube.get(account)["metadata"]["uid"] != old
             assert cluster.services.delete(digits) is not None
 
-    def test_what_is_collected_meanwhile_is_applied_anew(
+    def test_an_object_collected_during_the_rollout_is_applied_again(
         self, cluster: Cluster, kube: Kube, namespace: str, proxy: Proxy
     ) -> None:
         core = f"/api/v1/namespaces/{namespace}"
@@ -340,9 +344,9 @@ class TestDeletedAndRolledOutAgain:
             for kind in ("secrets", "serviceaccounts"):
                 kube.delete(f"{core}/{kind}/digits-model-store")
             applied.result()
-        TestKilled.all_is_whole(kube, namespace, A)
+        TestKilled.check_all_applied(kube, namespace, A)
 
-    def test_a_finalizer_is_waited_for(
+    def test_a_rollout_waits_for_a_finalizer_before_it_writes(
         self,
         cluster: Cluster,
         kube: Kube,
@@ -380,7 +384,7 @@ class TestDeletedAndRolledOutAgain:
 
 
 class Rolling:
-    """A process of its own that applies what it is told."""
+    """A process that applies releases on request."""
 
     def __init__(self, kubeconfig: Path, namespace: str, who: str) -> None:
         command = [sys.executable, "-m", "tests.cluster.rolling", str(kubeconfig), namespace, who]
@@ -407,8 +411,8 @@ def two(kubeconfig: Path, namespace: str) -> Iterator[tuple[Rolling, Rolling]]:
             one.process.communicate()
 
 
-class TestTwoAtOnce:
-    def test_one_wins_or_they_come_one_after_the_other(
+class TestConcurrentRollouts:
+    def test_one_of_two_rollouts_wins_or_they_follow_each_other(
         self, two: tuple[Rolling, Rolling], cluster: Cluster, kube: Kube, namespace: str
     ) -> None:
         alice, bob = two
@@ -434,7 +438,7 @@ class TestTwoAtOnce:
             )
         assert all("applied" in lines for lines in ended)
 
-    def test_kill_9_in_the_middle(
+    def test_a_killed_rollout_on_this_machine_does_not_block_the_next(
         self, two: tuple[Rolling, Rolling], kube: Kube, namespace: str, proxy: Proxy, digits: Reference
     ) -> None:
         alice, bob = two
@@ -448,10 +452,12 @@ class TestTwoAtOnce:
             alice.process.wait()
             bob.start("digits", B)
             assert bob.read() == "applied"
-        TestKilled.all_is_whole(kube, namespace, B)
+        TestKilled.check_all_applied(kube, namespace, B)
 
 
-def test_who_replaced_it_is_named(cluster: Cluster, kube: Kube, namespace: str, digits: Reference) -> None:
+def test_a_replaced_rollout_names_the_author(
+    cluster: Cluster, kube: Kube, namespace: str, digits: Reference
+) -> None:
     roll(cluster, documents(namespace, A), ALICE)
     watching = watch_rollout(cluster, digits, A, 20)
     next(watching)
@@ -460,7 +466,7 @@ def test_who_replaced_it_is_named(cluster: Cluster, kube: Kube, namespace: str, 
         list(watching)
 
 
-def test_an_entry_is_created_but_once(
+def test_an_entry_is_created_once_if_the_answer_is_lost(
     cluster: Cluster, namespace: str, digits: Reference, proxy: Proxy
 ) -> None:
     with proxy.fault("POST .*controllerrevisions", lost=True):
@@ -482,7 +488,7 @@ class TestExpected:
         roll(cluster, documents(namespace, B), BOB, expect=1)
         assert [one.number for one in cluster.journal.entries(digits)] == [1, 2]
 
-    def test_of_two_that_expect_the_same_one_wins(
+    def test_one_of_two_rollouts_that_expect_the_same_entry_wins(
         self, cluster: Cluster, namespace: str, digits: Reference
     ) -> None:
         roll(cluster, documents(namespace, A), ALICE)
@@ -497,7 +503,7 @@ class TestExpected:
         assert [one.number for one in cluster.journal.entries(digits)] == [1, 2]
 
     @pytest.mark.parametrize("expect", [0, 1], ids=["decided before", "decided again"])
-    def test_a_killed_one_is_resumed(
+    def test_a_killed_rollout_is_resumed(
         self,
         cluster: Cluster,
         kube: Kube,
@@ -511,10 +517,10 @@ class TestExpected:
             roll(cluster, whole(namespace, A), ALICE, expect=2)
         roll(cluster, whole(namespace, A), ALICE, expect=expect)
         assert [one.number for one in cluster.journal.entries(digits)] == [1]
-        TestKilled.all_is_whole(kube, namespace, A)
+        TestKilled.check_all_applied(kube, namespace, A)
 
 
-def test_what_several_processes_note_at_once_is_all_kept(
+def test_events_of_several_processes_are_all_kept(
     cluster: Cluster, straight: Path, namespace: str, digits: Reference
 ) -> None:
     roll(cluster, documents(namespace), ALICE)
@@ -528,4 +534,4 @@ def test_what_several_processes_note_at_once_is_all_kept(
         f"step {number}" for number in range(6)
     }
     assert all(event.at for event in entry.events)
-    cluster.journal.note(digits, 7, JournalEvent(outcome=Outcome.READY))  # which is none
+    cluster.journal.note(digits, 7, JournalEvent(outcome=Outcome.READY))  # there is no entry 7

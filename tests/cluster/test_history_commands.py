@@ -1,4 +1,4 @@
-"""`kdeploy diff`, `status` and `rollout history` on a cluster, as people type them."""
+"""`kdeploy diff`, `status` and `rollout history` on a cluster."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def secrets(namespace: str) -> str:
 
 
 def rewrite(kube: Kube, path: str, change: Document) -> None:
-    """Change an object so that nobody holds what is new, as a webhook's changes are held by nobody."""
+    """Change an object without a field manager for the change, as a webhook's changes have none."""
     held = kube.get(path)["metadata"]["managedFields"]
     kube.merge(path, change)
     kube.merge(path, {"metadata": {"managedFields": held}})
@@ -43,8 +43,10 @@ def history(kdeploy: Kdeploy) -> list[Document]:
 
 
 class TestHistory:
-    def test_how_each_rollout_ended(self, kdeploy: Kdeploy, rolled_out: str, play: Play) -> None:
-        assert "is Ready with release" in kdeploy("rollout").err  # which is no entry
+    def test_the_history_shows_how_each_rollout_ended(
+        self, kdeploy: Kdeploy, rolled_out: str, play: Play
+    ) -> None:
+        assert "is Ready with release" in kdeploy("rollout").err  # an unchanged rollout adds no entry
         kdeploy("rollout", "--no-wait", "--set", "serving.batch-size=2")
         assert kdeploy("rollout", "--timeout", "100ms", "--set", "serving.batch-size=3").code == 9
         kdeploy("rollout", "--no-wait", "--set", "serving.batch-size=4")
@@ -68,20 +70,20 @@ class TestHistory:
         assert kdeploy("rollout", "--no-wait", "--history-limit", "2").code == 0
         assert [entry["number"] for entry in history(kdeploy)] == [5, 6]
 
-    def test_that_it_cannot_be_noted_does_not_change_the_end(
+    def test_a_failing_journal_does_not_change_the_exit_code(
         self, kdeploy: Kdeploy, play: Play, proxy: Proxy
     ) -> None:
         kdeploy("rollout", "--no-wait")
         release = play.service()["metadata"]["labels"]["kdeploy.dev/release"]
         play.pod(release, main={"waiting": {"reason": "InvalidImageName", "message": "no such image"}})
         note = "PATCH .*controllerrevisions"
-        with proxy.fault(note), proxy.fault(note, status=403, times=9):  # the first goes through
+        with proxy.fault(note), proxy.fault(note, status=403, times=9):  # the first one passes
             ended = kdeploy("rollout")
         assert ended.code == 8
         assert "warning: cannot note in the journal how the rollout ended" in ended.err
         assert [entry["outcome"] for entry in history(kdeploy)] == ["Applied", "Applied"]
 
-    def test_options_before_its_name_are_refused(self, kdeploy: Kdeploy) -> None:
+    def test_options_before_history_are_refused(self, kdeploy: Kdeploy) -> None:
         ended = kdeploy("rollout", "-n", "elsewhere", "history")
         assert ended.code == 2
         assert "--namespace" in ended.err
@@ -89,7 +91,7 @@ class TestHistory:
 
 
 class TestRotation:
-    def test_a_rotated_secret_is_applied_though_the_release_is_the_same(
+    def test_a_rotated_secret_is_applied_for_an_unchanged_release(
         self, kdeploy: Kdeploy, rolled_out: str, kube: Kube, namespace: str, proxy: Proxy
     ) -> None:
         before = kube.get(secrets(namespace))
@@ -103,20 +105,20 @@ class TestRotation:
         assert proxy.writes() == []
         assert len([path for _, path in proxy.requests if "/secrets/" in path]) == 1
         assert len(proxy.requests) <= 5
-        kube.merge(secrets(namespace), {"metadata": {"ownerReferences": None}})  # as a kill -9 may leave it
+        kube.merge(secrets(namespace), {"metadata": {"ownerReferences": None}})  # as a kill -9 can leave it
         assert kdeploy("rollout").code == 0
         assert kube.get(secrets(namespace))["metadata"]["ownerReferences"]
 
 
 class TestDiff:
-    def test_of_what_is_not_there(self, kdeploy: Kdeploy, proxy: Proxy) -> None:
+    def test_a_diff_against_nothing_adds_every_field(self, kdeploy: Kdeploy, proxy: Proxy) -> None:
         ended = kdeploy("diff")
         assert ended.code == 15
         assert "+kind: InferenceService" in ended.out
         assert "AWS_SECRET_ACCESS_KEY: (hidden)" in ended.out
         assert proxy.writes() == []
 
-    def test_of_each_field(
+    def test_a_diff_shows_each_changed_field(
         self, kdeploy: Kdeploy, rolled_out: str, kube: Kube, namespace: str, proxy: Proxy
     ) -> None:
         resources = {"limits": {"memory": "2048Mi"}}
@@ -154,7 +156,7 @@ class TestDiff:
         assert ended.code == 15
         assert "-      image: theirs" in ended.out
 
-    def test_get_and_patch_are_enough(
+    def test_a_diff_needs_only_get_and_patch(
         self, kdeploy: Kdeploy, rolled_out: str, kube: Kube, proxy: Proxy, namespace: str, tmp_path: Path
     ) -> None:
         resources = ["inferenceservices", "servingruntimes", "serviceaccounts", "secrets"]
@@ -178,7 +180,7 @@ class TestDiff:
 
 
 class TestStatus:
-    def test_everything_about_a_service_and_what_was_changed_outside(
+    def test_status_shows_the_service_and_changes_by_others(
         self, kdeploy: Kdeploy, rolled_out: str, kube: Kube, namespace: str
     ) -> None:
         lines = [line.split() for line in kdeploy("status").out.splitlines()]
@@ -216,7 +218,7 @@ class TestStatus:
             kube.merge(services(namespace), {"metadata": {"finalizers": []}})
 
 
-def test_replicas_that_others_took_over_are_no_difference(
+def test_replicas_that_others_manage_are_not_a_difference(
     kdeploy: Kdeploy, rolled_out: str, kube: Kube, namespace: str, proxy: Proxy
 ) -> None:
     scaled = {"spec": {"predictor": {"minReplicas": 2, "maxReplicas": 7}}}
@@ -229,7 +231,7 @@ def test_replicas_that_others_took_over_are_no_difference(
     assert kube.get(services(namespace))["spec"]["predictor"]["maxReplicas"] == 1
 
 
-def test_it_works_where_nothing_but_the_name_is_known(
+def test_status_works_without_a_complete_project(
     kdeploy: Kdeploy, play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert kdeploy("rollout", "--no-wait").code == 0

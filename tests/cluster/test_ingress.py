@@ -1,4 +1,4 @@
-"""The way in, as the objects of a cluster tell it."""
+"""Finds the ingress from the objects of a cluster."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def reference(cluster: Cluster, kube: Kube, namespace: str) -> Reference:
 
 @pytest.fixture
 def istio(kube: Kube) -> Iterator[str]:
-    """Istio's ingress Service, without an address yet."""
+    """Istio's ingress Service, without an address."""
     kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": "istio-system"}})
     ports = [
         {"name": "status-port", "port": 15021, "nodePort": 31021},
@@ -42,7 +42,9 @@ def istio(kube: Kube) -> Iterator[str]:
     kube.delete(f"{ISTIO}/istio-ingressgateway")
 
 
-def test_a_load_balancer(cluster: Cluster, kube: Kube, reference: Reference, istio: str) -> None:
+def test_a_load_balancer_is_the_ingress(
+    cluster: Cluster, kube: Kube, reference: Reference, istio: str
+) -> None:
     kube.merge(f"{istio}/status", {"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.9"}]}}})
     wanted = Endpoint(url="http://203.0.113.9:8080/serving/digits", host="digits.team.example.com")
     assert cluster.reach.endpoint(reference) == wanted
@@ -53,7 +55,7 @@ def test_a_load_balancer(cluster: Cluster, kube: Kube, reference: Reference, ist
     )
 
 
-def test_a_node_port(cluster: Cluster, kube: Kube, reference: Reference, istio: str) -> None:
+def test_a_node_port_is_the_ingress(cluster: Cluster, kube: Kube, reference: Reference, istio: str) -> None:
     kube.create("/api/v1/nodes", {"metadata": {"name": "n1"}})
     addresses = [
         {"type": "InternalIP", "address": "10.1.2.3"},
@@ -66,12 +68,12 @@ def test_a_node_port(cluster: Cluster, kube: Kube, reference: Reference, istio: 
         kube.delete("/api/v1/nodes/n1")
 
 
-def test_one_that_is_named(kubeconfig: Path, reference: Reference) -> None:
+def test_a_named_ingress_is_used(kubeconfig: Path, reference: Reference) -> None:
     with Cluster(KServeTarget(kubeconfig=str(kubeconfig), ingress="http://127.0.0.1:9/")) as cluster:
         assert cluster.reach.endpoint(reference).url == "http://127.0.0.1:9/serving/digits"
 
 
-def test_a_gateway(cluster: Cluster, kube: Kube, reference: Reference) -> None:
+def test_a_gateways_address_is_the_ingress(cluster: Cluster, kube: Kube, reference: Reference) -> None:
     kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": "kserve"}})
     ingress = json.dumps({"enableGatewayApi": True, "kserveIngressGateway": f"{reference.namespace}/main"})
     path = "/api/v1/namespaces/kserve/configmaps"
@@ -89,20 +91,20 @@ def test_a_gateway(cluster: Cluster, kube: Kube, reference: Reference) -> None:
         kube.delete(f"{path}/inferenceservice-config")
 
 
-def test_what_is_not_there(cluster: Cluster, namespace: str) -> None:
+def test_a_missing_service_or_url_is_an_error(cluster: Cluster, namespace: str) -> None:
     with pytest.raises(NotFoundError):
         cluster.reach.endpoint(Reference(namespace, "digits"))
     with pytest.raises(TargetError, match="no URL yet"):
         cluster.reach.endpoint(roll(cluster, documents(namespace)))
 
 
-def test_no_ingress_at_all(cluster: Cluster, reference: Reference) -> None:
+def test_a_cluster_without_an_ingress_is_an_error(cluster: Cluster, reference: Reference) -> None:
     with pytest.raises(TargetError, match="no ingress") as caught:
         cluster.reach.endpoint(reference)
     assert "--ingress" in (caught.value.hint or "")
 
 
-def test_one_release_by_the_url_of_its_tag(kubeconfig: Path, kube: Kube, namespace: str) -> None:
+def test_one_release_is_reached_by_the_url_of_its_tag(kubeconfig: Path, kube: Kube, namespace: str) -> None:
     new, old, domain = "digits-predictor-00002", "digits-predictor-00001", "digits-predictor.team.example.com"
     play = Play(kube, namespace)
     with Cluster(KServeTarget(kubeconfig=str(kubeconfig), ingress="http://127.0.0.1:9/")) as cluster:
@@ -121,6 +123,6 @@ def test_one_release_by_the_url_of_its_tag(kubeconfig: Path, kube: Kube, namespa
             assert one == Endpoint(url="http://127.0.0.1:9", host=f"{tag}-{domain}")
         with pytest.raises(NotFoundError, match=r"release 1\.2-cccccccccccc has no URL"):
             cluster.reach.endpoint(reference, release="1.2-cccccccccccc")
-        # A release that gets all requests is where everybody is sent.
+        # A release with all traffic is reached by the service's URL.
         play.ready_knative(new)
         assert cluster.reach.endpoint(reference, release=B) == cluster.reach.endpoint(reference)

@@ -1,4 +1,4 @@
-"""`kill -9` and Ctrl-C of `kdeploy rollout` at every step: the next one ends right, and nothing is left."""
+"""Kills and interrupts `kdeploy rollout` at every step: the next rollout succeeds, and nothing is left."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ KILLS, STOPS = signal.SIGKILL, signal.SIGINT
 
 
 class Case:
-    """One rollout that is ended while one request of it, or its answer, is on its way."""
+    """A rollout that gets a signal before a request, or before its answer."""
 
     def __init__(self, folder: Path, step: tuple[str, int], *, answered: bool, by: signal.Signals) -> None:
         self.folder, self.step, self.answered, self.by = folder, step, answered, by
@@ -52,13 +52,13 @@ class Case:
 
 
 class Project:
-    """A project and a namespace for each rollout of it."""
+    """A project, with a namespace for each of its rollouts."""
 
     def __init__(self, kube: Kube, ahead: Ahead, folder: Path) -> None:
         self.kube, self.ahead, self.folder = kube, ahead, folder
 
     def rollout(self, proxy: Proxy, namespace: str) -> list[str]:
-        """Write a kubeconfig that leads through a proxy, and return what rolls out through it."""
+        """Write a kubeconfig whose server is a proxy, and start a rollout with it."""
         config = self.kube.kubeconfig(ADMIN, server=proxy.url, namespace=namespace)
         cluster = config["clusters"][0]["cluster"]
         authority = Path(cluster.pop("certificate-authority")).read_bytes()
@@ -68,7 +68,7 @@ class Project:
         return ["rollout", "--kubeconfig", str(path)]
 
     def end(self, case: Case) -> str | None:
-        """Start it, end it where the case says; return what is wrong with how it ended."""
+        """Start the rollout and send the signal at the case's step; return what is wrong with the result."""
         pattern, before = case.step
         temporary = case.folder / "temporary"
         temporary.mkdir(parents=True)
@@ -79,25 +79,25 @@ class Project:
             arguments = self.rollout(proxy, case.folder.name)
             command = self.ahead.start(arguments, case.folder / "said", {"TMPDIR": str(temporary)})
             if not fault.held.wait(30):
-                return f"it did not come so far: {command.err.read_text()}"
+                return f"the step was not reached: {command.err.read_text()}"
             os.kill(command.began.result(), case.by)
-            try:  # a signal that comes just before a read is heard when that gives up, after 20 s
+            try:  # a signal just before a read is handled when the read times out, after 20 s
                 case.code, _ = command.ended.result(60)
             except futures.TimeoutError:
-                return f"it goes on: {command.err.read_text()}"
+                return f"the command does not end: {command.err.read_text()}"
         case.said = command.err.read_text()
         if left := list(temporary.iterdir()):
-            return f"it left {left}"
-        return None if case.by is KILLS else unclear(case)
+            return f"files left: {left}"
+        return None if case.by is KILLS else unclear_message(case)
 
 
-def unclear(case: Case) -> str | None:
-    """Return why this is not how a command says that it was stopped."""
+def unclear_message(case: Case) -> str | None:
+    """Return what is wrong with the message of a stopped command."""
     lines = [line.partition(":")[0] for line in case.said.splitlines()]
     if case.code != 130 or "Traceback" in case.said:
-        return "it is not stopped in order"
+        return "not stopped with the right exit code or message"
     said = [lines.count(word) for word in ("stopped", "error", "hint")]
-    return None if said == [1, 1, 1] else "it does not say what was done and what to do"
+    return None if said == [1, 1, 1] else "the message lacks what was done or what to do"
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def project(kube: Kube, swift: Swift, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def plan(found: list[tuple[str, int]], by: signal.Signals) -> Iterator[tuple[tuple[str, int], bool]]:
-    """Yield where to end it: each write is killed on both sides and stopped on one; some of the reads."""
+    """Yield the cases: kill before and after each write, interrupt on one side of it, and some reads."""
     for number, step in enumerate(found):
         if not step[0].startswith("^GET") and "selfsubject" not in step[0]:
             yield from (
@@ -126,7 +126,7 @@ def plan(found: list[tuple[str, int]], by: signal.Signals) -> Iterator[tuple[tup
 
 
 @pytest.mark.parametrize("by", [KILLS, STOPS], ids=lambda by: by.name)
-def test_the_next_rollout_ends_right_and_nothing_is_left(
+def test_the_next_rollout_succeeds_and_nothing_is_left(
     project: Project, kube: Kube, by: signal.Signals
 ) -> None:
     clean = new_namespace(kube)
@@ -142,7 +142,7 @@ def test_the_next_rollout_ends_right_and_nothing_is_left(
     with futures.ThreadPoolExecutor(4) as pool:
         faults = list(pool.map(project.end, cases))
     assert [f"{fault}: {case}" for fault, case in zip(faults, cases, strict=True) if fault] == []
-    found = contents(project.folder)  # what was said, left below TMPDIR, HOME and in the project
+    found = contents(project.folder)  # the output, and files left in TMPDIR, HOME and the project
     texts = {name: text for name, text in found.items() if not name.endswith(".kubeconfig")}
     assert holders(texts, KEY, SECRET, ADMIN) == []
     with Proxy(kube) as proxy:
@@ -152,7 +152,7 @@ def test_the_next_rollout_ends_right_and_nothing_is_left(
             assert wrong(kube, case.folder.name, release, names) is None, f"{case}{ended.err}"
 
 
-def test_the_servers_of_the_tests_end_with_them(tmp_path: Path) -> None:
+def test_the_tests_servers_end_with_the_tests(tmp_path: Path) -> None:
     code = (
         "import sys, time, pathlib; from tests.cluster.kube import Kube;"
         "kube = Kube(pathlib.Path(sys.argv[1])); kube._spawn(pathlib.Path('/bin/sleep'), '60');"

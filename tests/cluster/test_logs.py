@@ -1,4 +1,4 @@
-"""Logs of every container of every pod; the kubelet's part is answered by the proxy."""
+"""Logs of every container of every pod; the proxy answers for the kubelet."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def play(cluster: Cluster, kube: Kube, namespace: str) -> Play:
     return Play(kube, namespace)
 
 
-def test_every_container_of_every_pod(cluster: Cluster, play: Play, proxy: Proxy) -> None:
+def test_the_logs_of_every_container_of_every_pod(cluster: Cluster, play: Play, proxy: Proxy) -> None:
     pod = play.pod(A, init={"terminated": {"exitCode": 0}}, main=RUNNING)["metadata"]["name"]
     with (
         proxy.fault("/log.*container=storage-initializer", status=200, body="fetched\n"),
@@ -38,7 +38,7 @@ def test_every_container_of_every_pod(cluster: Cluster, play: Play, proxy: Proxy
     ]
 
 
-def test_what_comes_later_is_followed_until_the_service_is_deleted(
+def test_new_pods_are_followed_until_the_service_is_deleted(
     cluster: Cluster, play: Play, proxy: Proxy
 ) -> None:
     first = play.pod(A, main=RUNNING)["metadata"]["name"]
@@ -58,7 +58,7 @@ def test_what_comes_later_is_followed_until_the_service_is_deleted(
         assert list(lines) == []
 
 
-def test_of_the_run_before(cluster: Cluster, play: Play, proxy: Proxy) -> None:
+def test_the_logs_of_the_previous_run(cluster: Cluster, play: Play, proxy: Proxy) -> None:
     once = play.pod(A, init={"terminated": {"exitCode": 0}}, main=RUNNING)["metadata"]["name"]
     again = play.pod(B, main={"waiting": {"reason": "CrashLoopBackOff"}, "last": {"exitCode": 1}})
     with proxy.fault("/log.*previous=true", status=200, body="ModuleNotFoundError\n"):
@@ -72,13 +72,13 @@ def test_of_the_run_before(cluster: Cluster, play: Play, proxy: Proxy) -> None:
     )
 
 
-def test_a_container_that_never_started_has_none(cluster: Cluster, play: Play, proxy: Proxy) -> None:
+def test_a_container_that_never_started_has_no_log(cluster: Cluster, play: Play, proxy: Proxy) -> None:
     play.pod(A, init={"waiting": {"reason": "PodInitializing"}})
     assert list(cluster.reach.logs(play.reference)) == []
     assert [path for _, path in proxy.requests if path.endswith("/log")] == []
 
 
-def test_a_log_that_cannot_be_had_is_said_and_no_failure(cluster: Cluster, play: Play, proxy: Proxy) -> None:
+def test_an_unavailable_log_is_a_line_and_not_an_error(cluster: Cluster, play: Play, proxy: Proxy) -> None:
     play.pod(A, main=RUNNING)
     with proxy.fault("/log", status=500, message="its node is gone"):
         (line,) = cluster.reach.logs(play.reference)
@@ -86,7 +86,7 @@ def test_a_log_that_cannot_be_had_is_said_and_no_failure(cluster: Cluster, play:
     assert "its node is gone" in line
 
 
-def test_no_service(cluster: Cluster, play: Play) -> None:
+def test_the_logs_of_a_missing_service(cluster: Cluster, play: Play) -> None:
     cluster.services.delete(play.reference)
     with pytest.raises(NotFoundError, match="not found"):
         list(cluster.reach.logs(play.reference))
@@ -100,7 +100,7 @@ def kubelet(kube: Kube, namespace: str, play: Play) -> Iterator[LogKubelet]:
 
 
 def stamped(second: int, count: int) -> list[str]:
-    """Make lines, some of which are the same at the same time."""
+    """Return lines, some of which have the same time and text."""
     return [f"2026-01-01T00:00:{second:02}.{n // 2:09}Z line {second} {n // 4}" for n in range(count)]
 
 
@@ -110,7 +110,7 @@ def texts(lines: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("broken", [{"cut": 0}, {"cut": 700}, {"cut": 1000}, {"reset": True}])
 @pytest.mark.parametrize("follow", [False, True])
-def test_a_log_that_breaks_off_is_gone_on_with(
+def test_a_log_that_breaks_off_is_resumed(
     cluster: Cluster, play: Play, proxy: Proxy, kubelet: LogKubelet, broken: dict[str, int], follow: bool
 ) -> None:
     before, after = stamped(1, 5) + stamped(2, 20), stamped(2, 24)[20:] + stamped(3, 9)
@@ -131,7 +131,7 @@ def test_a_log_that_breaks_off_is_gone_on_with(
     assert "reset" in broken or len(kubelet.asked) > 1
 
 
-def test_a_log_that_the_api_server_ends_is_gone_on_with(
+def test_a_log_that_the_api_server_ends_is_resumed(
     cluster: Cluster, play: Play, proxy: Proxy, kubelet: LogKubelet
 ) -> None:
     first, second = stamped(1, 3), stamped(1, 6)[3:]
@@ -147,7 +147,7 @@ def test_a_log_that_the_api_server_ends_is_gone_on_with(
 
 @pytest.mark.parametrize("follow", [False, True])
 @pytest.mark.parametrize("failure", [{"reset": True}, {"status": 503}, {"status": 401}, {"cut": 30}])
-def test_an_api_server_that_fails_for_ever_is_an_error(
+def test_an_api_server_that_keeps_failing_is_an_error(
     quick: Cluster, play: Play, proxy: Proxy, kubelet: LogKubelet, failure: dict[str, int], follow: bool
 ) -> None:
     kubelet.say(*stamped(1, 3))

@@ -1,4 +1,4 @@
-"""What happens while a watch does not see it: it is found out afterwards, and told rightly."""
+"""Changes that a watch misses are found and reported afterwards."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def play(kube: Kube, namespace: str) -> Play:
 
 @pytest.fixture
 def waiting(cluster: Cluster, play: Play, namespace: str) -> Iterator[Waiting]:
-    """A release that is waited for."""
+    """A wait for a release."""
     roll(cluster, documents(namespace))
     one = Waiting(cluster, play, A, 30)
     one.until(lambda status: True)
@@ -36,17 +36,17 @@ def waiting(cluster: Cluster, play: Play, namespace: str) -> Iterator[Waiting]:
 
 
 @contextmanager
-def unseen(proxy: Proxy, plural: str, *, gone: bool = True) -> Iterator[None]:
-    """Let what happens within be unseen by the watch of one kind, which cannot be gone on with if `gone`."""
+def hidden(proxy: Proxy, plural: str, *, gone: bool = True) -> Iterator[None]:
+    """Hide changes from the watch of one kind while the `with` lasts; with `gone`, it cannot resume."""
     watch = f"/{plural}\\?watch=true"
-    deaf = Fault(watch, hold=True)
-    with proxy.failing(deaf):
+    held_watch = Fault(watch, hold=True)
+    with proxy.failing(held_watch):
         proxy.drop()
-        assert deaf.held.wait(10)
+        assert held_watch.held.wait(10)
         yield
         old = Fault(watch, gone=True, times=int(gone))
         with proxy.failing(old):
-            deaf.over.set()
+            held_watch.over.set()
             assert not gone or old.held.wait(10)
 
 
@@ -57,54 +57,54 @@ def ready(play: Play) -> None:
 
 @pytest.mark.parametrize("gone", [True, False], ids=["too old", "broken off"])
 @pytest.mark.parametrize("plural", ["inferenceservices", "replicasets"])
-def test_ready_is_seen_afterwards(
+def test_a_missed_ready_is_seen_afterwards(
     waiting: Waiting, play: Play, proxy: Proxy, plural: str, gone: bool
 ) -> None:
-    with unseen(proxy, plural, gone=gone):
+    with hidden(proxy, plural, gone=gone):
         ready(play)
     waiting.end()
 
 
 @pytest.mark.parametrize(
-    ("plural", "happens"),
+    ("plural", "fail"),
     [("pods", crash), ("events", no_gpu_by_event), ("deployments", too_late)],
     ids=["pods", "events", "deployments"],
 )
-def test_a_failure_is_seen_afterwards(
-    waiting: Waiting, play: Play, proxy: Proxy, plural: str, happens: Callable[[Play], None]
+def test_a_missed_failure_is_seen_afterwards(
+    waiting: Waiting, play: Play, proxy: Proxy, plural: str, fail: Callable[[Play], None]
 ) -> None:
-    with unseen(proxy, plural):
-        happens(play)
+    with hidden(proxy, plural):
+        fail(play)
     with pytest.raises(RolloutFailedError):
         waiting.end()
 
 
 @pytest.mark.parametrize("gone", [True, False], ids=["too old", "broken off"])
-def test_a_service_that_was_deleted_and_made_anew_is_another(
+def test_a_recreated_service_is_another_service(
     waiting: Waiting, cluster: Cluster, play: Play, proxy: Proxy, namespace: str, gone: bool
 ) -> None:
-    with unseen(proxy, "inferenceservices", gone=gone):
+    with hidden(proxy, "inferenceservices", gone=gone):
         cluster.services.delete(play.reference)
         roll(cluster, documents(namespace))
         ready(play)
-    with pytest.raises(NotFoundError, match="digits was deleted") as caught:
+    with pytest.raises(NotFoundError, match="service digits was deleted") as caught:
         waiting.end()
-    assert not gone or "another one of its name was created" in caught.value.what
+    assert not gone or "another service of this name was created" in caught.value.what
     assert "https://" in str(caught.value.where)
     assert "kdeploy rollout" in str(caught.value.hint)
 
 
-def test_another_release_that_was_applied_is_seen_afterwards(
+def test_another_applied_release_is_seen_afterwards(
     waiting: Waiting, cluster: Cluster, proxy: Proxy, namespace: str
 ) -> None:
-    with unseen(proxy, "inferenceservices"):
+    with hidden(proxy, "inferenceservices"):
         roll(cluster, documents(namespace, B))
     with pytest.raises(ConflictError, match=f"applied release {B}"):
         waiting.end()
 
 
-def test_a_bookmark_is_where_a_watch_goes_on(waiting: Waiting, play: Play, proxy: Proxy, kube: Kube) -> None:
-    play.status(deploymentMode="Standard")  # so that there is a version after the one of the list
+def test_a_watch_resumes_at_a_bookmark(waiting: Waiting, play: Play, proxy: Proxy, kube: Kube) -> None:
+    play.status(deploymentMode="Standard")  # so that there is a newer version than the list's
     version = kube.get(SERVICES_OF.format(play.namespace))["metadata"]["resourceVersion"]
     bookmark = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": version}}}
     watch = "/inferenceservices\\?watch=true"

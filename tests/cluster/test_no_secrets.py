@@ -1,4 +1,4 @@
-"""Secrets of a cluster's user, of a model store, of a request: the live Secret has them, and nothing else."""
+"""Secrets of the cluster's user, the model store and a request are only in the live Secret."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def project(s3_config: Store, tmp_path: Path) -> Path:
 def say(
     project: Path, kubeconfig: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Say:
-    """Run a command and return all that it says, its traceback included."""
+    """Run a command and return its output, tracebacks included."""
     monkeypatch.chdir(project)
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
     monkeypatch.setattr(tempfile, "tempdir", str(project / "tmp"))
@@ -71,11 +71,11 @@ def say(
         out, err = capfd.readouterr()
         return f"{' '.join(arguments)} ends with {caught.value.code}: {out}{err}"
 
-    monkeypatch.setenv("KDEPLOY_DEBUG", "")  # which --debug sets for good
+    monkeypatch.setenv("KDEPLOY_DEBUG", "")  # --debug sets it for the process
     return say
 
 
-def test_whatever_goes_well_or_is_refused(
+def test_no_command_writes_or_prints_a_secret(
     say: Say,
     project: Path,
     parrot: tuple[str, list[str]],
@@ -98,7 +98,7 @@ def test_whatever_goes_well_or_is_refused(
     (project / "headers").unlink()
     everything = said | contents(project) | uploaded(s3_config, project)
     assert holders(everything, SECRET, KEY, ADMIN, MARK) == []
-    # A webhook quotes the Secret that it refuses, decoded and as it was sent.
+    # A webhook quotes the Secret that it rejects, decoded and encoded.
     quoted = f"no {SECRET} nor {base64.b64encode(SECRET.encode()).decode()}"
     with proxy.fault("PATCH .*/secrets/", status=400, message=quoted, times=9):
         refused = say("rollout", "--no-wait")
@@ -106,7 +106,7 @@ def test_whatever_goes_well_or_is_refused(
     assert holders({"refused": refused.encode()}, SECRET) == []
 
 
-def test_a_prediction_that_is_refused_with_the_request_in_the_answer(
+def test_a_refusal_that_quotes_the_request_is_printed_without_secrets(
     say: Say, project: Path, parrot: tuple[str, list[str]], play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, heard = parrot
@@ -121,7 +121,7 @@ def test_a_prediction_that_is_refused_with_the_request_in_the_answer(
 
 
 def user(kind: str, folder: Path) -> dict[str, Any]:
-    """Return a user of a kubeconfig who is let in, or not, by a secret with the mark in it."""
+    """Return a kubeconfig user whose credentials contain the mark."""
     version = "client.authentication.k8s.io/v1"
     told = {"apiVersion": version, "kind": "ExecCredential", "status": {"token": MARK}}
     programs = {
@@ -162,7 +162,9 @@ def user(kind: str, folder: Path) -> dict[str, Any]:
         ("plugin of no version", "exec plugin returned no credentials"),
     ],
 )
-def test_whoever_asks(kind: str, what: str, say: Say, kubeconfig: Path, tmp_path: Path) -> None:
+def test_no_error_shows_the_users_credentials(
+    kind: str, what: str, say: Say, kubeconfig: Path, tmp_path: Path
+) -> None:
     config = yaml.safe_load(kubeconfig.read_text())
     config["users"][0]["user"] = user(kind, tmp_path)
     kubeconfig.write_text(yaml.safe_dump(config))
@@ -175,7 +177,7 @@ def test_whoever_asks(kind: str, what: str, say: Say, kubeconfig: Path, tmp_path
         assert holders({"said": said.encode()} | contents(tmp_path / "project"), MARK) == []
 
 
-def test_a_plugin_that_fails_when_its_token_is_over(
+def test_a_plugin_that_fails_after_its_token_expired(
     kubeconfig: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     version = "client.authentication.k8s.io/v1"

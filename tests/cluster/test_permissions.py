@@ -1,4 +1,4 @@
-"""The account that `kdeploy render --rbac` prints: it is enough, and every part of it is needed."""
+"""The account that `kdeploy render --rbac` prints has all necessary permissions and no others."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ CiAccount = Callable[..., Cluster]
 
 
 def applied(namespace: str, mode: str) -> Bundle:
-    """Render a release, and the Secret and ServiceAccount that it reads its model store with."""
+    """Render a release with the Secret and ServiceAccount for its model store."""
     return documents(namespace, mode=mode, access=StorageAccess(data={"AWS_ACCESS_KEY_ID": "key"}))
 
 
@@ -59,7 +59,7 @@ def rollouts(cluster: Cluster, store: ModelStore, folder: Path) -> Rollouts:
 
 @pytest.fixture
 def ci(kube: Kube, proxy: Proxy, namespace: str, tmp_path: Path) -> CiAccount:
-    """Bind the rendered Role to a user, without one of its permissions if so asked, and be that user."""
+    """Bind the rendered Role to a user, optionally without one permission, and connect as that user."""
 
     def bind(mode: str, without: Permission | None = None, store: Store | None = None) -> Cluster:
         _, role, binding = render_role(namespace, WRITTEN, mode, needed_for_store(store or Store()))
@@ -89,7 +89,7 @@ def ci(kube: Kube, proxy: Proxy, namespace: str, tmp_path: Path) -> CiAccount:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_it_is_enough(ci: CiAccount, kube: Kube, namespace: str, mode: str) -> None:
+def test_the_role_is_sufficient(ci: CiAccount, kube: Kube, namespace: str, mode: str) -> None:
     cluster = ci(mode)
     cluster.services.capabilities()
     assert warned(cluster, applied(namespace, mode)) == []
@@ -115,7 +115,7 @@ def test_it_is_enough(ci: CiAccount, kube: Kube, namespace: str, mode: str) -> N
     assert cluster.services.delete(reference) is not None
 
 
-def test_it_is_enough_to_delete_what_a_rollout_left_behind(
+def test_the_role_is_sufficient_to_delete_the_remains_of_a_rollout(
     ci: CiAccount, kube: Kube, namespace: str, proxy: Proxy
 ) -> None:
     cluster = ci("Standard")
@@ -131,7 +131,7 @@ def test_it_is_enough_to_delete_what_a_rollout_left_behind(
 
 
 @pytest.mark.parametrize("lacking", EVERY, ids=str)
-def test_every_part_of_it_is_needed_and_named_before_anything_is_written(
+def test_each_missing_permission_is_named_before_the_first_write(
     ci: CiAccount,
     namespace: str,
     proxy: Proxy,
@@ -154,19 +154,19 @@ def test_every_part_of_it_is_needed_and_named_before_anything_is_written(
 
 
 @pytest.mark.parametrize("needless", [DELETE, *(one for one in EVERY if one.verb == "watch")], ids=str)
-def test_what_a_command_does_not_do_is_not_asked_for(
+def test_a_command_needs_no_permission_that_it_does_not_use(
     ci: CiAccount, namespace: str, needless: Permission
 ) -> None:
     mode = next(mode for mode in MODES if needless in needed(mode))
     assert warned(ci(mode, needless), applied(namespace, mode), wait=needless == DELETE) == []
 
 
-def test_a_rollout_without_credentials_of_ours_needs_no_secrets(ci: CiAccount, namespace: str) -> None:
+def test_a_rollout_without_credentials_needs_no_permission_for_secrets(ci: CiAccount, namespace: str) -> None:
     cluster = ci("Standard", without=Permission("create", SECRET))
     assert warned(cluster, documents(namespace)) == []
 
 
-def test_it_is_enough_for_a_model_store_in_a_claim(
+def test_the_role_is_sufficient_for_a_claim(
     ci: CiAccount, kube: Kube, namespace: str, tmp_path: Path
 ) -> None:
     with Kubelet(kube, namespace, tmp_path / "claims") as kubelet:
@@ -177,7 +177,7 @@ def test_it_is_enough_for_a_model_store_in_a_claim(
 
 
 @pytest.mark.parametrize("lacking", needed_for_store(CLAIM_STORE), ids=str)
-def test_every_part_of_that_is_needed_and_named_before_anything_is_written(
+def test_each_missing_permission_for_a_claim_is_named_before_the_first_write(
     ci: CiAccount, namespace: str, proxy: Proxy, lacking: Permission
 ) -> None:
     shell = ci("Standard", lacking, CLAIM_STORE).shell("image", print)
@@ -186,6 +186,6 @@ def test_every_part_of_that_is_needed_and_named_before_anything_is_written(
     assert proxy.writes() == []
 
 
-def test_another_namespace_is_out_of_reach(ci: CiAccount) -> None:
+def test_another_namespace_is_refused(ci: CiAccount) -> None:
     with pytest.raises(TargetError, match="user ci cannot list inferenceservices"):
         ci("Standard").services.list_all("default")

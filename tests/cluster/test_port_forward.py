@@ -1,4 +1,4 @@
-"""Asking where the ingress has no address: through the real API server, to a kubelet of the tests' own."""
+"""Predictions without an ingress address: through the real API server to a simulated kubelet."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ RBAC = "/apis/rbac.authorization.k8s.io/v1"
 
 
 class Ingress:
-    """An HTTP server that answers V1 predictions with how often it was asked, and by which Host header."""
+    """An HTTP server that answers V1 predictions and records the requests and their Host headers."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.asked: list[tuple[str, str, int]] = []
@@ -68,7 +68,7 @@ class Ingress:
             daemon_threads = True
 
             def handle_error(self, request: Any, client_address: Any) -> None:
-                pass  # connections break here by design
+                pass  # the tests break connections
 
         self._server = Quiet(("127.0.0.1", 0), Handler)
         if tls:
@@ -99,13 +99,13 @@ def kubelet(kube: Kube, ingress: Ingress) -> Iterator[Kubelet]:
 
 @pytest.fixture
 def cluster(straight: Path) -> Iterator[Cluster]:
-    """Not by way of the tests' proxy, which knows no WebSockets."""
+    """A cluster without the tests' proxy."""
     with Cluster(KServeTarget(kubeconfig=str(straight))) as target:
         yield target
 
 
 def straight_as(token: str, kube: Kube, namespace: str, folder: Path) -> str:
-    """A kubeconfig of the API server itself, for the user of a token."""
+    """A kubeconfig of the API server, for the user of a token."""
     path = folder / f"{token}.yaml"
     path.write_text(yaml.safe_dump(kube.kubeconfig(token, namespace=namespace)))
     return str(path)
@@ -119,7 +119,7 @@ def reference(cluster: Cluster, kube: Kube, namespace: str) -> Reference:
 
 
 def pod(kube: Kube, namespace: str, name: str, labels: dict[str, str], *, ready: bool = True) -> str:
-    """Create a pod of the node that the tests' kubelet stands for."""
+    """Create a pod on the simulated kubelet's node."""
     ports = [{"name": "http8081", "containerPort": 8081}]
     spec = {"nodeName": NODE, "containers": [{"name": "gateway", "image": "i", "ports": ports}]}
     path = f"/api/v1/namespaces/{namespace}/pods"
@@ -142,7 +142,7 @@ def service(kube: Kube, namespace: str, name: str, labels: dict[str, str], port:
 
 @pytest.fixture
 def kourier(kube: Kube, kubelet: Kubelet) -> Iterator[str]:
-    """Kourier, whose Service has no address: one pod of it is ready."""
+    """Kourier with one ready pod, and without an address of its Service."""
     kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": "kourier-system"}})
     labels = {"app": "3scale-kourier-gateway"}
     made = [
@@ -168,7 +168,7 @@ def ask(cluster: Cluster, reference: Reference, files: list[Path]) -> list[Predi
         return list(client.predict(files, "v1"))
 
 
-def test_several_files_at_once_through_a_pod_of_the_ingress(
+def test_several_files_are_predicted_through_a_pod_of_the_ingress(
     cluster: Cluster,
     reference: Reference,
     kourier: str,
@@ -176,7 +176,7 @@ def test_several_files_at_once_through_a_pod_of_the_ingress(
     ingress: Ingress,
     files: list[Path],
 ) -> None:
-    ingress.together = threading.Barrier(4)  # nothing is answered until four requests are there
+    ingress.together = threading.Barrier(4)  # no request is answered before the fourth arrives
     answers = ask(cluster, reference, files)
     assert [answer.error for answer in answers if isinstance(answer, Failure)] == []
     assert {(host, path) for host, path, _ in ingress.asked} == {
@@ -186,10 +186,10 @@ def test_several_files_at_once_through_a_pod_of_the_ingress(
         [[size] * 50_000] for size in (path.stat().st_size for path in files)
     ]
     assert set(kubelet.opened) == {kourier}
-    assert len(kubelet.opened) == ingress.connections <= 8  # connections are used again
+    assert len(kubelet.opened) == ingress.connections <= 8  # connections are reused
 
 
-def test_its_threads_end_with_it(
+def test_the_threads_end_with_the_client(
     cluster: Cluster, reference: Reference, kourier: str, files: list[Path]
 ) -> None:
     ask(cluster, reference, files)
@@ -199,7 +199,7 @@ def test_its_threads_end_with_it(
             assert not thread.is_alive()
 
 
-def test_it_is_asked_for_by_name(
+def test_port_forward_can_be_named_as_the_ingress(
     kube: Kube,
     reference: Reference,
     kourier: str,
@@ -216,7 +216,7 @@ def test_it_is_asked_for_by_name(
     assert kubelet.opened == [kourier]
 
 
-def test_tls_is_with_the_host_itself(
+def test_tls_ends_at_the_host(
     kube: Kube,
     cluster: Cluster,
     reference: Reference,
@@ -244,10 +244,10 @@ def test_tls_is_with_the_host_itself(
         secure.close()
 
 
-def test_a_gateways_own_service(
+def test_a_service_of_the_gateway_is_the_ingress(
     kube: Kube, cluster: Cluster, reference: Reference, kubelet: Kubelet, files: list[Path]
 ) -> None:
-    """Its address is one of the cluster's own, which means nothing out here."""
+    """Its address is a cluster IP, which is not reachable from outside."""
     namespace = reference.namespace
     labels = {"gateway.networking.k8s.io/gateway-name": "main"}
     made = service(kube, namespace, "main-istio", labels, 8081)
@@ -275,7 +275,7 @@ def test_a_gateways_own_service(
     assert kubelet.opened == [f"{namespace}/main-istio-a:8081"]
 
 
-def test_without_an_ingress_a_pod_of_the_service_itself(
+def test_without_an_ingress_a_pod_of_the_service_answers(
     kube: Kube, cluster: Cluster, reference: Reference, kubelet: Kubelet, files: list[Path]
 ) -> None:
     labels = {"app": "isvc.digits-predictor"}
@@ -286,7 +286,7 @@ def test_without_an_ingress_a_pod_of_the_service_itself(
     assert isinstance(ask(cluster, reference, files[:1])[0], Prediction)
 
 
-def test_a_service_of_the_cluster_only_is_asked_from_inside(
+def test_a_cluster_local_service_is_reached_through_the_inner_ingress(
     kube: Kube, cluster: Cluster, reference: Reference, kourier: str, kubelet: Kubelet, files: list[Path]
 ) -> None:
     local = f"digits.{reference.namespace}.svc.cluster.local"
@@ -306,7 +306,7 @@ def test_a_service_of_the_cluster_only_is_asked_from_inside(
 
 
 class TestRefusals:
-    def test_nothing_listens_there(
+    def test_a_port_on_which_nothing_listens(
         self, cluster: Cluster, reference: Reference, kourier: str, kubelet: Kubelet, files: list[Path]
     ) -> None:
         kubelet.ports.clear()
@@ -315,7 +315,7 @@ class TestRefusals:
         assert "nothing listens on port 8081 of the pod" in answer.error.what
         assert answer.error.where == "pod kourier-system/gateway-b"
 
-    def test_the_ingress_says_nothing(
+    def test_an_ingress_that_closes_the_connection(
         self,
         cluster: Cluster,
         reference: Reference,
@@ -323,12 +323,12 @@ class TestRefusals:
         ingress: Ingress,
         files: list[Path],
     ) -> None:
-        ingress.together.abort()  # its handler dies, and with it the connection
+        ingress.together.abort()  # its handler ends with the connection
         (answer,) = ask(cluster, reference, files[:1])
         assert isinstance(answer, Failure)
         assert "the connection was cut before the answer was complete" in answer.error.what
 
-    def test_the_forward_breaks(
+    def test_a_forward_that_breaks(
         self,
         cluster: Cluster,
         reference: Reference,
@@ -337,7 +337,7 @@ class TestRefusals:
         ingress: Ingress,
         files: list[Path],
     ) -> None:
-        ingress.together = threading.Barrier(2)  # the request is there, and never answered
+        ingress.together = threading.Barrier(2)  # the request arrived and is never answered
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(ask, cluster, reference, files[:1])
             while not ingress.together.n_waiting:
@@ -348,7 +348,7 @@ class TestRefusals:
         assert isinstance(answer, Failure)
         assert "the connection to the API server broke" in answer.error.what
 
-    def test_credentials_follow_no_redirect(
+    def test_credentials_do_not_follow_a_redirect(
         self, kubeconfig: Path, proxy: Proxy, reference: Reference, kourier: str, files: list[Path]
     ) -> None:
         elsewhere = {"Location": f"{proxy.url}/elsewhere".replace("https", "wss")}
@@ -360,7 +360,7 @@ class TestRefusals:
             ask(cluster, reference, files[:1])
         assert [path for _, path in proxy.requests if "elsewhere" in path] == []
 
-    def test_the_node_is_gone(
+    def test_a_node_that_is_not_reachable(
         self, cluster: Cluster, reference: Reference, kourier: str, kubelet: Kubelet, files: list[Path]
     ) -> None:
         kubelet.stop()
@@ -368,7 +368,7 @@ class TestRefusals:
             ask(cluster, reference, files[:2])
 
     @pytest.mark.parametrize("lacking", ["services", "pods", "pods/portforward"])
-    def test_what_is_not_allowed_is_named(
+    def test_a_missing_permission_is_named(
         self,
         kube: Kube,
         reference: Reference,
@@ -411,7 +411,7 @@ def wait_until_granted(cluster: Cluster) -> None:
         time.sleep(0.02)
 
 
-def test_one_release_is_reached_at_a_ready_pod_of_its_own(
+def test_one_release_is_reached_at_its_ready_pod(
     cluster: Cluster,
     reference: Reference,
     kube: Kube,

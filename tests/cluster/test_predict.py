@@ -1,4 +1,4 @@
-"""`kdeploy predict --kserve` against an ingress on loopback: what it sends, and what it makes of refusals."""
+"""`kdeploy predict --kserve` against an ingress on loopback: its requests, and its errors for refusals."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def guarded(asked: Asked) -> Reply:
 COOKIE, TOKEN = ("--cookie", "authservice_session=@secret"), ("--token", "@secret")
 
 
-def test_token_and_cookie_lead_through_an_authenticating_proxy(
+def test_a_token_or_cookie_passes_an_authenticating_proxy(
     predict: Predict, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.answering = guarded
@@ -119,7 +119,9 @@ def test_token_and_cookie_lead_through_an_authenticating_proxy(
     ],
     ids=lambda value: str(getattr(value, "status", "")),
 )
-def test_refusals(predict: Predict, server: Server, reply: Reply, told: str, hint: str) -> None:
+def test_a_refusal_is_an_error_with_a_hint(
+    predict: Predict, server: Server, reply: Reply, told: str, hint: str
+) -> None:
     server.answering = lambda asked: reply
     code, _, err = predict(*TOKEN, *COOKIE)
     assert code == 10
@@ -128,7 +130,7 @@ def test_refusals(predict: Predict, server: Server, reply: Reply, told: str, hin
     assert hint in err
 
 
-def test_through_a_proxy_that_is_not_for_the_api_server(
+def test_the_environments_proxy_is_used_for_predictions_only(
     predict: Predict, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.answering = guarded

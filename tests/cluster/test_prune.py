@@ -1,4 +1,4 @@
-"""`kdeploy prune` where several targets share a model store, and others roll out from it too."""
+"""`kdeploy prune` with a model store that several targets and other users share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SERVICES = "/apis/serving.kserve.io/v1beta1/namespaces/{}/inferenceservices"
 
 @pytest.fixture
 def elsewhere(kube: Kube, namespace: str) -> str:
-    """The namespace of production; staging's is `namespace`."""
+    """The namespace of production; staging uses `namespace`."""
     kube.create("/api/v1/namespaces", {"metadata": {"name": f"{namespace}-production"}})
     return f"{namespace}-production"
 
@@ -38,7 +38,7 @@ def pushed(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> list[str]:
-    """Six releases in one store of two targets, which the services of no other test name."""
+    """Six releases in one store of two targets."""
     folder = write_project(tmp_path / "project", s3_config)
     (folder / "weights.pt").write_text(namespace)
     config = (folder / "kdeploy.toml").read_text()
@@ -73,20 +73,20 @@ def rolled_out(kubeconfig: Path, namespace: str, *releases: str, name: str = "di
         roll(cluster, documents(namespace, release, name=name, mode="Knative"))
 
 
-def test_what_any_target_serves_or_remembers_stays(
+def test_releases_that_a_target_serves_or_has_in_its_journal_stay(
     prune: Prune, pushed: list[str], kubeconfig: Path, namespace: str, elsewhere: str
 ) -> None:
-    rolled_out(kubeconfig, elsewhere, pushed[0], pushed[1])  # the first is in its history only
+    rolled_out(kubeconfig, elsewhere, pushed[0], pushed[1])  # the first one is only in the journal
     rolled_out(kubeconfig, namespace, pushed[2])
     assert prune("--dry-run")[:2] == (0, pushed[3:5])
     assert prune("--yes")[:2] == (0, pushed[3:5])
     assert "nothing to remove" in prune("--yes")[2]
 
 
-def test_what_others_have_made_of_it_stays(
+def test_releases_that_other_users_serve_stay(
     prune: Prune, pushed: list[str], kube: Kube, elsewhere: str
 ) -> None:
-    """Services of other names and makers, in a namespace of no target, by their storage URIs."""
+    """Services of other users in other namespaces, by their storage URIs."""
 
     def service(name: str, predictor: Document) -> None:
         kube.create(
@@ -111,7 +111,7 @@ def test_what_others_have_made_of_it_stays(
             kube.delete(f"{SERVICES.format('default')}/{elsewhere}-{name}")
 
 
-def test_what_a_revision_still_serves_stays(
+def test_a_release_that_a_revision_still_serves_stays(
     prune: Prune, pushed: list[str], kubeconfig: Path, kube: Kube, elsewhere: str
 ) -> None:
     rolled_out(kubeconfig, elsewhere, pushed[0])
@@ -120,7 +120,7 @@ def test_what_a_revision_still_serves_stays(
 
 
 @pytest.mark.parametrize("kind", ["inferenceservices", "revisions", "controllerrevisions"])
-def test_a_target_that_does_not_answer_stops_it(
+def test_a_target_that_does_not_answer_stops_the_prune(
     prune: Prune, pushed: list[str], proxy: Proxy, kind: str
 ) -> None:
     with proxy.fault(f"GET .*/{kind}", status=403, message="not for you"):
@@ -133,7 +133,7 @@ def test_a_target_that_does_not_answer_stops_it(
         assert prune("--yes", *ignored)[:2] == (0, pushed[:5])
 
 
-def test_what_comes_into_use_while_it_waits_for_a_yes_stays(
+def test_a_release_rolled_out_before_the_confirmation_stays(
     prune: Prune,
     pushed: list[str],
     kubeconfig: Path,
@@ -150,7 +150,7 @@ def test_what_comes_into_use_while_it_waits_for_a_yes_stays(
     assert all(release in err for release in pushed[:5])
 
 
-def test_without_a_terminal_it_wants_a_yes(prune: Prune, pushed: list[str]) -> None:
+def test_without_a_terminal_prune_needs_yes(prune: Prune, pushed: list[str]) -> None:
     code, gone, err = prune()
     assert (code, gone) == (3, [])
     assert all(release in err for release in pushed[:5])

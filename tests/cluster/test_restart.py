@@ -1,4 +1,4 @@
-"""An API server that is killed and starts anew, while a release is waited for."""
+"""An API server that is killed and restarted during a wait."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.cluster.test_watch import Waiting
 
 @pytest.fixture
 def kube(kube: Kube, tmp_path: Path) -> Iterator[Kube]:
-    """An API server of the test's own, on the tests' few CRDs: it starts sooner."""
+    """An API server for this test, with the small CRDs of the tests, which start faster."""
     with Kube(tmp_path, None) as own:
         yield own
 
 
-def test_it_is_waited_for_and_gone_on_with(cluster: Cluster, kube: Kube, namespace: str) -> None:
+def test_a_wait_continues_after_the_restart(cluster: Cluster, kube: Kube, namespace: str) -> None:
     play = Play(kube, namespace)
     roll(cluster, documents(namespace))
     waiting = Waiting(cluster, play, A, 30)

@@ -1,4 +1,4 @@
-"""What people read when a rollout fails, is refused, goes back, or is run once more."""
+"""The output of a rollout that fails, is refused, is rolled back or is run again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BROKEN = ("rollout", "--set", "model.version=2.0")
 
 
 def applied(play: Play, version: str) -> str:
-    """Return the release of a version once it is applied."""
+    """Wait until a version is applied, and return its release."""
     end = time.monotonic() + 20
     while True:
         status, service = play.kube.request("GET", play._service)
@@ -37,9 +37,9 @@ def applied(play: Play, version: str) -> str:
 
 
 @contextmanager
-def meanwhile(happens: Callable[[], Any]) -> Iterator[None]:
+def meanwhile(play_cluster: Callable[[], Any]) -> Iterator[None]:
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(happens)
+        future = pool.submit(play_cluster)
         yield
         future.result(30)
 
@@ -52,7 +52,9 @@ def fail_to_load(play: Play, version: str = "2.0") -> str:
     return release
 
 
-def test_a_model_that_cannot_be_loaded(kdeploy: Kdeploy, rolled_out: str, play: Play) -> None:
+def test_a_model_that_cannot_be_loaded_shows_its_traceback(
+    kdeploy: Kdeploy, rolled_out: str, play: Play
+) -> None:
     with meanwhile(lambda: fail_to_load(play)):
         ended = kdeploy(*BROKEN)
     assert ended.code == 8
@@ -78,14 +80,16 @@ def test_a_model_that_cannot_be_loaded(kdeploy: Kdeploy, rolled_out: str, play: 
     assert ["applied", "last", failed] in plan
 
 
-def test_plan_before_any_pod_is_there(kdeploy: Kdeploy, play: Play) -> None:
+def test_a_plan_before_the_first_pod(kdeploy: Kdeploy, play: Play) -> None:
     assert kdeploy("rollout", "--no-wait").code == 0
     play.show("01")
     plan = [line.split() for line in kdeploy("plan").out.splitlines()]
     assert ["answers", "now", "no", "release"] in plan
 
 
-def test_a_list_after_a_deadline_shows_who_answers(kdeploy: Kdeploy, rolled_out: str, play: Play) -> None:
+def test_a_list_after_a_deadline_shows_the_answering_release(
+    kdeploy: Kdeploy, rolled_out: str, play: Play
+) -> None:
     assert kdeploy(*BROKEN, "--no-wait").code == 0
     failed = play.service()["metadata"]["labels"][RELEASE_LABEL]
     play.replica_set(failed, available=0, number=2)
@@ -100,14 +104,14 @@ class TestRollbackOnFailure:
     ) -> None:
         before = play.service()
 
-        def happens() -> None:
+        def play_cluster() -> None:
             failed = fail_to_load(play)
             applied(play, "1.0")
             play.replica_set(failed, available=0, replicas=0)
             play.replica_set(rolled_out, available=1, number=3)
             play.ready()
 
-        with meanwhile(happens):
+        with meanwhile(play_cluster):
             ended = kdeploy(*BROKEN, "--rollback-on-failure")
         assert ended.code == 8
         assert f"rolling back to release {rolled_out}" in ended.err
@@ -116,24 +120,24 @@ class TestRollbackOnFailure:
         outcomes = [entry["outcome"] for entry in json.loads(kdeploy("rollout", "history", "-o", "json").out)]
         assert outcomes == ["Ready", "Failed", "Ready"]
 
-    def test_on_a_full_node_the_failed_pods_make_room(
+    def test_on_a_full_node_the_failed_pods_are_stopped_first(
         self, kdeploy: Kdeploy, rolled_out: str, play: Play, proxy: Proxy
     ) -> None:
-        def happens() -> None:
-            play.replica_set(rolled_out, available=0, replicas=0)  # its pods were stopped first
+        def play_cluster() -> None:
+            play.replica_set(rolled_out, available=0, replicas=0)  # its pods are stopped first
             failed = fail_to_load(play)
             applied(play, "1.0")
             play.replica_set(failed, available=0, replicas=0)
             play.replica_set(rolled_out, available=1, number=3)
             play.ready()
 
-        with meanwhile(happens):
+        with meanwhile(play_cluster):
             ended = kdeploy(*BROKEN, "--strategy", "recreate", "--rollback-on-failure")
         assert ended.code == 8
         assert f"{rolled_out} is restored and Ready" in ended.err
         assert play.service()["spec"]["predictor"]["deploymentStrategy"] == {"type": "Recreate"}
 
-    def test_one_that_fails_too_keeps_the_first_cause(
+    def test_a_failed_rollback_shows_the_first_cause(
         self, kdeploy: Kdeploy, rolled_out: str, play: Play, proxy: Proxy
     ) -> None:
         with meanwhile(lambda: fail_to_load(play)):
@@ -143,37 +147,37 @@ class TestRollbackOnFailure:
         assert f"rolling back to {rolled_out} failed: timed out after 3 s" in ended.err
         assert f"{rolled_out} stays applied and takes over when it is ready" in ended.err
 
-    def test_what_keeps_the_history_from_being_read_does_not_hide_the_cause(
+    def test_an_unreadable_journal_does_not_hide_the_cause(
         self, kdeploy: Kdeploy, rolled_out: str, play: Play, proxy: Proxy
     ) -> None:
         broken = Fault("GET .*/controllerrevisions", times=99, status=500, message="etcd is down")
 
-        def happens() -> None:
+        def play_cluster() -> None:
             applied(play, "2.0")
             with proxy.failing(broken):
                 fail_to_load(play)
                 assert broken.over.wait(30)
 
-        with meanwhile(happens):
+        with meanwhile(play_cluster):
             ended = kdeploy(*BROKEN, "--rollback-on-failure")
             broken.over.set()
         assert ended.code == 8
         assert "ValueError: wrong weights" in ended.err
         assert "cannot roll back: " in ended.err
 
-    def test_on_a_first_release_there_is_nothing_to_restore(self, kdeploy: Kdeploy, play: Play) -> None:
+    def test_a_first_release_cannot_be_rolled_back(self, kdeploy: Kdeploy, play: Play) -> None:
         with meanwhile(lambda: fail_to_load(play)):
             ended = kdeploy(*BROKEN, "--rollback-on-failure")
         assert ended.code == 8
         assert f"Nothing to roll back to: no other release of {play.reference} was Ready." in ended.err
 
-    def test_without_waiting_it_makes_no_sense(self, kdeploy: Kdeploy) -> None:
+    def test_rollback_on_failure_needs_wait(self, kdeploy: Kdeploy) -> None:
         ended = kdeploy("rollout", "--no-wait", "--rollback-on-failure")
         assert (ended.code, "cannot be combined" in ended.err) == (3, True)
 
 
 @pytest.mark.parametrize("command", [("rollout",), ("status",)], ids=" ".join)
-def test_whoever_sees_the_real_outcome_corrects_the_history(
+def test_the_next_rollout_corrects_the_outcome(
     kdeploy: Kdeploy, play: Play, command: tuple[str, ...]
 ) -> None:
     assert kdeploy("rollout", "--timeout", "300ms").code == 9
@@ -183,7 +187,7 @@ def test_whoever_sees_the_real_outcome_corrects_the_history(
     assert kdeploy("rollout", "history").out.splitlines()[-1].split()[-1] == "Ready"
 
 
-def test_a_release_that_became_ready_unseen_is_the_one_to_restore(kdeploy: Kdeploy, play: Play) -> None:
+def test_a_release_that_became_ready_after_the_wait_is_restored(kdeploy: Kdeploy, play: Play) -> None:
     assert kdeploy("rollout", "--no-wait").code == 0
     become_ready(play)
     assert kdeploy(*BROKEN, "--no-wait").code == 0
@@ -192,7 +196,7 @@ def test_a_release_that_became_ready_unseen_is_the_one_to_restore(kdeploy: Kdepl
 
 
 class TestStrategy:
-    def test_recreate_belongs_to_the_rollout(self, kdeploy: Kdeploy, rolled_out: str, play: Play) -> None:
+    def test_recreate_applies_to_one_rollout(self, kdeploy: Kdeploy, rolled_out: str, play: Play) -> None:
         assert kdeploy("rollout", "--strategy", "recreate").err.splitlines()[-1].startswith("unchanged: ")
         ended = kdeploy(*BROKEN, "--strategy", "recreate", "--no-wait")
         assert ended.code == 0
@@ -202,14 +206,14 @@ class TestStrategy:
         play.replica_set(rolled_out, available=0, replicas=0)
         play.replica_set(release, available=1, number=2)
         play.ready()
-        again = kdeploy(*BROKEN)  # the strategy alone is not worth a write
+        again = kdeploy(*BROKEN)  # a different strategy is not written
         assert (again.code, again.out) == (0, f"{release}\n")
         assert "unchanged: " in again.err
         third = kdeploy("rollout", "--set", "model.version=3.0", "--no-wait")
         assert third.code == 0
         assert "deploymentStrategy" not in play.service()["spec"]["predictor"]
 
-    def test_it_is_used_where_a_first_release_blocks_its_correction(
+    def test_recreate_is_used_if_a_failed_first_release_blocks_the_next(
         self, kdeploy: Kdeploy, play: Play
     ) -> None:
         assert kdeploy("rollout", "--no-wait").code == 0
@@ -220,7 +224,7 @@ class TestStrategy:
         assert f"no release answers requests, so kdeploy stops the pods of {first} first" in ended.err
         assert play.service()["spec"]["predictor"]["deploymentStrategy"] == {"type": "Recreate"}
 
-    def test_knative_knows_none(self, kdeploy: Kdeploy, proxy: Proxy) -> None:
+    def test_knative_has_no_strategy(self, kdeploy: Kdeploy, proxy: Proxy) -> None:
         knative = ("--set", "targets.production.deployment-mode=Knative")
         ended = kdeploy("rollout", *knative, "--strategy", "recreate")
         assert (ended.code, "needs a cluster in Standard mode" in ended.err) == (3, True)
@@ -237,14 +241,14 @@ class TestCanary:
         play.revision(release, number)
         play.ready_knative(f"digits-predictor-{number:05}", traffic(number))
 
-    def test_a_first_release_is_rolled_out_at_once(self, kdeploy: Kdeploy, play: Play) -> None:
+    def test_a_first_release_gets_all_traffic(self, kdeploy: Kdeploy, play: Play) -> None:
         with meanwhile(lambda: self.knative(play, "1.0", 1)):
             ended = kdeploy("rollout", *self.KNATIVE, "--canary", "10")
         assert ended.code == 0
         assert "is the first release: it gets all requests, not 10%" in ended.err
         assert "canaryTrafficPercent" not in play.service()["spec"]["predictor"]
 
-    def test_once_more_for_a_release_that_is_rolled_out_changes_nothing(
+    def test_a_canary_of_the_stable_release_changes_nothing(
         self, kdeploy: Kdeploy, play: Play, proxy: Proxy
     ) -> None:
         with meanwhile(lambda: self.knative(play, "1.0", 1)):
@@ -257,7 +261,7 @@ class TestCanary:
             assert "unchanged: " in ended.err
         assert proxy.writes() == []
 
-    def test_ready_means_the_wanted_split(self, kdeploy: Kdeploy, play: Play) -> None:
+    def test_ready_needs_the_wanted_traffic(self, kdeploy: Kdeploy, play: Play) -> None:
         def split(number: int) -> list[Any]:
             return [
                 {"revisionName": f"digits-predictor-{number:05}", "percent": 10, "latestRevision": True},
@@ -270,7 +274,7 @@ class TestCanary:
         with meanwhile(lambda: self.knative(play, "2.0", 2, split)):
             assert kdeploy(*BROKEN, *self.KNATIVE, "--canary", "10").code == 0
         ended = kdeploy(*BROKEN, *self.KNATIVE, "--timeout", "1s")
-        assert ended.code == 9  # KServe has not changed the split yet
+        assert ended.code == 9  # KServe has not changed the traffic yet
         assert "waiting for the traffic to be 100% 2.0-" in ended.err
         assert f"; {stable} still answers requests" in ended.err
         play.ready_knative("digits-predictor-00002")
@@ -280,7 +284,7 @@ class TestCanary:
 
 class TestRefusedBeforeTheFirstWrite:
     @pytest.mark.parametrize("annotation", ["stop", "disable-auto-update"])
-    def test_a_service_that_is_stopped_or_frozen(
+    def test_a_stopped_or_frozen_service_is_refused(
         self, kdeploy: Kdeploy, rolled_out: str, play: Play, kube: Kube, proxy: Proxy, annotation: str
     ) -> None:
         key = f"serving.kserve.io/{annotation}"
@@ -295,13 +299,15 @@ class TestRefusedBeforeTheFirstWrite:
         found = json.loads(kdeploy("doctor", "-o", "json").out)
         assert [one["name"] for one in found if one["status"] == "failure"] == ["annotation"]
 
-    def test_a_stopped_service_has_a_phase(self, kdeploy: Kdeploy, rolled_out: str, play: Play) -> None:
+    def test_a_stopped_service_has_the_phase_stopped(
+        self, kdeploy: Kdeploy, rolled_out: str, play: Play
+    ) -> None:
         play.show("08")
         ended = kdeploy("status")
         assert ended.code == 8
         assert ["phase", "Stopped"] in [line.split() for line in ended.out.splitlines()]
 
-    def test_a_quota_that_one_pod_exceeds(
+    def test_a_quota_that_one_pod_exceeds_is_refused(
         self, kdeploy: Kdeploy, kube: Kube, namespace: str, proxy: Proxy
     ) -> None:
         quota = {"metadata": {"name": "q"}, "spec": {"hard": {"requests.memory": "1Gi"}}}
@@ -310,7 +316,9 @@ class TestRefusedBeforeTheFirstWrite:
         assert (ended.code, proxy.writes()) == (3, [])
         assert "ResourceQuota q allows 1Gi requests.memory, and one pod requests 2Gi" in ended.err
 
-    def test_a_limit_range(self, kdeploy: Kdeploy, kube: Kube, namespace: str) -> None:
+    def test_a_limit_range_that_a_pod_exceeds_is_refused(
+        self, kdeploy: Kdeploy, kube: Kube, namespace: str
+    ) -> None:
         limits = [{"type": "Container", "max": {"memory": "1Gi"}}]
         body = {"metadata": {"name": "l"}, "spec": {"limits": limits}}
         kube.create(f"/api/v1/namespaces/{namespace}/limitranges", body)
@@ -321,12 +329,16 @@ class TestDoctor:
     def failures(self, ended: Ended) -> dict[str, str]:
         return {one["name"]: one["detail"] for one in json.loads(ended.out) if one["status"] == "failure"}
 
-    def test_a_controller_that_does_not_run(self, kdeploy: Kdeploy, kserve: Callable[..., None]) -> None:
+    def test_a_controller_without_pods_is_a_failure(
+        self, kdeploy: Kdeploy, kserve: Callable[..., None]
+    ) -> None:
         kserve(running=0)
         failures = self.failures(kdeploy("doctor", "-o", "json"))
         assert "has no available pod" in failures["KServe controller"]
 
-    def test_a_webhook_that_does_not_answer(self, kdeploy: Kdeploy, kube: Kube, namespace: str) -> None:
+    def test_a_webhook_that_does_not_answer_is_a_failure(
+        self, kdeploy: Kdeploy, kube: Kube, namespace: str
+    ) -> None:
         webhook = {
             "name": "isvc.kserve-webhook-server.validator",
             "clientConfig": {"url": "https://127.0.0.1:9/validate"},
@@ -346,14 +358,14 @@ class TestDoctor:
         kube.merge(f"/api/v1/namespaces/{namespace}", {"metadata": {"labels": {"test": namespace}}})
         kube.create(path, {"metadata": {"name": namespace}, "webhooks": [webhook]})
         try:
-            end = time.monotonic() + 20  # the API server takes a moment to know it
+            end = time.monotonic() + 20  # the API server calls it a moment later
             while "admission" not in (found := self.failures(kdeploy("doctor", "-o", "json"))):
                 assert time.monotonic() < end
             assert "isvc.kserve-webhook-server.validator" in found["admission"]
         finally:
             kube.delete(f"{path}/{namespace}")
 
-    def test_pod_security_that_refuses_the_initializer(
+    def test_pod_security_that_rejects_the_initializer_is_a_failure(
         self, kdeploy: Kdeploy, kube: Kube, namespace: str, put: Put
     ) -> None:
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -376,7 +388,7 @@ class TestDoctor:
         kube.merge(f"{containers}/default", {"spec": {"container": {"securityContext": context}}})
         assert "Pod Security" not in self.failures(kdeploy("doctor", "-o", "json"))
 
-    def test_a_node_without_room(
+    def test_a_node_without_a_free_gpu_is_a_warning(
         self, kdeploy: Kdeploy, rolled_out: str, kube: Kube, put: Put, play: Play
     ) -> None:
         name = f"full-{play.namespace}"
@@ -396,7 +408,7 @@ class TestDoctor:
         assert "no node" not in kdeploy("plan", *gpu, "--strategy", "recreate").err
 
 
-def test_scaling_to_zero_in_standard_mode_is_said(kdeploy: Kdeploy) -> None:
+def test_scaling_to_zero_in_standard_mode_is_a_warning(kdeploy: Kdeploy) -> None:
     ended = kdeploy("plan", "--set", "scaling.min-replicas=0")
     assert (
         "warning: min-replicas = 0 does not scale to zero in Standard mode: KServe runs 1 replica"
@@ -404,7 +416,7 @@ def test_scaling_to_zero_in_standard_mode_is_said(kdeploy: Kdeploy) -> None:
     )
 
 
-def test_pods_that_terminate_still_hold_their_gpus(kdeploy: Kdeploy, rolled_out: str, play: Play) -> None:
+def test_terminating_pods_still_hold_their_gpus(kdeploy: Kdeploy, rolled_out: str, play: Play) -> None:
     pod = play.pod(rolled_out, main={"running": {}}, limits={"nvidia.com/gpu": "1"})
     play.terminate(pod)
     held = f"pod {pod['metadata']['name']} (1 nvidia.com/gpu)"
@@ -413,8 +425,10 @@ def test_pods_that_terminate_still_hold_their_gpus(kdeploy: Kdeploy, rolled_out:
     assert f"still terminating: {held}" in ended.err
 
 
-def test_knatives_maximum_timeout(kdeploy: Kdeploy, put: Put, kube: Kube, proxy: Proxy) -> None:
-    """The timeout of a revision is the grace period of its pods: the drain and a whole prediction."""
+def test_a_timeout_above_knatives_maximum_is_refused(
+    kdeploy: Kdeploy, put: Put, kube: Kube, proxy: Proxy
+) -> None:
+    """A revision's timeout is its pods' grace period: the drain and one prediction."""
     knative = ("--set", "targets.production.deployment-mode=Knative")
     ended = kdeploy("rollout", *knative, "--set", "serving.response-timeout=700")
     assert (ended.code, proxy.writes()) == (3, [])
@@ -428,9 +442,7 @@ def test_knatives_maximum_timeout(kdeploy: Kdeploy, put: Put, kube: Kube, proxy:
     assert kdeploy("plan", *knative, "--set", "serving.response-timeout=700").code == 0
 
 
-def test_a_deletion_names_the_pods_that_the_cluster_has_not_come_to_yet(
-    kdeploy: Kdeploy, rolled_out: str, play: Play
-) -> None:
+def test_delete_names_the_pods_that_still_run(kdeploy: Kdeploy, rolled_out: str, play: Play) -> None:
     pod = play.pod(rolled_out, main={"running": {}}, ready=True, limits={"nvidia.com/gpu": "1"})
     ended = kdeploy("delete", "--yes")
     assert f"still terminating: pod {pod['metadata']['name']} (1 nvidia.com/gpu)" in ended.err

@@ -1,4 +1,4 @@
-"""What a real KServe was seen to do, played again: waits that must not end, and those that must."""
+"""Replays the behavior of a real KServe: waits that must end, and waits that must not."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ GPU = {"nvidia.com/gpu": "1"}
 
 
 def serve(play: Play, release: str, *, number: int = 1, before: str | None = None) -> None:
-    """Let a release become ready, in place of the one before."""
+    """Make a release ready, and stop the previous one."""
     play.deployment(release, [])
     play.replica_set(release, available=1, number=number)
     if before:
@@ -54,7 +54,7 @@ def condition(kind: str, reason: str, message: str) -> Document:
 
 
 class TestFailuresOfAnotherRelease:
-    def test_a_rollback_right_after_a_deadline(self, waiting: Start, play: Play) -> None:
+    def test_a_rollback_right_after_a_deadline_becomes_ready(self, waiting: Start, play: Play) -> None:
         rolled_out(waiting, play)
         late = condition(
             "Progressing", "ProgressDeadlineExceeded", f'ReplicaSet "digits-predictor-{B[-6:]}" has timed out'
@@ -67,13 +67,15 @@ class TestFailuresOfAnotherRelease:
         with pytest.raises(RolloutFailedError, match=rf"ProgressDeadlineExceeded: .*{A} still answers"):
             failed.end()
         back = waiting(A)
-        play.deployment(A)  # KServe labels it at once; its conditions are still those of B
+        play.deployment(A)  # KServe changes its label first; its conditions are still those of B
         time.sleep(0.5)
         assert not back.future.done()
         serve(play, A, number=3, before=B)
         back.end()
 
-    def test_a_correction_after_a_quota_refused_the_release_before(self, waiting: Start, play: Play) -> None:
+    def test_a_release_after_one_that_exceeded_a_quota_becomes_ready(
+        self, waiting: Start, play: Play
+    ) -> None:
         said = (
             f'pods "digits-predictor-{A[-6:]}-2xkvh" is forbidden: exceeded quota: q, requested: memory=512Mi'
         )
@@ -85,7 +87,7 @@ class TestFailuresOfAnotherRelease:
         with pytest.raises(RolloutFailedError, match=r"QuotaExceeded: .*512Mi") as caught:
             first.end()
         assert "raise the quota" in (caught.value.hint or "")
-        assert "kdeploy logs" not in (caught.value.hint or "")  # no container ever ran
+        assert "kdeploy logs" not in (caught.value.hint or "")  # no container has run
         second = waiting(B)  # the Deployment keeps the condition until the old ReplicaSet is empty
         generation = play.deployment(B, [])["metadata"]["generation"]
         play.deployment(B, [refused], observedGeneration=generation)
@@ -95,7 +97,7 @@ class TestFailuresOfAnotherRelease:
         serve(play, B, number=2, before=A)
         second.end()
 
-    def test_an_old_pod_that_was_killed(self, waiting: Start, play: Play) -> None:
+    def test_a_killed_pod_of_the_previous_release_is_ignored(self, waiting: Start, play: Play) -> None:
         rolled_out(waiting, play)
         one = waiting(B)
         play.replica_set(A, available=0, replicas=0)
@@ -109,7 +111,7 @@ class TestFailuresOfAnotherRelease:
 
 
 class TestOneFailedAttempt:
-    def test_a_store_that_is_out_of_reach_for_a_moment(self, waiting: Start, play: Play) -> None:
+    def test_a_failed_download_is_retried_by_the_kubelet(self, waiting: Start, play: Play) -> None:
         one = waiting()
         play.pending()
         pod = play.pod(A, init={"terminated": REFUSED}, main={"waiting": {"reason": "PodInitializing"}})
@@ -121,7 +123,7 @@ class TestOneFailedAttempt:
         serve(play, A)
         one.end()
 
-    def test_three_attempts_are_enough(self, waiting: Start, play: Play) -> None:
+    def test_three_failed_downloads_end_the_wait(self, waiting: Start, play: Play) -> None:
         one = waiting()
         play.pod(A, init={"terminated": REFUSED, "restarts": 2})
         with pytest.raises(RolloutFailedError, match=r"3 attempts of the storage-initializer .*endpoint URL"):
@@ -137,7 +139,7 @@ class TestOneFailedAttempt:
             first.end()
         again = KServeTarget(kubeconfig=str(kubeconfig), wait_window=0.1)
         with Cluster(again) as cluster:
-            roll(cluster, documents(namespace))  # nothing changes by it
+            roll(cluster, documents(namespace))  # the second rollout changes nothing
             one = Waiting(cluster, play, A, 30)
             one.until(lambda status: failed["metadata"]["name"] in " ".join(status.holding))
             play.gone(failed)
@@ -152,8 +154,8 @@ class TestOneFailedAttempt:
         failed = play.pod(A, init={"terminated": FORBIDDEN})
         with pytest.raises(RolloutFailedError, match="403"):
             first.end()
-        waiting(B)  # it fails, too; the pod of the release before stays
-        time.sleep(1.1)  # times are whole seconds
+        waiting(B)  # it also fails; the previous release's pod stays
+        time.sleep(1.1)  # times have a resolution of one second
         again = waiting(A)
         again.until(lambda status: failed["metadata"]["name"] in " ".join(status.holding))
         play.gone(failed)
@@ -162,7 +164,7 @@ class TestOneFailedAttempt:
         serve(play, A)
         again.end()
 
-    def test_the_same_rollout_again_after_a_deadline(self, waiting: Start, play: Play) -> None:
+    def test_the_same_rollout_again_after_a_deadline_becomes_ready(self, waiting: Start, play: Play) -> None:
         late = condition(
             "Progressing", "ProgressDeadlineExceeded", f'ReplicaSet "digits-predictor-{A[-6:]}" has timed out'
         )
@@ -172,13 +174,13 @@ class TestOneFailedAttempt:
         play.deployment(A, [late], observedGeneration=generation)
         with pytest.raises(RolloutFailedError, match="ProgressDeadlineExceeded"):
             first.end()
-        again = waiting(A)  # the Deployment is late until a pod of it becomes ready
+        again = waiting(A)  # the Deployment reports the deadline until a pod becomes ready
         time.sleep(0.5)
         assert not again.future.done()
         serve(play, A)
         again.end()
 
-    def test_without_the_right_to_delete_pods_the_kubelet_is_waited_for(
+    def test_without_permission_to_delete_pods_the_kubelet_retries(
         self, kubeconfig: Path, waiting: Start, play: Play, namespace: str, proxy: Proxy
     ) -> None:
         first = waiting()
@@ -203,7 +205,7 @@ class TestOneFailedAttempt:
                 one.end()
 
 
-def test_a_pod_beside_many_of_the_release_before_is_diagnosed(waiting: Start, play: Play) -> None:
+def test_a_pod_is_diagnosed_beside_many_of_the_previous_release(waiting: Start, play: Play) -> None:
     rolled_out(waiting, play)
     for _ in range(EVENTS_MAX):
         play.pod(A, main={"running": {}}, ready=True)
@@ -222,7 +224,7 @@ class TestOneGpu:
         "PodScheduled", "Unschedulable", "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
     )
 
-    def test_the_old_pod_that_gives_it_back_is_waited_for(self, waiting: Start, play: Play) -> None:
+    def test_the_wait_continues_while_an_old_pod_returns_its_gpu(self, waiting: Start, play: Play) -> None:
         rolled_out(waiting, play)
         old = play.pod(A, main={"running": {}}, ready=True, limits=GPU)
         one = waiting(B)
@@ -237,7 +239,7 @@ class TestOneGpu:
         serve(play, B, number=2, before=A)
         one.end()
 
-    def test_one_that_stays_is_named_with_the_way_out(self, waiting: Start, play: Play) -> None:
+    def test_an_old_pod_that_keeps_its_gpu_is_named_with_a_hint(self, waiting: Start, play: Play) -> None:
         rolled_out(waiting, play)
         old = play.pod(A, main={"running": {}}, ready=True, limits=GPU)
         one = waiting(B)
@@ -252,7 +254,7 @@ class TestOneGpu:
         assert "`kdeploy rollout --strategy recreate`" in hint
         assert f"{B} stays applied and takes over if it becomes ready" in hint
 
-    def test_a_pod_of_another_service_may_give_one_back(
+    def test_a_terminating_pod_of_another_service_can_return_a_gpu(
         self, cluster: Cluster, kube: Kube, play: Play, waiting: Start
     ) -> None:
         name = f"gpu-{play.namespace}"
@@ -270,7 +272,7 @@ class TestOneGpu:
             kube.delete(f"/api/v1/nodes/{name}")
 
 
-def test_a_service_that_is_stopped_while_its_release_is_waited_for(waiting: Start, play: Play) -> None:
+def test_a_service_that_is_stopped_during_the_wait_fails(waiting: Start, play: Play) -> None:
     one = waiting()
     play.kube.merge(play._service, {"metadata": {"annotations": {STOP: "true"}}})
     play.show("08")
@@ -281,9 +283,7 @@ def test_a_service_that_is_stopped_while_its_release_is_waited_for(waiting: Star
     assert "annotate inferenceservice digits serving.kserve.io/stop-" in (caught.value.hint or "")
 
 
-def test_an_autoscaler_is_known_by_what_it_leaves_or_may_be_there(
-    cluster: Cluster, kube: Kube, proxy: Proxy
-) -> None:
+def test_an_autoscaler_is_found_by_its_objects_or_assumed(cluster: Cluster, kube: Kube, proxy: Proxy) -> None:
     assert not may_scale_up(cluster.api)
     where, name = "/api/v1/namespaces/kube-system/configmaps", "cluster-autoscaler-status"
     said = f'configmaps "{name}" is forbidden: User "ci" cannot get resource "configmaps" in API group ""'
@@ -296,7 +296,7 @@ def test_an_autoscaler_is_known_by_what_it_leaves_or_may_be_there(
         kube.delete(f"{where}/{name}")
 
 
-class TestCanaryOfSomebodyElse:
+class TestCanaryOfAnotherUser:
     @pytest.mark.parametrize(
         ("weights", "traffic"),
         [
@@ -305,7 +305,7 @@ class TestCanaryOfSomebodyElse:
         ],
         ids=["0.20 splits nothing", "later it does"],
     )
-    def test_the_service_stays_ready(
+    def test_the_service_stays_ready_with_another_users_canary(
         self, cluster: Cluster, waiting: Start, play: Play, weights: dict[str, int], traffic: list[Any]
     ) -> None:
         rolled_out(waiting, play)
@@ -324,7 +324,7 @@ class TestCanaryOfSomebodyElse:
 
 
 class TestTraffic:
-    def test_a_change_of_traffic_is_waited_for(self, waiting: Start, play: Play) -> None:
+    def test_the_wait_continues_until_the_traffic_changes(self, waiting: Start, play: Play) -> None:
         first = waiting(A, mode="Knative")
         play.revision(A, 1)
         play.ready_knative("digits-predictor-00001")
@@ -344,17 +344,17 @@ class TestTraffic:
         for wanted, percent in (
             (0, 0),
             (None, 100),
-        ):  # KServe changes the split after it has seen the new one
+        ):  # KServe changes the traffic later
             one = waiting(B, mode="Knative", percent=100 if wanted is None else wanted)
             time.sleep(0.8)
             assert not one.future.done()
             one.until(lambda status: status.reason == "TrafficNotSwitched")
             play.ready_knative(new, split(percent) if percent < 100 else None)
             one.end()
-            assert sum(share.percent for share in one.told[-1].traffic if share.release == B) == percent
+            assert sum(share.percent for share in one.observed[-1].traffic if share.release == B) == percent
 
 
-class TestRuntimeOfTheClustersOwn:
+class TestRuntimeOfTheCluster:
     def test_a_traceback_in_its_log_ends_the_wait(
         self, cluster: Cluster, play: Play, proxy: Proxy, namespace: str
     ) -> None:
@@ -372,9 +372,9 @@ class TestRuntimeOfTheClustersOwn:
                 RolloutFailedError, match=r"ModelLoadFailed: ValueError: .*handler.py, line 12"
             ):
                 list(watch_rollout(cluster, play.reference, A, 30))
-        assert time.monotonic() - began <= 12  # 10 s, and the API server of the tests
+        assert time.monotonic() - began <= 12  # 10 s, plus time for the API server
 
-    def test_of_kdeploys_own_no_log_is_read(self, waiting: Start, play: Play, proxy: Proxy) -> None:
+    def test_no_log_of_kdeploys_runtime_is_read(self, waiting: Start, play: Play, proxy: Proxy) -> None:
         one = waiting(timeout=1)
         play.pending()
         play.pod(A, main={"running": {}})
@@ -383,37 +383,35 @@ class TestRuntimeOfTheClustersOwn:
         assert [path for _, path in proxy.requests if "/log" in path] == []
 
 
-def test_progress_says_what_happens(waiting: Start, play: Play) -> None:
+def test_progress_names_the_current_step(waiting: Start, play: Play) -> None:
     one = waiting()
 
-    def tells(sentence: str) -> None:
+    def shows(sentence: str) -> None:
         one.until(lambda status: status.message.startswith(sentence))
 
     play.show("01")
     play.deployment(A, [])
-    tells("waiting for Kubernetes to create the release's pods")
+    shows("waiting for Kubernetes to create the release's pods")
     pod = play.pod(A)
-    tells("waiting for a node")
+    shows("waiting for a node")
     play.bind(pod)
     play.change_pod(pod, init={"running": {}})
-    tells("downloading the model")
+    shows("downloading the model")
     done = {"terminated": {"exitCode": 0}}
     play.change_pod(pod, init=done, main={"running": {}})
-    tells("loading the model")
+    shows("loading the model")
     play.event(pod, "Unhealthy", "Readiness probe failed: model digits has no READY worker")
-    tells("loading the model: no READY worker yet")
+    shows("loading the model: no READY worker yet")
     play.change_pod(pod, main={"running": {}}, ready=True)
     play.replica_set(A, available=1)
     play.show("03")
-    tells("waiting for the gateway to accept the route")
+    shows("waiting for the gateway to accept the route")
     play.ready()
     one.end()
 
 
-def test_events_are_selected_by_the_object_that_they_are_about(
-    waiting: Start, play: Play, proxy: Proxy, kube: Kube
-) -> None:
-    """A shared namespace holds thousands of others' events: none of them is listed or watched."""
+def test_events_are_selected_by_object(waiting: Start, play: Play, proxy: Proxy, kube: Kube) -> None:
+    """A shared namespace can hold thousands of other events; none of them is listed or watched."""
     one = waiting()
     play.pending()
     pod = play.pod(A, main={"running": {}})

@@ -1,4 +1,4 @@
-"""`kdeploy rollout` on a terminal: a view that changes in place, one line that stays, and a sane terminal."""
+"""`kdeploy rollout` on a terminal: a live view, one final line, and a restored terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.cluster.kube import Kube
 from tests.cluster.play import Play
 from tests.cluster.project import write_project
 
-# The terminal becomes the one of the process, so that what is typed there interrupts it.
+# Makes this the controlling terminal, so that Ctrl-C interrupts the process.
 KDEPLOY = """
 import fcntl, sys, termios
 fcntl.ioctl(2, termios.TIOCSCTTY, 0)
@@ -31,7 +31,7 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-7]m")
 
 
 class Terminal:
-    """A command whose stdin and stderr are a terminal."""
+    """A command with a terminal as stdin and stderr."""
 
     def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
         self._master, self._slave = pty.openpty()
@@ -67,7 +67,7 @@ class Terminal:
         os.write(self._master, keys)
 
     def end(self) -> tuple[int, str, list[str]]:
-        """Return the exit code, what is on stdout, and what the terminal shows after the live view."""
+        """Return the exit code, stdout, and the terminal's content after the live view."""
         out, _ = self.process.communicate(timeout=30)
         assert termios.tcgetattr(self._slave) == self._before
         self._read_all()
@@ -78,7 +78,7 @@ class Terminal:
 
     def _read_all(self) -> None:
         if self._reader.is_alive():
-            os.write(self._slave, b"\0")  # which is where the reader ends
+            os.write(self._slave, b"\0")  # this ends the reader
             self._reader.join(10)
 
     def close(self) -> None:
@@ -115,12 +115,12 @@ def kdeploy(
         one.close()
 
 
-def test_a_rollout_is_seen_interrupted_gone_on_with_and_ends(kdeploy: Open, play: Play) -> None:
+def test_a_rollout_is_shown_interrupted_and_run_again(kdeploy: Open, play: Play) -> None:
     terminal = kdeploy("rollout")
     terminal.until("waiting for KServe to write a status")
     play.ready(ready=False)
     terminal.until(f"Progressing  {play.reference}")
-    terminal.until("  1 s")  # time goes on without an event
+    terminal.until("  1 s")  # the time changes without an event
     terminal.type(b"\x03")
     code, out, (last, stopped, *error) = terminal.end()
     assert (code, out) == (130, "")
@@ -141,7 +141,7 @@ def test_a_rollout_is_seen_interrupted_gone_on_with_and_ends(kdeploy: Open, play
     assert not COLOUR.search(terminal.shown)
 
 
-def test_a_rollout_that_ci_cancels_leaves_the_terminal_as_it_was(kdeploy: Open) -> None:
+def test_a_terminated_rollout_restores_the_terminal(kdeploy: Open) -> None:
     terminal = kdeploy("rollout")
     terminal.until("waiting for KServe to write a status")
     terminal.process.terminate()
@@ -152,7 +152,7 @@ def test_a_rollout_that_ci_cancels_leaves_the_terminal_as_it_was(kdeploy: Open) 
     assert error[0] == "error: terminated"
 
 
-def test_an_error_stands_below_what_was_seen(kdeploy: Open, play: Play) -> None:
+def test_an_error_is_printed_below_the_final_line(kdeploy: Open, play: Play) -> None:
     terminal = kdeploy("rollout")
     terminal.until("waiting for KServe to write a status")
     play.invalid(reason="NoSupportingRuntime", message="out of memory")
@@ -163,7 +163,7 @@ def test_an_error_stands_below_what_was_seen(kdeploy: Open, play: Play) -> None:
     assert "NoSupportingRuntime: KServe reports an invalid specification: out of memory" in error[0]
 
 
-def test_a_terminal_that_can_do_nothing_gets_lines(kdeploy: Open) -> None:
+def test_a_dumb_terminal_gets_lines(kdeploy: Open) -> None:
     terminal = kdeploy("rollout", "--timeout", "3s", TERM="dumb")
     terminal.process.wait(30)
     terminal.until("error: ")

@@ -1,4 +1,4 @@
-"""Waiting on a real API server: Ready is believed when it lasts, failure when certain, whatever breaks."""
+"""Waits on a real API server: Ready must last, and a failure must be certain, under any fault."""
 
 from __future__ import annotations
 
@@ -32,37 +32,37 @@ GPU = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
 
 
 class TestReady:
-    def test_standard(self, waiting: Callable[..., Waiting], play: Play) -> None:
+    def test_ready_in_standard_mode(self, waiting: Callable[..., Waiting], play: Play) -> None:
         one = waiting()
-        assert one.told[0].phase is Phase.PENDING
+        assert one.observed[0].phase is Phase.PENDING
         play.replica_set(A, available=0)
         play.ready(ready=False)
         play.replica_set(A, available=1)
         play.ready()
         one.end()
-        last = one.told[-1]
+        last = one.observed[-1]
         assert (last.phase, last.wanted) == (Phase.READY, A)
         assert [(share.percent, share.release) for share in last.traffic] == [(100, A)]
-        assert [status.phase for status in one.told].count(Phase.READY) == 1
+        assert [status.phase for status in one.observed].count(Phase.READY) == 1
 
-    def test_ready_of_the_release_before_is_not_believed(
+    def test_ready_of_the_previous_release_does_not_count(
         self, waiting: Callable[..., Waiting], play: Play
     ) -> None:
         first = waiting(A)
         play.replica_set(A, available=1)
         play.ready()
         first.end()
-        second = waiting(B)  # KServe still says Ready, and will for a while
+        second = waiting(B)  # KServe still reports Ready for a while
         play.replica_set(B, available=0, number=2)
         second.until(lambda status: status.traffic and status.traffic[0].release == A)
         play.replica_set(B, available=1, number=2)
-        time.sleep(0.6)  # twice the window: both serve, and the old one still does
+        time.sleep(0.6)  # twice the window, while both releases serve
         assert not second.future.done()
         play.replica_set(A, available=0, replicas=0)
         second.end()
-        assert second.told[-1].traffic[0].release == B
+        assert second.observed[-1].traffic[0].release == B
 
-    def test_knative(self, waiting: Callable[..., Waiting], play: Play) -> None:
+    def test_ready_in_knative_mode(self, waiting: Callable[..., Waiting], play: Play) -> None:
         one = waiting(A, mode="Knative")
         play.revision(A, 1)
         play.ready_knative("digits-predictor-00001")
@@ -76,11 +76,9 @@ class TestReady:
         ]
         play.ready_knative("digits-predictor-00002", traffic)
         two.end()
-        assert [(share.percent, share.release) for share in two.told[-1].traffic] == [(10, B), (90, A)]
+        assert [(share.percent, share.release) for share in two.observed[-1].traffic] == [(10, B), (90, A)]
 
-    def test_ready_that_does_not_last_is_not_believed(
-        self, waiting: Callable[..., Waiting], play: Play
-    ) -> None:
+    def test_a_short_ready_does_not_count(self, waiting: Callable[..., Waiting], play: Play) -> None:
         one = waiting()
         play.replica_set(A, available=1)
         for _ in range(3):
@@ -202,7 +200,7 @@ def invalid(play: Play) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_what_waiting_cannot_help_ends_it_at_once(
+def test_a_permanent_failure_ends_the_wait_immediately(
     waiting: Callable[..., Waiting], play: Play, happens: Callable[[Play], None], told: str
 ) -> None:
     one = waiting()
@@ -213,12 +211,12 @@ def test_what_waiting_cannot_help_ends_it_at_once(
     assert time.monotonic() - began < 3
 
 
-def test_the_last_lines_of_the_log_are_told(
+def test_a_failure_shows_the_last_lines_of_the_log(
     waiting: Callable[..., Waiting], play: Play, proxy: Proxy
 ) -> None:
     said = "Traceback (most recent call last):\nModuleNotFoundError: No module named 'x'"
     where = "/log.*container=kserve-container.*previous=true.*tailLines=20"
-    with proxy.fault(where, status=200, body=said):  # there is no kubelet to ask
+    with proxy.fault(where, status=200, body=said):  # the tests have no kubelet
         one = waiting()
         crash(play)
         with pytest.raises(RolloutFailedError, match=r"\n  \| Traceback.*\n  \| ModuleNotFoundError"):
@@ -226,7 +224,7 @@ def test_the_last_lines_of_the_log_are_told(
 
 
 class TestNotYet:
-    def test_a_time_out_is_no_failure(self, waiting: Callable[..., Waiting], play: Play) -> None:
+    def test_a_timeout_is_not_a_failure(self, waiting: Callable[..., Waiting], play: Play) -> None:
         one = waiting(timeout=1)
         play.pod(
             A,
@@ -240,14 +238,16 @@ class TestNotYet:
         ):
             one.end()
 
-    def test_ready_within_the_time_gets_its_window(self, waiting: Callable[..., Waiting], play: Play) -> None:
+    def test_ready_just_before_the_timeout_gets_its_window(
+        self, waiting: Callable[..., Waiting], play: Play
+    ) -> None:
         one = waiting(timeout=1)
         play.replica_set(A, available=1)
         time.sleep(0.5)
         play.ready()
         one.end()
 
-    def test_a_verdict_on_the_release_before_is_not_believed(
+    def test_a_failure_of_the_previous_release_does_not_count(
         self, waiting: Callable[..., Waiting], play: Play
     ) -> None:
         first = waiting(A)
@@ -261,7 +261,7 @@ class TestNotYet:
         play.ready()
         second.end()
 
-    def test_what_happened_to_the_release_before_is_not_told_of_this_one(
+    def test_events_of_the_previous_release_are_not_shown(
         self, waiting: Callable[..., Waiting], play: Play
     ) -> None:
         first = waiting(A)
@@ -273,7 +273,9 @@ class TestNotYet:
         play.ready()
         second.end()
 
-    def test_a_node_that_is_on_its_way(self, waiting: Callable[..., Waiting], play: Play) -> None:
+    def test_the_wait_continues_while_a_node_is_added(
+        self, waiting: Callable[..., Waiting], play: Play
+    ) -> None:
         one = waiting(timeout=2)
         pod = play.pod(A)
         play.event(pod, "TriggeredScaleUp", "pod triggered scale-up")
@@ -285,7 +287,7 @@ class TestNotYet:
         with pytest.raises(RolloutTimeoutError, match=r"waiting for a node that is being added"):
             one.end()
 
-    def test_another_release_is_applied(
+    def test_another_applied_release_ends_the_wait(
         self, cluster: Cluster, waiting: Callable[..., Waiting], namespace: str
     ) -> None:
         one = waiting(A)
@@ -293,13 +295,15 @@ class TestNotYet:
         with pytest.raises(ConflictError, match=f"applied release {B} at"):
             one.end()
 
-    def test_it_is_deleted(self, cluster: Cluster, waiting: Callable[..., Waiting], play: Play) -> None:
+    def test_a_deleted_service_ends_the_wait(
+        self, cluster: Cluster, waiting: Callable[..., Waiting], play: Play
+    ) -> None:
         one = waiting(A)
         cluster.services.delete(play.reference)
         with pytest.raises(NotFoundError, match="was deleted"):
             one.end()
 
-    def test_it_is_not_there(self, cluster: Cluster, play: Play) -> None:
+    def test_a_missing_service_ends_the_wait(self, cluster: Cluster, play: Play) -> None:
         with pytest.raises(NotFoundError, match=r"service .* not found"):
             list(cluster.services.watch(play.reference, 5))
 
@@ -322,7 +326,7 @@ class TestFaults:
         ],
         ids=str,
     )
-    def test_a_watch_that_breaks_is_gone_on_with(
+    def test_a_broken_watch_is_resumed(
         self, waiting: Callable[..., Waiting], play: Play, proxy: Proxy, fault: dict[str, Any]
     ) -> None:
         with proxy.fault(WATCH, times=10, **fault) as one_fault:
@@ -332,7 +336,7 @@ class TestFaults:
             one.end()
             assert one_fault.seen
 
-    def test_connections_that_are_dropped(
+    def test_dropped_connections_are_opened_again(
         self, waiting: Callable[..., Waiting], play: Play, proxy: Proxy
     ) -> None:
         one = waiting()
@@ -344,7 +348,7 @@ class TestFaults:
         play.ready()
         one.end()
 
-    def test_ready_is_not_believed_of_what_is_not_seen(
+    def test_ready_does_not_count_while_a_watch_fails(
         self, waiting: Callable[..., Waiting], play: Play, proxy: Proxy
     ) -> None:
         one = waiting(timeout=2)
@@ -356,7 +360,7 @@ class TestFaults:
             with pytest.raises(RolloutTimeoutError, match="the API server is overloaded or failing"):
                 one.end()
 
-    def test_a_list_that_fails_is_told_and_tried_again(
+    def test_a_failing_list_is_reported_and_retried(
         self, waiting: Callable[..., Waiting], play: Play, proxy: Proxy
     ) -> None:
         with proxy.fault("GET .*/pods", status=503, times=3):
@@ -365,7 +369,7 @@ class TestFaults:
             play.ready()
             one.end()
 
-    def test_what_may_not_be_watched_ends_it(
+    def test_a_missing_permission_ends_the_wait(
         self, cluster: Cluster, play: Play, namespace: str, proxy: Proxy
     ) -> None:
         roll(cluster, documents(namespace))
@@ -379,7 +383,9 @@ class TestFaults:
             list(cluster.services.watch(play.reference, 10))
 
 
-def test_it_ends_in_time_though_ready(cluster: Cluster, play: Play, namespace: str) -> None:
+def test_the_wait_ends_at_the_timeout_without_a_lasting_ready(
+    cluster: Cluster, play: Play, namespace: str
+) -> None:
     roll(cluster, documents(namespace))
     play.replica_set(A, available=1)
     play.ready()
@@ -387,7 +393,7 @@ def test_it_ends_in_time_though_ready(cluster: Cluster, play: Play, namespace: s
     assert last.phase is Phase.READY
 
 
-def test_its_threads_end_with_it(cluster: Cluster, play: Play, namespace: str) -> None:
+def test_the_threads_end_with_the_wait(cluster: Cluster, play: Play, namespace: str) -> None:
     roll(cluster, documents(namespace))
     watch = cluster.services.watch(play.reference, 30)
     next(watch)
@@ -396,12 +402,12 @@ def test_its_threads_end_with_it(cluster: Cluster, play: Play, namespace: str) -
     assert [thread for thread in threading.enumerate() if thread.name.startswith("watch ")] == []
 
 
-def test_a_second_process_sees_the_failure_that_is_there(
+def test_a_second_process_sees_an_existing_failure(
     kubeconfig: Path, cluster: Cluster, play: Play, namespace: str
 ) -> None:
     roll(cluster, documents(namespace))
     invalid(play)
     with Cluster(KServeTarget(kubeconfig=str(kubeconfig))) as other:
-        roll(other, documents(namespace))  # nothing changes by it
+        roll(other, documents(namespace))  # the second rollout changes nothing
         with pytest.raises(KdeployError, match="no runtime for pytorch"):
             list(watch_rollout(other, play.reference, A, 10))

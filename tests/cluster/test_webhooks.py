@@ -1,4 +1,4 @@
-"""Beside webhooks that add fields, as KServe's defaulter does: nothing of that is a difference."""
+"""Webhooks that add fields, as KServe's defaulter does, cause no difference."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.cluster.kube import Kube
 from tests.cluster.play import A, Play, documents
 from tests.recorded import documents as recorded
 
-# What KServe's defaulter was seen to add (recorded state 01), and nothing else.
+# The fields that KServe's defaulter adds (recorded state 01).
 ADDED = [
     {"op": "add", "path": "/metadata/annotations/modelFormat", "value": "pytorch"},
     {"op": "add", "path": "/spec/predictor/model/name", "value": ""},
@@ -54,7 +54,7 @@ class _Defaulter(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def defaulter(kube: Kube, namespace: str, tmp_path: Path) -> Iterator[None]:
-    """A mutating webhook for the InferenceServices of the test's namespace."""
+    """A mutating webhook for the InferenceServices in the test's namespace."""
     authority = trustme.CA()
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(tls)
@@ -83,7 +83,7 @@ def defaulter(kube: Kube, namespace: str, tmp_path: Path) -> Iterator[None]:
     kube.merge(f"/api/v1/namespaces/{namespace}", {"metadata": {"labels": {"defaulted": namespace}}})
     kube.create(path, {"metadata": {"name": namespace}, "webhooks": [webhook]})
     try:
-        _wait_until_it_is_known(kube, namespace)
+        _wait_until_called(kube, namespace)
         yield
     finally:
         kube.delete(f"{path}/{namespace}")
@@ -92,18 +92,18 @@ def defaulter(kube: Kube, namespace: str, tmp_path: Path) -> Iterator[None]:
         server.server_close()
 
 
-def _wait_until_it_is_known(kube: Kube, namespace: str) -> None:
-    """Try until the API server asks the webhook, which it does a moment after it is registered."""
+def _wait_until_called(kube: Kube, namespace: str) -> None:
+    """Wait until the API server calls the webhook, a moment after its registration."""
     path = f"/apis/serving.kserve.io/v1beta1/namespaces/{namespace}/inferenceservices?dryRun=All"
     service = documents(namespace).service
 
-    def is_asked() -> bool:
+    def is_called() -> bool:
         return "modelFormat" in kube.create(path, service)["metadata"]["annotations"]
 
-    kube._until("the webhook is asked", is_asked)
+    kube._until("the webhook was not called", is_called)
 
 
-def test_what_a_webhook_adds_is_no_difference(
+def test_fields_added_by_a_webhook_are_not_a_difference(
     defaulter: None, cluster: Cluster, kube: Kube, namespace: str
 ) -> None:
     made = documents(namespace)
@@ -118,7 +118,7 @@ def test_what_a_webhook_adds_is_no_difference(
     assert [compare(before, after) for before, after in cluster.services.preview(made)] == [None, None]
 
 
-def test_it_adds_what_kserves_own_was_seen_to_add() -> None:
+def test_the_test_webhook_adds_the_fields_of_kserves_defaulter() -> None:
     (service,) = [one for one in recorded("01") if one["kind"] == "InferenceService"]
     written: Document = documents("vision").service
     annotations = set(service["metadata"]["annotations"]) - set(written["metadata"]["annotations"])

@@ -1,4 +1,4 @@
-"""`watch_rollout` in a thread, for tests that play the cluster meanwhile."""
+"""Runs `watch_rollout` in a thread, while a test simulates the cluster."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.cluster.play import Play
 
 
 class Waiting:
-    """`watch_rollout` in a thread, with what it told."""
+    """`watch_rollout` in a thread, and the states that it observed."""
 
     def __init__(
         self, cluster: Cluster, play: Play, release: str, timeout: float, percent: int = 100
     ) -> None:
-        self.told: list[Observed] = []
+        self.observed: list[Observed] = []
         self._changed = threading.Condition()
         self.future: Future[float] = Future()
         threading.Thread(target=self._run, args=(cluster, play, release, timeout, percent)).start()
@@ -28,7 +28,7 @@ class Waiting:
         try:
             for status in watch_rollout(cluster, play.reference, release, timeout, percent):
                 with self._changed:
-                    self.told.append(status)
+                    self.observed.append(status)
                     self._changed.notify_all()
         except BaseException as error:
             self.future.set_exception(error)
@@ -37,8 +37,8 @@ class Waiting:
 
     def until(self, test: Callable[[Observed], bool], seconds: float = 10) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: any(map(test, self.told)), seconds), self.told[-1:]
+            assert self._changed.wait_for(lambda: any(map(test, self.observed)), seconds), self.observed[-1:]
 
     def end(self, seconds: float = 20) -> float:
-        """Return when it ended well, or raise what it ended with."""
+        """Return the time of its success, or raise its error."""
         return self.future.result(seconds)

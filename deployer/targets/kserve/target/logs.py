@@ -39,7 +39,7 @@ def last_lines(
     With `previous`, they are those of its run before.
     """
     try:
-        return tuple(_Log(api, pod, container).read(tailLines=str(count), **_of_the_run(previous)))
+        return tuple(_Log(api, pod, container).read(**_of_the_run(previous), tailLines=str(count)))
     except KdeployError:  # it never started, or its node is gone
         return ()
 
