@@ -2,7 +2,7 @@
 
 An effect is a library that reads or changes something outside the process, or reads the clock. A module is
 pure if neither it nor any module that it imports directly imports an effect, and it is not in an acting
-folder. Effects through `pathlib.Path` are not detected. `make lint` refuses an effect outside its rooms.
+folder. Effects through `pathlib.Path` are not detected. `make lint` refuses an effect outside its packages.
 `make test` requires full branch coverage of the pure modules; `python -m tests.effects` prints their files,
 separated by commas.
 """
@@ -23,28 +23,32 @@ except ImportError:
 
 ROOT = Path(__file__).parents[1]
 ACTING = {"cli", "client", "target"}  # no module in these folders is pure
-Rooms = dict[str, tuple[str, ...]]
+Packages = dict[str, tuple[str, ...]]
 
 
-def read_table(lines: list[str]) -> Rooms:
-    """Read lines like `os, time -> store, cli`: return for each library the rooms that can import it."""
+def read_table(lines: list[str]) -> Packages:
+    """Read lines like `os, time -> store, cli`: return for each library the packages that can import it."""
     split = [[re.findall(r"[\w.]+", side) for side in line.split("->")] for line in lines]
-    return {library: tuple(f"deployer.{room}" for room in rooms) for libs, rooms in split for library in libs}
+    return {
+        library: tuple(f"deployer.{package}" for package in packages)
+        for libs, packages in split
+        for library in libs
+    }
 
 
 class EffectsContract(Contract):
-    """Only the modules of its rooms import a library."""
+    """Only the modules of its packages import a library."""
 
     type_name = "effects"
-    rooms = fields.ListField(subfield=fields.StringField())
+    packages = fields.ListField(subfield=fields.StringField())
 
     def check(self, graph: grimp.ImportGraph, verbose: bool) -> ContractCheck:
         wrong = [
-            f"{module} imports {library}, which belongs to {', '.join(rooms)}"
-            for library, rooms in read_table(self.rooms).items()
+            f"{module} imports {library}, which belongs to {', '.join(packages)}"
+            for library, packages in read_table(self.packages).items()
             if library in graph.modules
             for module in sorted(graph.find_modules_that_directly_import(library))
-            if not any(f"{module}.".startswith(f"{room}.") for room in rooms)
+            if not any(f"{module}.".startswith(f"{package}.") for package in packages)
         ]
         return ContractCheck(kept=not wrong, metadata={"wrong": wrong})
 
@@ -56,7 +60,9 @@ class EffectsContract(Contract):
 def find_pure() -> dict[str, Path]:
     """Return the pure modules and their files."""
     linter = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
-    effects = next(read_table(contract["rooms"]) for contract in linter["contracts"] if "rooms" in contract)
+    effects = next(
+        read_table(contract["packages"]) for contract in linter["contracts"] if "packages" in contract
+    )
     graph = grimp.build_graph(
         "deployer", include_external_packages=True, exclude_type_checking_imports=True, cache_dir=None
     )

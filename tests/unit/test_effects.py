@@ -40,6 +40,6 @@ def test_an_effect_is_refused_outside_its_folders(module: str, library: str, kep
     for name in (module, library):
         graph.add_module(name)
     graph.add_import(importer=module, imported=library)
-    rooms = ["typer -> cli", "os, socket -> cli, store"]
-    contract = EffectsContract("effects", {}, {"rooms": rooms})
+    packages = ["typer -> cli", "os, socket -> cli, store"]
+    contract = EffectsContract("effects", {}, {"packages": packages})
     assert contract.check(graph, verbose=False).kept is kept
