@@ -32,20 +32,10 @@ _CHUNK = 1 << 16
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _ABSOLUTE = re.compile(r"https?://(?P<host>[^/?]+)(?P<path>.*)", re.IGNORECASE)
 
-_HOP_BY_HOP = frozenset(
-    [
-        "connection",
-        "expect",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    ]
-)
+_HOP_BY_HOP = frozenset([
+    "connection", "expect", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
+    "te", "trailer", "transfer-encoding", "upgrade",
+])  # fmt: skip
 _END_TO_END = frozenset(["content-length", "host"])  # even where a Connection header names them
 _ADDED_BY_CLIENT = ("User-Agent", "Content-Type", "Accept", "Accept-Encoding")
 
@@ -133,11 +123,7 @@ class Ingress:
             return _unavailable(route.reason or "no release of this service is ready")
         if not upstream.ready:
             return _unavailable(f"{upstream.revision} is not ready: {upstream.reason}")
-        upstream.enter()
-        try:
-            return await self._relay(request, asked, upstream)
-        finally:
-            upstream.leave()
+        return await self._relay(request, asked, upstream)
 
     async def _relay(self, request: web.BaseRequest, asked: _Asked, upstream: Upstream) -> web.StreamResponse:
         assert self._session is not None

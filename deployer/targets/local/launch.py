@@ -8,6 +8,7 @@ changed, and the release's folder is only ever read.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -19,8 +20,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from deployer.errors import TargetError
-from deployer.observed import Document
-from deployer.properties import MODELS_MOUNT, decode_properties
+from deployer.properties import MODELS_MOUNT, decode_properties, encode_properties
 from deployer.targets.local.revisions import Revision, release_folder
 
 PIP_LOG = "pip.log"
@@ -33,7 +33,7 @@ INSTALL_HINT = "pip install 'kdeploy[local]'"
 # in a pod too (PYTHONPATH), and what would move a worker's socket.
 _DROPPED = re.compile(r"TS_.*|KDEPLOY_.*|PYTHONPATH|(LOCAL_|WORLD_)?RANK|(LOCAL_)?WORLD_SIZE")
 
-_CONFIG_FLAG, _STORE_FLAG = "--ts-config", "--model-store"
+_CONFIG_FLAG = "--ts-config="
 
 
 class Ports(Struct, frozen=True):
@@ -59,6 +59,7 @@ class Launch(Struct, frozen=True):
     properties: str
     message_path: Path
     grace: float
+    max_request_size: int | None
 
 
 def plan_launch(
@@ -74,28 +75,20 @@ def plan_launch(
         raise TargetError(
             "the release's folder is gone", where=str(folder), hint="`kdeploy push` stores it again"
         )
-    container = _container(revision.runtime)
-    message_path = temporary / "termination-log"
+    container = next(c for c in revision.runtime["containers"] if c["name"] == "kserve-container")
+    message_path, config_path = temporary / "termination-log", temporary / "config.properties"
     mounts = {
         MODELS_MOUNT: str(folder).rstrip("/"),
         "/tmp": str(temporary),  # noqa: S108
         TERMINATION_LOG: str(message_path),
         CGROUP: str(temporary / "no-cgroup"),
     }
-    words = [*container.get("command", ()), *container.get("args", ()), *model.get("args", ())]
-    command = [_local(str(word), mounts) for word in words]
-    command, config = _take(command, _CONFIG_FLAG)
-    if not command or not config:
-        raise TargetError(
-            "the ServingRuntime has no command with --ts-config", where=str(model.get("runtime"))
-        )
-    entries = decode_properties(_read(Path(config)))
-    store = _local(entries.pop("model_store", ""), mounts)
-    if not any(word.partition("=")[0] == _STORE_FLAG for word in command):
-        command.append(f"{_STORE_FLAG}={store}")
-    if "--foreground" not in command:
-        command.append("--foreground")
-    config_path = temporary / "config.properties"
+    command = [_local(word, mounts) for word in (*container["command"], *container["args"])]
+    config = next(word for word in command if word.startswith(_CONFIG_FLAG))
+    command[command.index(config)] = f"{_CONFIG_FLAG}{config_path}"
+    entries = decode_properties(_read(Path(config.removeprefix(_CONFIG_FLAG))))
+    entries.pop("model_store", None)  # the command names it in a flag, where any letter is allowed
+    limit = entries.get("max_request_size", "")
     variables = {
         variable["name"]: _local(str(variable.get("value", "")), mounts)
         for variable in (*container.get("env", ()), *model.get("env", ()))
@@ -103,12 +96,13 @@ def plan_launch(
     if "PIP_LOG" in variables:
         variables["PIP_LOG"] = str(logs / PIP_LOG)  # among the logs, which outlive the process
     return Launch(
-        command=(*(part for word in command for part in _program(word)), f"{_CONFIG_FLAG}={config_path}"),
+        command=tuple(part for word in command for part in _program(word)),
         environment={**_environment(environment, temporary, logs), **variables},
         config_path=config_path,
         properties=_encode({**{k: _local(v, mounts) for k, v in entries.items()}, **_addresses(ports)}),
         message_path=message_path,
         grace=float(revision.predictor.get("timeout", KNATIVE_TIMEOUT)),
+        max_request_size=int(limit) if limit.isdigit() else None,
     )
 
 
@@ -126,31 +120,9 @@ def java_home(environment: Mapping[str, str]) -> str | None:
     raise TargetError("there is no Java, which TorchServe runs on", hint=INSTALL_HINT)
 
 
-def _container(runtime: Document) -> Document:
-    containers: list[Document] = runtime.get("containers", [])
-    if not containers:
-        raise TargetError("the ServingRuntime has no container")
-    return next((c for c in containers if c.get("name") == "kserve-container"), containers[0])
-
-
 def _local(text: str, mounts: Mapping[str, str]) -> str:
     """Replace a container's paths, wherever in a word they begin."""
     return re.sub(rf"(?<![\w.-])({'|'.join(mounts)})(?=[/:;,]|$)", lambda found: mounts[found[1]], text)
-
-
-def _take(words: list[str], flag: str) -> tuple[list[str], str | None]:
-    """Split the value of a flag from a command line: `--flag=value` or `--flag value`."""
-    rest, value, following = [], None, False
-    for word in words:
-        if following:
-            value, following = word, False
-        elif word == flag:
-            following = True
-        elif word.startswith(flag + "="):
-            value = word[len(flag) + 1 :]
-        else:
-            rest.append(word)
-    return rest, value
 
 
 def _read(path: Path) -> str:
@@ -205,7 +177,5 @@ def _addresses(ports: Ports) -> dict[str, str]:
 
 def _encode(entries: Mapping[str, str]) -> str:
     """Encode entries for Java, which reads this file as Latin-1 with escapes."""
-    text = "".join(f"{key}={value}\n" for key, value in entries.items())
-    units = text.encode("utf-16-be", "surrogatepass")
-    codes = (int.from_bytes(units[i : i + 2], "big") for i in range(0, len(units), 2))
-    return "".join(chr(code) if code < 128 else f"\\u{code:04x}" for code in codes)
+    text = encode_properties(entries)
+    return re.sub(r"[^\x00-\x7f]+", lambda found: json.dumps(found[0])[1:-1], text)

@@ -154,14 +154,9 @@ def note_failure(record: Record, name: str, failure: str) -> Record:
 
 def check_bundle(bundle: Bundle) -> None:
     """Raise TargetError for a bundle that cannot be served here."""
-    predictor = bundle.service.get("spec", {}).get("predictor", {})
-    if not bundle.service.get("metadata", {}).get("name") or not (predictor.get("model") or {}).get(
-        "storageUri"
-    ):
-        raise TargetError("the InferenceService has no name, or no predictor.model.storageUri")
     release_folder(bundle.storage_uri)
     if not 0 <= bundle.percent <= 100:
-        raise TargetError(f"{bundle.percent} is not a percentage", where="predictor.canaryTrafficPercent")
+        raise TargetError(f"invalid percentage {bundle.percent}: use 0 to 100", where="predictor.canaryTrafficPercent")
 
 
 def hosts(reference: Reference) -> tuple[str, str]:

@@ -6,37 +6,22 @@ as many go to a revision as its percent says.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 
+from msgspec import Struct
+
 from deployer.observed import Reference
-from deployer.properties import decode_properties
 from deployer.targets.local.revisions import hosts
 
 
-class Upstream:
-    """One revision's TorchServe as the ingress sees it: where it is, and whether it can be asked."""
+class Upstream(Struct, eq=False):
+    """One revision's TorchServe as the ingress sees it: its port, and whether it is ready, or why not."""
 
-    def __init__(self, revision: str) -> None:
-        self.revision = revision
-        self.port = 0
-        self.max_request_size: int | None = None  # bytes of a body; None where it is not known
-        self.ready = False
-        self.reason = "TorchServe is being started"
-        self._in_flight = 0
-        self.idle = asyncio.Event()
-        self.idle.set()
-
-    def enter(self) -> None:
-        """Count a request in."""
-        self._in_flight += 1
-        self.idle.clear()
-
-    def leave(self) -> None:
-        """Count a request out."""
-        self._in_flight -= 1
-        if not self._in_flight:
-            self.idle.set()
+    revision: str
+    port: int = 0
+    max_request_size: int | None = None  # bytes of a body; None where it is not known
+    ready: bool = False
+    reason: str = "TorchServe is being started"
 
 
 class Route:
@@ -83,11 +68,3 @@ class Routes:
     def names(self) -> list[str]:
         """Return every Host that is answered."""
         return sorted(self._routes)
-
-
-def max_request_size(properties: str) -> int | None:
-    """Return the most bytes of a request that TorchServe takes by its `config.properties`, if that says."""
-    try:
-        return int(decode_properties(properties)["max_request_size"])
-    except (KeyError, ValueError):
-        return None

@@ -39,8 +39,8 @@ class OneNode:
     @property
     def target(self) -> Target:
         """The node as a target."""
-        services = _Services(self._state, self._namespace, self)
-        return Target(services=services, journal=_Journal(self._state), reach=_Reach(self._state))
+        target = _Target(self, self._state, self._namespace)
+        return Target(services=target, journal=target, reach=target)
 
     def start(self) -> Info:
         """Start the supervisor and what was wanted, unless it runs; its ingress moves if the config did.
@@ -77,15 +77,11 @@ class OneNode:
         return doctor.checks(state=self._folder, ingress_host=host, ingress_port=port, gpus=self._gpus)
 
 
-class _Services:
-    """Implements deployer.targets.protocols.Services."""
+class _Target:
+    """Implements Services, Journal and Reach of deployer.targets.protocols."""
 
-    def __init__(self, state: State, namespace: str, node: OneNode) -> None:
-        self._state, self._namespace, self._node = state, namespace, node
-
-    @property
-    def namespace(self) -> str:
-        return self._namespace
+    def __init__(self, node: OneNode, state: State, namespace: str) -> None:
+        self._node, self._state, self.namespace = node, state, namespace
 
     def capabilities(self) -> Capabilities:
         return Capabilities(deployment_mode="Knative", canary=True, local_storage_only=True)
@@ -117,20 +113,19 @@ class _Services:
     def apply(self, bundle: Bundle, entry: Entry, *, expect: int | None = None) -> int:
         """Make a bundle the wanted state; starts the supervisor if need be. Raises TargetError."""
         wanted = Wanted(bundle.without_secret(), entry, expect)
-        before = self._newest(bundle.reference)
+        before = self.entries(bundle.reference)
         self._node.start()
         try:
             return int(ask(self._state, "PUT", "/services", wanted))
         except NotRunningError:  # killed in between: before it wrote the record, or after
             self._node.start()
-            newest = self._newest(bundle.reference)
-            if newest and newest != before and (newest.bundle, newest.who) == (entry.bundle, entry.who):
-                return newest.number
+            after = self.entries(bundle.reference)
+            if after[-1:] not in ([], before[-1:]) and (after[-1].bundle, after[-1].who) == (
+                entry.bundle,
+                entry.who,
+            ):
+                return after[-1].number
             return int(ask(self._state, "PUT", "/services", wanted))
-
-    def _newest(self, reference: Reference) -> Entry | None:
-        record = self._state.read_record(reference)
-        return record.history[-1] if record and record.history else None
 
     def get(self, reference: Reference) -> Live | None:
         try:
@@ -184,13 +179,6 @@ class _Services:
             found.update(releases_named([record.service, msgspec.to_builtins(record.history)]))
         return frozenset(found)
 
-
-class _Journal:
-    """Implements deployer.targets.protocols.Journal."""
-
-    def __init__(self, state: State) -> None:
-        self._state = state
-
     def entries(self, reference: Reference) -> list[Entry]:
         record = self._state.read_record(reference)
         return list(record.history) if record else []
@@ -201,19 +189,10 @@ class _Journal:
         except NotFoundError:
             return
 
-
-class _Reach:
-    """Implements deployer.targets.protocols.Reach."""
-
-    def __init__(self, state: State) -> None:
-        self._state = state
-
     def endpoint(
         self, reference: Reference, via: Via = Via.INGRESS, *, release: str | None = None
     ) -> Endpoint:
-        info = daemon.read_info(self._state)
-        if info is None:
-            raise NotRunningError("the supervisor is not running", hint="`kdeploy local start` starts it")
+        info = msgspec.convert(ask(self._state, "GET", "/info"), Info)
         service = _find(info, reference)
         if via is Via.INGRESS and release is None:
             return Endpoint(url=info.ingress or "", host=service.host)

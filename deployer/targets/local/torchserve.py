@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 import shutil
 import signal
@@ -16,6 +17,8 @@ import socket
 from asyncio.subprocess import Process
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 from msgspec import Struct
@@ -24,10 +27,9 @@ from deployer.errors import KdeployError
 from deployer.load_log import LoadLog
 from deployer.targets.local.launch import PIP_LOG, Launch, Ports, plan_launch
 from deployer.targets.local.logs import keep_small
-from deployer.targets.local.probe import ProbeError, probe
 from deployer.targets.local.processes import START_MARK, end_marked
 from deployer.targets.local.revisions import Revision
-from deployer.targets.local.routing import Upstream, max_request_size
+from deployer.targets.local.routing import Upstream
 
 STARTING, RUNNING = 0.15, 1.0  # seconds between two probes
 PROGRESS_DEADLINE = 600.0  # Knative's: a requirements file may bring much
@@ -39,6 +41,7 @@ _PORT_ATTEMPTS = 5
 _LONGEST_PAUSE = 60.0
 _STEADY = 60.0  # seconds ready after which the next death is a first one again
 _LOG_TAIL = 1 << 16
+_PROBE_TIMEOUT = aiohttp.ClientTimeout(total=4)
 
 
 class Context(Struct, frozen=True):
@@ -144,7 +147,7 @@ class TorchServe:
                 environment=self._context.environment,
             )
             self._launch.config_path.write_text(self._launch.properties, "ascii")
-            self.upstream.max_request_size = max_request_size(self._launch.properties)
+            self.upstream.max_request_size = self._launch.max_request_size
             with self._log.open("ab") as output:
                 self._process = await asyncio.create_subprocess_exec(
                     *self._launch.command,
@@ -175,9 +178,9 @@ class TorchServe:
                 await asyncio.wait({ended})
                 break
             try:
-                missing = await probe(self._context.session, ports.management, process.pid)
+                missing = await _probe(self._context.session, ports.management, process.pid)
                 misses = 0
-            except ProbeError as error:
+            except _ProbeError as error:
                 missing, misses = str(error) if was_ready else "TorchServe is starting", misses + 1
             if not missing:
                 self._proven = was_ready = True
@@ -208,6 +211,41 @@ class TorchServe:
         if (self.upstream.ready, self.upstream.reason) != (ready, reason):
             self.upstream.ready, self.upstream.reason = ready, reason
             self._changed()
+
+
+class _ProbeError(Exception):
+    """The management API does not answer."""
+
+
+async def _probe(session: aiohttp.ClientSession, port: int, leader: int) -> str:
+    """Return what is missing for TorchServe to be ready; nothing where it is. Raises _ProbeError.
+
+    The condition is that of the ServingRuntime's readiness probe: `/ping` is healthy while workers die in a
+    loop. `leader` leads its session: a port may be another's by now, and that one's workers do not count.
+    """
+    try:
+        models = (await _get(session, port, "/models?limit=1000"))["models"]
+        for model in models:
+            for version in await _get(session, port, f"/models/{quote(model['modelName'])}"):
+                if not any(_serves(worker, leader) for worker in version["workers"]):
+                    return f"model {model['modelName']} has no READY worker"
+    except (aiohttp.ClientError, asyncio.TimeoutError, ValueError, KeyError, TypeError) as error:
+        raise _ProbeError("TorchServe's management API does not answer") from error
+    return "" if models else "no model is loaded"
+
+
+def _serves(worker: Mapping[str, Any], leader: int) -> bool:
+    pid = worker.get("pid") or 0
+    try:
+        return worker["status"] == "READY" and (pid <= 0 or os.getsid(pid) == leader)
+    except ProcessLookupError:
+        return False
+
+
+async def _get(session: aiohttp.ClientSession, port: int, path: str) -> Any:
+    async with session.get(f"http://127.0.0.1:{port}{path}", timeout=_PROBE_TIMEOUT) as answer:
+        answer.raise_for_status()
+        return await answer.json(content_type=None)
 
 
 def _free_ports() -> Ports:
