@@ -117,7 +117,7 @@ def java_home(environment: Mapping[str, str]) -> str | None:
         return home
     if shutil.which("java", path=environment.get("PATH")):
         return None
-    raise TargetError("there is no Java, which TorchServe runs on", hint=INSTALL_HINT)
+    raise TargetError("Java not found, which TorchServe needs", hint=INSTALL_HINT)
 
 
 def _local(text: str, mounts: Mapping[str, str]) -> str:

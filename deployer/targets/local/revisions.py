@@ -156,7 +156,9 @@ def check_bundle(bundle: Bundle) -> None:
     """Raise TargetError for a bundle that cannot be served here."""
     release_folder(bundle.storage_uri)
     if not 0 <= bundle.percent <= 100:
-        raise TargetError(f"invalid percentage {bundle.percent}: use 0 to 100", where="predictor.canaryTrafficPercent")
+        raise TargetError(
+            f"invalid percentage {bundle.percent}: use 0 to 100", where="predictor.canaryTrafficPercent"
+        )
 
 
 def hosts(reference: Reference) -> tuple[str, str]:

