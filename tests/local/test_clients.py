@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from aiohttp import web
 from msgspec import structs
 
 from deployer.observed import Reference
@@ -32,6 +33,26 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
+class CountingIngress(Ingress):
+    """Sets `idle` while no request is in flight."""
+
+    def __init__(self, routes: Routes, limits: Limits) -> None:
+        super().__init__(routes, limits)
+        self.in_flight = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    async def _relay(self, *args: Any) -> web.StreamResponse:
+        self.in_flight += 1
+        self.idle.clear()
+        try:
+            return await super()._relay(*args)
+        finally:
+            self.in_flight -= 1
+            if not self.in_flight:
+                self.idle.set()
+
+
 class Place:
     """The ingress in front of a server that keeps what it gets and answers with fixed bytes."""
 
@@ -41,7 +62,7 @@ class Place:
         self.says = OK
         self.answer: Answer = self.say
         self.got = bytearray()
-        self.ingress = Ingress(self._routes(), limits)
+        self.ingress = CountingIngress(self._routes(), limits)
 
     def _routes(self) -> Routes:
         routes = Routes()
@@ -355,13 +376,13 @@ def test_a_body_that_breaks_off_halfway_is_refused_and_reaches_nobody_as_a_whole
     async def check(place: Place) -> None:
         reader, writer = await place.open()
         writer.write(post(CHUNKED, end="keep-alive") + b"5\r\nhello\r\n")
-        await until(lambda: b"hello" in place.got or place.upstream.idle.is_set() is False)
+        await until(lambda: b"hello" in place.got or place.ingress.idle.is_set() is False)
         writer.write(b"zz\r\n")
         answer = await read_to_end(reader, writer)
         assert status(answer) == 400
         assert len(re.findall(rb"HTTP/\d\.\d \d{3} ", answer)) == 1
         assert b"0\r\n\r\n" not in place.got
-        await asyncio.wait_for(place.upstream.idle.wait(), 10)
+        await asyncio.wait_for(place.ingress.idle.wait(), 10)
 
     within(check)
     assert [record for record in caplog.records if record.exc_info] == []
@@ -405,7 +426,7 @@ def test_a_body_over_the_models_limit_is_413_and_names_the_key(how: str) -> None
         assert status(answer) == 413
         assert "serving.max-request-size" in error(answer)
         assert str(MIB) in error(answer)
-        await asyncio.wait_for(place.upstream.idle.wait(), 10)
+        await asyncio.wait_for(place.ingress.idle.wait(), 10)
         place.got.clear()
         exact = await place.ask(post(CHUNKED), *[chunk] * 16, b"0\r\n\r\n")
         assert status(exact) == 200
@@ -481,7 +502,7 @@ def test_a_body_that_does_not_come_to_its_end_is_timed_out(drip: bytes) -> None:
         answer = await read_to_end(reader, writer)
         sending.cancel()
         assert status(answer) == 408
-        await asyncio.wait_for(place.upstream.idle.wait(), 10)
+        await asyncio.wait_for(place.ingress.idle.wait(), 10)
 
     within(check, stalled=0.5)
 
@@ -515,7 +536,7 @@ def test_an_answer_that_is_not_read_holds_nothing_up_and_is_given_up() -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", place.ingress.port, limit=KIB)
         writer.write(get())
         await until(lambda: sent)
-        await asyncio.wait_for(place.upstream.idle.wait(), 20)  # the request has been given up
+        await asyncio.wait_for(place.ingress.idle.wait(), 20)  # the request has been given up
         assert sent < 50  # of what the kernel keeps, and not of what there is
         writer.close()
 
@@ -526,9 +547,9 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_ends_its_request() -> No
     async def check(place: Place) -> None:
         _, writer = await place.open()
         writer.write(post("Content-Length: 100000") + b"some of it")
-        await until(lambda: not place.upstream.idle.is_set())
+        await until(lambda: not place.ingress.idle.is_set())
         writer.transport.abort()
-        await asyncio.wait_for(place.upstream.idle.wait(), 10)
+        await asyncio.wait_for(place.ingress.idle.wait(), 10)
         assert status(await place.ask(get())) == 200
 
     within(check)
@@ -549,7 +570,7 @@ def test_where_there_are_too_many_the_longest_idle_is_disconnected_and_no_reques
         place.answer = wait
         busy_reader, busy_writer = await place.open()
         busy_writer.write(get())
-        await until(lambda: not place.upstream.idle.is_set())
+        await until(lambda: not place.ingress.idle.is_set())
         place.answer = place.say
         idle = []
         for _ in range(200):

@@ -139,10 +139,8 @@ def test_a_client_that_goes_away_takes_its_request_with_it() -> None:
     async def check(place: Place, session: aiohttp.ClientSession, url: str) -> None:
         task = asyncio.create_task(session.get(url + "/hang").__aenter__())
         await asyncio.wait_for(place.entered.wait(), 10)
-        assert not place.upstream.idle.is_set()
         task.cancel()
         await asyncio.wait_for(place.cancelled.wait(), 10)
-        await asyncio.wait_for(place.upstream.idle.wait(), 10)
 
     within(check)
 

@@ -40,7 +40,7 @@ _UNDECLARED = "TorchServe's workers need it, but its wheel does not declare it"
 PACKAGES = {
     "torch": "models run on it",
     "torchserve": "it serves the models",
-    "torch-model-archiver": "it defines the archive format",
+    "torch-model-archiver": "kdeploy builds archives with it",
     "pyyaml": _UNDECLARED,
     "numpy": _UNDECLARED,
     "psutil": "TorchServe's metrics and the supervisor need it",

@@ -45,9 +45,16 @@ class Ingress:
 
     def __init__(self, routes: Routes, limits: Limits | None = None) -> None:
         self._routes = routes
-        self._limits = limits or read_limits()
-        self._session: aiohttp.ClientSession | None = None
-        self._runner: web.ServerRunner | None = None
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, socket_factory=_open_socket),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=_ADDED_BY_CLIENT,
+            trust_env=False,  # TorchServe is on loopback: no proxies
+        )
+        server = Connections(self._answer, limits or read_limits())
+        self._runner = web.ServerRunner(server, shutdown_timeout=5.0)
         self._site: web.TCPSite | None = None
         self._wanted: tuple[str, int] | None = None
         self.url = ""
@@ -56,46 +63,31 @@ class Ingress:
     async def listen(self, host: str, port: int, *, last_port: int = 0) -> None:
         """Listen on another address, unless it is the same. Port 0 takes `last_port`, or else any free one.
 
-        Raises TargetError where it cannot, and then still listens on the address before.
+        Raises TargetError if it cannot, and then keeps listening on the previous address.
         """
         if self._wanted == (host, port):
             return
-        runner = await self._open()
+        if self._runner.server is None:
+            await self._runner.setup()
         site = None
         if not port and last_port:
             with contextlib.suppress(OSError):
-                site = await _start(runner, host, last_port)
+                site = await _start(self._runner, host, last_port)
         try:
-            site = site or await _start(runner, host, port)
+            site = site or await _start(self._runner, host, port)
         except OSError as error:
             raise _cannot_listen(host, port, error) from error
         if self._site:
             await self._site.stop()
         self._site, self._wanted = site, (host, port)
-        self.port = runner.addresses[-1][1]
+        self.port = self._runner.addresses[-1][1]
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self.port}"
 
     async def close(self) -> None:
         """Stop listening, and wait a little for requests in flight."""
-        if self._runner:
-            await self._runner.cleanup()
-        if self._session:
-            await self._session.close()
-
-    async def _open(self) -> web.ServerRunner:
-        if self._runner is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, socket_factory=_open_socket),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                skip_auto_headers=_ADDED_BY_CLIENT,
-                trust_env=False,  # TorchServe is on loopback, where no proxy is
-            )
-            self._runner = web.ServerRunner(Connections(self._answer, self._limits), shutdown_timeout=5.0)
-            await self._runner.setup()
-        return self._runner
+        await self._runner.cleanup()
+        await self._session.close()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
@@ -103,15 +95,12 @@ class Ingress:
             route = self._routes.find(asked.host)
             if route is None:
                 return _not_found(asked.host, self._routes.names())
-            try:
-                return await self._forward(request, asked, route)
-            except aiohttp.ClientConnectorError:
-                # Refused: not a byte has been sent, so it may be sent elsewhere, once.
+            for _ in range(2):
+                with contextlib.suppress(aiohttp.ClientConnectorError):
+                    return await self._forward(request, asked, route)
+                # Refused: not a byte has been sent, so another server can get it, once.
                 await asyncio.sleep(0)
-            try:
-                return await self._forward(request, asked, route)
-            except aiohttp.ClientConnectorError:
-                return _unavailable("TorchServe does not answer: it is being started again")
+            return _unavailable("TorchServe does not answer: it is being started again")
         except _RefusedError as error:
             response = web.json_response({"error": str(error)}, status=error.status)
             response.force_close()
@@ -126,7 +115,6 @@ class Ingress:
         return await self._relay(request, asked, upstream)
 
     async def _relay(self, request: web.BaseRequest, asked: _Asked, upstream: Upstream) -> web.StreamResponse:
-        assert self._session is not None
         body = _Body(request, upstream.max_request_size)
         response: web.StreamResponse | None = None
         try:
@@ -192,14 +180,6 @@ class _Body:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield the body as it comes. Raises _RefusedError."""
-        try:
-            async for chunk in self._read():
-                yield chunk
-        except _RefusedError as error:
-            self.refused = error
-            raise
-
-    async def _read(self) -> AsyncIterator[bytes]:
         client, content = client_of(self._request), self._request.content
         if "Expect" in self._request.headers and self._request.version == HttpVersion11:
             client.write(_CONTINUE)
@@ -211,9 +191,9 @@ class _Body:
             try:
                 chunk = await content.readany()
             except asyncio.TimeoutError as error:
-                raise _RefusedError(408, f"the body has stopped after {size} bytes") from error
+                raise self._refuse(408, f"the body stopped after {size} bytes") from error
             except (web.RequestPayloadError, HttpProcessingError) as error:
-                raise _RefusedError(400, "malformed body") from error
+                raise self._refuse(400, "malformed body") from error
             finally:
                 client.seen()
             if not chunk:
@@ -225,11 +205,15 @@ class _Body:
 
     def _check(self, size: int) -> None:
         if self._limit is not None and size > self._limit:
-            raise _RefusedError(
+            raise self._refuse(
                 413,
                 f"the request is larger than {self._limit} bytes, the model's limit; "
                 "raise serving.max-request-size and roll out again",
             )
+
+    def _refuse(self, status: int, error: str) -> _RefusedError:
+        self.refused = _RefusedError(status, error)
+        return self.refused
 
 
 class _Socket(socket.socket):

@@ -78,6 +78,11 @@ class Record(Struct, frozen=True, kw_only=True):
         return (Line(self.latest, self.percent), Line(self.rolled_out, 100 - self.percent))
 
     @property
+    def arrived(self) -> bool:
+        """Whether the wanted split is in effect."""
+        return (self.traffic, self.ready) == (self.desired_traffic, self.latest)
+
+    @property
     def required(self) -> frozenset[str]:
         """The revisions that have to run: those that serve, and those that are wanted to."""
         lines = {line.revision for line in (*self.traffic, *self.desired_traffic)}

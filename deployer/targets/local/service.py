@@ -7,15 +7,15 @@ and ends runs in tasks of its own, which call it again.
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import sys
 from collections.abc import AsyncIterator
 
 from msgspec import structs
 
 from deployer.errors import KdeployError
-from deployer.journal import JournalEvent
+from deployer.journal import JournalEvent, write_time
 from deployer.observed import Document, Observed, Reference
+from deployer.patience import SystemClock
 from deployer.targets.local.protocol import RevisionInfo, ServiceInfo
 from deployer.targets.local.revisions import Record, commit_traffic, hosts, note_event, note_failure
 from deployer.targets.local.routing import Route, Routes
@@ -26,7 +26,7 @@ from deployer.targets.local.torchserve import Context, TorchServe
 
 def now() -> str:
     """Return the time as Kubernetes writes it."""
-    return dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return write_time(SystemClock().utc())
 
 
 class Service:
@@ -72,7 +72,7 @@ class Service:
                 self.record = note_failure(self.record, name, server.failure)
         for name in self.record.required:
             self._run(name)
-        if (self.record.traffic, self.record.ready) != (self.record.desired_traffic, self.record.latest):
+        if not self.record.arrived:
             servers = [self._running.get(line.revision) for line in self.record.desired_traffic]
             if all(server and server.upstream.ready for server in servers):
                 self.record = commit_traffic(self.record)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from msgspec import Struct, structs
 
 from deployer.observed import NOT_RUNNING, Document, Observed, Phase, Revision, read_observed
-from deployer.targets.local.revisions import Record, hosts
+from deployer.targets.local.revisions import Line, Record, hosts
 
 LOGS = "fix the cause, then run `kdeploy rollout` again; `kdeploy logs` shows what TorchServe wrote"
 
@@ -39,47 +39,33 @@ def observe(
     )
 
 
-class _Condition(Struct, frozen=True):
-    status: str
-    reason: str = ""
-    message: str = ""
-
-
-_TRUE = _Condition("True")
-
-
 def build_document(
     record: Record, seen: Mapping[str, Seen], now: str, *, before: Document | None = None, down: str = ""
 ) -> Document:
     """Return the InferenceService with its status.
 
-    `before` is the document as it was last, whose times stay for what has not changed; `down` says
-    why nothing can be running at all.
+    `before` is the previous document: what has not changed keeps its times. `down` is the reason if no
+    supervisor is running.
     """
-    metadata = {
-        **record.service["metadata"],
-        "generation": record.generation,
-        "creationTimestamp": record.created,
-    }
-    status = _status(record, seen, now, before or {}, down)
-    return {**record.service, "metadata": metadata, "status": status}
-
-
-def _status(record: Record, seen: Mapping[str, Seen], now: str, before: Document, down: str) -> Document:
+    metadata = record.service["metadata"]
     outer, inner = hosts(record.reference)
-    arrived = (record.traffic, record.ready) == (record.desired_traffic, record.latest)
-    conditions = _conditions(record, seen, arrived=arrived, down=down)
-    since = {c["type"]: c for c in before.get("status", {}).get("conditions", [])}
-    return {
+    last = before.get("status", {}) if before else {}
+    since = {(c["type"], c["status"]): c["lastTransitionTime"] for c in last.get("conditions", [])}
+    status = {
         "observedGeneration": record.generation,
         "url": f"http://{outer}",
         "address": {"url": f"http://{inner}"},
         "deploymentMode": "Knative",
         "servingRuntimeName": record.runtime["metadata"]["name"],
-        "conditions": [_dated(kind, c, since.get(kind), now) for kind, c in conditions.items()],
+        "conditions": [
+            {**condition, "lastTransitionTime": since.get((condition["type"], condition["status"]), now)}
+            for condition in _conditions(record, seen, down)
+        ],
         "components": {"predictor": _predictor(record, outer, serves=not down)},
-        "modelStatus": _model_status(record, seen, now, before, arrived=arrived),
+        "modelStatus": _model_status(record, seen, now, last.get("modelStatus", {})),
     }
+    metadata = {**metadata, "generation": record.generation, "creationTimestamp": record.created}
+    return {**record.service, "metadata": metadata, "status": status}
 
 
 def _predictor(record: Record, host: str, *, serves: bool) -> Document:
@@ -97,7 +83,7 @@ def _predictor(record: Record, host: str, *, serves: bool) -> Document:
         }
         for line in (record.traffic if serves else ())
     ]
-    if len(traffic) == 2:  # as KServe tags the revision that a canary stands against
+    if len(traffic) == 2:  # KServe tags the revision that a canary is compared with
         traffic[1]["tag"] = "prev"
     return {
         **{key: name for key, name in names.items() if name},
@@ -106,66 +92,53 @@ def _predictor(record: Record, host: str, *, serves: bool) -> Document:
     }
 
 
-def _conditions(
-    record: Record, seen: Mapping[str, Seen], *, arrived: bool, down: str
-) -> dict[str, _Condition]:
-    if down:
-        gone = _Condition("False", NOT_RUNNING, down)
-        return {"PredictorReady": gone, "IngressReady": gone, "Ready": gone}
-    serving = [line.revision for line in record.traffic]
-    lost = _missing(serving, seen)
+def _conditions(record: Record, seen: Mapping[str, Seen], down: str) -> list[Document]:
+    ready, lost = {"status": "True"}, _missing(record.traffic, seen)
     failure = record.revision(record.latest).failure
-    if failure:
-        predictor = _Condition("False", "RevisionFailed", failure)
-    elif not arrived:
-        waiting = _missing([line.revision for line in record.desired_traffic], seen)
-        predictor = _Condition("Unknown", "RevisionNotReady", waiting)
+    predictor = ingress = ready
+    if down:
+        predictor = ingress = _condition("False", NOT_RUNNING, down)
+    elif failure:
+        predictor = _condition("False", "RevisionFailed", failure)
+    elif not record.arrived:
+        predictor = _condition("Unknown", "RevisionNotReady", _missing(record.desired_traffic, seen))
     elif lost:
-        predictor = _Condition("False", "RevisionLost", lost)
-    else:
-        predictor = _TRUE
-    ingress = _TRUE if serving and not lost else _Condition("False", "NoReadyRevision", lost)
-    ready = next((c for c in (predictor, ingress) if c.status != "True"), _TRUE)
-    return {"PredictorReady": predictor, "IngressReady": ingress, "Ready": ready}
+        predictor = _condition("False", "RevisionLost", lost)
+    if not down and (lost or not record.traffic):
+        ingress = _condition("False", "NoReadyRevision", lost)
+    whole = predictor if predictor is not ready else ingress
+    kinds = {"PredictorReady": predictor, "IngressReady": ingress, "Ready": whole}
+    return [{"type": kind, **condition} for kind, condition in kinds.items()]
 
 
-def _missing(revisions: list[str], seen: Mapping[str, Seen]) -> str:
-    for name in revisions:
+def _condition(status: str, reason: str, message: str) -> Document:
+    return {"status": status, "reason": reason, "message": message}
+
+
+def _missing(lines: tuple[Line, ...], seen: Mapping[str, Seen]) -> str:
+    """Return which revision is not ready, and why."""
+    for name in (line.revision for line in lines):
         if name not in seen or not seen[name].ready:
-            return f"{name}: {seen[name].reason if name in seen else 'it is not running'}"
+            return f"{name}: {seen[name].reason if name in seen else 'not running'}"
     return ""
 
 
-def _model_status(
-    record: Record, seen: Mapping[str, Seen], now: str, before: Document, *, arrived: bool
-) -> Document:
+def _model_status(record: Record, seen: Mapping[str, Seen], now: str, before: Document) -> Document:
     failure = record.revision(record.latest).failure
-    ready = sum(s.ready for s in seen.values())
     serves = any(seen[line.revision].ready for line in record.traffic if line.revision in seen)
-    up_to_date = arrived and not _missing([line.revision for line in record.desired_traffic], seen)
-    states = {
-        "activeModelState": "Loaded" if serves else "Pending",
-        "targetModelState": "FailedToLoad" if failure else "Loaded" if up_to_date else "Loading",
-    }
+    up_to_date = record.arrived and not _missing(record.desired_traffic, seen)
     status: Document = {
         "transitionStatus": "UpToDate" if up_to_date else "InProgress",
-        "states": states,
-        "copies": {"failedCopies": int(bool(failure)), "totalCopies": ready},
+        "states": {
+            "activeModelState": "Loaded" if serves else "Pending",
+            "targetModelState": "FailedToLoad" if failure else "Loaded" if up_to_date else "Loading",
+        },
+        "copies": {"failedCopies": int(bool(failure)), "totalCopies": sum(s.ready for s in seen.values())},
     }
     if failure:
         info = {"reason": "ModelLoadFailed", "message": failure, "modelRevisionName": record.latest}
-        last = before.get("status", {}).get("modelStatus", {}).get("lastFailureInfo", {})
+        last = before.get("lastFailureInfo", {})
         same = {key: last.get(key) for key in info} == info
         status["transitionStatus"] = "BlockedByFailedLoad"
         status["lastFailureInfo"] = {**info, "time": last["time"] if same else now}
     return status
-
-
-def _dated(kind: str, condition: _Condition, before: Document | None, now: str) -> Document:
-    same = before is not None and before["status"] == condition.status
-    dated = {"type": kind, "status": condition.status, "lastTransitionTime": now}
-    if same and before:
-        dated["lastTransitionTime"] = before["lastTransitionTime"]
-    if condition.reason:
-        dated.update(reason=condition.reason, message=condition.message)
-    return dated
