@@ -180,10 +180,10 @@ def test_a_log_that_cannot_be_read_is_an_error_and_one_that_is_missing_is_empty(
 @pytest.mark.parametrize(
     ("number", "kind", "remedy"),
     [
-        (errno.ENOSPC, DiskFullError, "free some space"),
-        (errno.EDQUOT, DiskFullError, "free some space"),
-        (errno.EROFS, TargetError, "the disk is read-only"),
-        (errno.EACCES, TargetError, "allow yourself to read and write it"),
+        (errno.ENOSPC, DiskFullError, "Free some space"),
+        (errno.EDQUOT, DiskFullError, "Free some space"),
+        (errno.EROFS, TargetError, "Mount the file system writable"),
+        (errno.EACCES, TargetError, "Allow yourself to read and write it"),
         (errno.EISDIR, TargetError, "out of the way"),
     ],
 )

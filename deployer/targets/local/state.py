@@ -37,7 +37,13 @@ from deployer.targets.local.revisions import Record
 # RUN/12345678/.ts.sock.65535.
 _RUN_PATH_MAX = 103 - len("/12345678/.ts.sock.65535")
 _LOOK_TIMEOUT = 5.0  # seconds; a look at the lock takes microseconds
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _IN_THE_WAY = (errno.EEXIST, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENOTDIR, errno.ENXIO)
+_REMEDIES = {
+    **dict.fromkeys(_FULL, "Free some space"),
+    **dict.fromkeys(_IN_THE_WAY, "Move it out of the way"),
+    errno.EROFS: "Mount the file system writable",
+}
 
 
 class State:
@@ -214,24 +220,18 @@ def explained(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise (DiskFullError if full else TargetError)(
+        raise (DiskFullError if error.errno in _FULL else TargetError)(
             f"{what}: {error.strerror or error}", where=str(path), hint=_remedy(error, path)
         ) from error
 
 
 def _remedy(error: OSError, path: Path) -> str:
-    another = "set targets.local.state to another folder"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"free some space, or {another}"
-    if error.errno == errno.EROFS:
-        return f"the disk is read-only: {another}"
+    remedy = _REMEDIES.get(error.errno or 0)
     if error.errno in (errno.EACCES, errno.EPERM):
         owner = _other_owner(path)
-        if owner:
-            return f"it belongs to {owner}: run kdeploy as {owner}, or {another}"
-        return f"allow yourself to read and write it, or {another}"
-    return f"move it out of the way, or {another}" if error.errno in _IN_THE_WAY else another
+        remedy = f"Run kdeploy as {owner}, who owns it" if owner else "Allow yourself to read and write it"
+    another = "set targets.local.state to another folder"
+    return f"{remedy}, or {another}." if remedy else f"{another.capitalize()}."
 
 
 def _other_owner(path: Path) -> str:
