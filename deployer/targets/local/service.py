@@ -15,7 +15,7 @@ from msgspec import structs
 from deployer.errors import KdeployError
 from deployer.journal import JournalEvent, write_time
 from deployer.observed import Document, Observed, Reference
-from deployer.patience import SystemClock
+from deployer.patience import Clock
 from deployer.targets.local.protocol import RevisionInfo, ServiceInfo
 from deployer.targets.local.revisions import Record, commit_traffic, hosts, note_event, note_failure
 from deployer.targets.local.routing import Route, Routes
@@ -26,7 +26,7 @@ from deployer.targets.local.torchserve import Context, TorchServe
 
 def now() -> str:
     """Return the time as Kubernetes writes it."""
-    return write_time(SystemClock().utc())
+    return write_time(Clock().utc())
 
 
 class Service:
