@@ -63,21 +63,29 @@ class Patience(Struct, frozen=True, kw_only=True):
     gone: float = 15.0
     start: float = 600.0
 
-    def again(self, work: Callable[[], Answer], *errors: type[Exception]) -> Answer:
+    def again(
+        self,
+        work: Callable[[], Answer],
+        *errors: type[Exception],
+        progress: Callable[[], object] = lambda: None,
+    ) -> Answer:
         """Repeat the work until it does not raise one of the errors, or no attempts are left.
 
-        An error can ask for a pause with an attribute `after`, in seconds; a pause over the limit raises it.
+        Attempts are counted from the last change of `progress()`. An error can ask for a pause with an
+        attribute `after`, in seconds; a pause over the limit raises it.
         """
-        for failures in range(1, self.retry.attempts):
+        failures, before = 0, progress()
+        while True:
             try:
                 return work()
             except errors as error:
+                now = progress()
+                failures, before = (failures + 1 if now == before else 1), now
                 after: float | None = getattr(error, "after", None)
                 seconds = self.retry.pause(failures) if after is None else after
-                if seconds > self.retry.most:
+                if failures >= self.retry.attempts or seconds > self.retry.most:
                     raise
             self.clock.sleep(seconds)
-        return work()
 
 
 PATIENCE = Patience()

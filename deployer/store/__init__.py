@@ -1,4 +1,4 @@
-"""Model stores: `interface` says what one is, `open` opens the one that a config names."""
+"""Model stores: `interface` defines one, `open` opens the one that a config names."""
 
 from deployer.store.interface import PROPERTIES, RECORD, RECORD_MAX, ModelStore, Staging, Stored
 

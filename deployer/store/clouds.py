@@ -1,4 +1,4 @@
-"""Opens an object store through obstore; imported where one is opened."""
+"""Opens an object store through obstore."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from obstore.store import AzureStore, GCSStore, S3Store
+
 from deployer.errors import ConfigError
 from deployer.files import read_bytes
 from deployer.proxies import find_proxy, is_loopback
 from deployer.store.credentials import Credentials
 from deployer.store.location import Location
 
-# A body may take long, but not to say nothing for a minute.
+# A transfer can take a day, but not pause for a minute.
 _CLIENT = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "24h"}
 _RETRY = {"max_retries": 4, "retry_timeout": timedelta(seconds=90)}
 
 
 def connect(location: Location, credentials: Credentials, ca_bundle: Path | None) -> Any:
-    """Return obstore's store of a location, whose paths are below the prefix. Sends no request yet.
+    """Return obstore's store of a location, whose paths are below the prefix. Sends no request.
 
-    Raises ConfigError where the CA bundle cannot be read; obstore's own errors for what it refuses.
+    Raises ConfigError if the CA bundle cannot be read, and obstore's errors.
     """
-    from obstore.store import AzureStore, GCSStore, S3Store
-
-    client: dict[str, Any] = {**_CLIENT, **_past_proxies(location.endpoint)}
+    client: dict[str, Any] = {**_CLIENT, **_loopback_options(location.endpoint)}
     client["allow_http"] = not location.secure
     if ca_bundle:
         try:
             client["root_certificate"] = read_bytes(ca_bundle, 16 << 20)
         except OSError as error:
             raise ConfigError(
-                f"the CA bundle cannot be read: {error.strerror}", where=f"store.ca-bundle: {ca_bundle}"
+                f"cannot read the CA bundle: {error.strerror}", where=f"store.ca-bundle: {ca_bundle}"
             ) from error
     options: dict[str, Any] = {
         "prefix": location.prefix or None,
@@ -47,18 +47,17 @@ def connect(location: Location, credentials: Credentials, ca_bundle: Path | None
         return GCSStore(location.bucket, **options)
     if location.scheme == "az":
         return AzureStore(location.bucket, account_name=location.account, **options)
-    virtual = location.virtual_hosted
     return S3Store(
         location.bucket,
         region=location.region,
-        virtual_hosted_style_request=virtual,
-        unsigned_payload=location.secure,  # TLS sees to that; without it, the signature covers the bytes
+        virtual_hosted_style_request=location.virtual_hosted,
+        unsigned_payload=location.secure,  # without TLS, the signature has to cover the bytes
         **options,
     )
 
 
-def _past_proxies(endpoint: str) -> dict[str, str]:
-    """Keep a loopback endpoint off the environment's proxy, which obstore would use for it, too."""
+def _loopback_options(endpoint: str) -> dict[str, str]:
+    """Exclude a loopback endpoint from the environment's proxy, which obstore would use for it."""
     parts = urlsplit(endpoint)
     proxy = find_proxy(f"{parts.scheme}://elsewhere.invalid")
     if not proxy or not is_loopback(parts.hostname or ""):

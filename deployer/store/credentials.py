@@ -1,4 +1,4 @@
-"""Credentials of an object store, found where each cloud's own tools keep them; never shown, never written.
+"""Finds an object store's credentials where each cloud's tools keep them. They are never shown or written.
 
 Access keys in the environment and the file of a Google service account go to obstore as they are. The cloud's
 own library, an extra of kdeploy, resolves everything else (profiles, SSO, roles, web and workload identity,
@@ -8,23 +8,29 @@ personal logins) in its own order. If nothing is configured, obstore queries the
 from __future__ import annotations
 
 import json
+import logging
 import re
+import threading
+import warnings
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from datetime import timedelta
-from typing import Any
+from importlib import import_module
+from typing import Any, TypeVar
 
 from msgspec import Struct, field
 
 from deployer.errors import ConfigError
 from deployer.files import exists, expanded, read_text
+from deployer.patience import PATIENCE
 
-GOOGLE_FILE = "gcloud-application-credentials.json"  # as KServe calls it
+GOOGLE_FILE = "gcloud-application-credentials.json"  # KServe's name for it
 _AWS = {
     "AWS_ACCESS_KEY_ID": "access_key_id",
     "AWS_SECRET_ACCESS_KEY": "secret_access_key",
     "AWS_SESSION_TOKEN": "session_token",
 }
-_OLD_TOKEN = "AWS_SECURITY_TOKEN"  # noqa: S105 - what AWS called a session token before
+_OLD_TOKEN = "AWS_SECURITY_TOKEN"  # noqa: S105 - the older name of AWS_SESSION_TOKEN
 _AWS_FILES = {"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "AWS_CONFIG_FILE": "~/.aws/config"}
 _AWS_PROFILES = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE")
 _MACHINES = ("assume-role-with-web-identity", "iam-role", "container-role")
@@ -38,16 +44,23 @@ _AZURE_PRINCIPAL = {
 }
 _AZURE_OTHERS = ("AZURE_FEDERATED_TOKEN_FILE", "AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_USERNAME")
 _SECRET_VARIABLE = re.compile(r"(AWS|AZURE|GOOGLE)_.*(KEY|SECRET|TOKEN|PASSWORD|SAS|CONNECTION).*(?<!_FILE)")
-_LOGIN = re.compile(r"//[^/@:]*:([^/@]*)@")
+_PROXY_PASSWORD = re.compile(r"//[^/@:]*:([^/@]*)@")
 _GOOGLE_SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
+_LIBRARIES = {  # by extra: a distribution, and obstore's module for it
+    "aws": ("boto3", "obstore.auth.boto3"),
+    "azure": ("azure-identity", "obstore.auth.azure"),
+    "gcp": ("google-auth", "obstore.auth.google"),
+}
+
+Result = TypeVar("Result")
 
 
 class Credentials(Struct, kw_only=True):
-    """What was found.
+    """The credentials of one object store.
 
-    `data` has the keys of KServe's Secret, `options` those of obstore's store. `lasting` is false for what
-    expires or is a person's own. `secrets` must never be shown; it grows when a library hands out new keys.
-    `failure` is set when a library has none to hand out.
+    `data` has the keys of KServe's Secret, `options` those of obstore's store. `lasting` is false for
+    credentials that expire or are a person's own. `secrets` must never be shown; it grows when a library
+    returns new keys. `failure` is set when a library fails.
     """
 
     data: dict[str, str] = field(default_factory=dict)
@@ -60,28 +73,26 @@ class Credentials(Struct, kw_only=True):
     def __repr__(self) -> str:
         return f"Credentials({', '.join(self.data or self.options) or 'none'})"
 
-    def provide(self, provider: Callable[[], Any], what: str, hint: str) -> None:
-        """Let obstore request keys from a library whenever it needs some."""
+    def provide(self, provider: Callable[[], Any], where: str, hint: str) -> None:
+        """Let obstore request keys from a library when it needs some."""
 
         def request() -> Any:
             try:
-                given = provider()
-            except Exception as error:  # noqa: BLE001 - any of a library's own
-                # What a library says of a refusal may quote a secret.
-                self.failure = _unusable(what, error, hint)
-                raise self.failure from None
-            # A new set, since another thread may be reading the old one.
-            self.secrets = self.secrets | {value for value in given.values() if isinstance(value, str)}
-            return given
+                keys = _call(provider, where, hint)
+            except ConfigError as error:
+                self.failure = error
+                raise
+            # A new set, since another thread can be reading the old one.
+            self.secrets = self.secrets | {value for value in keys.values() if isinstance(value, str)}
+            return keys
 
         self.options["credential_provider"] = request
 
 
 def find_credentials(scheme: str, environment: Mapping[str, str], region: str = "") -> Credentials:
-    """Look for the credentials of a scheme; with none found, `data` and `options` are empty.
+    """Find the credentials for a scheme; `data` and `options` are empty if there are none.
 
-    `region` is S3's where the config sets it. The libraries of the clouds read the environment of this
-    process. Raises ConfigError.
+    `region` is the config's. The clouds' libraries read the environment of this process. Raises ConfigError.
     """
     if scheme == "s3":
         found = _aws(environment, region or environment.get("AWS_REGION", ""))
@@ -91,11 +102,13 @@ def find_credentials(scheme: str, environment: Mapping[str, str], region: str = 
         values = {**found.data, "AZURE_STORAGE_SAS_TOKEN": found.options.get("sas_key", "")}
         for name, value in values.items():
             if not value.isprintable():
-                raise ConfigError("it holds a line break, or another character that is not text", where=name)
-    # obstore reads variables by itself, and proxies have passwords.
+                raise ConfigError(
+                    "invalid credential: it contains a line break or another control character", where=name
+                )
+    # obstore reads variables itself, and proxies have passwords.
     found.secrets |= {value for name, value in environment.items() if _SECRET_VARIABLE.fullmatch(name)}
-    logins = (_LOGIN.search(value) for name, value in environment.items() if name.lower().endswith("_proxy"))
-    found.secrets |= {login[1] for login in logins if login}
+    proxies = [value for name, value in environment.items() if name.lower().endswith("_proxy")]
+    found.secrets |= {match[1] for proxy in proxies if (match := _PROXY_PASSWORD.search(proxy))}
     found.secrets.discard("")
     return found
 
@@ -110,7 +123,7 @@ def _aws(environment: Mapping[str, str], region: str) -> Credentials:
             raise ConfigError(
                 "AWS_ACCESS_KEY_ID is set and AWS_SECRET_ACCESS_KEY is not",
                 where="AWS_SECRET_ACCESS_KEY",
-                hint="set both, or neither to use a profile",
+                hint="Set both, or unset both to use a profile.",
             )
         found = _of_keys(keys)
         found.region = _region_of_profile(configured) if configured and not region else ""
@@ -120,7 +133,7 @@ def _aws(environment: Mapping[str, str], region: str) -> Credentials:
 
 
 def _of_keys(keys: dict[str, str]) -> Credentials:
-    """Return access keys for obstore and a Secret; the ID names the account, so it is a secret too."""
+    """Return access keys for obstore and a Secret. The ID identifies the account, so it is a secret."""
     return Credentials(
         data=keys,
         options={_AWS[name]: value for name, value in keys.items()},
@@ -130,59 +143,52 @@ def _of_keys(keys: dict[str, str]) -> Credentials:
 
 
 def _aws_configured(environment: Mapping[str, str]) -> str:
-    """Return the first variable or file that configures an identity, or nothing."""
+    """Return the first variable or file that configures an identity, else an empty string."""
     found = [name for name in _AWS_PROFILES if environment.get(name)]
     for variable, usual in _AWS_FILES.items():
         path = expanded(environment.get(variable) or usual, environment)
         try:
-            read_text(path)  # boto3 would read a file without end
+            read_text(path)  # boto3 has no limit of size
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise ConfigError(f"it cannot be read: {error.strerror}", where=str(path)) from None
+            raise ConfigError(f"cannot read the file: {error.strerror}", where=str(path)) from None
         found.append(str(path))
     return found[0] if found else ""
 
 
 def _region_of_profile(configured: str) -> str:
-    """Return the region beside keys in the environment; a wrong one is refused by S3, and so no harm."""
+    """Return the region of the profile, for keys in the environment; empty without boto3."""
     try:
         import boto3
     except ImportError:
         return ""
-    try:
-        return boto3.Session().region_name or ""
-    except Exception as error:  # noqa: BLE001 - botocore's own
-        raise _unusable(configured, error, "correct the profile, or unset AWS_PROFILE") from None
+    hint = "Correct the profile, or unset AWS_PROFILE."
+    return _call(lambda: boto3.Session().region_name, configured, hint) or ""
 
 
 def _of_boto3(configured: str, profile: str, region: str) -> Credentials:
-    """Let boto3 find the keys, by the precedence of AWS's own tools."""
-    try:
-        import boto3
-        from botocore.credentials import RefreshableCredentials
-        from obstore.auth.boto3 import Boto3CredentialProvider
-    except ImportError:
-        raise _missing("boto3", "aws", configured) from None
-    hint = f"`aws sts get-caller-identity --profile {profile}` shows more; `aws sso login` signs in again"
-    try:
-        session = boto3.Session(region_name=region or None)
-        keys = session.get_credentials()
-        if keys is None:
-            if configured in _AWS_PROFILES:
-                raise LookupError
-            return Credentials(region=session.region_name or "")
-        if isinstance(keys, RefreshableCredentials):
-            # The identity of a machine may also be the cluster's; anything else is a person's or a role's.
-            found = Credentials(lasting=keys.method in _MACHINES)
-            found.provide(Boto3CredentialProvider(session, ttl=_KEPT), configured, hint)
-        else:
-            frozen = keys.get_frozen_credentials()
-            values = zip(_AWS, (frozen.access_key, frozen.secret_key, frozen.token), strict=True)
-            found = _of_keys({name: value for name, value in values if value})
-        found.region = session.region_name or ""
-    except Exception as error:  # noqa: BLE001 - botocore's own, and others of what it starts
-        raise _unusable(configured, error, hint) from None
+    """Let boto3 find the keys, in the order of AWS's tools."""
+    auth = _import_auth("aws", configured)
+    import boto3
+    from botocore.credentials import RefreshableCredentials
+
+    hint = f"Run `aws sts get-caller-identity --profile {profile}` for details, `aws sso login` to sign in."
+    session = _call(lambda: boto3.Session(region_name=region or None), configured, hint)
+    keys = _call(session.get_credentials, configured, hint)
+    if keys is None:
+        if configured in _AWS_PROFILES:
+            raise _unusable(configured, "none found", hint)
+        found = Credentials()
+    elif isinstance(keys, RefreshableCredentials):
+        # A machine's identity can also be the cluster's; any other is a person's or a role's.
+        found = Credentials(lasting=keys.method in _MACHINES)
+        found.provide(auth.Boto3CredentialProvider(session, ttl=_KEPT), configured, hint)
+    else:
+        frozen = keys.get_frozen_credentials()
+        values = zip(_AWS, (frozen.access_key, frozen.secret_key, frozen.token), strict=True)
+        found = _of_keys({name: value for name, value in values if value})
+    found.region = session.region_name or ""
     return found
 
 
@@ -210,23 +216,14 @@ def _azure(environment: Mapping[str, str]) -> Credentials:
     configured = configured or (str(login) if exists(login) else "")
     if not configured or environment.get("AZURE_STORAGE_TOKEN"):  # which obstore reads
         return Credentials(secrets=secrets)
-    return _of_azure_identity(configured, secrets)
-
-
-def _of_azure_identity(configured: str, secrets: set[str]) -> Credentials:
-    try:
-        from obstore.auth.azure import AzureCredentialProvider
-    except ImportError:
-        raise _missing("azure-identity", "azure", configured) from None
-    import logging
-
+    auth = _import_auth("azure", configured)
     logging.getLogger("azure").addHandler(logging.NullHandler())  # its warnings would go to stderr
-    # A workload's identity is a machine's, which may also be the cluster's.
+    # A workload's identity can also be the cluster's.
     found = Credentials(secrets=secrets, lasting=configured == "AZURE_FEDERATED_TOKEN_FILE")
-    hint = "`az account get-access-token` shows more; `az login` signs in"
+    hint = "Run `az account get-access-token` for details, `az login` to sign in."
 
     def request() -> Any:
-        return AzureCredentialProvider()()
+        return auth.AzureCredentialProvider()()
 
     found.provide(request, configured, hint)
     return found
@@ -236,7 +233,7 @@ def _google(environment: Mapping[str, str]) -> Credentials:
     named = environment.get("GOOGLE_APPLICATION_CREDENTIALS")
     folder = environment.get("CLOUDSDK_CONFIG") or "~/.config/gcloud"
     path = expanded(named or f"{folder}/application_default_credentials.json", environment)
-    hint = "gcloud auth application-default login"
+    hint = "Run `gcloud auth application-default login` to sign in."
     try:
         text = read_text(path)
         content = json.loads(text)
@@ -245,42 +242,56 @@ def _google(environment: Mapping[str, str]) -> Credentials:
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         if isinstance(error, FileNotFoundError) and not named:
             return Credentials()
-        why = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else "holds no credentials"
-        raise ConfigError(f"it {why}", where=str(path), hint=hint) from None
+        reason = error.strerror if isinstance(error, OSError) else "invalid JSON object"
+        raise ConfigError(f"cannot read the credentials: {reason}", where=str(path), hint=hint) from None
     if content.get("type") == "service_account":
         return Credentials(data={GOOGLE_FILE: text}, options={"service_account_key": text}, secrets=secrets)
-    found = Credentials(secrets=secrets, lasting=False)
-    found.provide(_google_provider(str(path)), str(path), hint)
-    return found
+    auth = _import_auth("gcp", str(path))
+    import google.auth
 
-
-def _google_provider(path: str) -> Callable[[], Any]:
-    try:
-        import google.auth
-        import google.auth.transport.requests
-        from obstore.auth.google import GoogleCredentialProvider
-    except ImportError:
-        raise _missing("google-auth", "gcp", path) from None
-    import warnings
-
-    def ask() -> Any:
+    def request() -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about quotas, which do not matter here
             credentials, _ = google.auth.default(scopes=[_GOOGLE_SCOPE])
-        return GoogleCredentialProvider(credentials)()
+        return auth.GoogleCredentialProvider(credentials)()
 
-    return ask
-
-
-def _missing(library: str, extra: str, configured: str) -> ConfigError:
-    return ConfigError(
-        f"reading these credentials needs {library}, which is not installed",
-        where=configured,
-        hint=f"pip install 'kdeploy[{extra}]'",
-    )
+    found = Credentials(secrets=secrets, lasting=False)
+    found.provide(request, str(path), hint)
+    return found
 
 
-def _unusable(configured: str, error: Exception, hint: str) -> ConfigError:
-    """Return what a library's refusal stands for: its kind alone, since its text may quote a secret."""
-    what = f"it gives no credentials ({type(error).__name__})"
-    return ConfigError(what, where=configured, hint=hint)
+def _import_auth(extra: str, configured: str) -> Any:
+    """Import obstore's module for a cloud's library. Raises ConfigError if that is not installed."""
+    library, module = _LIBRARIES[extra]
+    try:
+        return import_module(module)
+    except ImportError:
+        raise ConfigError(
+            f"these credentials need {library}, which is not installed",
+            where=configured,
+            hint=f"Run `pip install 'kdeploy[{extra}]'`.",
+        ) from None
+
+
+def _call(work: Callable[[], Result], where: str, hint: str) -> Result:
+    """Call a cloud's library, for a limited time: a `credential_process` can hang. Raises ConfigError."""
+    result: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised again where the result is read
+            result.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return result.result(PATIENCE.program)
+    except TimeoutError:
+        raise _unusable(where, f"no answer after {PATIENCE.program:g} s", hint) from None
+    except Exception as error:  # noqa: BLE001 - any of a library
+        # The name of its class only, since its text can quote a secret.
+        raise _unusable(where, type(error).__name__, hint) from None
+
+
+def _unusable(where: str, reason: str, hint: str) -> ConfigError:
+    return ConfigError(f"cannot get credentials: {reason}", where=where, hint=hint)

@@ -4,8 +4,8 @@
                           model-store/NAME.mar
                           release.json
 
-A release is built in `STORE/.staging/` and comes to its place by one rename, `release.json` being
-the last file written; so whatever dies, a release is there whole or not at all.
+A release is built in `STORE/.staging/`, `release.json` last, and moved to its place by one rename. So a
+release is visible whole or not at all, whichever process is killed.
 """
 
 from __future__ import annotations
@@ -19,17 +19,15 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from deployer.config import NAME_PATTERN
-from deployer.files import read_bytes, remove_tree, sync, walk, write_durably
+from deployer.files import read_bytes, sync, walk, write_durably
 from deployer.release import ID_PATTERN, Release, encode_release
 from deployer.storage_access import StorageAccess
-from deployer.store.base import FileStore
-from deployer.store.contents import Contents, archive_name, read_record
+from deployer.store.file_store import FileStore, archive_name, read_record
 from deployer.store.interface import PROPERTIES, RECORD, RECORD_MAX, Staging, Stored
-from deployer.store.staging import debris_of, staged
-from deployer.store.store_errors import disk_error
+from deployer.store.staging import staged
+from deployer.store.store_errors import disk_error, disk_errors
 
-_STAGING = ".staging"
-_READING = "the release cannot be read"
+_READING = "cannot read the release"
 
 
 class FolderStore(FileStore):
@@ -42,39 +40,29 @@ class FolderStore(FileStore):
 
     def uri(self, release: Release) -> str:
         """Return the release's folder as a `file://` URL; it ends in `/`."""
-        return self._place(release.name, release.id).as_uri() + "/"
+        return self._place(release).as_uri() + "/"
 
     def access(self) -> StorageAccess | None:
-        """Return nothing: no cluster reads a folder of this machine."""
+        """Return None: no cluster reads a folder of this machine."""
         return None
 
     def find(self, name: str, release_id: str) -> Release | None:
-        """Return a release that is there in whole, or None."""
-        path = self._place(name, release_id) / RECORD
-        try:
-            data = read_bytes(path, RECORD_MAX)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise disk_error("a release cannot be read", str(path), error) from error
+        """Return a complete release, or None."""
+        path = self.folder / name / release_id / RECORD
+        with disk_errors(_READING, path):
+            try:
+                data = read_bytes(path, RECORD_MAX)
+            except FileNotFoundError:
+                return None
         return read_record(data, name, release_id, where=str(path))
 
-    def _dated(self, name: str | None) -> Iterator[tuple[float, Release]]:
-        names = [name] if name else [n for n in self._names(self.folder) if re.match(NAME_PATTERN, n)]
-        for model in names:
-            for release_id in self._names(self.folder / model):
-                release = self.find(model, release_id) if re.match(ID_PATTERN, release_id) else None
-                with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # removed in this moment
-                    if release:
-                        yield (self._place(model, release_id) / RECORD).stat().st_mtime, release
-
     def stage(self) -> AbstractContextManager[Staging]:
-        """Open a folder to build a release in; what was not `put` at its end is removed."""
-        return staged(self.folder / _STAGING, str(self.folder))
+        """Open a folder to build a release in, which is removed at the end unless it was `put`."""
+        return staged(self.folder / ".staging", str(self.folder))
 
     def put(self, release: Release, staging: Staging) -> Stored:
         """Publish a staged release by one rename. Idempotent."""
-        place = self._place(release.name, release.id)
+        place = self._place(release)
         try:
             (staging.folder / PROPERTIES).parent.mkdir(exist_ok=True)
             write_durably(staging.folder / PROPERTIES, release.config_properties.encode())
@@ -82,73 +70,74 @@ class FolderStore(FileStore):
             write_durably(staging.folder / RECORD, encode_release(release))
             written = _size(staging.folder)
             place.parent.mkdir(parents=True, exist_ok=True)
-            self._make_room(release, place, staging)
+            self._remove_debris(release)
             staging.folder.rename(place)
             sync(place.parent)
         except OSError as error:
-            # Another push of the same inputs was faster: what it made is what this would have.
+            # Another push of the same inputs was faster. Its release is the same.
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY) and self.find(release.name, release.id):
                 return Stored(self.uri(release), 0)
-            raise disk_error("the release cannot be stored", str(place), error) from error
+            raise disk_error("cannot store the release", place, error) from error
         return Stored(self.uri(release), written)
 
     def delete(self, release: Release) -> int:
         """Remove a release and return the bytes that this freed."""
-        place = self._place(release.name, release.id)
-        with _explained("the release cannot be removed", place):
+        place = self._place(release)
+        with disk_errors("cannot remove the release", place):
             freed = _size(place)
-            with self.stage() as staging:
-                # Out of its place by one rename, so that no half of it is ever seen there.
-                place.rename(staging.folder / "deleted")
+            self._discard(place)
         return freed
 
+    def _dated(self, name: str | None) -> Iterator[tuple[float, Release]]:
+        names = [name] if name else [n for n in self._names(self.folder) if re.match(NAME_PATTERN, n)]
+        for model in names:
+            for release_id in self._names(self.folder / model):
+                release = self.find(model, release_id) if re.match(ID_PATTERN, release_id) else None
+                with contextlib.suppress(FileNotFoundError):  # another process removed it
+                    if release:
+                        yield (self._place(release) / RECORD).stat().st_mtime, release
+
     def _files(self, release: Release) -> dict[str, int]:
-        place = self._place(release.name, release.id)
-        with _explained(_READING, place):
+        place = self._place(release)
+        with disk_errors(_READING, place):
             return {os.path.relpath(entry.path, place): entry.stat().st_size for entry in walk(place)}
 
     def _read_file(self, release: Release, name: str) -> bytes:
-        place = self._place(release.name, release.id)
-        with _explained(_READING, place):
+        place = self._place(release)
+        with disk_errors(_READING, place):
             return read_bytes(place / name)
 
     def _outline(self, release: Release, count: int, size: int) -> tuple[bytes, str | None]:
-        place = self._place(release.name, release.id)
-        with _explained(_READING, place), (place / archive_name(release)).open("rb") as archive:
+        place = self._place(release)
+        with disk_errors(_READING, place), (place / archive_name(release)).open("rb") as archive:
             archive.seek(size - count)
-            # The record is written last. No program can set this time.
+            # The record is written last, and no program can set a ctime.
             written = os.fstat(archive.fileno()).st_ctime_ns
             unchanged = written <= (place / RECORD).stat().st_ctime_ns
             return archive.read(), release.archive.digest if unchanged else None
 
-    def _compare_archive(self, release: Release, contents: Contents, size: int) -> None:  # noqa: ARG002
-        contents.compare_archive(self._place(release.name, release.id) / archive_name(release))
+    def _local_archive(self, release: Release, size: int) -> AbstractContextManager[Path]:  # noqa: ARG002
+        return contextlib.nullcontext(self._place(release) / archive_name(release))
 
-    def _place(self, name: str, release_id: str) -> Path:
-        return self.folder / name / release_id
+    def _place(self, release: Release) -> Path:
+        return self.folder / release.name / release.id
 
     def _names(self, folder: Path) -> list[str]:
-        try:
+        with disk_errors("cannot read the model store", folder), contextlib.suppress(FileNotFoundError):
             return sorted(path.name for path in folder.iterdir() if path.is_dir())
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except OSError as error:
-            raise disk_error("the model store cannot be read", str(folder), error) from error
+        return []
 
-    def _make_room(self, release: Release, place: Path, staging: Staging) -> None:
-        """Move away what stands in a release's place without being one."""
+    def _remove_debris(self, release: Release) -> None:
+        """Remove a folder that has a release's place and is not a release."""
+        place = self._place(release)
         if place.is_dir() and not self.find(release.name, release.id) and any(place.iterdir()):
-            place.rename(debris_of(staging))
-            remove_tree(debris_of(staging))
+            self._discard(place)
+
+    def _discard(self, place: Path) -> None:
+        """Remove a folder, by one rename first: no process sees a part of it."""
+        with self.stage() as trash:
+            place.rename(trash.folder / "removed")
 
 
 def _size(folder: Path) -> int:
     return sum(entry.stat(follow_symlinks=False).st_size for entry in walk(folder))
-
-
-@contextlib.contextmanager
-def _explained(what: str, where: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise disk_error(what, str(where), error) from error

@@ -6,21 +6,20 @@ from deployer.config import Store
 from deployer.errors import ConfigError
 from deployer.storage_access import StorageAccess
 from deployer.store.credentials import Credentials
-from deployer.store.location import Location, host_of
+from deployer.store.location import Location
 
-_KSERVE = "serving.kserve.io/"
-_IDENTITY = "azure.workload.identity/"  # whose webhook looks at labelled pods alone
+_IDENTITY = "azure.workload.identity/"  # whose webhook changes labelled pods only
 _WAY_OUT = (
-    "name a ServiceAccount of the cluster in store.service-account, a Secret of the cluster in "
-    "store.secret-name, or a role in store.service-account-annotations"
+    "set store.service-account or store.secret-name to one that exists on the cluster, or grant a role by "
+    "store.service-account-annotations"
 )
 
 
 def plan_access(config: Store, location: Location, credentials: Credentials) -> StorageAccess:
     """Return how a service on a cluster reads an object store.
 
-    What exists on the cluster is named; else the credentials found here become a Secret. Raises ConfigError
-    where those expire, or are a person's own login: neither is ever stored in a cluster.
+    Credentials found on this machine become a Secret if the config names nothing that exists on the cluster.
+    Raises ConfigError if they expire or are a person's login: kdeploy never stores these in a cluster.
     """
     if config.service_account:
         return StorageAccess(account=config.service_account)
@@ -36,19 +35,18 @@ def plan_access(config: Store, location: Location, credentials: Credentials) -> 
         )
     if not credentials.lasting:
         raise ConfigError(
-            "the credentials for the model store are temporary or personal, and kdeploy stores neither in a "
-            "cluster: pods that start later could not load the model",
+            "cannot store the model store's credentials in the cluster: they are temporary or personal",
             where="store.uri",
-            hint=_WAY_OUT,
+            hint=f"{_WAY_OUT.capitalize()}. Pods that start later could not load the model.",
         )
-    caution = "" if credentials.data else f"there are no credentials that a cluster could use: {_WAY_OUT}"
+    caution = "" if credentials.data else f"no credentials found that a cluster could use: {_WAY_OUT}"
     return StorageAccess(data=credentials.data, annotations=annotations, caution=caution)
 
 
 def _s3_annotations(config: Store, location: Location) -> dict[str, str]:
-    """Say where S3 is. Always in full: what is left out is taken from the cluster's own defaults."""
+    """Return where S3 is, in full: KServe takes what is missing from the cluster's defaults."""
     annotations = {
-        "s3-endpoint": host_of(location.endpoint),
+        "s3-endpoint": location.host,
         "s3-usehttps": "1" if location.secure else "0",
         "s3-verifyssl": "1" if location.secure else "0",
         "s3-region": location.region,
@@ -57,4 +55,4 @@ def _s3_annotations(config: Store, location: Location) -> dict[str, str]:
         annotations["s3-usevirtualbucket"] = "true"
     if config.ca_config_map:
         annotations["s3-cabundle-configmap"] = config.ca_config_map
-    return {_KSERVE + name: value for name, value in annotations.items()}
+    return {f"serving.kserve.io/{name}": value for name, value in annotations.items()}

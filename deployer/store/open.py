@@ -1,4 +1,4 @@
-"""Opens the model store that a config names; only this module knows which kinds there are."""
+"""Opens the model store that a config names; only this module knows every kind."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 def open_store(config: Store, root: Path, shell: Shell | None = None) -> ModelStore:
     """Open the model store that a config names; a relative folder is relative to `root`.
 
-    Credentials of an object store are looked for where its cloud keeps them. A claim is reached by the
-    `shell` that mounts it. Raises ConfigError.
+    `shell` runs in the volume of a claim. Raises ConfigError.
     """
     scheme, separator, rest = config.uri.partition("://")
     if not separator or scheme == "file":
@@ -27,6 +26,6 @@ def open_store(config: Store, root: Path, shell: Shell | None = None) -> ModelSt
         from deployer.store.pvc import ClaimStore
 
         return ClaimStore(config, shell, root)
-    from deployer.store.objects import open_objects
+    from deployer.store.objects import ObjectStore
 
-    return open_objects(config, root)
+    return ObjectStore(config, root)

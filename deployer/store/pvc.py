@@ -1,36 +1,35 @@
-"""A model store in a PersistentVolumeClaim: the layout of a folder's, reached through a shell that mounts it.
+"""A model store in a PersistentVolumeClaim, accessed through a shell in a Pod that mounts it.
 
     PATH/NAME/RELEASE-ID/config/config.properties
                          model-store/NAME.mar
                          release.json
-    PATH/.staging/NAME.RELEASE-ID/         what is being uploaded
+    PATH/.staging/NAME.RELEASE-ID/         an upload
 
-A release comes to its place by one rename on the volume, so it is there whole or not at all.
+A release is moved to its place by one rename on the volume, so it is visible whole or not at all.
 """
 
 from __future__ import annotations
 
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from deployer.config import Store
 from deployer.errors import StoreError
+from deployer.patience import PATIENCE, Patience
 from deployer.release import Release, encode_release
 from deployer.storage_access import StorageAccess
-from deployer.store.base import RemoteStore, is_release
-from deployer.store.contents import archive_name, read_record
+from deployer.store.file_store import RemoteStore, archive_name, is_release, read_record
 from deployer.store.interface import PROPERTIES, RECORD, Staging, Stored
 from deployer.store.location import locate_claim
-from deployer.store.shell_upload import ATTEMPTS, Upload
-from deployer.store.store_errors import disk_error
-from deployer.store.volume_shell import BrokenError, ExitError, Shell, ask, refused
+from deployer.store.shell_upload import Upload
+from deployer.store.store_errors import disk_errors
+from deployer.store.volume_shell import BrokenError, ExitError, Shell, ask, volume_error
 
-_FIND = '[ ! -f "$1" ] || cat "$1"'
+_READ = '[ ! -f "$1" ] || cat "$1"'
 
-# A record that is removed while this runs is one that is not there.
+# Prints `SECONDS SIZE PATH` and the content of every record, without those that are removed meanwhile.
 _LIST = """
 [ -d "$1" ] || { echo .; exit; }
 cd "$1"
@@ -48,7 +47,7 @@ cd "$1"
 find . ! -type d -exec stat -c '%s %n' {} +
 """
 
-# The record is the newest file of a release that nobody has changed.
+# The record is the newest file of a release that was not changed.
 _OUTLINE = """
 echo "$(find "$1" -newer "$2")"
 tail -c "$3" "$1"
@@ -63,36 +62,62 @@ rm -rf "$trash" "$3"
 
 _TAIL = 'tail -c +"$2" "$1"'
 
-Result = TypeVar("Result")
-
 
 class ClaimStore(RemoteStore):
     """A model store in a claim. Implements deployer.store.ModelStore."""
 
     lookup_is_side_effect_free = False
 
-    def __init__(
-        self, config: Store, shell: Shell, root: Path, *, sleep: Callable[[float], None] = time.sleep
-    ) -> None:
+    def __init__(self, config: Store, shell: Shell, root: Path, *, patience: Patience = PATIENCE) -> None:
         super().__init__(root)
         self.claim = locate_claim(config.uri)
         self._account = config.service_account
         self._shell = shell
-        self._sleep = sleep
+        self._patience = patience
 
     def uri(self, release: Release) -> str:
         """Return the storage URI of a release, as KServe mounts it; it ends in `/`."""
         return f"{self.claim.uri}{release.label}/"
 
     def access(self) -> StorageAccess:
-        """Return the ServiceAccount that a service runs as: a claim is mounted, and needs no credentials."""
+        """Return the ServiceAccount of the service: KServe mounts a claim, and needs no credentials."""
         return StorageAccess(account=self._account or "default")
 
     def find(self, name: str, release_id: str) -> Release | None:
-        """Return a release that is there in whole, or None; one run of the shell."""
-        place = f"{name}/{release_id}/{RECORD}"
-        content = self._ask(_FIND, f"{self.claim.folder}/{place}")
-        return read_record(content, name, release_id, where=f"{self.claim.uri}{place}") if content else None
+        """Return a complete release, or None; this runs one script."""
+        path = f"{name}/{release_id}/{RECORD}"
+        content = self._ask(_READ, f"{self.claim.folder}/{path}")
+        return read_record(content, name, release_id, where=f"{self.claim.uri}{path}") if content else None
+
+    def put(self, release: Release, staging: Staging) -> Stored:
+        """Publish a staged release: send the segments that are missing, and compare all. Idempotent."""
+        names = (str(PROPERTIES), archive_name(release), RECORD)
+        with disk_errors("cannot send the release", staging.folder):
+            (staging.folder / PROPERTIES).parent.mkdir(exist_ok=True)
+            (staging.folder / PROPERTIES).write_bytes(release.config_properties.encode())
+            (staging.folder / RECORD).write_bytes(encode_release(release))
+            upload = Upload(self._shell, where=self.uri(release), folder=staging.folder, names=names)
+            upload.run(self._place(release), self._uploading(release), self._patience)
+        return Stored(self.uri(release), upload.sent)
+
+    def delete(self, release: Release) -> int:
+        """Remove a release, by one rename first, and return the bytes that this freed."""
+        found = self._files(release)
+        if not found:
+            raise StoreError("cannot remove the release: not found", where=self.uri(release))
+        uploading = self._uploading(release)
+        self._ask(_DELETE, self._place(release), f"{uploading}.{uuid.uuid4().hex}", uploading)
+        return sum(found.values())
+
+    def close(self) -> None:
+        """Release the claim: many volumes attach to one node at a time."""
+        self._shell.close()
+
+    def _place(self, release: Release) -> str:
+        return f"{self.claim.folder}/{release.label}"
+
+    def _uploading(self, release: Release) -> str:
+        return f"{self.claim.folder}/.staging/{release.name}.{release.id}"
 
     def _dated(self, name: str | None) -> Iterator[tuple[float, Release]]:
         rest = self._ask(_LIST, self.claim.folder, name or "")
@@ -105,54 +130,22 @@ class ClaimStore(RemoteStore):
                 where = f"{self.claim.uri}{path}"
                 yield int(changed), read_record(content, model, release_id, where=where)
 
-    def put(self, release: Release, staging: Staging) -> Stored:
-        """Publish a staged release: what is there is not sent again, and all is compared. Idempotent."""
-        names = (str(PROPERTIES), archive_name(release), RECORD)
-        try:
-            (staging.folder / PROPERTIES).parent.mkdir(exist_ok=True)
-            (staging.folder / PROPERTIES).write_bytes(release.config_properties.encode())
-            (staging.folder / RECORD).write_bytes(encode_release(release))
-            upload = Upload(self._shell, where=self.uri(release), folder=staging.folder, names=names)
-            upload.run(self._place(release), self._uploading(release), self._sleep)
-        except OSError as error:
-            raise disk_error("the release cannot be sent", str(staging.folder), error) from error
-        return Stored(self.uri(release), upload.sent)
-
-    def delete(self, release: Release) -> int:
-        """Remove a release, by one rename first, and return the bytes that this freed."""
-        found = self._files(release)
-        if not found:
-            raise StoreError("the release cannot be removed: it is not there", where=self.uri(release))
-        uploading = self._uploading(release)
-        self._ask(_DELETE, self._place(release), f"{uploading}.{uuid.uuid4().hex}", uploading)
-        return sum(found.values())
-
-    def close(self) -> None:
-        """Let go of the claim, which not every volume lends to two nodes at once."""
-        self._shell.close()
-
-    def _place(self, release: Release) -> str:
-        return f"{self.claim.folder}/{release.label}"
-
-    def _uploading(self, release: Release) -> str:
-        return f"{self.claim.folder}/.staging/{release.name}.{release.id}"
-
     def _files(self, release: Release) -> dict[str, int]:
         lines = self._ask(_FILES, self._place(release)).decode(errors="replace").splitlines()
         pairs = (line.partition(" ./") for line in lines)
         return {name: int(size) if size.isdigit() else 0 for size, _, name in pairs}
 
     def _read_file(self, release: Release, name: str) -> bytes:
-        return self._ask(_FIND, f"{self._place(release)}/{name}")
+        return self._ask(_READ, f"{self._place(release)}/{name}")
 
     def _outline(self, release: Release, count: int, size: int) -> tuple[bytes, str | None]:  # noqa: ARG002
         place = self._place(release)
         answer = self._ask(_OUTLINE, f"{place}/{archive_name(release)}", f"{place}/{RECORD}", str(count))
-        written_later, _, tail = answer.partition(b"\n")
-        return tail, None if written_later else release.archive.digest
+        newer, _, tail = answer.partition(b"\n")
+        return tail, None if newer else release.archive.digest
 
     def _download(self, release: Release, name: str, copy: Path, size: int) -> None:
-        """Write a file to a local copy, continuing where the stream breaks or ends too early."""
+        """Write a file to a local copy; resume it if the stream breaks or ends too early."""
         path = f"{self._place(release)}/{name}"
 
         def resume() -> None:
@@ -160,26 +153,15 @@ class ClaimStore(RemoteStore):
                 for data in self._shell.run(_TAIL, path, str(file.tell() + 1)):
                     file.write(data)
                 if file.tell() != size:
-                    raise BrokenError("the download broke off", where=self.claim.uri, hint="run this again")
+                    raise BrokenError("the download is incomplete", where=self.claim.uri, hint="Retry.")
 
-        try:
-            self._retrying(resume, lambda: copy.stat().st_size)
-        except ExitError as error:
-            raise refused(error, self.claim.uri) from error
-        except OSError as error:
-            raise disk_error("the release cannot be read", str(copy), error) from error
+        with disk_errors("cannot download the release", copy):
+            copy.touch()
+            try:
+                self._patience.again(resume, BrokenError, progress=lambda: copy.stat().st_size)
+            except ExitError as error:
+                raise volume_error(error, self.claim.uri) from error
 
     def _ask(self, script: str, *arguments: str) -> bytes:
-        return self._retrying(lambda: ask(self._shell, self.claim.uri, script, *arguments))
-
-    def _retrying(self, call: Callable[[], Result], progress: Callable[[], int] = lambda: 0) -> Result:
-        """Call again when the way to the shell breaks, some times in a row without progress."""
-        tries, before = 0, 0
-        while True:
-            try:
-                return call()
-            except BrokenError:
-                tries, before = (tries + 1 if progress() <= before else 1), progress()
-                if tries == ATTEMPTS:
-                    raise
-            self._sleep(0.2 * 2**tries)
+        work = partial(ask, self._shell, self.claim.uri, script, *arguments)
+        return self._patience.again(work, BrokenError)

@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from deployer.errors import DiskFullError
 from deployer.files import remove_tree
 from deployer.store.interface import Staging
-from deployer.store.store_errors import disk_error
-
-STAGING = Path(".kdeploy", "staging")  # where a release is built that is stored elsewhere
+from deployer.store.store_errors import disk_errors
 
 
 @contextmanager
 def staged(parent: Path, store: str) -> Iterator[Staging]:
-    """Open a new folder below `parent`; whatever is still in it at the end is removed.
+    """Open a new folder in `parent`, which is removed with its content at the end.
 
     Raises StoreError or DiskFullError, which name the `store`.
     """
-    try:
+    with disk_errors("cannot write the model store", store):
         parent.mkdir(parents=True, exist_ok=True)
         lock = _lock_new(parent)
         place = Path(lock.name).with_suffix("")
         (place / "model-store").mkdir(parents=True)
-    except OSError as error:
-        raise disk_error("the model store cannot be written", store, error) from error
     with lock:
         try:
             yield Staging(place)
@@ -40,28 +34,11 @@ def staged(parent: Path, store: str) -> Iterator[Staging]:
             Path(lock.name).unlink(missing_ok=True)
 
 
-def require_room(folder: Path, size: int) -> None:
-    """Raise DiskFullError where an archive of so many bytes cannot be downloaded for a check."""
-    free = shutil.disk_usage(folder).free
-    if free < size:
-        raise DiskFullError(
-            f"checking the archive needs {size:,} bytes, {free:,} are free",
-            where=str(folder),
-            hint="make room there",
-        )
-
-
-def debris_of(staging: Staging) -> Path:
-    """Return where something is moved that is to vanish with a staging folder, or with its dead process."""
-    return staging.folder.with_name(f"{staging.folder.name}.debris")
-
-
 def _lock_new(parent: Path) -> IO[str]:
-    """Remove what killed processes left, then open and lock the lock of a new staging folder.
+    """Remove what killed processes left, then create and lock the lock file of a new staging folder.
 
-    A staging folder's lock lies beside it, so that it does not move into the store, and is held
-    as long as its process lives. Both steps are one for other processes: none sees a lock that
-    is not held yet and takes it for a dead one.
+    The lock file is beside its folder, so that it does not move into the store, and is held as long as its
+    process lives. `sweep` locks both steps: no process sees a new lock file before it is held.
     """
     with (parent / "sweep").open("w") as sweep:
         fcntl.flock(sweep, fcntl.LOCK_EX)
@@ -73,10 +50,9 @@ def _lock_new(parent: Path) -> IO[str]:
 
 
 def _sweep(lock: Path) -> None:
-    """Remove a staging folder and its lock, unless the process that made them lives."""
-    # A living one may remove them itself at any moment.
+    """Remove a staging folder and its lock file, unless the process that created them lives."""
+    # A living process can remove both at any moment.
     with contextlib.suppress(FileNotFoundError, BlockingIOError), lock.open() as held:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         remove_tree(lock.with_suffix(""))
-        remove_tree(lock.with_suffix(".debris"))
         lock.unlink()

@@ -4,120 +4,123 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import quote
 
 from deployer.errors import DiskFullError, StoreError
 
+PRUNE = "Run `kdeploy prune --keep 5` to remove old releases"
+_RETRY = "Retry: objects that are complete are not sent again."
+_DISK_HINTS = {
+    errno.EACCES: "Give yourself permission to read and write there, or correct store.uri.",
+    errno.EROFS: "The file system is read-only: correct store.uri, or remount it.",
+    errno.ENOTDIR: "Set store.uri to a folder, or remove the file.",
+}
 
-def disk_error(what: str, where: str, error: OSError) -> StoreError | DiskFullError:
-    """Return the error that a file system's refusal stands for."""
+
+def disk_error(what: str, where: str | Path, error: OSError) -> StoreError | DiskFullError:
+    """Return our error for one of a file system."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFullError(
-            f"{what}: the disk is full", where=where, hint="`kdeploy prune --keep 5` removes old releases"
-        )
-    hints = {
-        errno.EACCES: "give yourself the right to write there",
-        errno.EROFS: "the file system is read-only",
-    }
-    return StoreError(
-        f"{what}: {error.strerror}",
-        where=where,
-        hint=hints.get(error.errno or 0, "check store.uri with `kdeploy config`"),
-    )
+        return DiskFullError(f"{what}: the disk is full", where=str(where), hint=f"{PRUNE}.")
+    hint = _DISK_HINTS.get(error.errno or 0, "Check store.uri with `kdeploy config`.")
+    reason = "a file is in the place of a folder" if error.errno == errno.ENOTDIR else error.strerror
+    return StoreError(f"{what}: {reason}", where=str(where), hint=hint)
 
 
-# What services and libraries write, and what it means; the first that matches counts.
-_MEANINGS = (
+@contextmanager
+def disk_errors(what: str, where: str | Path) -> Iterator[None]:
+    """Turn each OSError into ours. Raises StoreError, DiskFullError."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(what, where, error) from error
+
+
+# Patterns of what services and libraries write, the reason, and what to do. The first match counts.
+_NO_BUCKET = (
+    r"NoSuchBucket|ContainerNotFound|specified bucket does not exist|specified container does not exist"
+)
+_REASONS = (
     (
         r"RequestTimeTooSkewed|x-amz-date header is too|Request date header too old",
         "this machine's clock is wrong",
-        "set it, by NTP for example: a request is valid for some minutes around its time",
+        "Set the clock, by NTP for example: a request is valid for a few minutes only.",
     ),
     (
-        r"NoSuchBucket|ContainerNotFound|specified bucket does not exist|specified container does not exist",
-        "there is no such bucket",
-        "create it, or correct store.uri; kdeploy does not create buckets",
+        _NO_BUCKET,
+        "the bucket does not exist",
+        "Create it, or correct store.uri; kdeploy does not create buckets.",
     ),
     (
         r"AuthorizationHeaderMalformed|PermanentRedirect|IllegalLocationConstraint|region '[^']*' is wrong",
         "the bucket is in another region",
-        "set store.region to the bucket's own",
+        "Set store.region to the bucket's region.",
     ),
     (
         r"ExpiredToken|TokenRefreshRequired|token (?:has|is) expired",
         "the credentials have expired",
-        "sign in again, then retry",
+        "Sign in again, then retry.",
     ),
     (
         r"InvalidAccessKeyId|SignatureDoesNotMatch|failed to authenticate|InvalidToken|Unauthenticated",
         "the credentials are invalid",
-        "check where they come from: docs/explanation/model-stores.md lists the places",
+        "Correct them in the environment or in the files of the cloud's command line tool.",
     ),
     (
         r"169\.254\.169\.254|metadata\.google\.internal|CredentialsNotLoaded",
-        "there are no credentials",
-        "set those of the cloud in the environment: docs/explanation/model-stores.md lists the places",
+        "no credentials found",
+        "Set them in the environment, or sign in with the cloud's command line tool.",
     ),
     (
         r"AccessDenied|AuthorizationPermissionMismatch|AuthorizationFailure|PermissionDenied|Forbidden|\b403\b",
         "these credentials lack a permission",
-        "they need to list, read, write and delete objects there",
+        "Allow them to list, read, write and delete objects in the bucket.",
     ),
     (
         r"UnknownIssuer|CaUsedAsEndEntity|CERTIFICATE_VERIFY_FAILED|invalid peer certificate|certificate",
-        "its TLS certificate is not trusted",
-        "name the authority that signed it in store.ca-bundle",
+        "the server's TLS certificate is not trusted",
+        "Set store.ca-bundle to the certificate of the CA that signed it.",
     ),
     (
         r"BadScheme|URL scheme is not allowed",
-        "it would be read without TLS",
-        "write http:// in store.endpoint if that is meant",
+        "the server's address is not https://",
+        "To allow plain HTTP, set store.endpoint to an http:// address.",
     ),
-    (
-        r"SlowDown|ServerBusy|TooManyRequests|\b429\b|\b503\b",
-        "it is too busy",
-        "retry: objects that are complete are not sent again",
-    ),
+    (r"SlowDown|ServerBusy|TooManyRequests|\b429\b|\b503\b", "the server is too busy", _RETRY),
     (
         r"onnect|dns error|timed out|Timeout|error sending request|Name or service not known|reset",
-        "it cannot be reached",
-        "check the network, the proxy and store.endpoint",
+        "cannot connect to the server",
+        "Check the network, the proxy and store.endpoint.",
     ),
 )
 
 
 def cloud_error(what: str, where: str, text: str) -> StoreError:
-    """Return the error that a refusal of an object store stands for, from its scrubbed text."""
-    for pattern, meaning, hint in _MEANINGS:
-        if re.search(pattern, text):
-            return StoreError(f"{what}: {meaning}{_said(text)}", where=where, hint=hint)
-    return StoreError(
-        f"{what}{_said(text) or ': ' + ' '.join(text.split())[:200]}",
-        where=where,
-        hint="retry: objects that are complete are not sent again",
+    """Return our error for the scrubbed text of an object store's error."""
+    reason, hint = next(
+        ((reason, hint) for pattern, reason, hint in _REASONS if re.search(pattern, text)), ("", _RETRY)
     )
+    # The service's own code and message are the part of its response that people can use.
+    found = [re.search(rf"<{tag}>([^<]*)</{tag}>", text) for tag in ("Code", "Message")]
+    quoted = ": ".join(" ".join(match[1].split()) for match in found if match and match[1])[:300]
+    if reason and quoted:
+        reason = f"{reason} ({quoted})"
+    return StoreError(f"{what}: {reason or quoted or ' '.join(text.split())[:200]}", where=where, hint=hint)
 
 
 def missing_bucket(text: str) -> bool:
-    """Whether what is not there is the bucket, and not an object."""
-    return re.search(_MEANINGS[1][0], text) is not None
-
-
-def _said(text: str) -> str:
-    """Quote the service's own code and message, which are all of its answer that people can use."""
-    found = [re.search(rf"<{tag}>([^<]*)</{tag}>", text) for tag in ("Code", "Message")]
-    words = [" ".join(match[1].split()) for match in found if match and match[1]]
-    return f" ({': '.join(words)[:300]})" if words else ""
+    """Whether an error says that the bucket, and not an object, is missing."""
+    return re.search(_NO_BUCKET, text) is not None
 
 
 _IN_URL = re.compile(r"(?i)\b(sig|X-Amz-Signature|X-Amz-Security-Token|WebIdentityToken)=[^&\s\"')]+")
 
 
 def scrubbed(text: str, secrets: Iterable[str]) -> str:
-    """Return a text without any of the secrets, as they are or as they stand in a URL."""
+    """Return a text without the secrets, neither as they are nor percent-encoded."""
     for secret in sorted({form for one in secrets for form in (one, quote(one, safe=""))}, key=len)[::-1]:
         if len(secret) > 3:
             text = text.replace(secret, "***")
-    # What a URL carries as its right to be asked, whatever put it there.
-    return _IN_URL.sub(r"\1=***", text)
+    return _IN_URL.sub(r"\1=***", text)  # signatures and tokens, whatever added them

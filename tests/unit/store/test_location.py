@@ -1,4 +1,4 @@
-"""Where a bucket or a claim is, from the project and the environment, and what is refused."""
+"""Locating a bucket or a claim, from the project and the environment."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from deployer.config import Store
 from deployer.errors import ConfigError
-from deployer.store.location import Claim, Location, host_of, locate, locate_claim
+from deployer.store.location import Claim, Location, locate, locate_claim
 
 ACCOUNT = {"AZURE_STORAGE_ACCOUNT": "mymodels"}
 
@@ -56,7 +56,7 @@ def test_a_uri_names_a_bucket_and_a_prefix(uri: str, bucket: str, prefix: str, s
         ({"AWS_REGION": "eu-west-1"}, "eu-west-3", {"region": "eu-central-1"}, "eu-central-1"),
     ],
 )
-def test_a_region_comes_from_the_project_then_the_environment_then_the_profile(
+def test_the_region_comes_from_the_project_then_the_environment_then_the_profile(
     environment: dict[str, str], profile_region: str, configured: dict[str, str], region: str
 ) -> None:
     location = at("s3://models", environment, profile_region, **configured)
@@ -87,7 +87,7 @@ def test_a_region_comes_from_the_project_then_the_environment_then_the_profile(
         ),
     ],
 )
-def test_an_endpoint_comes_from_the_project_then_the_environment(
+def test_the_endpoint_comes_from_the_project_then_the_environment(
     uri: str, environment: dict[str, str], configured: dict[str, str], endpoint: str
 ) -> None:
     assert at(uri, environment, **configured).endpoint == endpoint
@@ -102,23 +102,23 @@ def test_an_endpoint_comes_from_the_project_then_the_environment(
         (ACCOUNT, {"account": "configured"}, "configured"),
     ],
 )
-def test_an_account_comes_from_the_project_then_the_environment(
+def test_the_account_comes_from_the_project_then_the_environment(
     environment: dict[str, str], configured: dict[str, str], account: str
 ) -> None:
     assert at("az://models", environment, **configured).account == account
 
 
-def test_the_server_has_the_bucket_in_its_name_where_the_project_says_so() -> None:
+def test_the_host_name_contains_the_bucket_of_a_virtual_hosted_store() -> None:
     paths, hosts = (
         at("s3://models", endpoint="https://s3.example.org", virtual_hosted=hosted)
         for hosted in (False, True)
     )
     assert paths.server_url == "https://s3.example.org"
     assert hosts.server_url == "https://models.s3.example.org"
-    assert host_of(hosts.server_url) == "models.s3.example.org"
+    assert hosts.host == "s3.example.org"
 
 
-def test_only_an_endpoint_of_http_is_reached_without_tls() -> None:
+def test_only_an_http_endpoint_is_used_without_tls() -> None:
     assert at("s3://models").secure
     assert at("gs://models").secure
     assert not at("s3://models", endpoint="http://127.0.0.1:9000").secure
@@ -127,23 +127,25 @@ def test_only_an_endpoint_of_http_is_reached_without_tls() -> None:
 @pytest.mark.parametrize(
     ("uri", "configured", "what", "where"),
     [
-        ("ftp://x", {}, "scheme ftp:// is not supported", "store.uri"),
-        ("s3://", {}, "it names no bucket", "store.uri"),
-        ("gs://UPPER/x", {}, "it names no bucket", "store.uri"),
-        ("s3://models/a b", {}, "would not reach every downloader as it is", "store.uri"),
-        ("s3://models/a//b", {}, "would not reach every downloader as it is", "store.uri"),
-        ("s3://models/%41", {}, "would not reach every downloader as it is", "store.uri"),
-        ("gs://models/a/../b", {}, "its prefix holds . or ..", "store.uri"),
-        ("s3://models/.", {}, "its prefix holds . or ..", "store.uri"),
-        ("az://models/x", {}, "Azure's storage account is not named", "store.account"),
-        ("https://example.org/models", {}, "https://example.org is no model store", "store.uri"),
-        ("https://other.blob.core.windows.net/", {}, "it names no bucket", "store.uri"),
-        ("s3://models", {"endpoint": "http://host/path"}, "https:// and a host", "store.endpoint"),
-        ("s3://models", {"endpoint": "host:9000"}, "https:// and a host", "store.endpoint"),
-        ("s3://models", {"endpoint": "https://me@host"}, "https:// and a host", "store.endpoint"),
+        ("ftp://x", {}, "unsupported scheme ftp://", "store.uri"),
+        ("s3://", {}, "invalid bucket name", "store.uri"),
+        ("gs://UPPER/x", {}, "invalid bucket name", "store.uri"),
+        ("s3://models/a b", {}, "invalid prefix: it has characters", "store.uri"),
+        ("s3://models/a//b", {}, "invalid prefix: it has characters", "store.uri"),
+        ("s3://models/%41", {}, "invalid prefix: it has characters", "store.uri"),
+        ("gs://models/a/../b", {}, r"invalid prefix: it contains \. or \.\.", "store.uri"),
+        ("s3://models/.", {}, r"invalid prefix: it contains \. or \.\.", "store.uri"),
+        ("az://models/x", {}, "Azure's storage account is not set", "store.account"),
+        ("https://example.org/models", {}, "not Azure's blob storage", "store.uri"),
+        ("https://other.blob.core.windows.net/", {}, "invalid bucket name", "store.uri"),
+        ("s3://models", {"endpoint": "http://host/path"}, "invalid endpoint of S3", "store.endpoint"),
+        ("s3://models", {"endpoint": "host:9000"}, "invalid endpoint of S3", "store.endpoint"),
+        ("s3://models", {"endpoint": "https://me@host"}, "invalid endpoint of S3", "store.endpoint"),
     ],
 )
-def test_what_names_no_bucket_is_refused(uri: str, configured: dict[str, str], what: str, where: str) -> None:
+def test_an_invalid_uri_or_endpoint_is_refused(
+    uri: str, configured: dict[str, str], what: str, where: str
+) -> None:
     with pytest.raises(ConfigError, match=what) as caught:
         at(uri, **configured)
     assert caught.value.where == where
@@ -167,15 +169,15 @@ def test_a_uri_names_a_claim_and_a_path(uri: str, claim: Claim, storage_uri: str
 @pytest.mark.parametrize(
     ("uri", "what"),
     [
-        ("pvc://", "it names no claim"),
-        ("pvc:///a", "it names no claim"),
-        ("pvc://Models/a", "it names no claim"),
-        ("pvc://m/a b", "would not reach every downloader as it is"),
-        ("pvc://m/$(x)", "would not reach every downloader as it is"),
-        ("pvc://m/../x", "its prefix holds . or .."),
+        ("pvc://", "invalid name of a claim"),
+        ("pvc:///a", "invalid name of a claim"),
+        ("pvc://Models/a", "invalid name of a claim"),
+        ("pvc://m/a b", "invalid prefix: it has characters"),
+        ("pvc://m/$(x)", "invalid prefix: it has characters"),
+        ("pvc://m/../x", r"invalid prefix: it contains \. or \.\."),
     ],
 )
-def test_what_names_no_claim_is_refused(uri: str, what: str) -> None:
+def test_an_invalid_claim_is_refused(uri: str, what: str) -> None:
     with pytest.raises(ConfigError, match=what) as caught:
         locate_claim(uri)
     assert caught.value.where == "store.uri"

@@ -1,4 +1,4 @@
-"""What disks and object stores say, turned into sentences that name the next step and no secret."""
+"""Errors of disks and object stores: each gets a reason and a hint, and shows no secret."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ NO_RIGHT = "it failed: these credentials lack a permission"
 @pytest.mark.parametrize(
     ("number", "kind", "what", "hint"),
     [
-        (errno.ENOSPC, DiskFullError, "it cannot be written: the disk is full", "kdeploy prune"),
-        (errno.EDQUOT, DiskFullError, "it cannot be written: the disk is full", "kdeploy prune"),
-        (errno.EACCES, StoreError, "it cannot be written: Permission denied", "give yourself the right"),
-        (errno.EROFS, StoreError, "it cannot be written: Read-only file system", "is read-only"),
-        (errno.EIO, StoreError, "it cannot be written: Input/output error", "check store.uri"),
+        (errno.ENOSPC, DiskFullError, "cannot write: the disk is full", "kdeploy prune"),
+        (errno.EDQUOT, DiskFullError, "cannot write: the disk is full", "kdeploy prune"),
+        (errno.EACCES, StoreError, "cannot write: Permission denied", "permission to read and write"),
+        (errno.EROFS, StoreError, "cannot write: Read-only file system", "is read-only"),
+        (errno.ENOTDIR, StoreError, "cannot write: a file is in the place of a folder", "remove the file"),
+        (errno.EIO, StoreError, "cannot write: Input/output error", "Check store.uri"),
     ],
 )
-def test_what_a_disk_refuses(number: int, kind: type, what: str, hint: str) -> None:
-    error = disk_error("it cannot be written", "/store", OSError(number, os.strerror(number)))
+def test_an_error_of_a_disk_has_a_reason_and_a_hint(number: int, kind: type, what: str, hint: str) -> None:
+    error = disk_error("cannot write", "/store", OSError(number, os.strerror(number)))
     assert type(error) is kind
     assert (error.what, error.where) == (what, "/store")
     assert hint in (error.hint or "")
@@ -39,7 +40,7 @@ def test_what_a_disk_refuses(number: int, kind: type, what: str, hint: str) -> N
             "it failed: this machine's clock is wrong (RequestTimeTooSkewed: The difference)",
             "by NTP",
         ),
-        ("<Code>NoSuchBucket</Code>", "it failed: there is no such bucket (NoSuchBucket)", "create it"),
+        ("<Code>NoSuchBucket</Code>", "it failed: the bucket does not exist (NoSuchBucket)", "Create it"),
         (
             "the region 'a' is wrong; expecting 'b'",
             "it failed: the bucket is in another region",
@@ -48,12 +49,12 @@ def test_what_a_disk_refuses(number: int, kind: type, what: str, hint: str) -> N
         (
             "<Code>ExpiredToken</Code>",
             "it failed: the credentials have expired (ExpiredToken)",
-            "sign in again",
+            "Sign in again",
         ),
-        ("SignatureDoesNotMatch", "it failed: the credentials are invalid", "check where they come from"),
+        ("SignatureDoesNotMatch", "it failed: the credentials are invalid", "Correct them"),
         (
             "error sending request for url (http://169.254.169.254/latest)",
-            "it failed: there are no credentials",
+            "it failed: no credentials found",
             "in the environment",
         ),
         (
@@ -62,16 +63,16 @@ def test_what_a_disk_refuses(number: int, kind: type, what: str, hint: str) -> N
             "list, read, write and delete",
         ),
         ("HTTP 403: no", NO_RIGHT, "list, read, write and delete"),
-        ("invalid peer certificate: UnknownIssuer", "its TLS certificate is not trusted", "store.ca-bundle"),
-        ("BadScheme", "it failed: it would be read without TLS", "write http:// in store.endpoint"),
-        ("<Code>SlowDown</Code>", "it failed: it is too busy (SlowDown)", "are not sent again"),
-        ("tcp connect error", "it failed: it cannot be reached", "the proxy and store.endpoint"),
-        ("something\n  else 4031", "it failed: something else 4031", "retry"),
-        ("<Code>Odd</Code>", "it failed (Odd)", "retry"),
-        ("x" * 300, f"it failed: {'x' * 200}", "retry"),
+        ("invalid peer certificate: UnknownIssuer", "TLS certificate is not trusted", "store.ca-bundle"),
+        ("BadScheme", "it failed: the server's address is not https://", "set store.endpoint"),
+        ("<Code>SlowDown</Code>", "it failed: the server is too busy (SlowDown)", "are not sent again"),
+        ("tcp connect error", "it failed: cannot connect to the server", "the proxy and store.endpoint"),
+        ("something\n  else 4031", "it failed: something else 4031", "Retry"),
+        ("<Code>Odd</Code>", "it failed: Odd", "Retry"),
+        ("x" * 300, f"it failed: {'x' * 200}", "Retry"),
     ],
 )
-def test_what_services_say(text: str, what: str, hint: str) -> None:
+def test_an_error_of_a_service_has_a_reason_and_a_hint(text: str, what: str, hint: str) -> None:
     error = cloud_error("it failed", WHERE, text)
     assert error.what.endswith(what)
     assert len(error.what) < 300
@@ -79,13 +80,13 @@ def test_what_services_say(text: str, what: str, hint: str) -> None:
     assert hint in (error.hint or "")
 
 
-def test_a_missing_bucket_is_told_from_a_missing_object() -> None:
+def test_a_missing_bucket_is_distinguished_from_a_missing_object() -> None:
     assert missing_bucket("The specified container does not exist")
     assert not missing_bucket("<Code>NoSuchKey</Code>")
 
 
-def test_secrets_are_scrubbed_in_every_form() -> None:
+def test_secrets_are_removed_in_every_form() -> None:
     text = "https://x/?sig=abc%2Fd&a=1 abc/d WebIdentityToken=eyJ abc%2Fd"
     assert scrubbed(text, ["abc/d"]) == "https://x/?sig=***&a=1 *** WebIdentityToken=*** ***"
-    assert scrubbed("abcd abc", ["abc", "abcd"]) == "*** abc", "three letters are no secret, but a word"
-    assert scrubbed("it is abcdef", ["abcd", "abcdef"]) == "it is ***", "and no end of the longer one is left"
+    assert scrubbed("abcd abc", ["abc", "abcd"]) == "*** abc", "a value of three letters is not a secret"
+    assert scrubbed("it is abcdef", ["abcd", "abcdef"]) == "it is ***", "the longer secret is removed first"
