@@ -1,7 +1,7 @@
 """The proxy for a URL, and the certificates that TLS trusts: one policy for predictions, clusters and stores.
 
-HTTPS_PROXY applies to https:// and HTTP_PROXY to http://; their lower-case forms win. NO_PROXY means what it
-means to Go. Loopback never uses a proxy.
+HTTPS_PROXY applies to https:// and HTTP_PROXY to http://; their lower-case forms win. NO_PROXY is read as Go
+reads it. Loopback never uses a proxy of the environment.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def find_proxy(url: str, named: str | None = None, environment: Mapping[str, str] = os.environ) -> str | None:
-    """Return the proxy on the way to a URL, or None: the one that is `named`, or the environment's.
+    """Return the proxy for a URL, or None: the one that is `named`, or the environment's.
 
-    What is named, as `proxy-url` of a kubeconfig, is used for every host. Raises ConfigError for a proxy that
-    does not speak HTTP; the error does not quote it.
+    `named`, the `proxy-url` of a kubeconfig, applies to every host. Raises ConfigError for an invalid or
+    unsupported proxy; the error does not quote it.
     """
     parts = urlsplit(url)
     where, proxy = ("the kubeconfig's proxy-url", named) if named else _of_environment(parts, environment)
@@ -43,8 +43,8 @@ def find_proxy(url: str, named: str | None = None, environment: Mapping[str, str
     except ValueError:
         usable = False
     if not usable:
-        what = "invalid address" if scheme in _PORTS else f"unsupported proxy scheme {scheme}://"
-        raise ConfigError(what, where=where, hint="use an http:// or https:// proxy")
+        what = "invalid address of a proxy" if scheme in _PORTS else f"unsupported proxy scheme {scheme}://"
+        raise ConfigError(what, where=where, hint="Use an http:// or https:// proxy.")
     return proxy
 
 
@@ -64,9 +64,9 @@ def address_of(proxy: str) -> tuple[str, dict[str, str]]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or address is this machine's own."""
+    """Whether a name or address is of this machine."""
     host = host.rstrip(".").lower()
-    with suppress(ValueError):  # it is a name
+    with suppress(ValueError):  # a name
         address = ip_address(host.partition("%")[0])
         address = getattr(address, "ipv4_mapped", None) or address
         return address.is_loopback or address.is_unspecified
@@ -74,9 +74,9 @@ def is_loopback(host: str) -> bool:
 
 
 def tls_context(authority: Path | None = None, environment: Mapping[str, str] = os.environ) -> SSLContext:
-    """Return TLS that trusts the certificates of `authority`, else of SSL_CERT_FILE, else of the system.
+    """Return a TLS context that trusts `authority`, else SSL_CERT_FILE, else the system's certificates.
 
-    Raises ConfigError if that file cannot be used.
+    Raises ConfigError if the file cannot be used.
     """
     import ssl
 
@@ -84,37 +84,34 @@ def tls_context(authority: Path | None = None, environment: Mapping[str, str] = 
     if not file:
         return ssl.create_default_context()
     try:
-        pem = read_bytes(file, _BUNDLE_MAX).decode("ascii", "ignore")  # what is not ASCII is a comment
+        pem = read_bytes(file, _BUNDLE_MAX).decode("ascii", "ignore")  # other characters are comments
         return ssl.create_default_context(cadata=pem or "-")
     except OSError as error:
-        why = "it is not a PEM file" if isinstance(error, ssl.SSLError) else error.strerror
+        reason = "not a PEM file" if isinstance(error, ssl.SSLError) else error.strerror
         raise ConfigError(
-            f"the certificates cannot be read: {why}",
+            f"cannot read the certificates: {reason}",
             where=f"{'--certificate-authority' if authority else 'SSL_CERT_FILE'}: {file}",
-            hint="use a PEM file with the certificate of the CA that signed the server's",
+            hint="Use a PEM file with the certificate of the CA that signed the server's.",
         ) from error
 
 
 def _of_environment(parts: SplitResult, environment: Mapping[str, str]) -> tuple[str, str | None]:
-    """Return the variable for a URL, and its proxy unless the host is excepted."""
+    """Return the variable that applies to a URL, and its proxy unless the host is excepted."""
     lower = f"{parts.scheme}_proxy"
     variable = lower if lower in environment else lower.upper()
     if variable == "HTTP_PROXY" and "REQUEST_METHOD" in environment:
         return variable, None  # under CGI, a client's header sets it
     excepted = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
-    host = parts.hostname or ""
-    if is_loopback(host) or _is_excepted(host, parts.port or _PORTS.get(parts.scheme, 0), excepted):
+    host = (parts.hostname or "").rstrip(".").lower()
+    port = parts.port or _PORTS.get(parts.scheme, 0)
+    entries = re.split(r"[\s,]+", excepted.lower())
+    if is_loopback(host) or any(_excepts(entry, host, port) for entry in entries if entry):
         return variable, None
     return variable, environment.get(variable)
 
 
-def _is_excepted(host: str, port: int, no_proxy: str) -> bool:
-    host = host.rstrip(".").lower()
-    return any(_excepts(entry, host, port) for entry in re.split(r"[\s,]+", no_proxy.lower()) if entry)
-
-
 def _excepts(entry: str, host: str, port: int) -> bool:
-    """Whether an entry of NO_PROXY matches: `*`, a name, .name, an address, all with a port; a network."""
+    """Whether an entry of NO_PROXY matches: `*`, a network, or a name or address, maybe with a port."""
     if entry == "*":
         return True
     if "/" in entry:

@@ -1,8 +1,9 @@
-"""Sends prediction requests, several files at once; each file gets its own answer or error."""
+"""Sends prediction requests, several files at a time; each file gets its own prediction or error."""
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from deployer.patience import PATIENCE, Patience
 from deployer.predict import codecs
 from deployer.predict.codecs import JSON, Payload, Protocol, Request
 from deployer.predict.connection import Connection
-from deployer.predict.images import RAISE_LIMIT, Resized, fit_image, read_file
+from deployer.predict.images import RAISE_LIMIT, FittedImage, Resized, fit_image, read_file
 from deployer.predict.predict_errors import Asked, explain
 from deployer.targets.protocols import Endpoint
 
@@ -29,7 +30,7 @@ U = TypeVar("U")
 
 
 class Prediction(Struct, frozen=True, kw_only=True):
-    """The answer for one file; `resized` if a smaller picture was sent in its place."""
+    """The prediction for one file; `resized` if a smaller image was sent instead."""
 
     name: str
     value: Any
@@ -47,11 +48,11 @@ class Failure(Struct, frozen=True, kw_only=True):
 
 
 class Client:
-    """Sends requests to one model at one endpoint. Threads may share it; close it, or use it in a `with`.
+    """Sends requests to one model at one endpoint. Threads can share it; close it, or use it in a `with`.
 
-    `timeout` is in seconds, for a request and its whole answer; `max_request_size` is in bytes; `authority`
-    is a PEM file of certificates to trust. Raises ConfigError for a proxy or such a file that cannot be used,
-    PredictError for an invalid endpoint or header.
+    `timeout` is in seconds, for a request and its whole response; `max_request_size` is in bytes; `authority`
+    is a PEM file of certificates to trust. Raises ConfigError if that file or the proxy is invalid,
+    PredictError if the endpoint or a header is.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Client:
         self._connection.close()
 
     def predict(self, paths: Sequence[Path], protocol: Protocol = "plain") -> Iterator[Prediction | Failure]:
-        """Send every file, several at once, and yield the answers in the order of the files."""
+        """Send every file, several at a time, and yield the results in the order of the files."""
         return _in_order(partial(self._predict_one, protocol), paths, self._threads)
 
     def ask(self, request: Request) -> list[Any]:
@@ -108,24 +109,19 @@ class Client:
         return codecs.decode(request, answer.body, answer.headers.get("content-type", ""))
 
     def prepare(self, path: Path, protocol: Protocol) -> tuple[Request, Resized | None]:
-        """Make the request for one file, within the size limit, and say how its picture was resized."""
+        """Encode the request for one file, within the size limit, and report how its image was resized."""
         if path.suffix.lower() == ".json":
-            payload, resized = Payload(read_file(path, self._limit), JSON), None
+            fitted = FittedImage(read_file(path, self._limit), JSON)
         else:
-            fitted = fit_image(
-                path,
-                self._limit,
-                request_size=partial(codecs.request_size, protocol),
-                resize=self._resize,
-            )
-            payload, resized = Payload(fitted.data, fitted.content_type), fitted.resized
-        request = codecs.encode(protocol, self._model, [payload])
+            size = partial(codecs.request_size, protocol)
+            fitted = fit_image(path, self._limit, request_size=size, resize=self._resize)
+        request = codecs.encode(protocol, self._model, Payload(fitted.data, fitted.content_type))
         if len(request.body) > self._limit:
             raise PredictError(
                 f"the request would have {len(request.body)} bytes, the limit is {self._limit}",
                 hint=RAISE_LIMIT,
             )
-        return request, resized
+        return request, fitted.resized
 
     def _predict_one(self, protocol: Protocol, path: Path) -> Prediction | Failure:
         resized, started = None, None
@@ -146,36 +142,32 @@ class Client:
 
 
 def _in_order(work: Callable[[T], U], items: Sequence[T], threads: int) -> Iterator[U]:
-    """Do the work of all items on some threads; yield the results in order, each as soon as it is there.
+    """Do the work of all items on some threads; yield the results in order, each as soon as it is ready.
 
-    The threads are daemons, unlike an executor's: Ctrl-C ends the command though a server never answers.
+    The threads are daemons, unlike an executor's: Ctrl-C ends the command even if a server never responds.
     """
     from concurrent.futures import Future, wait
 
-    jobs = [(item, Future[U]()) for item in items]
-    waiting = iter(jobs)
-    lock = threading.Lock()
+    futures = [Future[U]() for _ in items]
+    waiting = deque(zip(items, futures, strict=True))
 
     def run() -> None:
         while True:
-            with lock:
-                job = next(waiting, None)
-            if job is None:
+            try:
+                item, future = waiting.popleft()
+            except IndexError:
                 return
-            item, future = job
             try:
                 future.set_result(work(item))
             except BaseException as error:  # noqa: BLE001 - raised again where the result is read
                 future.set_exception(error)
 
-    for _ in range(min(threads, len(jobs))):
+    for _ in range(min(threads, len(items))):
         threading.Thread(target=run, daemon=True).start()
     try:
-        for _, future in jobs:
-            while not future.done():  # Python overlooks a Ctrl-C just before it begins to wait
+        for future in futures:
+            while not future.done():  # Python misses a Ctrl-C just before a wait without a limit
                 wait([future], timeout=0.5)
             yield future.result()
     finally:
-        with lock:  # the results have no reader any more: send no further requests
-            for _ in waiting:
-                pass
+        waiting.clear()  # nothing reads further results

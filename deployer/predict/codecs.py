@@ -1,21 +1,20 @@
-"""Encodes requests and decodes answers of TorchServe's own path, V1 and V2. Pure.
+"""Encodes requests and decodes responses of TorchServe's own path, V1 and V2. Pure.
 
-| protocol | path | body of one file |
+| protocol | path | body for a file |
 |---|---|---|
 | plain | `/predictions/NAME` | its bytes |
 | v1 | `/v1/models/NAME:predict` | `{"instances":[{"data":"<base64>"}]}` |
-| v2 | `/v2/models/NAME/infer` | one BYTES tensor of base64 strings, shape `[n]` |
+| v2 | `/v2/models/NAME/infer` | one BYTES tensor of a base64 string, shape `[1]` |
 
-A file that is JSON goes as JSON: untouched where it already is a request of the protocol (`instances`,
-`inputs`) or on the plain path, as one instance of V1, and in V2, which has no tensor of objects, as bytes.
-The promise: the size of a request is known before a byte of it is made.
+A JSON file is sent unchanged on the plain path, and if it is a request of the protocol (`instances`,
+`inputs`). Any other becomes one instance of V1, or bytes in V2, which has no tensor of objects. The size of a
+request is known before it is encoded.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
 from itertools import chain
 from math import prod
 from typing import Annotated, Any, Literal
@@ -30,9 +29,13 @@ Protocol = Literal["plain", "v1", "v2"]
 
 JSON = "application/json"
 BYTES = "application/octet-stream"
-INPUT_NAME = "input-0"
-DEPTH = 100  # levels of lists and objects in an answer
+DEPTH = 100  # levels of lists and objects in a response
 
+_FRAMES = {
+    "plain": (b"", b""),
+    "v1": (b'{"instances":[{"data":"', b'"}]}'),
+    "v2": (b'{"inputs":[{"name":"input-0","shape":[1],"datatype":"BYTES","data":["', b'"]}]}'),
+}
 _HTML_STARTS = (b"<!doctype", b"<html", b"<head", b"<?xml")
 
 
@@ -44,7 +47,7 @@ class Payload(Struct, frozen=True):
 
 
 class Request(Struct, frozen=True):
-    """One POST. `rows` predictions must come back; `whole` where the file itself was the request."""
+    """One POST. The response must have `rows` predictions; `whole` if the file itself is the request."""
 
     protocol: Protocol
     path: str
@@ -55,7 +58,7 @@ class Request(Struct, frozen=True):
 
 
 def request_path(protocol: Protocol, model: str) -> str:
-    """Return the path of the model's predictions under the endpoint."""
+    """Return the path of the model's predictions at the endpoint."""
     model = quote(model, safe="")
     return {
         "plain": f"/predictions/{model}",
@@ -64,156 +67,130 @@ def request_path(protocol: Protocol, model: str) -> str:
     }[protocol]
 
 
-def request_size(protocol: Protocol, *sizes: int) -> int:
-    """Return the bytes of the request body that files of these sizes (bytes, not JSON) make."""
-    if protocol == "plain":
-        return sum(sizes)
-    head, before, after, tail = _frame(protocol, len(sizes))
-    rows = sum(4 * -(-size // 3) + len(before) + len(after) for size in sizes)
-    return len(head) + rows + max(len(sizes) - 1, 0) + len(tail)
+def request_size(protocol: Protocol, size: int) -> int:
+    """Return the bytes of the request body for a file of `size` bytes that is not JSON."""
+    head, tail = _FRAMES[protocol]
+    return size if protocol == "plain" else len(head) + 4 * -(-size // 3) + len(tail)
 
 
-def encode(protocol: Protocol, model: str, payloads: Sequence[Payload]) -> Request:
-    """Make the request for the files, in order; the plain path takes one file a request.
+def encode(protocol: Protocol, model: str, payload: Payload) -> Request:
+    """Encode the request for one file.
 
     Raises PredictError for invalid JSON, and for `instances` or `inputs` that are not a list.
     """
-    path = request_path(protocol, model)
-    if protocol == "plain":
-        [payload] = payloads
-        if payload.content_type == JSON:
-            payload = Payload(read_json(payload.data)[0], JSON)
-        return Request(protocol, path, payload.data, payload.content_type)
-    if len(payloads) == 1 and payloads[0].content_type == JSON:
-        text, document = read_json(payloads[0].data)
-        rows = _own_rows(protocol, document)
+    path, data = request_path(protocol, model), payload.data
+    if payload.content_type == JSON:
+        text, document = read_json(data)
+        rows = 1 if protocol == "plain" else _own_rows(protocol, document)
         if rows is not None:
-            return Request(protocol, path, text, JSON, rows, whole=True)
-    head, _, _, tail = _frame(protocol, len(payloads))
-    body = head + b",".join(_row(protocol, payload) for payload in payloads) + tail
-    return Request(protocol, path, body, JSON, len(payloads))
-
-
-def _frame(protocol: Protocol, rows: int) -> tuple[bytes, bytes, bytes, bytes]:
-    """Return what stands before all rows, before and after each one's base64, and after all."""
-    if protocol == "v1":
-        return b'{"instances":[', b'{"data":"', b'"}', b"]}"
-    head = f'{{"inputs":[{{"name":"{INPUT_NAME}","shape":[{rows}],"datatype":"BYTES","data":['
-    return head.encode(), b'"', b'"', b"]}]}"
-
-
-def _row(protocol: Protocol, payload: Payload) -> bytes:
-    if protocol == "v1" and payload.content_type == JSON:
-        return read_json(payload.data)[0]
-    _, before, after, _ = _frame(protocol, 1)
-    return before + base64.b64encode(payload.data) + after
+            return Request(protocol, path, text, JSON, rows, whole=protocol != "plain")
+        if protocol == "v1":
+            return Request(protocol, path, b'{"instances":[' + text + b"]}", JSON)
+    if protocol == "plain":
+        return Request(protocol, path, data, payload.content_type)
+    head, tail = _FRAMES[protocol]
+    return Request(protocol, path, head + base64.b64encode(data) + tail, JSON)
 
 
 def read_json(data: bytes) -> tuple[bytes, Any]:
-    """Return a JSON file as UTF-8 without a byte order mark, and the value. Raises PredictError."""
+    """Return a JSON file as UTF-8 without a byte order mark, and its value. Raises PredictError."""
     try:
         text = data.decode(json.detect_encoding(data))
         return text.encode(), json.loads(text)
     except (ValueError, RecursionError) as error:
         raise PredictError(
             f"invalid JSON: {error}",
-            hint="fix the file, or rename it so that it does not end in .json: then its bytes are sent",
+            hint="Correct the file. To send its bytes, rename it so that its name does not end in .json.",
         ) from error
 
 
 def _own_rows(protocol: Protocol, document: Any) -> int | None:
-    """Return the rows of a file that is a request of the protocol already; None if it is not."""
+    """Return the rows of a file that is a request of the protocol, else None."""
     key = "instances" if protocol == "v1" else "inputs"
     if not isinstance(document, dict) or key not in document:
         return None
     rows = document[key]
     if not isinstance(rows, list):
-        raise PredictError(f'"{key}" must be a list', hint=f'write {{"{key}": [...]}}')
+        raise PredictError(f'"{key}" must be a list', hint=f'Write {{"{key}": [...]}}.')
     if protocol == "v1":
         return len(rows)
     match rows:
         case [{"shape": [int(first), *_]}, *_]:
             return first
-    raise PredictError('"inputs" must be tensors, each with a shape', hint="the first dimension is the batch")
+    raise PredictError(
+        '"inputs" must be tensors, each with a shape', hint="Set each shape: its first number is the batch."
+    )
 
 
-def decode(request: Request, answer: bytes, content_type: str = JSON) -> list[Any]:
-    """Return the predictions of a successful answer, one a row, in order.
+def decode(request: Request, body: bytes, content_type: str = JSON) -> list[Any]:
+    """Return the predictions of a successful response, one per row, in order.
 
-    Raises PredictError for an answer that the protocol does not allow. A handler's own JSON in place of
-    V1's `predictions`, or of V2's `outputs`, is the prediction where one row was asked for.
+    Raises PredictError for a response that the protocol does not allow. JSON without V1's `predictions` or
+    V2's `outputs` is the prediction if the request has one row.
     """
     if request.protocol == "plain":
-        return [_own_answer(answer, content_type)]
-    document = _json_answer(answer)
+        return [_own_answer(body, content_type)]
+    if _is_page(body, ""):
+        raise _page(body)
+    try:
+        document = _shallow(json.loads(body))
+    except (ValueError, RecursionError) as error:
+        start = body[:80].decode(errors="replace")
+        raise PredictError(
+            f"the response is not JSON: {start!r}", hint="Run `kdeploy status` and compare the URL."
+        ) from error
     key, read = ("predictions", _rows_of_v1) if request.protocol == "v1" else ("outputs", _rows_of_v2)
     if isinstance(document, dict) and key in document:
         return read(document[key], request.rows)
     if request.rows == 1:
         return [document]
-    raise _malformed(f'the answer to {request.rows} rows has no "{key}"')
+    raise _malformed(f'the response to {request.rows} rows has no "{key}"')
 
 
 def _malformed(what: str) -> PredictError:
-    return PredictError(what, hint="the handler's postprocess must return one prediction for each row")
+    return PredictError(what, hint="Let the handler's postprocess return one prediction per row.")
 
 
-def _own_answer(answer: bytes, content_type: str) -> Any:
-    """Read what a handler returned: JSON, else text; TorchServe names no content type by itself."""
-    if _is_page(answer, content_type):
-        raise _page(answer)
+def _own_answer(body: bytes, content_type: str) -> Any:
+    """Read what a handler returned: JSON or text. TorchServe sets no content type by itself."""
+    if _is_page(body, content_type):
+        raise _page(body)
     try:
-        return _shallow(json.loads(answer))
+        return _shallow(json.loads(body))
     except (ValueError, RecursionError):
         pass
     try:
-        return answer.decode()
+        return body.decode()
     except UnicodeDecodeError as error:
         raise PredictError(
-            f"the answer is {len(answer)} bytes that are neither JSON nor text",
-            hint="let the handler return JSON, or fetch the bytes with curl",
-        ) from error
-
-
-def _json_answer(answer: bytes) -> Any:
-    if _is_page(answer, ""):
-        raise _page(answer)
-    try:
-        return _shallow(json.loads(answer))
-    except (ValueError, RecursionError) as error:
-        start = answer[:80].decode(errors="replace")
-        raise PredictError(
-            f"the answer is not JSON: {start!r}",
-            hint="check that the URL is the model's: kdeploy status",
+            f"the response has {len(body)} bytes that are neither JSON nor text",
+            hint="Let the handler return JSON, or download the bytes with curl.",
         ) from error
 
 
 def _shallow(root: Any) -> Any:
     """Return a value. Raises PredictError if it is nested too deeply to be printed."""
     level = [root]
-    for _ in range(DEPTH):
-        level = [child for value in level for child in _children(value) if isinstance(child, list | dict)]
+    for _ in range(DEPTH + 1):
+        level = [value for value in level if isinstance(value, dict | list)]
         if not level:
             return root
+        level = [*chain.from_iterable(v.values() if isinstance(v, dict) else v for v in level)]
     raise PredictError(
-        f"the answer is nested more than {DEPTH} levels deep", hint="let the handler return less"
+        f"the response is nested more than {DEPTH} levels deep", hint="Let the handler return less."
     )
 
 
-def _children(value: Any) -> Any:
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+def _is_page(body: bytes, content_type: str) -> bool:
+    return "html" in content_type.lower() or body[:64].lstrip().lower().startswith(_HTML_STARTS)
 
 
-def _is_page(answer: bytes, content_type: str) -> bool:
-    return "html" in content_type.lower() or answer[:64].lstrip().lower().startswith(_HTML_STARTS)
-
-
-def _page(answer: bytes) -> PredictError:
-    login = any(word in answer[:20_000].lower() for word in (b"login", b"log in", b"sign in"))
+def _page(body: bytes) -> PredictError:
+    login = any(word in body[:20_000].lower() for word in (b"login", b"log in", b"sign in"))
     return PredictError(
-        f"the answer is a {'login' if login else 'web'} page, not a prediction",
-        hint="a proxy stands in front of the model: pass its credentials with --header, or use the model's "
-        "own URL: kdeploy status",
+        f"the response is a {'login' if login else 'web'} page, not a prediction",
+        hint="Pass the credentials of the proxy in front of the model with --header, or compare the URL with "
+        "`kdeploy status`.",
     )
 
 
@@ -228,12 +205,12 @@ def _rows_of_v1(predictions: Any, rows: int) -> list[Any]:
 class _Tensor(Struct):
     name: str
     shape: list[Annotated[int, Meta(ge=0)]]
-    data: list[Any]  # flat, or nested as the shape says
+    data: list[Any]  # flat, or nested by the shape
     datatype: Any = None
 
 
 def _rows_of_v2(outputs: Any, rows: int) -> list[Any]:
-    """Cut the output tensors along their first dimension; several are put together by name."""
+    """Split the output tensors along their first dimension; each row of several is an object by name."""
     try:
         found = msgspec.convert(outputs, Annotated[list[_Tensor], Meta(min_length=1)])
     except (msgspec.ValidationError, RecursionError) as error:
@@ -245,12 +222,12 @@ def _rows_of_v2(outputs: Any, rows: int) -> list[Any]:
         slices = [tensors]
     else:
         counts = [len(tensor) if isinstance(tensor, list) else 1 for tensor in tensors.values()]
-        raise _malformed(f'"outputs" have {counts} rows for {rows} of the request')
+        raise _malformed(f'"outputs" have {counts} rows, the request has {rows}')
     return slices if len(tensors) > 1 else [value for row in slices for value in row.values()]
 
 
 def _nested(tensor: _Tensor) -> Any:
-    """Return a tensor's data, nested as its shape says."""
+    """Return a tensor's data, nested by its shape."""
     values = tensor.data
     while values and all(isinstance(value, list) for value in values):
         values = list(chain.from_iterable(values))
@@ -266,7 +243,7 @@ def _nested(tensor: _Tensor) -> Any:
 def _nest(values: list[Any], shape: list[int]) -> Any:
     if not shape:
         return values[0]
-    if not values:  # a hostile [10**12, 0] would ask for that many empty lists
+    if not values:  # a hostile shape [10**12, 0] would need that many empty lists
         return []
     for size in reversed(shape[1:]):
         values = [values[start : start + size] for start in range(0, len(values), size)]
@@ -274,7 +251,7 @@ def _nest(values: list[Any], shape: list[int]) -> Any:
 
 
 def _object(value: Any) -> Any:
-    """Return the object or list that a BYTES string holds as JSON; other strings are themselves."""
+    """Return the object or list that a BYTES string encodes as JSON, else the string."""
     if not isinstance(value, str) or value[:1] not in ("{", "["):
         return value
     try:

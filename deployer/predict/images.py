@@ -1,9 +1,9 @@
-"""Fits a file into the request limit: unchanged if it fits, else, if the user wants so, a smaller picture.
+"""Fits a file into the request limit: unchanged if it fits, else, with `--resize`, as a smaller image.
 
-A smaller picture is another input of the model, so the user must ask for it, and the answer reports it. It is
-upright (the EXIF orientation is applied, for not every handler reads it) and a JPEG of quality 90 in grey or
-RGB; a picture with transparency, or with 16 bits a pixel, becomes a PNG, since JPEG has neither. No file is
-read before its size is known; only a picture that must shrink is decoded.
+A smaller image is another input of the model, so the user must request it and the result reports it. It is
+upright (the EXIF orientation is applied, since not every handler reads it) and a JPEG of quality 90 in gray
+or RGB; an image with transparency or 16 bits per pixel becomes a PNG, since JPEG has neither. The size of a
+file is checked before it is read; only an image that must shrink is decoded.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from deployer.files import open_nonblocking
 if TYPE_CHECKING:
     from PIL import Image
 
-QUALITY = 90  # of a JPEG; below about 85 its artefacts begin to move predictions
+QUALITY = 90  # of a JPEG; below about 85 its artifacts begin to change predictions
 MAX_ENCODES = 8
-CLOSE_ENOUGH = 0.9  # of the largest scale that might fit
+CLOSE_ENOUGH = 0.9  # of the largest scale that could fit
 OPAQUE = 255
-RAISE_LIMIT = "raise serving.max-request-size in kdeploy.toml and roll out: kdeploy rollout"
+RAISE_LIMIT = "Raise serving.max-request-size in kdeploy.toml, then run `kdeploy rollout`."
 
 _SIGNATURES = (
     (0, b"\xff\xd8\xff", "image/jpeg"),
@@ -44,28 +44,18 @@ _SIGNATURES = (
     (0, b"MM\0*", "image/tiff"),
     (4, b"ftypavif", "image/avif"),
 )
-# Of what Pillow reads, the formats that need no other program (EPS would start Ghostscript).
+# The formats that Pillow reads without another program (EPS would start Ghostscript).
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM")
-_ORIENTATION = 0x0112  # EXIF's tag, and for each value what makes the picture upright
-_TURNS = {
-    2: "FLIP_LEFT_RIGHT",
-    3: "ROTATE_180",
-    4: "FLIP_TOP_BOTTOM",
-    5: "TRANSPOSE",
-    6: "ROTATE_270",
-    7: "TRANSVERSE",
-    8: "ROTATE_90",
-}
-_MAX_SIDE = 65_500  # pixels; no JPEG has more
+_MAX_SIDE = 65_500  # pixels; JPEG's limit
 _OVERHEAD = 400  # bytes of headers and tables in the smallest JPEG, about
 
-_decoding = threading.Lock()  # one picture at a time is decoded, however many are sent: it is all the memory
+_decoding = threading.Lock()  # a decoded image can be large, so threads decode one at a time
 
 
 class Resized(Struct, frozen=True, kw_only=True):
-    """The picture that is sent in a file's place: `factor` is its width divided by the file's, both upright.
+    """The image that is sent instead of a file: `factor` is its width divided by the file's, both upright.
 
-    `format` is JPEG or PNG; `size` is in bytes, `note` a sentence for people.
+    `format` is JPEG or PNG; `size` is in bytes; `note` is a sentence for people.
     """
 
     factor: float
@@ -77,7 +67,7 @@ class Resized(Struct, frozen=True, kw_only=True):
 
 
 class FittedImage(Struct, frozen=True):
-    """What is sent for a file; `resized` if that is not the file itself."""
+    """The bytes to send for a file; `resized` if they are not the file's."""
 
     data: bytes
     content_type: str
@@ -87,11 +77,11 @@ class FittedImage(Struct, frozen=True):
 def fit_image(
     path: Path, max_bytes: int, *, request_size: Callable[[int], int] = int, resize: bool = False
 ) -> FittedImage:
-    """Return the file's bytes, or with `resize` those of the same picture at the largest scale that fits.
+    """Return the file's bytes, or with `resize` those of the same image at the largest scale that fits.
 
-    `request_size` returns the size of a request for a file of a size; `max_bytes` limits the request. Raises
+    `request_size` returns the size of the request for a file's size; `max_bytes` limits the request. Raises
     PredictError, which names the file, if it is empty, unreadable or not a regular file, or if it must shrink
-    and may not, is broken or not a picture, or has more pixels than Pillow's `MAX_IMAGE_PIXELS`.
+    and `resize` is false, it is not a valid image or it exceeds Pillow's `MAX_IMAGE_PIXELS`.
     """
     with _opened(path) as (file, size):
         wanted = request_size(size)
@@ -100,27 +90,17 @@ def fit_image(
             return FittedImage(data, sniff(data))
         sizes = _sizes(wanted, max_bytes, as_json=wanted != size)
         if not resize:
-            raise PredictError(
-                sizes,
-                where=path.name,
-                hint=f"{RAISE_LIMIT}; or add --resize to send a smaller picture, which is another input",
-            )
+            hint = f"{RAISE_LIMIT} Or add --resize to send a smaller image, which is another input."
+            raise PredictError(sizes, where=path.name, hint=hint)
         room = max(bisect_right(range(max_bytes + 1), max_bytes, key=request_size) - 1, 0)  # bytes of a file
         try:
             with _decoding:
-                data, kind, pixels, factor = _shrink(file, size, room)
+                data, kind, (width, height), factor = _shrink(file, size, room)
         except PredictError as error:
             raise PredictError(f"{sizes}; {error.what}", where=path.name, hint=error.hint) from error
-    width, height = pixels
     sent = f"{width}x{height} {kind} ({_readable(len(data))}), resized by {factor:g}"
-    resized = Resized(
-        factor=factor,
-        width=width,
-        height=height,
-        format=kind,
-        size=len(data),
-        note=f"{path.name}: {sizes}: sent as {sent}",
-    )
+    note = f"{path.name}: {sizes}: sent as {sent}"
+    resized = Resized(factor=factor, width=width, height=height, format=kind, size=len(data), note=note)
     return FittedImage(data, f"image/{kind.lower()}", resized)
 
 
@@ -133,9 +113,9 @@ def read_file(path: Path, max_bytes: int) -> bytes:
 
 
 def sniff(data: bytes) -> str:
-    """Return the content type by the first bytes of a file, or that of plain bytes."""
+    """Return the content type for the first bytes of an image, or `application/octet-stream`."""
     for offset, signature, content_type in _SIGNATURES:
-        if data[offset : offset + len(signature)] == signature:
+        if data.startswith(signature, offset):
             return content_type
     return "application/octet-stream"
 
@@ -148,28 +128,29 @@ def _opened(path: Path) -> Iterator[tuple[io.BufferedReader, int]]:
             status = os.fstat(file.fileno())
             regular = stat.S_ISREG(status.st_mode)
             if not regular or not status.st_size:
-                what = "is empty" if regular else "is not a regular file"
-                raise PredictError(what, where=path.name, hint="pass a file with a picture or JSON")
+                what = "the file is empty" if regular else "not a regular file"
+                raise PredictError(what, where=path.name, hint="Pass a file with an image or JSON.")
             yield file, status.st_size
     except IsADirectoryError as error:
-        hint = f"name its files: kdeploy predict {path}/*"
-        raise PredictError("is a folder", where=path.name, hint=hint) from error
+        hint = f"Run `kdeploy predict {path}/*` to send its files."
+        raise PredictError("cannot read a folder", where=path.name, hint=hint) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        hint = f"check its permissions: ls -l {path.parent}"
-        raise PredictError(f"cannot be read: {reason}", where=path.name, hint=hint) from error
+        hint = f"Run `ls -l {path.parent}` to check the path and its permissions."
+        raise PredictError(f"cannot read the file: {reason}", where=path.name, hint=hint) from error
 
 
 def _shrink(file: io.BufferedReader, size: int, room: int) -> tuple[bytes, str, tuple[int, int], float]:
-    """Return the picture in at most `room` bytes, its format, its pixels, and the factor of its sides."""
+    """Return the image in at most `room` bytes, its format, its pixels, and the factor of its sides."""
     from PIL import Image
 
     Image.init()
     try:
         with warnings.catch_warnings():
-            # Pillow warns of large pictures, and of odd metadata; the limit that counts is _decoded's.
+            # Pillow warns about large images and odd metadata; _decoded checks the limit that matters.
             warnings.simplefilter("ignore")
-            with Image.open(file, formats=_formats()) as opened:
+            formats = [name for name in _FORMATS if name in Image.OPEN]
+            with Image.open(file, formats=formats) as opened:
                 longest = max(opened.size)  # before a JPEG is decoded smaller
                 picture = _decoded(opened, scale=2 * (max(room, 1) / size) ** 0.5)
     except PredictError:
@@ -178,35 +159,29 @@ def _shrink(file: io.BufferedReader, size: int, room: int) -> tuple[bytes, str, 
         raise _too_many_pixels() from error
     except Exception as error:  # hostile bytes make Pillow's readers fail in any way
         raise PredictError(
-            f"it must shrink, and Pillow cannot read it: {error}",
-            hint=f"convert it to JPEG or PNG, or {RAISE_LIMIT}",
+            f"cannot shrink it: Pillow cannot read it: {error}",
+            hint=f"Convert it to JPEG or PNG. Or: {RAISE_LIMIT}",
         ) from error
     found = _largest(picture, room, size)
     if found is None:
-        raise PredictError("it cannot shrink that much", hint=RAISE_LIMIT)
+        raise PredictError("cannot shrink it that much", hint=RAISE_LIMIT)
     data, pixels = found
     return data, _format(picture), pixels, round(max(pixels) / longest, 4)
-
-
-def _formats() -> list[str]:
-    from PIL import Image
-
-    return [name for name in _FORMATS if name in Image.OPEN]
 
 
 def _too_many_pixels() -> PredictError:
     return PredictError(
         "it has more pixels than can be decoded safely",
-        hint="if you trust the file, resize it with another program first",
+        hint="If you trust the file, resize it with another program first.",
     )
 
 
 def _decoded(image: Image.Image, scale: float) -> Image.Image:
-    """Return the picture, upright, in the mode in which it is sent.
+    """Return the image, upright, in the mode in which it is sent.
 
-    A JPEG is decoded at 1/2, 1/4 or 1/8 if that is no less than `scale`, twice what its bytes tell it needs.
+    A JPEG is decoded at 1/2, 1/4 or 1/8 if that is at least `scale`, twice what the bytes suggest.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     if scale < 1:
         image.draft(None, (max(1, round(image.width * scale)), max(1, round(image.height * scale))))
@@ -214,14 +189,11 @@ def _decoded(image: Image.Image, scale: float) -> Image.Image:
         raise _too_many_pixels()
     if image.mode in ("I", "F"):
         raise PredictError(
-            "its pixels have 32 bits, which JPEG and PNG do not support",
-            hint=f"convert it to 16 bits, or {RAISE_LIMIT}",
+            "cannot shrink it: its pixels have 32 bits, which JPEG and PNG do not support",
+            hint=f"Convert it to 16 bits. Or: {RAISE_LIMIT}",
         )
-    image.load()
-    turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))  # after load, which turns TIFF by itself
+    ImageOps.exif_transpose(image, in_place=True)
     picture = _in_mode(image)
-    if turn is not None:
-        picture = picture.transpose(Image.Transpose[turn])
     picture.info = {}  # comments and profiles, which writers would copy
     return picture
 
@@ -241,9 +213,9 @@ def _format(picture: Image.Image) -> str:
 
 
 def _largest(picture: Image.Image, room: int, before: int) -> tuple[bytes, tuple[int, int]] | None:
-    """Find the largest scale that fits, or nearly, from how the bytes of each try go with its pixels.
+    """Find nearly the largest scale that fits, from the bytes per pixel of each attempt.
 
-    `before` is the size of the file, from which a PNG's first try, a slow one, is estimated.
+    `before` is the size of the file, which gives the first scale of a PNG: encoding one is slow.
     """
     best = None
     low, high = 0.0, min(1.0, _MAX_SIDE / max(picture.size))
@@ -258,7 +230,7 @@ def _largest(picture: Image.Image, room: int, before: int) -> tuple[bytes, tuple
         if low >= CLOSE_ENOUGH * high or (size == (1, 1) and best is None):
             break
         guess = scale * (max(room - _OVERHEAD, room / 8) / max(len(data) - _OVERHEAD, 1)) ** 0.5 * 0.98
-        # Within the bounds; down by a tenth at least, and up by no more than leaves something in between.
+        # Stay between the bounds: at least a tenth below the upper one, and not too near it.
         scale = min(max(guess, low + (high - low) / 8), 0.9 * high if best is None else (low + 3 * high) / 4)
     return best
 
@@ -273,7 +245,7 @@ def _encoded(picture: Image.Image, size: tuple[int, int]) -> bytes:
 
 
 def _sizes(wanted: int, limit: int, *, as_json: bool) -> str:
-    """Write both sizes, in bytes if they would read the same."""
+    """Format both sizes, in bytes if they would look the same."""
     size, maximum = _readable(wanted), _readable(limit)
     if size == maximum:
         size, maximum = f"{wanted} bytes", f"{limit} bytes"

@@ -1,12 +1,12 @@
-"""TorchServe's management API: what `kdeploy models` speaks."""
+"""TorchServe's management API, for `kdeploy models`."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
+import msgspec
 from msgspec import Struct
 
 from deployer.errors import ConflictError, KdeployError, NotFoundError, TargetError
@@ -16,18 +16,21 @@ from deployer.predict.predict_errors import read_refusal
 from deployer.targets.protocols import Endpoint
 
 TIMEOUT = 300.0  # seconds; registering and scaling wait until the workers have loaded the model
-PAGE = 100  # models in one answer
+PAGE = 100  # models in one response
 
+_OTHER_PORT = "Run `kdeploy status` and compare the URL: this is not the management port."
 _HINTS = {
-    "ModelNotFoundException": "list the models: kdeploy models list",
-    "ModelVersionNotFoundException": "list the versions: kdeploy models describe",
-    "ConflictStatusException": "unregister it first: kdeploy models unregister",
-    "InvalidModelVersionException": "make another version the default first: kdeploy models set-default",
-    "InvalidKeyException": "a token is required: set disable_token_authorization = true in [torchserve]",
-    "ResourceNotFoundException": "this is not the management port: see kdeploy status",
-    "MethodNotAllowedException": "set enable_model_api = true in [torchserve], then kdeploy rollout",
+    "ModelNotFoundException": "Run `kdeploy models list` to list the models.",
+    "ModelVersionNotFoundException": "Run `kdeploy models describe` to list the versions.",
+    "ConflictStatusException": "Run `kdeploy models unregister` first.",
+    "InvalidModelVersionException": "Make another version the default: `kdeploy models set-default`.",
+    "InvalidKeyException": "Set disable_token_authorization = true in [torchserve]: a token is required.",
+    "ResourceNotFoundException": _OTHER_PORT,
+    "MethodNotAllowedException": "Set enable_model_api = true in [torchserve], then run `kdeploy rollout`.",
 }
 _KINDS: dict[int, type[KdeployError]] = {404: NotFoundError, 409: ConflictError}
+
+Document = TypeVar("Document")
 
 
 class RegisteredModel(Struct, frozen=True):
@@ -37,8 +40,22 @@ class RegisteredModel(Struct, frozen=True):
     url: str
 
 
+class _Entry(Struct, rename="camel"):
+    model_name: str
+    model_url: str
+
+
+class _Page(Struct, rename="camel"):
+    models: list[_Entry]
+    next_page_token: str | None = None
+
+
+class _Status(Struct):
+    status: str
+
+
 class Models:
-    """Speaks to the management API at an endpoint.
+    """Calls the management API at an endpoint.
 
     Every method raises NotFoundError for an unknown model or version, ConflictError for one that exists
     already, and TargetError for everything else.
@@ -62,10 +79,7 @@ class Models:
 
     def describe(self, name: str, version: str | None = None) -> list[dict[str, Any]]:
         """Return a document for the default version, for the one named, or for every one (`all`)."""
-        document = self._call("GET", _path(name, version))
-        if not isinstance(document, list) or not all(isinstance(entry, dict) for entry in document):
-            raise _not_torchserve(document)
-        return document
+        return self._call(list[dict[str, Any]], "GET", _path(name, version))
 
     def register(
         self,
@@ -88,7 +102,7 @@ class Models:
             "max_batch_delay": max_batch_delay,
             "synchronous": "true",
         }
-        return self._status("POST", "/models", query)
+        return self._call(_Status, "POST", "/models", query).status
 
     def scale(
         self,
@@ -100,61 +114,47 @@ class Models:
     ) -> str:
         """Change the number of a model's workers and wait for them; return TorchServe's message."""
         query = {"min_worker": min_workers, "max_worker": max_workers, "synchronous": "true"}
-        return self._status("PUT", _path(name, version), query)
+        return self._call(_Status, "PUT", _path(name, version), query).status
 
     def set_default(self, name: str, version: str) -> str:
         """Make a version the default; return TorchServe's message."""
-        return self._status("PUT", f"{_path(name, version)}/set-default")
+        return self._call(_Status, "PUT", f"{_path(name, version)}/set-default").status
 
     def unregister(self, name: str, version: str | None = None) -> str:
         """Remove a model, or one of its versions; return TorchServe's message."""
-        return self._status("DELETE", _path(name, version))
+        return self._call(_Status, "DELETE", _path(name, version)).status
 
     def list(self) -> list[RegisteredModel]:
-        """Return all registered models, however many pages they fill."""
+        """Return all registered models, from all pages."""
         found: dict[str, RegisteredModel] = {}
         token: str | None = None
         while True:
-            document = self._call("GET", "/models", {"limit": PAGE, "next_page_token": token})
-            try:
-                page = [
-                    RegisteredModel(entry["modelName"], entry["modelUrl"]) for entry in document["models"]
-                ]
-                token = document.get("nextPageToken")
-            except (AttributeError, KeyError, TypeError) as error:
-                raise _not_torchserve(document) from error
-            known = len(found)
-            found |= {model.name: model for model in page}
+            page = self._call(_Page, "GET", "/models", {"limit": PAGE, "next_page_token": token})
+            known, token = len(found), page.next_page_token
+            found |= {one.model_name: RegisteredModel(one.model_name, one.model_url) for one in page.models}
             if token is None or len(found) == known:
                 return [*found.values()]
 
-    def _status(self, method: str, path: str, query: Mapping[str, str | int | None] | None = None) -> str:
-        document = self._call(method, path, query)
-        if not isinstance(document, dict) or not isinstance(document.get("status"), str):
-            raise _not_torchserve(document)
-        status: str = document["status"]
-        return status
-
-    def _call(self, method: str, path: str, query: Mapping[str, str | int | None] | None = None) -> Any:
+    def _call(
+        self,
+        kind: type[Document],
+        method: str,
+        path: str,
+        query: Mapping[str, str | int | None] | None = None,
+    ) -> Document:
         given = {key: value for key, value in (query or {}).items() if value is not None}
         answer = self._connection.send(method, path, query=given)
         if not 200 <= answer.status < 300:
             raise _refused(answer)
         try:
-            return json.loads(answer.body)
+            return msgspec.json.decode(answer.body, type=kind)
         except (ValueError, RecursionError) as error:
-            raise _not_torchserve(answer.body[:80].decode(errors="replace")) from error
+            start = answer.body[:80].decode(errors="replace")
+            raise TargetError(f"the response is not TorchServe's: {start!r}", hint=_OTHER_PORT) from error
 
 
 def _path(name: str, version: str | None) -> str:
     return "/".join(["/models", *(quote(part, safe="") for part in (name, version) if part)])
-
-
-def _not_torchserve(document: Any) -> TargetError:
-    return TargetError(
-        f"the answer is not TorchServe's: {str(document)[:80]!r}",
-        hint="this is not the management port: see kdeploy status",
-    )
 
 
 def _refused(answer: Answer) -> KdeployError:
@@ -163,4 +163,5 @@ def _refused(answer: Answer) -> KdeployError:
     if refusal.kind == "ResourceNotFoundException":
         kind = TargetError
     reason = refusal.text or f"HTTP {answer.status} without a reason"
-    return kind(f"{refusal.speaker} says: {reason}", hint=_HINTS.get(refusal.kind, "see why: kdeploy logs"))
+    hint = _HINTS.get(refusal.kind, "Run `kdeploy logs` to see why.")
+    return kind(f"{refusal.speaker}: {reason}", hint=hint)

@@ -1,8 +1,8 @@
 """Turns an HTTP error response into our error: who sent it, why, and what to do. Pure.
 
-TorchServe says `{"code", "type", "message"}`; KServe's wrapper `{"error"}` with TorchServe's answer inside;
-kdeploy's handler adapter `{"error", "row"}`, its one-node ingress `{"error", "hosts"}`; FastAPI `{"detail"}`;
-Envoy a sentence or nothing at all.
+TorchServe sends `{"code", "type", "message"}`; KServe's wrapper `{"error"}` with TorchServe's response in it;
+kdeploy's adapter `{"error", "row"}`, its ingress `{"error", "hosts"}`; FastAPI `{"detail"}`; Envoy a sentence
+or nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TITLE = re.compile(r"<title>\s*(.*?)\s*</title>", re.IGNORECASE | re.DOTALL)
 
 
 class Refusal(Struct, frozen=True, kw_only=True):
-    """An error response as it was read: `status` is the innermost one that it reports."""
+    """A parsed error response: `status` is the innermost one that it reports."""
 
     status: int
     speaker: str
@@ -53,14 +53,16 @@ def explain(status: int, headers: Mapping[str, str], body: bytes, asked: Asked) 
         "size": asked.size,
         "limit": asked.limit,
         "exceeds": "the server's own limit" if asked.size <= asked.limit else "the limit",
-        "location": refusal.location.split("?")[0] or "nowhere",
+        "location": refusal.location.split("?")[0] or "no address",
     }
-    quote = f" {refusal.speaker} says: {refusal.text}" if refusal.text else f" (from {refusal.speaker})"
-    return PredictError(f"HTTP {refusal.status}: {what.format(**facts)}.{quote}", hint=hint.format(**facts))
+    source = f"{refusal.speaker}: {refusal.text}" if refusal.text else f"from {refusal.speaker}"
+    return PredictError(
+        f"HTTP {refusal.status}: {what.format(**facts)} ({source})", hint=hint.format(**facts)
+    )
 
 
 def read_refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refusal:
-    """Find out who sent an error response and what it says."""
+    """Find out who sent an error response, and its text."""
     text = body.decode(errors="replace").strip()
     try:
         document = json.loads(text)
@@ -72,8 +74,11 @@ def read_refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refusa
     else:
         title = _TITLE.search(text)
         speaker, text = _speaker(headers, text), title.group(1) if title else text
+    text = " ".join(text.split())
+    if len(text) > TEXT_MAX:
+        text = text[: TEXT_MAX - 1] + "…"
     location = headers.get("location", "")
-    return Refusal(status=status, speaker=speaker, kind=kind, text=_short(text), location=location)
+    return Refusal(status=status, speaker=speaker, kind=kind, text=text, location=location)
 
 
 def _read_document(
@@ -86,150 +91,142 @@ def _read_document(
         text = str(document["error"])
         wrapped, message = _WRAPPED_STATUS.search(text), _WRAPPED_MESSAGE.search(text)
         if wrapped:
-            text = message.group(1) if message else text
-            return int(wrapped.group(1)), "TorchServe, through KServe's wrapper,", "", text
+            return int(wrapped[1]), "TorchServe through KServe", "", message[1] if message else text
         if "row" in document:
-            return status, "the handler", "row", f"row {document['row']}: {text}"
-        ours = "hosts" in document or "retry-after" in headers  # the one-node target's ingress
-        return status, "the ingress" if ours else "the model server", "error", text
+            return status, "handler", "row", f"row {document['row']}: {text}"
+        ours = "hosts" in document or "retry-after" in headers  # the local target's ingress
+        return status, "ingress" if ours else "model server", "error", text
     detail = document.get("detail", document.get("message", document))
-    return status, "the server", "", detail if isinstance(detail, str) else json.dumps(detail)
+    return status, "server", "", detail if isinstance(detail, str) else json.dumps(detail)
 
 
 def _speaker(headers: Mapping[str, str], text: str) -> str:
     server = headers.get("server", "").lower()
-    if "envoy" in server or "x-envoy-upstream-service-time" in headers:
-        return f"the ingress ({server})" if server else "the ingress"
-    if any(name in server for name in ("aiohttp", "nginx", "kourier", "traefik")):
-        return f"the ingress ({server})"
     if text.startswith(("upstream ", "no healthy upstream", "RBAC: ")):
-        return "the ingress (envoy)"
-    return f"the server ({server})" if server else "the server"
+        return f"ingress {server or 'envoy'}"
+    known = any(name in server for name in ("envoy", "aiohttp", "nginx", "kourier", "traefik"))
+    kind = "ingress" if known or "x-envoy-upstream-service-time" in headers else "server"
+    return f"{kind} {server}".strip()
 
 
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= TEXT_MAX else line[: TEXT_MAX - 1] + "…"
-
-
-# What a line `STATUS SPEAKER KIND: TEXT at LOCATION` means, and what to do. The first pattern found counts.
+# Patterns of a line `STATUS SPEAKER KIND: TEXT at LOCATION`, the reason and the hint. The first match counts.
 _RULES = (
     (
         r"(?i)^3.* at \S*(dex|auth|login|oidc|signin)\S*$",
-        "redirected to the login page {location}: an auth proxy such as Dex stands in front",
-        "log in with the browser and pass its session: --cookie authservice_session=@FILE, or KDEPLOY_COOKIE",
+        "redirected to the login page {location} of an auth proxy",
+        "Log in with a browser and pass its session: --cookie authservice_session=@FILE, or KDEPLOY_COOKIE.",
     ),
     (
         "^3",
         "redirected to {location}, which kdeploy does not follow",
-        "find out what stands in front; it names {location}",
+        "Run `kdeploy status` and compare the URL, or find out which proxy redirects.",
     ),
     (
         "TorchServe InvalidKeyException:",
         "TorchServe requires a token for each request",
-        "roll out with disable_token_authorization=true, kdeploy's default: kdeploy rollout",
+        "Set disable_token_authorization to true, kdeploy's default, then run `kdeploy rollout`.",
     ),
-    ("^401", "the request has no valid credentials", "pass a token: --token @FILE, or KDEPLOY_TOKEN"),
+    ("^401", "the request has no valid credentials", "Pass a token: --token @FILE, or KDEPLOY_TOKEN."),
     (
         "^403 .*RBAC",
-        "an Istio AuthorizationPolicy does not allow this request",
-        "pass the token of an allowed account with --token @FILE, or have the policy allow it",
+        "an Istio AuthorizationPolicy denies this request",
+        "Pass the token of an allowed account with --token @FILE, or change the policy.",
     ),
     (
         "^403",
         "these credentials do not allow access to this model",
-        "pass those of an account with access: --token @FILE, or --cookie NAME=@FILE",
+        "Pass those of an account with access: --token @FILE, or --cookie NAME=@FILE.",
     ),
     (
         r"^404 (TorchServe Model\w*:|.*does not exist)",
-        "there is no model {model} on this server",
-        "list the models: kdeploy models list; the model's name must be the InferenceService's",
+        "model {model} not found on this server",
+        "Run `kdeploy models list`. The model must have the name of the InferenceService.",
     ),
     (
-        r"^404 ((TorchServe|the model server) \w*:|[^:]*: Not Found at )",
-        "this server has no such path",
-        "try the other protocol: with --kserve, or without",
+        r"^404 ((TorchServe|model server) \w*:|[^:]*: Not Found at )",
+        "the server does not have this path",
+        "Use the other protocol: add --kserve, or remove it.",
     ),
     (
         "^404",
-        "the ingress knows no service for {host}",
-        "see the service's host in its URL: kdeploy status; if there is none: kdeploy rollout",
+        "the ingress has no service for {host}",
+        "Run `kdeploy status` and compare the host of its URL. To create the service, run `kdeploy rollout`.",
     ),
     (
         "^413",
         "the request has {size} bytes, more than {exceeds}",
-        "raise serving.max-request-size (now {limit}), then kdeploy rollout; an ingress may limit it, too",
+        "Raise serving.max-request-size (now {limit}), then run `kdeploy rollout`. Ingresses have limits.",
     ),
     (
         "^507",
-        "the worker is out of memory (or its GPU failed)",
-        "lower serving.batch-size or raise serving.memory, then kdeploy rollout; details: kdeploy logs",
+        "the worker has no memory left, or its GPU failed",
+        "Run `kdeploy logs`, then lower serving.batch-size or raise serving.memory and roll out again.",
     ),
     (
         "no worker to serve",
-        "no worker takes the request: none has started, or the queue is full",
-        "see the workers: kdeploy models describe; why one does not start: kdeploy logs",
+        "no worker is available: none has started, or the queue is full",
+        "Run `kdeploy models describe` to see the workers, `kdeploy logs` to see why one does not start.",
     ),
     (
         "Worker died",
-        "the worker died or did not answer within serving.response-timeout, and is restarted",
+        "the worker died or exceeded serving.response-timeout, and restarts",
         (
-            "see why: kdeploy logs; raise serving.response-timeout if the model is slow, "
-            "serving.max-response-size if the log says 'Message size exceed limit'"
+            "Run `kdeploy logs`. If the model is slow, raise serving.response-timeout; if the log has "
+            "'Message size exceed limit', raise serving.max-response-size."
         ),
     ),
     (
         r"serving\.max-response-size is",
-        "the answer is too large",
-        "raise serving.max-response-size, then kdeploy rollout; or send fewer rows in one request",
+        "the response is too large",
+        "Raise serving.max-response-size, then run `kdeploy rollout`; or send fewer rows per request.",
     ),
     (
         "no time to try this row alone",
         "another row of the same batch failed",
-        "send the request again; see which row failed: kdeploy logs",
+        "Send the request again. To see which row failed, run `kdeploy logs`.",
     ),
     (
         "batch response mismatched",
-        "the handler did not return one answer for each request of the batch",
-        "kdeploy's own adapter takes care of that: kdeploy rollout; or set serving.batch-size = 1",
+        "the handler did not return one response per request of the batch",
+        "Run `kdeploy rollout` to use kdeploy's adapter, which corrects this, or set serving.batch-size = 1.",
     ),
-    ("Prediction failed", "the handler failed on this input", "see its traceback: kdeploy logs"),
+    ("Prediction failed", "the handler failed on this input", "Run `kdeploy logs` to see its traceback."),
     (
         "Invalid model predict output",
-        "the handler returned what TorchServe cannot send",
-        "return a list with one entry per row",
+        "the handler returned a value that TorchServe cannot send",
+        "Let the handler return a list with one entry per row.",
     ),
     (
         "is not ready",
         "the model is not loaded yet, or failed to load",
-        "see which: kdeploy status, kdeploy logs",
+        "Run `kdeploy status`, then `kdeploy logs`.",
     ),
     (
         "not JSON serializable",
         "KServe's wrapper could not read the body as JSON",
-        "send V1: kdeploy predict --kserve",
+        "Send V1: `kdeploy predict --kserve`.",
     ),
     (
         "^400 [^:]* (row|error):",
         "the model does not accept this input",
-        "compare the file with what the handler expects",
+        "Compare the file with the input that the handler expects.",
     ),
     (
-        "^500 [^:]* error:|^... the handler row:",
+        "^500 [^:]* error:|^... handler row:",
         "the model failed on this input",
-        "see the traceback: kdeploy logs",
+        "Run `kdeploy logs` to see the traceback.",
     ),
     (
         "^50[23]",
         "the service is not ready, or scales up from zero",
-        "see what it waits for: kdeploy status, kdeploy logs; then try again",
+        "Run `kdeploy status` and `kdeploy logs`, then retry.",
     ),
     (
         "^(408|504)",
-        "the model did not answer in the time that the server allows",
-        "see what the workers do: kdeploy logs; raise serving.response-timeout",
+        "the model exceeded the server's time limit",
+        "Run `kdeploy logs`. If the model is slow, raise serving.response-timeout.",
     ),
-    ("^429", "too many requests at once", "try again later, or raise scaling.max-replicas"),
-    ("^[5-9]", "the server failed", "see why: kdeploy logs"),
-    ("", "the request was refused", "see the service and its URL: kdeploy status"),
+    ("^429", "too many concurrent requests", "Retry later, or raise scaling.max-replicas."),
+    ("^[5-9]", "the server failed", "Run `kdeploy logs`."),
+    ("", "the server refused the request", "Run `kdeploy status` to see the service and its URL."),
 )

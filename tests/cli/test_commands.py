@@ -121,7 +121,7 @@ def test_render_warns_where_no_credentials_reach_the_cluster(folder: Project) ->
     folder.environment.pop("GOOGLE_APPLICATION_CREDENTIALS", None)
     ended = folder.run("render", "--target", "cluster", "-o", "name")
     assert "InferenceService/digits" in ended.stdout
-    assert "there are no credentials that a cluster could use" in ended.stderr
+    assert "no credentials found that a cluster could use" in ended.stderr
 
 
 def test_verify_says_where_there_is_nothing(folder: Project) -> None:

@@ -209,9 +209,7 @@ def test_a_stream_that_keeps_breaking_is_an_error(
     proxy: Proxy,
     kube: Kube,
     namespace: str,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("deployer.store.pvc.ATTEMPTS", 2)
     with proxy.fault("GET .*/exec", cut=1, times=99):
         ended = kdeploy("releases")
     assert (ended.code, "broke" in ended.err) == (5, True)

@@ -209,7 +209,7 @@ def test_the_doctor_checks_the_documents_of_the_next_rollout(kdeploy: Kdeploy, p
     ended = kdeploy("doctor", "-o", "json", "--set", "store.uri=s3://no-such-bucket/x")
     failed = {one["name"]: one["detail"] for one in json.loads(ended.out) if one["status"] == "failure"}
     assert failed.keys() == {"model store"}
-    assert "there is no such bucket" in failed["model store"]
+    assert "the bucket does not exist" in failed["model store"]
     assert proxy.writes() == []
 
 

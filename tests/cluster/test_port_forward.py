@@ -236,7 +236,7 @@ def test_tls_ends_at_the_host(
     try:
         (untrusted,) = ask(cluster, reference, files[:1])
         assert isinstance(untrusted, Failure)
-        assert "TLS fails" in untrusted.error.what
+        assert "TLS failed" in untrusted.error.what
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
         (answer,) = ask(cluster, reference, files[:1])
         assert isinstance(answer, Prediction), answer.error
@@ -326,7 +326,7 @@ class TestRefusals:
         ingress.together.abort()  # its handler ends with the connection
         (answer,) = ask(cluster, reference, files[:1])
         assert isinstance(answer, Failure)
-        assert "the connection was cut before the answer was complete" in answer.error.what
+        assert "the connection was closed before the response was complete" in answer.error.what
 
     def test_a_forward_that_breaks(
         self,

@@ -92,7 +92,7 @@ def test_a_token_or_cookie_passes_an_authenticating_proxy(
     assert "--cookie authservice_session=@FILE, or KDEPLOY_COOKIE" in err
     code, _, err = predict(*COOKIE)
     assert code == 10
-    assert "has no valid credentials. the ingress (istio-envoy) says: Jwt is missing" in err
+    assert "has no valid credentials (ingress istio-envoy: Jwt is missing)" in err
     assert "--token @FILE, or KDEPLOY_TOKEN" in err
     assert predict(*COOKIE, *TOKEN)[:2] == (0, "x.json   [7]\n")
     monkeypatch.setenv("KDEPLOY_TOKEN", SECRET)

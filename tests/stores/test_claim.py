@@ -19,6 +19,7 @@ from deployer.release import Release, plan_release
 from deployer.store import Stored, shell_upload
 from deployer.store.pvc import ClaimStore
 from deployer.store.volume_shell import BrokenError
+from tests.clocks import patience
 from tests.shell import FolderShell
 
 SIZE = 6_000_000
@@ -51,7 +52,6 @@ Push = Callable[[], tuple[Release, Stored]]
 @pytest.fixture(autouse=True)
 def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shell_upload, "BLOCKS", 1)
-    monkeypatch.setattr(shell_upload, "SEGMENT", SEGMENT)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def line(tmp_path: Path) -> Line:
 
 @pytest.fixture
 def store(line: Line, tmp_path: Path) -> ClaimStore:
-    return ClaimStore(Store(uri="pvc://models/a"), line, tmp_path, sleep=lambda _: None)
+    return ClaimStore(Store(uri="pvc://models/a"), line, tmp_path, patience=patience())
 
 
 @pytest.fixture
@@ -113,8 +113,8 @@ from pathlib import Path
 from deployer.config import Store
 from deployer.store import shell_upload
 from deployer.store.pvc import ClaimStore
-from tests.stores.test_claim import Line, SEGMENT, put
-shell_upload.BLOCKS, shell_upload.SEGMENT = 1, SEGMENT
+from tests.stores.test_claim import Line, put
+shell_upload.BLOCKS = 1
 folder = Path(sys.argv[1])
 line = Line(folder / "claim")
 line.dies, line.breaks = True, [int(sys.argv[2])]
@@ -145,7 +145,7 @@ def test_a_tail_that_is_lost_in_silence_is_found_and_sent_again(
 
 def test_a_line_that_always_loses_is_said(store: ClaimStore, line: Line, push: Push) -> None:
     line.loses = [1] * 999
-    with pytest.raises(IntegrityError, match="what arrived is not what was sent"):
+    with pytest.raises(IntegrityError, match="differ from the ones that were sent"):
         push()
     assert store.releases() == []
 
@@ -200,7 +200,7 @@ class Deaf(Line):
 @pytest.mark.parametrize("silent", [False, True])
 def test_a_download_goes_on_and_no_answer_is_half_believed(tmp_path: Path, silent: bool) -> None:
     line = Deaf(tmp_path / "claim", silent=silent)
-    store = ClaimStore(Store(uri="pvc://models/a"), line, tmp_path, sleep=lambda _: None)
+    store = ClaimStore(Store(uri="pvc://models/a"), line, tmp_path, patience=patience())
     release, _ = put(store, tmp_path)
     line.hears = [5, 10**9, 3, 10**9, 1000, 3_000_000, 70_000, 1, 1, 1]
     store.verify(release)

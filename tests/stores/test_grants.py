@@ -141,7 +141,7 @@ def test_googles_file_goes_as_it_is(tmp_path: Path) -> None:
 def test_what_no_secret_can_carry_is_said(uri: str, environment: dict[str, str], tmp_path: Path) -> None:
     made, caution = documents(Store(uri=uri), {"HOME": str(tmp_path), **environment})
     assert [d["kind"] for d in made] == ["ServiceAccount"]
-    assert "no credentials that a cluster could use" in caution
+    assert "no credentials found that a cluster could use" in caution
     assert "planted-secret" not in str(made)
 
 
@@ -229,7 +229,7 @@ def test_profiles_are_read_as_awss_own_tools_do(tmp_path: Path) -> None:
         assert (found.options["secret_access_key"], found.lasting) == (secret, True)
         assert secret in found.secrets
     for profile in ("sso", "role", "unknown"):  # a role comes before the keys beside it
-        with pytest.raises(ConfigError, match="gives no credentials") as caught:
+        with pytest.raises(ConfigError, match="cannot get credentials") as caught:
             found_in({**home, "AWS_PROFILE": profile})
         assert caught.value.where == "AWS_PROFILE"
         assert f"--profile {profile}" in (caught.value.hint or "")
@@ -281,7 +281,7 @@ def test_without_its_extra_a_configured_identity_is_an_error(
     environment = {"HOME": str(tmp_path), **configure(tmp_path)}
     with pytest.raises(ConfigError, match="which is not installed") as caught:
         found_in(environment, scheme)
-    assert caught.value.hint == f"pip install 'kdeploy[{extra}]'"
+    assert caught.value.hint == f"Run `pip install 'kdeploy[{extra}]'`."
     if scheme == "s3":  # which keys in the environment do not need
         assert found_in({**environment, **KEYS}).data == KEYS
 
@@ -331,7 +331,7 @@ def test_keys_of_a_process_that_expire_are_asked_for_and_not_kept(token: str, tm
 def test_a_process_of_a_profile_that_gives_none(
     printed: str, more: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(ConfigError, match="gives no credentials") as caught:
+    with pytest.raises(ConfigError, match="cannot get credentials") as caught:
         found = found_in(process(tmp_path, printed, more))
         found.options["credential_provider"]()
     assert "--profile team" in (caught.value.hint or "")
@@ -361,6 +361,6 @@ def test_azures_connection_string_is_taken_apart() -> None:
 def test_a_file_of_google_that_is_none(content: str, tmp_path: Path) -> None:
     path = tmp_path / "google.json"
     path.write_text(content)
-    with pytest.raises(ConfigError, match="holds no credentials") as caught:
+    with pytest.raises(ConfigError, match="cannot read the credentials") as caught:
         found_in({"GOOGLE_APPLICATION_CREDENTIALS": str(path)}, "gs")
     assert "planted-secret" not in str(caught.value)

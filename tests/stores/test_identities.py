@@ -138,7 +138,7 @@ def test_a_bucket_is_reached_by(
         access = store.access()
         assert access
         assert access.data == {}
-        assert "no credentials that a cluster could use" in access.caution
+        assert "no credentials found that a cluster could use" in access.caution
     else:
         with pytest.raises(ConfigError, match="temporary or personal"):
             store.access()
@@ -156,7 +156,7 @@ def test_a_sign_in_that_is_refused_is_told_without_what_was_said(
 ) -> None:
     configure(way, bare, monkeypatch)
     sign_in.refused = True
-    with pytest.raises(ConfigError, match="gives no credentials") as caught:
+    with pytest.raises(ConfigError, match="cannot get credentials") as caught:
         open_store(s3_config, tmp_path).releases()
     assert "aws sso login" in (caught.value.hint or "")
     assert (caught.value.__cause__, caught.value.__suppress_context__) == (None, True)

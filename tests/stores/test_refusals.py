@@ -29,13 +29,13 @@ def test_a_wrong_secret(s3_config: Store, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_no_such_bucket(s3_config: Store, tmp_path: Path) -> None:
     error = refusal(msgspec.structs.replace(s3_config, uri="s3://elsewhere"), tmp_path)
-    assert "no such bucket" in error.what
+    assert "the bucket does not exist" in error.what
     assert "kdeploy does not create buckets" in (error.hint or "")
 
 
 def test_no_such_container(azure_config: Store, tmp_path: Path) -> None:
     error = refusal(msgspec.structs.replace(azure_config, uri="az://elsewhere"), tmp_path)
-    assert "no such bucket" in error.what
+    assert "the bucket does not exist" in error.what
 
 
 def test_a_wrong_region(s3_config: Store, tmp_path: Path) -> None:
@@ -56,10 +56,10 @@ def test_a_server_that_is_not_there(s3_config: Store, tmp_path: Path) -> None:
         port = listener.getsockname()[1]
     config = msgspec.structs.replace(s3_config, endpoint=f"http://127.0.0.1:{port}")
     error = refusal(config, tmp_path)
-    assert "cannot be reached" in error.what
+    assert "cannot connect to the server" in error.what
     assert isinstance(error, StoreError)
 
 
 def test_a_ca_bundle_that_is_not_there(bare: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="CA bundle cannot be read"):
+    with pytest.raises(ConfigError, match="cannot read the CA bundle"):
         open_store(Store(uri="s3://models", ca_bundle="no-such.pem"), tmp_path)

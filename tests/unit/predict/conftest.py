@@ -1,4 +1,4 @@
-"""A server on loopback for every test that wants one."""
+"""Provides an HTTP server on loopback."""
 
 from __future__ import annotations
 

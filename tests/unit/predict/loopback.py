@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that answers as a test tells it, and remembers what it was asked."""
+"""A real HTTP server on loopback that sends a test's replies and records the requests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Answering = Callable[[Asked], Reply]
 
 
 class Server:
-    """Answers by `answering`; `asked` holds every request, in the order of arrival."""
+    """Sends the reply that `answering` returns; `asked` has every request, in the order of arrival."""
 
     def __init__(self) -> None:
         self.answering: Answering = lambda asked: Reply(200, b"{}")

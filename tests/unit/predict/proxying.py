@@ -1,4 +1,4 @@
-"""A real HTTP proxy on loopback, as strict as RFC 9112 wants it or as lax as many are; it remembers all."""
+"""A real HTTP proxy on loopback, as strict as RFC 9112 or as lax as many are; it records all requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 
 class Proxy:
-    """Leads `HOST:PORT` to a port of this machine. `asked` holds (method, target, Host header)."""
+    """Connects `HOST:PORT` to a port of this machine. `asked` has (method, target, Host) of each request."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.leads: dict[str, int] = {}
@@ -100,7 +100,7 @@ def proxying(tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
 
 
 def _pump(one: socket.socket, other: socket.socket) -> None:
-    """Carry bytes both ways until either end is closed."""
+    """Copy bytes both ways until one end is closed."""
     with selectors.DefaultSelector() as selector:
         selector.register(one, selectors.EVENT_READ, other)
         selector.register(other, selectors.EVENT_READ, one)

@@ -1,4 +1,4 @@
-"""The client against real servers on loopback that answer as TorchServe, Istio and Dex do, or not at all."""
+"""The client with real servers on loopback that respond like TorchServe, Istio and Dex, or not at all."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def picture(tmp_path) -> Path:
 
 
 def like_torchserve(asked) -> Reply:
-    """Answer as kdeploy's handler adapter does for a handler that says how many bytes it got."""
+    """Reply like kdeploy's adapter with a handler that returns the number of bytes."""
     if asked.path == "/predictions/digits":
         return Reply(200, json.dumps({"bytes": len(asked.body)}).encode())
     document = json.loads(asked.body)
@@ -70,7 +70,7 @@ def like_torchserve(asked) -> Reply:
 
 
 @pytest.mark.parametrize("protocol", ["plain", "v1", "v2"])
-def test_a_picture_is_asked_about_in_each_protocol(server, picture, protocol):
+def test_an_image_is_sent_in_each_protocol(server, picture, protocol):
     server.answering = like_torchserve
     [answer] = ask(server, [picture], protocol)
     assert answer == Prediction(
@@ -82,7 +82,7 @@ def test_a_picture_is_asked_about_in_each_protocol(server, picture, protocol):
     assert asked.headers["content-type"] == ("image/png" if protocol == "plain" else "application/json")
 
 
-def test_the_ingress_is_asked_with_the_services_host(server, picture):
+def test_the_request_has_the_host_of_the_service(server, picture):
     server.answering = like_torchserve
     ask(server, [picture], "v1", host="digits.default.example.com", headers={"Authorization": "Bearer x"})
     [asked] = server.asked
@@ -97,7 +97,7 @@ def test_a_path_prefix_of_the_endpoint_is_kept(server, picture):
     assert answer.value == "/serving/team/predictions/digits"
 
 
-def test_json_files_go_as_json(server, tmp_path):
+def test_json_files_are_sent_as_json(server, tmp_path):
     server.answering = lambda asked: Reply(200, asked.body)
     (one := tmp_path / "one.json").write_text('{"x": 1}')
     [answer] = ask(server, [one])
@@ -109,7 +109,7 @@ def test_json_files_go_as_json(server, tmp_path):
     assert [answer.value for answer in ask(server, [one, many], "v1")] == [{"x": 1}, [1, 2]]
 
 
-def test_a_large_picture_is_sent_within_the_limit_and_the_answer_says_so(server, tmp_path):
+def test_a_large_image_is_resized_to_the_limit_and_the_result_reports_it(server, tmp_path):
     path = tmp_path / "large.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)).save(path)
     server.answering = like_torchserve
@@ -124,19 +124,19 @@ def test_a_large_picture_is_sent_within_the_limit_and_the_answer_says_so(server,
     assert len(server.asked) == 3
 
 
-def test_json_that_is_too_large_once_wrapped_is_not_sent(server, tmp_path):
+def test_json_that_is_too_large_as_a_request_is_not_sent(server, tmp_path):
     (path := tmp_path / "row.json").write_text('"' + "x" * 50 + '"')
     [answer] = ask(server, [path], "v1", max_request_size=55)
     assert "68 bytes, the limit is 55" in error_of(answer).what
     assert not server.asked
 
 
-def test_answers_come_in_order_and_a_failure_costs_no_other(server, picture, tmp_path):
-    """All eight are on their way at once: each answer waits until the last request has arrived."""
-    everybody = threading.Barrier(8, timeout=20)
+def test_results_are_in_order_and_a_failure_affects_no_other_file(server, picture, tmp_path):
+    """All eight requests are concurrent: each reply waits until the last request has arrived."""
+    arrived = threading.Barrier(8, timeout=20)
 
     def answering(asked) -> Reply:
-        everybody.wait()
+        arrived.wait()
         if len(asked.body) % 3 == 0:
             body = b'{"code": 503, "type": "InternalServerException", "message": "Prediction failed"}'
             return Reply(503, body)
@@ -155,7 +155,7 @@ def test_answers_come_in_order_and_a_failure_costs_no_other(server, picture, tmp
     assert error_of(answers[3]).where == "3.bin"
 
 
-def test_no_more_than_so_many_are_asked_at_once(server, tmp_path):
+def test_the_number_of_concurrent_requests_is_limited(server, tmp_path):
     now, most, lock = 0, 0, threading.Lock()
 
     def answering(asked) -> Reply:
@@ -175,7 +175,7 @@ def test_no_more_than_so_many_are_asked_at_once(server, tmp_path):
     assert ask(server, []) == []
 
 
-def test_what_nobody_waits_for_is_not_sent(server, tmp_path):
+def test_requests_without_a_reader_are_not_sent(server, tmp_path):
     (path := tmp_path / "x.bin").write_bytes(b"x")
     server.answering = lambda asked: Reply(200, b"1")
     with Client(Endpoint(server.url), "digits", threads=1) as client:
@@ -185,17 +185,17 @@ def test_what_nobody_waits_for_is_not_sent(server, tmp_path):
     assert len(server.asked) < 500
 
 
-def test_a_bug_in_a_thread_is_raised_and_not_waited_for(server):
+def test_an_unexpected_error_in_a_thread_is_raised(server):
     with Client(Endpoint(server.url), "digits") as client, pytest.raises(AttributeError):
         list(client.predict(["no path"]))  # type: ignore[list-item]
 
 
-# Failures on the wire
+# Failures of the connection
 
 
 @contextmanager
 def listener(answering) -> Iterator[str]:
-    """A server below HTTP: `answering` gets the connection once a whole request has arrived."""
+    """A TCP server: `answering` gets the connection when a whole request has arrived."""
     server = socket.create_server(("127.0.0.1", 0))
     connections = []
 
@@ -232,7 +232,7 @@ def unused_port() -> int:
         return server.getsockname()[1]
 
 
-def test_a_refused_connection_is_tried_again_so_many_times(picture):
+def test_a_refused_connection_is_retried(picture):
     pauses: list[float] = []
     url = f"http://127.0.0.1:{unused_port()}"
     with Client(Endpoint(url), "digits", patience=patience(pauses.append)) as client:
@@ -245,7 +245,7 @@ def test_a_refused_connection_is_tried_again_so_many_times(picture):
     assert sum(pauses) < 5
 
 
-def test_a_server_that_comes_up_in_between_is_asked(picture):
+def test_a_server_that_starts_meanwhile_gets_the_request(picture):
     port = unused_port()
     started = []
 
@@ -271,9 +271,9 @@ def test_a_server_that_comes_up_in_between_is_asked(picture):
 @pytest.mark.parametrize(
     "said",
     [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", b"SSH-2.0-OpenSSH_9.2\r\n"],
-    ids=["nothing", "half an answer", "no HTTP"],
+    ids=["no response", "half a response", "not HTTP"],
 )
-def test_a_request_that_reached_the_server_is_never_sent_again(picture, said):
+def test_a_request_that_reached_the_server_is_not_retried(picture, said):
     reached = []
 
     def cut(connection: socket.socket) -> None:
@@ -283,13 +283,13 @@ def test_a_request_that_reached_the_server_is_never_sent_again(picture, said):
 
     with listener(cut) as url:
         error = asked_once(url, picture)
-    assert "the connection was cut" in error.what
+    assert "the connection was closed before" in error.what
     assert "kdeploy logs" in error.hint
     assert len(reached) == 1
 
 
-def test_an_early_413_is_read_though_the_server_takes_no_more(tmp_path):
-    """TorchServe's own answer, to the byte: no body, and the rest of the request is never read."""
+def test_an_early_413_is_read_although_the_server_stopped_reading(tmp_path):
+    """TorchServe's own response: no body, and the rest of the request is never read."""
     (path := tmp_path / "large.bin").write_bytes(bytes(6_000_000))
 
     def refuse(connection: socket.socket) -> None:
@@ -304,14 +304,14 @@ def test_an_early_413_is_read_though_the_server_takes_no_more(tmp_path):
     assert "serving.max-request-size" in error.hint
 
 
-def test_a_server_that_does_not_answer_is_not_waited_for_longer_than_told(picture):
+def test_a_server_that_does_not_respond_times_out(picture):
     with listener(lambda connection: None) as url:
         error = asked_once(url, picture, timeout=0.2)
-    assert error.what == f"{url}: no answer within 0.2 s"
+    assert error.what == f"{url}: no response within 0.2 s"
     assert "--timeout" in error.hint
 
 
-def test_an_endless_answer_is_not_read_to_its_end(picture, monkeypatch):
+def test_the_size_of_a_response_is_limited(picture, monkeypatch):
     monkeypatch.setattr(wire, "ANSWER_LIMIT", 1000)
 
     def talk(connection: socket.socket) -> None:
@@ -321,16 +321,16 @@ def test_an_endless_answer_is_not_read_to_its_end(picture, monkeypatch):
         assert "more than 0 MiB" in asked_once(url, picture).what
 
 
-def test_a_name_that_cannot_be_resolved(picture):
+def test_a_name_that_cannot_be_resolved_is_an_error(picture):
     error = asked_once("http://no-such-host.invalid:8080", picture)
-    assert "http://no-such-host.invalid:8080: the name cannot be resolved" in error.what
+    assert "http://no-such-host.invalid:8080: cannot resolve the name" in error.what
 
 
-def test_no_way_to_an_address(picture):
+def test_an_unreachable_address_is_an_error(picture):
     assert "http://255.255.255.255: no connection: " in asked_once("http://255.255.255.255", picture).what
 
 
-def test_an_address_that_drops_what_is_sent_to_it(picture):
+def test_an_address_that_drops_packets_times_out(picture):
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         queue = []
         for _ in range(4):
@@ -343,26 +343,26 @@ def test_an_address_that_drops_what_is_sent_to_it(picture):
     assert "no connection within 0.2 s" in error.what
 
 
-def test_an_answer_that_cannot_be_unpacked(server, picture):
+def test_a_response_that_cannot_be_decompressed_is_an_error(server, picture):
     server.answering = lambda asked: Reply(200, b"no gzip", {"Content-Encoding": "gzip"})
     [answer] = ask(server, [picture])
     assert "decod" in error_of(answer).what
 
 
-def test_http_where_https_is_asked_for(picture, server):
+def test_https_to_an_http_server_is_an_error(picture, server):
     error = asked_once(server.url.replace("http:", "https:"), picture)
-    assert "TLS fails" in error.what
+    assert "TLS failed" in error.what
 
 
 @pytest.mark.parametrize(
     "url", ["", "127.0.0.1:8080", "ftp://a/", "http://", "http://a:b/", "http://[::1", "/x"]
 )
-def test_what_is_no_address_is_refused(url):
-    with pytest.raises(PredictError, match="is not an address"):
+def test_an_invalid_address_is_refused(url):
+    with pytest.raises(PredictError, match="invalid address"):
         Client(Endpoint(url), "digits")
 
 
-def test_credentials_in_an_address_are_not_shown(picture):
+def test_credentials_in_an_address_are_hidden(picture):
     error = asked_once(f"http://me:{SECRET}@no-such-host.invalid", picture)
     assert SECRET not in str(error)
     assert wire._address("http://[::1]:80/a/", PredictError) == "http://[::1]:80/a"
@@ -372,14 +372,14 @@ def test_credentials_in_an_address_are_not_shown(picture):
     "headers",
     [{"Authorization": f"Bearer {SECRET}\n"}, {"X": f"{SECRET}\u20ac"}, {"a b": SECRET}],
 )
-def test_a_header_that_cannot_be_sent_is_named_and_its_value_is_not(headers):
+def test_an_invalid_header_is_refused_without_its_value(headers):
     with pytest.raises(PredictError) as caught:
         Client(Endpoint("http://127.0.0.1"), "digits", headers=headers)
     assert SECRET not in str(caught.value)
     assert next(iter(headers)).strip() in caught.value.what
 
 
-def test_a_token_is_in_no_error(server, picture):
+def test_an_error_does_not_contain_the_token(server, picture):
     server.answering = lambda asked: Reply(401, b"")
     [answer] = ask(server, [picture], headers={"Authorization": f"Bearer {SECRET}"})
     error = error_of(answer)
@@ -396,7 +396,7 @@ def test_a_redirect_is_not_followed(server, picture):
     assert len(server.asked) == 1
 
 
-def test_a_login_page_with_status_200_is_no_prediction(server, picture):
+def test_a_login_page_with_status_200_is_an_error(server, picture):
     page = b"<!doctype html><html><title>Log in to Your Account</title></html>"
     server.answering = lambda asked: Reply(200, page, {"Content-Type": "text/html; charset=utf-8"})
     for protocol in ("plain", "v1", "v2"):
@@ -404,7 +404,7 @@ def test_a_login_page_with_status_200_is_no_prediction(server, picture):
         assert "login page" in error_of(answer).what
 
 
-def test_ctrl_c_ends_it_though_no_server_answers(picture):
+def test_ctrl_c_ends_a_request_without_a_response(picture):
     arrived = threading.Event()
     code = (
         "import sys, pathlib; sys.path.insert(0, sys.argv[1])\n"
@@ -427,7 +427,7 @@ def test_ctrl_c_ends_it_though_no_server_answers(picture):
     assert b"Fatal" not in complaint
 
 
-def test_importing_the_room_loads_no_heavy_library():
+def test_importing_the_package_loads_no_heavy_library():
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import deployer.predict\n"
         "heavy = {'urllib3', 'PIL', 'http', 'ssl', 'asyncio', 'numpy', 'concurrent'} & set(sys.modules)\n"

@@ -1,4 +1,4 @@
-"""Requests and answers of the three protocols, to the byte."""
+"""Requests and responses of the three protocols, byte for byte."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deployer.predict import codecs
 from deployer.predict.codecs import JSON, Payload, Request, decode, encode, request_path, request_size
 
 PROTOCOLS = ("plain", "v1", "v2")
-FILES = st.lists(st.binary(max_size=200), min_size=1, max_size=5)
+FILES = st.binary(max_size=200)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
@@ -34,7 +34,7 @@ def refused(call, *arguments) -> str:
     return caught.value.what
 
 
-# What is sent
+# Requests
 
 
 @pytest.mark.parametrize(
@@ -49,108 +49,96 @@ def test_each_protocol_has_its_path(protocol, path):
     assert request_path(protocol, "digits") == path
 
 
-def test_the_documents_are_those_of_the_protocols():
-    two = [Payload(b"one"), Payload(b"two!")]
-    assert json.loads(encode("v1", "m", two).body) == {"instances": [{"data": "b25l"}, {"data": "dHdvIQ=="}]}
-    assert json.loads(encode("v2", "m", two).body) == {
-        "inputs": [{"name": "input-0", "shape": [2], "datatype": "BYTES", "data": ["b25l", "dHdvIQ=="]}]
+def test_each_protocol_has_its_document():
+    file = Payload(b"two!")
+    assert json.loads(encode("v1", "m", file).body) == {"instances": [{"data": "dHdvIQ=="}]}
+    assert json.loads(encode("v2", "m", file).body) == {
+        "inputs": [{"name": "input-0", "shape": [1], "datatype": "BYTES", "data": ["dHdvIQ=="]}]
     }
-    plain = encode("plain", "m", [Payload(b"\xff\xd8", "image/jpeg")])
+    plain = encode("plain", "m", Payload(b"\xff\xd8", "image/jpeg"))
     assert (plain.body, plain.content_type, plain.rows, plain.whole) == (b"\xff\xd8", "image/jpeg", 1, False)
 
 
 @given(FILES)
-def test_files_come_out_of_v1_and_v2_as_they_went_in(files):
-    payloads = [Payload(data) for data in files]
-    v1 = json.loads(encode("v1", "m", payloads).body)["instances"]
-    [v2] = json.loads(encode("v2", "m", payloads).body)["inputs"]
-    assert [base64.b64decode(row["data"], validate=True) for row in v1] == files
-    assert [base64.b64decode(row, validate=True) for row in v2["data"]] == files
-    assert v2["shape"] == [len(files)]
+def test_v1_and_v2_contain_the_bytes_of_the_file(data):
+    [v1] = json.loads(encode("v1", "m", Payload(data)).body)["instances"]
+    [v2] = json.loads(encode("v2", "m", Payload(data)).body)["inputs"]
+    assert base64.b64decode(v1["data"], validate=True) == data
+    assert [base64.b64decode(row, validate=True) for row in v2["data"]] == [data]
 
 
 @given(FILES, st.sampled_from(PROTOCOLS))
-def test_the_size_of_a_request_is_known_before_it_is_made(files, protocol):
-    files = files[:1] if protocol == "plain" else files
-    made = encode(protocol, "m", [Payload(data) for data in files])
-    assert request_size(protocol, *map(len, files)) == len(made.body)
-    assert made.rows == len(files)
+def test_the_size_of_a_request_is_known_before_it_is_encoded(data, protocol):
+    made = encode(protocol, "m", Payload(data))
+    assert request_size(protocol, len(data)) == len(made.body)
+    assert made.rows == 1
 
 
-def test_nothing_weighs_what_its_frame_weighs():
-    assert request_size("v1") == len(b'{"instances":[]}')
-
-
-# Files of JSON
+# JSON files
 
 
 @given(VALUES)
-def test_a_json_file_is_one_instance_of_v1_and_untouched_on_the_plain_path(value):
+def test_a_json_file_is_one_instance_of_v1_and_unchanged_on_the_plain_path(value):
     if isinstance(value, dict):
         value.pop("instances", None)
     file = Payload(json.dumps(value).encode(), JSON)
-    assert encode("plain", "m", [file]).body == file.data
-    made = encode("v1", "m", [file])
+    assert encode("plain", "m", file).body == file.data
+    made = encode("v1", "m", file)
     assert json.loads(made.body) == {"instances": [value]}
     assert (made.rows, made.whole) == (1, False)
 
 
 @given(st.lists(VALUES, max_size=4))
-def test_a_json_file_that_is_a_v1_request_is_sent_as_it_is(values):
+def test_a_json_file_that_is_a_v1_request_is_sent_unchanged(values):
     file = Payload(json.dumps({"instances": values}).encode(), JSON)
-    made = encode("v1", "m", [file])
+    made = encode("v1", "m", file)
     assert made == Request("v1", "/v1/models/m:predict", file.data, JSON, len(values), whole=True)
 
 
-def test_a_json_file_that_is_a_v2_request_is_sent_as_it_is():
+def test_a_json_file_that_is_a_v2_request_is_sent_unchanged():
     tensor = {"name": "x", "shape": [2, 3], "datatype": "FP32", "data": [1, 2, 3, 4, 5, 6]}
     file = Payload(json.dumps({"inputs": [tensor]}).encode(), JSON)
-    made = encode("v2", "m", [file])
+    made = encode("v2", "m", file)
     assert (made.body, made.rows, made.whole) == (file.data, 2, True)
 
 
-def test_other_json_has_no_place_in_v2_but_as_bytes():
+def test_other_json_is_sent_as_bytes_in_v2():
     file = Payload(b'{"a": 1}', JSON)
-    [tensor] = json.loads(encode("v2", "m", [file]).body)["inputs"]
+    [tensor] = json.loads(encode("v2", "m", file).body)["inputs"]
     assert base64.b64decode(tensor["data"][0]) == file.data
 
 
-def test_json_and_pictures_go_together_in_v1():
-    made = encode("v1", "m", [Payload(b'{"instances": []}', JSON), Payload(b"x")])
-    assert json.loads(made.body) == {"instances": [{"instances": []}, {"data": "eA=="}]}
-
-
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
-def test_json_is_sent_in_utf_8_however_it_was_written(encoding):
+def test_json_is_sent_in_utf_8(encoding):
     file = Payload('{"a": "ü"}'.encode(encoding), JSON)
-    assert encode("plain", "m", [file]).body == '{"a": "ü"}'.encode()
-    assert json.loads(encode("v1", "m", [file]).body) == {"instances": [{"a": "ü"}]}
+    assert encode("plain", "m", file).body == '{"a": "ü"}'.encode()
+    assert json.loads(encode("v1", "m", file).body) == {"instances": [{"a": "ü"}]}
 
 
 @pytest.mark.parametrize("data", [b"{", b"", b"\xff\xfe\xff", b"[" * 100_000, b'"\xff"', b"1" * 5000])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_json_file_that_is_none_is_refused(data, protocol):
-    assert "invalid JSON" in refused(encode, protocol, "m", [Payload(data, JSON)])
+def test_an_invalid_json_file_is_refused(data, protocol):
+    assert "invalid JSON" in refused(encode, protocol, "m", Payload(data, JSON))
 
 
-def test_a_request_of_the_wrong_shape_is_refused_before_it_is_sent():
-    assert '"instances" must be a list' in refused(encode, "v1", "m", [Payload(b'{"instances": {}}', JSON)])
+def test_a_malformed_request_is_refused_before_it_is_sent():
+    assert '"instances" must be a list' in refused(encode, "v1", "m", Payload(b'{"instances": {}}', JSON))
     for inputs in (b"3", b"[]", b"[3]", b"[{}]", b'[{"shape": []}]', b'[{"shape": ["x"]}]'):
         file = Payload(b'{"inputs": ' + inputs + b"}", JSON)
-        assert '"inputs" must be' in refused(encode, "v2", "m", [file])
+        assert '"inputs" must be' in refused(encode, "v2", "m", file)
 
 
-# Answers
+# Responses
 
 
 @given(st.lists(VALUES, min_size=1, max_size=4))
-def test_predictions_of_v1_come_back_in_order(values):
+def test_predictions_of_v1_are_in_order(values):
     answer = json.dumps({"predictions": values}).encode()
     assert decode(request("v1", len(values)), answer) == values
 
 
 @given(VALUES)
-def test_a_handlers_own_json_is_the_prediction_of_one_row(value):
+def test_other_json_is_the_prediction_of_one_row(value):
     if isinstance(value, dict):
         value.pop("predictions", None)
         value.pop("outputs", None)
@@ -178,7 +166,7 @@ def test_a_handlers_own_json_is_the_prediction_of_one_row(value):
         (b"\n <html><body>It works", 1, "web page"),
     ],
 )
-def test_an_answer_that_v1_does_not_allow_is_refused(answer, rows, words):
+def test_an_invalid_response_of_v1_is_refused(answer, rows, words):
     assert words in refused(decode, request("v1", rows), answer)
 
 
@@ -192,16 +180,16 @@ def test_an_answer_that_v1_does_not_allow_is_refused(answer, rows, words):
         (b"7.5", "application/json", 7.5),
     ],
 )
-def test_a_handlers_own_answer_is_json_or_text(answer, content_type, value):
+def test_a_plain_response_is_json_or_text(answer, content_type, value):
     assert decode(request("plain"), answer, content_type) == [value]
 
 
-def test_what_is_neither_json_nor_text_is_no_prediction():
+def test_a_response_that_is_neither_json_nor_text_is_refused():
     assert "4 bytes that are neither" in refused(decode, request("plain"), b"\x89PNG", "image/png")
     assert "login page" in refused(decode, request("plain"), b"Please sign in", "text/html; charset=utf-8")
 
 
-def test_nan_of_a_handler_is_read():
+def test_nan_is_a_prediction():
     [value] = decode(request("plain"), b"NaN")
     assert math.isnan(value)
 
@@ -218,7 +206,7 @@ def outputs(*tensors) -> bytes:
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4))
-def test_a_flat_tensor_is_nested_as_its_shape_says(shape):
+def test_a_flat_tensor_is_nested_by_its_shape(shape):
     data = list(range(math.prod(shape)))
     rows = decode(request("v2", shape[0]), outputs(tensor(shape, data)))
 
@@ -252,7 +240,7 @@ def test_a_flat_tensor_is_nested_as_its_shape_says(shape):
         (0, [tensor([0], [])], []),
     ],
 )
-def test_rows_are_cut_out_of_the_tensors(rows, tensors, expected):
+def test_tensors_are_split_into_rows(rows, tensors, expected):
     assert decode(request("v2", rows), outputs(*tensors)) == expected
 
 
@@ -267,16 +255,16 @@ def test_rows_are_cut_out_of_the_tensors(rows, tensors, expected):
         (1, [tensor([True], [1])], "Expected `int`, got `bool` - at `$[0].shape[0]`"),
         (1, [tensor([1], "x")], "Expected `array`, got `str` - at `$[0].data`"),
         (1, [tensor([2], [1])], "shape [2] needs 2 values, data has 1"),
-        (2, [tensor([3], [1, 2, 3])], "[3] rows for 2 of the request"),
-        (2, [tensor([], [1])], "[1] rows for 2 of the request"),
+        (2, [tensor([3], [1, 2, 3])], "[3] rows, the request has 2"),
+        (2, [tensor([], [1])], "[1] rows, the request has 2"),
     ],
 )
-def test_tensors_that_cannot_be_are_refused(rows, tensors, words):
+def test_invalid_tensors_are_refused(rows, tensors, words):
     assert words in refused(decode, request("v2", rows), outputs(*tensors))
 
 
 @given(st.binary(max_size=100) | VALUES.map(lambda value: json.dumps(value).encode()))
-def test_any_answer_is_a_prediction_or_one_clear_error(answer):
+def test_any_response_is_a_prediction_or_one_error(answer):
     for protocol in PROTOCOLS:
         for wrapped in (answer, b'{"predictions": ' + answer + b"}", b'{"outputs": [' + answer + b"]}"):
             try:
@@ -292,18 +280,18 @@ def test_the_module_is_pure():
 @pytest.mark.parametrize("protocol", ["plain", "v1", "v2"])
 @pytest.mark.parametrize("depth", [101, 900, 100_000])
 @pytest.mark.parametrize("around", ["[{}]", '{{"a":{}}}'])
-def test_an_answer_that_is_nested_deeply_is_refused(protocol, depth, around):
+def test_a_deeply_nested_response_is_refused(protocol, depth, around):
     opening, closing = around.replace("{{", "{").replace("}}", "}").split("{}")
     answer = (opening * depth + "1" + closing * depth).encode()
     try:
-        [value] = decode(encode(protocol, "m", [Payload(b"x")]), answer)
+        [value] = decode(encode(protocol, "m", Payload(b"x")), answer)
     except PredictError as error:
         assert error.hint
-    else:  # what Python's own parser does not take is text
+    else:  # JSON too deep for Python's parser is read as text
         assert (protocol, depth) == ("plain", 100_000)
         assert value == answer.decode()
 
 
-def test_an_answer_may_be_nested():
+def test_a_response_can_be_nested():
     nested = "[" * 90 + "1" + "]" * 90
-    assert decode(encode("plain", "m", [Payload(b"x")]), nested.encode()) == [json.loads(nested)]
+    assert decode(encode("plain", "m", Payload(b"x")), nested.encode()) == [json.loads(nested)]

@@ -1,4 +1,4 @@
-"""Files made fit for the request limit: within it, decodable, upright, and at a scale near the largest."""
+"""Fitting files into the request limit: within it, decodable, upright, and at nearly the largest scale."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from deployer.predict.codecs import Payload, encode, request_size
 from deployer.predict.images import read_file, sniff
 
 CORNERS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (235, 235, 235)}
-# For each EXIF orientation, what was done to the upright picture before it was stored.
+# For each EXIF orientation, the operation that was applied to the upright image before it was stored.
 STORED = {
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -39,7 +39,7 @@ STORED = {
 
 
 def photograph(width: int, height: int, seed: int = 0, noise: float = 20.0) -> Image.Image:
-    """An upright picture: a colour in each quarter, under a gradient and noise, as a camera's is."""
+    """Return an upright image like a photograph: a color in each quarter, a gradient and noise."""
     quarters = np.array(
         [[CORNERS["red"], CORNERS["green"]], [CORNERS["blue"], CORNERS["white"]]], dtype=np.float32
     )
@@ -61,7 +61,7 @@ def write(path: Path, picture: Image.Image, orientation: int = 1, **options) -> 
 
 
 def corners(picture: Image.Image) -> list[str]:
-    """The nearest colour of each quarter's middle: top left, top right, bottom left, bottom right."""
+    """Return the nearest color of each quarter's middle: top left, top right, bottom left, bottom right."""
     rgb, (width, height) = picture.convert("RGB"), picture.size
     found = []
     for y, x in ((1, 1), (1, 3), (3, 1), (3, 3)):
@@ -89,11 +89,11 @@ def refused(path: Path, limit: int = 1000, **options) -> PredictError:
     return caught.value
 
 
-# What fits is sent as it is
+# Files that fit are sent unchanged
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "bmp", "tiff"])
-def test_a_picture_that_fits_is_sent_byte_for_byte(tmp_path, suffix):
+def test_an_image_that_fits_is_sent_unchanged(tmp_path, suffix):
     path = tmp_path / f"small.{suffix}"
     photograph(20, 10).save(path)
     fitted = fit_image(path, path.stat().st_size)
@@ -102,7 +102,7 @@ def test_a_picture_that_fits_is_sent_byte_for_byte(tmp_path, suffix):
     assert fitted.resized is None
 
 
-def test_any_other_small_file_is_sent_as_plain_bytes(tmp_path):
+def test_another_small_file_is_sent_as_plain_bytes(tmp_path):
     path = tmp_path / "sound.wav"
     path.write_bytes(b"RIFF....WAVE")
     assert fit_image(path, 12).content_type == "application/octet-stream"
@@ -121,10 +121,10 @@ def test_small_files_are_sent_without_pillow(tmp_path):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-# What does not fit is made smaller
+# Files that do not fit are resized
 
 
-def test_the_note_says_what_was_done(tmp_path):
+def test_the_note_has_the_sizes_and_the_scale(tmp_path):
     path = write(tmp_path / "image.jpg", photograph(1200, 900, noise=60), quality=98)
     size, measure = path.stat().st_size, partial(request_size, "v1")
     fitted = fit_image(path, 400_000, request_size=measure)
@@ -144,7 +144,7 @@ def test_the_note_says_what_was_done(tmp_path):
     assert fitted.content_type == "image/jpeg"
 
 
-def test_sizes_that_would_read_the_same_are_told_to_the_byte(tmp_path):
+def test_similar_sizes_are_shown_in_bytes(tmp_path):
     path = write(tmp_path / "close.jpg", photograph(1200, 900), quality=95)
     size = path.stat().st_size
     assert f"{size} bytes, limit {size - 1} bytes" in refused(path, size - 1, resize=False).what
@@ -152,7 +152,7 @@ def test_sizes_that_would_read_the_same_are_told_to_the_byte(tmp_path):
 
 @pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
-def test_what_is_sent_is_upright_whatever_the_orientation(tmp_path, orientation, suffix):
+def test_a_resized_image_is_upright(tmp_path, orientation, suffix):
     path = write(tmp_path / f"turned.{suffix}", photograph(320, 200), orientation)
     fitted = fit_image(path, path.stat().st_size // 3)
     sent = opened(fitted.data)
@@ -172,7 +172,7 @@ def test_what_is_sent_is_upright_whatever_the_orientation(tmp_path, orientation,
     noise=st.sampled_from([0.0, 10.0, 80.0]),
     seed=st.integers(0, 3),
 )
-def test_what_is_sent_is_decodable_and_within_the_limit(
+def test_a_resized_image_is_decodable_and_within_the_limit(
     tmp_path, width, height, mode, orientation, protocol, share, noise, seed
 ):
     picture = photograph(width, height, seed, noise)
@@ -186,7 +186,7 @@ def test_what_is_sent_is_decodable_and_within_the_limit(
     path = write(tmp_path / ("p.tiff" if mode == "CMYK" else "p.png"), picture, orientation)
     limit = max(request_size(protocol, 1500), int(share * request_size(protocol, path.stat().st_size)))
     fitted = fit_image(path, limit, request_size=partial(request_size, protocol))
-    wire = encode(protocol, "m", [Payload(fitted.data, fitted.content_type)]).body
+    wire = encode(protocol, "m", Payload(fitted.data, fitted.content_type)).body
     assert len(wire) == request_size(protocol, len(fitted.data)) <= limit
     sent = opened(fitted.data)
     if fitted.resized is not None:
@@ -196,7 +196,7 @@ def test_what_is_sent_is_decodable_and_within_the_limit(
         assert sent.height <= height
 
 
-def test_the_scale_is_near_the_largest_and_found_in_few_tries(tmp_path, monkeypatch):
+def test_the_scale_is_nearly_the_largest_and_found_in_few_attempts(tmp_path, monkeypatch):
     tries = []
     encoded = images._encoded
     monkeypatch.setattr(images, "_encoded", lambda *given: tries.append(given) or encoded(*given))
@@ -208,13 +208,13 @@ def test_the_scale_is_near_the_largest_and_found_in_few_tries(tmp_path, monkeypa
         assert len(tries) <= images.MAX_ENCODES
 
 
-def test_a_heavy_file_of_few_pixels_keeps_them_all(tmp_path):
+def test_a_bitmap_that_fits_as_jpeg_keeps_all_its_pixels(tmp_path):
     path = tmp_path / "scan.bmp"
     photograph(800, 600).save(path)
     assert opened(fit_image(path, 700_000).data).size == (800, 600)
 
 
-def test_a_large_jpeg_is_decoded_small(tmp_path, monkeypatch):
+def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size(tmp_path, monkeypatch):
     path = write(tmp_path / "large.jpg", photograph(1600, 1200), quality=95)
     whole = []
     largest = images._largest
@@ -225,14 +225,14 @@ def test_a_large_jpeg_is_decoded_small(tmp_path, monkeypatch):
     assert whole[0][0] <= 400
 
 
-def test_the_search_ends_though_nothing_fits(tmp_path, monkeypatch):
+def test_the_search_ends_if_nothing_fits(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "MAX_ENCODES", 1)
     path = write(tmp_path / "image.png", photograph(400, 300))
-    assert "cannot shrink that much" in refused(path, 2000).what
+    assert "cannot shrink it that much" in refused(path, 2000).what
 
 
 @pytest.mark.parametrize("kind", ["png", "tiff"])
-def test_16_bits_stay_16_bits(tmp_path, kind):
+def test_an_image_of_16_bits_keeps_16_bits(tmp_path, kind):
     path = tmp_path / f"depth.{kind}"
     values = np.linspace(0, 65_535, 40_000).reshape(200, 200)
     values += np.random.default_rng(0).normal(0, 300, values.shape)
@@ -242,7 +242,7 @@ def test_16_bits_stay_16_bits(tmp_path, kind):
     assert np.asarray(sent).max() > 60_000
 
 
-def test_transparency_survives_and_an_opaque_alpha_does_not_cost(tmp_path):
+def test_transparency_is_kept_and_an_opaque_alpha_channel_is_dropped(tmp_path):
     picture = photograph(200, 200)
     picture.putalpha(Image.linear_gradient("L").resize((200, 200)))
     path = write(tmp_path / "clear.png", picture)
@@ -256,31 +256,31 @@ def test_transparency_survives_and_an_opaque_alpha_does_not_cost(tmp_path):
     assert fit_image(path, path.stat().st_size // 2).content_type == "image/jpeg"
 
 
-def test_comments_and_profiles_are_not_carried_along(tmp_path):
+def test_comments_and_profiles_are_dropped(tmp_path):
     path = write(
-        tmp_path / "talkative.jpg", photograph(300, 300), comment=b"c" * 30_000, icc_profile=b"p" * 30_000
+        tmp_path / "commented.jpg", photograph(300, 300), comment=b"c" * 30_000, icc_profile=b"p" * 30_000
     )
     sent = opened(fit_image(path, path.stat().st_size - 1).data)
     assert sent.size == (300, 300)
     assert not {"comment", "icc_profile", "exif"} & set(sent.info)
 
 
-def test_a_broken_exif_block_does_not_spoil_the_picture(tmp_path):
+def test_an_image_with_broken_exif_is_resized(tmp_path):
     path = tmp_path / "junk.jpg"
     photograph(300, 300).save(path, quality=95, exif=b"Exif\0\0" + b"\xff" * 40)
     assert fit_image(path, path.stat().st_size // 2).resized
 
 
-def test_a_picture_longer_than_a_jpeg_can_be_is_sent_shorter(tmp_path):
+def test_an_image_longer_than_the_limit_of_jpeg_is_resized(tmp_path):
     path = write(tmp_path / "strip.png", photograph(70_000, 4))
     fitted = fit_image(path, path.stat().st_size - 1)
     assert opened(fitted.data).width <= 65_500
 
 
-# What cannot be sent
+# Files that cannot be sent
 
 
-def test_without_leave_to_resize_the_sizes_and_the_way_out_are_told(tmp_path):
+def test_without_resize_the_error_has_the_sizes_and_both_remedies(tmp_path):
     path = write(tmp_path / "image.jpg", photograph(400, 300), quality=95)
     with pytest.raises(PredictError) as caught:
         images.fit_image(path, 2000, request_size=partial(request_size, "v1"))
@@ -290,21 +290,21 @@ def test_without_leave_to_resize_the_sizes_and_the_way_out_are_told(tmp_path):
     assert "serving.max-request-size" in error.hint
 
 
-def test_a_limit_below_every_picture_is_refused(tmp_path):
+def test_a_limit_below_the_smallest_image_is_refused(tmp_path):
     path = write(tmp_path / "image.jpg", photograph(400, 300))
-    assert "cannot shrink that much" in refused(path, 100).what
-    assert "cannot shrink that much" in refused(path, 5, request_size=partial(request_size, "v1")).what
+    assert "cannot shrink it that much" in refused(path, 100).what
+    assert "cannot shrink it that much" in refused(path, 5, request_size=partial(request_size, "v1")).what
 
 
 @pytest.mark.parametrize("suffix", ["txt", "jpg", "png", "tiff", "eps"])
-def test_a_large_file_that_is_no_picture_is_refused(tmp_path, suffix):
+def test_a_large_file_that_is_not_an_image_is_refused(tmp_path, suffix):
     path = tmp_path / f"large.{suffix}"
     path.write_bytes((b"%!PS-Adobe-3.0 EPSF-3.0\n" if suffix == "eps" else b"no picture\n") * 1000)
     assert "Pillow cannot read it" in refused(path).what
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff", "gif"])
-def test_a_truncated_picture_is_refused(tmp_path, suffix):
+def test_a_truncated_image_is_refused(tmp_path, suffix):
     path = tmp_path / f"cut.{suffix}"
     photograph(300, 300).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -324,7 +324,7 @@ def bomb(path: Path, width: int, height: int) -> Path:
 
 
 @pytest.mark.parametrize("side", [10_000, 60_000])
-def test_a_decompression_bomb_is_refused_before_it_goes_off(tmp_path, side):
+def test_a_decompression_bomb_is_refused_before_decoding(tmp_path, side):
     path = bomb(tmp_path / "bomb.png", side, side)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -337,21 +337,21 @@ def test_pixels_of_32_bits_are_refused(tmp_path):
     assert "32 bits" in refused(path).what
 
 
-def test_what_is_no_file_is_refused(tmp_path):
+def test_a_path_without_a_regular_file_is_refused(tmp_path):
     (tmp_path / "empty.jpg").touch()
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    assert refused(tmp_path / "empty.jpg").what == "is empty"
-    assert refused(tmp_path / "pipe").what == "is not a regular file"
-    assert refused(tmp_path).what == "is a folder"
-    assert refused(tmp_path / "none.jpg").what == "cannot be read: No such file or directory"
-    assert refused(tmp_path / "loop").what.startswith("cannot be read")
-    assert refused(tmp_path / ("x" * 300)).what == "cannot be read: File name too long"
-    assert refused(Path(tmp_path / "a\0b")).what == "cannot be read: embedded null byte"
+    assert refused(tmp_path / "empty.jpg").what == "the file is empty"
+    assert refused(tmp_path / "pipe").what == "not a regular file"
+    assert refused(tmp_path).what == "cannot read a folder"
+    assert refused(tmp_path / "none.jpg").what == "cannot read the file: No such file or directory"
+    assert refused(tmp_path / "loop").what.startswith("cannot read the file")
+    assert refused(tmp_path / ("x" * 300)).what == "cannot read the file: File name too long"
+    assert refused(Path(tmp_path / "a\0b")).what == "cannot read the file: embedded null byte"
 
 
-def test_a_gigantic_file_is_not_read(tmp_path):
-    path = tmp_path / "gigantic.bin"
+def test_a_huge_file_is_not_read(tmp_path):
+    path = tmp_path / "huge.bin"
     with path.open("wb") as file:
         file.truncate(2**40)
     assert "1099511.6 MB, limit 1.0 kB" in refused(path).what
@@ -359,7 +359,7 @@ def test_a_gigantic_file_is_not_read(tmp_path):
         read_file(path, 1000)
 
 
-def test_other_files_are_read_whole_up_to_the_limit(tmp_path):
+def test_other_files_are_read_up_to_the_limit(tmp_path):
     path = tmp_path / "request.json"
     path.write_bytes(b"[1]")
     assert read_file(path, 3) == b"[1]"
@@ -369,7 +369,7 @@ def test_other_files_are_read_whole_up_to_the_limit(tmp_path):
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(suffix=st.sampled_from(["jpg", "png", "gif", "webp", "bmp", "tiff", "ppm"]), data=st.data())
-def test_hostile_bytes_end_in_a_picture_or_in_one_clear_error(tmp_path, suffix, data):
+def test_hostile_bytes_become_an_image_or_one_error(tmp_path, suffix, data):
     path = tmp_path / f"hostile.{suffix}"
     photograph(60, 60).save(path)
     raw = bytearray(path.read_bytes())
@@ -384,7 +384,7 @@ def test_hostile_bytes_end_in_a_picture_or_in_one_clear_error(tmp_path, suffix, 
         assert len(fitted.data) < len(raw)
 
 
-def test_many_threads_fit_at_once(tmp_path):
+def test_many_threads_can_resize_images(tmp_path):
     paths = [write(tmp_path / f"{index}.jpg", photograph(300, 200, index)) for index in range(8)]
     fitted: dict[Path, bytes] = {}
     threads = [

@@ -1,4 +1,4 @@
-"""TorchServe's management API, on answers recorded from TorchServe 0.12.0."""
+"""TorchServe's management API, with responses recorded from TorchServe 0.12.0."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def torchserve(code: int, kind: str, message: str) -> Reply:
     return Reply(code, json.dumps({"code": code, "type": kind, "message": message}, indent=2).encode())
 
 
-def says(document, status: int = 200) -> Reply:
+def reply_with(document, status: int = 200) -> Reply:
     return Reply(status, json.dumps(document, indent=2).encode(), {"content-type": "application/json"})
 
 
 @pytest.fixture
 def models(server):
-    speaking = Models(Endpoint(server.url), timeout=10, headers={"Authorization": "Bearer x"})
-    yield speaking
-    speaking.close()
+    opened = Models(Endpoint(server.url), timeout=10, headers={"Authorization": "Bearer x"})
+    yield opened
+    opened.close()
 
 
 def last(server) -> tuple[str, str, dict[str, str]]:
@@ -36,22 +36,22 @@ def last(server) -> tuple[str, str, dict[str, str]]:
     return asked.method, parts.path, {key: value for key, [value] in parse_qs(parts.query).items()}
 
 
-def test_all_pages_are_listed(server, models):
+def test_all_pages_are_read(server, models):
     def answering(asked) -> Reply:
         query = parse_qs(urlsplit(asked.path).query)
         start = int(query.get("next_page_token", ["0"])[0])
         assert query["limit"] == ["100"]
         page = [{"modelName": f"m{n}", "modelUrl": f"m{n}.mar"} for n in range(start, min(start + 100, 250))]
         more = {"nextPageToken": str(start + 100)} if start + 100 < 250 else {}
-        return says(more | {"models": page})
+        return reply_with(more | {"models": page})
 
     server.answering = answering
     assert models.list() == [RegisteredModel(f"m{n}", f"m{n}.mar") for n in range(250)]
     assert len(server.asked) == 3
 
 
-def test_a_page_that_brings_nothing_new_ends_the_list(server, models):
-    server.answering = lambda asked: says(
+def test_a_page_without_a_new_model_ends_the_list(server, models):
+    server.answering = lambda asked: reply_with(
         {"nextPageToken": "1", "models": [{"modelName": "m", "modelUrl": "m.mar"}]}
     )
     assert len(models.list()) == 1
@@ -63,13 +63,13 @@ def test_a_page_that_brings_nothing_new_ends_the_list(server, models):
 )
 def test_a_model_is_described(server, models, version, path):
     document = [{"modelName": "m", "workers": [{"id": "9000", "status": "READY"}]}]
-    server.answering = lambda asked: says(document)
+    server.answering = lambda asked: reply_with(document)
     assert models.describe("m", version) == document
     assert last(server) == ("GET", path, {})
 
 
 def test_a_model_is_registered(server, models):
-    server.answering = lambda asked: says(
+    server.answering = lambda asked: reply_with(
         {"status": 'Model "m" Version: 1.0 registered with 1 initial workers'}
     )
     assert models.register("m.mar").startswith('Model "m"')
@@ -96,7 +96,7 @@ def test_a_model_is_registered(server, models):
 
 
 def test_a_model_is_scaled_made_the_default_and_unregistered(server, models):
-    server.answering = lambda asked: says({"status": "Processing worker updates..."}, 202)
+    server.answering = lambda asked: reply_with({"status": "Processing worker updates..."}, 202)
     assert models.scale("m", min_workers=2, max_workers=4) == "Processing worker updates..."
     assert last(server) == ("PUT", "/models/m", {"min_worker": "2", "max_worker": "4", "synchronous": "true"})
     models.scale("m", "2.0", min_workers=0)
@@ -148,7 +148,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("reply", "kind", "hint"), REFUSALS)
-def test_a_refusal_is_an_error_of_its_kind(server, models, reply, kind, hint):
+def test_each_refusal_has_its_kind_of_error_and_a_hint(server, models, reply, kind, hint):
     server.answering = lambda asked: reply
     with pytest.raises(kind) as caught:
         models.unregister("m")
@@ -161,14 +161,14 @@ def test_a_refusal_is_an_error_of_its_kind(server, models, reply, kind, hint):
 @pytest.mark.parametrize(
     "body", [b"", b"<html>", b"3", b"[1]", b'{"status": 3}', b'{"models": 3}', b'{"models": [{}]}']
 )
-def test_what_does_not_speak_as_torchserve_is_an_error(server, models, body):
+def test_a_response_that_is_not_torchserves_is_an_error(server, models, body):
     server.answering = lambda asked: Reply(200, body)
     for call in (models.list, lambda: models.describe("m"), lambda: models.set_default("m", "1")):
         with pytest.raises(TargetError, match="not TorchServe's"):
             call()
 
 
-def test_nobody_there_is_an_error_of_the_target():
+def test_a_refused_connection_is_a_target_error():
     models = Models(Endpoint("http://127.0.0.1:1"), patience=patience())
     with pytest.raises(TargetError, match="connection refused"):
         models.list()

@@ -1,4 +1,4 @@
-"""What an answer that is no success means, on answers recorded from TorchServe, KServe, Istio and others."""
+"""Errors for responses that are not a success, recorded from TorchServe, KServe, Istio and others."""
 
 from __future__ import annotations
 
@@ -32,49 +32,49 @@ ENVOY = {"server": "istio-envoy"}
 NGINX = b"<html>\r\n<head><title>413 Request Entity Too Large</title></head>\r\n<body></body></html>"
 
 RECORDED = [
-    # status, headers, body, words of the sentence, words of the hint
+    # status, headers, body, a part of the message, a part of the hint
     (
         404,
         {},
         torchserve(404, "ModelNotFoundException", "Model not found: digits"),
-        "there is no model digits on this server. TorchServe says: Model not found",
+        "model digits not found on this server (TorchServe: Model not found",
         "kdeploy models list",
     ),
     (
         404,
         {},
         torchserve(404, "ModelVersionNotFoundException", "Model version: 9 does not exist for model: digits"),
-        "there is no model digits",
+        "model digits not found",
         "kdeploy models list",
     ),
     (
         404,
         {},
         torchserve(404, "ResourceNotFoundException", "Requested resource is not found"),
-        "no such path",
+        "does not have this path",
         "--kserve",
     ),
     (
         404,
         {},
         b'{"error":"Model with name digits does not exist."}',
-        "there is no model digits",
+        "model digits not found",
         "models list",
     ),
-    (404, {"server": "uvicorn"}, b'{"detail":"Not Found"}', "no such path", "--kserve"),
+    (404, {"server": "uvicorn"}, b'{"detail":"Not Found"}', "does not have this path", "--kserve"),
     (
         404,
         ENVOY,
         b"",
-        "no service for the Host header digits.default.example.com. (from the ingress (istio-envoy))",
+        "no service for the Host header digits.default.example.com (from ingress istio-envoy)",
         "kdeploy status",
     ),
-    (503, {}, FAILED, "the handler failed on this input. TorchServe says: Prediction failed", "kdeploy logs"),
+    (503, {}, FAILED, "the handler failed on this input (TorchServe: Prediction failed", "kdeploy logs"),
     (
         500,
         {},
         wrapped(FAILED, "503 Service Unavailable"),
-        "HTTP 503: the handler failed on this input. TorchServe, through KServe's wrapper, says: Predic",
+        "HTTP 503: the handler failed on this input (TorchServe through KServe: Predic",
         "kdeploy logs",
     ),
     (
@@ -88,7 +88,7 @@ RECORDED = [
         503,
         {},
         torchserve(503, "ServiceUnavailableException", NO_WORKER),
-        "no worker takes",
+        "no worker is available",
         "models describe",
     ),
     (
@@ -96,34 +96,34 @@ RECORDED = [
         {},
         torchserve(500, "InternalServerException", "Worker died."),
         "the worker died",
-        "raise serving.response-timeout if the model is slow, serving.max-response-size if the log says",
+        "raise serving.response-timeout; if the log has 'Message size exceed limit', raise serving.max-",
     ),
     (
         500,
         {},
         b'{"error": "the answer has 12,967,202 bytes, serving.max-response-size is 6,553,500"}',
-        "the answer is too large. the model server says: the answer has 12,967,202 bytes",
-        "raise serving.max-response-size, then kdeploy rollout",
+        "the response is too large (model server: the answer has 12,967,202 bytes",
+        "Raise serving.max-response-size, then run `kdeploy rollout`",
     ),
     (
         500,
         {},
         b'{"error": "its batch failed, with no time to try this row alone: ValueError: 7", "row": 0}',
         "another row of the same batch failed",
-        "send the request again",
+        "Send the request again",
     ),
     (
         507,
         {},
         torchserve(507, "InternalServerException", "Out of resources"),
-        "out of memory",
+        "no memory left",
         "serving.batch-size",
     ),
     (
         503,
         {},
         torchserve(503, "InternalServerException", "number of batch response mismatched, expect: 4, got: 1"),
-        "one answer for each request",
+        "one response per request",
         "serving.batch-size = 1",
     ),
     (
@@ -138,7 +138,7 @@ RECORDED = [
         405,
         {},
         torchserve(405, "MethodNotAllowedException", "Requested method is not allowed"),
-        "refused",
+        "refused the request",
         "status",
     ),
     (503, {}, b'{"error":"Model with name digits is not ready."}', "not loaded yet", "kdeploy status"),
@@ -153,8 +153,8 @@ RECORDED = [
         400,
         {},
         b'{"error": "the body is not valid JSON: x", "row": 2}',
-        "does not accept this input. the handler says: row 2: the body",
-        "compare",
+        "does not accept this input (handler: row 2: the body",
+        "Compare",
     ),
     (
         500,
@@ -168,7 +168,7 @@ RECORDED = [
         413,
         {"server": "nginx"},
         NGINX,
-        "the ingress (nginx) says: 413 Request Entity Too Large",
+        "(ingress nginx: 413 Request Entity Too Large)",
         "max-request-size",
     ),
     (503, ENVOY, b"no healthy upstream", "scales up from zero", "kdeploy status"),
@@ -176,7 +176,7 @@ RECORDED = [
         503,
         {},
         b"upstream connect error or disconnect/reset before headers",
-        "the ingress (envoy)",
+        "(ingress envoy: upstream",
         "kdeploy logs",
     ),
     (502, {"server": "Python/3.11 aiohttp/3.14.5"}, b"", "not ready", "kdeploy status"),
@@ -184,69 +184,75 @@ RECORDED = [
         503,
         {"server": "Python/3.11 aiohttp/3.14.5", "retry-after": "1"},
         b'{"error": "digits-00002 ended while it was answering: no answer"}',
-        "the service is not ready, or scales up from zero. the ingress says: digits-00002 ended",
+        "the service is not ready, or scales up from zero (ingress: digits-00002 ended",
         "kdeploy status",
     ),
     (
         404,
         {},
         b'{"error": "no InferenceService answers to Host \'x\'", "hosts": ["a.default.example.com"]}',
-        "no service for the Host header digits.default.example.com. the ingress says: no Inf",
+        "no service for the Host header digits.default.example.com (ingress: no Inf",
         "kdeploy status",
     ),
-    (504, ENVOY, b"upstream request timeout", "in the time", "serving.response-timeout"),
-    (408, {}, b"", "in the time", "serving.response-timeout"),
-    (429, {}, b"", "too many requests", "max-replicas"),
+    (504, ENVOY, b"upstream request timeout", "time limit", "serving.response-timeout"),
+    (408, {}, b"", "time limit", "serving.response-timeout"),
+    (429, {}, b"", "too many concurrent requests", "max-replicas"),
     (403, ENVOY, b"RBAC: access denied", "AuthorizationPolicy", "--token @"),
     (403, {}, b"", "do not allow access", "--token @"),
     (
         401,
         {"server": "x"},
         b"Jwt is missing",
-        "no valid credentials. the server (x) says: Jwt is missing",
+        "no valid credentials (server x: Jwt is missing)",
         "--token @",
     ),
     (
         302,
         {"location": "/dex/auth?client_id=kubeflow&state=abc"},
         b"",
-        "the login page /dex/auth:",
+        "the login page /dex/auth of",
         "--cookie authservice_session=@",
     ),
     (
         422,
         {},
         b'{"error": "no digit", "row": 3}',
-        "failed on this input. the handler says: row 3",
+        "failed on this input (handler: row 3",
         "traceback",
     ),
-    (301, {"location": "https://models.example.com/v1"}, b"", "redirected to https://models", "in front"),
-    (307, {}, b"", "redirected to nowhere", "in front"),
+    (301, {"location": "https://models.example.com/v1"}, b"", "redirected to https://models", "proxy"),
+    (307, {}, b"", "redirected to no address", "proxy"),
     (500, {}, b"", "the server failed", "kdeploy logs"),
-    (418, {"x-envoy-upstream-service-time": "3"}, b"tea", "refused. the ingress says: tea", "kdeploy status"),
-    (500, {}, b'{"kind": "Status", "message": "pods gone"}', "the server says: pods gone", "kdeploy logs"),
+    (
+        418,
+        {"x-envoy-upstream-service-time": "3"},
+        b"tea",
+        "refused the request (ingress: tea)",
+        "kdeploy status",
+    ),
+    (500, {}, b'{"kind": "Status", "message": "pods gone"}', "(server: pods gone)", "kdeploy logs"),
     (422, {}, b'{"detail": [{"loc": ["body"]}]}', '[{"loc": ["body"]}]', "kdeploy status"),
 ]
 
 
 @pytest.mark.parametrize(("status", "headers", "body", "words", "hint"), RECORDED)
-def test_a_refusal_is_told_by_who_said_it_why_and_what_to_do(status, headers, body, words, hint):
+def test_each_error_has_its_sender_the_reason_and_a_hint(status, headers, body, words, hint):
     error = explain(status, headers, body, ASKED)
     assert words in error.what
     assert hint in error.hint
     assert "\n" not in error.what
 
 
-def test_without_a_host_header_the_sentence_says_so():
+def test_the_error_mentions_a_missing_host_header():
     error = explain(404, ENVOY, b"", Asked("digits", None, 1, 2))
     assert "a request without its own Host header" in error.what
 
 
-def test_a_request_above_the_configured_limit_is_told_so():
+def test_the_error_mentions_the_configured_limit():
     assert "more than the limit" in explain(413, {}, b"", Asked("digits", None, 3, 2)).what
 
 
-def test_long_texts_are_cut():
+def test_long_texts_are_truncated():
     assert len(read_refusal(500, {}, b"x" * 10_000).text) == TEXT_MAX
     assert read_refusal(500, {}, b"a\n  b\tc").text == "a b c"
 
@@ -260,12 +266,12 @@ def test_long_texts_are_cut():
         st.none() | st.integers() | st.text() | st.lists(st.text()) | st.dictionaries(st.text(), st.text()),
     ).map(lambda document: json.dumps(document).encode()),
 )
-def test_any_answer_gets_a_sentence_and_a_hint(status, headers, body):
+def test_any_response_gets_a_message_and_a_hint(status, headers, body):
     error = explain(status, headers, body, ASKED)
     assert error.what
     assert error.hint
     assert len(error.what) < 2 * TEXT_MAX
 
 
-def test_deep_json_is_no_trap():
+def test_deep_json_is_read_as_text():
     assert explain(500, {}, b"[" * 100_000, ASKED).what

@@ -1,4 +1,4 @@
-"""How a prediction gets to the ingress: through real proxies, with TLS of one's own, and within its time."""
+"""Connections to an ingress: through real proxies, with a private CA, and within the time limit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECRET = "s3cr3t-passw0rd"
 
 
 class Way:
-    """An ingress called ingress.example, TLS or not, a proxy that leads to it, and the CA of all."""
+    """An ingress named ingress.example, with and without TLS, proxies that connect to it, and their CA."""
 
     def __init__(self, folder: Path, opened: ExitStack) -> None:
         self.authority = trustme.CA()
@@ -68,7 +68,7 @@ class Way:
 
 @contextmanager
 def behind_tls(server: Server, tls: ssl.SSLContext) -> Iterator[int]:
-    """Put TLS in front of a server; yield the port."""
+    """Serve a server's requests over TLS; yield the port."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -104,18 +104,18 @@ def way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Way]:
 
 @pytest.fixture
 def through(way: Way, monkeypatch: pytest.MonkeyPatch) -> Way:
-    """The same, with the environment naming the proxy."""
+    """The same, with the proxy in the environment."""
     monkeypatch.setenv("HTTP_PROXY", way.proxy.url)
     monkeypatch.setenv("HTTPS_PROXY", way.proxy.url)
     return way
 
 
-def test_the_host_header_passes_a_proxy_that_replaces_it_elsewhere(through: Way) -> None:
+def test_the_host_header_is_kept_by_a_tunnel_through_the_proxy(through: Way) -> None:
     assert through.value("http://ingress.example") == HOST
     assert through.proxy.asked == [("CONNECT", "ingress.example:80", "ingress.example:80")]
 
 
-def test_a_proxy_that_tunnels_tls_only_gets_the_whole_url(through: Way) -> None:
+def test_a_proxy_that_refuses_the_tunnel_gets_the_whole_url(through: Way) -> None:
     through.proxy.tunnels = through.proxy.strict = False
     assert through.value("http://ingress.example") == HOST
     connect, post = through.proxy.asked
@@ -123,13 +123,13 @@ def test_a_proxy_that_tunnels_tls_only_gets_the_whole_url(through: Way) -> None:
     assert post == ("POST", "http://ingress.example/predictions/digits", HOST)
 
 
-def test_a_url_of_the_services_own_host_is_forwarded(through: Way) -> None:
+def test_a_url_with_the_host_of_the_service_is_forwarded(through: Way) -> None:
     assert through.value("http://ingress.example", None) == "ingress.example"
     assert [method for method, *_ in through.proxy.asked] == ["POST"]
 
 
 @pytest.mark.parametrize("by", ["option", "variable"])
-def test_https_through_a_proxy_with_an_authority_of_its_own(
+def test_https_through_a_proxy_with_a_private_ca(
     through: Way, by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if by == "variable":
@@ -140,25 +140,25 @@ def test_https_through_a_proxy_with_an_authority_of_its_own(
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_proxy_by_https(way: Way, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_https_proxy_is_used(way: Way, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"{scheme}_proxy", way.secure_proxy.url)
     monkeypatch.setenv("SSL_CERT_FILE", str(way.bundle))
     assert way.value(f"{scheme}://ingress.example") == HOST
     assert len(way.secure_proxy.asked) == 1
 
 
-def test_a_certificate_that_nobody_vouches_for(through: Way) -> None:
+def test_an_untrusted_certificate_is_refused(through: Way) -> None:
     error = through.error("https://ingress.example")
-    assert "TLS fails" in error.what
+    assert "TLS failed" in error.what
     assert "--certificate-authority" in error.hint
     other = through.bundle.with_name("other.pem")
     trustme.CA().cert_pem.write_to_path(other)
-    assert "TLS fails" in through.error("https://ingress.example", authority=other).what
+    assert "TLS failed" in through.error("https://ingress.example", authority=other).what
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no PEM", b"\xff\xfe", "a folder", "endless"])
 @pytest.mark.parametrize("by", ["--certificate-authority", "SSL_CERT_FILE"])
-def test_a_file_of_certificates_that_is_none(
+def test_an_invalid_certificate_file_is_refused(
     way: Way, by: str, content: bytes | str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = Path("/dev/zero") if content == "endless" else tmp_path / "bundle"
@@ -168,12 +168,12 @@ def test_a_file_of_certificates_that_is_none(
         file.write_bytes(content)
     if by == "SSL_CERT_FILE":
         monkeypatch.setenv(by, str(file))
-    with pytest.raises(ConfigError, match="the certificates cannot be read") as caught:
+    with pytest.raises(ConfigError, match="cannot read the certificates") as caught:
         way.ask("https://ingress.example", authority=file if by.startswith("--") else None)
     assert caught.value.where == f"{by}: {file}"
 
 
-def test_a_bundle_with_names_in_other_letters(through: Way, tmp_path: Path) -> None:
+def test_a_bundle_can_have_comments_that_are_not_ascii(through: Way, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle.pem"
     bundle.write_bytes("# Főtanúsítvány\n".encode() + b"\xff\n" + through.bundle.read_bytes())
     assert through.value("https://ingress.example", authority=bundle) == HOST
@@ -181,7 +181,7 @@ def test_a_bundle_with_names_in_other_letters(through: Way, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("password", [SECRET, f"ü/:@ {SECRET}"])
-def test_a_proxy_that_wants_a_password(
+def test_a_proxy_with_a_password_is_used(
     way: Way, scheme: str, password: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from urllib.parse import quote
@@ -192,22 +192,22 @@ def test_a_proxy_that_wants_a_password(
     assert way.value(f"{scheme}://ingress.example", authority=way.bundle) == HOST
     monkeypatch.setenv(f"{scheme.upper()}_PROXY", named.replace(SECRET, f"{SECRET}x"))
     error = way.error(f"{scheme}://ingress.example", authority=way.bundle)
-    assert f"the proxy {way.proxy.url} cannot be used" in error.what
+    assert f"cannot use the proxy {way.proxy.url}" in error.what
     assert "407" in error.what
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_proxy_that_is_not_there(way: Way, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_proxy_is_an_error(way: Way, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://me:{SECRET}@127.0.0.1:{port}")
     error = way.error(f"{scheme}://ingress.example", authority=way.bundle)
-    assert f"the proxy http://127.0.0.1:{port} cannot be used" in error.what
+    assert f"cannot use the proxy http://127.0.0.1:{port}" in error.what
     assert "NO_PROXY" in error.hint
 
 
 @pytest.mark.parametrize("named", ["socks5://me:s3cr3t-passw0rd@proxy.example", "http://", "http://a:b:c"])
-def test_what_is_no_proxy(way: Way, named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_proxy_is_refused(way: Way, named: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", named)
     with pytest.raises(ConfigError) as caught:
         way.ask("http://ingress.example")
@@ -215,17 +215,15 @@ def test_what_is_no_proxy(way: Way, named: str, monkeypatch: pytest.MonkeyPatch)
     assert SECRET not in str(caught.value)
 
 
-def test_loopback_and_what_no_proxy_names_are_reached_straight(
-    through: Way, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_loopback_and_hosts_in_no_proxy_use_no_proxy(through: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     assert through.value(through.server.url) == HOST
     assert through.value(through.server.url.replace("127.0.0.1", "localhost")) == HOST
     monkeypatch.setenv("no_proxy", "ingress.example")
-    assert "the name cannot be resolved" in through.error("http://ingress.example").what
+    assert "cannot resolve the name" in through.error("http://ingress.example").what
     assert through.proxy.asked == []
 
 
-# Within its time
+# Time limits
 
 
 Answering = Callable[[socket.socket, threading.Event], None]
@@ -233,7 +231,7 @@ Answering = Callable[[socket.socket, threading.Event], None]
 
 @contextmanager
 def listening(answering: Answering) -> Iterator[int]:
-    """Answer each connection in a thread until the test is over."""
+    """Handle each connection in a thread until the test ends."""
     over = threading.Event()
     listener = socket.create_server(("127.0.0.1", 0))
     threads = []
@@ -266,7 +264,7 @@ def listening(answering: Answering) -> Iterator[int]:
 
 
 def dripping(head: bytes, drop: bytes) -> Answering:
-    """Answer quickly up to a point, and from there on a little at a time, without end."""
+    """Send `head` immediately, then `drop` again and again."""
 
     def answer(client: socket.socket, over: threading.Event) -> None:
         client.recv(65536)
@@ -281,7 +279,7 @@ LIMIT = 0.2  # second: each of these tests takes that long
 
 
 def deaf(client: socket.socket, over: threading.Event) -> None:
-    """Take a little of what is sent, again and again, so that no single send has to wait for long."""
+    """Read a little again and again, so that no single send waits for long."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     while not over.wait(0.02):
         client.recv(1000)
@@ -295,17 +293,17 @@ SLOW: dict[str, Answering] = {
     "the body": dripping(OK + b"Content-Length: 1000000\r\n\r\n", b"7"),
     "chunks": dripping(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n7\r\n"),
     "a body without an end": dripping(OK + b"\r\n", b"7"),
-    "interim answers": dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
-    "taking the request": deaf,
+    "interim responses": dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "reading the request": deaf,
 }
 
 
 @pytest.mark.parametrize("what", SLOW)
-@pytest.mark.parametrize("how", ["straight", "tunnel"])
-def test_a_slow_server_is_not_waited_for_longer_than_told(what: str, how: str, way: Way) -> None:
+@pytest.mark.parametrize("how", ["direct", "tunnel"])
+def test_a_slow_server_times_out(what: str, how: str, way: Way) -> None:
     way.image.write_bytes(b"x" * 5_000_000)
     with listening(SLOW[what]) as port:
-        tunnel = None if how == "straight" else Straight(port)
+        tunnel = None if how == "direct" else LocalTunnel(port)
         endpoint = Endpoint(f"http://127.0.0.1:{port}", HOST, tunnel)
         [answer] = Client(endpoint, "digits", timeout=LIMIT).predict([way.image])
     assert isinstance(answer, Failure)
@@ -314,8 +312,8 @@ def test_a_slow_server_is_not_waited_for_longer_than_told(what: str, how: str, w
     assert "died" not in (answer.error.hint or "")
 
 
-class Straight:
-    """A tunnel that leads to a port of this machine. Implements deployer.targets.protocols.Tunnel."""
+class LocalTunnel:
+    """A tunnel to a port of this machine. Implements deployer.targets.protocols.Tunnel."""
 
     fault = None
 
@@ -327,9 +325,7 @@ class Straight:
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_slow_proxy_is_not_waited_for_longer_than_told(
-    scheme: str, way: Way, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slow_proxy_times_out(scheme: str, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     with listening(dripping(b"HTTP/1.1 200 Connection", b"x")) as port:
         monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://127.0.0.1:{port}")
         [answer] = Client(Endpoint(f"{scheme}://ingress.example", HOST), "digits", timeout=LIMIT).predict(
@@ -339,14 +335,14 @@ def test_a_slow_proxy_is_not_waited_for_longer_than_told(
     assert f"{LIMIT} s" in answer.error.what or "time" in answer.error.what
 
 
-def test_a_server_that_begins_no_tls_is_not_waited_for_longer_than_told(way: Way) -> None:
+def test_a_server_that_starts_no_handshake_times_out(way: Way) -> None:
     with listening(dripping(b"", b"")) as port:
         [answer] = Client(Endpoint(f"https://127.0.0.1:{port}"), "digits", timeout=LIMIT).predict([way.image])
     assert isinstance(answer, Failure)
     assert f"{LIMIT} s" in answer.error.what
 
 
-def test_a_dripping_server_behind_tls(way: Way) -> None:
+def test_a_slow_server_behind_tls_times_out(way: Way) -> None:
     tls = way.tls("127.0.0.1")
 
     def answer(client: socket.socket, over: threading.Event) -> None:
@@ -358,10 +354,10 @@ def test_a_dripping_server_behind_tls(way: Way) -> None:
             Endpoint(f"https://127.0.0.1:{port}"), "digits", timeout=0.5, authority=way.bundle
         ).predict([way.image])
     assert isinstance(answered, Failure)
-    assert "is not complete after 0.5 s" in answered.error.what
+    assert "is incomplete after 0.5 s" in answered.error.what
 
 
-def test_connections_are_kept_and_each_exchange_has_its_own_time(way: Way) -> None:
+def test_connections_are_reused_and_each_exchange_has_its_time_limit(way: Way) -> None:
     way.server.answering = lambda asked: Reply(200, b"7")
     answers = Client(Endpoint(way.server.url, HOST), "digits", timeout=20).predict([way.image] * 40)
     assert [one.value for one in answers if isinstance(one, Prediction)] == [7] * 40
