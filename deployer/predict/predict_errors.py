@@ -64,16 +64,15 @@ def explain(status: int, headers: Mapping[str, str], body: bytes, asked: Asked) 
 def read_refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refusal:
     """Find out who sent an error response, and its text."""
     text = body.decode(errors="replace").strip()
+    kind, speaker = "", _speaker(headers, text)
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
         document = None
-    kind = ""
     if isinstance(document, dict):
         status, speaker, kind, text = _read_document(status, headers, document)
-    else:
-        title = _TITLE.search(text)
-        speaker, text = _speaker(headers, text), title.group(1) if title else text
+    elif title := _TITLE.search(text):
+        text = title[1]
     text = " ".join(text.split())
     if len(text) > TEXT_MAX:
         text = text[: TEXT_MAX - 1] + "…"
@@ -186,15 +185,9 @@ _RULES = (
         "Send the request again. To see which row failed, run `kdeploy logs`.",
     ),
     (
-        "batch response mismatched",
-        "the handler did not return one response per request of the batch",
+        "batch response mismatched|Invalid model predict output",
+        "the handler did not return a list with one response per request of the batch",
         "Run `kdeploy rollout` to use kdeploy's adapter, which corrects this, or set serving.batch-size = 1.",
-    ),
-    ("Prediction failed", "the handler failed on this input", "Run `kdeploy logs` to see its traceback."),
-    (
-        "Invalid model predict output",
-        "the handler returned a value that TorchServe cannot send",
-        "Let the handler return a list with one entry per row.",
     ),
     (
         "is not ready",
@@ -212,9 +205,9 @@ _RULES = (
         "Compare the file with the input that the handler expects.",
     ),
     (
-        "^500 [^:]* error:|^... handler row:",
-        "the model failed on this input",
-        "Run `kdeploy logs` to see the traceback.",
+        "Prediction failed|^500 [^:]* error:|^... handler row:",
+        "the handler failed on this input",
+        "Run `kdeploy logs` to see its traceback.",
     ),
     (
         "^50[23]",

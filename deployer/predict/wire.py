@@ -1,6 +1,6 @@
-"""Connections to one server: direct, through a proxy or a tunnel, each exchange within a deadline.
+"""Connections to one server: direct, through a proxy or a tunnel.
 
-The deadline is one for the whole exchange: connecting, TLS, sending, and every byte of the answer.
+Each exchange has one deadline: for connecting, TLS, sending, and every byte of the response.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CONNECT_TIMEOUT = 10.0  # seconds
 
 
 class TunnelRefusedError(Exception):
-    """A proxy refuses a tunnel to a port; the server has received nothing."""
+    """A proxy refuses a tunnel to a port. The server has received nothing."""
 
 
 class Deadline(threading.local):
@@ -37,7 +37,7 @@ class Deadline(threading.local):
         self._end = float("inf")
 
     def begin(self, seconds: float) -> None:
-        """Begin an exchange that may take so many seconds."""
+        """Start an exchange that can take so many seconds."""
         self._end = self._clock() + seconds
 
     def allows(self, seconds: float) -> bool:
@@ -53,7 +53,7 @@ class Deadline(threading.local):
 
 
 class _Timed:
-    """A socket each of whose calls ends with the deadline; otherwise it is the socket itself."""
+    """A socket whose calls time out at the deadline."""
 
     def __init__(self, wrapped: socket.socket, deadline: Deadline) -> None:
         self._socket = wrapped
@@ -99,12 +99,12 @@ def open_pool(
     open_socket: Callable[[str, int], socket.socket] | None = None,
     proxy: str | None = None,
 ) -> urllib3.PoolManager:
-    """Return a pool of connections; `open_socket` opens those that are not direct."""
+    """Return a pool of connections, which `open_socket` opens if they are not direct."""
 
     def open_timed(self: connection.HTTPConnection) -> Any:
         self.timeout = deadline.left(CONNECT_TIMEOUT)
-        straight = connection.HTTPConnection._new_conn  # noqa: SLF001 - what urllib3's users override
-        opened = open_socket(self.host, self.port) if open_socket else straight(self)
+        direct = connection.HTTPConnection._new_conn  # noqa: SLF001 - urllib3's users override it
+        opened = open_socket(self.host, self.port) if open_socket else direct(self)
         opened.settimeout(deadline.left())
         return _Timed(opened, deadline)
 
@@ -141,31 +141,28 @@ def through_proxy(proxy: str, deadline: Deadline) -> Callable[[str, int], socket
     """Return a function that opens a connection by a proxy's CONNECT, also for plain HTTP.
 
     A proxy that gets a whole URL replaces the Host header by the URL's host; in a tunnel it cannot. The
-    function raises TunnelRefusedError if the proxy does not allow it, ProxyError if it cannot be reached.
+    function raises TunnelRefusedError if the proxy refuses, ProxyError if it cannot be reached.
     """
     url, headers = address_of(proxy)
     parts = urlsplit(url)
     address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
 
-    def connect(host: str, port: int) -> socket.socket:
-        wire = create_connection(address, deadline.left(CONNECT_TIMEOUT))
-        if parts.scheme == "https":
-            wire = tls_context().wrap_socket(wire, server_hostname=address[0])
-        timed = _Timed(wire, deadline)
+    def open_socket(host: str, port: int) -> socket.socket:
         target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}", *(": ".join(h) for h in headers.items())]
-        timed.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
-        answer = http.client.HTTPResponse(timed, method="CONNECT")  # type: ignore[arg-type]
-        answer.begin()
-        if not 200 <= answer.status < 300:
-            wire.close()
-            raise TunnelRefusedError(f"{answer.status} {answer.reason}")
-        return wire
-
-    def open_socket(host: str, port: int) -> socket.socket:
         try:
-            return connect(host, port)
+            opened = create_connection(address, deadline.left(CONNECT_TIMEOUT))
+            if parts.scheme == "https":
+                opened = tls_context().wrap_socket(opened, server_hostname=address[0])
+            timed = _Timed(opened, deadline)
+            timed.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+            response = http.client.HTTPResponse(timed, method="CONNECT")  # type: ignore[arg-type]
+            response.begin()
         except (OSError, http.client.HTTPException) as error:
             raise ProxyError("Unable to connect to proxy", error) from error
+        if not 200 <= response.status < 300:
+            opened.close()
+            raise TunnelRefusedError(f"{response.status} {response.reason}")
+        return opened
 
     return open_socket

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from deployer.archive import check_outline, outline_size, verify_archive
 from deployer.config import NAME_PATTERN
-from deployer.errors import DiskFullError, IntegrityError
+from deployer.errors import DiskFullError, IntegrityError, StoreError
 from deployer.release import ID_PATTERN, Release, decode_release
 from deployer.store.interface import PROPERTIES, RECORD, ModelStore, Staging
 from deployer.store.staging import staged
@@ -101,6 +101,14 @@ class RemoteStore(FileStore):
         """Open a local folder to build a release in, which is removed at the end."""
         return staged(self._staging, str(self._staging))
 
+    def delete(self, release: Release) -> int:
+        """Remove a release and return the bytes that this freed."""
+        found = self._files(release)
+        if not found:
+            raise StoreError("cannot remove the release: not found", where=self.uri(release))
+        self._remove(release, found)
+        return sum(found.values())
+
     @contextmanager
     def _local_archive(self, release: Release, size: int) -> Iterator[Path]:
         with self.stage() as staging:
@@ -114,6 +122,10 @@ class RemoteStore(FileStore):
                 )
             self._download(release, archive_name(release), copy, size)
             yield copy
+
+    @abstractmethod
+    def _remove(self, release: Release, names: Iterable[str]) -> None:
+        """Remove the files of a release, so that no reader sees a part of it."""
 
     @abstractmethod
     def _download(self, release: Release, name: str, copy: Path, size: int) -> None:

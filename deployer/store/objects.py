@@ -7,25 +7,29 @@ written last and removed first, so a release is visible whole or not at all.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import AzureStore, GCSStore, S3Store
 
 from deployer.config import Store
-from deployer.errors import IntegrityError, StoreError
+from deployer.errors import ConfigError, IntegrityError, StoreError
+from deployer.files import read_bytes
+from deployer.proxies import find_proxy, is_loopback
 from deployer.release import Release, encode_release
 from deployer.storage_access import StorageAccess
-from deployer.store.clouds import connect
-from deployer.store.credentials import find_credentials
+from deployer.store.credentials import Credentials, find_credentials
 from deployer.store.file_store import RemoteStore, archive_name, is_release, read_record
 from deployer.store.grants import plan_access
 from deployer.store.interface import PROPERTIES, RECORD, Staging, Stored
-from deployer.store.location import locate
+from deployer.store.location import Location, locate
 from deployer.store.store_errors import cloud_error, disk_error, missing_bucket, scrubbed
 
 _DIGEST = "kdeploydigest"  # Azure allows no - in such a name, and some proxies no _
@@ -35,6 +39,9 @@ _IN_FLIGHT = 5 * _PART  # bytes sent at a time, and so held in memory
 _MOST_PARTS = 10_000  # S3's limit for one object
 _READERS = 8
 _READING = "cannot read the model store"
+# A transfer can take a day, but not pause for a minute.
+_CLIENT = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "24h"}
+_RETRY = {"max_retries": 4, "retry_timeout": timedelta(seconds=90)}
 
 
 class AbsentError(StoreError):
@@ -54,7 +61,7 @@ class ObjectStore(RemoteStore):
         self.location = locate(config, os.environ, self._credentials.region)
         ca_bundle = root / config.ca_bundle if config.ca_bundle else None
         with self._errors("cannot open the model store"):
-            self._objects = connect(self.location, self._credentials, ca_bundle)
+            self._objects = _connect(self.location, self._credentials, ca_bundle)
 
     def uri(self, release: Release) -> str:
         """Return the storage URI of a release, as KServe reads it; it ends in `/`."""
@@ -79,20 +86,6 @@ class ObjectStore(RemoteStore):
         content = archive.read_bytes() if size <= _PART else _blocks(archive)
         written += self._put(f"{place}/{archive_name(release)}", content, size, release.archive.digest)
         return Stored(self.uri(release), written + self._put_record(release))
-
-    def delete(self, release: Release) -> int:
-        """Remove a release, `release.json` first, and return the bytes that this freed."""
-        place, what = release.label, "cannot remove the release"
-        found = self._paths(place)
-        if not found:
-            raise StoreError(f"{what}: not found", where=self.uri(release))
-        record = f"{place}/{RECORD}"
-        first, *rest = sorted((path for path, _ in found), key=lambda path: path != record)
-        with self._errors(what, place):
-            obstore.delete(self._objects, first)
-            if rest:
-                obstore.delete(self._objects, rest)
-        return sum(size for _, size in found)
 
     def _put(self, path: str, content: bytes | Iterator[bytes], size: int, digest: str) -> int:
         """Upload an object unless it is complete; return the bytes sent.
@@ -134,6 +127,14 @@ class ObjectStore(RemoteStore):
         if self.find(release.name, release.id) is None:
             return self._put_record(release)  # another process removed it
         return 0
+
+    def _remove(self, release: Release, names: Iterable[str]) -> None:
+        first, *rest = sorted(names, key=lambda name: name != RECORD)
+        place = release.label
+        with self._errors("cannot remove the release", place):
+            obstore.delete(self._objects, f"{place}/{first}")
+            if rest:
+                obstore.delete(self._objects, [f"{place}/{name}" for name in rest])
 
     def _dated(self, name: str | None) -> Iterator[tuple[float, Release]]:
         split = (path.split("/") for path, _ in self._paths(name or ""))
@@ -219,3 +220,48 @@ def _blocks(file: Path) -> Iterator[bytes]:
     with file.open("rb", buffering=0) as source:
         while block := source.read(_BLOCK):
             yield block
+
+
+def _connect(location: Location, credentials: Credentials, ca_bundle: Path | None) -> Any:
+    """Return obstore's store of a location, whose paths are below the prefix. Sends no request.
+
+    Raises ConfigError if the CA bundle cannot be read, and obstore's errors.
+    """
+    client: dict[str, Any] = {**_CLIENT, **_loopback_options(location.endpoint)}
+    client["allow_http"] = not location.secure
+    if ca_bundle:
+        try:
+            client["root_certificate"] = read_bytes(ca_bundle, 16 << 20)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot read the CA bundle: {error.strerror}", where=f"store.ca-bundle: {ca_bundle}"
+            ) from error
+    options: dict[str, Any] = {
+        "prefix": location.prefix or None,
+        "client_options": client,
+        "retry_config": _RETRY,
+        **credentials.options,
+    }
+    if location.endpoint:
+        options["base_url" if location.scheme == "gs" else "endpoint"] = location.server_url
+    if location.scheme == "gs":
+        return GCSStore(location.bucket, **options)
+    if location.scheme == "az":
+        return AzureStore(location.bucket, account_name=location.account, **options)
+    return S3Store(
+        location.bucket,
+        region=location.region,
+        virtual_hosted_style_request=location.virtual_hosted,
+        unsigned_payload=location.secure,  # without TLS, the signature has to cover the bytes
+        **options,
+    )
+
+
+def _loopback_options(endpoint: str) -> dict[str, str]:
+    """Exclude a loopback endpoint from the environment's proxy, which obstore would use for it."""
+    parts = urlsplit(endpoint)
+    proxy = find_proxy(f"{parts.scheme}://elsewhere.invalid")
+    if not proxy or not is_loopback(parts.hostname or ""):
+        return {}
+    excepted = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    return {"proxy_url": proxy, "proxy_excludes": f"{parts.hostname},{excepted}"}

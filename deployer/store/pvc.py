@@ -11,12 +11,11 @@ A release is moved to its place by one rename on the volume, so it is visible wh
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 from deployer.config import Store
-from deployer.errors import StoreError
 from deployer.patience import PATIENCE, Patience
 from deployer.release import Release, encode_release
 from deployer.storage_access import StorageAccess
@@ -100,15 +99,6 @@ class ClaimStore(RemoteStore):
             upload.run(self._place(release), self._uploading(release), self._patience)
         return Stored(self.uri(release), upload.sent)
 
-    def delete(self, release: Release) -> int:
-        """Remove a release, by one rename first, and return the bytes that this freed."""
-        found = self._files(release)
-        if not found:
-            raise StoreError("cannot remove the release: not found", where=self.uri(release))
-        uploading = self._uploading(release)
-        self._ask(_DELETE, self._place(release), f"{uploading}.{uuid.uuid4().hex}", uploading)
-        return sum(found.values())
-
     def close(self) -> None:
         """Release the claim: many volumes attach to one node at a time."""
         self._shell.close()
@@ -118,6 +108,10 @@ class ClaimStore(RemoteStore):
 
     def _uploading(self, release: Release) -> str:
         return f"{self.claim.folder}/.staging/{release.name}.{release.id}"
+
+    def _remove(self, release: Release, names: Iterable[str]) -> None:  # noqa: ARG002
+        uploading = self._uploading(release)
+        self._ask(_DELETE, self._place(release), f"{uploading}.{uuid.uuid4().hex}", uploading)
 
     def _dated(self, name: str | None) -> Iterator[tuple[float, Release]]:
         rest = self._ask(_LIST, self.claim.folder, name or "")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Iterable, Iterator
+from itertools import count, groupby
 from pathlib import Path
 
 from deployer.errors import IntegrityError, StoreError
@@ -118,20 +119,16 @@ class Upload:
         return missing
 
     def _send(self, staging: str, missing: list[_Segment]) -> None:
-        """Send one stretch of each file: from its first to its last missing segment."""
-        for name, size in self._sizes.items():
-            numbers = [number for other, number in missing if other == name]
-            if numbers:
-                first = numbers[0] * BLOCKS
-                start, end = first * BLOCK, min((numbers[-1] + 1) * BLOCKS * BLOCK, size)
-                source = self._read(self._folder / name, start, end)
-                path = f"{staging}/{name}"
-                ask(self._shell, self._where, _SEND, path, str(first), str(end - start), source=source)
+        for name, first, last in _runs(missing):
+            block = first * BLOCKS
+            size = min(self._sizes[name], (last + 1) * BLOCKS * BLOCK) - block * BLOCK
+            source = self._read(self._folder / name, block * BLOCK, size)
+            ask(self._shell, self._where, _SEND, f"{staging}/{name}", str(block), str(size), source=source)
 
-    def _read(self, path: Path, start: int, end: int) -> Iterator[bytes]:
+    def _read(self, path: Path, start: int, size: int) -> Iterator[bytes]:
         with path.open("rb") as file:
             file.seek(start)
-            while data := file.read(min(_READ, end - file.tell())):
+            while data := file.read(min(_READ, start + size - file.tell())):
                 self.sent += len(data)
                 yield data
 
@@ -141,3 +138,11 @@ def _digests(path: Path) -> Iterator[str]:
     with path.open("rb") as file:
         while data := file.read(BLOCKS * BLOCK):
             yield hashlib.sha256(data).hexdigest()
+
+
+def _runs(segments: list[_Segment]) -> Iterator[tuple[str, int, int]]:
+    """Group consecutive segments: yield the file's name, the first and the last number."""
+    position = count()
+    for (name, _), run in groupby(segments, key=lambda one: (one[0], one[1] - next(position))):
+        numbers = [number for _, number in run]
+        yield name, numbers[0], numbers[-1]

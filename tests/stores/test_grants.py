@@ -343,9 +343,9 @@ def test_a_process_of_a_profile_that_gives_none(
 
 @pytest.mark.parametrize("name", ["AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"])
 def test_a_file_that_never_ends(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read: more than"):
+    with pytest.raises(ConfigError, match="cannot read the file: more than"):
         found_in({"HOME": str(tmp_path), name: "/dev/zero"})
-    with pytest.raises(ConfigError, match="cannot be read: more than"):
+    with pytest.raises(ConfigError, match="cannot read the credentials: more than"):
         found_in({"HOME": str(tmp_path), "GOOGLE_APPLICATION_CREDENTIALS": "/dev/zero"}, "gs")
 
 

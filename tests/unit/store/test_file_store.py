@@ -79,7 +79,7 @@ def test_the_error_names_the_file_and_the_release(
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (lambda data: data.replace(b"w.pt", b"x.pt"), "w.pt: is missing"),
+        (lambda data: data.replace(b"w.pt", b"x.pt"), "w.pt: missing"),
         (lambda data: data[:-1], ""),
         (lambda data: data + b"x", ""),
         (lambda data: data.replace(b"weights", b"wEights"), "w.pt: "),
