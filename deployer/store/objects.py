@@ -82,10 +82,12 @@ class ObjectStore(RemoteStore):
         properties = release.config_properties.encode()
         written = self._put(f"{place}/{PROPERTIES}", properties, len(properties), release.id)
         archive = staging.archive_path(release.archive.file_name)
-        size = archive.stat().st_size
-        content = archive.read_bytes() if size <= _PART else _blocks(archive)
-        written += self._put(f"{place}/{archive_name(release)}", content, size, release.archive.digest)
+        written += self._put_file(f"{place}/{archive_name(release)}", archive, release.archive.digest)
         return Stored(self.uri(release), written + self._put_record(release))
+
+    def _put_file(self, path: str, file: Path, digest: str) -> int:
+        size = file.stat().st_size
+        return self._put(path, file.read_bytes() if size <= _PART else _blocks(file), size, digest)
 
     def _put(self, path: str, content: bytes | Iterator[bytes], size: int, digest: str) -> int:
         """Upload an object unless it is complete; return the bytes sent.

@@ -266,17 +266,15 @@ def test_pushes_that_begin_and_end_at_once_do_not_meet(store: ModelStore) -> Non
         assert sum(threads.map(lambda _: stage(), range(8))) == 400
 
 
-def test_an_unreadable_store_says_so(tmp_path: Path) -> None:
+def test_a_file_in_the_place_of_a_store_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("a file")
     store = open_store(Store(uri="store"), tmp_path)
-    with (
-        pytest.raises(
-            StoreError, match="cannot write the model store: a file is in the place of a folder"
-        ) as caught,
-        store.stage(),
-    ):
-        pass
-    assert str(tmp_path / "store") in (caught.value.where or "")
+    uses = [store.stage().__enter__, store.releases, lambda: store.find("digits", "1.0-0123456789ab")]
+    for use in uses:
+        with pytest.raises(StoreError, match="a file is in the place of a folder") as caught:
+            use()
+        assert str(tmp_path / "store") in (caught.value.where or "")
+        assert caught.value.hint == "Set store.uri to a folder, or remove the file."
 
 
 PUSH = """

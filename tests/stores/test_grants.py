@@ -16,6 +16,7 @@ from deployer.config import Config, Model, Scaling, Serving, Store
 from deployer.errors import ConfigError
 from deployer.manifest import encode_yaml, render, render_runtime, runtime_name
 from deployer.observed import Capabilities, Document
+from deployer.patience import Patience
 from deployer.release import ArchiveRecord, Release, plan_release
 from deployer.store.credentials import Credentials, find_credentials
 from deployer.store.grants import plan_access
@@ -305,6 +306,14 @@ def test_a_process_of_a_profile_gives_keys(tmp_path: Path, capfd: pytest.Capture
     assert found.lasting
     assert set(found.data.values()) <= found.secrets
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_process_of_a_profile_that_hangs_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deployer.store.credentials.PATIENCE", Patience(program=0.2))
+    with pytest.raises(ConfigError, match=r"cannot get credentials: no answer after 0\.2 s"):
+        found_in(process(tmp_path, "", more="; import time; time.sleep(3)"))
 
 
 @pytest.mark.parametrize("token", ["", ', "SessionToken": "process-token"'])
