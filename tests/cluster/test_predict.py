@@ -115,7 +115,7 @@ def test_a_token_or_cookie_passes_an_authenticating_proxy(
             "kdeploy status",
         ),
         (Reply(413, b"", {"Server": "envoy"}), "the request has 18 bytes", "serving.max-request-size"),
-        (Reply(503, b"no healthy upstream"), "not ready, or scales up from zero", "try again"),
+        (Reply(503, b"no healthy upstream"), "not ready, or scales up from zero", "retry"),
     ],
     ids=lambda value: str(getattr(value, "status", "")),
 )
