@@ -29,7 +29,7 @@ _namespaces, _revisions = itertools.count(1), itertools.count(2)
 
 
 class Controller:
-    """Simulates KServe's controller for every service, while the `with` lasts: each release gets ready."""
+    """Simulates KServe's controller while the `with` lasts: the release of every service becomes ready."""
 
     def __init__(self, kube: Kube) -> None:
         self._kube = kube

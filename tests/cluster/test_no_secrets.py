@@ -127,7 +127,7 @@ def user(kind: str, folder: Path) -> dict[str, Any]:
     programs = {
         "plugin": f"print({json.dumps(told)!r})",
         "plugin that fails": f"import sys; print('{MARK}'); sys.exit('{MARK}')",
-        "plugin that prints no JSON": f"print('{MARK}')",
+        "plugin that prints other text": f"print('{MARK}')",
         "plugin of another version": f"print({json.dumps(told | {'apiVersion': MARK})!r})",
     }
     if kind in programs:
@@ -141,8 +141,8 @@ def user(kind: str, folder: Path) -> dict[str, Any]:
         "token file": {"tokenFile": str(folder / "token")},
         "password": {"username": "a", "password": MARK},
         "broken key": {"token": "x", "client-key-data": data, "client-certificate-data": data},
-        "plugin that is not there": {"exec": {"apiVersion": version, "command": f"/no/{MARK}"}},
-        "plugin of no version": {"exec": {"command": MARK}},
+        "missing plugin": {"exec": {"apiVersion": version, "command": f"/no/{MARK}"}},
+        "plugin without a version": {"exec": {"command": MARK}},
     }[kind]
 
 
@@ -156,10 +156,10 @@ def user(kind: str, folder: Path) -> dict[str, Any]:
         ("broken key", "cannot use a certificate of the kubeconfig"),
         ("plugin", "rejected the credentials"),
         ("plugin that fails", "exec plugin ended with exit code 1"),
-        ("plugin that prints no JSON", "exec plugin returned no credentials"),
+        ("plugin that prints other text", "exec plugin returned no credentials"),
         ("plugin of another version", "exec plugin answered in another API version"),
-        ("plugin that is not there", "exec plugin is not installed"),
-        ("plugin of no version", "exec plugin returned no credentials"),
+        ("missing plugin", "exec plugin is not installed"),
+        ("plugin without a version", "exec plugin returned no credentials"),
     ],
 )
 def test_no_error_shows_the_users_credentials(

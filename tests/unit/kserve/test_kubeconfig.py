@@ -1,4 +1,4 @@
-"""Kubeconfigs and the files that they name: read as kubectl does, and never without end."""
+"""Kubeconfigs and the files that they name are read as kubectl reads them, with a size limit."""
 
 from __future__ import annotations
 
@@ -34,10 +34,9 @@ def write(path: Path, document: object) -> str:
     return str(path)
 
 
-def test_files_are_merged_and_the_first_counts(tmp_path: Path) -> None:
+def test_files_are_merged_and_the_first_entry_counts(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("from-a-file\n")
     first = config(tokenFile="../token")
-    first["users"][0]["user"]["client-key"] = "../token"
     second = config(token="second")
     second["current-context"] = "two"
     second["contexts"].append({"name": "two", "context": {"cluster": "c", "user": "other"}})
@@ -51,15 +50,14 @@ def test_files_are_merged_and_the_first_counts(tmp_path: Path) -> None:
     )
     chosen = read_kubeconfig(files, None)
     assert chosen.name == "one"
-    assert chosen.user["token"] == "from-a-file"
-    assert base64.b64decode(chosen.user["client-key-data"]) == b"from-a-file\n"
-    assert chosen.folder == tmp_path / "a"
-    assert read_kubeconfig(files, "two").user == {"token": "others"}
+    assert chosen.user.folder == tmp_path / "a"
+    assert read_kubeconfig(files, "two").user.fields == {"token": "others"}
     assert connect(files, None).headers() == {"Authorization": "Bearer from-a-file"}
+    assert connect(files, "two").headers() == {"Authorization": "Bearer others"}
 
 
-def test_many_connections_at_once(tmp_path: Path) -> None:
-    """Their keys are in files for a moment, and none takes another's away."""
+def test_connections_are_opened_in_parallel(tmp_path: Path) -> None:
+    """Their keys are in temporary files, which no connection removes for another."""
     document = config(token="x")
     trustme.CA().cert_pem.write_to_path(tmp_path / "ca")
     document["clusters"][0]["cluster"]["certificate-authority"] = "ca"
@@ -92,7 +90,7 @@ def test_many_connections_at_once(tmp_path: Path) -> None:
         ("!!python/object:os.system {}", "it is not valid YAML"),
     ],
 )
-def test_what_is_no_kubeconfig(text: str, what: str, tmp_path: Path) -> None:
+def test_an_invalid_kubeconfig_is_an_error(text: str, what: str, tmp_path: Path) -> None:
     (tmp_path / "config").write_text(text)
     with pytest.raises(ConfigError, match=what) as caught:
         connect(str(tmp_path / "config"), None)
@@ -104,7 +102,7 @@ def test_what_is_no_kubeconfig(text: str, what: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "key", ["kubeconfig", "tokenFile", "client-certificate", "client-key", "certificate-authority"]
 )
-def test_a_file_that_cannot_be_read_or_has_no_end(key: str, what: str, tmp_path: Path) -> None:
+def test_an_unreadable_or_endless_file_is_an_error(key: str, what: str, tmp_path: Path) -> None:
     named = {name: tmp_path / name for name in ("pipe", "folder", "loop", "bytes")}
     named["endless"] = Path("/dev/zero")
     os.mkfifo(named["pipe"])
@@ -121,7 +119,7 @@ def test_a_file_that_cannot_be_read_or_has_no_end(key: str, what: str, tmp_path:
     except (ConfigError, TargetError) as error:
         assert error.where
         assert error.hint
-    else:  # a pipe that nobody writes to is empty; a key without a certificate is not used
+    else:  # a pipe without a writer is empty; a key without a certificate is not used
         assert what == "pipe" or key == "client-key"
 
 
@@ -139,7 +137,7 @@ def test_a_file_that_cannot_be_read_or_has_no_end(key: str, what: str, tmp_path:
         {"apiVersion": VERSION, "command": "a\0b"},
     ],
 )
-def test_a_plugin_that_cannot_be_run(spec: object, tmp_path: Path) -> None:
+def test_a_plugin_that_cannot_run_is_an_error(spec: object, tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="the kubeconfig's exec plugin"):
         connect(write(tmp_path / "config", config(exec=spec)), None)
 
@@ -157,7 +155,7 @@ def test_a_password_is_sent_as_basic_authentication(tmp_path: Path) -> None:
     assert connection.headers() == {"Authorization": f"Basic {base64.b64encode(b'ada:x').decode()}"}
 
 
-def test_data_that_is_not_base64(tmp_path: Path) -> None:
+def test_data_that_is_not_base64_is_an_error(tmp_path: Path) -> None:
     path = write(tmp_path / "config", config(**{"client-key-data": "x"}))
     with pytest.raises(ConfigError, match="invalid client-key-data: it is not base64"):
         connect(path, None)

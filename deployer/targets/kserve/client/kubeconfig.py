@@ -25,27 +25,27 @@ from deployer.targets.kserve.client.connection import Connection
 from deployer.targets.kserve.client.exec_plugin import ExecPlugin
 
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-_LISTS = {"contexts": "context", "clusters": "cluster", "users": "user"}
-_FILES = ("certificate-authority", "client-certificate", "client-key")  # NAME-data holds the content
+_AUTHORITY = "certificate-authority"
 _KUBECONFIG_MAX = 16 << 20  # bytes
 
-_Named = dict[str, tuple[dict[str, Any], Path]]  # an entry and the folder of its file, by name
 
+class _Entry(Struct, frozen=True):
+    """The fields of an entry; its relative paths start at `folder`."""
 
-class Chosen(Struct, frozen=True):
-    """One context of a kubeconfig, with the entries that it names.
-
-    Paths in the user's entry are relative to `folder`.
-    """
-
-    name: str
-    context: dict[str, Any]
-    cluster: dict[str, Any]
-    user: dict[str, Any]
+    fields: dict[str, Any]
     folder: Path
 
 
-class _Entry(Struct):
+class Chosen(Struct, frozen=True):
+    """One context of a kubeconfig, with the cluster and the user that it names."""
+
+    name: str
+    context: dict[str, Any]
+    cluster: _Entry
+    user: _Entry
+
+
+class _Named(Struct):
     name: str
     context: dict[str, Any] | None = None
     cluster: dict[str, Any] | None = None
@@ -54,9 +54,9 @@ class _Entry(Struct):
 
 class _File(Struct, rename="kebab"):
     current_context: str | None = None
-    contexts: list[_Entry] | None = None
-    clusters: list[_Entry] | None = None
-    users: list[_Entry] | None = None
+    contexts: list[_Named] | None = None
+    clusters: list[_Named] | None = None
+    users: list[_Named] | None = None
 
 
 def connect(kubeconfig: str | None, context: str | None, patience: Patience = PATIENCE) -> Connection:
@@ -69,21 +69,16 @@ def connect(kubeconfig: str | None, context: str | None, patience: Patience = PA
     in_a_pod = "KUBERNETES_SERVICE_HOST" in os.environ and not (kubeconfig or context)
     if in_a_pod and not any(is_file(expanded(name)) for name in files.split(os.pathsep) if name):
         return connect_in_pod(_ACCOUNT, patience)
-    chosen = read_kubeconfig(files, context)
-    cluster, host = chosen.cluster, str(chosen.cluster["server"])
-    where = f"kubeconfig {files}"
-    authorize, certificate, key = _credentials(chosen, where, patience)
+    chosen, where = read_kubeconfig(files, context), f"kubeconfig {files}"
+    authority = _content(chosen.cluster, _AUTHORITY, where)
+    authorize, certificate, key = _credentials(chosen, authority, where, patience)
+    cluster, host = chosen.cluster.fields, str(chosen.cluster.fields["server"])
+    verify = not cluster.get("insecure-skip-tls-verify")
     return Connection(
         host,
         namespace=str(chosen.context.get("namespace") or "default"),
         where=f"{host} (context {chosen.name})",
-        tls=_tls(
-            host,
-            authority=_decode(cluster, "certificate-authority-data", where),
-            certificate=certificate,
-            key=key,
-            verify=not cluster.get("insecure-skip-tls-verify"),
-        ),
+        tls=_tls(host, authority=authority, certificate=certificate, key=key, verify=verify),
         authorize=authorize,
         server_name=cluster.get("tls-server-name"),
         proxy=find_proxy(host, cluster.get("proxy-url")),
@@ -119,17 +114,22 @@ def connect_in_pod(account: Path, patience: Patience = PATIENCE) -> Connection:
     )
 
 
-def _credentials(chosen: Chosen, where: str, patience: Patience) -> tuple[Callable[[], str], bytes, bytes]:
+def _credentials(
+    chosen: Chosen, authority: bytes, where: str, patience: Patience
+) -> tuple[Callable[[], str], bytes, bytes]:
     """Return what makes the Authorization header, and the client's certificate and key, both PEM."""
-    user = chosen.user
-    certificate = _decode(user, "client-certificate-data", where)
-    key = _decode(user, "client-key-data", where)
-    if token := user.get("token"):
+    user = chosen.user.fields
+    certificate = _content(chosen.user, "client-certificate", where)
+    key = _content(chosen.user, "client-key", where)
+    if user.get("token") or user.get("tokenFile"):
+        token = user.get("token") or _content(chosen.user, "tokenFile", where).decode(errors="replace")
         return f"Bearer {token}".strip, certificate, key
     if "exec" in user:
-        plugin = ExecPlugin(
-            user["exec"], chosen.cluster, folder=chosen.folder, where=where, patience=patience
-        )
+        cluster = {name: value for name, value in chosen.cluster.fields.items() if name != _AUTHORITY}
+        if authority:
+            cluster[f"{_AUTHORITY}-data"] = base64.b64encode(authority).decode()
+        folder = chosen.user.folder
+        plugin = ExecPlugin(user["exec"], cluster, folder=folder, where=where, patience=patience)
         given = plugin.credential()
         if given.token:
             return (lambda: f"Bearer {plugin.credential().token}"), certificate, key
@@ -147,12 +147,17 @@ def _credentials(chosen: Chosen, where: str, patience: Patience) -> tuple[Callab
     return str, certificate, key
 
 
-def _decode(entry: dict[str, Any], key: str, where: str) -> bytes:
+def _content(entry: _Entry, key: str, where: str) -> bytes:
+    """Return the content of a field: inline under NAME-data, or in the file that it names."""
     try:
-        return base64.b64decode(entry.get(key) or "")
+        if data := entry.fields.get(f"{key}-data"):
+            return base64.b64decode(data)
+        return read_bytes(entry.folder / str(entry.fields[key])) if entry.fields.get(key) else b""
+    except OSError as error:
+        reason = f"cannot read {key}: {error.strerror}"
     except (TypeError, ValueError):
-        hint = "Log in to the cluster again."
-        raise ConfigError(f"invalid {key}: it is not base64", where=where, hint=hint) from None
+        reason = f"invalid {key}-data: it is not base64"
+    raise ConfigError(reason, where=where, hint="Log in to the cluster again.")
 
 
 def _tls(
@@ -200,27 +205,36 @@ def _choose(files: str, name: str | None) -> Chosen:
     name = name or current
     if not name:
         raise _InvalidError("it has no current context")
-    context, _ = _find(entries, "contexts", name)
-    cluster, cluster_folder = _find(entries, "clusters", str(context.get("cluster") or ""))
-    if not isinstance(cluster.get("server"), str):
+    context = _find(entries, "context", name).fields
+    cluster = _find(entries, "cluster", str(context.get("cluster") or ""))
+    if not isinstance(cluster.fields.get("server"), str):
         raise _InvalidError(f"its cluster {context['cluster']} has no server")
-    user, folder = entries["users"].get(str(context.get("user") or ""), ({}, cluster_folder))
-    contents = _with_contents(cluster, cluster_folder), _with_contents(user, folder)
-    return Chosen(name, context, *contents, folder)
+    user = entries.get(("user", str(context.get("user") or "")), _Entry({}, cluster.folder))
+    return Chosen(name, context, cluster, user)
 
 
-def _merge(files: str) -> tuple[str | None, dict[str, _Named]]:
-    """Return the current context and the entries of all files; the first entry of a name counts."""
+def _merge(files: str) -> tuple[str | None, dict[tuple[str, str], _Entry]]:
+    """Return the current context, and the entries of all files by kind and name; the first one counts."""
     paths = [expanded(file) for file in files.split(os.pathsep) if file]
     found = [(path, document) for path in paths if (document := _read(path))]
     if not found:
         raise _InvalidError("the file does not exist")
-    entries: dict[str, _Named] = {kind: {} for kind in _LISTS}
+    entries: dict[tuple[str, str], _Entry] = {}
     for path, document in found:
-        for kind, key in _LISTS.items():
-            for one in getattr(document, kind) or []:
-                entries[kind].setdefault(one.name, (getattr(one, key) or {}, path.absolute().parent))
+        folder = path.absolute().parent
+        for one in document.contexts or []:
+            entries.setdefault(("context", one.name), _Entry(one.context or {}, folder))
+        for one in document.clusters or []:
+            entries.setdefault(("cluster", one.name), _Entry(one.cluster or {}, folder))
+        for one in document.users or []:
+            entries.setdefault(("user", one.name), _Entry(one.user or {}, folder))
     return next((one.current_context for _, one in found if one.current_context), None), entries
+
+
+def _find(entries: dict[tuple[str, str], _Entry], kind: str, name: str) -> _Entry:
+    if (kind, name) not in entries:
+        raise _InvalidError(f"it has no {kind} {name}")
+    return entries[kind, name]
 
 
 def _read(path: Path) -> _File | None:
@@ -237,27 +251,3 @@ def _read(path: Path) -> _File | None:
         raise _InvalidError("it is not a kubeconfig") from None
     except (yaml.YAMLError, ValueError, RecursionError):
         raise _InvalidError("it is not valid YAML") from None
-
-
-def _find(entries: dict[str, _Named], kind: str, name: str) -> tuple[dict[str, Any], Path]:
-    if name not in entries[kind]:
-        raise _InvalidError(f"it has no {_LISTS[kind]} {name}")
-    return entries[kind][name]
-
-
-def _with_contents(entry: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return an entry in which the contents of files replace their names."""
-    entry = dict(entry)
-    for key in (*_FILES, "tokenFile"):
-        file = entry.pop(key, None)
-        data = "token" if key == "tokenFile" else f"{key}-data"
-        if not file or entry.get(data):
-            continue
-        try:
-            path = folder / str(file)
-            entry[data] = (
-                read_text(path).strip() if key == "tokenFile" else base64.b64encode(read_bytes(path)).decode()
-            )
-        except OSError as error:
-            raise _InvalidError(f"cannot read its {key}: {error.strerror}") from error
-    return entry

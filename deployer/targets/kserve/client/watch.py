@@ -10,8 +10,6 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from typing import Any
 
 import urllib3
 from msgspec import Struct
@@ -35,7 +33,7 @@ class _Selection(Struct, frozen=True):
     query: tuple[tuple[str, str], ...]
 
 
-_Message = Callable[[], None]  # a change that a thread received, for the thread that waits to apply
+_Change = KdeployError | list[Document] | tuple[Document, bool] | None  # from a thread to the one that waits
 
 
 class Watching:
@@ -56,7 +54,7 @@ class Watching:
         self._api, self._namespace, self._followed = api, namespace, followed
         self._clock = api.patience.clock
         self._troubles: dict[_Selection, KdeployError] = {}
-        self._messages: queue.SimpleQueue[_Message] = queue.SimpleQueue()
+        self._changes: queue.SimpleQueue[tuple[_Selection | None, _Change]] = queue.SimpleQueue()
         self._known: dict[_Selection, dict[str, Document]] = {}
         self._followers: dict[_Selection, _Follower] = {}
         for resource, query in chosen.items():
@@ -110,7 +108,7 @@ class Watching:
             return False
         with contextlib.suppress(queue.Empty):
             while True:
-                self._messages.get_nowait()()
+                self._apply(*self._changes.get_nowait())
         for document in self._followed(self) if self._followed else ():
             source = _Selection(EVENT, (("fieldSelector", f"involvedObject.uid={_uid(document)}"),))
             followed = sum(one.resource == EVENT for one in self._followers)
@@ -122,37 +120,37 @@ class Watching:
         while True:
             left = max(end - self._clock.now(), 0.001)
             with contextlib.suppress(queue.Empty):
-                self._messages.get(timeout=min(left, _LOOK_UP))()
+                self._apply(*self._changes.get(timeout=min(left, _LOOK_UP)))
                 return True
             if left <= _LOOK_UP:
                 return False
 
-    def post(self, message: _Message = lambda: None) -> None:
-        """Let `wait` apply a message and return; for other threads."""
-        self._messages.put(message)
+    def post(self, source: _Selection | None = None, change: _Change = None) -> None:
+        """Send a change of a selection to `wait`, which applies it and returns; for other threads.
 
-    def opened(self, source: _Selection) -> None:
-        """Note that a watch is open."""
+        The change is an error, all objects of the selection, one object with whether it was deleted, or None
+        if its watch is open. Without a selection, `wait` only returns.
+        """
+        self._changes.put((source, change))
+
+    def _apply(self, source: _Selection | None, change: _Change) -> None:
+        """Apply a change. Raises an error that a retry does not fix."""
+        if source is None:
+            return
+        if isinstance(change, KdeployError):
+            if not change.retryable:
+                raise change
+            self._troubles[source] = change
+            return
         self._troubles.pop(source, None)
-
-    def listed(self, source: _Selection, documents: list[Document]) -> None:
-        """Replace the objects of a selection."""
-        self.opened(source)
-        self._unlisted.discard(source)
-        self._known[source] = {_uid(one): one for one in documents}
-
-    def changed(self, source: _Selection, document: Document, deleted: bool) -> None:
-        """Replace or remove one object."""
-        self.opened(source)
-        self._known[source][_uid(document)] = document
-        if deleted:
-            del self._known[source][_uid(document)]
-
-    def broke(self, source: _Selection, error: KdeployError) -> None:
-        """Note why a watch broke off. Raises the error if a retry does not fix it."""
-        if not error.retryable:
-            raise error
-        self._troubles[source] = error
+        if isinstance(change, list):
+            self._unlisted.discard(source)
+            self._known[source] = {_uid(one): one for one in change}
+        elif change:
+            document, deleted = change
+            self._known[source][_uid(document)] = document
+            if deleted:
+                del self._known[source][_uid(document)]
 
 
 class _Follower(threading.Thread):
@@ -179,19 +177,16 @@ class _Follower(threading.Thread):
             while not self._stopping.wait(retry.pause(failures) if failures else 0.0):
                 failures = 0 if self._watch_once() else failures + 1
         except UnknownKindError:  # without Knative, for example, there are no revisions
-            self._send(self._watching.listed, [])
+            self._watching.post(self._source, [])
         except KdeployError as error:
-            self._send(self._watching.broke, error)
-
-    def _send(self, apply: Callable[..., None], *what: Any) -> None:
-        self._watching.post(partial(apply, self._source, *what))
+            self._watching.post(self._source, error)
 
     def _watch_once(self) -> bool:
         """List if necessary, and watch until the API server ends it; return False if it failed."""
         try:
             if not self._version:
                 documents, self._version = self._api.list(self._resource, self._namespace, self._query)
-                self._send(self._watching.listed, documents)
+                self._watching.post(self._source, documents)
             self._watch()
         except GoneError:
             self._version = ""
@@ -200,7 +195,7 @@ class _Follower(threading.Thread):
                 return True
             if not error.retryable:
                 raise
-            self._send(self._watching.broke, error)
+            self._watching.post(self._source, error)
         else:
             return True
         return False
@@ -212,11 +207,11 @@ class _Follower(threading.Thread):
             if self._stopping.is_set():
                 self._response.close()
                 return
-            self._send(self._watching.opened)
+            self._watching.post(self._source)
             for kind, document in self._api.read_watch(self._response):
                 self._version = document["metadata"]["resourceVersion"]
                 if kind != "BOOKMARK":
-                    self._send(self._watching.changed, document, kind == "DELETED")
+                    self._watching.post(self._source, (document, kind == "DELETED"))
         finally:
             self._response = None
 

@@ -65,7 +65,7 @@ def apply_bundle(
     """Apply a bundle with an entry of the journal, and make the service the owner of the other documents.
 
     Raises ConflictError if another rollout is under way, if the newest entry is not `expect`, or if another
-    manager holds a field.
+    manager holds a field; RolloutFailedError if the cluster rejects a document; TargetError.
     """
     writes, writer = order(bundle), Writer(session, bundle.reference)
     entry = structs.replace(entry, account=session.connection.user)

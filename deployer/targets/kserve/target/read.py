@@ -94,11 +94,10 @@ def read_routes(api: Api, service: Document) -> list[Document]:
     if not service.get("spec", {}).get("canary"):
         return []
     metadata = service["metadata"]
-    try:
+    with contextlib.suppress(RefusedError, UnknownKindError):
         route = api.get(HTTP_ROUTE, metadata["namespace"], metadata["name"])
-    except (RefusedError, UnknownKindError):
-        return []
-    return [route] if route else []
+        return [route] if route else []
+    return []
 
 
 def list_observed(api: Api, namespace: str | None) -> list[Observed]:

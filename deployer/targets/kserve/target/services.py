@@ -77,11 +77,7 @@ class Services:
         return render_role(bundle.reference.namespace, kinds, session.mode, stored)
 
     def preview(self, bundle: Bundle) -> list[tuple[Document | None, Document]]:
-        """Apply each document in a dry run, webhooks included: return the object before and after.
-
-        Raises ConflictError if another manager holds a field that would change, RolloutFailedError if the
-        cluster rejects a document.
-        """
+        """Apply each document in a dry run, webhooks included: return the object before and after."""
         return preview(self._session, bundle)
 
     def serves(self, bundle: Bundle, live: Live) -> bool:
@@ -91,11 +87,7 @@ class Services:
         return is_applied(self._session, bundle, live.document)
 
     def apply(self, bundle: Bundle, entry: Entry, *, expect: int | None = None) -> int:
-        """Apply a bundle with an entry of the journal, and return the entry's number.
-
-        Raises ConflictError if another rollout is under way, if the newest entry is not `expect`, or if
-        another manager holds a field; RolloutFailedError if the cluster rejects a document; TargetError.
-        """
+        """Apply a bundle with an entry of the journal, and return the entry's number."""
         applied = apply_bundle(self._session, self._journal, bundle, entry, expect)
         self._applied[bundle.reference] = applied
         return applied.number
@@ -109,11 +101,7 @@ class Services:
         return inspect(self._session.api, reference, self._session.patience.clock.now())
 
     def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Watch:
-        """Yield the observed state now and at every change; end after `timeout` seconds.
-
-        A service counts as Ready once it has been ready for `wait-window` seconds. Raises NotFoundError if it
-        does not exist.
-        """
+        """Yield the observed state now and at every change; Ready must last `wait-window` seconds."""
         session = self._session
         service, window = session.get(reference), session.config.wait_window
         return Wait(session.api, service, window, self._applied.get(reference), stable).observe(timeout)
@@ -123,11 +111,7 @@ class Services:
         return list_observed(self._session.api, namespace)
 
     def delete(self, reference: Reference) -> tuple[str, ...] | None:
-        """Delete a service, and the remains of a killed rollout; the cluster collects what they own.
-
-        Returns the pods that are still terminating, or None if there was no service. Raises ConflictError if
-        a rollout is under way.
-        """
+        """Delete a service and return its pods that still terminate, or None if it does not exist."""
         found = delete_service(self._session, self._journal, reference)
         return holding_pods(self._session.api, reference) if found else None
 
