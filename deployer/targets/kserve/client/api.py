@@ -1,7 +1,7 @@
 """A small client of the Kubernetes API: plain documents in and out, our errors, a bounded number of attempts.
 
 Every request is safe to repeat, and is repeated if the network or the API server fails temporarily. If the
-last attempt of a write got no answer, its error says that the write can have taken effect.
+last attempt of a write got no answer, its error says that the write might have taken effect.
 """
 
 from __future__ import annotations
@@ -281,7 +281,7 @@ class Api:
         except KdeployError as error:
             changes = request.method != "GET" and not request.path.endswith(_REVIEWS.plural)
             if in_doubt and changes and "dryRun" not in request.query:
-                what = f"{error.what}; the change can have been made nevertheless"
+                what = f"{error.what}; the API server might have made the change"
                 raise type(error)(what, where=error.where, hint=error.hint) from error
             raise
 

@@ -42,7 +42,7 @@ class GoneError(TargetError):
 
 
 class PassingError(TargetError):
-    """The network or the API server failed, perhaps temporarily, and the request can have taken effect.
+    """The network or the API server failed, perhaps temporarily, and the request might have taken effect.
 
     A retry can succeed, after the seconds that the answer names in `after`.
     """
@@ -199,8 +199,7 @@ def _unreachable_node(answer: _Answer) -> _Error:
 
 
 def _unauthorized(_: _Answer) -> _Error:
-    what = "the API server rejected the credentials; a token may have expired"
-    return RefusedError, what, "Log in to the cluster again."
+    return RefusedError, "the API server rejected the credentials", "Log in to the cluster again."
 
 
 def _busy(answer: _Answer) -> _Error:

@@ -58,7 +58,7 @@ class Rollout:
         self._session, self._orphans, self._began = session, orphans, began
 
     def check_time(self) -> None:
-        """Raise TargetError if the rollout has taken so long that others may soon consider it dead."""
+        """Raise TargetError if the rollout has taken so long that others can soon consider it dead."""
         if self._session.patience.clock.now() - self._began > _HOLD:
             raise TargetError(
                 f"applying took more than {_HOLD:g} s and was stopped",
