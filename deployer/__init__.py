@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from deployer import errors, events
+    from deployer.diff import Diff
+    from deployer.findings import Finding
     from deployer.journal import Entry, Outcome
     from deployer.observed import Observed, Phase
     from deployer.predict import Client, Failure, Prediction
@@ -25,8 +27,10 @@ __version__ = "0.1.0"
 __all__ = [
     "Client",
     "Decision",
+    "Diff",
     "Entry",
     "Failure",
+    "Finding",
     "Observed",
     "Outcome",
     "Phase",
@@ -44,8 +48,10 @@ __all__ = [
 _MODULES = {
     "Client": "predict",
     "Decision": "rollout.plan",
+    "Diff": "diff",
     "Entry": "journal",
     "Failure": "predict",
+    "Finding": "findings",
     "Observed": "observed",
     "Outcome": "journal",
     "Phase": "observed",
