@@ -1,4 +1,4 @@
-"""What happens, said as data: the pipeline emits events, a viewer prints them as it likes."""
+"""The events of a command, as data. A viewer prints them; a Python program can collect them."""
 
 from __future__ import annotations
 
@@ -9,63 +9,63 @@ from msgspec import Struct
 from deployer.observed import Observed
 
 
-class Warned(Struct, frozen=True, tag=True, tag_field="event"):
-    """Something that will hardly work in production, and does not stop the command."""
+class Warned(Struct, frozen=True):
+    """A warning: the command continues."""
 
     message: str
 
 
-class Noted(Struct, frozen=True, tag=True, tag_field="event"):
-    """Something that people should know, and that is as it should be."""
+class Noted(Struct, frozen=True):
+    """A note: nothing is wrong."""
 
     message: str
 
 
-class Archiving(Struct, frozen=True, tag=True, tag_field="event"):
-    """The model archive is being written: `size` bytes from `files` files."""
+class Archiving(Struct, frozen=True):
+    """Writing a model archive of `size` bytes from a number of files."""
 
     name: str
     files: int
     size: int
 
 
-class Progressed(Struct, frozen=True, tag=True, tag_field="event"):
-    """So many more bytes of the model archive are written."""
+class Progressed(Struct, frozen=True):
+    """Another `size` bytes of the model archive are written."""
 
     size: int
 
 
-class Pushed(Struct, frozen=True, tag=True, tag_field="event"):
-    """The release is in the model store; `bytes_written` is 0 where it was there before."""
+class Pushed(Struct, frozen=True):
+    """The release is in the model store. `bytes_written` is 0 if it was stored before."""
 
     release: str
     uri: str
     bytes_written: int
 
 
-class Applying(Struct, frozen=True, tag=True, tag_field="event"):
-    """The target is about to get the documents; until `Applied`, some of them may be applied."""
+class Applying(Struct, frozen=True):
+    """Applying the documents: until `Applied`, some of them can be applied."""
 
     service: str
     release: str
 
 
-class Applied(Struct, frozen=True, tag=True, tag_field="event"):
-    """The documents were handed to the target."""
+class Applied(Struct, frozen=True):
+    """The documents are applied."""
 
     service: str
     release: str
 
 
-class Unchanged(Struct, frozen=True, tag=True, tag_field="event"):
-    """The target serves just this already: nothing was applied."""
+class Unchanged(Struct, frozen=True):
+    """The service is Ready with this release and its settings: nothing was applied."""
 
     service: str
     release: str
 
 
-class StatusChanged(Struct, frozen=True, tag=True, tag_field="event"):
-    """The service's status is another one now."""
+class StatusChanged(Struct, frozen=True):
+    """The status of the service changed."""
 
     status: Observed
 
