@@ -1,21 +1,23 @@
-"""Every failure that kdeploy foresees: one tree, one exit code per kind, one sentence that helps.
+"""Every foreseen failure: one class per exit code, and one shape for all.
 
-An error says *what* is wrong, *where* (a file, a key, an object), and in its *hint* what to do next.
-Foreign errors are turned into these at the edge of the room that meets them, chained.
+An error has a message (what is wrong), a place (a file, a field, an object) and a hint (what to do next).
+The code that calls a library or a server turns its exceptions into these and chains them.
 """
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Collection
 from typing import ClassVar
 
-DIFFERENT = 15  # no failure: how `kdeploy diff` ends where a rollout would change something
+DIFFERENT = 15  # not a failure: `kdeploy diff` found changes
 
 
 class KdeployError(Exception):
-    """A failure with an exit code of its own, foreseen and explained."""
+    """A foreseen failure. `code` names its kind in JSON; the exit code and the code do not change."""
 
     exit_code: ClassVar[int] = 1
+    code: ClassVar[str] = "internal-error"
     retryable: ClassVar[bool] = False
 
     def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
@@ -29,96 +31,110 @@ class KdeployError(Exception):
 
 
 class ConfigError(KdeployError):
-    """`kdeploy.toml`, a `KDEPLOY_*` variable or a flag says something that cannot be."""
+    """Invalid configuration: `kdeploy.toml`, a `KDEPLOY_*` variable or the value of a flag."""
 
     exit_code = 3
+    code = "invalid-config"
 
 
 class ArchiveError(KdeployError):
-    """The model archive cannot be built from the files that the config names."""
+    """The model archive cannot be built from the files named in the configuration."""
 
     exit_code = 4
+    code = "invalid-model"
 
 
 class StoreError(KdeployError):
     """The model store cannot be read or written."""
 
     exit_code = 5
+    code = "store-error"
     retryable = True
 
 
 class IntegrityError(KdeployError):
-    """Stored bytes are not the ones that were pushed, or an archive is hostile."""
+    """Stored data differs from what was pushed, or an archive is unsafe."""
 
     exit_code = 6
+    code = "integrity-error"
 
 
 class TargetError(KdeployError):
-    """The target cannot be reached, or what it needs is not there."""
+    """The target cannot be reached, or lacks something that the command needs."""
 
     exit_code = 7
+    code = "target-error"
     retryable = True
 
 
 class RefusedError(TargetError):
-    """The target does not let this user do it, or cannot do it: trying again would not help."""
+    """The target forbids the request or does not support it. A retry cannot help."""
 
+    code = "target-refused"
     retryable = False
 
 
 class RolloutFailedError(KdeployError):
-    """The release cannot become ready, and waiting does not help; `status`: it failed or is stopped."""
+    """The release cannot become ready. For `kdeploy status`: the service has failed or is stopped."""
 
     exit_code = 8
+    code = "rollout-failed"
 
 
 class RolloutTimeoutError(KdeployError):
-    """The time is over and the release is not ready yet; it may still become ready."""
+    """The release was not ready before the timeout; it can still become ready."""
 
     exit_code = 9
+    code = "rollout-timeout"
     retryable = True
 
 
 class PredictError(KdeployError):
-    """A prediction was asked for and not given."""
+    """A prediction request failed."""
 
     exit_code = 10
+    code = "prediction-failed"
 
 
 class NotFoundError(KdeployError):
-    """The release or service that was named does not exist."""
+    """The named release or service does not exist."""
 
     exit_code = 11
+    code = "not-found"
 
 
 class ConflictError(KdeployError):
-    """Somebody else holds what this command would change."""
+    """Conflict with another rollout, or with another manager of a field."""
 
     exit_code = 12
+    code = "conflict"
     retryable = True
 
 
 class DiskFullError(KdeployError):
-    """No space left, or a quota reached, while writing."""
+    """The disk is full, or a quota is exceeded."""
 
     exit_code = 13
+    code = "disk-full"
     retryable = True
 
 
 class DoctorError(KdeployError):
-    """`kdeploy doctor` found something that would make a deployment fail."""
+    """`kdeploy doctor` found a problem that would make a rollout fail."""
 
     exit_code = 14
+    code = "check-failed"
 
 
 class MachineError(KdeployError):
-    """This machine refused something that no command foresees: a file, a process, memory."""
+    """The operating system refused an operation on a file, a process or memory."""
 
     exit_code = 16
+    code = "system-error"
 
 
 def read_fault(error: OSError | UnicodeError | RecursionError | MemoryError) -> KdeployError:
-    """Return what an error that nobody caught says of the machine or its files, and not of kdeploy."""
+    """Turn an unhandled error of the operating system or of a file's content into one of ours."""
     if isinstance(error, OSError):
         kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else MachineError
         name = error.filename
@@ -128,21 +144,34 @@ def read_fault(error: OSError | UnicodeError | RecursionError | MemoryError) -> 
         what = error.strerror or str(error) or type(error).__name__
         return kind(what, where=where, hint=_FAULT_HINTS.get(error.errno or 0))
     if isinstance(error, UnicodeError):
-        return MachineError(f"a name or text is not valid: {error}", hint="rename it, or save it as UTF-8")
-    what = "out of memory" if isinstance(error, MemoryError) else "something is nested too deeply"
-    return MachineError(what, hint="`kdeploy --debug …` shows where")
+        return MachineError(f"invalid name or text: {error}", hint="Rename the file, or save it as UTF-8.")
+    what = "out of memory" if isinstance(error, MemoryError) else "a value is nested too deeply"
+    return MachineError(what, hint="Run the command with `--debug` to see where.")
 
 
 _FAULT_HINTS = {
-    errno.EACCES: "check who may read and write there: `ls -l`",
-    errno.EPERM: "check who may read and write there: `ls -l`",
-    errno.EMFILE: "raise the limit of open files: `ulimit -n`",
-    errno.ENFILE: "raise the limit of open files: `ulimit -n`",
-    errno.EAGAIN: "raise the limit of processes: `ulimit -u`",
-    errno.ENOMEM: "free some memory",
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space",
-    errno.ELOOP: "a link leads to itself: remove it",
-    errno.ENAMETOOLONG: "use a shorter path",
-    errno.EROFS: "the file system is mounted read-only",
+    errno.EACCES: "Check the permissions with `ls -l`.",
+    errno.EPERM: "Check the permissions with `ls -l`.",
+    errno.EMFILE: "Raise the limit of open files with `ulimit -n`.",
+    errno.ENFILE: "Raise the limit of open files with `ulimit -n`.",
+    errno.EAGAIN: "Raise the limit of processes with `ulimit -u`.",
+    errno.ENOMEM: "Free some memory.",
+    errno.ENOSPC: "Free some space.",
+    errno.EDQUOT: "Free some space.",
+    errno.ELOOP: "Remove the symbolic link that points to itself.",
+    errno.ENAMETOOLONG: "Use a shorter path.",
+    errno.EROFS: "Use a folder of a file system that is not read-only.",
 }
+
+
+def one_of(choices: Collection[str]) -> str:
+    """List the values of a closed set, for a message: `one of a, b, c`."""
+    return f"one of {', '.join(choices)}"
+
+
+def did_you_mean(value: str, choices: Collection[str]) -> str | None:
+    """Suggest the nearest value of a closed set, for a hint; None if none is near."""
+    import difflib
+
+    near = difflib.get_close_matches(value.lower(), choices, n=1, cutoff=0.5)
+    return f"Did you mean `{near[0]}`?" if near else None

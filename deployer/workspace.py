@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deployer.config import KServeTarget, LocalTarget, Settings, TargetConfig, find_file, load_settings
-from deployer.errors import ConfigError
+from deployer.errors import ConfigError, did_you_mean, one_of
 from deployer.events import Emit, Event, Warned
 from deployer.observed import Observed, Reference
 
@@ -189,7 +189,7 @@ class Workspace:
             raise ConfigError(
                 "this command needs a local target",
                 where=f"targets.{name}",
-                hint='choose one of kind = "local": --target NAME',
+                hint='Choose a target of `kind = "local"` with `--target`.',
             )
         return open_node(config, self.settings.root, gpus=self.settings.config.serving.gpu)
 
@@ -214,9 +214,7 @@ def choose_target(settings: Settings, name: str | None) -> tuple[str, TargetConf
     name = name or os.environ.get("KDEPLOY_TARGET")
     if name is None and len(targets) != 1:
         raise ConfigError(
-            f"kdeploy.toml has several targets: {', '.join(targets)}",
-            where="targets",
-            hint="add --target NAME",
+            f"several targets: {', '.join(targets)}", where="kdeploy.toml", hint="Choose one with `--target`."
         )
     name = name or next(iter(targets))
     if name not in targets:
@@ -224,9 +222,10 @@ def choose_target(settings: Settings, name: str | None) -> tuple[str, TargetConf
     return name, targets[name]
 
 
-def unknown_target(name: str, where: str, known: Iterable[str]) -> ConfigError:
-    """Return the error for a target name that `kdeploy.toml` does not have."""
-    return ConfigError(f"unknown target {name}", where=where, hint=f"known: {', '.join(known)}")
+def unknown_target(name: str, where: str, known: Collection[str]) -> ConfigError:
+    """Return the error for a target that does not exist."""
+    what = f"unknown target {name!r}: must be {one_of(known)}"
+    return ConfigError(what, where=where, hint=did_you_mean(name, known))
 
 
 def open_node(config: LocalTarget, folder: Path, *, gpus: int = 0) -> OneNode:

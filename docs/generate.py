@@ -1,30 +1,61 @@
-"""Writes the reference pages that are made from the code: `make docs`. A test finds out stale ones."""
+"""Writes the reference pages that are generated from the code: `make docs`. A test fails if one is stale."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 import typer
 from typer.main import get_command
 
 from deployer.cli.app import app
-from deployer.cli.main import INTERNAL, INTERRUPTED, TERMINATED
+from deployer.cli.deps import DURATIONS
+from deployer.cli.failures import CODES, INTERNAL, INTERRUPTED, TERMINATED, USAGE, report_error
 from deployer.config import json_schema
-from deployer.errors import DIFFERENT, KdeployError
-from docs.outputs import outputs_page, schemas
+from deployer.errors import DIFFERENT, ConfigError, KdeployError
 
 FOLDER = Path(__file__).parent / "reference"
-STOPPED = (
-    "Part of the work may be done, such as some of a release's documents; stderr says how far it got. "
-    "Run the command again to complete it."
-)
-MADE = "<!-- Made from the code by `make docs`. -->\n\n"
+STOPPED = "Part of the work may be done: the message says how far the command got."
+MADE = "<!-- Generated from the code by `make docs`. -->\n\n"
+ERRORS = """
+## Errors
+
+A command that fails prints one error on stderr:
+
+```text
+error: invalid duration 'abc'
+where: --timeout
+hint: Write a duration such as 90s, 5m, 1h or 7d.
+```
+
+With `-o json` it prints one JSON object on stderr instead, and nothing on stdout:
+
+```json
+EXAMPLE
+```
+
+| key | value |
+|---|---|
+| `code` | The kind of error, from the table above. It does not change between versions. |
+| `message` | What is wrong. |
+| `where` | The file, field, flag or object, or null. |
+| `hint` | What to do, or null. |
+| `exit_code` | The exit code of the command. |
+| `warnings` | The warnings before the error. Only if there are any. |
+| `traceback` | The Python traceback. Only with `--debug`. |
+
+With `-o json`, no progress is printed. If the command succeeds, its warnings are printed on stderr as text.
+
+`status` and `doctor`, and `predict` for several files, print their result on stdout also if they fail, and
+the error on stderr sums it up. `diff` prints no error with exit code 15.
+"""
 
 
 def pages() -> dict[Path, str]:
-    """Return the text of every page that is made from the code."""
+    """Return the text of every page that is generated from the code."""
     return {
         FOLDER / "commands.md": commands_page(),
         FOLDER / "exit-codes.md": exit_codes_page(),
@@ -35,20 +66,45 @@ def pages() -> dict[Path, str]:
 
 
 def commands_page() -> str:
-    """Describe every command, its arguments and its options."""
+    """Describe every command, its arguments and its options, with their values and defaults."""
     lines = [MADE + "# Commands\n"]
+    lines.append(
+        "Every command accepts `-h`, `--help`, and `--debug`, which shows the traceback of an error.\n"
+    )
     for path, command in _walk(get_command(app), "kdeploy"):
         lines.append(f"## `{path}`\n\n{command.help or ''}\n")
-        rows = []
-        for parameter in command.params:
-            if parameter.name in ("help", "install_completion", "show_completion"):
-                continue
-            names = parameter.opts + parameter.secondary_opts
-            shown = parameter.name.upper() if parameter.param_type_name == "argument" else ", ".join(names)
-            rows.append(f"| `{shown}` | {getattr(parameter, 'help', None) or ''} |")
+        rows = [
+            _row(one) for one in command.params if not one.name.endswith(("help", "_completion", "debug"))
+        ]
         if rows:
-            lines.append("| | |\n|---|---|\n" + "\n".join(rows) + "\n")
+            lines.append(
+                "| option | values | default | meaning |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
+            )
     return "\n".join(lines)
+
+
+def _row(parameter: Any) -> str:
+    """Return the row of one argument or option in a table."""
+    argument = parameter.param_type_name == "argument"
+    name = parameter.name.upper() if argument else ", ".join(parameter.opts + parameter.secondary_opts)
+    annotation = parameter.type_descriptor.annotation
+    values, default = {Path: "path", int: "number"}.get(annotation, ""), parameter.default
+    meaning = re.fullmatch(r"(.*?)(?: Default: (.*)\.)?", parameter.help or "")
+    assert meaning
+    if get_origin(annotation) is Literal:
+        values = ", ".join(f"`{value}`" for value in get_args(annotation))
+    elif parameter.metavar:
+        values = f"`{parameter.metavar}`".replace("|", "\\|")
+    if parameter.min is not None:
+        values = (
+            f"{parameter.min} to {parameter.max}" if parameter.max is not None else f"{parameter.min} or more"
+        )
+    if getattr(parameter, "multiple", False):
+        values += ", repeatable"
+    if annotation is bool:
+        default = parameter.opts[0] if default else None
+    shown = "required" if parameter.required else f"`{default}`" if default is not None else ""
+    return f"| `{name}` | {values} | {meaning[2] or shown} | {meaning[1]} |"
 
 
 def _walk(command: typer.core.TyperCommand, path: str) -> Iterator[tuple[str, typer.core.TyperCommand]]:
@@ -60,22 +116,36 @@ def _walk(command: typer.core.TyperCommand, path: str) -> Iterator[tuple[str, ty
 
 
 def exit_codes_page() -> str:
-    """List every exit code with what it means."""
+    """List every exit code with its code and meaning, and describe the form of an error."""
     rows = [
-        (0, "Done.", ""),
-        (INTERNAL, "An error that kdeploy does not know: a bug in it.", ""),
-        (2, "Wrong usage: an unknown flag, say.", ""),
+        (0, "", "Success.", False),
+        (INTERNAL, CODES[INTERNAL], "Unexpected error: a bug in kdeploy.", False),
+        (USAGE, CODES[USAGE], "Wrong usage, such as an unknown flag.", False),
+        (DIFFERENT, "", "Not an error: `kdeploy diff` found changes.", False),
     ]
-    for kind in KdeployError.__subclasses__():
-        again = "yes" if kind.retryable else ""
-        rows.append((kind.exit_code, " ".join((kind.__doc__ or "").split()), again))
-    rows.append((DIFFERENT, "No failure: `kdeploy diff` found what a rollout would change.", ""))
-    rows.sort()
-    rows.append((INTERRUPTED, f"Interrupted by Ctrl-C. {STOPPED}", "yes"))
-    rows.append((TERMINATED, f"Ended by SIGTERM, as when CI cancels a job. {STOPPED}", "yes"))
-    table = "\n".join(f"| {code} | {what} | {again} |" for code, what, again in rows)
-    head = "| code | meaning | may help to run it again as it is |\n|---|---|---|"
-    return f"{MADE}# Exit codes\n\n{head}\n{table}\n"
+    rows += (
+        (kind.exit_code, kind.code, " ".join((kind.__doc__ or "").split()), kind.retryable)
+        for kind in _kinds(KdeployError)
+    )
+    rows.sort(key=lambda row: row[0])
+    rows.append((INTERRUPTED, CODES[INTERRUPTED], f"Interrupted by Ctrl-C. {STOPPED}", True))
+    rows.append((TERMINATED, CODES[TERMINATED], f"Terminated by SIGTERM, as by CI. {STOPPED}", True))
+    table = "\n".join(
+        f"| {number} | {f'`{code}`' if code else ''} | {meaning} | {'yes' if retryable else ''} |"
+        for number, code, meaning, retryable in rows
+    )
+    head = "| exit code | code | meaning | a retry can help |\n|---|---|---|---|"
+    example = report_error(ConfigError("invalid duration 'abc'", where="--timeout", hint=DURATIONS))
+    shown = json.dumps({key: value for key, value in example._asdict().items() if key != "traceback"})
+    return f"{MADE}# Exit codes\n\n{head}\n{table}\n{ERRORS.replace('EXAMPLE', shown)}"
+
+
+def _kinds(kind: type[KdeployError]) -> Iterator[type[KdeployError]]:
+    """Yield the kinds of errors that have their own code."""
+    for inner in kind.__subclasses__():
+        if inner.__module__ == KdeployError.__module__:
+            yield inner
+            yield from _kinds(inner)
 
 
 if __name__ == "__main__":

@@ -24,14 +24,16 @@ if TYPE_CHECKING:
     from deployer.targets.protocols import Target
     from deployer.workspace import Workspace
 
+DURATIONS = "Write a duration such as 90s, 5m, 1h or 7d."
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
-opened = ExitStack()  # what a command opens; its end closes it
+opened = ExitStack()  # closed at the end of the command
 
 
 def workspace(
     emit: Emit | None = None,
     *,
+    emit: Emit | None = None,
     strict: bool = False,
     force_conflicts: bool = False,
     wait_window: str | None = None,
@@ -41,20 +43,23 @@ def workspace(
     allow_no_project: bool = False,
     **where: Unpack[WhereStored],
 ) -> Workspace:
-    """Load the settings and open the workspace; a flag such as --store is short for `--set` of its key.
+    """Open what the flags of a command name; a flag such as --store is short for `--set` of its key.
 
-    Without `search`, only a kdeploy.toml that is named is read. With `allow_no_project` there may be none:
-    then the target is kubeconfig's cluster.
+    `emit` gets the events; by default they are printed. Without `search`, kdeploy.toml is read only if its
+    path is given. With `allow_no_project`, the target is kubeconfig's cluster if there is no kdeploy.toml.
     """
+    from deployer.cli.printers import Viewer
     from deployer.config import LocalTarget, find_file, load_settings
-    from deployer.workspace import Workspace, choose_target, ignore
+    from deployer.workspace import Workspace, choose_target
 
     flags: dict[str, str] = {}
     for item in where.get("sets") or []:
         key, separator, value = item.partition("=")
         if not separator:
             raise ConfigError(
-                f"expected KEY=VALUE, got {item!r}", where="--set", hint="--set serving.batch-size=4"
+                f"expected KEY=VALUE, got {item!r}",
+                where="--set",
+                hint="Write `--set serving.batch-size=4`, for example.",
             )
         flags[key.strip()] = value
     if (store := where.get("store")) is not None:
@@ -80,12 +85,14 @@ def workspace(
     given = {key: str(value) for key, value in of_target.items() if value is not None}
     if given:
         name, chosen = choose_target(loaded, named)
-        if isinstance(chosen, LocalTarget):  # it knows its own; KDEPLOY_INGRESS is about another target
+        if isinstance(chosen, LocalTarget):  # it has its own ingress; KDEPLOY_INGRESS is for clusters
             given.pop("ingress", None)
         flags |= {f"targets.{name}.{key}": value for key, value in given.items()}
         loaded = load()
-    work = Workspace(loaded, named, emit or ignore, strict=strict, force_conflicts=force_conflicts)
-    return opened.enter_context(work)
+    emit = emit or Viewer()
+    return opened.enter_context(
+        Workspace(loaded, named, emit, strict=strict, force_conflicts=force_conflicts)
+    )
 
 
 def _here() -> Path:
@@ -94,7 +101,7 @@ def _here() -> Path:
         return Path.cwd()
     except OSError as error:
         raise ConfigError(
-            f"the current folder cannot be used: {error.strerror}", hint="change to a folder that exists"
+            f"cannot use the current folder: {error.strerror}", hint="Change to a folder that exists."
         ) from error
 
 
@@ -105,7 +112,7 @@ def open_targets(ignored: Collection[str] = (), **where: Unpack[WhereStored]) ->
     """
     from deployer.workspace import Workspace, unknown_target
 
-    named = where.pop("namespace", None)
+    namespace = where.pop("namespace", None)
     every = workspace(**where)
     names = every.settings.config.targets
     if unknown := sorted(set(ignored) - set(names)):
@@ -115,9 +122,9 @@ def open_targets(ignored: Collection[str] = (), **where: Unpack[WhereStored]) ->
         for name in names
         if name not in ignored
     }
-    if named is not None and (name := every.chosen[0]) not in ignored:
-        where["namespace"] = named
-        found[f"{name} in {named}"] = workspace(**where).target
+    if namespace is not None and (name := every.chosen[0]) not in ignored:
+        where["namespace"] = namespace
+        found[f"{name} in {namespace}"] = workspace(**where).target
     return found
 
 
@@ -144,21 +151,21 @@ def duration(text: str, option: str, *, longest: float = 24 * 3600.0, zero: bool
     """
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?", text)
     if not match:
-        raise ConfigError(f"invalid duration {text!r}", where=option, hint="write 90s, 5m, 1h or 7d")
+        raise ConfigError(f"invalid duration {text!r}", where=option, hint=DURATIONS)
     seconds = float(match[1]) * _SECONDS[match[2] or "s"]
     if seconds > longest:
-        raise ConfigError(f"{text} is too long", where=option, hint=f"the maximum is {longest:g}s")
+        raise ConfigError(f"{text} is too long", where=option, hint=f"The maximum is {longest:g}s.")
     if not seconds and not zero:
-        raise ConfigError(f"{text} is too short", where=option, hint="write 90s, 5m, 1h or 7d")
+        raise ConfigError(f"{text} is too short", where=option, hint=DURATIONS)
     return seconds
 
 
 def confirm(question: str) -> None:
-    """Ask before what cannot be undone. Raises ConfigError if stdin is not a terminal."""
+    """Ask for confirmation. Raises ConfigError if stdin is not a terminal."""
     if not sys.stdin.isatty():
         raise ConfigError(
-            f"{question[:-1]} needs confirmation, and stdin is not a terminal",
+            f"cannot ask for confirmation to {question[:-1]}: stdin is not a terminal",
             where="--yes",
-            hint="add --yes",
+            hint="Confirm with `--yes`.",
         )
     typer.confirm(plain(question), abort=True, err=True)

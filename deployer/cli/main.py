@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import atexit
 import gc
-import io
+import json
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import NoReturn
@@ -18,29 +19,74 @@ import typer
 
 from deployer.cli import deps
 from deployer.cli.app import app
-from deployer.cli.terminal import ReaderGoneError, draw, plain, prepare, tell
-from deployer.errors import KdeployError, read_fault
+from deployer.cli.failures import (
+    INTERRUPTED,
+    TERMINATED,
+    USAGE,
+    Report,
+    report_error,
+    report_interrupt,
+    report_usage,
+)
+from deployer.cli.terminal import (
+    ReaderGoneError,
+    StoppedError,
+    draw,
+    hold_messages,
+    plain,
+    prepare,
+    tell,
+    warn,
+)
 
-INTERNAL = 1
-INTERRUPTED = 130
-TERMINATED = 143
-
-_AGAIN = "run the same command again to complete it"
+Ended = int | Report
+_SHORT_OUTPUT = "-[Afpy]*o"  # -o, after short options without a value
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run kdeploy and exit: 0, 2 for wrong usage, or the code of the error's kind."""
     prepare()
     atexit.register(gc.freeze)  # else Python collects garbage for 0.1 s as it ends
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = _without_debug(sys.argv[1:] if arguments is None else arguments)
+    warnings: list[str] = []
     with _hear_sigterm() as heard:
-        code = _run(arguments)
-    if code == INTERRUPTED and heard:
-        _say("terminated", hint=_AGAIN)
-        code = TERMINATED
-    elif code == INTERRUPTED:  # Typer, too, says Ctrl-C with this code
-        _say("interrupted", hint=_AGAIN)
-    sys.exit(code)
+        if as_json := _wants_json(arguments):
+            with hold_messages() as warnings:
+                ended = _run(arguments, heard)
+        else:
+            ended = _run(arguments, heard)
+    if isinstance(ended, int):
+        for warning in warnings:
+            warn(warning)
+        sys.exit(ended)
+    if as_json:
+        _print_json(ended, warnings)
+    else:
+        _print(ended)
+    sys.exit(ended.exit_code)
+
+
+def _options(arguments: Sequence[str]) -> list[str]:
+    return list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
+
+
+def _without_debug(arguments: list[str]) -> list[str]:
+    """Accept --debug anywhere on the command line."""
+    options = _options(arguments)
+    if "--debug" in options:
+        os.environ["KDEPLOY_DEBUG"] = "1"
+    return [one for one in options if one != "--debug"] + arguments[len(options) :]
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    """Whether `-o json` is given; the parser may never get to it."""
+    last, options = "", _options(arguments)
+    for option, following in zip(options, [*options[1:], ""], strict=True):
+        if given := re.fullmatch(rf"(?:--output=|{_SHORT_OUTPUT})(.+)", option):
+            last = given[1]
+        elif re.fullmatch(rf"--output|{_SHORT_OUTPUT}", option):
+            last = following
+    return last == "json"
 
 
 @contextmanager
@@ -52,7 +98,7 @@ def _hear_sigterm() -> Iterator[list[int]]:
         heard.append(number)
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():  # others may not set handlers
+    if threading.current_thread() is not threading.main_thread():  # others cannot set handlers
         yield heard
         return
     before = signal.signal(signal.SIGTERM, stop)
@@ -62,36 +108,44 @@ def _hear_sigterm() -> Iterator[list[int]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _run(arguments: list[str]) -> int:
-    """Run a command, print its error, and return the exit code."""
-    try:
-        with deps.opened:
-            code = _commands()(arguments, prog_name="kdeploy", standalone_mode=False)
-    except KdeployError as error:
-        code = _failed(error)
-    except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
-    except typer.Exit as exit_:
-        code = exit_.exit_code
-    except ReaderGoneError:
-        code = 0
-    except SystemExit as exit_:  # how Click ends, without a word, where any pipe breaks
-        if not isinstance(exit_.__context__, OSError):
-            raise
-        code = _foreign(exit_.__context__)
-    except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback on people
-        code = _foreign(error)
+def _run(arguments: list[str], heard: list[int]) -> Ended:
+    """Run a command and return its exit code or its failure."""
+    ended = _call(arguments, heard)
     try:
         sys.stdout.flush()
-    except OSError:  # reported above, and Python would report it again at its end
+    except OSError:  # reported before; Python would report it again when it exits
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return int(code or 0)
+    return ended
 
 
-def _failed(error: KdeployError) -> int:
-    _say(str(error.what), where=error.where, hint=error.hint)
-    _trace()
-    return error.exit_code
+def _call(arguments: list[str], heard: list[int]) -> Ended:
+    try:
+        with deps.opened:
+            code = _commands()(arguments, prog_name="kdeploy", standalone_mode=False) or 0
+        return _interrupted(heard) if code == INTERRUPTED else code  # Typer returns this code for Ctrl-C
+    except (KeyboardInterrupt, typer.Abort):
+        return _interrupted(heard)
+    except StoppedError as error:
+        return _interrupted(heard, str(error))
+    except typer.Exit as error:
+        return error.exit_code
+    except ReaderGoneError:
+        return 0
+    except SystemExit as error:  # how Click exits, without a message, if any pipe breaks
+        if not isinstance(error.__context__, OSError):
+            raise
+        return _traced(report_error(error.__context__))
+    except Exception as error:  # noqa: BLE001 - the last line of defense: users see no traceback
+        if type(error).__name__ == "NoArgsIsHelpError":
+            draw(plain(str(error)) + "\n")
+            return USAGE
+        if hasattr(error, "format_message"):
+            return report_usage(error, arguments)
+        return _traced(report_error(error))
+
+
+def _interrupted(heard: list[int], progress: str = "") -> Report:
+    return report_interrupt(TERMINATED if heard else INTERRUPTED, progress)
 
 
 @cache
@@ -100,33 +154,29 @@ def _commands() -> Callable[..., int | None]:
     return typer.main.get_command(app)
 
 
-def _foreign(error: Exception) -> int:
-    """Print an error that is not ours: the parser's, or an unexpected one."""
-    if show := getattr(error, "show", None):
-        text = io.StringIO()
-        show(file=text)
-        draw(plain(text.getvalue()))
-        return int(getattr(error, "exit_code", 2))
-    if isinstance(error, OSError | UnicodeError | RecursionError | MemoryError):
-        return _failed(read_fault(error))
-    _say(
-        f"{type(error).__name__}: {error}",
-        hint="this is a bug in kdeploy: please report it with the output of `kdeploy --debug …`",
-    )
-    _trace()
-    return INTERNAL
+def _traced(report: Report) -> Report:
+    """Add the traceback of the current exception if --debug asks for it."""
+    if not os.environ.get("KDEPLOY_DEBUG"):
+        return report
+    import traceback
+
+    return report._replace(traceback=traceback.format_exc())
 
 
-def _say(what: str, *, where: str | None = None, hint: str | None = None) -> None:
-    tell(f"error: {what}")
-    if where:
-        tell(f"where: {where}")
-    if hint:
-        tell(f"hint:  {hint}")
+def _print(report: Report) -> None:
+    tell(f"error: {report.message}")
+    if report.where:
+        tell(f"where: {report.where}")
+    if report.hint:
+        tell(f"hint: {report.hint}")
+    if report.traceback:
+        draw(plain(report.traceback))
 
 
-def _trace() -> None:
-    if os.environ.get("KDEPLOY_DEBUG"):
-        import traceback
-
-        draw(plain(traceback.format_exc()))
+def _print_json(report: Report, warnings: list[str]) -> None:
+    """Print a failure as the one JSON object on stderr."""
+    data: dict[str, object] = report._asdict() | {"warnings": warnings}
+    for optional in ("traceback", "warnings"):
+        if not data[optional]:
+            del data[optional]
+    draw(plain(json.dumps(data)) + "\n")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deployer.cli.options import Output
-from deployer.cli.terminal import cell, draw, show, tell
+from deployer.cli.terminal import StoppedError, cell, draw, is_quiet, show, tell, warn
 from deployer.rollout import view
 
 if TYPE_CHECKING:  # `kdeploy --help` comes through here and prints none of these
@@ -29,7 +29,7 @@ _STYLES = {"Ready": "bold green", "Failed": "bold red"}
 
 def open_viewer() -> Viewer:
     """Create the viewer of a rollout: live if stderr is a terminal, else with a line per change."""
-    live = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    live = sys.stderr.isatty() and not is_quiet() and os.environ.get("TERM", "dumb") != "dumb"
     return LiveViewer() if live else Viewer()
 
 
@@ -43,10 +43,10 @@ class Viewer:
     def __enter__(self) -> Viewer:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Print how far it got if Ctrl-C stops it."""
-        if kind is KeyboardInterrupt:
-            tell(f"stopped: {self._done}")
+    def __exit__(self, kind: object, error: BaseException | None, *_: object) -> None:
+        """Report how far the command got when Ctrl-C stops it. Raises StoppedError."""
+        if isinstance(error, KeyboardInterrupt):
+            raise StoppedError(self._done) from error
 
     def __call__(self, event: Event) -> None:
         """Print one event."""
@@ -58,12 +58,14 @@ class Viewer:
         if isinstance(event, events.Archiving):
             self._size, self._written = event.size, 0
         self._done = _so_far(event) or self._done
-        if sentence := _sentence(event):
+        if isinstance(event, events.Warned | events.Noted):
+            warn(event.message, label="warning: " if isinstance(event, events.Warned) else "")
+        elif sentence := _sentence(event):
             tell(sentence)
 
     def _bar(self, size: int) -> None:
         self._written += size
-        if sys.stderr.isatty() and self._size:
+        if sys.stderr.isatty() and not is_quiet() and self._size:
             share = min(self._written / self._size, 1.0)
             end = "\n" if share == 1.0 else ""
             draw(f"\r  {'#' * int(40 * share):<40} {share:4.0%}{end}")
@@ -91,13 +93,13 @@ class LiveViewer(Viewer):
             self._began = self._clock()
         super().__call__(event)
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, *rest: object) -> None:
         if self._live:
             self._live.stop()
         if self._live and self._view.status:
             after = view.elapsed_text(self._clock() - self._began)
             tell(f"{view.sentence(self._view.status)}; after {after}")
-        super().__exit__(kind, *rest)
+        super().__exit__(kind, error, *rest)
 
     def _show(self) -> None:
         from rich.console import Console
@@ -125,10 +127,6 @@ def _sentence(event: Event) -> str:
     match event:
         case events.Archiving():
             return f"archiving {event.name}: {event.files} files, {size_text(event.size)}"
-        case events.Warned():
-            return f"warning: {event.message}"
-        case events.Noted():
-            return event.message
         case events.Pushed(bytes_written=0):
             return f"unchanged: release {event.release} is in the model store"
         case events.Pushed():
@@ -255,7 +253,7 @@ def print_answers(answers: Iterable[Prediction | Failure], output: Output) -> No
     for answer in answers:
         name, resized = answer.name, answer.resized
         if resized:
-            tell(resized.note)
+            warn(resized.note, label="")
         if isinstance(answer, Failure):
             failures.append(answer.error)
             outcome: dict[str, Any] = {"error": str(answer.error)}
@@ -267,7 +265,7 @@ def print_answers(answers: Iterable[Prediction | Failure], output: Output) -> No
         if output == "table":
             size = f"   resized by {resized.factor:g}: {resized.width}x{resized.height}" if resized else ""
             show(cell(f"{name}   {value}{size}"))
-    if output != "table":
+    if output != "table" and (not failures or len(shown) > 1):  # else the error says it all
         print_rows(output, [], [], shown, [answer["image"] for answer in shown])
     if failures:
         raise failures[0]

@@ -1,5 +1,6 @@
 """Commands about the project and the machine: init, config, doctor."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -41,7 +42,10 @@ def init(
     )
     for path in written:
         tell(f"wrote {path}")
-    tell(f"next: put your weights into {folder / serialized_file} and run `kdeploy rollout`")
+    weights = folder / serialized_file
+    first = "" if weights.exists() else f"copy your weights to {weights}, then "
+    change = "" if folder.resolve() == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
+    tell(f"next: {first}run `{change}kdeploy rollout`")
 
 
 def config(

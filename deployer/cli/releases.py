@@ -9,6 +9,7 @@ import typer
 from typing_extensions import Unpack
 
 from deployer.cli import deps, printers
+from deployer.cli.next_steps import command, tell_next
 from deployer.cli.options import (
     Canary,
     LongConfigFile,
@@ -21,7 +22,7 @@ from deployer.cli.options import (
     Yes,
     spelled_out,
 )
-from deployer.cli.terminal import show, tell
+from deployer.cli.terminal import show, tell, warn
 from deployer.errors import IntegrityError, StoreError
 
 _DECADE = 10 * 365 * 86400.0  # seconds
@@ -30,8 +31,10 @@ _DECADE = 10 * 365 * 86400.0  # seconds
 @spelled_out
 def push(strict: Strict = False, output: OutputFormat = "name", **where: Unpack[WhereStored]) -> None:
     """Build the model archive and upload it to the model store; print the release id."""
-    release = deps.workspace(printers.Viewer(), strict=strict, **where).push()
+    release = deps.workspace(strict=strict, **where).push()
     printers.print_rows(output, ["release"], [[release.id]], release, [release.id])
+    if output in ("table", "name"):
+        tell_next(f"run {command('rollout', **where)} to deploy the release")
 
 
 def archive(
@@ -80,13 +83,8 @@ def archive(
         "archive-format": archive_format,
     }
     given = [f"model.{key}={value}" for key, value in flags.items() if value is not None]
-    work = deps.workspace(
-        printers.Viewer(),
-        strict=strict,
-        search=model_name is None,
-        config=config,
-        sets=[*(sets or []), *given],
-    )
+    sets = [*(sets or []), *given]
+    work = deps.workspace(strict=strict, config=config, sets=sets, search=model_name is None)
     show(str(work.project.export(export_path, force=force)))
 
 
@@ -101,7 +99,7 @@ def plan(
     """Show what a rollout would do."""
     from deployer.rollout.plan import Strategy
 
-    rollouts = deps.workspace(printers.Viewer(), strict=strict, **where).rollouts
+    rollouts = deps.workspace(strict=strict, **where).rollouts
     chosen = Strategy(strategy) if strategy else None
     decision = rollouts.decide(percent=canary, strategy=chosen, check=True)
     rollouts.tell(decision)
@@ -147,7 +145,7 @@ def render(
     **where: Unpack[WhereStored],
 ) -> None:
     """Print the documents that a rollout would apply, for GitOps."""
-    rollouts = deps.workspace(printers.Viewer(), **where).rollouts
+    rollouts = deps.workspace(**where).rollouts
     if rbac:
         printers.print_documents(rollouts.role(release), output)
         return
@@ -156,22 +154,23 @@ def render(
     rollouts.tell(decision)
     if bundle.secret:
         name = bundle.secret.document["metadata"]["name"]
-        tell(f"left out: Secret {name}, which holds credentials: `kdeploy rollout` applies it")
+        warn(
+            f"Secret {name} is left out because it contains credentials; `kdeploy rollout` applies it",
+            label="",
+        )
     printers.print_documents(bundle.documents, output)
 
 
 @spelled_out
 def releases(output: OutputFormat = "table", **where: Unpack[WhereStored]) -> None:
     """List this model's releases in the model store, oldest first."""
-    from deployer.events import Warned
     from deployer.prune import read_use
 
-    viewer = printers.Viewer()
-    work = deps.workspace(viewer, **where)
+    work = deps.workspace(**where)
     found = work.store.releases(work.settings.config.model.name)
     use = read_use(deps.open_targets(**where))
     for name, error in use.unreachable.items():
-        viewer(Warned(f"cannot find out which releases target {name} needs: {error}"))
+        warn(f"cannot find out which releases target {name} needs: {error}")
     rows = [(r.id, printers.size_text(r.archive.size), "yes" if r.id in use.releases else "") for r in found]
     printers.print_rows(output, ["release", "size", "in use"], rows, found, [r.id for r in found])
 
@@ -184,7 +183,7 @@ def verify(
     **where: Unpack[WhereStored],
 ) -> None:
     """Compare every byte of stored releases with what was pushed."""
-    work = deps.workspace(printers.Viewer(), **where)
+    work = deps.workspace(**where)
     config, store = work.settings.config, work.store
     name, damaged = config.model.name, []
     stored = [work.project.find(release, store)] if release else store.releases(name)
@@ -226,7 +225,7 @@ def prune(
     from deployer import prune as pruning
 
     age = deps.duration(min_age, "--min-age", longest=_DECADE)
-    work = deps.workspace(printers.Viewer(), **where)
+    work = deps.workspace(**where)
     name, store = work.settings.config.model.name, work.store
     targets = deps.open_targets(ignore_target or [], **where)
 

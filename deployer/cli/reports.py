@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from deployer.cli.options import Output
 from deployer.cli.printers import print_rows, print_yaml
 from deployer.cli.terminal import show
+from deployer.errors import RolloutFailedError
 from deployer.rollout import view
 
 if TYPE_CHECKING:
@@ -30,6 +31,19 @@ def print_status(live: Live, entries: Sequence[Entry], outside: Sequence[Drift],
     data = {**to_builtins(live.status), "drift": to_builtins(outside)}
     rows, name = list(_status_rows(live, entries, outside)), live.status.reference.name
     print_rows(output, ["what", "value"], rows, data, [name])
+
+
+def failure_of(status: Observed) -> RolloutFailedError:
+    """Return the error that the status of a failed or stopped service ends with."""
+    from deployer.observed import NOT_RUNNING
+
+    stopped = status.phase.value == "Stopped"
+    hint = status.hint or "Run `kdeploy logs` to see why."
+    if stopped:
+        remove = "Remove the annotation serving.kserve.io/stop to start it."
+        hint = "Run `kdeploy local start`." if status.reason == NOT_RUNNING else remove
+    what = "the service is stopped" if stopped else f"release {status.wanted} has failed"
+    return RolloutFailedError(f"{what}: {view.words(status)}", where=str(status.reference), hint=hint)
 
 
 def _status_rows(

@@ -1,16 +1,18 @@
 """`kdeploy rollout`: deploy a release, and list what was rolled out before."""
 
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typing_extensions import Unpack
 
-from deployer.cli import deps, printers, reports
+from deployer.cli import deps, next_steps, printers, reports
 from deployer.cli.options import (
     Canary,
     DryRun,
     ForceConflicts,
     OutputFormat,
+    Protocol,
     ReleaseId,
     ServiceName,
     StrategyName,
@@ -19,7 +21,11 @@ from deployer.cli.options import (
     WhereStored,
     spelled_out,
 )
+from deployer.cli.terminal import tell
 from deployer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from deployer.workspace import Workspace
 
 app = typer.Typer()
 
@@ -70,7 +76,7 @@ def rollout(
         raise ConfigError(
             "--rollback-on-failure and --no-wait cannot be combined",
             where="--rollback-on-failure",
-            hint="leave one out",
+            hint="Remove one of the two.",
         )
     from deployer import queries
     from deployer.rollout.plan import Strategy
@@ -79,31 +85,40 @@ def rollout(
     chosen = Strategy(strategy) if strategy else None
     with printers.open_viewer() as viewer:
         work = deps.workspace(
-            viewer,
+            emit=viewer,
             strict=strict,
             force_conflicts=force_conflicts,
             wait_window=wait_window,
             history_limit=history_limit,
             **where,
         )
-        rollouts = work.rollouts
         if dry_run:
-            decision = rollouts.decide(
+            decision = work.rollouts.decide(
                 release, percent=canary, strategy=chosen, check=True, preview=dry_run == "server"
             )
-            rollouts.tell(decision)
+            work.rollouts.tell(decision)
             printers.print_documents(decision.bundle.documents, output)
             return
-        done = rollouts.rollout(
+        done = work.rollout(
             release, percent=canary, strategy=chosen, timeout=seconds, rollback=rollback_on_failure
         )
     live = None
     if output in ("json", "yaml"):
-        live = queries.inspect(rollouts.target, work.reference())
+        live = queries.inspect(work.target, work.reference())
     if live and output == "yaml":
         printers.print_yaml(live.document)
     else:
         printers.print_rows(output, ["release"], [[done.id]], live and live.status, [done.id])
+    if output in ("table", "name") and sys.stdout.isatty():
+        _tell_next(work, done.serving.protocol_version if wait else None, **where)
+
+
+def _tell_next(work: "Workspace", protocol: Protocol | None, **where: Unpack[WhereStored]) -> None:
+    if protocol is None:
+        next_steps.tell_next(f"run {next_steps.command('status', **where)} to see when the release is ready")
+        return
+    next_steps.print_request(work.target, work.chosen[1], work.reference(), protocol, tell)
+    next_steps.tell_predict(None, **where)
 
 
 def _refuse_options(command: typer.Context) -> None:

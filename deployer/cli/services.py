@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typing_extensions import Unpack
 
-from deployer.cli import deps, printers, reports
+from deployer.cli import deps, next_steps, printers, reports
 from deployer.cli.headers import read_headers
 from deployer.cli.options import (
     Canary,
@@ -23,8 +23,8 @@ from deployer.cli.options import (
     Yes,
     spelled_out,
 )
-from deployer.cli.terminal import show, tell
-from deployer.errors import DIFFERENT, ConfigError, KdeployError, RolloutFailedError
+from deployer.cli.terminal import show, tell, warn
+from deployer.errors import DIFFERENT, ConfigError, KdeployError
 
 if TYPE_CHECKING:
     from deployer.journal import Entry
@@ -40,8 +40,7 @@ def diff(
     **where: Unpack[WhereStored],
 ) -> None:
     """Show what a rollout would change in the live documents; exit code 15 if there are changes."""
-    work = deps.workspace(printers.Viewer(), strict=strict, force_conflicts=force_conflicts, **where)
-    rollouts = work.rollouts
+    rollouts = deps.workspace(strict=strict, force_conflicts=force_conflicts, **where).rollouts
     decision = rollouts.decide(release, percent=canary, preview=True)
     rollouts.tell(decision)
     reports.print_differences(decision.changes, output)
@@ -54,7 +53,8 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Images, or other files for the handler.")],
     service: ServiceOption = None,
     kserve: Annotated[
-        bool, typer.Option("--kserve", help="Send requests through the ingress, in V1, with the Host header.")
+        bool,
+        typer.Option("--kserve", help="Send requests through the ingress. Default: on a cluster, always."),
     ] = False,
     ingress: Annotated[
         str | None,
@@ -67,7 +67,7 @@ def predict(
     ] = None,
     protocol: Annotated[
         Protocol | None,
-        typer.Option("--protocol", help="Request protocol. Default: v1 with --kserve, plain without."),
+        typer.Option("--protocol", help="Request protocol. Default: v1 through the ingress, else plain."),
     ] = None,
     resize: Annotated[
         bool,
@@ -80,13 +80,17 @@ def predict(
     token: Annotated[
         str | None,
         typer.Option(
-            "--token", metavar="@FILE|-", help="Send this bearer token; with --kserve also KDEPLOY_TOKEN."
+            "--token",
+            metavar="@FILE|-",
+            help="Send this bearer token. Default, through the ingress: KDEPLOY_TOKEN.",
         ),
     ] = None,
     cookie: Annotated[
         list[str] | None,
         typer.Option(
-            "--cookie", metavar="[NAME=]@FILE", help="Send this cookie; with --kserve also KDEPLOY_COOKIE."
+            "--cookie",
+            metavar="[NAME=]@FILE",
+            help="Send this cookie. Default, through the ingress: KDEPLOY_COOKIE.",
         ),
     ] = None,
     authority: Annotated[
@@ -104,12 +108,13 @@ def predict(
     output: OutputFormat = "table",
     **where: Unpack[Where],
 ) -> None:
-    """Send prediction requests for images: to TorchServe directly, or with --kserve through the ingress."""
+    """Send prediction requests: one per file, through the ingress, or directly to a local TorchServe."""
     from deployer.predict import Client
     from deployer.targets.protocols import Via
 
     seconds = deps.duration(timeout, "--timeout", zero=False)
-    work = deps.workspace(ingress=ingress if kserve else None, allow_no_project=True, **where)
+    work = deps.workspace(ingress=ingress, allow_no_project=True, **where)
+    kserve = kserve or work.chosen[1].__struct_config__.tag == "kserve"
     reference = work.reference(service)
     with Client(
         work.target.reach.endpoint(reference, Via.INGRESS if kserve else Via.DIRECT),
@@ -129,16 +134,25 @@ def status(name: ServiceName = None, output: OutputFormat = "table", **where: Un
     """Show the state of a service; exit code 8 if it has failed or is stopped."""
     from deployer import queries
 
-    target, reference = deps.locate(name, **where)
+    work = deps.workspace(allow_no_project=True, **where)
+    target, reference = work.target, work.reference(name)
     live = queries.inspect(target, reference)
     entries: list[Entry] = []
     try:
         entries = queries.read_journal(target, live)
     except KdeployError as error:  # a user who may only read services sees all the rest
-        tell(f"warning: cannot read the journal, so changes by others are unknown: {error}")
+        warn(f"cannot read the journal, so changes by others are unknown: {error}")
     reports.print_status(live, entries, queries.find_drift(live, entries), output)
+    if output == "table" and live.status.serving:
+        protocol = live.document["spec"]["predictor"].get("model", {}).get("protocolVersion", "v1")
+        next_steps.print_request(target, work.chosen[1], reference, protocol, show)
     if live.status.phase.value in ("Failed", "Stopped"):
-        raise typer.Exit(RolloutFailedError.exit_code)
+        raise reports.failure_of(live.status)
+    if output == "table" and live.status.serving:
+        next_steps.tell_predict(name, **where)
+    elif output == "table":
+        logs_ = next_steps.command("logs", *([name] if name else []), **where)
+        next_steps.tell_next(f"run {logs_} to see the logs of the containers that start")
 
 
 @spelled_out
@@ -166,7 +180,7 @@ def logs(
     """Print the logs of a service's containers, also of those that fail to start."""
     if follow and previous:
         raise ConfigError(
-            "--follow and --previous cannot be combined", where="--follow", hint="leave one out"
+            "--follow and --previous cannot be combined", where="--follow", hint="Remove one of the two."
         )
     target, reference = deps.locate(name, **where)
     silent = True

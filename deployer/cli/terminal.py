@@ -1,7 +1,8 @@
 r"""Writes text to a terminal safely: text from servers, handlers and file names cannot control it.
 
-Control characters (except line end and tab), direction marks and bytes that are not UTF-8 become escapes as
-in JSON, such as `\u001b`. Colours are dropped. Pipes and files get the same, since a file may be shown later.
+Control characters (except newline and tab), direction marks and bytes that are not UTF-8 become escapes as
+in JSON, such as `\u001b`. Colors are removed. Pipes and files get the same text, since a file can be shown
+later.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ import io
 import os
 import re
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-_COLOUR = re.compile("\x1b\\[[0-9;:]*m")
-_OBEYED = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls, the 8-bit ones too
-    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # line and paragraph ends; marks of direction
-    "\ufeff\ufff9-\ufffb\ud800-\udfff]"  # what is invisible; surrogates: bytes that are not UTF-8
+_COLOR = re.compile("\x1b\\[[0-9;:]*m")
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, C1 included
+    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # line and paragraph separators, direction marks
+    "\ufeff\ufff9-\ufffb\ud800-\udfff]"  # invisible characters; surrogates: bytes that are not UTF-8
 )
 
 
@@ -26,9 +28,19 @@ class ReaderGoneError(Exception):
     """The reader of stdout has closed it, as `head` does."""
 
 
+class StoppedError(Exception):
+    """Ctrl-C or SIGTERM stopped the command; the text says how far it got."""
+
+
+class _Messages:
+    """Messages for people, on stderr. With `-o json` only warnings are kept, for the end of the command."""
+
+    kept: list[str] | None = None
+
+
 def plain(text: str) -> str:
     """Return a text, of one or more lines, that is safe on a terminal."""
-    return _OBEYED.sub(lambda match: f"\\u{ord(match[0]):04x}", _COLOUR.sub("", text))
+    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", _COLOR.sub("", text))
 
 
 def cell(text: object) -> str:
@@ -45,13 +57,44 @@ def show(text: str) -> None:
 
 
 def tell(text: str) -> None:
-    """Write a message to stderr. Further lines are indented: none looks like one of kdeploy's own."""
-    draw(re.sub(r"\n(?=\S)", "\n  ", plain(text)) + "\n")
+    """Write a message to stderr, unless messages are held back. Its further lines are indented."""
+    if _Messages.kept is None:
+        draw(re.sub(r"\n(?=\S)", "\n  ", plain(text)) + "\n")
+
+
+def warn(text: str, *, label: str = "warning: ") -> None:
+    """Write a warning to stderr; keep it if messages are held back."""
+    if _Messages.kept is None:
+        tell(label + text)
+    else:
+        _Messages.kept.append(text)
+
+
+def is_quiet() -> bool:
+    """Return whether messages are held back."""
+    return _Messages.kept is not None
+
+
+@contextmanager
+def hold_messages() -> Iterator[list[str]]:
+    """Hold messages back, so that stderr can be one JSON object; yield the list of warnings."""
+    import logging
+    import warnings
+
+    before, logging.lastResort = logging.lastResort, None
+    kept: list[str] = []
+    _Messages.kept = kept
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield kept
+    finally:
+        _Messages.kept, logging.lastResort = None, before
 
 
 def draw(text: str) -> None:
     """Write trusted text to stderr, with its control characters."""
-    with suppress(OSError):  # a closed stderr: the exit code is enough
+    with suppress(OSError):  # stderr is closed: the exit code is enough
         _write(sys.stderr, text)
 
 

@@ -36,6 +36,10 @@ class Tunnel(Protocol):
     """A way to a server that has no address here. Safe to share by threads."""
 
     @property
+    def pod(self) -> tuple[str, str, int]:
+        """The namespace and the name of the pod that it leads to, and the port."""
+
+    @property
     def fault(self) -> KdeployError | None:
         """Why a connection that was opened came to nothing, where it did."""
 

@@ -93,11 +93,12 @@ class Project:
 
 def unclear_message(case: Case) -> str | None:
     """Return what is wrong with the message of a stopped command."""
-    lines = [line.partition(":")[0] for line in case.said.splitlines()]
     if case.code != 130 or "Traceback" in case.said:
         return "not stopped with the right exit code or message"
-    said = [lines.count(word) for word in ("stopped", "error", "hint")]
-    return None if said == [1, 1, 1] else "the message lacks what was done or what to do"
+    starts = [line.split(": ")[:2] for line in case.said.splitlines()]
+    hints = [start for start, *_ in starts].count("hint")
+    clear = starts.count(["error", "interrupted"]) == hints == 1
+    return None if clear else "the message lacks what was done or what to do"
 
 
 @pytest.fixture(scope="module")

@@ -49,6 +49,13 @@ def test_that_a_smaller_picture_was_sent_is_in_every_format(capsys: pytest.Captu
 
 def test_a_failure_says_it_too(capsys: pytest.CaptureFixture[str]) -> None:
     failed = Failure(name="large.png", error=PredictError("refused"), resized=SMALLER)
-    (answer,) = json.loads(printed("json", capsys, failed))
+    answer, _ = json.loads(printed("json", capsys, failed, ANSWERS[1]))
     assert answer["resized"]["factor"] == 0.4213
     assert "resized by 0.4213" in printed("table", capsys, failed)
+
+
+@pytest.mark.parametrize("output", ["json", "yaml", "name"])
+def test_if_the_only_file_fails_stdout_stays_empty(
+    output: Output, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert printed(output, capsys, Failure(name="a.png", error=PredictError("refused"))) == ""

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import deployer.cli
 from deployer.cli import printers, terminal
+from deployer.cli.failures import INTERRUPTED, Report, report_interrupt
 from deployer.cli.options import Output
 from deployer.errors import PredictError
 from deployer.events import Applied, Applying, Event, Pushed, StatusChanged, Warned
@@ -132,24 +133,38 @@ def test_events_tables_and_errors(hostile: str, harmless: io.StringIO) -> None:
         wanted=hostile,
         phase=Phase.FAILED,
         reason=hostile,
-        message=f"{hostile}\nhint:  run something else",
+        message=f"{hostile}\nhint: run something else",
         log=(hostile,),
     )
     viewer = printers.Viewer()
     for event in (Warned(hostile), StatusChanged(status)):
         viewer(event)
     printers.print_table(["what", "value"], [(hostile, f"{hostile}\nsecond line")])
-    main._say(f"it says {hostile}\nhint:  run something else", where=hostile, hint=hostile)
+    report = Report("conflict", f"it says {hostile}\nhint: run something else", hostile, hostile, 12)
+    main._print(report)
     said = harmless.getvalue()
     assert is_harmless(said)
-    assert "\nhint:  run something else" not in said  # a line of its own would look like one of kdeploy's
+    assert "\nhint: run something else" not in said  # a line of its own would look like one of kdeploy's
+
+
+def test_an_error_as_json(hostile: str, harmless: io.StringIO) -> None:
+    main._print_json(Report("conflict", hostile, hostile, hostile, 12), [hostile])
+    assert is_harmless(harmless.getvalue())
+    assert json.loads(harmless.getvalue()) == {
+        "code": "conflict",
+        "message": hostile,
+        "where": hostile,
+        "hint": hostile,
+        "exit_code": 12,
+        "warnings": [hostile],
+    }
 
 
 def test_wrong_usage(hostile: str, harmless: io.StringIO) -> None:
     with pytest.raises(SystemExit) as caught:
         main.main(["predict", f"--{hostile}"])
     assert caught.value.code == 2
-    assert "No such option" in harmless.getvalue()
+    assert "unknown option" in harmless.getvalue()
     assert is_harmless(harmless.getvalue())
 
 
@@ -182,10 +197,12 @@ def test_nothing_else_writes() -> None:
     ids=["begun", "pushed", "applying", "applied"],
 )
 def test_ctrl_c_tells_what_may_be_applied(told: list[Event], stopped: str, harmless: io.StringIO) -> None:
-    with pytest.raises(KeyboardInterrupt), printers.Viewer() as viewer:
+    with pytest.raises(terminal.StoppedError) as caught, printers.Viewer() as viewer:
         for event in told:
             viewer(event)
         raise KeyboardInterrupt
-    last = harmless.getvalue().splitlines()[-1]
-    assert last.startswith("stopped: ")
-    assert stopped in last
+    main._print(report_interrupt(INTERRUPTED, str(caught.value)))
+    error, hint = harmless.getvalue().splitlines()[-2:]
+    assert error.startswith("error: interrupted: ")
+    assert stopped in error
+    assert hint.startswith("hint: ")

@@ -319,6 +319,7 @@ class LocalTunnel:
 
     def __init__(self, port: int) -> None:
         self._port = port
+        self.pod = ("team", "ingress", port)
 
     def open(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self._port))

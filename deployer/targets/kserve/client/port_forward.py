@@ -29,6 +29,7 @@ class Forward:
     """One port of one pod. Implements deployer.targets.protocols.Tunnel."""
 
     def __init__(self, connection: Connection, namespace: str, pod: str, port: int) -> None:
+        self.pod = (namespace, pod, port)
         self.fault: KdeployError | None = None
         self._connection = connection
         self._path = f"{POD.path(namespace, pod)}/portforward?ports={port}"

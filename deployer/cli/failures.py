@@ -1,0 +1,98 @@
+"""Turns everything that ends a command early into one report: what is wrong, where, and what to do. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from deployer.errors import KdeployError, did_you_mean, one_of, read_fault
+
+INTERNAL, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+CODES = {
+    INTERNAL: KdeployError.code,
+    USAGE: "usage-error",
+    INTERRUPTED: "interrupted",
+    TERMINATED: "terminated",
+}
+
+
+class Report(NamedTuple):
+    """One failure. `code` names its kind; it does not change between versions."""
+
+    code: str
+    message: str
+    where: str | None
+    hint: str | None
+    exit_code: int
+    traceback: str | None = None  # with --debug
+
+
+def report_error(error: Exception) -> Report:
+    """Report an exception: one of ours, of the operating system, or an unexpected one."""
+    if isinstance(error, OSError | UnicodeError | RecursionError | MemoryError):
+        error = read_fault(error)
+    if isinstance(error, KdeployError):
+        where = error.where or None
+        message = error.what.removeprefix(f"{where}: ") if where else error.what
+        return Report(error.code, message, where, error.hint or None, error.exit_code)
+    return Report(
+        CODES[INTERNAL],
+        f"{type(error).__name__}: {error}",
+        None,
+        "This is a bug in kdeploy. Run the command again with `--debug` and report the output.",
+        INTERNAL,
+    )
+
+
+def report_interrupt(code: int, progress: str = "") -> Report:
+    """Report Ctrl-C or SIGTERM, and how far the command got."""
+    message = CODES[code] + (f": {progress}" if progress else "")
+    return Report(CODES[code], message, None, "Run the same command again to complete it.", code)
+
+
+def report_usage(error: Any, arguments: Sequence[str]) -> Report:
+    """Report an error of the command line parser: an exception of Typer or Click."""
+    context: Any = getattr(error, "ctx", None)
+    place = context.command_path if context else " ".join(["kdeploy", *_leading_words(arguments)])
+    help_of = f"Run `{place} --help` to see its options."
+    if hasattr(error, "possibilities"):
+        message = f"unknown option {error.option_name!r}"
+        near = did_you_mean(error.option_name, error.possibilities or ())
+    elif command := re.match(r"No such command '(.*?)'\.", error.message, re.DOTALL):
+        choices = list(context.command.commands)
+        message = f"unknown command {command[1]!r}: must be {one_of(choices)}"
+        near, help_of = did_you_mean(command[1], choices), f"Run `{place} --help` to list the commands."
+    else:
+        message, near = _invalid_value(error)
+        names = getattr(error, "param_hint", None) or _names(getattr(error, "param", None))
+        place = f"{place} {names}" if names else place
+    return Report(CODES[USAGE], message, place, f"{near} {help_of}" if near else help_of, USAGE)
+
+
+def _leading_words(arguments: Sequence[str]) -> list[str]:
+    """Return the names of the commands that the arguments begin with."""
+    words = []
+    for argument in arguments:
+        if not re.fullmatch(r"[a-z-]*[a-z]", argument) or argument.startswith("-"):
+            break
+        words.append(argument)
+    return words
+
+
+def _names(parameter: Any) -> str:
+    if parameter is None:
+        return ""
+    return str(max(parameter.opts, key=len)) if parameter.opts[0].startswith("-") else parameter.name.upper()
+
+
+def _invalid_value(error: Any) -> tuple[str, str | None]:
+    """Return what is wrong with a value, and the nearest valid one if the valid ones are a closed set."""
+    message = error.message or f"missing {error.param.param_type_name} {_names(error.param)}"
+    message = message.removeprefix("Value error, ").rstrip(".")
+    if closed := re.fullmatch(r"'(.*)' is not one of (.*)", message, re.DOTALL):
+        choices = re.findall(r"'(.*?)'", closed[2])
+        return f"invalid value {closed[1]!r}: must be {one_of(choices)}", did_you_mean(closed[1], choices)
+    if limit := re.fullmatch(r"Input should be (.*)", message):
+        return f"invalid value: must be {limit[1].partition(',')[0]}", None
+    return message[0].lower() + message[1:], None
