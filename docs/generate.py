@@ -16,6 +16,7 @@ from deployer.cli.deps import DURATIONS
 from deployer.cli.failures import CODES, INTERNAL, INTERRUPTED, TERMINATED, USAGE, report_error
 from deployer.config import json_schema
 from deployer.errors import DIFFERENT, ConfigError, KdeployError
+from docs.outputs import outputs_page, schemas
 
 FOLDER = Path(__file__).parent / "reference"
 STOPPED = "Part of the work may be done: the message says how far the command got."
@@ -68,9 +69,7 @@ def pages() -> dict[Path, str]:
 def commands_page() -> str:
     """Describe every command, its arguments and its options, with their values and defaults."""
     lines = [MADE + "# Commands\n"]
-    lines.append(
-        "Every command accepts `-h`, `--help`, and `--debug`, which shows the traceback of an error.\n"
-    )
+    lines.append("`--debug`, before or after a command, shows the traceback of an error.\n")
     for path, command in _walk(get_command(app), "kdeploy"):
         lines.append(f"## `{path}`\n\n{command.help or ''}\n")
         rows = [

@@ -33,7 +33,6 @@ opened = ExitStack()  # closed at the end of the command
 def workspace(
     emit: Emit | None = None,
     *,
-    emit: Emit | None = None,
     strict: bool = False,
     force_conflicts: bool = False,
     wait_window: str | None = None,
@@ -89,10 +88,8 @@ def workspace(
             given.pop("ingress", None)
         flags |= {f"targets.{name}.{key}": value for key, value in given.items()}
         loaded = load()
-    emit = emit or Viewer()
-    return opened.enter_context(
-        Workspace(loaded, named, emit, strict=strict, force_conflicts=force_conflicts)
-    )
+    work = Workspace(loaded, named, emit or Viewer(), strict=strict, force_conflicts=force_conflicts)
+    return opened.enter_context(work)
 
 
 def _here() -> Path:

@@ -77,7 +77,7 @@ def doctor(output: OutputFormat = "table", **where: Unpack[Where]) -> None:
     if machine := deps.this_machine(**where):
         printers.print_findings(machine.services.examine(), output)
         return
-    work = deps.workspace(printers.Viewer(), **where)
+    work = deps.workspace(**where)
     findings = list(work.target.services.examine())
     if not any(finding.status == "failure" for finding in findings):
         try:

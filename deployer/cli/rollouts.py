@@ -85,7 +85,7 @@ def rollout(
     chosen = Strategy(strategy) if strategy else None
     with printers.open_viewer() as viewer:
         work = deps.workspace(
-            emit=viewer,
+            viewer,
             strict=strict,
             force_conflicts=force_conflicts,
             wait_window=wait_window,
