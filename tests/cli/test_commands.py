@@ -91,8 +91,10 @@ def test_doctor_decides_a_rollout_and_says_what_is_wrong_with_it(folder: Project
     assert (release["status"], "gone.py" in release["detail"]) == ("failure", True)
     assert "model.handler" in release["where"]
     assert release["remedy"]
+    assert json.loads(ended.stderr)["code"] == "check-failed"
+    ended = folder.run("doctor", code=14)
+    assert "model.handler" in ended.stdout
     assert release["remedy"] in ended.stderr
-    assert "model.handler" in folder.run("doctor", code=14).stdout
 
 
 def test_doctor_says_why_the_model_store_cannot_be_opened(folder: Project) -> None:
