@@ -164,14 +164,14 @@ _FAULT_HINTS = {
 }
 
 
-def one_of(choices: Collection[str]) -> str:
-    """List the values of a closed set, for a message: `one of a, b, c`."""
-    return f"one of {', '.join(choices)}"
+def use_one_of(value: str, choices: Collection[str]) -> str:
+    """Return the hint for a wrong value of a closed set: all values, and the nearest one."""
+    return f"Use one of: {', '.join(choices)}.{did_you_mean(value, choices)}"
 
 
-def did_you_mean(value: str, choices: Collection[str]) -> str | None:
-    """Suggest the nearest value of a closed set, for a hint; None if none is near."""
+def did_you_mean(value: str, choices: Collection[str]) -> str:
+    """Return ` Did you mean X?` with the nearest value of a closed set, or nothing if none is near."""
     import difflib
 
-    near = difflib.get_close_matches(value.lower(), choices, n=1, cutoff=0.5)
-    return f"Did you mean `{near[0]}`?" if near else None
+    near = difflib.get_close_matches(value.lower(), choices, n=1)
+    return f" Did you mean {near[0]}?" if near else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deployer.config import KServeTarget, LocalTarget, Settings, TargetConfig, find_file, load_settings
-from deployer.errors import ConfigError, did_you_mean, one_of
+from deployer.errors import ConfigError, use_one_of
 from deployer.events import Emit, Event, Warned
 from deployer.observed import Observed, Reference
 
@@ -224,8 +224,7 @@ def choose_target(settings: Settings, name: str | None) -> tuple[str, TargetConf
 
 def unknown_target(name: str, where: str, known: Collection[str]) -> ConfigError:
     """Return the error for a target that does not exist."""
-    what = f"unknown target {name!r}: must be {one_of(known)}"
-    return ConfigError(what, where=where, hint=did_you_mean(name, known))
+    return ConfigError(f"unknown target {name!r}", where=where, hint=use_one_of(name, known))
 
 
 def open_node(config: LocalTarget, folder: Path, *, gpus: int = 0) -> OneNode:

@@ -1,4 +1,4 @@
-"""Turns everything that ends a command early into one report: what is wrong, where, and what to do. Pure."""
+"""Turns everything that ends a command early into one report: what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from deployer.errors import KdeployError, did_you_mean, one_of, read_fault
+from deployer.errors import KdeployError, did_you_mean, read_fault, use_one_of
 
 INTERNAL, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 CODES = {
@@ -55,19 +55,20 @@ def report_usage(error: Any, arguments: Sequence[str]) -> Report:
     """Report an error of the command line parser: an exception of Typer or Click."""
     context: Any = getattr(error, "ctx", None)
     place = context.command_path if context else " ".join(["kdeploy", *_leading_words(arguments)])
-    help_of = f"Run `{place} --help` to see its options."
+    hint = f"Run `{place} --help` to see its options."
     if hasattr(error, "possibilities"):
         message = f"unknown option {error.option_name!r}"
-        near = did_you_mean(error.option_name, error.possibilities or ())
+        hint += did_you_mean(error.option_name, error.possibilities or ())
     elif command := re.match(r"No such command '(.*?)'\.", error.message, re.DOTALL):
-        choices = list(context.command.commands)
-        message = f"unknown command {command[1]!r}: must be {one_of(choices)}"
-        near, help_of = did_you_mean(command[1], choices), f"Run `{place} --help` to list the commands."
+        message = f"unknown command {command[1]!r}"
+        near = did_you_mean(command[1], context.command.commands)
+        hint = f"Run `{place} --help` to list the commands.{near}"
     else:
-        message, near = _invalid_value(error)
+        message, closed_set = _invalid_value(error)
+        hint = closed_set or hint
         names = getattr(error, "param_hint", None) or _names(getattr(error, "param", None))
         place = f"{place} {names}" if names else place
-    return Report(CODES[USAGE], message, place, f"{near} {help_of}" if near else help_of, USAGE)
+    return Report(CODES[USAGE], message, place, hint, USAGE)
 
 
 def _leading_words(arguments: Sequence[str]) -> list[str]:
@@ -87,12 +88,11 @@ def _names(parameter: Any) -> str:
 
 
 def _invalid_value(error: Any) -> tuple[str, str | None]:
-    """Return what is wrong with a value, and the nearest valid one if the valid ones are a closed set."""
+    """Return what is wrong with a value, and the hint if the valid values are a closed set."""
     message = error.message or f"missing {error.param.param_type_name} {_names(error.param)}"
     message = message.removeprefix("Value error, ").rstrip(".")
     if closed := re.fullmatch(r"'(.*)' is not one of (.*)", message, re.DOTALL):
-        choices = re.findall(r"'(.*?)'", closed[2])
-        return f"invalid value {closed[1]!r}: must be {one_of(choices)}", did_you_mean(closed[1], choices)
+        return f"invalid value {closed[1]!r}", use_one_of(closed[1], re.findall(r"'(.*?)'", closed[2]))
     if limit := re.fullmatch(r"Input should be (.*)", message):
         return f"invalid value: must be {limit[1].partition(',')[0]}", None
     return message[0].lower() + message[1:], None

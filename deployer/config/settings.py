@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import json
 import re
 import sys
@@ -19,7 +18,7 @@ from deployer.config.checks import check_config, text_fault
 from deployer.config.environment import keys_from_environment
 from deployer.config.keys import bare, choices, flatten, type_of
 from deployer.config.schema import Config, TargetConfig, TorchServeValue
-from deployer.errors import ConfigError
+from deployer.errors import ConfigError, use_one_of
 from deployer.files import is_file, read_text
 
 if sys.version_info >= (3, 11):
@@ -225,8 +224,7 @@ def _is_target(table: object) -> bool:
 def _hint(path: list[str], kind: Any = None, wrong: str = "") -> str | None:
     """Return what to write as the value of a key, where `wrong` holds the value that was refused."""
     if values := choices(kind):
-        near = difflib.get_close_matches(wrong.rpartition(" ")[2].strip("'"), values, n=1)
-        return f"Use one of: {', '.join(values)}." + (f" Did you mean {near[0]}?" if near else "")
+        return use_one_of(wrong.rpartition(" ")[2].strip("'"), values)
     return _HINTS.get(".".join(path[:1] + path[2:] if path[0] == "targets" else path))
 
 

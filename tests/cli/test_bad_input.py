@@ -127,7 +127,7 @@ def test_a_release_that_is_not_there(bare: Project) -> None:
 
 def test_a_target_that_is_not_there(bare: Project) -> None:
     said = refused(bare, "status", "--target", "production", code=3, says="where: --target")
-    assert "must be one of local" in said
+    assert "Use one of: local." in said
     bare.environment["KDEPLOY_TARGET"] = "production"
     refused(bare, "status", code=3, says="where: KDEPLOY_TARGET")
 

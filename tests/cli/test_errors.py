@@ -56,24 +56,24 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 
 
 WRONG_USAGE = [
-    (["push", "--nonsense"], "unknown option '--nonsense'", "kdeploy push", ""),
-    (["push", "--stric"], "unknown option '--stric'", "kdeploy push", "Did you mean `--strict`?"),
-    (["pus"], "unknown command 'pus': must be one of init, config, ", "kdeploy", "Did you mean `push`?"),
-    (["local", "strt"], "must be one of start, stop, status, logs", "kdeploy local", "`start`"),
+    (["push", "--nonsense"], "unknown option '--nonsense'", "kdeploy push", "Run `kdeploy push --help`"),
+    (["push", "--stric"], "unknown option '--stric'", "kdeploy push", "Did you mean --strict?"),
+    (["pus"], "unknown command 'pus'", "kdeploy", "list the commands. Did you mean push?"),
+    (["local", "strt"], "unknown command 'strt'", "kdeploy local", "Did you mean start?"),
     (
         ["push", "-o", "jsn"],
-        "invalid value 'jsn': must be one of table, json, yaml, name",
+        "invalid value 'jsn'",
         "kdeploy push --output",
-        "Did you mean `json`?",
+        "Use one of: table, json, yaml, name. Did you mean json?",
     ),
-    (["rollout", "--strategy", "x"], "must be one of rolling, recreate", "kdeploy rollout --strategy", ""),
-    (["rollout", "--canary", "200"], "must be less than or equal to 100", "kdeploy rollout --canary", ""),
-    (["prune"], "missing option --keep", "kdeploy prune --keep", ""),
-    (["predict"], "missing argument IMAGES", "kdeploy predict IMAGES", ""),
-    (["push", "--store"], "option '--store' requires an argument", "kdeploy push", ""),
-    (["models", "scale", "--min-workers"], "requires an argument", "kdeploy models scale", ""),
-    (["push", "extra"], "unexpected extra argument", "kdeploy push", ""),
-    (["rollout", "--canary", "5", "history"], "options of history come after", "kdeploy rollout", ""),
+    (["rollout", "--strategy", "x"], "'x'", "kdeploy rollout --strategy", "Use one of: rolling, recreate."),
+    (["rollout", "--canary", "200"], "must be less than or equal to 100", "kdeploy rollout --canary", "Run"),
+    (["prune"], "missing option --keep", "kdeploy prune --keep", "Run `kdeploy prune --help`"),
+    (["predict"], "missing argument IMAGES", "kdeploy predict IMAGES", "Run"),
+    (["push", "--store"], "option '--store' requires an argument", "kdeploy push", "Run"),
+    (["models", "scale", "--min-workers"], "requires an argument", "kdeploy models scale", "Run"),
+    (["push", "extra"], "unexpected extra argument", "kdeploy push", "Run"),
+    (["rollout", "--canary", "5", "history"], "options of history come after", "kdeploy rollout", "Run"),
 ]
 
 
@@ -88,7 +88,6 @@ def test_wrong_usage_has_the_shape_of_every_error(
     assert message in error
     assert place.startswith(f"where: {where}")
     assert hint in advice
-    assert "--help`" in advice
 
 
 @pytest.mark.parametrize("arguments", [one[0] for one in WRONG_USAGE if "-o" not in one[0]])
@@ -125,26 +124,25 @@ def test_short_options_before_output_and_the_last_output_counts(run: Run) -> Non
 
 
 def test_closed_sets_of_the_config_name_their_choices(run: Run) -> None:
-    code, _, err = run("config", "--set", "serving.protocol-version=v3")
+    code, _, err = run("config", "--set", "model.runtime=pyton")
     assert (code, err.splitlines()) == (
         3,
         [
-            "error: invalid value 'v3'",
-            "where: --set serving.protocol-version",
-            "hint: Use one of: v1, v2. Did you mean v2?",
+            "error: invalid value 'pyton'",
+            "where: --set model.runtime",
+            "hint: Use one of: python, python3. Did you mean python?",
         ],
     )
     _, _, err = run("status", "--target", "labtop")
-    assert "unknown target 'labtop': must be one of laptop\n" in err
-    assert "hint: Did you mean `laptop`?" in err
+    assert "unknown target 'labtop'\n" in err
+    assert "hint: Use one of: laptop. Did you mean laptop?" in err
 
 
 def test_warnings_do_not_break_the_json(run: Run, tmp_path: Path) -> None:
-    with (tmp_path / "kdeploy.toml").open("a") as file:
-        file.write('[serving]\nimage = "other/image:1"\n')
-    (tmp_path / "notes.py").write_text("x")
-    _, _, told = run("diff", "--canary", "10", "-o", "json")
-    assert told == "the first release of the service: it gets all requests, not 10 %\n" or "10 %" in told
+    code, out, err = run("diff", "--canary", "10", "-o", "json")
+    assert (code, bool(json.loads(out))) == (15, True)
+    assert err.startswith("warning: ")
+    assert "it gets all requests, not 10" in err
     os.mkfifo(tmp_path / "pipe")
     code, out, err = run("rollout", "--canary", "10", "--set", "model.serialized-file=pipe", "-o", "json")
     assert (code, out, json.loads(err)["code"]) == (4, "", "invalid-model")

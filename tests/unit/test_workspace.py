@@ -63,7 +63,7 @@ def test_an_unknown_target_is_an_error_that_says_where_it_was_named(
     with open_workspace(folder, target=named) as workspace, pytest.raises(ConfigError) as caught:
         _ = workspace.target
     assert caught.value.where == where
-    assert caught.value.what.endswith("must be one of laptop, cluster")
+    assert caught.value.hint == "Use one of: laptop, cluster."
 
 
 def test_only_a_local_target_has_a_node(folder: Path) -> None:
