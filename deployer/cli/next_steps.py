@@ -70,7 +70,7 @@ def request_lines(endpoint: Endpoint, config: TargetConfig, name: str, protocol:
     """
     from deployer.predict.codecs import JSON, Payload, encode
 
-    request = encode(protocol, name, [Payload(_PIXEL)])
+    request = encode(protocol, name, Payload(_PIXEL))
     wanted = urlsplit(endpoint.url + request.path)
     host, port = wanted.hostname or "", wanted.port or {"https": 443}.get(wanted.scheme, 80)
     lines = []
