@@ -112,14 +112,14 @@ class Rollouts:
             access = StorageAccess(data={"key": ""})
         return self.target.services.role(self.decide(release_id, look=False, access=access).bundle)
 
-    def tell(self, decision: Decision) -> None:
+    def report(self, decision: Decision) -> None:
         """Emit the notes and warnings of a decision. Raises one error for all failed checks."""
         for note in decision.notes:
             self._emit(Noted(note))
         for warning in (*refuse(decision.findings), *(() if decision.unchanged else decision.warnings)):
             self._emit(Warned(warning))
 
-    def admit(self, decision: Decision) -> Finding:
+    def check_admission(self, decision: Decision) -> Finding:
         """Have the target validate the documents of a decision. Changes nothing."""
         try:
             self.target.services.preview(decision.bundle)
@@ -149,7 +149,7 @@ class Rollouts:
         decision = self.decide(
             release_id, percent=percent, strategy=strategy, check=True, wait=timeout is not None
         )
-        self.tell(decision)
+        self.report(decision)
         release, bundle = decision.release, decision.bundle
         if not release_id:
             self._project.push(self._store)

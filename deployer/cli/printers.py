@@ -85,7 +85,7 @@ class LiveViewer(Viewer):
         """Show one event."""
         from deployer import events
 
-        self._view = view.see(self._view, event)
+        self._view = view.update(self._view, event)
         if isinstance(event, events.StatusChanged):
             self._show()
             return
@@ -98,7 +98,7 @@ class LiveViewer(Viewer):
             self._live.stop()
         if self._live and self._view.status:
             after = view.elapsed_text(self._clock() - self._began)
-            tell(f"{view.sentence(self._view.status)}; after {after}")
+            tell(f"{view.status_text(self._view.status)}; after {after}")
         super().__exit__(kind, error, *rest)
 
     def _show(self) -> None:
@@ -116,7 +116,7 @@ class LiveViewer(Viewer):
     def _render(self) -> Text:
         from rich.text import Text
 
-        first, *rest = map(cell, view.lines(self._view, self._clock() - self._began) or [""])
+        first, *rest = map(cell, view.format_lines(self._view, self._clock() - self._began) or [""])
         phase = first.partition(" ")[0]
         return Text("\n").join([Text(first, _STYLES.get(phase, "bold yellow")), *map(Text, rest)])
 
@@ -136,7 +136,7 @@ def _sentence(event: Event) -> str:
         case events.Unchanged():
             return f"unchanged: {event.service} is Ready with release {event.release}"
         case events.StatusChanged():
-            return view.sentence(event.status)
+            return view.status_text(event.status)
         case _:
             return ""
 
@@ -235,7 +235,7 @@ def print_services(statuses: list[Observed], output: Output) -> None:
             s.reference.namespace,
             s.phase.value,
             s.wanted or "-",
-            view.shares(s) or "none",
+            view.traffic_text(s) or "none",
             s.url or "-",
         )
         for s in statuses

@@ -90,5 +90,5 @@ def doctor(output: OutputFormat = "table", **where: Unpack[Where]) -> None:
             findings.append(failure(name, str(error.what), error.where or "", error.hint or ""))
         else:
             if not any(finding.status == "failure" for finding in findings):
-                findings.append(rollouts.admit(decision))
+                findings.append(rollouts.check_admission(decision))
     printers.print_findings(findings, output)

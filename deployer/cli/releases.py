@@ -102,7 +102,7 @@ def plan(
     rollouts = deps.workspace(strict=strict, **where).rollouts
     chosen = Strategy(strategy) if strategy else None
     decision = rollouts.decide(percent=canary, strategy=chosen, check=True)
-    rollouts.tell(decision)
+    rollouts.report(decision)
     release, archive = decision.release, decision.release.archive
     stored, live = rollouts.is_stored(release), decision.live
     upload = "nothing: it is in the model store" if stored else printers.size_text(archive.size)
@@ -151,7 +151,7 @@ def render(
         return
     decision = rollouts.decide(release, percent=canary, look=False)
     bundle = decision.bundle
-    rollouts.tell(decision)
+    rollouts.report(decision)
     if bundle.secret:
         name = bundle.secret.document["metadata"]["name"]
         warn(

@@ -43,7 +43,7 @@ def failure_of(status: Observed) -> RolloutFailedError:
         remove = "Remove the annotation serving.kserve.io/stop to start it."
         hint = "Run `kdeploy local start`." if status.reason == NOT_RUNNING else remove
     what = "the service is stopped" if stopped else f"release {status.wanted} has failed"
-    return RolloutFailedError(f"{what}: {view.words(status)}", where=str(status.reference), hint=hint)
+    return RolloutFailedError(f"{what}: {view.reason_text(status)}", where=str(status.reference), hint=hint)
 
 
 def _status_rows(
@@ -56,13 +56,13 @@ def _status_rows(
     model = predictor.get("model", {})
     yield "service", status.reference
     yield "phase", status.phase.value
-    if reason := view.words(status):
+    if reason := view.reason_text(status):
         yield "reason", reason
     if status.hint:
         yield "hint", status.hint
     yield "release", status.wanted or "-"
     yield "revision", status.revision or "-"
-    yield "traffic", view.shares(status) or "none"
+    yield "traffic", view.traffic_text(status) or "none"
     yield "wanted traffic", _wanted(status)
     yield "replicas", _replicas(live)
     if status.holding:

@@ -96,7 +96,7 @@ def rollout(
             decision = work.rollouts.decide(
                 release, percent=canary, strategy=chosen, check=True, preview=dry_run == "server"
             )
-            work.rollouts.tell(decision)
+            work.rollouts.report(decision)
             printers.print_documents(decision.bundle.documents, output)
             return
         done = work.rollout(

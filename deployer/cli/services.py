@@ -42,7 +42,7 @@ def diff(
     """Show what a rollout would change in the live documents; exit code 15 if there are changes."""
     rollouts = deps.workspace(strict=strict, force_conflicts=force_conflicts, **where).rollouts
     decision = rollouts.decide(release, percent=canary, preview=True)
-    rollouts.tell(decision)
+    rollouts.report(decision)
     reports.print_differences(decision.changes, output)
     if decision.changes:
         raise typer.Exit(DIFFERENT)

@@ -16,7 +16,7 @@ class View(NamedTuple):
     status: Observed | None = None
 
 
-def see(view: View, event: Event) -> View:
+def update(view: View, event: Event) -> View:
     """Return the view after an event."""
     from deployer.events import Applied, StatusChanged
 
@@ -25,12 +25,12 @@ def see(view: View, event: Event) -> View:
     return view._replace(status=event.status) if isinstance(event, StatusChanged) else view
 
 
-def lines(view: View, seconds: float) -> list[str]:
+def format_lines(view: View, seconds: float) -> list[str]:
     """Format a view: the release and its phase, the reason, and one line for each revision."""
     status = view.status
     if status is None:
         return []
-    reason = words(status)
+    reason = reason_text(status)
     width = max((len(share.revision) for share in status.traffic), default=0)
     return [
         f"{status.phase.value}  {view.service}  release {status.wanted}  {elapsed_text(seconds)}",
@@ -42,22 +42,22 @@ def lines(view: View, seconds: float) -> list[str]:
     ]
 
 
-def sentence(status: Observed) -> str:
+def status_text(status: Observed) -> str:
     """Format a status as one line; the error that follows a failure gives its reason."""
-    reason = "" if status.phase.value == "Failed" else words(status)
-    traffic = shares(status)
+    reason = "" if status.phase.value == "Failed" else reason_text(status)
+    traffic = traffic_text(status)
     return (
         f"{status.phase.value}{f' ({reason})' if reason else ''}{f'; traffic: {traffic}' if traffic else ''}"
     )
 
 
-def words(status: Observed) -> str:
+def reason_text(status: Observed) -> str:
     """Return why a service is in its phase, and for how long it has made no progress."""
     waiting = status.seconds and status.phase.value == "Progressing" and status.message
     return f"{status.explanation} ({status.seconds} s)" if waiting else status.explanation
 
 
-def shares(status: Observed) -> str:
+def traffic_text(status: Observed) -> str:
     """Format the traffic of each release."""
     return ", ".join(
         f"{share.percent}% {share.release or share.revision}" for share in status.traffic if share.percent

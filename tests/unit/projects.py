@@ -1,4 +1,4 @@
-"""A project on disk that packs quickly, and what it tells. Its files are never too young to be remembered."""
+"""A small project on disk, for tests. Its files are old enough for the digest cache to keep them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HANDLER = "def handle(data, context):\n    return [1] * len(data or [])\n"
 
 
 class Folder:
-    """A project's folder, and the events of what was done there last."""
+    """A project's folder, and the events of the last call."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -23,7 +23,7 @@ class Folder:
         self.change(b"w")
 
     def change(self, weights: bytes) -> None:
-        """Write other weights, of a file that is large enough not to be read for a plan."""
+        """Write other weights, large enough that a plan does not read them."""
         (self.folder / "weights.pt").write_bytes(weights * 300_000)
 
     def settings(self, **flags: str) -> Settings:
@@ -43,7 +43,7 @@ class Folder:
         )
 
     def project(self, *, strict: bool = False, **flags: str) -> Project:
-        """Open the project anew, as each command does; its clock is a second ahead of the files'."""
+        """Open the project, as each command does; its clock is a second ahead of the files' times."""
         self.events.clear()
         digests = DigestCache(self.folder / DIGESTS, clock=lambda: time.time_ns() + 1_000_000_000)
         return Project(self.settings(**flags), self.events.append, strict=strict, digests=digests)

@@ -309,7 +309,7 @@ class TestDecision:
         decision = rollouts.decide(check=True, preview=True)
         assert decision.unchanged
         assert (decision.changes, decision.findings) == ((), ())
-        rollouts.tell(decision)
+        rollouts.report(decision)
 
     def test_a_role_needs_no_credentials(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         bundles: list[Bundle] = []
@@ -332,11 +332,11 @@ class TestDecision:
         assert (decision.bundle.percent, decision.live) == (10, None)
         assert world.calls == []
 
-    def test_admit_returns_the_error_of_the_target(self, world: World) -> None:
+    def test_check_admission_returns_the_error_of_the_target(self, world: World) -> None:
         rollouts = world.open()
-        assert rollouts.admit(rollouts.decide()).status == "ok"
+        assert rollouts.check_admission(rollouts.decide()).status == "ok"
         world.memory.refusal = TargetError("the webhook denied it", where="spec.predictor", hint="raise it")
-        found = rollouts.admit(rollouts.decide())
+        found = rollouts.check_admission(rollouts.decide())
         assert (found.status, found.detail) == ("failure", "the webhook denied it")
         assert (found.where, found.remedy) == ("spec.predictor", "raise it")
 

@@ -9,7 +9,7 @@ import pytest
 
 from deployer.events import Applied, Event, Pushed, StatusChanged, Warned
 from deployer.observed import Observed, Phase, Reference, Share
-from deployer.rollout.view import View, elapsed_text, lines, see, sentence
+from deployer.rollout.view import View, elapsed_text, format_lines, status_text, update
 
 A, B = "1.0-aaaaaaaaaaaa", "1.1-bbbbbbbbbbbb"
 
@@ -29,8 +29,8 @@ ROLLOUT: list[Event] = [
 
 
 def test_a_view_shows_the_last_status() -> None:
-    seen = functools.reduce(see, ROLLOUT, View())
-    assert lines(seen, 65) == [
+    seen = functools.reduce(update, ROLLOUT, View())
+    assert format_lines(seen, 65) == [
         f"Progressing  team/digits  release {B}  1 min 05 s",
         "  container x",
         f"  digits-predictor-00010   10%  {B}",
@@ -39,14 +39,16 @@ def test_a_view_shows_the_last_status() -> None:
 
 
 def test_another_rollout_resets_the_view() -> None:
-    seen = functools.reduce(see, [*ROLLOUT, Applied(service="team/other", release=A)], View())
+    seen = functools.reduce(update, [*ROLLOUT, Applied(service="team/other", release=A)], View())
     assert seen == View("team/other")
-    assert lines(seen, 0) == []
+    assert format_lines(seen, 0) == []
 
 
 def test_a_revision_of_an_unknown_release() -> None:
     ready = status(Phase.READY, traffic=(Share("digits-predictor-00001", None, 100),))
-    assert lines(View("team/digits", ready), 0)[1:] == ["  digits-predictor-00001  100%  unknown release"]
+    assert format_lines(View("team/digits", ready), 0)[1:] == [
+        "  digits-predictor-00001  100%  unknown release"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,7 @@ def test_a_revision_of_an_unknown_release() -> None:
     ],
 )
 def test_a_status_in_one_line(of: Observed, text: str) -> None:
-    assert sentence(of) == text
+    assert status_text(of) == text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.9, "0 s"), (59.9, "59 s"), (60, "1 min 00 s")])
