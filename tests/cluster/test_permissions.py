@@ -22,14 +22,8 @@ from deployer.store.open import open_store
 from deployer.store.pvc import ClaimStore
 from deployer.targets.kserve import Cluster
 from deployer.targets.kserve.client.resources import CONTROLLER_REVISION, SECRET, SERVICE_ACCOUNT
-from deployer.targets.kserve.preflight.permissions import (
-    WRITTEN,
-    Permission,
-    needed,
-    needed_for_store,
-    render_role,
-)
-from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE
+from deployer.targets.kserve.preflight.permissions import Permission, needed, needed_for_store, render_role
+from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE, WRITTEN
 from tests.cluster.calls import doctor, note, outcomes, roll, warned, watch_rollout
 from tests.cluster.kube import Kube
 from tests.cluster.kubelet import Kubelet

@@ -86,7 +86,7 @@ class TestFailuresOfAnotherRelease:
         play.deployment(A, [refused], observedGeneration=generation)
         with pytest.raises(RolloutFailedError, match=r"QuotaExceeded: .*512Mi") as caught:
             first.end()
-        assert "raise the quota" in (caught.value.hint or "")
+        assert "Raise the quota" in (caught.value.hint or "")
         assert "kdeploy logs" not in (caught.value.hint or "")  # no container has run
         second = waiting(B)  # the Deployment keeps the condition until the old ReplicaSet is empty
         generation = play.deployment(B, [])["metadata"]["generation"]
@@ -126,7 +126,9 @@ class TestOneFailedAttempt:
     def test_three_failed_downloads_end_the_wait(self, waiting: Start, play: Play) -> None:
         one = waiting()
         play.pod(A, init={"terminated": REFUSED, "restarts": 2})
-        with pytest.raises(RolloutFailedError, match=r"3 attempts of the storage-initializer .*endpoint URL"):
+        with pytest.raises(
+            RolloutFailedError, match=r"could not download the model in 3 attempts: .*endpoint URL"
+        ):
             one.end()
 
     def test_the_same_rollout_again_deletes_the_failed_pod(
@@ -231,7 +233,7 @@ class TestOneGpu:
         play.replica_set(B, available=0, number=2)
         play.terminate(old)
         waits = play.pod(B, conditions=[self.NO_GPU])
-        one.until(lambda status: "is still terminating" in status.message)
+        one.until(lambda status: "is terminating" in status.message)
         time.sleep(1.5)
         assert not one.future.done()
         play.gone(old)

@@ -184,10 +184,10 @@ def invalid(play: Play) -> None:
             no_load,
             r"ModelLoadFailed: ValueError: wrong weights \(handler.py, line 12\)\n  \|   File .*line 12",
         ),
-        (no_memory, r"OOMKilled: container kserve-container .*killed for memory; its limit is 150Mi"),
+        (no_memory, r"OOMKilled: container kserve-container .*exceeded its memory limit of 150Mi"),
         (
             no_route,
-            r"NotAllowedByListeners: the gateway refuses the service's route: Predictor namespace two",
+            r"NotAllowedByListeners: the gateway rejects the service's route: Predictor namespace two",
         ),
         (no_secret, r'CreateContainerConfigError: .*secret "s3" not found'),
         (no_gpu, r"Unschedulable: no node has a free nvidia\.com/gpu"),
@@ -284,7 +284,7 @@ class TestNotYet:
             {"status": {"conditions": [UNSCHEDULABLE]}},
         )
         play.ready(ready=False)
-        with pytest.raises(RolloutTimeoutError, match=r"waiting for a node that is being added"):
+        with pytest.raises(RolloutTimeoutError, match=r"waiting for a node that the autoscaler adds"):
             one.end()
 
     def test_another_applied_release_ends_the_wait(

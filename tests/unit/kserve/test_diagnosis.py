@@ -1,4 +1,4 @@
-"""What ends a wait at once, what must last first, and what may still pass."""
+"""Failures that end a wait immediately, failures that must last, and states that can still recover."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ def told(*pods: Document, **children: Any) -> Failure:
 
 
 class TestContainers:
-    def test_a_crash_loop_tells_how_it_ended(self) -> None:
+    def test_a_crash_loop_names_the_exit_code(self) -> None:
         found = told(pod(main=CRASHED))
         assert found.reason == "CrashLoopBackOff"
-        assert found.message.endswith("fails again and again: Error, exit code 1: No module named 'x'")
+        assert found.message.endswith("fails repeatedly: Error, exit code 1: No module named 'x'")
         assert (found.pod, found.container, found.previous) == ("digits-1", "kserve-container", True)
 
-    def test_a_crash_loop_whose_end_is_not_known(self) -> None:
+    def test_a_crash_loop_without_an_exit_code(self) -> None:
         found = told(pod(main={"waiting": CRASHED["waiting"], "restarts": 1}))
-        assert found.message.endswith("fails again and again")
+        assert found.message.endswith("fails repeatedly")
 
     @pytest.mark.parametrize(
         "main",
@@ -73,23 +73,23 @@ class TestContainers:
             {"waiting": {"reason": "CrashLoopBackOff"}, "last": {"exitCode": CANNOT_LOAD, "message": SAID}},
         ],
     )
-    def test_the_first_process_says_why_the_model_does_not_load(self, main: Document) -> None:
+    def test_the_first_process_reports_why_the_model_does_not_load(self, main: Document) -> None:
         found = told(pod(main=main))
         assert (found.reason, found.after) == ("ModelLoadFailed", 0)
         assert found.message == "ValueError: wrong weights (handler.py, line 12)"
         assert found.lines == ("  File handler.py, line 12, in initialize", "last line")
 
-    def test_the_first_process_that_left_no_message(self) -> None:
+    def test_a_first_process_without_a_termination_message(self) -> None:
         found = told(pod(main={"terminated": {"exitCode": CANNOT_LOAD}}))
         assert (found.message, found.lines) == ("the model cannot be loaded", ())
 
     def test_out_of_memory(self) -> None:
         killed = {"running": {}, "last": {"exitCode": 0, "reason": "OOMKilled"}, "restarts": 1}
         found = told(pod(main=killed, limits={"memory": "150Mi"}))
-        assert found.message.endswith("was killed for memory; its limit is 150Mi")
+        assert found.message.endswith("exceeded its memory limit of 150Mi")
         assert "serving.memory" in found.hint
         init = told(pod(init={"terminated": {"exitCode": 137, "reason": "OOMKilled"}}))
-        assert init.message == "container storage-initializer of pod digits-1 was killed for memory"
+        assert init.message == "container storage-initializer of pod digits-1 exceeded its memory limit"
         assert "ClusterStorageContainer" in init.hint
 
     @pytest.mark.parametrize(
@@ -113,10 +113,12 @@ class TestContainers:
         ],
     )
     @pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff"])
-    def test_a_registry_may_answer_the_next_time(self, reason: str, message: str, after: float) -> None:
+    def test_an_image_pull_fails_after_a_while_unless_the_answer_is_final(
+        self, reason: str, message: str, after: float
+    ) -> None:
         assert told(pod(main={"waiting": {"reason": reason, "message": message}})).after == after
 
-    def test_without_a_message_the_event_tells(self) -> None:
+    def test_without_a_message_the_newest_event_explains_it(self) -> None:
         events = [event("digits-1", "Failed", "older", BEFORE), event("digits-1", "Failed", "access denied")]
         assert told(pod(main={"waiting": {"reason": "ErrImagePull"}}), events=events).message.endswith(
             "Failed: access denied"
@@ -128,21 +130,21 @@ class TestContainers:
             pod(),
             pod(init={"terminated": {"exitCode": 0}}, main={"running": {}}),
             pod(main={"waiting": {"reason": "ContainerCreating"}}),
-            pod(main={"terminated": {"exitCode": 1}}),  # it is started again at once
+            pod(main={"terminated": {"exitCode": 1}}),  # the kubelet starts it again immediately
             pod(B, main=CRASHED),
             pod(main=CRASHED, deletionTimestamp=AFTER),
             pod(main=CRASHED, ready=True),
-            # Evicted: its ReplicaSet has another one made.
+            # Evicted: its ReplicaSet creates another pod.
             pod(main={"terminated": {"exitCode": 137, "reason": "OOMKilled"}}, phase="Failed"),
-            # Downloaded at the fourth attempt; or its node was restarted as often.
+            # The fourth download succeeded, or its node was restarted three times.
             pod(init={"terminated": {"exitCode": 0}, "restarts": 3}, main={"running": {}}),
-            pod(main=CRASHED, app="isvc.digits-canary-predictor"),  # somebody's canary
+            pod(main=CRASHED, app="isvc.digits-canary-predictor"),  # another user's canary
         ],
     )
-    def test_what_may_still_pass(self, harmless: Document) -> None:
+    def test_pods_that_can_still_recover(self, harmless: Document) -> None:
         assert failure(harmless) is None
 
-    def test_failures_from_before_do_not_count(self) -> None:
+    def test_earlier_failures_do_not_count(self) -> None:
         before = {"digits-1": {"kserve-container": 4}}
         assert failure(pod(main=CRASHED), before=before) is None
         assert failure(pod(main={**CRASHED, "restarts": 4}), before=before)
@@ -166,26 +168,26 @@ class TestDownloads:
             "SSL validation failed: certificate verify failed",
         ],
     )
-    def test_a_final_answer_ends_it_at_once(self, message: str) -> None:
+    def test_a_final_answer_of_the_store_fails_immediately(self, message: str) -> None:
         found = told(self.ended(message, 1))
         assert found.reason == "StorageInitializerFailed"
         assert found.message == f"the storage-initializer could not download the model: {message}"
-        assert found.container == ""  # its log would say the same once more
+        assert found.container == ""  # its log would repeat the message
 
-    def test_others_are_tried_three_times(self) -> None:
+    def test_other_downloads_fail_after_three_attempts(self) -> None:
         refused = "Could not connect to the endpoint URL"
         assert failure(self.ended(refused, 1)) is None
         assert failure(self.ended(refused, 2)) is None
-        assert told(self.ended(refused, 3)).message.startswith("3 attempts of the storage-initializer")
+        assert "could not download the model in 3 attempts: Could not" in told(self.ended(refused, 3)).message
         before = {"digits-1": {"storage-initializer": 1}}
         assert failure(self.ended(refused, 3), before=before) is None
         assert failure(self.ended(refused, 4), before=before)
 
-    def test_one_that_says_nothing_has_its_log(self) -> None:
+    def test_a_download_without_a_message_refers_to_the_log(self) -> None:
         found = told(self.ended("", 3))
         assert (found.container, found.previous) == ("storage-initializer", False)
 
-    def test_in_back_off_or_running_once_more(self) -> None:
+    def test_a_download_that_is_retried(self) -> None:
         last = {"exitCode": 1, "message": "403 Forbidden"}
         waits = pod(init={"waiting": {"reason": "CrashLoopBackOff"}, "last": last, "restarts": 1})
         runs = pod(init={"running": {}, "last": last, "restarts": 1})
@@ -203,20 +205,20 @@ class TestScheduling:
         assert failure(self.WAITS) == by_event
         assert by_event
         assert by_event.message.startswith("no node has a free nvidia.com/gpu for pod digits-1")
-        assert by_event.hint == "free a GPU, or lower serving.gpu"
+        assert by_event.hint == "Free a GPU, or lower serving.gpu."
 
-    def test_the_way_out_where_the_old_pod_holds_it(self) -> None:
+    def test_the_hint_names_the_old_pod_that_holds_the_gpu(self) -> None:
         old = pod(B, name="digits-0", limits={"nvidia.com/gpu": "1"}, ready=True)
         assert "--strategy recreate" in told(self.WAITS, old).hint
         assert "digits-0" in told(self.WAITS, old).hint
 
-    def test_no_verdict_while_a_pod_that_holds_one_terminates(self) -> None:
+    def test_a_gpu_is_not_missing_while_a_terminating_pod_holds_one(self) -> None:
         leaving = pod(B, name="digits-0", limits={"nvidia.com/gpu": "1"}, deletionTimestamp=AFTER)
         assert failure(self.WAITS, leaving) is None
         other = pod(B, name="digits-0", limits={"cpu": "1"}, deletionTimestamp=AFTER)
         assert failure(self.WAITS, other)
 
-    def test_what_may_become_free(self) -> None:
+    def test_cpu_and_autoscaled_nodes_can_still_come(self) -> None:
         cpu = [event("digits-1", "FailedScheduling", "0/2 nodes are available: 2 Insufficient cpu.")]
         assert failure(pod(node=""), events=cpu) is None
         comes = [event("digits-1", "FailedScheduling", GPU), event("digits-1", "TriggeredScaleUp", "0->1")]
@@ -241,11 +243,11 @@ class TestLogs:
         assert (found.reason, found.after) == ("ModelLoadFailed", FIRST_TRACEBACK)
         assert found.message == "ValueError: wrong weights (h.py, line 7)"
 
-    def test_one_that_comes_again_counts(self) -> None:
+    def test_a_repeated_traceback_counts_immediately(self) -> None:
         twice = (*self.TRACEBACK, self.RETRY, *self.TRACEBACK, self.RETRY)
         assert told(self.LOADS, **self.logs(*twice)).after == 0
 
-    def test_another_servers_traceback(self) -> None:
+    def test_a_traceback_of_another_server(self) -> None:
         lines = [
             "Traceback (most recent call last):",
             '  File "/app/m.py", line 3, in <module>',
@@ -253,7 +255,7 @@ class TestLogs:
         ]
         assert told(self.LOADS, **self.logs(*lines)).message == "KeyError: 'a' (m.py, line 3)"
 
-    def test_what_says_nothing(self) -> None:
+    def test_logs_without_a_traceback(self) -> None:
         assert failure(self.LOADS, **self.logs("INFO all is well")) is None
         assert failure(pod(main={"running": {}}, ready=True), **self.logs(*self.TRACEBACK)) is None
 
@@ -281,14 +283,14 @@ class TestDeployments:
         assert told(replica_sets=[replica_set(conditions=[QUOTA])]).reason == "QuotaExceeded"
         assert told(deployments=[deployment(A, QUOTA)]).reason == "QuotaExceeded"
 
-    def test_those_of_the_release_before_do_not_count(self) -> None:
+    def test_conditions_of_the_previous_release_do_not_count(self) -> None:
         old, new = replica_set(B, 1, conditions=[QUOTA]), replica_set(A, 2)
         assert failure(replica_sets=[old, new], deployments=[deployment(A, QUOTA)]) is None
         assert failure(replica_sets=[old, new], deployments=[deployment(A, LATE)]) is None
         assert failure(deployments=[deployment(A, LATE, generation=3, observed=2)]) is None
         assert failure(of=service(mode="Knative"), revisions=[revision(B, 1, LATE)]) is None
 
-    def test_a_deployment_repeats_the_refusal_of_the_release_before_though_no_name_is_in_it(self) -> None:
+    def test_a_deployment_repeats_the_rejection_of_the_previous_release(self) -> None:
         said = 'admission webhook "w" denied the request: no'
         denied = condition("ReplicaFailure", "True", "FailedCreate", said)
         old, new = replica_set(B, 1, conditions=[denied]), replica_set(A, 2)
@@ -296,7 +298,7 @@ class TestDeployments:
         refused = replica_set(A, 2, conditions=[denied])
         assert told(replica_sets=[old, refused]).message == f"ReplicaSet digits-predictor-2: {said}"
 
-    def test_those_of_an_earlier_wait_for_this_release(self) -> None:
+    def test_conditions_from_before_the_wait_do_not_count(self) -> None:
         before = [LATE, QUOTA]
         assert failure(deployments=[deployment(A, LATE)], conditions_before=before) is None
         later = {**LATE, "lastUpdateTime": AFTER}
@@ -304,7 +306,7 @@ class TestDeployments:
         refused = told(replica_sets=[replica_set(conditions=[QUOTA])], conditions_before=before)
         assert (refused.reason, refused.after) == ("QuotaExceeded", TRIED_AGAIN)
 
-    def test_what_may_pass(self) -> None:
+    def test_conditions_that_can_still_change(self) -> None:
         again = condition("ReplicaFailure", "True", "FailedCreate", "timeout, will retry")
         assert failure(replica_sets=[replica_set(conditions=[again])]) is None
         deploys = revision(A, 1, condition("Ready", "Unknown", "Deploying"))
@@ -312,14 +314,14 @@ class TestDeployments:
 
 
 class TestKServe:
-    def test_events_count_from_the_specification_on(self) -> None:
+    def test_events_older_than_the_specification_do_not_count(self) -> None:
         said = 'admission webhook "w" denied the request: no'
         assert failure(events=[event("service", "InternalError", said, BEFORE)]) is None
         assert failure(events=[event("service", "InternalError", "the object has been modified")]) is None
-        assert told(events=[event("service", "InternalError", said)]).hint.startswith("change what")
+        assert told(events=[event("service", "InternalError", said)]).hint.startswith("Fix the cause")
         assert told(events=[event("service", "ServerlessModeRejected", "no Knative")])
 
-    def test_a_route_that_the_gateway_refuses(self) -> None:
+    def test_a_route_that_the_gateway_rejects(self) -> None:
         def routed(reason: str, predictor: str = "True") -> Document:
             conditions = [
                 condition("PredictorReady", predictor),
@@ -331,7 +333,7 @@ class TestKServe:
         assert failure(of=routed("NotAllowedByListeners", "False")) is None
         assert failure(of=routed("ParentStatusNotAvailable")) is None
 
-    def test_of_its_verdicts_only_an_invalid_specification_counts(self) -> None:
+    def test_of_kserves_model_statuses_only_invalid_spec_counts(self) -> None:
         said = {"reason": "NoSupportingRuntime", "message": "no runtime"}
         invalid = {"transitionStatus": "InvalidSpec", "lastFailureInfo": said}
         found = told(of=service(modelStatus=invalid))

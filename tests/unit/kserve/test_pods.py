@@ -1,4 +1,4 @@
-"""What a pod's status and events say, read from documents."""
+"""Pods' statuses and events, as documents."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_an_initializer_that_succeeded_has_not_failed() -> None:
     done = pods.find_container(
         pod(init={"terminated": {"exitCode": 0}, "restarts": 0}), "storage-initializer"
     )
-    assert (done.failures, done.ended) == (0, None)
+    assert (done.failures, done.ended) == (0, {})
     assert pods.find_container(pod(), "kserve-container") == pods.Container(name="kserve-container")
 
 
@@ -43,19 +43,19 @@ def test_back_off_doubles(restarts: int, seconds: int) -> None:
     assert pods.back_off(again) == 0
 
 
-def test_what_keeps_a_pod_from_a_node() -> None:
+def test_scheduling_faults() -> None:
     unscheduled = condition("PodScheduled", "False", "Unschedulable", GPU)
     waits = pod(node="", conditions=[unscheduled])
     assert pods.scheduling_faults(waits, [event("digits-1", "FailedScheduling", "older")]) == [GPU, "older"]
-    assert pods.scheduling_faults(pod(conditions=[unscheduled]), []) == []  # it has a node by now
+    assert pods.scheduling_faults(pod(conditions=[unscheduled]), []) == []  # it has a node
     assert pods.scheduling_faults(waits, [event("digits-1", "TriggeredScaleUp", "0->1", kind="Normal")]) == []
 
 
-def test_only_events_that_hinder_are_told() -> None:
+def test_only_events_that_delay_a_pod_are_reported() -> None:
     harmless = event("digits-1", "MissingClusterDNS", "kubelet does not have ClusterDNS")
     mount = event("digits-1", "FailedMount", "no such claim", BEFORE)
-    assert pods.hindering_event(pod(), [harmless]) == ""
-    assert pods.hindering_event(pod(), [harmless, mount]) == "FailedMount: no such claim"
+    assert pods.delaying_event(pod(), [harmless]) == ""
+    assert pods.delaying_event(pod(), [harmless, mount]) == "FailedMount: no such claim"
     assert pods.explain_pod(pod(main={"waiting": {"reason": "ContainerCreating"}}), [harmless]) == (
         "ContainerCreating: container kserve-container"
     )
@@ -69,7 +69,7 @@ def test_only_events_that_hinder_are_told() -> None:
     assert pods.explain_pod(pod(), []) == ""
 
 
-def test_the_newest_probe_speaks() -> None:
+def test_the_newest_failed_probe_counts() -> None:
     events = [
         event("digits-1", "Unhealthy", "Readiness probe failed: model digits has\nno READY worker\n", AFTER),
         event("digits-1", "Unhealthy", "Readiness probe failed: TorchServe's management API", BEFORE),
@@ -96,11 +96,11 @@ INITIALIZER = "2026-11-25 13:31:31.{} 1 storage.initializer {} [initializer-entr
         ("", ""),
     ],
 )
-def test_the_initializers_error_without_its_log(message: str, told: str | None) -> None:
+def test_the_initializers_error_without_log_lines(message: str, told: str | None) -> None:
     assert pods.explain_initializer(message) == (" ".join(message.split()) if told is None else told)
 
 
-def test_what_a_pod_holds() -> None:
+def test_resources_of_a_pod() -> None:
     held = pod(limits={"cpu": "1", "nvidia.com/gpu": "2"})
     assert pods.resources_of(held) == {"cpu": "1", "nvidia.com/gpu": "2"}
     assert pods.describe_held(held) == "pod digits-1 (2 nvidia.com/gpu)"
@@ -112,12 +112,3 @@ def test_what_a_pod_holds() -> None:
     assert pods.memory_limit(pod(limits={"memory": "1Gi"}), "kserve-container") == "1Gi"
     assert pods.memory_limit(pod(), "kserve-container") == ""
     assert pods.memory_limit(pod(), "another") == ""
-
-
-def test_the_pod_that_came_farthest_is_first() -> None:
-    waits, lies, runs = (
-        pod(name="a", node=""),
-        pod(name="b"),
-        pod(name="c", main={"running": {}}),
-    )
-    assert [one["metadata"]["name"] for one in pods.running_first([waits, lies, runs])] == ["c", "b", "a"]

@@ -1,4 +1,4 @@
-"""What a rollout says while it waits."""
+"""What a rollout reports while it waits."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from tests.unit.kserve.documents import (
 )
 
 RUNS: Document = {"running": {}}
+STARTS: Document = {"waiting": {"reason": "ContainerCreating"}}
 ERROR = {"exitCode": 1, "reason": "Error", "message": "timed out"}
 
 
@@ -45,14 +46,14 @@ def probe(message: str) -> Document:
             pod(node=""),
             [event("digits-1", "FailedScheduling", GPU), event("digits-1", "TriggeredScaleUp", "0->1")],
             "ScalingUp",
-            "waiting for a node that is being added",
+            "waiting for a node that the autoscaler adds",
         ),
         (pod(init=RUNS), [], "DownloadingModel", "downloading the model"),
         (
             pod(init={**RUNS, "restarts": 1, "last": ERROR}),
             [],
             "DownloadingModel",
-            "downloading the model, attempt 2; the last one said: timed out",
+            "downloading the model, attempt 2; the last one failed: timed out",
         ),
         (
             pod(init={"terminated": ERROR}),
@@ -119,25 +120,25 @@ def probe(message: str) -> Document:
             "pod digits-1: no claim",
         ),
         (
-            pod(main={"waiting": {"reason": "ContainerCreating"}}),  # it has a node by now
+            pod(main={"waiting": {"reason": "ContainerCreating"}}),  # the pod has got a node since
             [
                 event("digits-1", "FailedScheduling", GPU, BEFORE),
                 event("digits-1", "Scheduled", "to n1", AFTER),
             ],
             "StartingContainer",
-            "starting container kserve-container: its image may have to be pulled",
+            "starting container kserve-container; its image may have to be pulled",
         ),
         (
-            pod(main={"waiting": {"reason": "ContainerCreating"}}),  # its volume is mounted by now
+            pod(main={"waiting": {"reason": "ContainerCreating"}}),  # the volume was mounted since
             [event("digits-1", "FailedMount", "no", BEFORE), event("digits-1", "Pulling", "image", AFTER)],
             "StartingContainer",
-            "starting container kserve-container: its image may have to be pulled",
+            "starting container kserve-container; its image may have to be pulled",
         ),
         (
             pod(main={"waiting": {"reason": "PodInitializing"}}),
             [],
             "StartingContainer",
-            "starting container kserve-container: its image may have to be pulled",
+            "starting container kserve-container; its image may have to be pulled",
         ),
         (
             pod(main={"waiting": {"reason": "ErrImagePull", "message": "refused"}}),
@@ -148,27 +149,28 @@ def probe(message: str) -> Document:
         (pod(), [], "", ""),
     ],
 )
-def test_of_a_pod(one: Document, events: list[Document], reason: str, message: str) -> None:
+def test_one_pod(one: Document, events: list[Document], reason: str, message: str) -> None:
     found = said(one, events=events)
     assert found[0] == reason
     assert found[1].endswith(message)
 
 
-def test_a_pod_that_terminates_may_make_room() -> None:
+def test_a_terminating_pod_can_make_room() -> None:
     leaving = pod(B, name="digits-0", limits={"nvidia.com/gpu": "1"}, deletionTimestamp="T")
     events = [event("digits-1", "FailedScheduling", GPU)]
     assert said(pod(node=""), leaving, events=events)[1].endswith(
-        "; pod digits-0 (1 nvidia.com/gpu) is still terminating"
+        "; pod digits-0 (1 nvidia.com/gpu) is terminating"
     )
 
 
-def test_of_several_pods_the_one_that_came_farthest_speaks() -> None:
-    assert said(pod(name="a", node=""), pod(name="b", main=RUNS))[0] == "LoadingModel"
+def test_the_most_advanced_pod_is_described() -> None:
+    assert said(pod(name="a", node=""), pod(name="b"), pod(name="c", main=RUNS))[0] == "LoadingModel"
+    assert said(pod(name="a", node=""), pod(name="b", main=STARTS))[0] == "StartingContainer"
     assert said(pod(name="a", ready=True), pod(name="b", node=""))[0] == "Scheduling"
     assert said(pod(ready=True)) == ("", "")
 
 
-def test_before_there_is_a_pod() -> None:
+def test_a_release_without_a_pod() -> None:
     assert said()[1] == "waiting for KServe to write the Deployment"
     assert said(of=service(mode="Knative"))[1] == "waiting for KServe to write the Knative Service"
     for made in ({"deployments": [deployment()]}, {"replica_sets": [replica_set()]}):
@@ -177,7 +179,7 @@ def test_before_there_is_a_pod() -> None:
     assert said(deployments=[deployment(B)])[0] == "WaitingForKServe"
 
 
-def test_the_route_comes_last() -> None:
+def test_the_route_is_reported_once_the_pods_are_ready() -> None:
     def routed(*conditions: Document) -> Document:
         return service(conditions=[condition("PredictorReady", "True"), *conditions])
 

@@ -37,7 +37,7 @@ def of(*releases: str) -> Children:
 def test_ready_must_last() -> None:
     readiness = ReadinessEvaluator(window=2)
     status = readiness.evaluate(knative(), of(A), 10)
-    assert (status.phase, status.message) == (Phase.PROGRESSING, "ready; must stay so for 2 s")
+    assert (status.phase, status.message) == (Phase.PROGRESSING, "ready; must stay ready for 2 s")
     assert (readiness.in_window, readiness.recheck_at) == (True, 12)
     assert readiness.evaluate(knative(), of(A), 11.9).phase is Phase.PROGRESSING
     assert readiness.evaluate(knative(), of(A), 12).phase is Phase.READY

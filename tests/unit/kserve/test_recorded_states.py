@@ -24,14 +24,19 @@ EXPECTED: dict[str, tuple[Any, ...]] = {
     "05-update-in-progress": (WAITS, 0, "waiting for Kubernetes", "", (100, "1.0-7abcde0a114e", False)),
     "06-update-storage-initializer-failed-old-serves": (
         *(FAILED, 0, "StorageInitializerFailed: the storage-initializer could not download the model: "),
-        "check the model store",
+        "Check the model store",
     ),
     "07-update-done": (READY, 0, "", "", (100, "1.2-289e825bafe6", False)),
     "08-stopped": (STOPPED, 0, "Stopped", ""),
     "09-canary-standard": (READY, 0, "", "", (100, "1.3-83c1f967385c", False)),
     "10-canary-promoted-by-predictor-name": (READY, 0, "", "", (100, "1.3-83c1f967385c", False)),
-    "11-podsecurity-restricted": (FAILED, 0, 'FailedCreate: Deployment digits-predictor: pods "', "change"),
-    "12-quota": (FAILED, 0, "QuotaExceeded: Deployment digits-predictor: pods", "raise the quota"),
+    "11-podsecurity-restricted": (
+        FAILED,
+        0,
+        'FailedCreate: Deployment digits-predictor: pods "',
+        "Fix the cause",
+    ),
+    "12-quota": (FAILED, 0, "QuotaExceeded: Deployment digits-predictor: pods", "Raise the quota"),
     "13-real-node-ready": (READY, 0, "", "", (100, "1.0-c088c3f143da", False)),
     "14-update-handler-fails-at-load": (WAITS, 0, "loading the model", "", (100, "1.2-abb9855c7fbe", False)),
     "15-progress-deadline-old-still-serves": (
@@ -44,9 +49,9 @@ EXPECTED: dict[str, tuple[Any, ...]] = {
         *(
             FAILED,
             35,
-            "ErrImagePull: the image of container kserve-container of pod digits-predictor-cc6596847-",
+            "ErrImagePull: cannot pull the image of container kserve-container of pod digits-predictor-cc65",
         ),
-        *("set serving.image", (100, "1.2-abb9855c7fbe", False)),
+        *("Set serving.image", (100, "1.2-abb9855c7fbe", False)),
     ),
     "19-update-command-not-in-image": (
         *(
@@ -60,9 +65,9 @@ EXPECTED: dict[str, tuple[Any, ...]] = {
         *(
             FAILED,
             0,
-            "OOMKilled: container kserve-container of pod .* was killed for memory; its limit is 150Mi",
+            "OOMKilled: container kserve-container of pod .* exceeded its memory limit of 150Mi",
         ),
-        *("raise serving.memory", (100, "1.2-abb9855c7fbe", False)),
+        *("Raise serving.memory", (100, "1.2-abb9855c7fbe", False)),
     ),
     "21-update-unschedulable": (
         *(WAITS, 0, "no node has room for pod digits-predictor-645ddffcb6-cbp6z: .*Insufficient cpu.*"),
@@ -72,7 +77,7 @@ EXPECTED: dict[str, tuple[Any, ...]] = {
         *(
             WAITS,
             0,
-            'downloading the model, attempt 2; the last one said: Could not connect to the endpoint URL: "',
+            'downloading the model, attempt 2; the last one failed: Could not connect to the endpoint URL: "',
         ),
         *("", (100, "1.2-abb9855c7fbe", False)),
     ),
@@ -95,9 +100,9 @@ EXPECTED: dict[str, tuple[Any, ...]] = {
         *(
             FAILED,
             1,
-            "NotAllowedByListeners: the gateway refuses the service's route: Predictor namespace two",
+            "NotAllowedByListeners: the gateway rejects the service's route: Predictor namespace two",
         ),
-        *("allow the namespace", (100, "1.3-b9758e9dfd82", False)),
+        *("Allow the namespace", (100, "1.3-b9758e9dfd82", False)),
     ),
     "32-min-replicas-0-standard": (WAITS, 0, "waiting for Kubernetes to create the release's pods", ""),
     "33-runtime-not-found": (
@@ -112,7 +117,7 @@ EXPECTED: dict[str, tuple[Any, ...]] = {
             1,
             "Unschedulable: no node has a free nvidia.com/gpu for pod digits-predictor-5d9d6f977c-k7s9x",
         ),
-        *("`kdeploy rollout --strategy recreate` stops it first", (100, "1.0-5a9b067aa966", False)),
+        *("Stop it first with `kdeploy rollout --strategy recreate`", (100, "1.0-5a9b067aa966", False)),
     ),
     "35-recreate-old-pod-killed": (WAITS, 0, "loading the model", ""),
     "36-ingress-objects-ready": (WAITS, 0, "waiting for KServe to write the Deployment", ""),

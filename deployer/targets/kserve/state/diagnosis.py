@@ -1,7 +1,7 @@
 """Why a release cannot become ready, as soon as that is certain. Pure: documents in, a failure out.
 
-Only what is about this release counts: its own pods and ReplicaSets, and conditions that were written after
-the last change. A failure that may pass by itself names the seconds that it must last.
+Only what concerns the release counts: its own pods and ReplicaSets, and conditions written after the last
+change. A failure that can pass by itself states how many seconds it must last.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from deployer.targets.kserve.state.children import (
     event_time,
     events_about,
     is_terminating,
+    name_of,
+    of_release,
     own_children,
     release_of,
     release_pods,
@@ -29,8 +31,8 @@ from deployer.targets.kserve.state.children import (
 from deployer.targets.kserve.state.pods import (
     Container,
     containers,
+    delaying_event,
     explain_initializer,
-    hindering_event,
     is_ready,
     join,
     memory_limit,
@@ -38,27 +40,27 @@ from deployer.targets.kserve.state.pods import (
     scheduling_faults,
 )
 
-CANNOT_LOAD = 78  # how the runtime's first process ends the container when the model cannot be loaded
-ATTEMPTS = 3  # failed downloads after which waiting is over, where the next one could succeed
+CANNOT_LOAD = 78  # exit code of the runtime's first process if the model cannot be loaded
+ATTEMPTS = 3  # failed downloads before a release fails, if the next one could succeed
 
 # Seconds that a state must last before it counts as a failure.
-PULLS = 35.0  # about three attempts of the kubelet to pull an image
-SETTLED = 1.0  # a gateway or the scheduler may speak up right after
-SCALES_UP = 15.0  # an autoscaler looks every ten seconds, and then says that it adds a node
-STALE = 10.0  # KServe has surely come round to this release
-TRIED_AGAIN = 60.0  # Kubernetes has most likely tried again to create a pod that was refused before
-FIRST_TRACEBACK = 8.0  # a worker that fails once more within this is not a passing fault
+PULLS = 35.0  # the kubelet tries about three times to pull an image
+SETTLED = 1.0  # a gateway or the scheduler can correct itself right after
+SCALES_UP = 15.0  # an autoscaler looks every ten seconds, and then reports that it adds a node
+STALE = 10.0  # KServe has processed this release by then
+TRIED_AGAIN = 60.0  # Kubernetes has most likely tried again to create a pod that was rejected before
+FIRST_TRACEBACK = 8.0  # a worker that fails again within this time does not recover by itself
 
 _GPU = re.compile(r"Insufficient (\S*(?:gpu|mig)[^\s.,]*)")
 _PULLING = ("ErrImagePull", "ImagePullBackOff")
-_HOPELESS = {
+_FINAL = {
     "InvalidImageName": "invalid image name",
-    "ErrImageNeverPull": "the image is not on the node and must not be pulled",
-    "CreateContainerConfigError": "it refers to something that does not exist",
+    "ErrImageNeverPull": "the image is not on the node, and its pull policy is Never",
+    "CreateContainerConfigError": "it refers to an object that does not exist",
     "CreateContainerError": "it cannot be created",
     "RunContainerError": "it cannot be started",
 }
-# What a registry or a model store says that asking again does not change.
+# Answers of a registry or a model store that do not change with the next attempt.
 _NO_IMAGE = re.compile(
     r"not found|manifest unknown|unauthorized|denied|forbidden|\b40[134]\b|no such image|invalid reference",
     re.IGNORECASE,
@@ -71,33 +73,24 @@ _NO_MODEL = re.compile(
     r"|not supported|cannot recognize storage type",
     re.IGNORECASE,
 )
-_REFUSED = re.compile(
+_REJECTED = re.compile(
     r"exceeded quota|admission webhook .* denied the request|is forbidden|violates PodSecurity"
 )
-_REFUSING = ("FailedCreate", "InternalError")  # if the message says so
-_REJECTING = ("ServerlessModeRejected", "VirtualServiceCRDNotFound")  # whatever it says
+_REJECTING = ("FailedCreate", "InternalError")  # reasons of events that count if the message says so
+_UNSUPPORTED = ("ServerlessModeRejected", "VirtualServiceCRDNotFound")  # reasons that always count
 _LATE = "ProgressDeadlineExceeded"
-_REVISION_FAILED = (_LATE, "ContainerMissing")
-# What a gateway says of a route that it will not accept; other reasons may pass.
-_ROUTE_REFUSED = frozenset(
-    [
-        "NotAllowedByListeners",
-        "NoMatchingListenerHostname",
-        "NoMatchingParent",
-        "UnsupportedValue",
-        "IncompatibleFilters",
-        "RefNotPermitted",
-        "InvalidKind",
-        "UnsupportedProtocol",
-    ]
+# A gateway's reasons for rejecting a route; with others it can still accept it.
+_ROUTE_REJECTED = re.compile(
+    "NotAllowedByListeners|NoMatchingListenerHostname|NoMatchingParent|UnsupportedValue|IncompatibleFilters"
+    "|RefNotPermitted|InvalidKind|UnsupportedProtocol"
 )
 
 
 class Failure(Struct, frozen=True, kw_only=True):
-    """A reason as Kubernetes names it, a sentence, what to do, and the lines or the log that say more.
+    """A reason in Kubernetes' words, a sentence, a hint, and lines or a container's log with details.
 
-    It counts once it has lasted `after` seconds. Where `lines` are empty and a container is named, the
-    container's log says more: that of its run before where `previous` is set.
+    It counts once it has lasted `after` seconds. If `lines` is empty and a container is named, its log has
+    the details; with `previous`, the log of its previous run.
     """
 
     reason: str
@@ -117,266 +110,239 @@ def diagnose(
     spec_before: Document | None = None,
     conditions_before: Sequence[Document] = (),
 ) -> Failure | None:
-    """Return why the InferenceService's release cannot become ready, or None while it still may.
+    """Return why the InferenceService's release cannot become ready, or None while it still can.
 
-    `before` counts the failures of containers, by pod uid and name, that are older than what is waited for.
-    `spec_before` is the model status that the release before left, `conditions_before` are those that its
-    Deployment and ReplicaSets had before the release was waited for once more.
+    `before` counts earlier failures of containers, by pod uid and container name: they do not count.
+    `spec_before` is the model status that the previous release left. `conditions_before` are the conditions
+    of the Deployment and the ReplicaSets before this wait began.
     """
     for pod in release_pods(service, children):
         known = (before or {}).get(pod["metadata"].get("uid", ""), {})
-        if failure := diagnose_pod(pod, children.events, known) or _of_log(pod, children):
-            return failure if failure.reason != "Unschedulable" else _of_place(failure, service, children)
+        if failure := diagnose_pod(pod, children.events, known) or _diagnose_log(pod, children):
+            return _explain_gpu(failure, service, children) if lacks_gpu(failure) else failure
+    own = own_children(service, children)
     return (
-        _of_deployment(service, children, conditions_before)
-        or _of_revisions(service, children)
-        or _of_events(service, children.events)
-        or _of_route(service)
-        or _of_spec(service, spec_before)
+        _diagnose_pod_creation(service, own, conditions_before)
+        or _diagnose_deadline(service, own, conditions_before)
+        or _diagnose_events(service, children.events)
+        or _diagnose_route(service)
+        or _diagnose_spec(service, spec_before)
     )
 
 
 def diagnose_pod(
     pod: Document, events: Sequence[Document], before: Mapping[str, int] | None = None
 ) -> Failure | None:
-    """Return why a pod cannot run, or None while it still may; `before` counts failures that do not count."""
+    """Return why a pod cannot run, or None while it still can; `before` as in diagnose, for this pod."""
     if not is_ready(pod):
         for one in containers(pod):
-            failed = one.failures - (before or {}).get(one.name, 0)
-            if failure := _of_container(pod, one, failed, events):
+            failures = one.failures - (before or {}).get(one.name, 0)
+            if failures > 0 and (failure := _diagnose_end(pod, one, failures)):
                 return failure
-    return _of_scheduling(pod, events)
+            starts = one.waiting and (failures > 0 or not one.ended)
+            if starts and (failure := _diagnose_waiting(pod, one, events)):
+                return failure
+    fault = next(filter(_GPU.search, scheduling_faults(pod, events)), None)
+    if fault is None:
+        return None
+    resource = _GPU.findall(fault)[0]
+    message = f"no node has a free {resource} for pod {name_of(pod)}: {fault}"
+    return Failure(reason="Unschedulable", message=message, pod=name_of(pod), after=SETTLED)
 
 
-def _of_container(pod: Document, one: Container, failed: int, events: Sequence[Document]) -> Failure | None:
-    if failed > 0 and (failure := _of_end(pod, one, failed)):
-        return failure
-    if one.waiting and (failed > 0 or one.ended is None):
-        return _of_waiting(pod, one, events)
-    return None
-
-
-def _of_end(pod: Document, one: Container, failed: int) -> Failure | None:
+def _diagnose_end(pod: Document, one: Container, failures: int) -> Failure | None:
     """Read how the last run of a container ended."""
-    ended, name = one.ended or {}, str(pod["metadata"]["name"])
-    where, previous = f"container {one.name} of pod {name}", one.running or bool(one.waiting)
-    if ended.get("reason") == "OOMKilled":
-        limit = memory_limit(pod, one.name)
-        what = (
-            "serving.memory" if one.name != INITIALIZER else "the limit in KServe's ClusterStorageContainer"
+    failure = Failure(
+        reason="",
+        message="",
+        pod=name_of(pod),
+        container=one.name,
+        previous=one.running or bool(one.waiting),
+    )
+    if one.ended.get("reason") == "OOMKilled":
+        setting = (
+            "the limit in KServe's ClusterStorageContainer" if one.name == INITIALIZER else "serving.memory"
         )
-        return Failure(
+        limit = memory_limit(pod, one.name)
+        return structs.replace(
+            failure,
             reason="OOMKilled",
-            message=f"{where} was killed for memory" + (f"; its limit is {limit}" if limit else ""),
-            hint=f"raise {what}, then run `kdeploy rollout` again",
-            pod=name,
-            container=one.name,
-            previous=previous,
+            message=f"{_place(pod, one)} exceeded its memory limit" + (f" of {limit}" if limit else ""),
+            hint=f"Raise {setting}, then run `kdeploy rollout` again.",
         )
     if one.name == INITIALIZER:
-        said = explain_initializer(one.message)
-        if not _NO_MODEL.search(said) and failed < ATTEMPTS:
+        error = explain_initializer(one.message)
+        if failures < ATTEMPTS and not _NO_MODEL.search(error):
             return None
-        attempts = f"{failed} attempts of the " if failed > 1 else "the "
-        return Failure(
+        attempts = f" in {failures} attempts" if failures > 1 else ""
+        return structs.replace(
+            failure,
             reason="StorageInitializerFailed",
-            message=join(f"{attempts}{INITIALIZER} could not download the model", said),
-            hint="check the model store and its credentials: `kdeploy doctor`",
-            pod=name,
-            container="" if said else one.name,  # or its log would say the same once more
-            previous=previous,
+            message=join(f"the {INITIALIZER} could not download the model{attempts}", error),
+            hint="Check the model store and its credentials with `kdeploy doctor`.",
+            container="" if error else one.name,  # the log would only repeat the error
         )
-    if one.name == SERVING_CONTAINER and ended.get("exitCode") == CANNOT_LOAD:
+    if one.name == SERVING_CONTAINER and one.ended.get("exitCode") == CANNOT_LOAD:
         first, *lines = one.message.splitlines() or ["the model cannot be loaded"]
-        return Failure(
-            reason="ModelLoadFailed",
-            message=first,
-            pod=name,
-            container=one.name,
-            previous=previous,
-            lines=tuple(lines),
-        )
+        return structs.replace(failure, reason="ModelLoadFailed", message=first, lines=tuple(lines))
     return None
 
 
-def _of_waiting(pod: Document, one: Container, events: Sequence[Document]) -> Failure | None:
-    """Read what a container waits for, where that cannot come."""
-    name = str(pod["metadata"]["name"])
-    where = f"container {one.name} of pod {name}"
-    said = join(one.waiting_message or hindering_event(pod, events))
+def _diagnose_waiting(pod: Document, one: Container, events: Sequence[Document]) -> Failure | None:
+    """Read why a waiting container cannot start."""
+    where, error = _place(pod, one), one.waiting_message or delaying_event(pod, events)
     if one.waiting == "CrashLoopBackOff" and one.name != INITIALIZER:
-        ended = one.ended or {}
-        code = f"{ended.get('reason', 'ended')}, exit code {ended.get('exitCode')}" if ended else ""
-        message = join(f"{where} fails again and again", code, one.message)
-        return Failure(reason=one.waiting, message=message, pod=name, container=one.name, previous=True)
+        code = (
+            f"{one.ended.get('reason', 'ended')}, exit code {one.ended.get('exitCode')}" if one.ended else ""
+        )
+        message = join(f"{where} fails repeatedly", code, one.message)
+        return Failure(
+            reason=one.waiting, message=message, pod=name_of(pod), container=one.name, previous=True
+        )
     if one.waiting in _PULLING:
         return Failure(
             reason=one.waiting,
-            message=join(f"the image of {where} cannot be pulled", said),
-            hint="set serving.image to an image that the nodes can pull",
-            pod=name,
-            after=0.0 if _NO_IMAGE.search(said) else PULLS,
+            message=join(f"cannot pull the image of {where}", error),
+            hint="Set serving.image to an image that the nodes can pull.",
+            pod=name_of(pod),
+            after=0.0 if _NO_IMAGE.search(error) else PULLS,
         )
-    if one.waiting in _HOPELESS:
-        return Failure(reason=one.waiting, message=join(where, _HOPELESS[one.waiting], said), pod=name)
+    if one.waiting in _FINAL:
+        return Failure(reason=one.waiting, message=join(where, _FINAL[one.waiting], error), pod=name_of(pod))
     return None
 
 
-def _of_scheduling(pod: Document, events: Sequence[Document]) -> Failure | None:
-    said = next(filter(_GPU.search, scheduling_faults(pod, events)), None)
-    if not said:
+def _place(pod: Document, one: Container) -> str:
+    return f"container {one.name} of pod {name_of(pod)}"
+
+
+def _diagnose_log(pod: Document, children: Children) -> Failure | None:
+    """Read the log of a container that runs and is not ready, if its runtime reports nothing by itself."""
+    lines = children.logs.get(name_of(pod), ())
+    if not lines or is_ready(pod):
         return None
-    lacking = _GPU.search(said)
-    name = lacking[1] if lacking else ""
-    message = f"no node has a free {name} for pod {pod['metadata']['name']}: {said}"
-    return Failure(reason="Unschedulable", message=message, pod=pod["metadata"]["name"], after=SETTLED)
+    log = LoadLog()
+    log.feed("\n".join(lines) + "\n")
+    error = log.failure or last_traceback(lines)
+    if not error:
+        return None
+    return Failure(
+        reason="ModelLoadFailed",
+        message=error,
+        pod=name_of(pod),
+        container=SERVING_CONTAINER,
+        after=0.0 if log.failure else FIRST_TRACEBACK,
+    )
 
 
 def lacks_gpu(failure: Failure | None) -> bool:
-    """Return whether a failure is that no node has a free GPU, which a pod that ends may give back."""
+    """Return whether the failure is a missing GPU, which a terminating pod can free."""
     return failure is not None and failure.reason == "Unschedulable"
 
 
-def _of_place(failure: Failure, service: Document, children: Children) -> Failure | None:
-    """Doubt that a GPU is missing while a pod of the service gives one back; say the way out otherwise."""
+def _explain_gpu(failure: Failure, service: Document, children: Children) -> Failure | None:
+    """Add to a missing GPU how to free one; None while a pod of the service is about to free one."""
     if any(is_terminating(pod) and _holds_gpu(pod) for pod in children.pods):
         return None
-    release = release_of(service)
-    others = [
-        pod
-        for pod in own_children(service, children).pods
-        if release_of(pod) != release and _holds_gpu(pod) and not is_terminating(pod)
-    ]
-    hint = "free a GPU, or lower serving.gpu"
-    if others:
-        hint = (
-            f"pod {others[0]['metadata']['name']} of release {release_of(others[0])} holds one: "
-            "`kdeploy rollout --strategy recreate` stops it first (the service does not answer meanwhile)"
-        )
-    return structs.replace(failure, hint=hint)
+    for pod in own_children(service, children).pods:
+        if release_of(pod) != release_of(service) and _holds_gpu(pod):
+            hint = (
+                f"Pod {name_of(pod)} of release {release_of(pod)} holds one. Stop it first with `kdeploy "
+                "rollout --strategy recreate`; the service does not answer until the new pod is ready."
+            )
+            return structs.replace(failure, hint=hint)
+    return structs.replace(failure, hint="Free a GPU, or lower serving.gpu.")
 
 
 def _holds_gpu(pod: Document) -> bool:
     return any(re.search("gpu|mig", name) for name in resources_of(pod))
 
 
-def _of_log(pod: Document, children: Children) -> Failure | None:
-    """Read the log of a container that runs and is not ready, where its runtime says nothing by itself."""
-    lines = children.logs.get(pod["metadata"]["name"], ())
-    if not lines or is_ready(pod):
-        return None
-    log = LoadLog()
-    log.feed("\n".join(lines) + "\n")
-    said = log.failure or last_traceback(lines)
-    if not said:
-        return None
-    return Failure(
-        reason="ModelLoadFailed",
-        message=said,
-        pod=pod["metadata"]["name"],
-        container=SERVING_CONTAINER,
-        after=0.0 if log.failure else FIRST_TRACEBACK,
-    )
+def _diagnose_pod_creation(service: Document, own: Children, before: Sequence[Document]) -> Failure | None:
+    """Read that Kubernetes rejects the release's pods.
 
-
-def _of_deployment(service: Document, children: Children, before: Sequence[Document]) -> Failure | None:
-    """Read that pods are refused, or late, where that is about the release.
-
-    KServe writes the new release's label on the Deployment at once. Its deadline is the one of the release
-    before until it is observed again, and it repeats what any of its ReplicaSets reports of refused pods.
+    KServe writes the new release's label on the Deployment immediately, and the Deployment repeats what any
+    of its ReplicaSets reports. So it only counts if all ReplicaSets are of the release.
     """
-    own = own_children(service, children)
-    others = [_name(one) for one in own.replica_sets if release_of(one) != release_of(service)]
-    made = _of_release(service, own.replica_sets)
-    for one in filter(_is_observed, made if others else [*made, *own.deployments]):
+    sets = of_release(service, own.replica_sets)
+    made = sets if len(sets) < len(own.replica_sets) else [*sets, *own.deployments]
+    for one in filter(_is_observed, made):
         found = condition(one, "ReplicaFailure")
-        if _REFUSED.search(refused := found.get("message", "")):
+        if _REJECTED.search(error := found.get("message", "")):
             after = TRIED_AGAIN if found in before else 0.0
-            return _refusal("FailedCreate", f"{one['kind']} {_name(one)}", refused, after)
+            return _reject("FailedCreate", f"{one['kind']} {name_of(one)}", error, after)
+    return None
+
+
+def _diagnose_deadline(service: Document, own: Children, before: Sequence[Document]) -> Failure | None:
+    """Read that the Deployment or the revision of the release has exceeded its deadline."""
+    others = [name_of(one) for one in own.replica_sets if release_of(one) != release_of(service)]
     for one in filter(_is_observed, own.deployments):
         late = condition(one, "Progressing")
-        said = late.get("message", "")
-        if late.get("reason") == _LATE and late not in before and not any(name in said for name in others):
-            return Failure(reason=_LATE, message=join(f"Deployment {_name(one)}", said))
+        error = late.get("message", "")
+        if late.get("reason") == _LATE and late not in before and not any(name in error for name in others):
+            return Failure(reason=_LATE, message=join(f"Deployment {name_of(one)}", error))
+    for one in of_release(service, own.revisions):
+        for late in conditions(one):
+            if late.get("status") == "False" and late.get("reason") in (_LATE, "ContainerMissing"):
+                message = join(f"Revision {name_of(one)}", late.get("message", ""))
+                return Failure(reason=late["reason"], message=message)
     return None
 
 
 def _is_observed(document: Document) -> bool:
-    """Return whether an object's conditions are of its present specification."""
+    """Return whether an object's conditions are about its current specification."""
     observed: int = document.get("status", {}).get("observedGeneration", 0)
     return observed >= int(document["metadata"].get("generation", 0))
 
 
-def _of_revisions(service: Document, children: Children) -> Failure | None:
-    for one in _of_release(service, own_children(service, children).revisions):
-        for found in conditions(one):
-            if found.get("status") == "False" and found.get("reason") in _REVISION_FAILED:
-                message = join(f"Revision {_name(one)}", found.get("message", ""))
-                return Failure(reason=found["reason"], message=message)
-    return None
-
-
-def _of_release(service: Document, made: list[Document]) -> list[Document]:
-    release = release_of(service)
-    return [one for one in made if release_of(one) == release]
-
-
-def _name(document: Document) -> str:
-    return str(document["metadata"]["name"])
-
-
-def _of_events(service: Document, events: Sequence[Document]) -> Failure | None:
-    """Read from the InferenceService's events that it is refused; one that is older than the spec is not."""
+def _diagnose_events(service: Document, events: Sequence[Document]) -> Failure | None:
+    """Read from the InferenceService's events that its current specification is rejected."""
     since = applied_at(service)
-    for event in events_about(service, list(events)):
-        reason, said = event.get("reason", ""), event.get("message", "")
-        if event_time(event) < since:
-            continue
-        if reason in _REJECTING or (reason in _REFUSING and _REFUSED.search(said)):
-            return _refusal(reason, f"InferenceService {service['metadata']['name']}", said)
+    for event in events_about(service, events):
+        reason, error = event.get("reason", ""), event.get("message", "")
+        rejected = reason in _UNSUPPORTED or (reason in _REJECTING and _REJECTED.search(error))
+        if rejected and event_time(event) >= since:
+            return _reject(reason, f"InferenceService {name_of(service)}", error)
     return None
 
 
-def _refusal(reason: str, who: str, said: str, after: float = 0.0) -> Failure:
-    if "exceeded quota" in said:
-        hint = "raise the quota, or lower what the release asks for: serving.cpu, memory, gpu"
-        return Failure(reason="QuotaExceeded", message=join(who, said), hint=hint, after=after)
-    hint = "change what the message names, then run `kdeploy rollout` again"
-    return Failure(reason=reason, message=join(who, said), hint=hint, after=after)
+def _reject(reason: str, where: str, error: str, after: float = 0.0) -> Failure:
+    hint = "Fix the cause that the message names, then run `kdeploy rollout` again."
+    if "exceeded quota" in error:
+        reason = "QuotaExceeded"
+        hint = "Raise the quota, or lower serving.cpu, serving.memory or serving.gpu."
+    return Failure(reason=reason, message=join(where, error), hint=hint, after=after)
 
 
-def _of_route(service: Document) -> Failure | None:
-    """Read from KServe's status that the gateway refuses the route; the pods are ready by then."""
-    ingress = condition(service, "IngressReady")
-    if condition(service, "PredictorReady").get("status") != "True" or ingress.get("status") != "False":
+def _diagnose_route(service: Document) -> Failure | None:
+    """Read from KServe's status that the gateway rejects the route; the pods are ready by then."""
+    ingress, predictor = condition(service, "IngressReady"), condition(service, "PredictorReady")
+    reason = ingress.get("reason", "")
+    if predictor.get("status") != "True" or ingress.get("status") != "False":
         return None
-    if ingress.get("reason") not in _ROUTE_REFUSED:
+    if not _ROUTE_REJECTED.fullmatch(reason):
         return None
-    return Failure(
-        reason=ingress["reason"],
-        message=join("the gateway refuses the service's route", ingress.get("message", "")),
-        hint="allow the namespace in the Gateway's listeners: `kubectl -n kserve get gateway -o yaml`",
-        after=SETTLED,
-    )
+    message = join("the gateway rejects the service's route", ingress.get("message", ""))
+    hint = "Allow the namespace in the Gateway's listeners. See them: `kubectl -n kserve get gateway -o yaml`"
+    return Failure(reason=reason, message=message, hint=hint, after=SETTLED)
 
 
-def _of_spec(service: Document, before: Document | None) -> Failure | None:
-    """Believe that the specification is invalid; what the release before left must last a while to count."""
+def _diagnose_spec(service: Document, before: Document | None) -> Failure | None:
+    """Read that the specification is invalid; a verdict on the previous release must last a while."""
     model = service.get("status", {}).get("modelStatus", {})
+    info = model.get("lastFailureInfo") or {}
     if model.get("transitionStatus") != "InvalidSpec":
         return None
-    told = model.get("lastFailureInfo", {})
-    same = before is not None and (before.get("transitionStatus"), before.get("lastFailureInfo")) == (
-        model["transitionStatus"],
-        model.get("lastFailureInfo"),
+    same = before is not None and all(
+        before.get(key) == model.get(key) for key in ("transitionStatus", "lastFailureInfo")
     )
-    reason = told.get("reason") or model["transitionStatus"]
-    message = join("KServe reports an invalid specification", told.get("message", ""))
-    return Failure(reason=reason, message=message, after=STALE if same else 0.0)
+    message = join("KServe reports an invalid specification", info.get("message", ""))
+    return Failure(reason=info.get("reason") or "InvalidSpec", message=message, after=STALE if same else 0.0)
 
 
 def applied_at(service: Document) -> str:
-    """Return when the specification was last written, by the API server's clock, to the second."""
+    """Return when the specification was last written, to the second, by the API server's clock."""
     fields = service["metadata"].get("managedFields", [])
     times = [f.get("time", "") for f in fields if "f:spec" in f.get("fieldsV1", {})]
     return max(times, default="")[:19]

@@ -17,12 +17,12 @@ STORAGE_CONTAINER = Resource(
 KNATIVE_SERVICE = Resource("serving.knative.dev", "v1", "services", "Service")
 REVISION = Resource("serving.knative.dev", "v1", "revisions", "Revision")
 
-_WRITTEN = (INFERENCE_SERVICE, SERVING_RUNTIME, SECRET, SERVICE_ACCOUNT)
-_BY_KIND = {(resource.api_version, resource.kind): resource for resource in _WRITTEN}
+WRITTEN = (INFERENCE_SERVICE, SERVING_RUNTIME, SECRET, SERVICE_ACCOUNT)
+_BY_KIND = {(resource.api_version, resource.kind): resource for resource in WRITTEN}
 
 
 def resource_of(document: Document) -> Resource:
-    """Return the resource that a document is of. Raises TargetError for a kind that kdeploy never writes."""
+    """Return the resource of a document. Raises TargetError for a kind that kdeploy never writes."""
     kind = (document.get("apiVersion", ""), document.get("kind", ""))
     if kind not in _BY_KIND:
         raise TargetError(f"kdeploy does not apply documents of kind {' '.join(kind)}")

@@ -1,9 +1,9 @@
-"""What a pod's status and events say: what runs, what failed, and what the pod waits for. Pure."""
+"""What a pod's status and events report: its containers, their failures, and what delays it. Pure."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -11,69 +11,68 @@ from msgspec import Struct
 from deployer.observed import Document
 from deployer.targets.kserve.state.children import (
     INITIALIZER,
-    SERVING_CONTAINER,
     condition,
     conditions,
     event_time,
     events_about,
+    name_of,
 )
 
-# Warning events that say why a pod does not run; others, such as MissingClusterDNS, hinder nothing.
-_HINDERING = frozenset(
-    [
-        "BackOff",
-        "ErrImageNeverPull",
-        "Failed",
-        "FailedAttachVolume",
-        "FailedBinding",
-        "FailedCreatePodContainer",
-        "FailedCreatePodSandBox",
-        "FailedMapVolume",
-        "FailedMount",
-        "FailedScheduling",
-        "FailedSync",
-        "InspectFailed",
-        "InvalidDiskCapacity",
-        "NetworkNotReady",
-        "NotTriggerScaleUp",
-        "ProvisioningFailed",
-    ]
+# Warning events that explain why a pod does not run. Others, such as MissingClusterDNS, delay nothing.
+_DELAYING = re.compile(
+    "BackOff|ErrImageNeverPull|Failed|FailedAttachVolume|FailedBinding|FailedCreatePodContainer"
+    "|FailedCreatePodSandBox|FailedMapVolume|FailedMount|FailedScheduling|FailedSync|InspectFailed"
+    "|InvalidDiskCapacity|NetworkNotReady|NotTriggerScaleUp|ProvisioningFailed"
 )
-_PROGRESSING = ("Scheduled", "SuccessfulAttachVolume", "Pulling", "Pulled", "Created", "Started")
-_SCALES_UP = ("TriggeredScaleUp", "Nominated")  # by the cluster autoscaler, by Karpenter
+_ADVANCING = ("Scheduled", "SuccessfulAttachVolume", "Pulling", "Pulled", "Created", "Started")
+_SCALES_UP = ("TriggeredScaleUp", "Nominated")  # the cluster autoscaler's event, and Karpenter's
 _PROBE = re.compile(r"^(?:Readiness|Startup|Liveness) probe (?:failed|errored)[^:]*: *", re.DOTALL)
 _LOG_PREFIX = re.compile(r"^\d{4}-\d\d-\d\d[ T][\d:.,]+ +\d* *\S+ +(?P<level>[A-Z]+) +(?:\[[^\]]*\] *)?")
 _UNEXPECTED = "Unexpected error during storage initialization: "
-_BACK_OFF_FIRST, _BACK_OFF_MAX = 10, 300  # seconds, as the kubelet has them
+_BACK_OFF_FIRST, _BACK_OFF_MAX = 10, 300  # seconds, the kubelet's
 
 
 class Container(Struct, frozen=True, kw_only=True):
-    """A container of a pod: its state now, how its last run ended, and how many runs have failed."""
+    """A container of a pod: its state, how its last run ended, and how many runs have failed."""
 
     name: str
     running: bool = False
-    ready: bool = False
-    started: str = ""
     waiting: str = ""
     waiting_message: str = ""
-    ended: Document | None = None
+    ended: Document = {}
     failures: int = 0
 
     @property
     def message(self) -> str:
-        """The message that its last run left."""
-        return str((self.ended or {}).get("message") or "").strip()
+        """The termination message of its last run."""
+        return str(self.ended.get("message") or "").strip()
 
 
 def containers(pod: Document) -> list[Container]:
-    """Return the containers of a pod, those that prepare it first."""
+    """Return the containers of a pod, init containers first."""
     status = pod.get("status", {})
     found = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
     return [_read_container(one) for one in found]
 
 
+def _read_container(status: dict[str, Any]) -> Container:
+    name, state = status.get("name", ""), status.get("state") or {}
+    waiting, ended = state.get("waiting") or {}, state.get("terminated") or {}
+    last = (status.get("lastState") or {}).get("terminated") or {}
+    if name == INITIALIZER and ended.get("exitCode") == 0 and ended.get("reason") != "OOMKilled":
+        return Container(name=name)  # it has succeeded, at whichever attempt
+    return Container(
+        name=name,
+        running="running" in state,
+        waiting=waiting.get("reason", ""),
+        waiting_message=waiting.get("message", ""),
+        ended=ended or last,
+        failures=int(status.get("restartCount", 0)) + bool(ended or (waiting and last)),
+    )
+
+
 def find_container(pod: Document, name: str) -> Container:
-    """Return a container of a pod; one that the kubelet has not reported yet has no state."""
+    """Return a container of a pod; it has no state until the kubelet reports one."""
     return next((one for one in containers(pod) if one.name == name), Container(name=name))
 
 
@@ -83,71 +82,69 @@ def count_failures(pod: Document) -> dict[str, int]:
 
 
 def back_off(container: Container) -> int:
-    """Return how many seconds the kubelet waits before the next attempt; 0 while no attempt is due."""
-    failed = container.ended is not None and container.failures > 0
-    if container.running or not failed:
+    """Return the seconds until the kubelet starts a failed container again, else 0."""
+    if container.running or not (container.ended and container.failures):
         return 0
     return int(min(_BACK_OFF_FIRST * 2 ** min(container.failures - 1, 10), _BACK_OFF_MAX))
 
 
 def is_ready(pod: Document) -> bool:
-    """Return whether a pod gets requests."""
+    """Return whether a pod receives requests."""
     return condition(pod, "Ready").get("status") == "True"
 
 
 def is_scheduled(pod: Document) -> bool:
-    """Return whether a pod is on a node."""
+    """Return whether a pod has a node."""
     return bool(pod.get("spec", {}).get("nodeName"))
 
 
 def is_scaling_up(pod: Document, events: Sequence[Document]) -> bool:
-    """Return whether a node is being added for a pod."""
-    return any(one.get("reason") in _SCALES_UP for one in events_about(pod, list(events)))
+    """Return whether an autoscaler adds a node for a pod."""
+    return any(one.get("reason") in _SCALES_UP for one in events_about(pod, events))
 
 
 def scheduling_faults(pod: Document, events: Sequence[Document]) -> list[str]:
-    """Return why a pod has no node yet; nothing while a node is being added for it."""
-    about = events_about(pod, list(events))
+    """Return why a pod has no node; nothing while an autoscaler adds one."""
     if is_scheduled(pod) or is_scaling_up(pod, events):
         return []
-    said = [one.get("message", "") for one in conditions(pod) if one.get("reason") == "Unschedulable"]
-    return said + [one.get("message", "") for one in about if one.get("reason") == "FailedScheduling"]
+    reports = [one for one in conditions(pod) if one.get("reason") == "Unschedulable"]
+    reports += [one for one in events_about(pod, events) if one.get("reason") == "FailedScheduling"]
+    return [one.get("message", "") for one in reports]
 
 
-def hindering_event(pod: Document, events: Sequence[Document]) -> str:
-    """Return the newest event that says why a pod does not run, or nothing if it has come farther since."""
-    every = events_about(pod, list(events))
-    since = max((event_time(one) for one in every if one.get("reason") in _PROGRESSING), default="")
+def delaying_event(pod: Document, events: Sequence[Document]) -> str:
+    """Return the newest event that explains why a pod does not run; nothing if it has advanced since."""
+    every = events_about(pod, events)
+    since = max((event_time(one) for one in every if one.get("reason") in _ADVANCING), default="")
     about = [
-        one
+        f"{reason}: {one.get('message', '')}"
         for one in every
-        if one.get("type") == "Warning" and one.get("reason") in _HINDERING and event_time(one) >= since
+        if one.get("type") == "Warning" and event_time(one) >= since
+        if _DELAYING.fullmatch(reason := one.get("reason", ""))
     ]
-    return f"{about[-1].get('reason')}: {about[-1].get('message', '')}" if about else ""
+    return about[-1] if about else ""
 
 
 def probe_message(pod: Document, events: Sequence[Document]) -> str:
-    """Return what the newest failed probe of a pod said, or nothing."""
-    about = [one for one in events_about(pod, list(events)) if one.get("reason") == "Unhealthy"]
-    return " ".join(_PROBE.sub("", about[-1].get("message", "")).split()) if about else ""
+    """Return the message of a pod's newest failed probe, or nothing."""
+    about = [one.get("message", "") for one in events_about(pod, events) if one.get("reason") == "Unhealthy"]
+    return join(_PROBE.sub("", about[-1])) if about else ""
 
 
 def explain_pod(pod: Document, events: Sequence[Document]) -> str:
-    """Return what a pod waits for, or why it ended; nothing where nothing tells."""
-    ended = [one for one in containers(pod) if one.ended and not one.running]
-    if ended:
-        own = join(str((ended[0].ended or {}).get("reason", "")), ended[0].message)
-    else:
-        own = next((f"{one.waiting}: container {one.name}" for one in containers(pod) if one.waiting), "")
+    """Return what a pod waits for, or why it has ended; nothing if that is unknown."""
+    states = containers(pod)
+    ended = [
+        join(one.ended.get("reason", ""), one.message) for one in states if one.ended and not one.running
+    ]
+    waits = [f"{one.waiting}: container {one.name}" for one in states if one.waiting]
     scheduled = condition(pod, "PodScheduled")
-    unscheduled = (
-        join(scheduled["reason"], scheduled["message"]) if scheduled.get("status") == "False" else ""
-    )
-    return hindering_event(pod, events) or unscheduled or own
+    unscheduled = [scheduled["reason"], scheduled["message"]] if scheduled.get("status") == "False" else []
+    return delaying_event(pod, events) or join(*unscheduled) or next(iter((*ended, *waits)), "")
 
 
 def explain_initializer(message: str) -> str:
-    """Return the error in what KServe's storage-initializer left, without log prefixes and INFO lines."""
+    """Return the error in a message of KServe's storage-initializer, without log prefixes and INFO lines."""
     lines = []
     for line in message.splitlines():
         found = _LOG_PREFIX.match(line)
@@ -156,11 +153,11 @@ def explain_initializer(message: str) -> str:
         text = line[found.end() :] if found else line
         if text.strip() and not text.startswith(("Traceback ", "  ")):
             lines.append(text.strip().removeprefix(_UNEXPECTED))
-    return " ".join(lines[-3:]) or " ".join(message.split())
+    return " ".join(lines[-3:]) or join(message)
 
 
 def resources_of(pod: Document) -> dict[str, str]:
-    """Return what the containers of a pod ask for, by resource; what several ask for is joined by a plus."""
+    """Return what the containers of a pod request, by resource; several requests are joined by a plus."""
     found: dict[str, str] = {}
     for one in pod.get("spec", {}).get("containers", []):
         resources = one.get("resources") or {}
@@ -178,42 +175,13 @@ def memory_limit(pod: Document, container: str) -> str:
 
 
 def describe_held(pod: Document) -> str:
-    """Say which pod is being deleted, and what it holds until it is gone: GPUs first of all."""
+    """Name a terminating pod and what it holds: its GPUs, or else everything that it requests."""
     held = resources_of(pod)
     scarce = {key: value for key, value in held.items() if "/" in key} or held
-    what = ", ".join(f"{value} {key}" for key, value in sorted(scarce.items()))
-    return f"pod {pod['metadata']['name']}" + (f" ({what})" if what else "")
+    amounts = ", ".join(f"{value} {key}" for key, value in sorted(scarce.items()))
+    return f"pod {name_of(pod)}" + (f" ({amounts})" if amounts else "")
 
 
 def join(*parts: str) -> str:
-    """Join the parts that say something, on one line."""
+    """Join the parts that are not empty on one line, with colons."""
     return ": ".join(text for part in parts if (text := " ".join(part.split())))
-
-
-def _read_container(status: dict[str, Any]) -> Container:
-    state, last = status.get("state") or {}, (status.get("lastState") or {}).get("terminated")
-    waiting, ended = state.get("waiting") or {}, state.get("terminated") or last
-    over = state.get("terminated")
-    restarts, init = int(status.get("restartCount", 0)), status.get("name") == INITIALIZER
-    succeeded = over is not None and over.get("exitCode") == 0 and over.get("reason") != "OOMKilled"
-    failed = over is not None or (bool(waiting) and last is not None)
-    return Container(
-        name=status.get("name", ""),
-        running="running" in state,
-        ready=bool(status.get("ready")),
-        started=(state.get("running") or {}).get("startedAt", ""),
-        waiting=waiting.get("reason", ""),
-        waiting_message=waiting.get("message", ""),
-        ended=None if init and succeeded else ended,
-        failures=0 if init and succeeded else restarts + failed,
-    )
-
-
-def running_first(pods: Sequence[Document]) -> Iterator[Document]:
-    """Yield pods with those first that have come the farthest."""
-
-    def rank(pod: Document) -> tuple[bool, bool, str]:
-        serving = find_container(pod, SERVING_CONTAINER)
-        return (not serving.running, not is_scheduled(pod), pod["metadata"]["name"])
-
-    yield from sorted(pods, key=rank)

@@ -1,13 +1,12 @@
-"""Which release gets which requests, read from what KServe made of an InferenceService. Pure.
+"""Which release gets which requests, read from the objects of an InferenceService. Pure.
 
-In Standard mode KServe reports neither revisions nor traffic: there the predictor's ReplicaSets are the
-revisions, and their shares of the available pods the traffic.
+In Standard mode KServe reports neither revisions nor traffic. There the predictor's ReplicaSets are the
+revisions, and their shares of the available pods are the traffic.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from msgspec import structs
 
@@ -17,6 +16,7 @@ from deployer.targets.kserve.state.children import (
     deployment_name,
     is_standard,
     is_terminating,
+    name_of,
     own_children,
     release_of,
 )
@@ -26,29 +26,38 @@ _NUMBER = "deployment.kubernetes.io/revision"
 
 
 def observe(service: Document, children: Children, *, stable: str | None = None) -> Observed:
-    """Return what an InferenceService and its objects say; `stable` as in read_observed."""
-    own = own_children(service, children)
-    if is_standard(service):
-        sets = sorted(own.replica_sets, key=_number)
-        releases = {_name(one): release_of(one) for one in sets}
-        shares = [*split_replica_sets(sets, 100 - _foreign(service, own)), *_canaries(service, children)]
-        status = read_observed(service, releases, predictor=_predictor(sets), shares=shares, stable=stable)
-        replicas = _count(sets, "availableReplicas"), sum(_wanted(one) for one in sets)
-        revisions = [_revision(one, "availableReplicas", "replicas") for one in sets]
+    """Read the status of an InferenceService and its objects; `stable` as in read_observed."""
+    own, standard = own_children(service, children), is_standard(service)
+    made = sorted(own.replica_sets, key=_number) if standard else own.revisions
+    releases = {name_of(one): release_of(one) for one in made}
+    if standard:
+        foreign = _foreign_shares(service, children)
+        shares = [*split_replica_sets(made, 100 - sum(share.percent for share in foreign)), *foreign]
+        status = read_observed(service, releases, predictor=_predictor(made), shares=shares, stable=stable)
+        ready, pods, wanted = "availableReplicas", "replicas", sum(_wanted(one) for one in made)
     else:
-        releases = {_name(one): release_of(one) for one in own.revisions}
         status = read_observed(service, releases, stable=stable)
-        replicas = _count(own.revisions, "actualReplicas"), _count(own.revisions, "desiredReplicas")
-        revisions = [_revision(one, "actualReplicas", "actualReplicas") for one in own.revisions]
-    held = tuple(describe_held(pod) for pod in children.pods if is_terminating(pod))
-    return structs.replace(status, replicas=replicas, revisions=tuple(revisions), holding=held)
+        ready, pods, wanted = (
+            "actualReplicas",
+            "actualReplicas",
+            sum(_count(one, "desiredReplicas") for one in made),
+        )
+    revisions = tuple(
+        Revision(name_of(one), release_of(one), _count(one, ready), _count(one, pods)) for one in made
+    )
+    return structs.replace(
+        status,
+        replicas=(sum(one.ready for one in revisions), wanted),
+        revisions=revisions,
+        holding=tuple(describe_held(pod) for pod in children.pods if is_terminating(pod)),
+    )
 
 
 def observe_briefly(service: Document, sets: Sequence[Document], releases: dict[str, str | None]) -> Observed:
-    """Return what a list shows of one service of many.
+    """Read the status that a list of services shows.
 
-    `sets` are its ReplicaSets in Standard mode, `releases` those of Knative's revisions; a revision that is
-    not among them is of the service's own release if it is the newest.
+    `sets` are the service's ReplicaSets in Standard mode. `releases` maps Knative's revisions to releases;
+    the newest revision, if it is missing, is of the service's own release.
     """
     children = Children(replica_sets=list(sets))
     if is_standard(service):
@@ -59,12 +68,12 @@ def observe_briefly(service: Document, sets: Sequence[Document], releases: dict[
 
 
 def find_url(service: Document, revisions: Sequence[Document], release: str) -> str | None:
-    """Return the URL of one release in Knative mode: its tag's, or the service's where it gets all requests.
+    """Return the URL of one release in Knative mode: its tag's, or the service's if it gets all requests.
 
-    None where the release is not in the split, or KServe has given it no tag.
+    None if the release gets no requests, or has no tag.
     """
     status = service.get("status", {})
-    releases = {_name(one): release_of(one) for one in revisions}
+    releases = {name_of(one): release_of(one) for one in revisions}
     for line in status.get("components", {}).get("predictor", {}).get("traffic", []):
         if releases.get(line.get("revisionName", "")) == release:
             url: str | None = line.get("url") or (status.get("url") if line.get("percent") == 100 else None)
@@ -73,83 +82,62 @@ def find_url(service: Document, revisions: Sequence[Document], release: str) -> 
 
 
 def split_replica_sets(sets: Sequence[Document], percent: int = 100) -> list[Share]:
-    """Return how `percent` of the requests is shared by the ReplicaSets' available pods, the newest first."""
-    available = [(one, count) for one in reversed(sets) if (count := _status(one, "availableReplicas"))]
+    """Divide `percent` of the requests by the ReplicaSets' available pods, the newest ReplicaSet first."""
+    available = [(one, count) for one in reversed(sets) if (count := _count(one, "availableReplicas"))]
     total, given, counted = sum(count for _, count in available), 0, 0
     shares = []
-    for one, count in available:  # so that rounding never makes more or less than `percent`
+    for one, count in available:  # cumulative, so that the rounded shares add up to `percent`
         counted += count
         upto = round(percent * counted / total)
-        shares.append(Share(_name(one), release_of(one), upto - given))
+        shares.append(Share(name_of(one), release_of(one), upto - given))
         given = upto
     return shares
 
 
-def _revision(document: Document, ready: str, pods: str) -> Revision:
-    return Revision(_name(document), release_of(document), _status(document, ready), _status(document, pods))
-
-
 def _predictor(sets: Sequence[Document]) -> Document:
-    """Return what Knative would report of ReplicaSets, the newest last."""
+    """Return the status that Knative would report for ReplicaSets, the newest last."""
     if not sets:
         return {}
-    newest = sets[-1]
-    alone = all(_status(one, "replicas") == 0 for one in sets[:-1])
-    arrived = alone and _status(newest, "availableReplicas") >= _wanted(newest)
-    serving = [_name(one) for one in sets if _status(one, "availableReplicas")]
-    ready = _name(newest) if arrived else next((name for name in serving if name != _name(newest)), "")
-    return {"latestCreatedRevision": _name(newest), "latestReadyRevision": ready}
+    *older, newest = sets
+    alone = all(_count(one, "replicas") == 0 for one in older)
+    if alone and _count(newest, "availableReplicas") >= _wanted(newest):
+        ready = name_of(newest)
+    else:
+        ready = next((name_of(one) for one in older if _count(one, "availableReplicas")), "")
+    return {"latestCreatedRevision": name_of(newest), "latestReadyRevision": ready}
 
 
-def _foreign(service: Document, own: Children) -> int:
-    """Return the percentage of the requests that canaries of somebody else get.
+def _foreign_shares(service: Document, children: Children) -> list[Share]:
+    """Return the percentage of the requests that the canaries of another user get.
 
-    KServe 0.20 accepts `spec.canary`, reports its percentage and splits nothing, so the routes are believed.
+    KServe 0.20 accepts `spec.canary`, reports its percentage and splits nothing, so only the service's
+    HTTPRoute shows it: backends that are not the predictor.
     """
-    return sum(weight for _, weight in _foreign_weights(service, own))
-
-
-def _foreign_weights(service: Document, own: Children) -> list[tuple[str, int]]:
-    """Return the backends of the service's HTTPRoute that are not its predictor, with their percentages."""
     if not service.get("spec", {}).get("canary"):
         return []
-    route = next((one for one in own.routes if _name(one) == service["metadata"]["name"]), {})
+    route = next((one for one in children.routes if name_of(one) == name_of(service)), {})
     rules = route.get("spec", {}).get("rules", [])
-    backends = rules[0].get("backendRefs", []) if rules else []
-    total = sum(one.get("weight", 1) for one in backends)
-    return [
-        (one["name"], round(100 * one.get("weight", 1) / total))
-        for one in backends
-        if total and one.get("weight", 1) and one["name"] != deployment_name(service)
-    ]
-
-
-def _canaries(service: Document, children: Children) -> list[Share]:
-    releases = {
-        str(labels.get("app", "")).removeprefix("isvc."): release_of(one)
-        for one in children.replica_sets
-        for labels in [one["metadata"].get("labels", {})]
+    weights = {
+        one["name"]: one.get("weight", 1) for one in (rules[0].get("backendRefs", []) if rules else [])
     }
-    weights = _foreign_weights(service, children)
-    return [Share(name, releases.get(name), percent, foreign=True) for name, percent in weights]
+    releases = {
+        str(one["metadata"].get("labels", {}).get("app", "")).removeprefix("isvc."): release_of(one)
+        for one in children.replica_sets
+    }
+    return [
+        Share(name, releases.get(name), round(100 * weight / sum(weights.values())), foreign=True)
+        for name, weight in weights.items()
+        if weight and name != deployment_name(service)
+    ]
 
 
 def _number(replica_set: Document) -> int:
     return int(replica_set["metadata"].get("annotations", {}).get(_NUMBER, "0"))
 
 
-def _name(document: Document) -> str:
-    return str(document["metadata"]["name"])
-
-
 def _wanted(replica_set: Document) -> int:
     return int(replica_set.get("spec", {}).get("replicas", 1))
 
 
-def _count(documents: Sequence[Document], key: str) -> int:
-    return sum(_status(one, key) for one in documents)
-
-
-def _status(document: Document, key: str) -> int:
-    value: Any = document.get("status", {}).get(key, 0)
-    return int(value)
+def _count(document: Document, key: str) -> int:
+    return int(document.get("status", {}).get(key, 0))
