@@ -1,4 +1,4 @@
-"""The documents of one release as a value: each kind has its place, and nobody searches a list. Pure."""
+"""The Kubernetes documents of one release as a value, each kind in its own field. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from deployer.observed import RELEASE_LABEL, Document, Reference
 
 
 class Sealed:
-    """A document that holds credentials: it cannot be printed or encoded, only taken out to be applied."""
+    """A document that holds credentials: it cannot be printed or encoded, only unwrapped and applied."""
 
     def __init__(self, document: Document) -> None:
         self.document = document
@@ -18,9 +18,9 @@ class Sealed:
 
 
 class Bundle(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is applied for a release: its InferenceService, and what that needs beside it.
+    """What is applied for a release: its InferenceService, and the documents that it needs.
 
-    A runtime or an account of the cluster's own is not in it. `extras` are further documents that belong to
+    An existing runtime or ServiceAccount of the cluster is not included. `extras` are further documents of
     the service, such as a PodDisruptionBudget.
     """
 
@@ -38,12 +38,12 @@ class Bundle(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def release(self) -> str:
-        """The id of the release; empty for a service that kdeploy did not render."""
+        """The release ID; empty for a service that kdeploy did not render."""
         return str(self.service["metadata"].get("labels", {}).get(RELEASE_LABEL, ""))
 
     @property
     def percent(self) -> int:
-        """The percentage of requests that the release is to get."""
+        """The wanted percentage of requests."""
         return int(self.service["spec"]["predictor"].get("canaryTrafficPercent", 100))
 
     @property
@@ -53,21 +53,21 @@ class Bundle(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def beside(self) -> tuple[Document, ...]:
-        """Every document but the service, in the order in which they are applied; the Secret first."""
+        """Every document except the service, in the order of applying; the Secret is first."""
         secret = self.secret.document if self.secret else None
         return *(one for one in (secret, self.account, self.runtime) if one), *self.extras
 
     @property
     def documents(self) -> tuple[Document, ...]:
-        """Every document that can be shown, in the order in which they are applied."""
+        """Every document that can be shown, in the order of applying."""
         return *self.without_secret().beside, self.service
 
     def recreating(self) -> Bundle:
-        """Return a bundle whose service stops its old pods before new ones are started."""
+        """Return a bundle whose service stops its old pods before it starts new ones."""
         predictor = {**self.service["spec"]["predictor"], "deploymentStrategy": {"type": "Recreate"}}
         service = {**self.service, "spec": {**self.service["spec"], "predictor": predictor}}
         return structs.replace(self, service=service)
 
     def without_secret(self) -> Bundle:
-        """Return what may be shown and kept."""
+        """Return the documents that can be shown and stored."""
         return structs.replace(self, secret=None)

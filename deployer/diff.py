@@ -1,6 +1,6 @@
-"""What applying documents would change of live objects, to be shown. Pure.
+"""What applying documents would change in live objects, for display. Pure.
 
-What the API server and KServe's webhooks add does not count as a change. Values of a Secret are never shown.
+Additions by the API server and KServe's webhooks do not count as changes. Values of a Secret are never shown.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ HIDDEN, CHANGED = "(hidden)", "(changed)"
 _SERVERS = frozenset(
     {"managedFields", "resourceVersion", "generation", "uid", "creationTimestamp", "selfLink"}
 )
-_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"  # of a Secret, it holds its values
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"  # contains a Secret's values
 
 
 class Change(Struct, frozen=True):
-    """One field: its path, and its value before and after; None where it is not there."""
+    """One field: its path, and its value before and after; None if it does not exist."""
 
     path: str
     before: Any
@@ -30,7 +30,7 @@ class Change(Struct, frozen=True):
 
 
 class Diff(Struct, frozen=True, kw_only=True):
-    """One object that would change; `before` is None for one that would be new."""
+    """One object that would change; `before` is None if it would be created."""
 
     kind: str
     name: str
@@ -40,7 +40,7 @@ class Diff(Struct, frozen=True, kw_only=True):
 
 
 def compare(live: Document | None, after: Document) -> Diff | None:
-    """Return what becomes of a live object, or None where nothing does."""
+    """Return what would change in a live object, or None if nothing would."""
     if after["kind"] == "Secret":
         live, after = _hide(live, None) if live else None, _hide(after, live)
     before = _shown(live) if live else None
@@ -53,17 +53,17 @@ def compare(live: Document | None, after: Document) -> Diff | None:
 
 
 def _hide(secret: Document, live: Document | None) -> Document:
-    """Return a Secret without its values: only whether each differs from the live one's."""
+    """Return a Secret that shows of each value only whether it differs from the live one."""
     held = live.get("data", {}) if live else {}
-    told = {
+    data = {
         key: CHANGED if key in held and held[key] != value else HIDDEN
         for key, value in secret.get("data", {}).items()
     }
-    return {**secret, "data": told}
+    return {**secret, "data": data}
 
 
 def _shown(document: Document) -> Document:
-    """Return what people write of an object, its keys in order."""
+    """Return an object without what the API server adds, its keys in order."""
     metadata = {key: value for key, value in document["metadata"].items() if key not in _SERVERS}
     annotations = metadata.pop("annotations", {})
     kept = {key: value for key, value in annotations.items() if key != _LAST_APPLIED}
@@ -81,14 +81,14 @@ def _sorted(value: Any) -> Any:
 
 
 def _settle(before: Any, after: Any) -> Any:
-    """Return what comes after, written as before where it says the same."""
+    """Return `after`, with each value written as in `before` if both mean the same."""
     if isinstance(before, dict) and isinstance(after, dict):
         return {key: _settle(before.get(key), value) for key, value in after.items()}
     return before if same(before, after) else after
 
 
 def _changes(before: Any, after: Any, path: str) -> Iterator[Change]:
-    """Yield every field that differs; one that holds others only as a whole."""
+    """Yield every field that differs; items of lists of different lengths are not compared."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key in sorted(before.keys() | after.keys()):
             yield from _changes(before.get(key), after.get(key), f"{path}.{key}".lstrip("."))

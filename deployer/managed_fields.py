@@ -1,7 +1,7 @@
-"""Who owns which field of a live object, and whether applying a document would change it. Pure.
+"""Which manager owns which field of a live object, and whether applying a document would change it. Pure.
 
-The API server records for every field who wrote it last (`metadata.managedFields`). What KServe's webhooks
-add to an InferenceService is not ours, so it does not count.
+The API server records the managers of every field in `metadata.managedFields`. Fields that KServe's webhooks
+add to an InferenceService are not kdeploy's, so they do not count.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ from deployer.quantity import parse_quantity
 
 FIELD_MANAGER = "kdeploy"
 
-_BESIDE = frozenset({"apiVersion", "kind", "metadata", "status"})
-_SET_BY_SERVER = {("apiVersion",), ("kind",), ("metadata", "name"), ("metadata", "namespace")}
-
-_INSIDE = {FIELD_MANAGER, "manager", "kserve-controller-manager"}  # its controller's binary is `manager`
+_NOT_CONTENT = frozenset({"apiVersion", "kind", "metadata", "status"})
+_IDENTITY = {("apiVersion",), ("kind",), ("metadata", "name"), ("metadata", "namespace")}
+_INSIDE = {FIELD_MANAGER, "manager", "kserve-controller-manager"}  # `manager` is KServe's controller
 
 Path = tuple[str, ...]
 
 
 class Drift(Struct, frozen=True):
-    """A field that was changed outside of kdeploy; with no manager, it was taken out."""
+    """A field that was changed outside of kdeploy; without a manager, it was removed."""
 
     field: str
     manager: str = ""
@@ -33,25 +32,22 @@ class Drift(Struct, frozen=True):
 
 
 def agrees(live: Document, wanted: Document) -> bool:
-    """Return whether applying a document would leave the live object as it is.
+    """Return whether applying a document would not change the live object.
 
-    Where nobody keeps account of the fields, as on one node, they are compared as they are.
+    On the local target no fields are managed, so labels and content are compared.
     """
     if not live["metadata"].get("managedFields"):
-        return _labels(live) == _labels(wanted) and _content(live) == _content(wanted)
+        return _content(live) == _content(wanted)
     leaves = dict(_leaves(wanted))
     if not all(_holds(live, path, value) for path, value in leaves.items()):
         return False
-    return owned(live) <= leaves.keys() | _tables(leaves)
+    tables = {path[:length] for path in leaves for length in range(1, len(path))}
+    return owned(live) <= leaves.keys() | tables
 
 
-def _labels(document: Document) -> dict[str, str]:
-    labels: dict[str, str] = document["metadata"].get("labels", {})
-    return labels
-
-
-def _content(document: Document) -> Document:
-    return {key: value for key, value in document.items() if key not in _BESIDE}
+def _content(document: Document) -> tuple[Document, Document]:
+    content = {key: value for key, value in document.items() if key not in _NOT_CONTENT}
+    return document["metadata"].get("labels", {}), content
 
 
 def owned(live: Document) -> set[Path]:
@@ -63,13 +59,8 @@ def owned(live: Document) -> set[Path]:
     return found
 
 
-def owners(live: Document, path: Path) -> list[str]:
-    """Return the managers that hold a field, the last writer last."""
-    return [entry["manager"] for entry in _holders(live, path)]
-
-
 def compare_with_applied(live: Document, applied: Document) -> list[Drift]:
-    """Return the fields of an applied document that others hold now, or that are otherwise than applied."""
+    """Return the fields of an applied document that other managers have changed, taken over or removed."""
     ours = owned(live)
     found = []
     for path, value in _leaves(applied):
@@ -84,9 +75,9 @@ def compare_with_applied(live: Document, applied: Document) -> list[Drift]:
 
 
 def leave_to_others(wanted: Document, live: Document, paths: Sequence[Path]) -> Document:
-    """Leave out of a document those of the fields that another manager holds."""
+    """Return a document without those of the fields that another manager holds."""
     for path in paths:
-        if set(owners(live, path)) - {FIELD_MANAGER}:
+        if any(entry["manager"] != FIELD_MANAGER for entry in _holders(live, path)):
             wanted = _without(wanted, path)
     return wanted
 
@@ -99,15 +90,16 @@ def _without(document: Document, path: Path) -> Document:
 
 
 def _holders(live: Document, path: Path) -> list[Document]:
+    """Return the entries of the managers that hold a field, the last writer last."""
     entries = sorted(live.get("metadata", {}).get("managedFields", []), key=lambda e: e.get("time", ""))
     return [entry for entry in entries if path in set(_paths(entry.get("fieldsV1", {})))]
 
 
 def _leaves(document: Document, prefix: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Yield every field that a document says, but those that name it."""
+    """Yield every field of a document except those that identify it."""
     for key, value in document.items():
         path = (*prefix, key)
-        if path in _SET_BY_SERVER:
+        if path in _IDENTITY:
             continue
         if isinstance(value, dict) and value:
             yield from _leaves(value, path)
@@ -115,12 +107,8 @@ def _leaves(document: Document, prefix: Path = ()) -> Iterator[tuple[Path, Any]]
             yield path, value
 
 
-def _tables(leaves: dict[Path, Any]) -> set[Path]:
-    return {path[:length] for path in leaves for length in range(1, len(path))}
-
-
 def _paths(fields: dict[str, Any], prefix: Path = ()) -> Iterator[Path]:
-    """Yield the paths in a `fieldsV1`; at a list's first item its own path, once."""
+    """Yield the paths in a `fieldsV1`; a list is one path."""
     for key, inner in fields.items():
         if key.startswith("f:"):
             path = (*prefix, key[2:])
@@ -139,18 +127,14 @@ def _holds(live: Document, path: Path, wanted: Any) -> bool:
 
 
 def same(live: Any, wanted: Any) -> bool:
-    """Return whether a live value says what is wanted.
+    """Return whether a live value means the same as a wanted one.
 
-    KServe's webhooks write quantities their own way, and add keys to items of lists.
+    KServe's webhooks rewrite quantities and add keys to the items of lists.
     """
     if isinstance(wanted, dict) and isinstance(live, dict):
         return all(key in live and same(live[key], value) for key, value in wanted.items())
     if isinstance(wanted, list) and isinstance(live, list):
         return len(live) == len(wanted) and all(map(same, live, wanted))
-    return bool(live == wanted) or _is_same_quantity(live, wanted)
-
-
-def _is_same_quantity(live: Any, wanted: Any) -> bool:
-    if not (isinstance(live, str) and isinstance(wanted, str)):
-        return False
-    return parse_quantity(live) is not None and parse_quantity(live) == parse_quantity(wanted)
+    if isinstance(wanted, str) and isinstance(live, str) and live != wanted:
+        return parse_quantity(live) is not None and parse_quantity(live) == parse_quantity(wanted)
+    return bool(live == wanted)

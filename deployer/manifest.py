@@ -1,7 +1,7 @@
-"""The documents of a release: its InferenceService, the ServingRuntime that it runs on, its ServiceAccount.
+"""Renders the documents of a release: its InferenceService, its ServingRuntime and its ServiceAccount.
 
-Pure but for reading the files in `manifests/`. Every value passes a filter that writes it as
-one JSON string, which is also YAML, so no value can become structure.
+Pure, except that it reads the files in `manifests/`. A filter writes every text as one JSON string, which is
+also YAML, so that no value can become structure.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from deployer.storage_access import StorageAccess
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-MARGIN = 10  # seconds beyond those that a request, or the first process's drain, may take
+MARGIN = 10  # seconds added to the longest request, and to the first process's drain
 RUNTIME_PREFIX = "kdeploy-torchserve-"
 
-# The parts of the first process, each after those that it imports.
+# The parts of the first process, in the order of their imports.
 _PARTS = ("probe.py", "http_messages.py", "front.py", "first_process.py")
 _IMPORT_OF_A_PART = re.compile(r"^from (deployer|manifests)\.\w+ import (\([^)]*\)|.*)\n", re.MULTILINE)
 
-# What PyYAML leaves unquoted and other readers, Go's among them, take for a number or a boolean.
-_READ_OTHERWISE = re.compile(r"[-+.0-9]|[yYnN]$")
+# Texts that PyYAML does not quote, and that other readers such as Go's read as a number or a boolean.
+_AMBIGUOUS = re.compile(r"[-+.0-9]|[yYnN]$")
 
 
 def render(
@@ -49,20 +49,21 @@ def render(
     scaling: Scaling,
     traffic: Traffic | None = None,
     access: StorageAccess | None = None,
-    recreate: bool = False,
 ) -> Bundle:
     """Render the documents of a release.
 
-    With `recreate`, old pods are stopped before new ones are started: that takes no room for both.
-    With `access`, the service runs as a ServiceAccount that may read the model store; where that takes
-    credentials, they are in the bundle's sealed Secret. A runtime that `serving` names is the cluster's own,
-    and none is rendered.
+    With `access`, the service runs as a ServiceAccount that can read the model store; the bundle's sealed
+    Secret holds its credentials, if any. If `serving` names a runtime, it exists in the cluster, and none is
+    rendered.
     """
-    account = access.service_account(release.name) if access else ""
     serving = release.serving
-    # A node of its own has no other runtime than ours.
+    # The local target only has kdeploy's own runtime.
     named = None if capabilities.local_storage_only else serving.runtime
     spec = release.runtime or render_runtime()
+    drain = {  # seconds after SIGTERM, for the first process
+        "KDEPLOY_DRAIN_SECONDS": str(serving.drain_seconds),
+        "KDEPLOY_GRACE_SECONDS": str(serving.drain_seconds + serving.response_timeout),
+    }
     values = {
         "name": release.name,
         "namespace": namespace,
@@ -74,10 +75,9 @@ def render(
         "storage_uri": storage_uri,
         "deployment_mode": capabilities.deployment_mode,
         "runtime": named or runtime_name(spec),
-        "env": serving.env if named else {**serving.env, **_drain(serving)},
-        "service_account": account,
+        "env": serving.env if named else {**serving.env, **drain},
+        "service_account": access.service_account(release.name) if access else "",
         "pod_labels": access.pod_labels if access else {},
-        "recreate": recreate,
         **_timeouts(serving, capabilities, named),
     }
     account_document = None
@@ -95,7 +95,7 @@ def render(
 
 
 def render_runtime() -> Document:
-    """Render the spec of kdeploy's own ServingRuntime, which is part of every release that runs on it."""
+    """Render the spec of kdeploy's own ServingRuntime, which is part of every release that uses it."""
     values = {
         "image": Serving().image,
         "inference_port": INFERENCE_PORT,
@@ -107,13 +107,13 @@ def render_runtime() -> Document:
 
 
 def runtime_name(spec: Document) -> str:
-    """Name a ServingRuntime by its content: it never changes under its name."""
+    """Name a ServingRuntime by its content, so that it never changes under its name."""
     digest = hashlib.sha256(msgspec.json.encode(spec, order="deterministic")).hexdigest()
     return f"{RUNTIME_PREFIX}{digest[:8]}"
 
 
 def first_process() -> str:
-    """Return the program of the container's first process, the sources of its parts in one."""
+    """Return the program of the container's first process: the sources of its parts, joined."""
     reader = Path(load_log.__file__).read_text("utf-8")
     return _IMPORT_OF_A_PART.sub("", "\n\n".join([reader, *map(_part, _PARTS)]))
 
@@ -135,31 +135,21 @@ def _runtime_document(spec: Document, namespace: str) -> Document:
     }
 
 
-def _drain(serving: Serving) -> dict[str, str]:
-    """Return what the first process has to know of a release: seconds after SIGTERM."""
-    return {
-        "KDEPLOY_DRAIN_SECONDS": str(serving.drain_seconds),
-        "KDEPLOY_GRACE_SECONDS": str(serving.drain_seconds + serving.response_timeout),
-    }
-
-
 def _timeouts(serving: Serving, capabilities: Capabilities, named: str | None) -> dict[str, int]:
-    """Return the seconds until a gateway cuts a request, and those that a pod gets to end.
+    """Return the seconds after which a gateway aborts a request, and those that a pod gets to end.
 
-    In Knative mode one number is both. A runtime of the cluster's own may ignore SIGTERM, and would keep its
-    GPU for all of that time.
+    In Knative mode one number is both. A runtime of the cluster can ignore SIGTERM, and would keep its GPU
+    for the whole period, so it gets Kubernetes' default (0).
     """
-    request, drained = (
-        serving.response_timeout + MARGIN,
-        serving.drain_seconds + serving.response_timeout + MARGIN,
-    )
+    request = serving.response_timeout + MARGIN
+    drained = serving.drain_seconds + request
     if capabilities.deployment_mode == "Knative":
         return {"timeout": drained, "termination_grace_period": 0}
     return {"timeout": request, "termination_grace_period": 0 if named else drained}
 
 
 def render_secret(access: StorageAccess, service: Reference) -> Sealed | None:
-    """Render the Secret that lets a service read the model store; None where there is none of ours."""
+    """Render the Secret that lets a service read the model store; None if kdeploy creates none."""
     if not access.data:
         return None
     values = {"access": access, "secret": access.secret_name(service.name), "namespace": service.namespace}
@@ -167,7 +157,7 @@ def render_secret(access: StorageAccess, service: Reference) -> Sealed | None:
 
 
 def _image(serving: Serving, runtime: str | None) -> str:
-    """Choose the image; nothing where a runtime of the cluster's own has one and the config none."""
+    """Return the image; empty if the config has none and the cluster's runtime has one."""
     key = "gpu_image" if serving.gpu else "image"
     chosen: str = getattr(serving, key)
     return "" if runtime and chosen == getattr(Serving(), key) else chosen
@@ -176,23 +166,23 @@ def _image(serving: Serving, runtime: str | None) -> str:
 def _document(template: str, values: dict[str, Any]) -> Document:
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, where PyYAML was built with it
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same parser in C, if available
     document: Document = yaml.load(_environment().get_template(template).render(values), loader)  # noqa: S506
     return document
 
 
 def encode_yaml(documents: Sequence[Document]) -> str:
-    """Encode documents as one YAML stream, as `kubectl apply -f -` and GitOps read it."""
+    """Encode documents as one YAML stream, for `kubectl apply -f -` and GitOps."""
     import yaml
 
     class Dumper(yaml.SafeDumper):
-        """Block text stays readable, and nothing is an alias."""
+        """Write text with line breaks as blocks, and no aliases."""
 
         def ignore_aliases(self, _data: Any) -> bool:
             return True
 
     def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-        style = "|" if "\n" in value else '"' if _READ_OTHERWISE.match(value) else None
+        style = "|" if "\n" in value else '"' if _AMBIGUOUS.match(value) else None
         return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
     Dumper.add_representer(str, text)
@@ -206,7 +196,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(shipped("manifests")),
         undefined=StrictUndefined,
-        autoescape=False,  # noqa: S701 - YAML, not HTML: the filter below is the escaping
+        autoescape=False,  # noqa: S701 - YAML, not HTML: the filter below escapes
     )
     environment.filters["yaml"] = _quote
     environment.filters["base64"] = lambda text: base64.b64encode(text.encode()).decode()
@@ -214,10 +204,10 @@ def _environment() -> Environment:
 
 
 def _quote(value: object) -> str:
-    """Write a string in double quotes and ASCII: YAML reads it as that string and nothing else."""
+    """Write a string in double quotes and ASCII, which YAML reads as the same string."""
     if not isinstance(value, str):
-        raise TypeError(f"only text is quoted, not {type(value).__name__}")
-    # JSON writes what lies beyond U+FFFF as two surrogates, which YAML does not join.
+        raise TypeError(f"expected a text, got {type(value).__name__}")
+    # JSON writes characters above U+FFFF as two surrogates, which YAML does not join.
     parts = re.split("([\U00010000-\U0010ffff])", value)
     wide = (f"\\U{ord(c):08x}" for c in parts[1::2])
     return '"' + "".join(json.dumps(text)[1:-1] + next(wide, "") for text in parts[::2]) + '"'

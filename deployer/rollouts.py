@@ -77,8 +77,9 @@ class Rollouts:
             scaling=settings.config.scaling,
             traffic=traffic,
             access=access,
-            recreate=chosen is Strategy.RECREATE,
         )
+        if chosen is Strategy.RECREATE:
+            bundle = bundle.recreating()
         unchanged = bool(live and services.serves(bundle, live))
         findings: tuple[Finding, ...] = ()
         if check and (thorough or not unchanged):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from deployer.managed_fields import Drift, agrees, compare_with_applied, leave_to_others, owned, owners
+from deployer.managed_fields import Drift, agrees, compare_with_applied, leave_to_others, owned
 from deployer.observed import Document
 
 OURS = {
@@ -98,9 +98,6 @@ def test_where_nobody_keeps_account_everything_counts() -> None:
 def test_owners() -> None:
     assert ("spec", "predictor", "model", "env") in owned(live())
     assert ("status", "url") not in owned(live())
-    assert owners(live(), ("spec", "predictor", "maxReplicas")) == ["scaler"]
-    assert owners(live(), ("spec", "predictor", "minReplicas")) == ["kdeploy"]
-    assert owners(live(), ("spec", "nothing")) == []
 
 
 class TestChangedOutside:
