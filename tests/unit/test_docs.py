@@ -268,7 +268,8 @@ def test_every_message_of_the_troubleshooting_page_is_one_of_the_program() -> No
     texts = "\n".join(text for file in (ROOT / "deployer").rglob("*.py") for text in strings(file))
     assert len(headings) > 25
     patterns = {heading: ".*".join(map(re.escape, heading.split("…"))) for heading in headings}
-    assert lines(heading for heading, pattern in patterns.items() if not re.search(pattern, texts)) == ""
+    gone = [heading for heading, pattern in patterns.items() if not re.search(pattern, texts)]
+    assert not gone, f"docs/troubleshooting.md quotes messages that do not exist: {lines(gone)}"
 
 
 def strings(file: Path) -> Iterator[str]:
