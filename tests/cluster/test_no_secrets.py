@@ -21,10 +21,10 @@ from tests.cluster.kube import ADMIN, Kube
 from tests.cluster.play import Play
 from tests.cluster.project import write_project
 from tests.cluster.proxy import Proxy
-from tests.stores.planted import MARK, contents, holders, parrot, uploaded
+from tests.stores.planted import MARK, contents, holders, quoting_server, uploaded
 from tests.stores.swift import KEY, SECRET
 
-__all__ = ["parrot"]
+__all__ = ["quoting_server"]
 
 COMMANDS = (
     ("push", "-o", "json"),
@@ -78,14 +78,14 @@ def say(
 def test_no_command_writes_or_prints_a_secret(
     say: Say,
     project: Path,
-    parrot: tuple[str, list[str]],
+    quoting_server: tuple[str, list[str]],
     s3_config: Store,
     kube: Kube,
     namespace: str,
     proxy: Proxy,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    url, _ = parrot
+    url, _ = quoting_server
     (project / "headers").write_text(f"Authorization: Bearer {MARK}\nX-Key: {MARK}\n")
     monkeypatch.setenv("KDEPLOY_INGRESS", url)
     said = {" ".join(command): say(*command).encode() for command in COMMANDS}
@@ -107,9 +107,13 @@ def test_no_command_writes_or_prints_a_secret(
 
 
 def test_a_refusal_that_quotes_the_request_is_printed_without_secrets(
-    say: Say, project: Path, parrot: tuple[str, list[str]], play: Play, monkeypatch: pytest.MonkeyPatch
+    say: Say,
+    project: Path,
+    quoting_server: tuple[str, list[str]],
+    play: Play,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    url, heard = parrot
+    url, heard = quoting_server
     (project / "headers").write_text(f"Authorization: Bearer {MARK}\nCookie: session={MARK}; a=b\n")
     monkeypatch.setenv("KDEPLOY_INGRESS", url)
     say("rollout", "--no-wait")

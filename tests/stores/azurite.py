@@ -1,4 +1,4 @@
-"""Azurite, Microsoft's own imitation of Azure's blobs, on a free port of loopback; with TLS if wanted."""
+"""Azurite, Microsoft's emulator of Azure's blob storage, on a free port of loopback, with or without TLS."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.stores.swift import free_ports
 
 ACCOUNT = "devstoreaccount1"
 HOST = f"{ACCOUNT}.blob.core.windows.net"
-# Published by Microsoft: the key of every Azurite there is.
+# Microsoft publishes this key: every Azurite has it.
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 
 class Azurite:
-    """One process of Azurite below one folder; it ends when this process does, however it does."""
+    """One Azurite process with its folder. It ends with this process, also if that is killed."""
 
     def __init__(self, root: Path, certificate: tuple[Path, Path] | None = None) -> None:
         self.root = root
@@ -56,10 +56,10 @@ class Azurite:
                 time.sleep(0.05)
             else:
                 return self
-        raise RuntimeError("Azurite does not start")
+        raise RuntimeError("Azurite did not start")
 
     def make_container(self, name: str) -> None:
-        """Make a container, by one request signed with the shared key."""
+        """Create a container with one request, signed with the shared key."""
         date = formatdate(usegmt=True)
         headers = f"x-ms-date:{date}\nx-ms-version:2021-08-06"
         resource = f"/{ACCOUNT}/{name}" if self.certificate else f"/{ACCOUNT}/{ACCOUNT}/{name}"
@@ -83,7 +83,7 @@ class Azurite:
 
 
 def sas() -> str:
-    """Return a SAS token of the account that may do everything for a day."""
+    """Return a SAS token of the account with all permissions for a day."""
     end = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 86400))
     fields = {"sp": "rwdlac", "ss": "b", "srt": "sco", "st": "", "se": end, "sip": "", "spr": "http,https"}
     text = "\n".join([ACCOUNT, *fields.values(), "2021-08-06", "", ""])
@@ -93,11 +93,11 @@ def sas() -> str:
 
 
 class Tunnel:
-    """A CONNECT proxy that leads one true host name to a port of loopback, and any other nowhere."""
+    """A CONNECT proxy that connects one real host name to a port of loopback, and refuses all others."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (f"{host}:443", port)
-        self.heads: list[bytes] = []  # of the requests for a way
+        self.heads: list[bytes] = []  # of the CONNECT requests
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._serve, daemon=True).start()
@@ -111,9 +111,9 @@ class Tunnel:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self._lead, args=(client,), daemon=True).start()
+            threading.Thread(target=self._connect, args=(client,), daemon=True).start()
 
-    def _lead(self, client: socket.socket) -> None:
+    def _connect(self, client: socket.socket) -> None:
         head = b""
         with client:
             while b"\r\n\r\n" not in head:
@@ -123,10 +123,10 @@ class Tunnel:
                 head += more
             self.heads.append(head)
             if head.split()[:2] != [b"CONNECT", self._target[0].encode()]:
-                client.sendall(b"HTTP/1.1 403 not that way\r\n\r\n")
+                client.sendall(b"HTTP/1.1 403 Forbidden\r\n\r\n")
                 return
             with socket.create_connection(("127.0.0.1", self._target[1])) as server:
-                client.sendall(b"HTTP/1.1 200 led on\r\n\r\n")
+                client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
                 back = threading.Thread(target=_pump, args=(server, client), daemon=True)
                 back.start()
                 _pump(client, server)

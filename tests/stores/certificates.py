@@ -1,4 +1,4 @@
-"""A certificate of a name, signed by an authority of its own, as rustls wants it."""
+"""A certificate for a host name, signed by a new CA, in the form that rustls accepts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import trustme
 
 
 class Certificates(NamedTuple):
-    """The PEM files of the authority, of the server's certificate, and of its key."""
+    """The PEM files of the CA, of the server's certificate, and of its key."""
 
     authority: Path
     certificate: Path

@@ -1,4 +1,4 @@
-"""The servers, one of each per test run, and stores in them that no other test sees."""
+"""Servers, one of each per test run, and separate stores in them for each test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLOUDS = ("AWS_", "AZURE_", "AZ_", "GOOGLE_", "CLOUDSDK_")
 
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An environment without credentials: none in variables, and a home that is empty; return that."""
+    """Remove all credentials from the environment; return a new, empty home folder."""
     import os
 
     for name in list(os.environ):
@@ -55,7 +55,7 @@ def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
 
 @pytest.fixture
 def s3_config(swift: Swift, bare: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """A store in Swift, and the keys to it in the environment."""
+    """A store in Swift, with its keys in the environment."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.SECRET)
     return Store(uri=f"s3://models/{uuid.uuid4().hex}", endpoint=swift.url)
@@ -63,6 +63,6 @@ def s3_config(swift: Swift, bare: Path, monkeypatch: pytest.MonkeyPatch) -> Stor
 
 @pytest.fixture
 def azure_config(azurite: Azurite, bare: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """A store in Azurite, and the key to it in the environment."""
+    """A store in Azurite, with its key in the environment."""
     monkeypatch.setenv("AZURE_STORAGE_KEY", azure.KEY)
     return Store(uri=f"az://models/{uuid.uuid4().hex}", account=azure.ACCOUNT, endpoint=azurite.url)

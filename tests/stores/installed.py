@@ -1,7 +1,7 @@
-"""What the tests of the object stores run against, installed on first use into a cache of this user.
+"""Installs the servers and downloaders that the tests of object stores need, on first use, into a cache.
 
-Swift, Azurite and KServe's downloader each get a folder of their own in `$XDG_CACHE_HOME/kdeploy-tests`,
-outside every checkout and never in this project's environment. Two test runs at once install a thing once.
+Swift, Azurite and KServe's downloader each have a folder in `$XDG_CACHE_HOME/kdeploy-tests`, outside every
+checkout and this project's environment. Concurrent test runs install each of them once.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import pytest
 
 SWIFT = ("swift", "2.38.3")
 AZURITE = ("azurite", "3.37.0")
-SDK = ("kserve", "0.21.0", "kubernetes<37")  # whose models newer clients cannot take
-DOWNLOADERS = ("0.21.0", "0.16.0")  # of KServe: the newest, and the oldest that PyPI has
+SDK = ("kserve", "0.21.0", "kubernetes<37")  # newer clients do not accept its models
+DOWNLOADERS = ("0.21.0", "0.16.0")  # of KServe: the newest, and the oldest on PyPI
 
-# Of whoever runs the tests, which give themselves another home.
+# The cache of the user: tests set another HOME later.
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdeploy-tests"
 
 
 def environment(distribution: str, version: str, *beside: str) -> Path:
-    """Return the Python of a virtual environment that holds a distribution and what goes beside it."""
+    """Return the Python of a virtual environment with a distribution and the requirements `beside` it."""
 
     def install(folder: Path) -> None:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True, capture_output=True)
@@ -37,7 +37,7 @@ def environment(distribution: str, version: str, *beside: str) -> Path:
 
 
 def package(name: str, version: str) -> Path:
-    """Return the folder in which one package of npm is installed."""
+    """Return the folder of an installed npm package."""
 
     def install(folder: Path) -> None:
         folder.mkdir()
@@ -48,7 +48,7 @@ def package(name: str, version: str) -> Path:
 
 
 def installed(name: str, install: Callable[[Path], None]) -> Path:
-    """Return a folder of the cache, installing it unless it is there; it appears there whole."""
+    """Return a folder of the cache. Install it first if it is missing; one rename makes it visible."""
     place = CACHE / name
     if place.is_dir():
         return place
@@ -63,11 +63,11 @@ def installed(name: str, install: Callable[[Path], None]) -> Path:
             install(building)
         except (subprocess.CalledProcessError, FileNotFoundError) as error:
             shutil.rmtree(building, ignore_errors=True)
-            said = getattr(error, "stderr", b"") or b""
+            stderr = getattr(error, "stderr", b"") or b""
             pytest.skip(
-                f"{name} cannot be installed into {CACHE}: `make test` does it, given PyPI and npm: "
-                f"{error} {said.decode(errors='replace')[-300:]}"
+                f"cannot install {name} into {CACHE}: run `make test` with access to PyPI and npm: "
+                f"{error} {stderr.decode(errors='replace')[-300:]}"
             )
-        # What is in there is run as `bin/python FILE`, so that it does not matter that it moves.
+        # Its programs are started as `bin/python FILE`, so the folder can be renamed.
         building.rename(place)
     return place

@@ -1,4 +1,4 @@
-"""KServe's far end: its own downloader, with the environment that its controller makes of our documents."""
+"""KServe's own downloader, with the environment that its controller derives from our documents."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _DOWNLOAD = "import sys; from kserve_storage import Storage; Storage.download(sy
 
 
 def container_environment(documents: Sequence[Document]) -> dict[str, str]:
-    """Return what KServe's controller puts into the environment of a service's storage-initializer.
+    """Return the environment that KServe's controller gives a service's storage-initializer.
 
-    It goes from the InferenceService to its ServiceAccount, to each Secret that this lists: its data by the
-    keys that KServe knows, and from its annotations where S3 is.
+    The controller reads the InferenceService, its ServiceAccount and the Secrets that this lists: their data
+    by the keys that KServe knows, and the annotations with the address of S3.
     """
     by_kind = {document["kind"]: document for document in documents}
     account, secret = by_kind["ServiceAccount"], by_kind["Secret"]
@@ -40,7 +40,7 @@ def container_environment(documents: Sequence[Document]) -> dict[str, str]:
 
 
 def download(python: Path, uri: str, place: Path, variables: Mapping[str, str]) -> dict[str, bytes]:
-    """Download a storage URI with the downloader of a Python's environment; return what arrived."""
+    """Download a storage URI with the downloader in a Python's environment; return the files."""
     done = subprocess.run(
         [python, "-c", _DOWNLOAD, uri, str(place)],
         env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", **variables},
@@ -50,6 +50,6 @@ def download(python: Path, uri: str, place: Path, variables: Mapping[str, str]) 
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    # A folder arrives as links to what is in it.
+    # The downloader links the content of a folder.
     files = (path for top in place.iterdir() for path in ([top] if top.is_file() else top.rglob("*")))
     return {str(path.relative_to(place)): path.read_bytes() for path in files if path.is_file()}

@@ -1,4 +1,4 @@
-"""Looking for planted secrets, in every form that they travel in, and a server that quotes all it is sent."""
+"""Finding planted secrets in every encoding, and a server that quotes every request in its errors."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ MARK = "planted8d1f70c3e6b2"
 
 
 def holders(texts: Mapping[str, bytes], *secrets: str) -> list[str]:
-    """Return the names of the texts that hold one of the secrets, as it is, quoted or in base64."""
+    """Return the names of the texts that contain a secret: plain, quoted or in base64."""
     forms = {form for secret in secrets for form in _forms(secret)}
     return sorted(name for name, text in texts.items() if any(form in text for form in forms))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return what is in every file below a folder, and in every member of an archive."""
+    """Return the content of every file in a folder, and of every member of an archive."""
     found = {}
     for path in (path for path in folder.rglob("*") if path.is_file()):
         found[str(path)] = path.read_bytes()
@@ -39,7 +39,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def uploaded(config: Store, folder: Path) -> dict[str, bytes]:
-    """Return every object of a bucket below a store's prefix, with its metadata."""
+    """Return every object below a store's prefix, with its metadata."""
     objects = open_store(config, folder)._objects
     paths = [meta["path"] for chunk in obstore.list(objects) for meta in chunk]
     answers = {path: obstore.get(objects, path) for path in paths}
@@ -57,21 +57,21 @@ _BASE64 = (base64.b64encode, base64.urlsafe_b64encode)
 
 
 def _inner(encoded: bytes, before: int, size: int) -> bytes:
-    """Return the letters that are the same whatever stands around the `size` bytes."""
+    """Return the letters of base64 that depend only on the `size` bytes."""
     return encoded[-(-before * 8 // 6) : (before + size) * 8 // 6]
 
 
-class Parrot(BaseHTTPRequestHandler):
-    """Refuses everything, and says what it was sent, in the words of every cloud at once."""
+class QuotingHandler(BaseHTTPRequestHandler):
+    """Refuses every request with an error that quotes it, in a form that every cloud's client reads."""
 
     protocol_version = "HTTP/1.1"
-    heard: list[str]
+    received: list[str]
 
     def answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", 0))).decode("latin-1")
-        said = f"{self.path} {dict(self.headers)} {body}"
-        self.heard.append(said)
-        text = f"<Error><Code>Odd</Code><Message>{escape(said)}</Message></Error>".encode("latin-1")
+        quoted = f"{self.path} {dict(self.headers)} {body}"
+        self.received.append(quoted)
+        text = f"<Error><Code>Odd</Code><Message>{escape(quoted)}</Message></Error>".encode("latin-1")
         self.send_response(400)
         self.send_header("Content-Type", "application/xml")
         self.send_header("Content-Length", str(len(text)))
@@ -82,17 +82,17 @@ class Parrot(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_PATCH = do_CONNECT = answer  # noqa: N815
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
-def parrot() -> Iterator[tuple[str, list[str]]]:
-    """The URL of a server that refuses and quotes everything, and what it has heard."""
-    handler = type("Heard", (Parrot,), {"heard": []})
+def quoting_server() -> Iterator[tuple[str, list[str]]]:
+    """The URL of a server that refuses and quotes every request, and the list of those requests."""
+    handler = type("Recorded", (QuotingHandler,), {"received": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", handler.heard
+    yield f"http://127.0.0.1:{server.server_port}", handler.received
     server.shutdown()
     thread.join()
     server.server_close()

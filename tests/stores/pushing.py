@@ -1,4 +1,4 @@
-"""A push in a process of its own, which a test may kill, and its large, incompressible weights."""
+"""A push in a separate process, which a test can kill, with large weights that do not compress."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ with store.stage() as staging:
 def start(tmp_path: Path) -> Iterator[Start]:
     """Start a push of the weights, in several parts.
 
-    It says `go` when the upload begins, and at the end how much it sent."""
+    It prints `go` when the upload starts, and the number of sent bytes at the end.
+    """
     (tmp_path / "weights.bin").write_bytes(random.Random(1).randbytes(70_000_000))
     children: list[subprocess.Popen[bytes]] = []
 

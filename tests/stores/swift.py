@@ -1,4 +1,4 @@
-"""OpenStack Swift with its S3 face, on free ports of loopback: it checks signatures and digests."""
+"""OpenStack Swift with its S3 API, on free ports of loopback: it checks signatures and digests."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _FILTERS = ("catch_errors", "gatekeeper", "listing_formats", "bulk", "slo", "dlo
 
 
 class Swift:
-    """Four processes of Swift below one folder; they end when this process does, however it does."""
+    """Four Swift processes with their folder. They end with this process, also if that is killed."""
 
     def __init__(self, root: Path, certificate: tuple[Path, Path] | None = None) -> None:
         self.root = root
@@ -65,7 +65,7 @@ class Swift:
         return f"{'https' if self.certificate else 'http'}://127.0.0.1:{self.port}"
 
     def client(self, authority: Path | None = None) -> Any:
-        """Return AWS's own client, for what kdeploy has no call for."""
+        """Return AWS's client, for operations that kdeploy does not have."""
         return boto3.client(
             "s3",
             endpoint_url=self.url,
@@ -79,12 +79,12 @@ class Swift:
         self.client(authority).create_bucket(Bucket=name)
 
     def start(self) -> Swift:
-        for _ in range(3):  # a port is free until somebody takes it
+        for _ in range(3):  # another process can take a free port first
             if self._try():
                 return self
             self.stop()
         logs = "".join(path.read_text("utf-8", "replace")[-800:] for path in self.root.glob("*.log"))
-        raise RuntimeError(f"Swift does not start:\n{logs}")
+        raise RuntimeError(f"Swift did not start:\n{logs}")
 
     def stop(self) -> None:
         for process in self.processes:
@@ -111,7 +111,7 @@ class Swift:
             for word in (etc / f"{kind}.ring.gz", port)
         ]
         for kind, port in zip(_KINDS, ports, strict=True):
-            # No daemon brings an update of a listing later, so it may take its time at once.
+            # No daemon updates the listings later, so each update gets a long time limit.
             app = f"[app:{kind}-server]\nuse = egg:swift#{kind}\n"
             if kind == "object":
                 app += "container_update_timeout = 20\nmb_per_sync = 0\nnetwork_chunk_size = 1048576\n"

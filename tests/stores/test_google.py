@@ -1,6 +1,6 @@
-"""Google's cloud on the wire only: no real server of it can be had, so what is sent is looked at.
+"""Google Cloud Storage at the level of HTTP: there is no server to install, so the tests read the requests.
 
-The other side keeps what it is given and answers as the documentation says; it checks no signature.
+The server here stores objects and responds as the documentation says. It checks no signature.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ DATE = "Sun, 22 Nov 2026 10:00:00 GMT"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Objects by their path, as Google's XML API has them."""
+    """Stores objects by their path, as Google's XML API does."""
 
     protocol_version = "HTTP/1.1"
     objects: dict[str, tuple[bytes, dict[str, str]]]
     uploads: dict[str, tuple[dict[str, str], dict[int, bytes]]]
-    refused: list[int]  # a status for each of the next parts
+    refused: list[int]  # the statuses for the next parts
     seen: list[tuple[str, str, dict[str, str]]]
 
     def answer(self) -> None:
@@ -49,44 +49,46 @@ class Handler(BaseHTTPRequestHandler):
         elif "list-type" in query:
             self.list(query.get("prefix", [""])[0])
         elif path not in self.objects:
-            self.say(404, b"<Error><Code>NoSuchKey</Code></Error>")
+            self.reply(404, b"<Error><Code>NoSuchKey</Code></Error>")
         elif self.command == "DELETE":
             del self.objects[path]
-            self.say(204)
+            self.reply(204)
         else:
             content, metadata = self.objects[path]
-            self.say(200, content, metadata)
+            self.reply(200, content, metadata)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815
 
     def multipart(self, path: str, body: bytes, headers: dict[str, str], query: dict[str, list[str]]) -> None:
-        """Take an object in parts: it is there, under the metadata of the beginning, once it is complete."""
+        """Store an object in parts. It is visible when complete, with the metadata of the first request."""
         if "uploads" in query:
             name = str(len(self.uploads))
             metadata = {key: value for key, value in headers.items() if key.startswith("x-goog-meta-")}
             self.uploads[name] = (metadata, {})
             begun = f"<UploadId>{name}</UploadId>"
             answer = f"<InitiateMultipartUploadResult>{begun}</InitiateMultipartUploadResult>"
-            return self.say(200, answer.encode())
+            return self.reply(200, answer.encode())
         metadata, parts = self.uploads[query["uploadId"][0]]
         if self.command == "DELETE":
             del self.uploads[query["uploadId"][0]]
-            return self.say(204)
+            return self.reply(204)
         if self.command == "PUT":
             if self.refused:
-                return self.say(self.refused.pop(0))
+                return self.reply(self.refused.pop(0))
             parts[int(query["partNumber"][0])] = body
-            return self.say(200)
+            return self.reply(200)
         assert body.count(b"<PartNumber>") == len(parts)
         self.objects[path] = (b"".join(content for _, content in sorted(parts.items())), metadata)
-        return self.say(200, b"<CompleteMultipartUploadResult><ETag>1</ETag></CompleteMultipartUploadResult>")
+        return self.reply(
+            200, b"<CompleteMultipartUploadResult><ETag>1</ETag></CompleteMultipartUploadResult>"
+        )
 
     def put(self, path: str, body: bytes, headers: dict[str, str]) -> None:
         if headers.get("x-goog-if-generation-match") == "0" and path in self.objects:
-            return self.say(412)
+            return self.reply(412)
         metadata = {name: value for name, value in headers.items() if name.startswith("x-goog-meta-")}
         self.objects[path] = (body, metadata)
-        return self.say(200)
+        return self.reply(200)
 
     def list(self, prefix: str) -> None:
         found = [path.removeprefix("/models/") for path in sorted(self.objects)]
@@ -96,9 +98,9 @@ class Handler(BaseHTTPRequestHandler):
             for key in found
             if key.startswith(prefix)
         )
-        self.say(200, f"<ListBucketResult>{items}</ListBucketResult>".encode())
+        self.reply(200, f"<ListBucketResult>{items}</ListBucketResult>".encode())
 
-    def say(self, status: int, content: bytes = b"", headers: dict[str, str] | None = None) -> None:
+    def reply(self, status: int, content: bytes = b"", headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
         more = {"ETag": '"1"', "x-goog-generation": "1", "Last-Modified": DATE, **(headers or {})}
         for name, value in {**more, "Content-Length": str(len(content))}.items():
@@ -108,7 +110,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -123,7 +125,7 @@ def google() -> Iterator[tuple[str, type[Handler]]]:
 
 @pytest.fixture
 def account(bare: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A service account's file, with a key of its own, where Google's tools look; return the key."""
+    """Write a service account's file with a new key where Google's tools look; return the key."""
     made = rsa.generate_private_key(65537, 2048)
     encoding = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     key = made.private_bytes(*encoding).decode()
@@ -134,7 +136,7 @@ def account(bare: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return key
 
 
-def test_a_release_comes_goes_and_is_found(
+def test_a_release_is_stored_found_and_deleted(
     google: tuple[str, type[Handler]], account: str, tmp_path: Path
 ) -> None:
     url, handler = google
@@ -167,7 +169,7 @@ def test_a_release_comes_goes_and_is_found(
     assert account not in str(handler.seen)
 
 
-def test_what_is_larger_than_a_part_is_there_whole_or_not_at_all(
+def test_an_object_of_several_parts_is_visible_only_when_complete(
     google: tuple[str, type[Handler]], account: str, tmp_path: Path
 ) -> None:
     url, handler = google
@@ -183,8 +185,8 @@ def test_what_is_larger_than_a_part_is_there_whole_or_not_at_all(
         with pytest.raises(StoreError, match="lack a permission"):
             store.put(release, staging)
         assert not [path for path in handler.objects if path.endswith(".mar")]
-        assert handler.uploads == {}  # what was begun is given up
-        handler.refused[:] = [503]  # which is tried again
+        assert handler.uploads == {}  # the failed upload was aborted
+        handler.refused[:] = [503]  # retried
         assert store.put(release, staging).bytes_written > len(content)
         archived = place.read_bytes()
     found, metadata = handler.objects[f"/models/team/digits/{release.id}/model-store/digits.mar"]

@@ -1,4 +1,4 @@
-"""From credentials, wherever a cloud keeps them, to the documents that let KServe in."""
+"""From the credentials of each cloud to the documents that give KServe access."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ S3 = "s3://models/team"
 
 
 def found_in(environment: dict[str, str], scheme: str = "s3") -> Credentials:
-    """Look for credentials where this is all of the environment that concerns any cloud."""
+    """Find credentials with these variables as the only ones of any cloud."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.startswith(CLOUDS):
@@ -50,7 +50,7 @@ def found_in(environment: dict[str, str], scheme: str = "s3") -> Credentials:
 
 
 def documents(config: Store, environment: dict[str, str]) -> tuple[list[Document], str]:
-    """Return the Secret and the ServiceAccount that are made, the account's name last, and the caution."""
+    """Return the rendered Secret, ServiceAccount and labelled service, and the caution."""
     scheme = config.uri.partition("://")[0]
     credentials = found_in(environment, scheme)
     location = locate(config, environment, credentials.region)
@@ -64,7 +64,7 @@ def documents(config: Store, environment: dict[str, str]) -> tuple[list[Document
         access=access,
     )
     made = [bundle.secret.document if bundle.secret else None, bundle.account]
-    # Of the service itself, only where the store has a say in its labels.
+    # The service itself only if the store sets a label of it.
     made.append(bundle.service if access.pod_labels else None)
     return [document for document in made if document], access.caution
 
@@ -90,14 +90,16 @@ def documents(config: Store, environment: dict[str, str]) -> tuple[list[Document
         ("azure-principal", Store(uri="az://models/team"), {**ACCOUNT, **PRINCIPAL}),
     ],
 )
-def test_golden(name: str, config: Store, environment: dict[str, str], tmp_path: Path) -> None:
+def test_the_documents_are_the_golden_ones(
+    name: str, config: Store, environment: dict[str, str], tmp_path: Path
+) -> None:
     made, caution = documents(config, {"HOME": str(tmp_path), **environment})
     rendered = encode_yaml(made).replace(runtime_name(render_runtime()), "kdeploy-torchserve-DIGEST")
     assert rendered == (GOLDEN / f"access-{name}.yaml").read_text("utf-8")
     assert caution == ""
 
 
-def test_who_may_read_the_store_is_no_part_of_a_release() -> None:
+def test_access_to_the_store_does_not_change_the_release_id() -> None:
     archive = Archive(name="digits", version="1.0", format="zip-store", members=())
     config = Config(model=Model(name="digits", version="1.0", handler="h"))
     annotations = {"azure.workload.identity/client-id": "id"}
@@ -112,10 +114,10 @@ def google(tmp_path: Path, kind: str) -> dict[str, str]:
     return {"HOME": str(tmp_path), "GOOGLE_APPLICATION_CREDENTIALS": str(path)}
 
 
-def test_googles_file_goes_as_it_is(tmp_path: Path) -> None:
+def test_a_service_account_file_is_stored_unchanged(tmp_path: Path) -> None:
     (secret, account), caution = documents(Store(uri="gs://models"), google(tmp_path, "service_account"))
     ((name, content),) = secret["data"].items()
-    assert name == "gcloud-application-credentials.json"  # KServe mounts it by this name
+    assert name == "gcloud-application-credentials.json"  # KServe's name for it
     assert json.loads(base64.b64decode(content))["private_key"] == "planted-secret"
     assert account["secrets"] == [{"name": secret["metadata"]["name"]}]
     assert caution == ""
@@ -139,7 +141,9 @@ def test_googles_file_goes_as_it_is(tmp_path: Path) -> None:
         ("gs://models", {}),
     ],
 )
-def test_what_no_secret_can_carry_is_said(uri: str, environment: dict[str, str], tmp_path: Path) -> None:
+def test_without_storable_credentials_there_is_a_caution(
+    uri: str, environment: dict[str, str], tmp_path: Path
+) -> None:
     made, caution = documents(Store(uri=uri), {"HOME": str(tmp_path), **environment})
     assert [d["kind"] for d in made] == ["ServiceAccount"]
     assert "no credentials found that a cluster could use" in caution
@@ -159,10 +163,10 @@ def expiring(folder: Path) -> dict[str, tuple[str, dict[str, str]]]:
         "session": (S3, {**KEYS, "AWS_SESSION_TOKEN": "token"}),
         "security token": (S3, {**KEYS, "AWS_SECURITY_TOKEN": "token"}),
         "profile": (S3, files),
-        "profile of old": (S3, {**files, "AWS_PROFILE": "old"}),
+        "profile with the old token": (S3, {**files, "AWS_PROFILE": "old"}),
         "process": (S3, process(folder, "{" + KEYS_OF_A_PROCESS + token + "}")),
         "SAS": ("az://models", {**ACCOUNT, "AZURE_STORAGE_SAS_TOKEN": "sv=1&sig=planted-secret"}),
-        "own login": ("gs://models", google(folder, "authorized_user")),
+        "personal login": ("gs://models", google(folder, "authorized_user")),
         "impersonated": ("gs://models", google(folder, "impersonated_service_account")),
         "federated": ("gs://models", google(folder, "external_account")),
     }
@@ -174,15 +178,15 @@ def expiring(folder: Path) -> dict[str, tuple[str, dict[str, str]]]:
         "session",
         "security token",
         "profile",
-        "profile of old",
+        "profile with the old token",
         "process",
         "SAS",
-        "own login",
+        "personal login",
         "impersonated",
         "federated",
     ],
 )
-def test_what_expires_is_never_stored_in_a_cluster(kind: str, tmp_path: Path) -> None:
+def test_temporary_and_personal_credentials_are_never_stored(kind: str, tmp_path: Path) -> None:
     uri, environment = expiring(tmp_path)[kind]
     environment = {"HOME": str(tmp_path), **environment}
     with pytest.raises(ConfigError, match="temporary or personal") as caught:
@@ -199,7 +203,7 @@ def test_what_expires_is_never_stored_in_a_cluster(kind: str, tmp_path: Path) ->
         assert (caution, "token" in str([d.get("data") for d in made])) == ("", False)
 
 
-def test_an_account_that_exists_is_all(tmp_path: Path) -> None:
+def test_a_named_service_account_needs_no_document(tmp_path: Path) -> None:
     assert documents(Store(uri=S3, service_account="models"), {"HOME": str(tmp_path), **KEYS}) == ([], "")
 
 
@@ -219,7 +223,7 @@ def write_profiles(home: Path) -> dict[str, str]:
     return {"HOME": str(home)}
 
 
-def test_profiles_are_read_as_awss_own_tools_do(tmp_path: Path) -> None:
+def test_profiles_are_read_like_awss_tools(tmp_path: Path) -> None:
     home = write_profiles(tmp_path)
     for profile, secret, region in (
         (None, "default-secret", "eu-central-1"),
@@ -229,7 +233,7 @@ def test_profiles_are_read_as_awss_own_tools_do(tmp_path: Path) -> None:
         assert (found.data["AWS_SECRET_ACCESS_KEY"], found.region) == (secret, region)
         assert (found.options["secret_access_key"], found.lasting) == (secret, True)
         assert secret in found.secrets
-    for profile in ("sso", "role", "unknown"):  # a role comes before the keys beside it
+    for profile in ("sso", "role", "unknown"):  # a role has precedence over keys in the same profile
         with pytest.raises(ConfigError, match="cannot get credentials") as caught:
             found_in({**home, "AWS_PROFILE": profile})
         assert caught.value.where == "AWS_PROFILE"
@@ -241,7 +245,7 @@ def test_profiles_are_read_as_awss_own_tools_do(tmp_path: Path) -> None:
     assert "planted-secret" not in str(broken.value)
 
 
-def test_keys_in_the_environment_come_before_every_profile(tmp_path: Path) -> None:
+def test_keys_in_the_environment_have_precedence_over_profiles(tmp_path: Path) -> None:
     home = write_profiles(tmp_path)
     for profile, region in (("team", "eu-west-3"), ("sso", ""), ("default", "eu-central-1")):
         found = found_in({**home, **KEYS, "AWS_PROFILE": profile})
@@ -283,7 +287,7 @@ def test_without_its_extra_a_configured_identity_is_an_error(
     with pytest.raises(ConfigError, match="which is not installed") as caught:
         found_in(environment, scheme)
     assert caught.value.hint == f"Run `pip install 'kdeploy[{extra}]'`."
-    if scheme == "s3":  # which keys in the environment do not need
+    if scheme == "s3":  # keys in the environment do not need it
         assert found_in({**environment, **KEYS}).data == KEYS
 
 
@@ -291,7 +295,7 @@ KEYS_OF_A_PROCESS = '"Version": 1, "AccessKeyId": "C", "SecretAccessKey": "proce
 
 
 def process(folder: Path, printed: str, more: str = "") -> dict[str, str]:
-    """Return an environment whose AWS profile names a process that prints this."""
+    """Return an environment whose AWS profile has a credential_process that prints `printed`."""
     (folder / ".aws").mkdir(exist_ok=True)
     text = f"import sys; print({printed!r}); print('planted', file=sys.stderr){more}"
     (folder / "print.py").write_text(text)
@@ -300,7 +304,7 @@ def process(folder: Path, printed: str, more: str = "") -> dict[str, str]:
     return {"HOME": str(folder), "AWS_PROFILE": "team"}
 
 
-def test_a_process_of_a_profile_gives_keys(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_credential_process_provides_keys(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     found = found_in(process(tmp_path, "{" + KEYS_OF_A_PROCESS + "}"))
     assert (found.data["AWS_SECRET_ACCESS_KEY"], found.region) == ("process-secret", "eu-west-3")
     assert found.lasting
@@ -308,16 +312,14 @@ def test_a_process_of_a_profile_gives_keys(tmp_path: Path, capfd: pytest.Capture
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_process_of_a_profile_that_hangs_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_credential_process_that_hangs_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deployer.store.credentials.PATIENCE", Patience(program=0.2))
     with pytest.raises(ConfigError, match=r"cannot get credentials: no answer after 0\.2 s"):
         found_in(process(tmp_path, "", more="; import time; time.sleep(3)"))
 
 
 @pytest.mark.parametrize("token", ["", ', "SessionToken": "process-token"'])
-def test_keys_of_a_process_that_expire_are_asked_for_and_not_kept(token: str, tmp_path: Path) -> None:
+def test_expiring_keys_of_a_credential_process_are_requested_when_needed(token: str, tmp_path: Path) -> None:
     printed = "{" + KEYS_OF_A_PROCESS + token + ', "Expiration": "2999-01-01T00:00:00Z"}'
     found = found_in(process(tmp_path, printed))
     assert (found.data, found.lasting) == ({}, False)
@@ -337,7 +339,7 @@ def test_keys_of_a_process_that_expire_are_asked_for_and_not_kept(token: str, tm
         ("planted", "; sys.exit('planted')"),
     ],
 )
-def test_a_process_of_a_profile_that_gives_none(
+def test_a_credential_process_without_keys_is_an_error(
     printed: str, more: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ConfigError, match="cannot get credentials") as caught:
@@ -351,14 +353,14 @@ def test_a_process_of_a_profile_that_gives_none(
 
 
 @pytest.mark.parametrize("name", ["AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"])
-def test_a_file_that_never_ends(name: str, tmp_path: Path) -> None:
+def test_an_endless_file_is_an_error(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read the file: more than"):
         found_in({"HOME": str(tmp_path), name: "/dev/zero"})
     with pytest.raises(ConfigError, match="cannot read the credentials: more than"):
         found_in({"HOME": str(tmp_path), "GOOGLE_APPLICATION_CREDENTIALS": "/dev/zero"}, "gs")
 
 
-def test_azures_connection_string_is_taken_apart() -> None:
+def test_azures_connection_string_is_parsed() -> None:
     text = "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=abc+/==;EndpointSuffix=x.net"
     found = found_in({"AZURE_STORAGE_CONNECTION_STRING": text}, "az")
     assert found.data == {"AZURE_STORAGE_ACCESS_KEY": "abc+/=="}
@@ -367,7 +369,7 @@ def test_azures_connection_string_is_taken_apart() -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '"planted-secret"'])
-def test_a_file_of_google_that_is_none(content: str, tmp_path: Path) -> None:
+def test_an_invalid_file_of_google_is_an_error(content: str, tmp_path: Path) -> None:
     path = tmp_path / "google.json"
     path.write_text(content)
     with pytest.raises(ConfigError, match="cannot read the credentials") as caught:

@@ -28,7 +28,7 @@ _STS = """<{0}Response xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><{0}Res
 
 
 class SignIn(BaseHTTPRequestHandler):
-    """AWS's token service and single sign-on, which believe everybody but `refused`."""
+    """AWS's token service and single sign-on. They accept every request unless `refused` is set."""
 
     protocol_version = "HTTP/1.1"
     refused = False
@@ -36,13 +36,13 @@ class SignIn(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"])).decode()
         action = "AssumeRoleWithWebIdentity" if "WebIdentity" in body else "AssumeRole"
-        self.say(_STS.format(action, s3.KEY, s3.SECRET, LATER))
+        self.reply(_STS.format(action, s3.KEY, s3.SECRET, LATER))
 
     def do_GET(self) -> None:
         keys = {"accessKeyId": s3.KEY, "secretAccessKey": s3.SECRET, "sessionToken": "planted-token"}
-        self.say(json.dumps({"roleCredentials": {**keys, "expiration": 32503680000000}}))
+        self.reply(json.dumps({"roleCredentials": {**keys, "expiration": 32503680000000}}))
 
-    def say(self, text: str) -> None:
+    def reply(self, text: str) -> None:
         content = b"planted-answer" if self.refused else text.encode()
         self.send_response(403 if self.refused else 200)
         self.send_header("Content-Length", str(len(content)))
@@ -50,7 +50,7 @@ class SignIn(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ WAYS = [keys, process, role, web_identity, single_sign_on]
 
 def configure(way: Callable[[Path], dict[str, str]], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / ".aws").mkdir()
-    # Which botocore read when it was imported, with another home.
+    # botocore read this when it was imported, with another home.
     cache = str(home / ".aws" / "sso" / "cache")
     monkeypatch.setattr("botocore.credentials.SSOProvider._SSO_TOKEN_CACHE_DIR", cache)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -119,7 +119,7 @@ def configure(way: Callable[[Path], dict[str, str]], home: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_bucket_is_reached_by(
+def test_a_bucket_is_read_with(
     way: Callable[[Path], dict[str, str]],
     s3_config: Store,
     bare: Path,
@@ -134,7 +134,7 @@ def test_a_bucket_is_reached_by(
         access = store.access()
         assert access
         assert access.data["AWS_SECRET_ACCESS_KEY"] == s3.SECRET
-    elif way is web_identity:  # a machine's, which the cluster may have, too
+    elif way is web_identity:  # a machine's identity, which the cluster can have
         access = store.access()
         assert access
         assert access.data == {}
@@ -145,7 +145,7 @@ def test_a_bucket_is_reached_by(
 
 
 @pytest.mark.parametrize("way", [role, web_identity, single_sign_on])
-def test_a_sign_in_that_is_refused_is_told_without_what_was_said(
+def test_the_error_for_a_refused_sign_in_does_not_quote_the_response(
     way: Callable[[Path], dict[str, str]],
     s3_config: Store,
     bare: Path,

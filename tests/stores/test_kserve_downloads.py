@@ -1,4 +1,4 @@
-"""What kdeploy uploads, KServe's own downloader finds, let in by our Secret and ServiceAccount alone."""
+"""KServe's own downloader reads the uploads of kdeploy, with only our Secret and ServiceAccount."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def push(store: ModelStore, folder: Path, version: str) -> Pushed:
 
 
 def archive_of(store: ModelStore, release: Release) -> bytes:
-    """Return the archive of a folder's release, which has moved to its place."""
+    """Return the archive of a release that moved into a folder store."""
     place = Path(store.uri(release).removeprefix("file://"))
     return (place / "model-store" / "digits.mar").read_bytes()
 
 
 @pytest.fixture(scope="module", params=DOWNLOADERS)
 def kserve(request: pytest.FixtureRequest) -> Path:
-    """The Python of one version of KServe's downloader."""
+    """The Python with one version of KServe's downloader."""
     return environment("kserve-storage", request.param)
 
 
 def check(store: ModelStore, folder: Path, kserve: Path, **more: str) -> None:
-    """Push two releases, one's version a prefix of the other's, and download the first."""
+    """Push two releases, where one version is a prefix of the other, and download the first."""
     (release, archive), _ = push(store, folder, "1"), push(store, folder, "10")
     access = store.access()
     variables = dict(more)
@@ -76,22 +76,22 @@ def check(store: ModelStore, folder: Path, kserve: Path, **more: str) -> None:
     }
 
 
-def test_from_s3(kserve: Path, s3_config: Store, tmp_path: Path) -> None:
+def test_kserve_downloads_from_s3(kserve: Path, s3_config: Store, tmp_path: Path) -> None:
     check(open_store(s3_config, tmp_path), tmp_path, kserve)
 
 
-def test_from_a_folder(kserve: Path, tmp_path: Path) -> None:
+def test_kserve_downloads_from_a_folder(kserve: Path, tmp_path: Path) -> None:
     check(open_store(Store(uri="store"), tmp_path), tmp_path, kserve)
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".zip"])
-def test_from_an_archive_over_http(kserve: Path, suffix: str, tmp_path: Path) -> None:
+def test_kserve_downloads_an_archive_over_http(kserve: Path, suffix: str, tmp_path: Path) -> None:
     store = open_store(Store(uri="store"), tmp_path)
     release, archive = push(store, tmp_path, "1")
     place = Path(store.uri(release).removeprefix("file://"))
     (tmp_path / "served").mkdir()
     name = f"digits-{release.id}{suffix}"
-    # The command that docs/explanation/model-stores.md gives.
+    # The command in docs/explanation/model-stores.md.
     command = ["tar", "-C", place, "-caf", tmp_path / "served" / name]
     if suffix == ".zip":
         with zipfile.ZipFile(tmp_path / "served" / name, "w") as packed:
@@ -116,10 +116,10 @@ def test_from_an_archive_over_http(kserve: Path, suffix: str, tmp_path: Path) ->
 
 
 @pytest.fixture
-def azure_by_its_true_name(
+def azure_with_its_host_name(
     kserve: Path, bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Store, dict[str, str]]]:
-    """Azurite with TLS behind the host name that Azure has, and what leads a client there."""
+    """Azurite with TLS and Azure's host name, and the variables that connect a client to it."""
     made = make_certificates(tmp_path, azure.HOST)
     (tmp_path / "azurite").mkdir()
     server = Azurite(tmp_path / "azurite", (made.certificate, made.key)).start()
@@ -137,9 +137,9 @@ def azure_by_its_true_name(
         server.stop()
 
 
-def test_from_azure(
-    kserve: Path, azure_by_its_true_name: tuple[Store, dict[str, str]], tmp_path: Path
+def test_kserve_downloads_from_azure(
+    kserve: Path, azure_with_its_host_name: tuple[Store, dict[str, str]], tmp_path: Path
 ) -> None:
-    config, way = azure_by_its_true_name
+    config, variables = azure_with_its_host_name
     store = open_store(config, tmp_path)
-    check(store, tmp_path, kserve, **way, REQUESTS_CA_BUNDLE=way["SSL_CERT_FILE"])
+    check(store, tmp_path, kserve, **variables, REQUESTS_CA_BUNDLE=variables["SSL_CERT_FILE"])

@@ -1,4 +1,4 @@
-"""Model stores and the proxies of the environment."""
+"""Model stores and the proxies in the environment."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
         yield running
 
 
-def test_a_server_on_loopback_is_reached_straight(s3_config: Store, proxy: Proxy, tmp_path: Path) -> None:
+def test_a_server_on_loopback_uses_no_proxy(s3_config: Store, proxy: Proxy, tmp_path: Path) -> None:
     assert open_store(s3_config, tmp_path).releases() == []
     assert proxy.asked == []
 
 
-def test_any_other_server_through_the_proxy(s3_config: Store, proxy: Proxy, tmp_path: Path) -> None:
+def test_any_other_server_uses_the_proxy(s3_config: Store, proxy: Proxy, tmp_path: Path) -> None:
     config = msgspec.structs.replace(s3_config, endpoint="http://s3.example")
     proxy.leads["s3.example:80"] = int(str(s3_config.endpoint).rpartition(":")[2])
     assert open_store(config, tmp_path).releases() == []

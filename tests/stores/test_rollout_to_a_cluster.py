@@ -1,4 +1,4 @@
-"""A rollout from an object store to a cluster: what is applied, and what of that is shown."""
+"""A rollout from an object store to a cluster: the applied documents, and the ones that are shown."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.stores import swift as s3
 
 
 class Cluster(MemoryTarget):
-    """A target in memory that keeps what was applied last, the Secret too."""
+    """A target in memory that keeps the last applied bundle, including the Secret."""
 
     applied: Bundle | None = None
 
@@ -84,7 +84,7 @@ def test_temporary_credentials_are_refused_before_anything_is_stored(
     assert "planted-token" not in str(bundle.documents)
 
 
-def test_where_nothing_goes_to_a_cluster_temporary_credentials_are_no_matter(
+def test_temporary_credentials_are_allowed_without_a_cluster(
     s3_config: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_SESSION_TOKEN", "planted-token")

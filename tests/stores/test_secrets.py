@@ -1,4 +1,4 @@
-"""A secret of any source is in nothing that kdeploy prints, writes or raises."""
+"""kdeploy never prints, writes or raises a secret, from any source."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from deployer.cli.main import main
 from deployer.config import Store
 from tests.stores import azurite as azure
 from tests.stores import swift as s3
-from tests.stores.planted import MARK, contents, holders, parrot, uploaded
+from tests.stores.planted import MARK, contents, holders, quoting_server, uploaded
 
-__all__ = ["parrot"]
+__all__ = ["quoting_server"]
 
 CONFIG = """
 [model]
@@ -39,15 +39,15 @@ EVERY = (
     ("verify",),
     ("prune", "--keep", "1", "--yes"),
 )
-CODES = [3 if command[0] == "plan" else 0 for command in EVERY]  # one node reads from no such store
+CODES = [3 if command[0] == "plan" else 0 for command in EVERY]  # the local target does not read such a store
 
 
 class Project:
-    """A project, `kdeploy` in it, and everything that this has said so far."""
+    """A project, and the output of every `kdeploy` command in it."""
 
     def __init__(self, folder: Path, config: Store) -> None:
         self.folder = folder
-        self.said = ""
+        self.output = ""
         self.environment = {**os.environ, "TMPDIR": str(folder / "tmp"), "KDEPLOY_DEBUG": "1"}
         (folder / "tmp").mkdir(parents=True)
         (folder / "handler.py").write_text("def handle(data, context):\n    return data\n")
@@ -65,12 +65,12 @@ class Project:
             text=True,
             check=False,
         )
-        self.said += done.stdout + done.stderr
+        self.output += done.stdout + done.stderr
         return done.returncode
 
     def holds(self, *secrets: str) -> list[str]:
-        """Return every place that holds a secret in any of the forms that it travels in."""
-        return holders(contents(self.folder) | {"said": self.said.encode()}, *secrets)
+        """Return every place that contains a secret in any encoding."""
+        return holders(contents(self.folder) | {"output": self.output.encode()}, *secrets)
 
 
 @pytest.fixture
@@ -78,17 +78,17 @@ def project(tmp_path: Path) -> Callable[[Store], Project]:
     return lambda config: Project(tmp_path / "project", config)
 
 
-def test_of_s3s_variables(s3_config: Store, project: Callable[[Store], Project]) -> None:
+def test_secrets_in_variables_of_s3_are_hidden(s3_config: Store, project: Callable[[Store], Project]) -> None:
     here = project(s3_config)
     assert [here.run(*command) for command in EVERY] == CODES
     assert here.holds(s3.SECRET) == []
-    assert "1.0-" in here.said
+    assert "1.0-" in here.output
     objects = uploaded(s3_config, here.folder)
     assert len(objects) == 3
     assert holders(objects, s3.SECRET, s3.KEY) == []
 
 
-def test_of_s3s_files_and_of_refusals(
+def test_secrets_in_files_of_s3_are_hidden_in_errors(
     s3_config: Store, bare: Path, project: Callable[[Store], Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
@@ -102,13 +102,13 @@ def test_of_s3s_files_and_of_refusals(
     here.run("releases")
     (bare / ".aws" / "credentials").write_text(lines.replace(s3.SECRET, "planted-other"))
     assert here.run("push") == 5
-    assert "credentials are invalid" in here.said
+    assert "credentials are invalid" in here.output
     (bare / ".aws" / "credentials").write_text("planted-line\n" + lines)
     assert here.run("push") == 3
     assert here.holds(s3.SECRET, "planted-token", "planted-other", "planted-line") == []
 
 
-def test_of_azure(
+def test_secrets_of_azure_are_hidden(
     azure_config: Store, project: Callable[[Store], Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = project(azure_config)
@@ -124,16 +124,16 @@ def test_of_azure(
     assert here.holds(azure.KEY, "planted/signature=", "planted%2Fsignature%3D", "AccountKey") == []
 
 
-def test_a_local_rollout_of_objects_is_refused_before_a_push(
+def test_a_local_rollout_from_a_bucket_is_refused_before_the_push(
     s3_config: Store, project: Callable[[Store], Project]
 ) -> None:
     here = project(s3_config)
     assert here.run("rollout") == 3
-    assert "this machine's disk, not from s3://" in here.said
-    assert "--store model-store" in here.said
-    here.said = ""
+    assert "this machine's disk, not from s3://" in here.output
+    assert "--store model-store" in here.output
+    here.output = ""
     assert here.run("releases", "-o", "name") == 0
-    assert "1.0-" not in here.said
+    assert "1.0-" not in here.output
 
 
 def aws_files(home: Path, *lines: str) -> dict[str, str]:
@@ -157,7 +157,7 @@ PRINCIPAL = {"AZURE_CLIENT_ID": "id", "AZURE_TENANT_ID": "tenant"}
 SOURCES: dict[str, tuple[str, Callable[[Path], dict[str, str]]]] = {
     "keys": ("s3", lambda home: KEYS),
     "session": ("s3", lambda home: {**KEYS, "AWS_SESSION_TOKEN": f"{MARK}/token+=="}),
-    "broken over two lines": ("s3", lambda home: {**KEYS, "AWS_SESSION_TOKEN": f"{MARK}\n{MARK}"}),
+    "with a line break": ("s3", lambda home: {**KEYS, "AWS_SESSION_TOKEN": f"{MARK}\n{MARK}"}),
     "profile": (
         "s3",
         lambda home: aws_files(home, f"aws_access_key_id={MARK}", f"aws_secret_access_key={MARK}"),
@@ -169,7 +169,7 @@ SOURCES: dict[str, tuple[str, Callable[[Path], dict[str, str]]]] = {
         lambda home: {"AWS_ROLE_ARN": "arn:x", "AWS_WEB_IDENTITY_TOKEN_FILE": token_file(home)},
     ),
     "account key": ("az", lambda home: {"AZURE_STORAGE_KEY": f"{MARK}a"}),
-    "no account key": ("az", lambda home: {"AZURE_STORAGE_KEY": f"{MARK}!"}),
+    "an invalid account key": ("az", lambda home: {"AZURE_STORAGE_KEY": f"{MARK}!"}),
     "connection string": ("az", lambda home: {"AZURE_STORAGE_CONNECTION_STRING": f"AccountKey={MARK}a"}),
     "SAS": ("az", lambda home: {"AZURE_STORAGE_SAS_TOKEN": f"?sv=2021-08-06&sig={MARK}%2Fx%3D"}),
     "principal": ("az", lambda home: {**PRINCIPAL, "AZURE_CLIENT_SECRET": f"{MARK}/secret~ x"}),
@@ -181,7 +181,7 @@ SOURCES: dict[str, tuple[str, Callable[[Path], dict[str, str]]]] = {
             home, {"type": "service_account", "private_key": MARK, "client_email": MARK}
         ),
     ),
-    "own sign-in": (
+    "personal login": (
         "gs",
         lambda home: google_file(
             home, {"type": "authorized_user", "client_id": "x", "client_secret": MARK, "refresh_token": MARK}
@@ -191,23 +191,23 @@ SOURCES: dict[str, tuple[str, Callable[[Path], dict[str, str]]]] = {
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_of_every_source_where_the_far_side_quotes_all_it_is_sent(
+def test_secrets_of_every_source_are_hidden_if_the_server_quotes_the_request(
     source: str,
-    parrot: tuple[str, list[str]],
+    quoting_server: tuple[str, list[str]],
     bare: Path,
     project: Callable[[Store], Project],
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    url, _ = parrot
+    url, _ = quoting_server
     scheme, plant = SOURCES[source]
     here = project(Store(uri=f"{scheme}://models/team", endpoint=url, account="account"))
-    # Nothing leaves loopback, and the way out has a password, too.
-    way_out = url.replace("//", f"//user:{MARK}@")
+    # Requests stay on loopback, and the proxy has a password.
+    proxy = url.replace("//", f"//user:{MARK}@")
     for name, value in {
         "AZURE_AUTHORITY_HOST": url,
-        "HTTPS_PROXY": way_out,
-        "https_proxy": way_out,
+        "HTTPS_PROXY": proxy,
+        "https_proxy": proxy,
         "NO_PROXY": "127.0.0.1",
         "no_proxy": "127.0.0.1",
         "KDEPLOY_DEBUG": "1",
@@ -219,15 +219,13 @@ def test_of_every_source_where_the_far_side_quotes_all_it_is_sent(
     for command in (("push",), ("plan", "-o", "json"), ("prune", "--keep", "1", "--yes"), ("config",)):
         with pytest.raises(SystemExit):
             main(list(command))
-    here.said = "".join(capfd.readouterr())
-    assert "Traceback" in here.said
+    here.output = "".join(capfd.readouterr())
+    assert "Traceback" in here.output
     assert here.holds(MARK) == []
 
 
 @pytest.mark.parametrize("source", ["session", "account key", "SAS"])
-def test_of_a_push_that_is_killed_while_it_sends(
-    source: str, bare: Path, project: Callable[[Store], Project]
-) -> None:
+def test_a_killed_push_leaves_no_secret(source: str, bare: Path, project: Callable[[Store], Project]) -> None:
     scheme, plant = SOURCES[source]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(30)
@@ -249,12 +247,14 @@ def test_of_a_push_that_is_killed_while_it_sends(
                     child.kill()
                     break
                 client.sendall(b"HTTP/1.1 404 None\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-        here.said = child.communicate()[0]
+        here.output = child.communicate()[0]
     assert any("digits.mar" in name for name in contents(here.folder))
     assert here.holds(MARK) == []
 
 
-def test_of_what_pip_reads_with_a_password(project: Callable[[Store], Project], bare: Path) -> None:
+def test_passwords_in_requirements_and_remotes_are_hidden(
+    project: Callable[[Store], Project], bare: Path
+) -> None:
     here = project(Store(uri="models"))
     here.environment["PIP_INDEX_URL"] = f"https://user:{MARK}@pypi.example.org/simple"
     subprocess.run(["git", "init", "--quiet"], cwd=here.folder, check=True)
@@ -269,7 +269,7 @@ def test_of_what_pip_reads_with_a_password(project: Callable[[Store], Project], 
     ):
         requirements.write_text(f"numpy\n{line}\n")
         assert here.run("push", *sets) == 4
-        assert "requirements.txt:2" in here.said
+        assert "requirements.txt:2" in here.output
     requirements.write_text("--index-url https://${PIP_USER}:${PIP_TOKEN}@pypi.example.org/simple\nnumpy\n")
     assert here.run("push", *sets) == 0
     (here.folder / ".git" / "config").unlink()

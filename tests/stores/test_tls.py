@@ -34,14 +34,14 @@ def secure(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         server.stop()
 
 
-def test_a_large_release_over_tls(secure: Store, start: Start, tmp_path: Path) -> None:
+def test_a_large_release_is_stored_over_tls(secure: Store, start: Start, tmp_path: Path) -> None:
     assert start(secure).wait() == 0
     store = open_store(secure, tmp_path)
     (release,) = store.releases()
     store.verify(release)
 
 
-def test_whom_nobody_vouches_for(secure: Store, tmp_path: Path) -> None:
+def test_an_untrusted_certificate_is_refused(secure: Store, tmp_path: Path) -> None:
     config = msgspec.structs.replace(secure, ca_bundle=None)
     with pytest.raises(StoreError, match="certificate is not trusted"):
         open_store(config, tmp_path).releases()

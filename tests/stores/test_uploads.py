@@ -1,4 +1,4 @@
-"""A large archive on its way: interrupted, killed, sent by two at once, and never held in memory whole."""
+"""Uploads of a large archive: interrupted, killed, by two processes, and with bounded memory."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = ["start"]
 
 
 def uploads(swift: Swift, config: Store) -> list[str]:
-    """Return the keys of the uploads below a store's prefix that were begun and not completed."""
+    """Return the keys of the incomplete uploads below a store's prefix."""
     prefix = config.uri.removeprefix("s3://models/")
     found = swift.client().list_multipart_uploads(Bucket="models", Prefix=prefix)
     return [upload["Key"] for upload in found.get("Uploads", [])]
 
 
-def until_begun(swift: Swift, config: Store) -> None:
+def wait_for_upload(swift: Swift, config: Store) -> None:
     deadline = time.monotonic() + 60
     while not uploads(swift, config):
         assert time.monotonic() < deadline
@@ -38,18 +38,16 @@ def test_an_interrupted_upload_leaves_no_parts(
     s3_config: Store, swift: Swift, start: Start, tmp_path: Path
 ) -> None:
     child = start(s3_config)
-    until_begun(swift, s3_config)
+    wait_for_upload(swift, s3_config)
     child.send_signal(signal.SIGINT)
     assert child.wait() == -signal.SIGINT
     assert uploads(swift, s3_config) == []
     assert open_store(s3_config, tmp_path).releases() == []
 
 
-def test_after_a_kill_the_same_push_ends_as_if_nothing_had_happened(
-    s3_config: Store, swift: Swift, start: Start, tmp_path: Path
-) -> None:
+def test_a_killed_push_can_be_repeated(s3_config: Store, swift: Swift, start: Start, tmp_path: Path) -> None:
     child = start(s3_config)
-    until_begun(swift, s3_config)
+    wait_for_upload(swift, s3_config)
     child.kill()
     child.wait()
     store = open_store(s3_config, tmp_path)
@@ -60,7 +58,7 @@ def test_after_a_kill_the_same_push_ends_as_if_nothing_had_happened(
 
 
 @pytest.mark.parametrize("cloud", ["s3_config", "azure_config"])
-def test_two_at_once_make_one_object(
+def test_two_concurrent_pushes_create_one_object(
     cloud: str, start: Start, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     config = request.getfixturevalue(cloud)
