@@ -97,7 +97,7 @@ class Connection:
         content_type: str | None = None,
         query: Mapping[str, str | int] | None = None,
     ) -> Answer:
-        """Send one request and return the response, whatever its status. Retries only refused connections.
+        """Send one request and return the response, also one with an error status. Only refused connections are retried.
 
         This takes `timeout` seconds at most. `path` is percent-encoded.
         """

@@ -5,7 +5,7 @@
                           release.json
 
 A release is built in `STORE/.staging/`, `release.json` last, and moved to its place by one rename. So a
-release is visible whole or not at all, whichever process is killed.
+release is visible whole or not at all, even if its process is killed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """An upload through a shell that resumes where it stopped, and compares every byte before it publishes.
 
-Files are sent to a staging folder of the release, in segments at fixed offsets: two pushes of a release write
-the same bytes. The SHA-256 of each segment finds lost tails, holes and corrupted blocks, which are sent
+Files are sent to a staging folder of the release, in segments at fixed offsets: concurrent pushes
+of a release write the same bytes. The SHA-256 of each segment finds lost tails, holes and corrupted blocks, which are sent
 again. One rename makes the release visible.
 """
 

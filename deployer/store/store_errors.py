@@ -123,4 +123,4 @@ def scrubbed(text: str, secrets: Iterable[str]) -> str:
     for secret in sorted({form for one in secrets for form in (one, quote(one, safe=""))}, key=len)[::-1]:
         if len(secret) > 3:
             text = text.replace(secret, "***")
-    return _IN_URL.sub(r"\1=***", text)  # signatures and tokens, whatever added them
+    return _IN_URL.sub(r"\1=***", text)

@@ -32,7 +32,7 @@ class FaultyShell(FolderShell):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        # For each of the next runs with stdin: the bytes before the connection breaks, or those lost at the end.
+        # For each of the next runs with stdin: the bytes before the break, or those lost at the end.
         self.breaks: list[int] = []
         self.loses: list[int] = []
         self.dies = False  # kill this process instead of breaking
