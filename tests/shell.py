@@ -1,4 +1,4 @@
-"""A shell in a folder of this machine, which stands in for a Pod that mounts a claim."""
+"""A shell in a folder of this machine, instead of one in a Pod that mounts a claim."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deployer.store.volume_shell import ExitError
 
 
 class FolderShell:
-    """Implements deployer.store.volume_shell.Shell; counts the scripts it ran and the bytes it was sent."""
+    """Implements deployer.store.volume_shell.Shell; counts the scripts and the bytes that it received."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -29,26 +29,26 @@ class FolderShell:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         ) as child:
-            said: list[bytes] = []
-            reader = threading.Thread(target=lambda: said.append(child.stderr.read()))
+            errors: list[bytes] = []
+            reader = threading.Thread(target=lambda: errors.append(child.stderr.read()))
             reader.start()
             try:
                 for data in self.passing(source):
                     child.stdin.write(data)
                     self.received += len(data)
             except BrokenPipeError:
-                pass  # it ended and will say why
+                pass  # the script ended; stderr has the reason
             finally:
                 with contextlib.suppress(BrokenPipeError):
                     child.stdin.close()
             yield from iter(lambda: child.stdout.read1(65536), b"")
             reader.join()
         if child.returncode:
-            raise ExitError(child.returncode, said[0].decode())
+            raise ExitError(child.returncode, errors[0].decode())
 
     def close(self) -> None:
         pass
 
     def passing(self, source: Iterable[bytes]) -> Iterable[bytes]:
-        """What becomes of the bytes on their way; a test may lose or change some."""
+        """Return the bytes that arrive; a test can lose or change some."""
         return source

@@ -18,7 +18,7 @@ from deployer.predict import codecs
 from deployer.predict.codecs import JSON, Payload, Protocol, Request
 from deployer.predict.connection import Connection
 from deployer.predict.images import RAISE_LIMIT, FittedImage, Resized, fit_image, read_file
-from deployer.predict.predict_errors import Asked, explain
+from deployer.predict.predict_errors import SentRequest, explain
 from deployer.targets.protocols import Endpoint
 
 THREADS = 8
@@ -100,13 +100,13 @@ class Client:
 
     def ask(self, request: Request) -> list[Any]:
         """Send one request and return its predictions, one per row. Raises PredictError."""
-        answer = self._connection.send(
+        response = self._connection.send(
             "POST", request.path, body=request.body, content_type=request.content_type
         )
-        if not 200 <= answer.status < 300:
-            asked = Asked(self._model, self._host, len(request.body), self._limit)
-            raise explain(answer.status, *self._connection.fit_to_quote(answer), asked)
-        return codecs.decode(request, answer.body, answer.headers.get("content-type", ""))
+        if not 200 <= response.status < 300:
+            sent = SentRequest(self._model, self._host, len(request.body), self._limit)
+            raise explain(response.status, *self._connection.without_secrets(response), sent)
+        return codecs.decode(request, response.body, response.headers.get("content-type", ""))
 
     def prepare(self, path: Path, protocol: Protocol) -> tuple[Request, Resized | None]:
         """Encode the request for one file, within the size limit, and report how its image was resized."""

@@ -31,7 +31,7 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
-class Answer(Struct, frozen=True):
+class Response(Struct, frozen=True):
     """A response; header names are in lower case."""
 
     status: int
@@ -96,16 +96,17 @@ class Connection:
         body: bytes = b"",
         content_type: str | None = None,
         query: Mapping[str, str | int] | None = None,
-    ) -> Answer:
-        """Send one request and return the response, also one with an error status. Only refused connections are retried.
+    ) -> Response:
+        """Send one request and return the response, also one with an error status.
 
+        Only a refused connection is retried.
         This takes `timeout` seconds at most. `path` is percent-encoded.
         """
         url = self.address + path + (f"?{urlencode(query)}" if query else "")
         headers = self._headers | ({"Content-Type": content_type} if content_type else {})
         retry, failures = self._patience.retry, 0
         self._deadline.begin(self.timeout)
-        while (answer := self._exchange(method, url, body, headers)) is None:
+        while (response := self._exchange(method, url, body, headers)) is None:
             failures += 1
             pause = retry.pause(failures)
             if failures >= retry.attempts or not self._deadline.allows(pause):
@@ -114,19 +115,19 @@ class Connection:
                     hint="Run `kdeploy status`. If the service does not run, run `kdeploy rollout`.",
                 )
             self._patience.clock.sleep(pause)
-        if answer.status == 407 and self._proxy:
+        if response.status == 407 and self._proxy:
             raise self._refused_by_proxy("it requires credentials (407)")
-        return answer
+        return response
 
-    def fit_to_quote(self, answer: Answer) -> tuple[dict[str, str], bytes]:
+    def without_secrets(self, response: Response) -> tuple[dict[str, str], bytes]:
         """Return a response's headers and body without the values of the request's headers."""
-        headers, body = dict(answer.headers), answer.body
+        headers, body = dict(response.headers), response.body
         for word in self._secrets:
             headers = {name: value.replace(word, "***") for name, value in headers.items()}
             body = body.replace(word.encode("latin-1"), b"***")
         return headers, body
 
-    def _exchange(self, method: str, url: str, body: bytes, headers: dict[str, str]) -> Answer | None:
+    def _exchange(self, method: str, url: str, body: bytes, headers: dict[str, str]) -> Response | None:
         """Return the response, or None if the connection was refused, so that nothing was sent."""
         from urllib3.exceptions import HTTPError, ProxyError
 
@@ -158,7 +159,7 @@ class Connection:
                 raise self.failure(fault.what, where=fault.where, hint=fault.hint) from error
             raise self._explain(error, len(body)) from error
 
-    def _read(self, response: BaseHTTPResponse) -> Answer:
+    def _read(self, response: BaseHTTPResponse) -> Response:
         from urllib3.exceptions import TimeoutError as TimedOutError
 
         try:
@@ -175,7 +176,7 @@ class Connection:
             )
         response.release_conn()
         headers = {name.lower(): value for name, value in response.headers.items()}
-        return Answer(response.status, headers, body)
+        return Response(response.status, headers, body)
 
     def _refused_by_proxy(self, why: str) -> KdeployError:
         return self.failure(

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from deployer.errors import ConflictError, KdeployError, NotFoundError, TargetError
 from deployer.patience import PATIENCE, Patience
-from deployer.predict.connection import Answer, Connection
+from deployer.predict.connection import Connection, Response
 from deployer.predict.predict_errors import read_refusal
 from deployer.targets.protocols import Endpoint
 
@@ -143,13 +143,13 @@ class Models:
         query: Mapping[str, str | int | None] | None = None,
     ) -> Document:
         given = {key: value for key, value in (query or {}).items() if value is not None}
-        answer = self._connection.send(method, path, query=given)
-        if not 200 <= answer.status < 300:
-            raise _refused(answer)
+        response = self._connection.send(method, path, query=given)
+        if not 200 <= response.status < 300:
+            raise _refused(response)
         try:
-            return msgspec.json.decode(answer.body, type=kind)
+            return msgspec.json.decode(response.body, type=kind)
         except (ValueError, RecursionError) as error:
-            start = answer.body[:80].decode(errors="replace")
+            start = response.body[:80].decode(errors="replace")
             raise TargetError(f"the response is not TorchServe's: {start!r}", hint=_OTHER_PORT) from error
 
 
@@ -157,11 +157,11 @@ def _path(name: str, version: str | None) -> str:
     return "/".join(["/models", *(quote(part, safe="") for part in (name, version) if part)])
 
 
-def _refused(answer: Answer) -> KdeployError:
-    refusal = read_refusal(answer.status, answer.headers, answer.body)
-    kind = _KINDS.get(answer.status, TargetError)
+def _refused(response: Response) -> KdeployError:
+    refusal = read_refusal(response.status, response.headers, response.body)
+    kind = _KINDS.get(response.status, TargetError)
     if refusal.kind == "ResourceNotFoundException":
         kind = TargetError
-    reason = refusal.text or f"HTTP {answer.status} without a reason"
+    reason = refusal.text or f"HTTP {response.status} without a reason"
     hint = _HINTS.get(refusal.kind, "Run `kdeploy logs` to see why.")
-    return kind(f"{refusal.speaker}: {reason}", hint=hint)
+    return kind(f"{refusal.sender}: {reason}", hint=hint)

@@ -27,13 +27,13 @@ class Refusal(Struct, frozen=True, kw_only=True):
     """A parsed error response: `status` is the innermost one that it reports."""
 
     status: int
-    speaker: str
+    sender: str
     kind: str = ""
     text: str = ""
     location: str = ""
 
 
-class Asked(Struct, frozen=True):
+class SentRequest(Struct, frozen=True):
     """The request: its model, Host header, size and size limit (bytes)."""
 
     model: str
@@ -42,20 +42,20 @@ class Asked(Struct, frozen=True):
     limit: int
 
 
-def explain(status: int, headers: Mapping[str, str], body: bytes, asked: Asked) -> PredictError:
+def explain(status: int, headers: Mapping[str, str], body: bytes, sent: SentRequest) -> PredictError:
     """Return the error for a response with a status other than 2xx. Header names are in lower case."""
     refusal = read_refusal(status, headers, body)
-    line = f"{refusal.status} {refusal.speaker} {refusal.kind}: {refusal.text} at {refusal.location}"
+    line = f"{refusal.status} {refusal.sender} {refusal.kind}: {refusal.text} at {refusal.location}"
     what, hint = next((what, hint) for pattern, what, hint in _RULES if re.search(pattern, line))
     facts = {
-        "model": asked.model,
-        "host": f"the Host header {asked.host}" if asked.host else "a request without its own Host header",
-        "size": asked.size,
-        "limit": asked.limit,
-        "exceeds": "the server's own limit" if asked.size <= asked.limit else "the limit",
+        "model": sent.model,
+        "host": f"the Host header {sent.host}" if sent.host else "a request without its own Host header",
+        "size": sent.size,
+        "limit": sent.limit,
+        "exceeds": "the server's own limit" if sent.size <= sent.limit else "the limit",
         "location": refusal.location.split("?")[0] or "no address",
     }
-    source = f"{refusal.speaker}: {refusal.text}" if refusal.text else f"from {refusal.speaker}"
+    source = f"{refusal.sender}: {refusal.text}" if refusal.text else f"from {refusal.sender}"
     return PredictError(
         f"HTTP {refusal.status}: {what.format(**facts)} ({source})", hint=hint.format(**facts)
     )
@@ -64,26 +64,26 @@ def explain(status: int, headers: Mapping[str, str], body: bytes, asked: Asked) 
 def read_refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refusal:
     """Find out who sent an error response, and its text."""
     text = body.decode(errors="replace").strip()
-    kind, speaker = "", _speaker(headers, text)
+    kind, sender = "", _sender(headers, text)
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
         document = None
     if isinstance(document, dict):
-        status, speaker, kind, text = _read_document(status, headers, document)
+        status, sender, kind, text = _read_document(status, headers, document)
     elif title := _TITLE.search(text):
         text = title[1]
     text = " ".join(text.split())
     if len(text) > TEXT_MAX:
         text = text[: TEXT_MAX - 1] + "…"
     location = headers.get("location", "")
-    return Refusal(status=status, speaker=speaker, kind=kind, text=text, location=location)
+    return Refusal(status=status, sender=sender, kind=kind, text=text, location=location)
 
 
 def _read_document(
     status: int, headers: Mapping[str, str], document: dict[str, Any]
 ) -> tuple[int, str, str, str]:
-    """Return status, speaker, kind and text."""
+    """Return status, sender, kind and text."""
     if {"code", "type", "message"} <= document.keys():
         return status, "TorchServe", str(document["type"]), str(document["message"])
     if "error" in document:
@@ -99,7 +99,7 @@ def _read_document(
     return status, "server", "", detail if isinstance(detail, str) else json.dumps(detail)
 
 
-def _speaker(headers: Mapping[str, str], text: str) -> str:
+def _sender(headers: Mapping[str, str], text: str) -> str:
     server = headers.get("server", "").lower()
     if text.startswith(("upstream ", "no healthy upstream", "RBAC: ")):
         return f"ingress {server or 'envoy'}"
@@ -108,7 +108,7 @@ def _speaker(headers: Mapping[str, str], text: str) -> str:
     return f"{kind} {server}".strip()
 
 
-# Patterns of a line `STATUS SPEAKER KIND: TEXT at LOCATION`, the reason and the hint. The first match counts.
+# Patterns of a line `STATUS SENDER KIND: TEXT at LOCATION`, the reason and the hint. The first match counts.
 _RULES = (
     (
         r"(?i)^3.* at \S*(dex|auth|login|oidc|signin)\S*$",
@@ -180,7 +180,7 @@ _RULES = (
         "Raise serving.max-response-size, then run `kdeploy rollout`; or send fewer rows per request.",
     ),
     (
-        "no time to try this row alone",
+        "no time to try this row",
         "another row of the same batch failed",
         "Send the request again. To see which row failed, run `kdeploy logs`.",
     ),

@@ -24,7 +24,7 @@ from deployer.store.interface import PROPERTIES, RECORD, Staging, Stored
 from deployer.store.location import locate_claim
 from deployer.store.shell_upload import Upload
 from deployer.store.store_errors import disk_errors
-from deployer.store.volume_shell import BrokenError, ExitError, Shell, ask, volume_error
+from deployer.store.volume_shell import BrokenError, ExitError, Shell, run_script, volume_error
 
 _READ = '[ ! -f "$1" ] || cat "$1"'
 
@@ -85,7 +85,7 @@ class ClaimStore(RemoteStore):
     def find(self, name: str, release_id: str) -> Release | None:
         """Return a complete release, or None; this runs one script."""
         path = f"{name}/{release_id}/{RECORD}"
-        content = self._ask(_READ, f"{self.claim.folder}/{path}")
+        content = self._run(_READ, f"{self.claim.folder}/{path}")
         return read_record(content, name, release_id, where=f"{self.claim.uri}{path}") if content else None
 
     def put(self, release: Release, staging: Staging) -> Stored:
@@ -111,10 +111,10 @@ class ClaimStore(RemoteStore):
 
     def _remove(self, release: Release, names: Iterable[str]) -> None:  # noqa: ARG002
         uploading = self._uploading(release)
-        self._ask(_DELETE, self._place(release), f"{uploading}.{uuid.uuid4().hex}", uploading)
+        self._run(_DELETE, self._place(release), f"{uploading}.{uuid.uuid4().hex}", uploading)
 
     def _dated(self, name: str | None) -> Iterator[tuple[float, Release]]:
-        rest = self._ask(_LIST, self.claim.folder, name or "")
+        rest = self._run(_LIST, self.claim.folder, name or "")
         while rest:
             head, _, rest = rest.partition(b"\n")
             changed, size, path = head.decode().split(" ")
@@ -125,16 +125,16 @@ class ClaimStore(RemoteStore):
                 yield int(changed), read_record(content, model, release_id, where=where)
 
     def _files(self, release: Release) -> dict[str, int]:
-        lines = self._ask(_FILES, self._place(release)).decode(errors="replace").splitlines()
+        lines = self._run(_FILES, self._place(release)).decode(errors="replace").splitlines()
         pairs = (line.partition(" ./") for line in lines)
         return {name: int(size) if size.isdigit() else 0 for size, _, name in pairs}
 
     def _read_file(self, release: Release, name: str) -> bytes:
-        return self._ask(_READ, f"{self._place(release)}/{name}")
+        return self._run(_READ, f"{self._place(release)}/{name}")
 
     def _outline(self, release: Release, count: int, size: int) -> tuple[bytes, str | None]:  # noqa: ARG002
         place = self._place(release)
-        answer = self._ask(_OUTLINE, f"{place}/{archive_name(release)}", f"{place}/{RECORD}", str(count))
+        answer = self._run(_OUTLINE, f"{place}/{archive_name(release)}", f"{place}/{RECORD}", str(count))
         newer, _, tail = answer.partition(b"\n")
         return tail, None if newer else release.archive.digest
 
@@ -156,6 +156,6 @@ class ClaimStore(RemoteStore):
             except ExitError as error:
                 raise volume_error(error, self.claim.uri) from error
 
-    def _ask(self, script: str, *arguments: str) -> bytes:
-        work = partial(ask, self._shell, self.claim.uri, script, *arguments)
+    def _run(self, script: str, *arguments: str) -> bytes:
+        work = partial(run_script, self._shell, self.claim.uri, script, *arguments)
         return self._patience.again(work, BrokenError)

@@ -1,7 +1,7 @@
 """An upload through a shell that resumes where it stopped, and compares every byte before it publishes.
 
-Files are sent to a staging folder of the release, in segments at fixed offsets: concurrent pushes
-of a release write the same bytes. The SHA-256 of each segment finds lost tails, holes and corrupted blocks, which are sent
+Files are sent to a staging folder of the release, in segments at fixed offsets, so concurrent pushes write
+the same bytes. The SHA-256 of each segment finds lost tails, holes and corrupted blocks, which are sent
 again. One rename makes the release visible.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from deployer.errors import IntegrityError, StoreError
 from deployer.patience import Patience
-from deployer.store.volume_shell import BrokenError, Shell, ask
+from deployer.store.volume_shell import BrokenError, Shell, run_script
 
 BLOCK = 1 << 20  # bytes
 BLOCKS = 16  # of a segment
@@ -98,18 +98,20 @@ class Upload:
                     hint="Push again. If that does not help, look for a proxy that changes the content.",
                 )
             if missing is not None:
-                ask(self._shell, self._where, _PUBLISH, place, staging, f"{staging}.{uuid.uuid4().hex}")
+                run_script(
+                    self._shell, self._where, _PUBLISH, place, staging, f"{staging}.{uuid.uuid4().hex}"
+                )
         except BrokenError:
             raise
         except StoreError:
             # Another push that publishes the release removes its staging folder.
-            if not ask(self._shell, self._where, _PUBLISHED, place):
+            if not run_script(self._shell, self._where, _PUBLISHED, place):
                 raise
 
     def _missing(self, place: str, staging: str) -> list[_Segment] | None:
         """Return the segments that are missing or differ; None if the release is published."""
         sizes = [word for name, size in self._sizes.items() for word in (name, str(size))]
-        answer = ask(self._shell, self._where, _LOOK, place, staging, str(BLOCKS), *sizes).decode()
+        answer = run_script(self._shell, self._where, _LOOK, place, staging, str(BLOCKS), *sizes).decode()
         if answer == "there\n":
             return None
         lines = (line.split(" ", 2) for line in answer.splitlines())
@@ -123,7 +125,9 @@ class Upload:
             block = first * BLOCKS
             size = min(self._sizes[name], (last + 1) * BLOCKS * BLOCK) - block * BLOCK
             source = self._read(self._folder / name, block * BLOCK, size)
-            ask(self._shell, self._where, _SEND, f"{staging}/{name}", str(block), str(size), source=source)
+            run_script(
+                self._shell, self._where, _SEND, f"{staging}/{name}", str(block), str(size), source=source
+            )
 
     def _read(self, path: Path, start: int, size: int) -> Iterator[bytes]:
         with path.open("rb") as file:

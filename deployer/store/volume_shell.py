@@ -49,7 +49,7 @@ class Shell(Protocol):
         """Release the volume; the next run mounts it again."""
 
 
-def ask(shell: Shell, where: str, script: str, *arguments: str, source: Iterable[bytes] = ()) -> bytes:
+def run_script(shell: Shell, where: str, script: str, *arguments: str, source: Iterable[bytes] = ()) -> bytes:
     """Run a script and return its whole output. Raises BrokenError, and StoreError that names `where`."""
     try:
         output = b"".join(shell.run(f"{_PREAMBLE}{script}\necho .", *arguments, source=source))

@@ -1,4 +1,4 @@
-"""The far side of a store: what its operator, or its enemy, sees and can do there."""
+"""A store seen from outside: what its operator, or an attacker, can read and change."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class ObjectSide:
         return {meta["path"].removeprefix(prefix): (meta["e_tag"], meta["last_modified"]) for meta in found}
 
     def make_old(self, release: Release) -> None:
-        """Wait until the next push falls on another second, which is as fine as such a store's clock is."""
+        """Wait until the next second: a bucket stores times in seconds."""
         pushed = self.versions(release)["release.json"][1].timestamp()
         while time.time() < pushed + 1:
             time.sleep(0.01)

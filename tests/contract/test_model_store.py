@@ -1,4 +1,4 @@
-"""What every model store keeps to. One suite over all of them."""
+"""The behavior of every model store. The same tests run on all of them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def push(store: ModelStore, tmp_path: Path) -> Push:
     return push
 
 
-def test_what_was_put_is_found_listed_and_verified(store: ModelStore, side: Side, push: Push) -> None:
+def test_a_stored_release_is_found_listed_and_verified(store: ModelStore, side: Side, push: Push) -> None:
     release, stored = push()
     assert stored.uri == store.uri(release)
     assert stored.uri.startswith(f"{side.scheme}://")
@@ -82,15 +82,15 @@ def test_what_was_put_is_found_listed_and_verified(store: ModelStore, side: Side
     store.verify(release)
 
 
-def test_the_layout_is_what_torchserve_and_kserve_expect(side: Side, push: Push) -> None:
+def test_the_layout_is_the_one_that_torchserve_and_kserve_expect(side: Side, push: Push) -> None:
     release, _ = push()
     assert side.names(release) == {"config/config.properties", "model-store/digits.mar", "release.json"}
     assert side.read(release, "config/config.properties").decode() == release.config_properties
-    # KServe's downloader loses empty files, or takes one for the whole release.
+    # KServe's downloader skips empty files, or stops after one.
     assert all(side.read(release, name) for name in side.names(release))
 
 
-def test_the_same_release_again_writes_nothing(store: ModelStore, side: Side, push: Push) -> None:
+def test_storing_a_release_again_writes_nothing(store: ModelStore, side: Side, push: Push) -> None:
     release, _ = push()
     before = side.versions(release)
     assert push() == (release, Stored(store.uri(release), 0))
@@ -108,12 +108,12 @@ def test_releases_are_listed_oldest_first(store: ModelStore, side: Side, push: P
     assert store.releases() == [*made, other]
 
 
-def test_what_is_not_there(store: ModelStore) -> None:
+def test_an_unknown_release_is_not_found(store: ModelStore) -> None:
     assert store.find("digits", "1.0-0123456789ab") is None
     assert store.releases() == []
 
 
-def test_deleted_is_gone(store: ModelStore, push: Push) -> None:
+def test_a_deleted_release_is_not_found(store: ModelStore, push: Push) -> None:
     release, stored = push()
     assert store.delete(release) == stored.bytes_written
     assert store.find("digits", release.id) is None
@@ -121,7 +121,7 @@ def test_deleted_is_gone(store: ModelStore, push: Push) -> None:
         store.delete(release)
 
 
-def test_what_was_staged_and_not_put_leaves_nothing(store: ModelStore, side: Side) -> None:
+def test_a_staged_release_that_was_not_put_is_removed(store: ModelStore, side: Side) -> None:
     with pytest.raises(RuntimeError), store.stage() as staging:
         staging.archive_path("a.mar").write_bytes(b"x")
         raise RuntimeError
@@ -146,7 +146,7 @@ TOUCHES = [
 
 
 @pytest.mark.parametrize(("touch", "what"), TOUCHES)
-def test_a_touched_release_is_found_out(
+def test_a_changed_release_is_an_error(
     store: ModelStore, side: Side, push: Push, touch: Callable[[Side, Release], None], what: str
 ) -> None:
     release, _ = push()
@@ -159,7 +159,7 @@ def test_a_touched_release_is_found_out(
 
 
 @pytest.mark.parametrize("archive_format", ["zip-store", "default"])
-def test_an_untouched_release_is_checked_without_reading_it(
+def test_an_unchanged_release_is_checked_without_reading_its_archive(
     store: ModelStore, push: Push, archive_format: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release, _ = push(content=b"weights " * 100_000, archive_format=archive_format)
@@ -167,12 +167,12 @@ def test_an_untouched_release_is_checked_without_reading_it(
     monkeypatch.setattr("deployer.archive.read.pump", lambda *_: read.append(1))
     store.check(release)
     assert read == []
-    with pytest.raises(IntegrityError):  # or the above would find out nothing
+    with pytest.raises(IntegrityError):  # proves that the patch works
         store.verify(release)
     assert read == [1]
 
 
-def test_the_archive_of_another_release_is_found_out(store: ModelStore, side: Side, push: Push) -> None:
+def test_the_archive_of_another_release_is_an_error(store: ModelStore, side: Side, push: Push) -> None:
     release, _ = push(content=b"weights")
     other, _ = push(content=b"weightt")
     side.write(release, ARCHIVE, side.read(other, ARCHIVE))
@@ -180,7 +180,7 @@ def test_the_archive_of_another_release_is_found_out(store: ModelStore, side: Si
         store.check(release)
 
 
-def test_a_release_that_is_removed_meanwhile(store: ModelStore, push: Push) -> None:
+def test_comparing_a_deleted_release_is_an_error(store: ModelStore, push: Push) -> None:
     release, _ = push()
     store.delete(release)
     for compare in (store.verify, store.check):
@@ -190,7 +190,7 @@ def test_a_release_that_is_removed_meanwhile(store: ModelStore, push: Push) -> N
 
 
 @pytest.mark.parametrize("config", ["folder"], indirect=True)
-def test_a_release_that_is_removed_while_a_folder_is_listed(store: ModelStore, push: Push) -> None:
+def test_a_release_that_is_deleted_while_a_folder_is_listed_is_skipped(store: ModelStore, push: Push) -> None:
     class Racing(FolderStore):
         def find(self, name: str, release_id: str) -> Release | None:
             found = super().find(name, release_id)
@@ -203,7 +203,7 @@ def test_a_release_that_is_removed_while_a_folder_is_listed(store: ModelStore, p
     assert Racing(store.folder).releases() == []
 
 
-def test_the_time_of_a_push(store: ModelStore, push: Push) -> None:
+def test_a_release_has_the_time_of_its_push(store: ModelStore, push: Push) -> None:
     before = int(time.time())
     release, _ = push()
     ((pushed, found),) = store.dated("digits")
@@ -215,21 +215,21 @@ def flipped(content: bytes) -> bytes:
     return content.replace(b"weights", b"weightt")
 
 
-def test_a_renamed_release_is_found_out(store: ModelStore, side: Side, push: Push) -> None:
+def test_a_renamed_release_is_an_error(store: ModelStore, side: Side, push: Push) -> None:
     release, _ = push()
     side.rename(release, "1.0-0123456789ab")
     with pytest.raises(IntegrityError, match=r"release\.json belongs to"):
         store.find("digits", "1.0-0123456789ab")
 
 
-def test_a_record_that_is_none(store: ModelStore, side: Side, push: Push) -> None:
+def test_an_invalid_record_is_an_error(store: ModelStore, side: Side, push: Push) -> None:
     release, _ = push()
     side.write(release, "release.json", b"{}")
     with pytest.raises(IntegrityError):
         store.releases()
 
 
-def test_debris_in_its_place_gives_way(store: ModelStore, side: Side, push: Push) -> None:
+def test_an_incomplete_release_is_replaced(store: ModelStore, side: Side, push: Push) -> None:
     release, _ = push()
     side.remove(release, "release.json")
     side.write(release, ARCHIVE, b"half of it")
@@ -238,7 +238,7 @@ def test_debris_in_its_place_gives_way(store: ModelStore, side: Side, push: Push
     store.verify(release)
 
 
-def test_two_pushes_of_one_release_at_once(store: ModelStore, push: Push) -> None:
+def test_concurrent_pushes_store_one_release(store: ModelStore, push: Push) -> None:
     results: list[tuple[Release, Stored]] = []
     threads = [
         threading.Thread(target=lambda: results.append(push(content=b"x" * 300_000))) for _ in range(6)
@@ -248,14 +248,14 @@ def test_two_pushes_of_one_release_at_once(store: ModelStore, push: Push) -> Non
     for thread in threads:
         thread.join()
     assert len(results) == 6
-    # A bucket's writers each send what is not there yet when they look; one of them makes it visible.
+    # In a bucket, each push sends the objects that are missing; one push makes the release visible.
     wrote = sum(stored.bytes_written > 0 for _, stored in results)
     assert wrote == 1 if isinstance(store, FolderStore) else wrote >= 1
     store.verify(results[0][0])
     assert len(store.releases()) == 1
 
 
-def test_pushes_that_begin_and_end_at_once_do_not_meet(store: ModelStore) -> None:
+def test_concurrent_stagings_do_not_conflict(store: ModelStore) -> None:
     def stage() -> int:
         for _ in range(50):
             with store.stage() as staging:
@@ -317,7 +317,7 @@ def pushing(config: Store, tmp_path: Path) -> Iterator[Callable[[], subprocess.P
         child.communicate()
 
 
-def test_killed_at_any_moment_it_is_there_whole_or_not_at_all(
+def test_a_killed_push_leaves_a_whole_release_or_none(
     store: ModelStore, side: Side, pushing: Callable[[], subprocess.Popen[bytes]]
 ) -> None:
     for delay in (0.0, 0.005, 0.01, 0.02, 0.04, 0.08, *([] if side.scheme == "file" else [0.16, 0.24, 0.32])):
@@ -330,11 +330,11 @@ def test_killed_at_any_moment_it_is_there_whole_or_not_at_all(
     assert pushing().wait() == 0
     (release,) = store.releases()
     store.verify(release)
-    # What the killed ones left was swept by the last.
+    # The last push removed what the killed ones left.
     assert [p.name for p in side.staging.iterdir()] == ["sweep"]
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)], check=False).returncode:

@@ -1,4 +1,4 @@
-"""What `kdeploy predict` prints, in every format."""
+"""The output of `kdeploy predict`, in every format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deployer.cli.printers import print_answers
 from deployer.errors import PredictError
 from deployer.predict import Failure, Prediction, Resized
 
-SMALLER = Resized(factor=0.4213, width=512, height=384, format="JPEG", size=1234, note="large.png: smaller")
+SMALLER = Resized(factor=0.4213, width=512, height=384, format="JPEG", size=1234, note="large.png: resized")
 ANSWERS = [
     Prediction(name="large.png", value=7, milliseconds=1.5, resized=SMALLER),
     Prediction(name="small.png", value=3, milliseconds=1.5),
@@ -24,12 +24,12 @@ def printed(output: Output, capsys: pytest.CaptureFixture[str], *answers: Predic
         print_answers(answers, output)
     except PredictError:
         assert any(isinstance(answer, Failure) for answer in answers)
-    said = capsys.readouterr()
-    assert said.err == "".join(f"{one.resized.note}\n" for one in answers if one.resized)
-    return said.out
+    output_read = capsys.readouterr()
+    assert output_read.err == "".join(f"{one.resized.note}\n" for one in answers if one.resized)
+    return output_read.out
 
 
-def test_that_a_smaller_picture_was_sent_is_in_every_format(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_format_reports_a_resized_image(capsys: pytest.CaptureFixture[str]) -> None:
     assert printed("table", capsys, *ANSWERS) == (
         "large.png   7   resized by 0.4213: 512x384\nsmall.png   3\n"
     )
@@ -41,13 +41,13 @@ def test_that_a_smaller_picture_was_sent_is_in_every_format(capsys: pytest.Captu
             "height": 384,
             "format": "JPEG",
             "size": 1234,
-            "note": "large.png: smaller",
+            "note": "large.png: resized",
         }
         assert small["resized"] is None
         assert (large["prediction"], small["prediction"]) == (7, 3)
 
 
-def test_a_failure_says_it_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_reports_a_resized_image(capsys: pytest.CaptureFixture[str]) -> None:
     failed = Failure(name="large.png", error=PredictError("refused"), resized=SMALLER)
     answer, _ = json.loads(printed("json", capsys, failed, ANSWERS[1]))
     assert answer["resized"]["factor"] == 0.4213

@@ -1,4 +1,4 @@
-"""Which proxy leads to a cluster, as kubectl finds it."""
+"""The proxy for a URL: the one that kubectl would use."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("https://localhost", "", "http://theirs:1", "http://theirs:1"),
     ],
 )
-def test_which_one(
+def test_the_proxy_is_the_one_that_go_would_use(
     monkeypatch: pytest.MonkeyPatch, host: str, no_proxy: str, named: str | None, found: str | None
 ) -> None:
     monkeypatch.setenv("NO_PROXY", no_proxy)
     assert find_proxy(host, named) == found
 
 
-def test_lower_case_wins_and_may_be_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lower_case_variable_wins_even_if_it_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://lower:1")
     assert find_proxy("https://a.example") == "http://lower:1"
     monkeypatch.setenv("https_proxy", "")
@@ -71,25 +71,25 @@ def test_lower_case_wins_and_may_be_empty(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("no_proxy", "a.example")
     assert find_proxy("http://a.example") is None
     assert find_proxy("http://b.example") == PLAIN
-    monkeypatch.setenv("REQUEST_METHOD", "GET")  # a CGI script, whose client names HTTP_PROXY in a header
+    monkeypatch.setenv("REQUEST_METHOD", "GET")  # under CGI, a header of the client sets HTTP_PROXY
     assert find_proxy("http://b.example") is None
 
 
-def test_a_login_is_taken_out_of_the_address() -> None:
+def test_the_login_is_removed_from_the_address() -> None:
     assert address_of("http://proxy:1") == ("http://proxy:1", {})
     address, headers = address_of("http://me:p%40ss%2F%C3%BC@proxy:1/")
     assert address == "http://proxy:1"
     assert base64.b64decode(headers["Proxy-Authorization"].split()[1]).decode() == "me:p@ss/ü"
 
 
-def test_none_and_one_without_a_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_without_a_scheme_uses_http(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "proxy:3128")
     assert find_proxy("https://a.example", None) == "http://proxy:3128"
     monkeypatch.delenv("HTTPS_PROXY")
     assert find_proxy("https://a.example", None) is None
 
 
-def test_what_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unsupported_proxy_is_refused_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="socks5://") as caught:
         find_proxy("https://a.example", "socks5://me:secret@theirs:1080")
     assert "proxy-url" in str(caught.value.where)
@@ -100,7 +100,7 @@ def test_what_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.where == "HTTPS_PROXY"
 
 
-def test_a_websocket_needs_a_proxy_with_an_http_url() -> None:
+def test_a_websocket_does_not_support_an_https_proxy() -> None:
     tls = ssl.create_default_context()
     connection = Connection(
         "https://a.example", namespace="default", where="a.example", tls=tls, proxy="https://theirs:1"

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployer.predict.predict_errors import TEXT_MAX, Asked, explain, read_refusal
+from deployer.predict.predict_errors import TEXT_MAX, SentRequest, explain, read_refusal
 
-ASKED = Asked(model="digits", host="digits.default.example.com", size=900, limit=1000)
+SENT = SentRequest(model="digits", host="digits.default.example.com", size=900, limit=1000)
 
 
 def torchserve(code: int, kind: str, message: str) -> bytes:
@@ -108,7 +108,7 @@ RECORDED = [
     (
         500,
         {},
-        b'{"error": "its batch failed, with no time to try this row alone: ValueError: 7", "row": 0}',
+        b'{"error": "its batch failed, with no time to try this row by itself: ValueError: 7", "row": 0}',
         "another row of the same batch failed",
         "Send the request again",
     ),
@@ -237,19 +237,19 @@ RECORDED = [
 
 @pytest.mark.parametrize(("status", "headers", "body", "words", "hint"), RECORDED)
 def test_each_error_has_its_sender_the_reason_and_a_hint(status, headers, body, words, hint):
-    error = explain(status, headers, body, ASKED)
+    error = explain(status, headers, body, SENT)
     assert words in error.what
     assert hint in error.hint
     assert "\n" not in error.what
 
 
 def test_the_error_mentions_a_missing_host_header():
-    error = explain(404, ENVOY, b"", Asked("digits", None, 1, 2))
+    error = explain(404, ENVOY, b"", SentRequest("digits", None, 1, 2))
     assert "a request without its own Host header" in error.what
 
 
 def test_the_error_mentions_the_configured_limit():
-    assert "more than the limit" in explain(413, {}, b"", Asked("digits", None, 3, 2)).what
+    assert "more than the limit" in explain(413, {}, b"", SentRequest("digits", None, 3, 2)).what
 
 
 def test_long_texts_are_truncated():
@@ -267,11 +267,11 @@ def test_long_texts_are_truncated():
     ).map(lambda document: json.dumps(document).encode()),
 )
 def test_any_response_gets_a_message_and_a_hint(status, headers, body):
-    error = explain(status, headers, body, ASKED)
+    error = explain(status, headers, body, SENT)
     assert error.what
     assert error.hint
     assert len(error.what) < 2 * TEXT_MAX
 
 
 def test_deep_json_is_read_as_text():
-    assert explain(500, {}, b"[" * 100_000, ASKED).what
+    assert explain(500, {}, b"[" * 100_000, SENT).what

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from deployer.errors import DiskFullError, StoreError
-from deployer.store.volume_shell import BrokenError, ExitError, ask, volume_error
+from deployer.store.volume_shell import BrokenError, ExitError, run_script, volume_error
 
 WHERE = "pvc://models/"
 
@@ -32,7 +32,7 @@ class Answers:
 @pytest.mark.parametrize("pieces", [(b"one\ntwo\n.\n",), (b"one\nt", b"wo\n.", b"\n")])
 def test_output_is_joined_from_its_pieces(pieces: tuple[bytes, ...]) -> None:
     shell = Answers(*pieces)
-    assert ask(shell, WHERE, 'cat -- "$1"', "a $(b)", source=[b"x", b"y"]) == b"one\ntwo\n"
+    assert run_script(shell, WHERE, 'cat -- "$1"', "a $(b)", source=[b"x", b"y"]) == b"one\ntwo\n"
     [(script, arguments, sent)] = shell.ran
     assert (arguments, sent) == (("a $(b)",), b"xy")
     assert script.startswith("set -eu\n"), "the first command that fails stops the script"
@@ -43,21 +43,21 @@ def test_output_is_joined_from_its_pieces(pieces: tuple[bytes, ...]) -> None:
 @pytest.mark.parametrize("pieces", [(), (b"one\n",), (b"one\n.",)])
 def test_output_without_its_last_line_is_incomplete(pieces: tuple[bytes, ...]) -> None:
     with pytest.raises(BrokenError, match="is incomplete") as caught:
-        ask(Answers(*pieces), WHERE, "ls")
+        run_script(Answers(*pieces), WHERE, "ls")
     assert caught.value.where == WHERE
 
 
 def test_a_broken_connection_is_raised_unchanged() -> None:
     broken = BrokenError("the line broke")
     with pytest.raises(BrokenError) as caught:
-        ask(Answers(b"one\n.\n", error=broken), WHERE, "ls")
+        run_script(Answers(b"one\n.\n", error=broken), WHERE, "ls")
     assert caught.value is broken
 
 
 def test_a_failed_script_raises_our_error() -> None:
     failed = ExitError(1, "dd: x: Permission denied")
     with pytest.raises(StoreError, match="permission denied in the volume") as caught:
-        ask(Answers(b"one\n.\n", error=failed), WHERE, "ls")
+        run_script(Answers(b"one\n.\n", error=failed), WHERE, "ls")
     assert caught.value.__cause__ is failed
 
 
