@@ -118,7 +118,7 @@ class Client:
         request = codecs.encode(protocol, self._model, Payload(fitted.data, fitted.content_type))
         if len(request.body) > self._limit:
             raise PredictError(
-                f"the request would have {len(request.body)} bytes, the limit is {self._limit}",
+                f"too large: the request has {len(request.body)} bytes, the limit is {self._limit}",
                 hint=RAISE_LIMIT,
             )
         return request, fitted.resized

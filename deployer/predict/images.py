@@ -91,13 +91,15 @@ def fit_image(
         sizes = _sizes(wanted, max_bytes, as_json=wanted != size)
         if not resize:
             hint = f"{RAISE_LIMIT} Or add --resize to send a smaller image, which is another input."
-            raise PredictError(sizes, where=path.name, hint=hint)
+            raise PredictError(f"too large: {sizes}", where=path.name, hint=hint)
         room = max(bisect_right(range(max_bytes + 1), max_bytes, key=request_size) - 1, 0)  # bytes of a file
         try:
             with _decoding:
                 data, kind, (width, height), factor = _shrink(file, size, room)
         except PredictError as error:
-            raise PredictError(f"{sizes}; {error.what}", where=path.name, hint=error.hint) from error
+            raise PredictError(
+                f"too large: {sizes}; {error.what}", where=path.name, hint=error.hint
+            ) from error
     sent = f"{width}x{height} {kind} ({_readable(len(data))}), resized by {factor:g}"
     note = f"{path.name}: {sizes}: sent as {sent}"
     resized = Resized(factor=factor, width=width, height=height, format=kind, size=len(data), note=note)
@@ -108,7 +110,8 @@ def read_file(path: Path, max_bytes: int) -> bytes:
     """Return the bytes of a file that cannot shrink. Raises PredictError as `fit_image` does."""
     with _opened(path) as (file, size):
         if size > max_bytes:
-            raise PredictError(_sizes(size, max_bytes, as_json=False), where=path.name, hint=RAISE_LIMIT)
+            sizes = _sizes(size, max_bytes, as_json=False)
+            raise PredictError(f"too large: {sizes}", where=path.name, hint=RAISE_LIMIT)
         return file.read(size)
 
 

@@ -363,7 +363,7 @@ def test_other_files_are_read_up_to_the_limit(tmp_path):
     path = tmp_path / "request.json"
     path.write_bytes(b"[1]")
     assert read_file(path, 3) == b"[1]"
-    with pytest.raises(PredictError, match=r"request\.json: 3 bytes, limit 2 bytes"):
+    with pytest.raises(PredictError, match=r"request\.json: too large: 3 bytes, limit 2 bytes"):
         read_file(path, 2)
 
 
