@@ -20,7 +20,7 @@ samples/8-0.png eight
 Ready
 True
 0 1
---set serving.batch-size
+invalid-config --set serving.batch-size
 [10, 90]
 ['Ready', 'Ready', 'Ready']
 ['zero', 'nine']
