@@ -66,7 +66,7 @@ def _from_pods(pods: list[Document]) -> list[Document]:
         one["spec"]["replicas"] += 1
         one["status"]["replicas"] += 1
         one["status"]["availableReplicas"] += ready
-    # The ReplicaSet of the wanted release comes last: it is the newest.
+    # Oldest first: the ReplicaSet of the wanted release is the newest.
     return sorted(made.values(), key=lambda one: one["status"]["availableReplicas"], reverse=True)
 
 

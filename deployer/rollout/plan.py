@@ -77,7 +77,7 @@ def decide_traffic(percent: int, release_id: str, live: Live | None) -> tuple[Tr
 
 
 def decide_strategy(
-    asked: Strategy | None, release_id: str, seen: Observed | None, *, standard: bool
+    requested: Strategy | None, release_id: str, seen: Observed | None, *, standard: bool
 ) -> tuple[Strategy, str]:
     """Return how pods are replaced, and a warning about the effect.
 
@@ -85,17 +85,17 @@ def decide_strategy(
     that never became ready would keep the resources that the new ones need. Raises ConfigError for RECREATE
     outside Standard mode.
     """
-    if asked is Strategy.RECREATE and not standard:
+    if requested is Strategy.RECREATE and not standard:
         raise ConfigError(
             "--strategy recreate needs a cluster in Standard mode: any other target keeps the old revision "
             "until the new one is ready",
             where="--strategy",
             hint="Leave it out, or run `kdeploy delete` first.",
         )
-    if asked is Strategy.RECREATE:
-        return asked, "the service is unavailable from the end of its old pods until the new ones are ready"
+    if requested is Strategy.RECREATE:
+        return requested, "the service is unavailable from the end of its old pods until the new ones are ready"
     others = [one for one in seen.revisions if one.pods and one.release != release_id] if seen else []
-    if asked is None and standard and seen and seen.serving is None and others:
+    if requested is None and standard and seen and seen.serving is None and others:
         old = others[0].release or others[0].name
         return Strategy.RECREATE, f"no release answers requests, so kdeploy stops the pods of {old} first"
     return Strategy.ROLLING, ""
