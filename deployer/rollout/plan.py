@@ -93,7 +93,8 @@ def decide_strategy(
             hint="Leave it out, or run `kdeploy delete` first.",
         )
     if requested is Strategy.RECREATE:
-        return requested, "the service is unavailable from the end of its old pods until the new ones are ready"
+        outage = "the service is unavailable from the end of its old pods until the new ones are ready"
+        return Strategy.RECREATE, outage
     others = [one for one in seen.revisions if one.pods and one.release != release_id] if seen else []
     if requested is None and standard and seen and seen.serving is None and others:
         old = others[0].release or others[0].name
