@@ -1,8 +1,8 @@
-"""What TorchServe's log says about why a model does not load. Pure.
+"""Finds in TorchServe's log why a model does not load. Pure.
 
-TorchServe retries a worker that cannot load for minutes, and calls itself healthy meanwhile. The true
-exception stands in the log, above others that it caused. The container's first process runs this source
-on the serving image's Python 3.9, so it imports `re` alone and its memory is bounded whatever is logged.
+TorchServe retries a failing worker for minutes, and reports that it is healthy meanwhile. The log has the
+original exception before others that it caused. The container's first process runs this source on the serving
+image's Python 3.9, so it imports only `re`, and its memory is bounded.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ _TRACEBACK = "Traceback (most recent call last):"
 _FRAME = re.compile(r'^\s+File "(?P<file>[^"]+)", line (?P<line>\d+)')
 # A frame of the model's own code: TorchServe unpacks archives into .../models/HASH/.
 _OWN = re.compile(r"/models/[^/]+/(?!.*site-packages/|kdeploy_handler\.py$)")
-# TorchServe looks for a handler that failed to import among its own, and blames that; a RuntimeError it
-# logs, and raises another in its place.
+# TorchServe searches its own handlers for one that failed to import, and reports that it found none. It logs
+# a RuntimeError of the model and raises another one.
 _MISLEADING = re.compile(r".*No module named 'ts\.torch_handler\.|RuntimeError: \d{3} - ")
 
-# A second attempt fails at these, too. Anything else counts once it was seen twice.
+# A second attempt fails with the same error. Other exceptions must occur twice.
 _CERTAIN = re.compile(r"(ModuleNotFound|Import|Syntax|Indentation|Tab)Error\b")
 _SAME_TWICE, _ANY = 2, 3
 _PREFIX = re.compile(r"^\S+ \[(?P<level>\w+) *\] \S+ (?P<logger>\S+) - ")
 _PIP_ERROR = re.compile(r"^\S+ +ERROR: (?P<text>.*)$")
 
-_LINE_MAX = 4096  # characters; what is longer is read as several lines
+_LINE_MAX = 4096  # characters; a longer line is read as several lines
 _MESSAGE_MAX = 1000
-_KEPT = 20  # lines, and exceptions of one attempt
+_KEPT = 20  # last lines, and exceptions of one attempt
 
 
 class _Worker:
-    """The exceptions of one worker thread, over its attempts to load the model."""
+    """The exceptions of one worker thread in its attempts to load the model."""
 
     def __init__(self) -> None:
         self.attempts = 0
-        self.reasons: list[str] = []  # of the last two attempts that gave one
-        self._raised: list[str] = []  # in this attempt, each with its place at the end
+        self.reasons: list[str] = []  # of the last two attempts that raised an exception
+        self._raised: list[str] = []  # exceptions of this attempt, each with its file and line
         self._text = self._place = ""
         self._own = self._inside = self._message = False
 
     @property
     def reason(self) -> str:
-        """The newest exception and where it was raised; nothing if none was logged."""
+        """The newest exception with its file and line; empty if none was logged."""
         return self._true() or (self.reasons[-1] if self.reasons else "")
 
     def read(self, text: str) -> None:
@@ -56,14 +56,14 @@ class _Worker:
         elif self._inside:
             self._read_inside(text)
         elif self._message and text[:1] in (" ", "\t") and text.strip():
-            # The message of an exception may go on: the keys that a state_dict misses, for one.
+            # An exception's message can have several lines, for example the missing keys of a state_dict.
             self._text = f"{self._text} {text.strip()}"[:_MESSAGE_MAX]
             self._raised[-1] = self._text + self._place
         elif text.strip():
             self._message = False
 
     def note(self, error: str) -> None:
-        """Take an error of this attempt, one of the frontend's among them."""
+        """Add an error of this attempt; the frontend can log one too."""
         self._raised = [*self._raised[1 - _KEPT :], error]
 
     def fail(self) -> None:
@@ -85,7 +85,7 @@ class _Worker:
             self._inside, self._message = False, True
 
     def _true(self) -> str:
-        """Return the last exception of this attempt that was not raised in another's place."""
+        """Return the last exception of this attempt that TorchServe did not raise instead of another."""
         true = [error for error in self._raised if not _MISLEADING.match(error)]
         return (true or self._raised or [""])[-1]
 
@@ -94,13 +94,13 @@ def last_traceback(lines: tuple[str, ...]) -> str:
     """Return the exception of the last traceback in a Python program's log, with its file and line."""
     worker = _Worker()
     for line in lines:
-        said = _WORKER_LINE.match(line)
-        worker.read(said["text"] if said else line)
+        logged = _WORKER_LINE.match(line)
+        worker.read(logged["text"] if logged else line)
     return worker.reason
 
 
 def pip_errors(text: str) -> list[str]:
-    """Return the errors in pip's own log, and what a build that failed said last."""
+    """Return the errors in pip's log, and the last output line of a failed build."""
     errors, before = [], ""
     for line in text.splitlines():
         found = _PIP_ERROR.match(line)
@@ -114,7 +114,7 @@ def pip_errors(text: str) -> list[str]:
 
 
 class LoadLog:
-    """Reads a log as it is written; says why the model cannot load as soon as that is certain."""
+    """Reads a log while it is written, and reports why the model cannot load as soon as that is certain."""
 
     def __init__(self) -> None:
         self.port_taken = False
@@ -124,11 +124,11 @@ class LoadLog:
         self._workers: dict[str, _Worker] = {}
         self._erring = ""
         self._not_registered = ""
-        self._pip_speaks = False
+        self._in_pip_output = False
         self._pip: list[str] = []
 
     def feed(self, text: str) -> None:
-        """Read on; a last line without its end is kept until that comes."""
+        """Read more text; an incomplete last line is kept until its end is read."""
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
             self._read(line)
@@ -139,34 +139,34 @@ class LoadLog:
 
     @property
     def failure(self) -> str:
-        """Why the model will not load, or nothing while it still may."""
+        """Why the model cannot load; empty while it still can."""
         if self.pip_failed:
             return "; ".join(["pip cannot install the model's requirements", *self._pip])
         workers = self._workers.values()
-        # One worker that loads makes the model ready, however the others fare.
+        # One worker that loads makes the model ready, even if all others fail.
         return self.reason if workers and all(map(self._is_blocked, workers)) else self._not_registered
 
     @property
     def reason(self) -> str:
-        """The newest exception of a worker, or that one died without a word; nothing if none did."""
+        """The newest exception of a worker, or that a worker ended without one; empty if none ended."""
         reasons = [worker.reason for worker in self._workers.values() if worker.reason]
         if reasons:
             return reasons[-1]
         if any(worker.attempts for worker in self._workers.values()):
-            return "the worker process ended without a word: out of memory, or killed?"
+            return "the worker process ended without an error message, possibly for lack of memory"
         return ""
 
     @property
-    def last_words(self) -> str:
-        """The last lines that say something: what a process that ended has to say."""
+    def summary(self) -> str:
+        """The last lines that contain an error, or else the last lines."""
         errors = [line for line in self.last_lines if re.search(r"(Exception|[Ee]rror|ERROR): ", line)]
         return " | ".join((errors or self.last_lines)[-3:])
 
     def _read(self, line: str) -> None:
         self._remember(line)
-        said, retry, error = _WORKER_LINE.match(line), _RETRY.search(line), _ERROR.search(line)
-        if said:
-            self._worker(said["worker"]).read(said["text"])
+        logged, retry, error = _WORKER_LINE.match(line), _RETRY.search(line), _ERROR.search(line)
+        if logged:
+            self._worker(logged["worker"]).read(logged["text"])
         elif retry:
             self._worker(retry["worker"]).fail()
         elif error:
@@ -179,24 +179,26 @@ class LoadLog:
     def _read_frontend(self, line: str) -> None:
         if any(words in line for words in _PORT_TAKEN):
             self.port_taken = True
-        elif self._pip_speaks:
+        elif self._in_pip_output:
             self._read_pip(line)
         elif _PIP_FAILED in line:
-            self._pip_speaks = not self.pip_failed
+            self._in_pip_output = not self.pip_failed
         elif _NOT_REGISTERED in line:
-            self._not_registered = f"TorchServe cannot load it: {line.partition(_NOT_REGISTERED)[2].strip()}"
+            self._not_registered = (
+                f"TorchServe cannot load the model: {line.partition(_NOT_REGISTERED)[2].strip()}"
+            )
 
     def _read_pip(self, line: str) -> None:
-        if _PREFIX.match(line):  # TorchServe speaks again: pip has said all that it had to
-            self.pip_failed, self._pip_speaks = True, False
+        if _PREFIX.match(line):  # a line of TorchServe: pip's output is complete
+            self.pip_failed, self._in_pip_output = True, False
         elif line.lower().startswith("error: ") and len(self._pip) < 3:
             self._pip.append(line[len("error: ") :].strip()[:_MESSAGE_MAX])
 
     def _remember(self, line: str) -> None:
-        """Keep a line that may be among the last: not what the frontend says of its own course."""
+        """Keep a line as one of the last, unless it is progress output of the frontend."""
         prefix = _PREFIX.match(line)
-        chatter = prefix and prefix["level"] in ("INFO", "DEBUG") and prefix["logger"] != "MODEL_LOG"
-        if line.strip() and not chatter and not line.startswith(("\tat ", "\t...")):
+        progress = prefix and prefix["level"] in ("INFO", "DEBUG") and prefix["logger"] != "MODEL_LOG"
+        if line.strip() and not progress and not line.startswith(("\tat ", "\t...")):
             self.last_lines = [*self.last_lines[1 - _KEPT :], _PREFIX.sub("", line.rstrip())]
 
     def _worker(self, name: str) -> _Worker:

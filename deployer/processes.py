@@ -1,4 +1,4 @@
-"""Runs a program for its output, within bounds of time and size."""
+"""Runs a program for its output, with limits for its time and size."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ ANSWER_MAX = 1 << 20  # bytes
 
 
 class EndlessError(Exception):
-    """The program takes too long, or prints too much; the text says which, as in `… does not end`."""
+    """The program runs too long or prints too much. The text is a predicate: "does not end within 5 s"."""
 
 
 class Ended(NamedTuple):
-    """How a program ended, and what it printed."""
+    """The exit status and the output of a program."""
 
     code: int
     output: bytes
 
 
 def ask_program(command: Sequence[str], *, seconds: float, **options: Any) -> Ended:
-    """Run a program and return what it prints to stdout; `options` are those of `subprocess.Popen`.
+    """Run a program and return its output on stdout; `options` are those of `subprocess.Popen`.
 
-    A program that is not done in time, or prints more than 1 MiB, is killed with all that it started; one
-    that has our stdin, and so may talk to a person, is killed alone. Raises EndlessError, OSError.
+    Kills a program that exceeds the time or prints more than 1 MiB, with its whole process group. A program
+    that reads our stdin stays in our group, and only its own process is killed. Raises EndlessError, OSError.
     """
     end = time.monotonic() + seconds
     alone = options.get("stdin") is None
@@ -53,12 +53,12 @@ def ask_program(command: Sequence[str], *, seconds: float, **options: Any) -> En
 def _kill(child: subprocess.Popen[bytes], *, alone: bool) -> None:
     if alone:
         child.kill()
-    else:  # until it is waited for, nobody else can have its number
+    else:  # before `wait`, no other process can get its pid
         os.killpg(child.pid, signal.SIGKILL)
 
 
 def _read(child: subprocess.Popen[bytes], end: float, seconds: float) -> bytes:
-    """Read to the end of the output. What the program has started may hold it open for longer than itself."""
+    """Read to the end of the output. The program's children can keep it open after the program has ended."""
     assert child.stdout
     output = bytearray()
     with selectors.DefaultSelector() as selector:

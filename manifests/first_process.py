@@ -162,7 +162,7 @@ class Output:
     def reason(self):
         """Return why the model cannot load, or what was said last; and the last lines."""
         with self._lock:
-            reason = self.log.failure or f"TorchServe ended: {self.log.last_words}"
+            reason = self.log.failure or f"TorchServe ended: {self.log.summary}"
             if self.log.pip_failed:
                 said = pip_errors(tail(os.environ.get("PIP_LOG", "")))[-3:]
                 reason = "; ".join([reason, *(line for line in said if line not in reason)])

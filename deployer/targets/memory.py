@@ -1,7 +1,7 @@
-"""A target in memory, which behaves as KServe in Knative mode: for tests, and to see what a rollout does.
+"""A target in memory that behaves like KServe in Knative mode, for tests of rollouts.
 
-A release becomes ready unless it is among `broken`, after it has been observed `lag` times. What is observed
-is read from a document, by the function that reads a cluster's.
+A release becomes ready after `lag` observations, unless it is in `broken`. The observed state is read from a
+document, by the function that reads a cluster's.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from deployer.observed import (
 from deployer.patience import Clock
 from deployer.targets.protocols import Endpoint, Target, Via, Watch
 
-LOOK = 1.0  # seconds between two looks of a watch
+INTERVAL = 1.0  # seconds between two observations of a watch
 
 
 class Served(Struct, kw_only=True):
-    """A service: the bundle that is wanted, the split in effect, and its journal."""
+    """A service: its wanted bundle, its actual traffic, and its journal."""
 
     bundle: Bundle
     previous: str = ""
@@ -43,7 +43,7 @@ class Served(Struct, kw_only=True):
 
 
 class MemoryTarget:
-    """Implements all three protocols. `broken` releases fail to load, with a message."""
+    """Implements all three protocols. `broken` maps releases that fail to load to the message."""
 
     def __init__(self, *, namespace: str = "default", clock: Clock | None = None, lag: int = 0) -> None:
         self.namespace = namespace
@@ -54,33 +54,33 @@ class MemoryTarget:
 
     @property
     def target(self) -> Target:
-        """The target that this is."""
+        """This object as a target."""
         return Target(services=self, journal=self, reach=self)
 
     def capabilities(self) -> Capabilities:
-        """Return what KServe in Knative mode can do."""
+        """Return the capabilities of KServe in Knative mode."""
         return Capabilities(deployment_mode="Knative", canary=True)
 
     def examine(self) -> list[Finding]:
-        """Find nothing amiss."""
+        """Return no findings."""
         return []
 
     def check(self, bundle: Bundle, *, wait: bool = True) -> list[Finding]:  # noqa: ARG002
-        """Find nothing amiss."""
+        """Return no findings."""
         return []
 
     def role(self, bundle: Bundle) -> list[Document]:
-        """Refuse: there are no accounts here."""
+        """Raise ConfigError: only a cluster has accounts and permissions."""
         raise ConfigError("only a cluster has accounts", where=str(bundle.reference))
 
     def preview(self, bundle: Bundle) -> list[tuple[Document | None, Document]]:
-        """Return each document as it was applied last, None where it was not, and as it would be."""
+        """Return each document as it was applied, or None, and as it would be applied."""
         served = self.served.get(bundle.reference)
         held = {one["kind"]: one for one in served.bundle.documents} if served else {}
         return [(held.get(one["kind"]), one) for one in bundle.documents]
 
     def serves(self, bundle: Bundle, live: Live) -> bool:
-        """Return whether a live service is Ready with just this bundle."""
+        """Return whether a live service is Ready with exactly this bundle."""
         return live.status.phase is Phase.READY and agrees(live.document, bundle.service)
 
     def apply(self, bundle: Bundle, entry: Entry, *, expect: int | None = None) -> int:
@@ -100,7 +100,7 @@ class MemoryTarget:
         return number
 
     def get(self, reference: Reference) -> Live | None:
-        """Return the service as it is, or None where there is none."""
+        """Return the service, or None if it does not exist."""
         served = self.served.get(reference)
         if served is None:
             return None
@@ -108,11 +108,11 @@ class MemoryTarget:
         return self._live(served)
 
     def inspect(self, reference: Reference) -> Live | None:
-        """Return the service as it is."""
+        """Return the service, or None if it does not exist."""
         return self.get(reference)
 
     def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Watch:
-        """Yield what is observed now and at every change, for `timeout` seconds. Raises NotFoundError."""
+        """Yield the observed state now and at every change, for `timeout` seconds. Raises NotFoundError."""
         end, last = self._clock.now() + timeout, None
         while True:
             served = self._find(reference)
@@ -123,19 +123,19 @@ class MemoryTarget:
                 yield observed
             if self._clock.now() >= end:
                 return
-            self._clock.sleep(LOOK)
+            self._clock.sleep(INTERVAL)
 
     def list_all(self, namespace: str | None = None) -> list[Observed]:
-        """Return what is observed of the services of one namespace, or of all."""
+        """Return the observed state of the services of one namespace, or of all."""
         found = [live for reference in self.served if (live := self.get(reference))]
         return [one.status for one in found if namespace in (None, one.status.reference.namespace)]
 
     def delete(self, reference: Reference) -> tuple[str, ...] | None:
-        """Remove a service; nothing of it is left."""
+        """Delete a service."""
         return () if self.served.pop(reference, None) else None
 
     def releases_in_use(self) -> frozenset[str]:
-        """Return `NAME/ID` of every release that is served, wanted, or in a journal."""
+        """Return `NAME/ID` of every release that is wanted or in a journal."""
         return frozenset(
             f"{reference.name}/{release}"
             for reference, served in self.served.items()
@@ -143,12 +143,12 @@ class MemoryTarget:
         )
 
     def entries(self, reference: Reference) -> list[Entry]:
-        """Return the entries of a service, the oldest first."""
+        """Return the entries of a service, oldest first."""
         served = self.served.get(reference)
         return list(served.entries) if served else []
 
     def note(self, reference: Reference, number: int, event: JournalEvent) -> None:
-        """Add an event to an entry; a service that was deleted has none."""
+        """Add an event to an entry; do nothing if the service was deleted."""
         if served := self.served.get(reference):
             event = structs.replace(event, at=write_time(self._clock.utc()))
             served.entries = [
@@ -158,27 +158,28 @@ class MemoryTarget:
     def endpoint(
         self, reference: Reference, via: Via = Via.INGRESS, *, release: str | None = None
     ) -> Endpoint:
-        """Return an address that nobody listens at."""
+        """Return an address at which nothing listens."""
         served = self._find(reference)
         if release and release not in (served.bundle.release, *(name for name, _ in served.traffic)):
             raise NotFoundError(
-                f"release {release} of {reference} not found", hint="`kdeploy status` shows what runs"
+                f"release {release} of {reference} not found",
+                hint="Run `kdeploy status` to list the running releases.",
             )
         path = f"/{release}" if release else ""
         return Endpoint(f"http://{via.value}.invalid{path}", host=f"{reference.name}.{reference.namespace}")
 
     def logs(self, reference: Reference, *, follow: bool = False, previous: bool = False) -> Iterator[str]:  # noqa: ARG002
-        """Yield nothing: nothing runs."""
+        """Yield nothing: no server is running."""
         self._find(reference)
         return iter(())
 
     def _find(self, reference: Reference) -> Served:
         if reference not in self.served:
-            raise NotFoundError(f"service {reference} not found", hint="`kdeploy list` shows what exists")
+            raise NotFoundError(f"service {reference} not found", hint="Run `kdeploy list` to list services.")
         return self.served[reference]
 
     def _reconcile(self, served: Served) -> None:
-        """Put the wanted split into effect once its release has been observed often enough."""
+        """Make the wanted traffic the actual traffic when the release has been observed `lag` times."""
         bundle = served.bundle
         served.looks += 1
         if bundle.release in self.broken or served.looks <= self.lag:

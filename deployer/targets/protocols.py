@@ -1,8 +1,8 @@
-"""What every target is: three small protocols, and one of each makes a target.
+"""The three protocols of a target: `Services`, `Journal` and `Reach`.
 
-`Services` is what is wanted and observed, `Journal` what was done and by whom, `Reach` how to get at what
-runs. `deployer.targets.memory` implements them in memory, and tests/contract/test_target.py holds every
-target to them. Every method may raise TargetError.
+`Services` has the wanted and the observed state, `Journal` the history of rollouts, `Reach` the endpoints and
+logs of running releases. tests/contract/test_target.py runs against every target, including the one in
+`deployer.targets.memory`. Every method can raise TargetError.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Via(enum.Enum):
-    """A way to a service: through the ingress, or to a server of one of its releases."""
+    """A route to a service: the ingress, or a port of a server of one of its releases."""
 
     INGRESS = "ingress"
     DIRECT = "direct"
@@ -33,7 +33,7 @@ class Via(enum.Enum):
 
 
 class Tunnel(Protocol):
-    """A way to a server that has no address here. Safe to share by threads."""
+    """Connections to a server that this machine cannot address directly. Thread-safe."""
 
     @property
     def pod(self) -> tuple[str, str, int]:
@@ -41,14 +41,14 @@ class Tunnel(Protocol):
 
     @property
     def fault(self) -> KdeployError | None:
-        """Why a connection that was opened came to nothing, where it did."""
+        """The error of a connection that failed after it was opened, if there is one."""
 
     def open(self) -> socket.socket:
-        """Open one more connection. Raises TargetError."""
+        """Open a connection. Raises TargetError."""
 
 
 class Endpoint(Struct, frozen=True):
-    """Where a request goes: a base URL, the Host header if the ingress wants one, a way there."""
+    """The destination of a request: a base URL, the Host header if the ingress needs one, and a tunnel."""
 
     url: str
     host: str | None = None
@@ -59,103 +59,104 @@ Watch = Generator[Observed, None, None]  # closing it ends the watch
 
 
 class Services(Protocol):
-    """What is wanted of services, and what is observed of them."""
+    """The wanted and the observed state of services."""
 
     @property
     def namespace(self) -> str:
-        """The namespace that references without one are in."""
+        """The namespace of references that name none."""
 
     def capabilities(self) -> Capabilities:
-        """Find out what the target can do. Changes nothing."""
+        """Read the target's capabilities. Changes nothing."""
 
     def examine(self) -> Sequence[Finding]:
-        """Find out whether the target itself is fit to serve releases. Changes nothing."""
+        """Check whether the target can serve releases. Changes nothing."""
 
     def check(self, bundle: Bundle, *, wait: bool = True) -> Sequence[Finding]:
-        """Find out what stands in the way of a bundle. Changes nothing.
+        """Check whether the target can serve a bundle. Changes nothing.
 
-        `wait`: whether its rollout is to be watched, too.
+        With `wait`, also check what watching its rollout needs.
         """
 
     def role(self, bundle: Bundle) -> list[Document]:
-        """Return the account and the permissions that rolling a bundle out needs. Raises ConfigError."""
+        """Return the account and the permissions that a rollout of the bundle needs. Raises ConfigError."""
 
     def preview(self, bundle: Bundle) -> list[tuple[Document | None, Document]]:
-        """Have the target try each document: return it as it is live, None if new, and as applying leaves it.
+        """Return each document as it is live, or None, and as it would be after applying it.
 
-        Changes nothing. Raises ConflictError, or RolloutFailedError where the target refuses a document.
+        Changes nothing. Raises ConflictError, or RolloutFailedError if the target rejects a document.
         """
 
     def serves(self, bundle: Bundle, live: Live) -> bool:
-        """Return whether a live service is Ready with just this bundle: applying it changes nothing."""
+        """Return whether a live service is Ready with exactly this bundle: applying it changes nothing."""
 
     def apply(self, bundle: Bundle, entry: Entry, *, expect: int | None = None) -> int:
-        """Make a bundle the wanted state, with an entry of the journal, and return the entry's number.
+        """Make a bundle the wanted state, add a journal entry, and return its number.
 
-        Idempotent. Raises ConflictError, with nothing changed, where somebody else is applying, or where the
-        newest entry has another number than `expect`.
+        Idempotent. Raises ConflictError, with nothing changed, if another process is applying, or if the
+        number of the newest entry is not `expect`.
         """
 
     def get(self, reference: Reference) -> Live | None:
-        """Return the service as it is, or None where there is none."""
+        """Return the service, or None if it does not exist."""
 
     def inspect(self, reference: Reference) -> Live | None:
-        """Return the service as it is, with all that tells why it is not ready; None where there is none."""
+        """Return the service with every detail about why it is not ready; None if it does not exist."""
 
     def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Watch:
-        """Yield what is observed now and at every change; end after `timeout` seconds.
+        """Yield the observed state now and at every change; end after `timeout` seconds.
 
-        Raises NotFoundError where there is no such service, or none any more. `stable` is the release that is
-        to get the rest of the requests, where it is known.
+        Raises NotFoundError if the service does not exist or is deleted. `stable` is the release that gets
+        the rest of the traffic, if known.
         """
 
     def list_all(self, namespace: str | None = None) -> list[Observed]:
-        """Return what is observed of the services of one namespace, or of all."""
+        """Return the observed state of the services of one namespace, or of all."""
 
     def delete(self, reference: Reference) -> tuple[str, ...] | None:
-        """Remove the service and what was made for it. None where there was none.
+        """Delete the service and the documents applied for it.
 
-        Returns what is still terminating and holds its resources.
+        Returns what is still terminating and holds resources, or None if there was no service.
         """
 
     def releases_in_use(self) -> frozenset[str]:
-        """Return `NAME/ID` of every release that is served, wanted, in the journal or in a storage URI."""
+        """Return `NAME/ID` of every release in the actual or wanted state, a journal or a storage URI."""
 
 
 class Journal(Protocol):
-    """What was rolled out, by whom, and what came of it. `Services.apply` begins an entry."""
+    """The history of rollouts: who applied which release, and the outcome. `Services.apply` adds an entry."""
 
     def entries(self, reference: Reference) -> list[Entry]:
-        """Return the entries of a service, the oldest first."""
+        """Return the entries of a service, oldest first."""
 
     def note(self, reference: Reference, number: int, event: JournalEvent) -> None:
-        """Add an event to an entry, from whatever process; the target fills in the time.
+        """Add an event to an entry, from any process; the target sets the time.
 
-        An entry that is there no more is none.
+        Does nothing if the entry no longer exists.
         """
 
 
 class Reach(Protocol):
-    """How to get at what runs."""
+    """The endpoints and logs of running releases."""
 
     def endpoint(
         self, reference: Reference, via: Via = Via.INGRESS, *, release: str | None = None
     ) -> Endpoint:
-        """Return a way to a service, or to one of its releases whatever share of the requests it gets.
+        """Return the endpoint of a service, or of one of its releases independent of its traffic.
 
-        Raises NotFoundError for a service or a release that is not there, TargetError where nothing runs yet,
-        and ConfigError for a way that this target does not have.
+        Raises NotFoundError for an unknown service or release, TargetError if none of its servers is running
+        yet, and ConfigError for a `via` that this target does not support.
         """
 
     def logs(self, reference: Reference, *, follow: bool = False, previous: bool = False) -> Iterator[str]:
-        """Yield the log lines of what runs and of what fails to.
+        """Yield the log lines of running and failed servers.
 
-        With `follow` they go on as they come, until the service is deleted; `previous` are those before.
+        With `follow`, also yield new lines until the service is deleted; with `previous`, yield those of the
+        instances before.
         """
 
 
 class Target(Struct, frozen=True):
-    """Where releases are served."""
+    """A cluster, or this machine: where releases run."""
 
     services: Services
     journal: Journal

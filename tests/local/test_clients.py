@@ -27,7 +27,7 @@ HOST = f"Host: {NAME}\r\n".encode()
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CHUNKED = "Transfer-Encoding: chunked"
 KIB, MIB = 1 << 10, 1 << 20
-LIMITS = Limits(connections=100, look=0.05)
+LIMITS = Limits(connections=100, interval=0.05)
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -13,7 +13,7 @@ from deployer.errors import ConflictError
 from deployer.journal import JournalEvent, Outcome, Provenance, plan_entry
 from deployer.observed import Phase, Reference
 from deployer.targets.local import OneNode, target
-from deployer.targets.local.connection import NotRunningError, ask
+from deployer.targets.local.connection import NotRunningError, call
 from deployer.targets.local.state import State
 from tests.local.client import Client
 from tests.local.releases import make_bundle
@@ -110,13 +110,13 @@ def test_an_answer_that_was_lost_makes_no_second_entry(
     lost = [True]
 
     def ask_and_lose(state: State, method: str, url: str, body: object = None) -> Any:
-        answer = ask(state, method, url, body)
+        answer = call(state, method, url, body)
         if (method, url) == ("PUT", "/services") and lost:
             lost.clear()
             raise NotRunningError("the supervisor ended")
         return answer
 
-    monkeypatch.setattr(target, "ask", ask_and_lose)
+    monkeypatch.setattr(target, "call", ask_and_lose)
     assert client.apply(bundle, "alice@laptop", expect=0) == 1
     assert [entry.number for entry in client.target.journal.entries(bundle.reference)] == [1]
     assert client.target.services.delete(bundle.reference) == ()

@@ -17,7 +17,7 @@ import pytest
 from deployer.errors import DiskFullError, TargetError
 from deployer.observed import Reference
 from deployer.targets.local import OneNode
-from deployer.targets.local.connection import NotAnsweringError, NotRunningError, ask
+from deployer.targets.local.connection import NotAnsweringError, NotRunningError, call
 from deployer.targets.local.logs import RateLimit, read_logs
 from deployer.targets.local.state import State, explained
 
@@ -69,23 +69,23 @@ def test_looking_at_the_lock_keeps_nobody_from_taking_it(state: State) -> None:
 
 def test_a_supervisor_that_is_there_and_silent_is_another_matter_than_none(state: State) -> None:
     with pytest.raises(NotRunningError, match="not running"):
-        ask(state, "GET", "/info", timeout=0.3)
+        call(state, "GET", "/info", timeout=0.3)
     lock = state.acquire()
     assert lock is not None
     try:
         with pytest.raises(NotAnsweringError, match=rf"pid {os.getpid()}\) has not answered") as caught:
-            ask(state, "GET", "/info", timeout=0.3)  # nobody listens: it is starting, or ending
+            call(state, "GET", "/info", timeout=0.3)  # nobody listens: it is starting, or ending
         assert caught.value.where == str(state.supervisor_log)
         assert "kdeploy local stop" in (caught.value.hint or "")
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(str(state.socket))
             server.listen(1)
             with pytest.raises(NotAnsweringError):  # it listens, and answers nothing
-                ask(state, "GET", "/info", timeout=0.3)
+                call(state, "GET", "/info", timeout=0.3)
             with pytest.raises(NotAnsweringError):
-                ask(state, "GET", "/info", timeout=0.3)
+                call(state, "GET", "/info", timeout=0.3)
             with pytest.raises(NotAnsweringError):  # and now too many wait
-                ask(state, "GET", "/info", timeout=0.3)
+                call(state, "GET", "/info", timeout=0.3)
     finally:
         os.close(lock)
 

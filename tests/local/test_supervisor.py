@@ -21,7 +21,7 @@ import pytest
 from deployer.errors import TargetError
 from deployer.observed import NOT_RUNNING, Phase, Reference
 from deployer.targets.local import OneNode
-from deployer.targets.local.connection import ask
+from deployer.targets.local.connection import call
 from tests.local.client import Client
 from tests.local.releases import make_bundle
 
@@ -129,7 +129,7 @@ def test_a_service_whose_record_cannot_be_removed_stays(tmp_path: Path) -> None:
         kept = record.rename(tmp_path / "record")
         record.mkdir()
         with pytest.raises(TargetError, match="state cannot be written"):
-            ask(node._state, "DELETE", "/services/default/demo")
+            call(node._state, "DELETE", "/services/default/demo")
         record.rmdir()
         kept.rename(record)
         services = node.target.services

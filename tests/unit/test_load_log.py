@@ -59,7 +59,7 @@ def test_workers_without_a_word_fail_at_their_third_attempt_and_only_all_of_them
     log.feed((retry(9000) + retry(9001)) * 2)
     assert log.failure == ""  # one of them loads yet, and would make the model ready
     log.feed(retry(9002) * 3)
-    assert "without a word" in log.failure
+    assert "without an error message" in log.failure
 
 
 def test_pips_complaint_is_whole_before_it_is_told() -> None:
@@ -88,7 +88,7 @@ def test_a_taken_port_is_one_only_if_torchserve_says_so() -> None:
     assert not log.port_taken
     log.feed("java.io.IOException: Failed to bind to address: http://127.0.0.1:23000\n")
     assert log.port_taken
-    assert "Failed to bind" in log.last_words
+    assert "Failed to bind" in log.summary
 
 
 def test_the_place_is_the_handlers_own_line_and_not_a_librarys() -> None:
@@ -134,7 +134,7 @@ def test_an_archive_that_torchserve_cannot_register_is_a_failure() -> None:
         "2026-11-22T09:43:28,592 [ERROR] main org.pytorch.serve.snapshot.SnapshotManager"
         " - Error while registering model. Details: Model archive is broken\n"
     )
-    assert log.failure == "TorchServe cannot load it: Model archive is broken"
+    assert log.failure == "TorchServe cannot load the model: Model archive is broken"
 
 
 def test_the_last_lines_are_the_workers_and_errors_and_not_the_frontends_chatter() -> None:
@@ -147,7 +147,7 @@ def test_the_last_lines_are_the_workers_and_errors_and_not_the_frontends_chatter
         "\tat java.lang.Thread.run(Unknown Source) [?:?]\n\n" + said("  I say so")
     )
     assert log.last_lines == ["not versioned", "  I say so"]
-    assert log.last_words == "not versioned |   I say so"
+    assert log.summary == "not versioned |   I say so"
     assert log.reason == log.failure == ""
 
 

@@ -1,4 +1,4 @@
-"""The local target: a one-node KServe, on the same documents, the same command, the same protocol."""
+"""The local target: serves releases on this machine as a one-node KServe."""
 
 from deployer.targets.local.target import OneNode
 

@@ -1,6 +1,6 @@
-"""The daemon: `python -m deployer.targets.local STATE HOST PORT`. Started by its clients.
+"""The supervisor process: `python -m deployer.targets.local STATE HOST PORT`. Commands start it.
 
-Writes one line to stdout, that it is ready or why it cannot be. Its stderr is its log.
+Writes one line of JSON to stdout: that it is ready, or why it cannot start. Its stderr is its log.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from deployer.targets.local.state import State
 
 
 def main() -> int:
-    """Run the supervisor of a state folder; return an exit status."""
+    """Run the supervisor of a state folder, and return an exit status."""
     folder, host, port = sys.argv[1:]
     state = State(Path(folder))
     handler = logging.StreamHandler()
@@ -58,7 +58,7 @@ async def _supervise(state: State, lock: int, host: str, port: int) -> None:
 
 
 def _report(failure: Failure) -> None:
-    with contextlib.suppress(OSError):  # the command that started this daemon may have been killed
+    with contextlib.suppress(OSError):  # the command that started this process can have been killed
         os.write(1, msgspec.json.encode(failure) + b"\n")
     os.dup2(2, 1)
 

@@ -1,4 +1,4 @@
-"""The supervisor's own HTTP API, on a unix socket that only this user can open."""
+"""The supervisor's HTTP API, on a unix socket that only this user can open."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Api:
-    """Answers the clients of one supervisor."""
+    """The HTTP server of one supervisor."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
@@ -37,14 +37,14 @@ class Api:
                 web.post(service + "/journal", self._note),
             ]
         )
-        # A client that disconnects ends its watch; one that still watches does not delay the shutdown.
+        # A watch ends when its client disconnects, and does not delay the shutdown.
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.5, access_log=None)
 
     async def open(self) -> None:
         """Listen on the state folder's socket."""
         await self._runner.setup()
         path = self._supervisor.state.socket
-        # Complete and private before anybody can find it.
+        # The socket listens and is private before clients can find it.
         hidden = path.with_name(".opening")
         await web.UnixSite(self._runner, hidden).start()
         hidden.chmod(0o600)

@@ -1,4 +1,4 @@
-"""JSON over HTTP on the supervisor's unix socket, with nothing but the standard library.
+"""HTTP requests to the supervisor on its unix socket, with the standard library only.
 
 Distinguishes a supervisor that is not running from one that is running and does not answer.
 """
@@ -35,8 +35,8 @@ class NotAnsweringError(errors.TargetError):
     """A supervisor holds the state folder and does not answer."""
 
 
-def ask(state: State, method: str, url: str, body: object = None, *, timeout: float | None = None) -> Any:
-    """Send the supervisor a request, and return the JSON of its answer.
+def call(state: State, method: str, url: str, body: object = None, *, timeout: float | None = None) -> Any:
+    """Send the supervisor a request, and return the JSON of the response.
 
     Waits at most `timeout` seconds, also for a supervisor that is starting or ending; by default 10 for a
     GET and 60 for anything else. Raises NotRunningError, NotAnsweringError, or the error in the answer.
@@ -46,10 +46,10 @@ def ask(state: State, method: str, url: str, body: object = None, *, timeout: fl
         return json.loads(_send(connection, method, url, body).read())
 
 
-def lines(state: State, url: str, timeout: float) -> Iterator[Any]:
+def stream_lines(state: State, url: str, timeout: float) -> Iterator[Any]:
     """Yield each line of JSON that the supervisor sends within `timeout` seconds.
 
-    Raises what `ask` raises.
+    Raises what `call` raises.
     """
     end = time.monotonic() + timeout
     with _connected(state, _READ_TIMEOUT) as connection:
@@ -62,13 +62,13 @@ def lines(state: State, url: str, timeout: float) -> Iterator[Any]:
             except TimeoutError:
                 return
             if not line:
-                raise NotRunningError("the supervisor ended", hint="run the command again")
+                raise NotRunningError("the supervisor ended", hint="Run the command again.")
             yield json.loads(line)
 
 
 @contextlib.contextmanager
 def _connected(state: State, timeout: float) -> Iterator[http.client.HTTPConnection]:
-    """Open a connection; turn what breaks on it into our errors."""
+    """Open a connection, and turn its errors into ours."""
     connection = http.client.HTTPConnection("supervisor")
     connection.sock = _open_socket(state, timeout)
     try:
@@ -77,14 +77,14 @@ def _connected(state: State, timeout: float) -> Iterator[http.client.HTTPConnect
         raise _not_answering(state, timeout) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise NotRunningError(
-            f"the supervisor ended before it answered: {error}", hint="run the command again"
+            f"the supervisor ended before it answered: {error}", hint="Run the command again."
         ) from error
     finally:
         connection.close()
 
 
 def _open_socket(state: State, timeout: float) -> socket.socket:
-    """Connect to the supervisor, which may still be starting. Raises NotRunningError, NotAnsweringError."""
+    """Connect to the supervisor, which can still be starting. Raises NotRunningError, NotAnsweringError."""
     end = time.monotonic() + timeout
     while state.holder() is not None:
         path = state.socket

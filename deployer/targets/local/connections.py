@@ -1,8 +1,8 @@
-"""The clients of the ingress: how many may be connected, and how long each may take over a request.
+"""The clients of the ingress: limits their number and the time that each takes for a request.
 
-A connection is idle until a whole head has come, so a client that sends nothing and a client that sends
-its head byte by byte get the same treatment: a time limit, and where there are too many clients, the one
-that has been idle longest is disconnected. What is not HTTP gets a 4xx, and one line of log.
+A connection is idle until the server has read a whole request head. An idle client has a time limit, whether
+it sends nothing or one byte at a time. If there are too many clients, the server disconnects the one that has
+been idle longest. Data that is not HTTP gets a 4xx response and one log line.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError, RawRequestMessage
 from msgspec import Struct
 
-# A head, and what is read of the body before the handler runs: at most two reads of 256 KiB.
+# Bytes read before the handler runs: a head, and at most two reads of 256 KiB.
 _UNSEEN_MAX = 1 << 20
 _CONNECTIONS_MAX = 4096
-_RESERVED = 512  # descriptors for the control socket, logs, and clients that are not yet disconnected
+_RESERVED = 512  # file descriptors for the supervisor's socket, logs, and clients that are disconnecting
 _DETAIL_MAX = 120
 
 _log = logging.getLogger(__name__)
@@ -32,21 +32,21 @@ _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """What a client may do; times in seconds."""
+    """The limits for clients; times in seconds."""
 
     connections: int
-    idle: float = 75.0  # until a connection's next request
+    idle: float = 75.0  # between two requests of a connection
     head: float = 20.0  # from the first byte of a head to its last
-    stalled: float = 60.0  # without progress in sending a body or reading an answer
-    slowest: int = 512  # bytes a second of a body that still are progress
-    linger: float = 30.0  # of a body that is sent after the answer: a client that is cut off may not see that
-    look: float = 1.0  # between two looks at the clock
+    stalled: float = 60.0  # without progress while sending a body or reading a response
+    slowest: int = 512  # bytes of a body per second that count as progress
+    linger: float = 30.0  # for reading a body after the response, or the client might miss the response
+    interval: float = 1.0  # between two checks of the limits
 
 
 def read_limits() -> Limits:
-    """Return the limits for this process: as many connections as it may have open files for.
+    """Return the limits for this process, by how many files it can open.
 
-    Each may need a connection to TorchServe, and leave another one in the pool.
+    Each client can need a connection to TorchServe and leave another one in the pool.
     """
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
@@ -55,24 +55,24 @@ def read_limits() -> Limits:
 
 
 class Client:
-    """One connected client: what it has to do next, and by when."""
+    """One connected client: its next step, and the deadline for it."""
 
     def __init__(self, transport: asyncio.Transport, limits: Limits) -> None:
         self.limits = limits
-        self.request: web.BaseRequest | None = None  # that is being answered
+        self.request: web.BaseRequest | None = None  # the request in progress
         self._transport = transport
         self._time = asyncio.get_running_loop().time
-        self._unseen = 0  # bytes of the next request that have come
-        self._unsent, self._unsent_since = 0, 0.0  # bytes that the client has not taken
+        self._unseen = 0  # bytes received of the next request
+        self._unsent, self._unsent_since = 0, 0.0  # bytes that the client has not read
         self._deadline, self._expired = math.inf, self.disconnect
         self.await_request()
 
     def expect(self, seconds: float, expired: Callable[[], None]) -> None:
-        """Call `expired` after so many seconds, unless the client does what it has to; see `seen`."""
+        """Call `expired` after this many seconds, unless `met` is called first."""
         self._deadline, self._expired = self._time() + seconds, expired
 
-    def seen(self) -> None:
-        """Note that the client has done what it had to."""
+    def met(self) -> None:
+        """Cancel the deadline: the client has taken its next step."""
         self._deadline = math.inf
 
     def await_request(self) -> None:
@@ -80,13 +80,13 @@ class Client:
         self.request, self._unseen = None, 0
         self.expect(self.limits.idle, self.disconnect)
 
-    def serve(self, request: web.BaseRequest) -> None:
-        """Note that a request has come, but for its body."""
+    def begin(self, request: web.BaseRequest) -> None:
+        """Begin to answer a request whose head has been read."""
         self.request = request
-        self.seen()
+        self.met()
 
-    def take(self, size: int) -> bool:
-        """Note that so many bytes have come; False for too many of a head."""
+    def receive(self, size: int) -> bool:
+        """Count received bytes; return False if the head is too long."""
         if self.request:
             return True
         if not self._unseen:
@@ -97,10 +97,10 @@ class Client:
         self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the head is too long")
         return False
 
-    def look(self, now: float) -> None:
-        """Disconnect a client that is late, and one that takes nothing of what it is sent."""
+    def check(self, now: float) -> None:
+        """Disconnect a client that missed its deadline or has stopped reading."""
         if now > self._deadline:
-            self.seen()
+            self.met()
             self._expired()
         unsent = self._transport.get_write_buffer_size()
         if unsent != self._unsent or not unsent:
@@ -109,19 +109,19 @@ class Client:
             self.disconnect()
 
     def write(self, data: bytes) -> None:
-        """Send bytes that belong to no answer."""
+        """Send bytes that are not part of a response."""
         self._transport.write(data)
 
     def disconnect(self) -> None:
-        """Disconnect at once, whatever has not been sent."""
+        """Disconnect immediately, and discard unsent data."""
         self._transport.abort()
 
     def _refuse_late_head(self) -> None:
-        self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"the head has not come within {self.limits.head:g} s")
+        self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"no complete head within {self.limits.head:g} s")
 
     def _refuse(self, status: HTTPStatus, reason: str) -> None:
-        """Answer a request without a whole head, which no handler gets to see."""
-        self.seen()
+        """Refuse a request without a complete head; no handler runs for it."""
+        self.met()
         _log.warning("malformed request: %s", reason)
         body = json.dumps({"error": f"malformed request: {reason}"}).encode()
         head = (
@@ -133,7 +133,7 @@ class Client:
 
 
 class Connections(web.Server):
-    """An HTTP server with one handler and limits for its clients."""
+    """An HTTP server with one handler, and limits for its clients."""
 
     def __init__(self, handler: _Handler, limits: Limits) -> None:
         # A client that disconnects cancels its request, and with it the one to TorchServe.
@@ -143,20 +143,20 @@ class Connections(web.Server):
         self._settings: dict[str, Any] = {
             "logger": _log,
             "access_log": None,
-            "auto_decompress": False,  # bodies pass as they are
-            "keepalive_timeout": 3600.0,  # `Limits.idle` comes first
+            "auto_decompress": False,  # bodies are forwarded unchanged
+            "keepalive_timeout": 3600.0,  # `Limits.idle` is shorter
             "lingering_time": limits.linger,
         }
         self._clients: set[Client] = set()
         self._idle: dict[Client, None] = {}  # the longest idle first
-        self._looking = False
+        self._checking = False
 
     def __call__(self) -> web.RequestHandler:
         """Return the protocol of a new connection."""
         return _Connection(self, loop=asyncio.get_running_loop(), **self._settings)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        """Add a client, and disconnect another one where there are too many."""
+        """Add a client; if there are too many, disconnect the longest idle."""
         super().connection_made(handler, transport)
         assert isinstance(handler, _Connection)
         handler.client = client = Client(transport, self._limits)
@@ -167,9 +167,9 @@ class Connections(web.Server):
             longest = next(iter(self._idle))
             self._forget(longest)
             longest.disconnect()
-        if not self._looking:
-            self._looking = True
-            asyncio.get_running_loop().call_later(self._limits.look, self._look)
+        if not self._checking:
+            self._checking = True
+            asyncio.get_running_loop().call_later(self._limits.interval, self._check)
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         """Remove a client."""
@@ -180,7 +180,7 @@ class Connections(web.Server):
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         client = client_of(request)
         self._idle.pop(client, None)
-        client.serve(request)
+        client.begin(request)
         response = await self._answer(request)
         content = request.content
         if content.is_eof():
@@ -190,7 +190,7 @@ class Connections(web.Server):
             return response
         response.force_close()
         if content.exception() or ("Expect" in request.headers and not content.total_bytes):
-            # The rest of the body makes no sense, or will not be sent: do not wait for it.
+            # The rest of the body is malformed, or the client will not send it: do not wait for it.
             await response.prepare(request)
             await response.write_eof()
             request.protocol.force_close()
@@ -200,14 +200,14 @@ class Connections(web.Server):
         self._clients.discard(client)
         self._idle.pop(client, None)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
         for client in list(self._clients):
-            client.look(now)
-        self._looking = bool(self._clients)
-        if self._looking:
-            loop.call_later(self._limits.look, self._look)
+            client.check(now)
+        self._checking = bool(self._clients)
+        if self._checking:
+            loop.call_later(self._limits.interval, self._check)
 
 
 class _Connection(web.RequestHandler):
@@ -218,12 +218,12 @@ class _Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Read more of a request, unless its head is too long."""
-        if data and not self.client.take(len(data)):
+        if data and not self.client.receive(len(data)):
             return
         super().data_received(data)
         last = self._messages[-1][0] if self._messages else None
         if last and not isinstance(last, RawRequestMessage) and self.client.request:
-            # aiohttp answers what it cannot read when its turn comes; the body before that never ends.
+            # aiohttp reports malformed data only after the request before it, whose body would never end.
             content = self.client.request.content
             if not content.is_eof():
                 content.set_exception(last.exc)
@@ -235,10 +235,10 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what is not HTTP with a 4xx and one line of log; log anything else, a bug, whole."""
+        """Refuse data that is not HTTP with a 4xx and one log line; log any other error, a bug, in full."""
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
-        # What was sent may hold a secret: it goes back to its sender, and into no log.
+        # The request can contain a secret: its text goes back to the client, and not into the log.
         _log.warning("malformed request: %s", type(exc).__name__)
         detail = exc.message.partition("\n")[0].rstrip(" :")[:_DETAIL_MAX]
         response = web.json_response({"error": f"malformed request: {detail}"}, status=status)
@@ -247,6 +247,6 @@ class _Connection(web.RequestHandler):
 
 
 def client_of(request: web.BaseRequest) -> Client:
-    """Return the client that has sent a request."""
+    """Return the client that sent a request."""
     assert isinstance(request.protocol, _Connection)
     return request.protocol.client

@@ -1,8 +1,8 @@
-"""The way in: HTTP by Host header to the revision whose turn it is.
+"""The ingress: forwards HTTP requests by Host header to the revisions of a service.
 
-Bodies pass as they are, in both directions, and are never held whole. What cannot be served is a 503
-that says why, or a 404 that says which Hosts there are. A request that two servers could read in two
-ways is refused.
+Bodies are streamed unchanged in both directions. If no revision can answer, the response is a 503 with the
+reason; for an unknown Host it is a 404 with the known Hosts. Requests that another server could read in a
+different way are refused.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _HOP_BY_HOP = frozenset([
     "connection", "expect", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
     "te", "trailer", "transfer-encoding", "upgrade",
 ])  # fmt: skip
-_END_TO_END = frozenset(["content-length", "host"])  # even where a Connection header names them
+_END_TO_END = frozenset(["content-length", "host"])  # even if a Connection header names them
 _ADDED_BY_CLIENT = ("User-Agent", "Content-Type", "Accept", "Accept-Encoding")
 
 
 class Ingress:
-    """A reverse proxy over the routes that it is given."""
+    """A reverse proxy for a set of routes."""
 
     def __init__(self, routes: Routes, limits: Limits | None = None) -> None:
         self._routes = routes
@@ -61,7 +61,7 @@ class Ingress:
         self.port = 0
 
     async def listen(self, host: str, port: int, *, last_port: int = 0) -> None:
-        """Listen on another address, unless it is the same. Port 0 takes `last_port`, or else any free one.
+        """Listen on an address instead of the previous one. Port 0 takes `last_port`, or else any free one.
 
         Raises TargetError if it cannot, and then keeps listening on the previous address.
         """
@@ -85,7 +85,7 @@ class Ingress:
         self.url = f"http://{shown}:{self.port}"
 
     async def close(self) -> None:
-        """Stop listening, and wait a little for requests in flight."""
+        """Stop listening, and wait up to 5 s for requests in flight."""
         await self._runner.cleanup()
         await self._session.close()
 
@@ -98,9 +98,9 @@ class Ingress:
             for _ in range(2):
                 with contextlib.suppress(aiohttp.ClientConnectorError):
                     return await self._forward(request, asked, route)
-                # Refused: not a byte has been sent, so another server can get it, once.
+                # The connection was refused before any byte was sent: try once more.
                 await asyncio.sleep(0)
-            return _unavailable("TorchServe does not answer: it is being started again")
+            return _unavailable("TorchServe does not answer: it is restarting")
         except _RefusedError as error:
             response = web.json_response({"error": str(error)}, status=error.status)
             response.force_close()
@@ -127,7 +127,7 @@ class Ingress:
             ) as answer:
                 headers = _end_to_end(answer.headers)
                 if request.method != "HEAD" and (answer.content_length or _CHUNK) < _CHUNK:
-                    # Head and body in one piece, which costs one system call.
+                    # Head and body together cost only one system call.
                     return web.Response(
                         status=answer.status, reason=answer.reason, headers=headers, body=await answer.read()
                     )
@@ -143,18 +143,18 @@ class Ingress:
             raise
         except aiohttp.ClientError as error:
             if response is not None and response.prepared:
-                # Half of the answer is out: only a broken connection says that the rest is not coming.
+                # Part of the response is sent: only a broken connection shows that the rest is missing.
                 client_of(request).disconnect()
                 return response
             if body.refused:
                 raise body.refused from error
             return _unavailable(
-                f"{upstream.revision} ended while it was answering: {str(error) or 'no answer'}"
+                f"{upstream.revision} ended during the request: {str(error) or 'no response'}"
             )
 
 
 class _Asked(NamedTuple):
-    """What a request asks for: the Host, the path with its query, and the body where it has come whole."""
+    """A request's Host, its path with the query, and its body if that is already complete."""
 
     host: str
     path: str
@@ -162,7 +162,7 @@ class _Asked(NamedTuple):
 
 
 class _RefusedError(Exception):
-    """A request that the ingress answers itself, with this status and these words."""
+    """A request that the ingress refuses, with an HTTP status and a message."""
 
     def __init__(self, status: int, error: str) -> None:
         super().__init__(error)
@@ -170,7 +170,7 @@ class _RefusedError(Exception):
 
 
 class _Body:
-    """The body of a request, as TorchServe gets it. Says in `refused` why it ended early, if it did."""
+    """The body of a request, as TorchServe gets it; `refused` is the reason if it ended early."""
 
     def __init__(self, request: web.BaseRequest, limit: int | None) -> None:
         self.refused: _RefusedError | None = None
@@ -179,7 +179,7 @@ class _Body:
         self._check(request.content_length or 0)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield the body as it comes. Raises _RefusedError."""
+        """Yield the body as it arrives. Raises _RefusedError."""
         client, content = client_of(self._request), self._request.content
         if "Expect" in self._request.headers and self._request.version == HttpVersion11:
             client.write(_CONTINUE)
@@ -195,7 +195,7 @@ class _Body:
             except (web.RequestPayloadError, HttpProcessingError) as error:
                 raise self._refuse(400, "malformed body") from error
             finally:
-                client.seen()
+                client.met()
             if not chunk:
                 return
             size += len(chunk)
@@ -217,10 +217,10 @@ class _Body:
 
 
 class _Socket(socket.socket):
-    """A socket to a server that may answer and disconnect before it has read the whole request.
+    """A socket to a server that can respond and disconnect before it has read the whole request.
 
-    Sending then fails, and asyncio would close the connection with the answer unread. This socket drops
-    what it cannot send, so that everything that has come is read.
+    Sending then fails, and asyncio would close the connection without reading the response. This socket
+    discards what it cannot send.
     """
 
     def send(self, data: Any, flags: int = 0) -> int:
@@ -253,17 +253,18 @@ async def _start(runner: web.ServerRunner, host: str, port: int) -> web.TCPSite:
 
 
 def _cannot_listen(host: str, port: int, error: OSError) -> TargetError:
-    # asyncio says more than the system does, and the address once more.
+    # asyncio's text repeats the address.
     known = error.errno in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL)
-    said = os.strerror(error.errno or 0) if known else error.strerror or error
-    key, hint = HOST_KEY, f"set {HOST_KEY} to an address of this machine"
+    reason = os.strerror(error.errno or 0) if known else error.strerror or error
+    key, hint = HOST_KEY, f"Set {HOST_KEY} to an address of this machine."
     if known and error.errno != errno.EADDRNOTAVAIL:
-        key, hint = PORT_KEY, f"end what listens there, or set {PORT_KEY} to another port; 0 takes a free one"
-    return TargetError(f"the ingress cannot listen on {host}:{port}: {said}", where=key, hint=hint)
+        key = PORT_KEY
+        hint = f"End the process that listens there, or set {PORT_KEY} to another port; 0 takes a free one."
+    return TargetError(f"the ingress cannot listen on {host}:{port}: {reason}", where=key, hint=hint)
 
 
 def _read(request: web.BaseRequest) -> _Asked:
-    """Read a request, but for a body that is still coming. Raises _RefusedError."""
+    """Read a request, and its body if that is complete. Raises _RefusedError."""
     _check_framing(request)
     host, path = request.headers.get("Host", ""), request.raw_path
     absolute = _ABSOLUTE.fullmatch(path)
@@ -271,18 +272,18 @@ def _read(request: web.BaseRequest) -> _Asked:
         host, path = absolute["host"], absolute["path"]
         path = path if path.startswith("/") else f"/{path}"
     if not path.startswith("/") or "#" in path:
-        raise _RefusedError(400, f"{path!r} is not a path")
+        raise _RefusedError(400, f"invalid path {path!r}")
     whole = request.content.is_eof() and "Content-Length" in request.headers
     return _Asked(host, path, request.content.read_nowait() if whole else b"")
 
 
 def _check_framing(request: web.BaseRequest) -> None:
-    """Refuse what another server might read in another way. Raises _RefusedError."""
+    """Refuse a request that another server could read in a different way. Raises _RefusedError."""
     if request.version not in (HttpVersion10, HttpVersion11):
-        raise _RefusedError(505, "HTTP/1.1 and HTTP/1.0 are served here")
+        raise _RefusedError(505, "only HTTP/1.1 and HTTP/1.0 are supported")
     encodings = request.headers.getall("Transfer-Encoding", [])
     if encodings and request.version == HttpVersion10:
-        raise _RefusedError(400, "HTTP/1.0 has no Transfer-Encoding")
+        raise _RefusedError(400, "HTTP/1.0 does not support Transfer-Encoding")
     if encodings and [encoding.lower() for encoding in encodings] != ["chunked"]:
         raise _RefusedError(501, f"Transfer-Encoding {', '.join(encodings)} is not supported; send chunked")
     if request.headers.get("Expect", "100-continue").lower() != "100-continue":
@@ -306,7 +307,7 @@ def _end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
 
 
 def _text(value: str) -> str:
-    """Return a header's value as text: what is not UTF-8 is Latin-1, and aiohttp would drop those bytes."""
+    """Return a header's value as text. aiohttp would drop bytes that are not UTF-8: read those as Latin-1."""
     if value.isascii():
         return value
     try:
@@ -317,9 +318,9 @@ def _text(value: str) -> str:
 
 
 def _not_found(host: str, names: list[str]) -> web.Response:
-    known = "send one of these in the Host header" if names else "no service has been rolled out"
+    hint = "send one of these in the Host header" if names else "no service has been rolled out"
     return web.json_response(
-        {"error": f"no InferenceService answers to Host {host!r}: {known}", "hosts": names}, status=404
+        {"error": f"no InferenceService has the Host {host!r}: {hint}", "hosts": names}, status=404
     )
 
 

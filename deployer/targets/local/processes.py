@@ -1,7 +1,7 @@
-"""Processes of ours: found by a mark in their environment, and ended with all they have started.
+"""Finds the supervisor's processes by a mark in their environment, and ends them.
 
-A mark is inherited by the JVM, its Python workers and pip, whatever group they put themselves in;
-a name or a pid alone never makes a process ours.
+The JVM, its Python workers and pip inherit the mark, also in another process group. Names and pids are not
+used: another process can have them.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     import psutil
 
 STATE_MARK = "KDEPLOY_LOCAL_STATE"  # the state folder
-INSTANCE_MARK = "KDEPLOY_LOCAL_INSTANCE"  # one life of its supervisor
+INSTANCE_MARK = "KDEPLOY_LOCAL_INSTANCE"  # one supervisor process
 START_MARK = "KDEPLOY_LOCAL_START"  # one start of one TorchServe
 
 _OPEN_FILES = 65_536
 
 
 def find_marked(mark: Mapping[str, str]) -> list[psutil.Process]:
-    """Return the living processes of this user that carry all of a mark in their environment."""
+    """Return this user's processes that have the mark in their environment."""
     import psutil
 
     found = []
     for process in psutil.process_iter():
-        # Of another user, a zombie, or gone by now: not one that carries our mark.
+        # Another user's process, a zombie, or one that has ended does not have our mark.
         with contextlib.suppress(psutil.Error, OSError):
             environment = process.environ()
             if process.pid != os.getpid() and all(environment.get(k) == v for k, v in mark.items()):
@@ -38,7 +38,7 @@ def find_marked(mark: Mapping[str, str]) -> list[psutil.Process]:
 
 
 def end_marked(mark: Mapping[str, str], *, grace: float = 0.0) -> int:
-    """End every process with a mark, giving it `grace` seconds to do so itself; returns how many."""
+    """End every process with the mark, by SIGKILL after `grace` seconds. Return how many there were."""
     import psutil
 
     found = find_marked(mark)
@@ -50,7 +50,7 @@ def end_marked(mark: Mapping[str, str], *, grace: float = 0.0) -> int:
         psutil.wait_procs(found, timeout=grace)
         found = find_marked(mark)
     deadline = time.monotonic() + 10.0
-    # Again until there is none: one may have been starting another while it was looked for.
+    # Repeat until none is left: a process can start another one during the search.
     while found and time.monotonic() < deadline:
         for process in found:
             with contextlib.suppress(psutil.Error):
@@ -61,10 +61,9 @@ def end_marked(mark: Mapping[str, str], *, grace: float = 0.0) -> int:
 
 
 def raise_open_files() -> None:
-    """Raise this process's limit of open files as far as it may, to 65,536 at most.
+    """Raise this process's limit of open files to its hard limit, at most 65,536.
 
-    What it starts inherits that. TorchServe's JVM and workers have the highest limit anyway: the JVM
-    takes it for itself.
+    Its children inherit the limit; the JVM raises its own to the hard limit in any case.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)

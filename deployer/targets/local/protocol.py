@@ -1,4 +1,4 @@
-"""What the supervisor and its clients say to each other, over JSON on the unix socket."""
+"""The JSON messages between the supervisor and its clients."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from deployer import errors
 from deployer.bundle import Bundle
 from deployer.journal import Entry, JournalEvent
 
-ALREADY_RUNNING = 3  # the daemon's exit status where another one holds the state folder
+ALREADY_RUNNING = 3  # the supervisor's exit status if another one holds the state folder
 
 
 class RevisionInfo(Struct, frozen=True, kw_only=True):
-    """A TorchServe that runs: its share of requests, its process, and its loopback URLs."""
+    """A running TorchServe: its share of the traffic, its process, and its loopback URLs."""
 
     name: str
     release: str | None
@@ -27,7 +27,7 @@ class RevisionInfo(Struct, frozen=True, kw_only=True):
 
 
 class ServiceInfo(Struct, frozen=True, kw_only=True):
-    """A service, the Host header that it answers to, and its TorchServes."""
+    """A service, its Host header, and its TorchServes."""
 
     namespace: str
     name: str
@@ -36,7 +36,7 @@ class ServiceInfo(Struct, frozen=True, kw_only=True):
 
 
 class Info(Struct, frozen=True, kw_only=True):
-    """The supervisor: where it is, and what it runs. `pid` is None where none is running."""
+    """A supervisor and its services. `pid` is None if it is not running."""
 
     state: str
     pid: int | None = None
@@ -45,7 +45,7 @@ class Info(Struct, frozen=True, kw_only=True):
 
 
 class Wanted(Struct, frozen=True):
-    """A bundle to be applied, and the entry of the journal that it makes."""
+    """A bundle to apply, with its journal entry."""
 
     bundle: Bundle
     entry: Entry
@@ -53,16 +53,16 @@ class Wanted(Struct, frozen=True):
 
 
 class Noted(Struct, frozen=True):
-    """An event for an entry of the journal."""
+    """An event for a journal entry."""
 
     number: int
     event: JournalEvent
 
 
 class Failure(Struct, frozen=True, omit_defaults=True):
-    """An error as its class's name in `deployer.errors` and its text.
+    """An error: the name of its class in `deployer.errors`, and its text.
 
-    Also the daemon's first and only line on stdout: with no `kind`, it is ready.
+    A supervisor that starts writes one to stdout; without a `kind` it means that the supervisor is ready.
     """
 
     kind: str = ""
@@ -72,10 +72,10 @@ class Failure(Struct, frozen=True, omit_defaults=True):
 
     @classmethod
     def of(cls, error: errors.KdeployError) -> Failure:
-        """Return what is sent for an error."""
+        """Return the message for an error."""
         return cls(type(error).__name__, error.what, error.where, error.hint)
 
     def error(self) -> errors.KdeployError:
-        """Return the error that was sent."""
+        """Return the error of the message."""
         kind: type[errors.KdeployError] = getattr(errors, self.kind, errors.TargetError)
         return kind(self.what, where=self.where, hint=self.hint)

@@ -1,8 +1,8 @@
-"""What a service is wanted to be, what it has been, and which revision gets which requests.
+"""The record of a service: its wanted documents, its revisions, its traffic and its history. Pure.
 
-Pure. The rules are those of KServe in Knative mode: a change of the predictor's template makes a
-revision; `canaryTrafficPercent` shares requests between the newest revision and the one that was
-last rolled out in full; a revision that is not ready changes nothing for those that serve.
+The rules are KServe's in Knative mode. A change of the predictor's template makes a new revision.
+`canaryTrafficPercent` splits the traffic between the newest revision and the one that was last rolled out in
+full. A revision that is not ready does not change the traffic.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from deployer.observed import RELEASE_LABEL, Document, Reference
 
 DOMAIN = "example.com"  # KServe's default
 CLUSTER_DOMAIN = "svc.cluster.local"
-HISTORY = 20  # rollouts that are remembered, and revisions kept besides those in use, as Knative does
+HISTORY = 20  # journal entries kept, and revisions kept besides those in use; Knative keeps 20 revisions
 
 _NOT_TEMPLATE = frozenset({"canaryTrafficPercent", "minReplicas", "maxReplicas"})
 
 
 class Revision(Struct, frozen=True, kw_only=True):
-    """One predictor template: what is served, and the ServingRuntime's spec that serves it."""
+    """One predictor template, and the spec of its ServingRuntime."""
 
     name: str
     release: str | None
     predictor: Document
     runtime: Document
-    failure: str = ""  # why it cannot become ready; empty while it may
+    failure: str = ""  # why it cannot become ready
 
 
 class Line(Struct, frozen=True):
-    """The share of requests, in percent, of one revision."""
+    """The percentage of requests for one revision."""
 
     revision: str
     percent: int
 
 
 class Record(Struct, frozen=True, kw_only=True):
-    """A service: the documents that are wanted, its revisions, and the split that is in effect."""
+    """A service: its wanted documents, its revisions, and the actual traffic."""
 
     service: Document
     runtime: Document
@@ -60,37 +60,37 @@ class Record(Struct, frozen=True, kw_only=True):
 
     @property
     def reference(self) -> Reference:
-        """The service's name."""
+        """The name of the service."""
         metadata = self.service["metadata"]
         return Reference(metadata["namespace"], metadata["name"])
 
     @property
     def percent(self) -> int:
-        """The share of requests that the newest revision is wanted to get."""
+        """The wanted percentage of requests for the newest revision."""
         wanted = self.service["spec"]["predictor"].get("canaryTrafficPercent")
         return 100 if wanted is None else int(wanted)
 
     @property
     def desired_traffic(self) -> tuple[Line, ...]:
-        """The split that is wanted; the first release of a service gets all, whatever is asked."""
+        """The wanted traffic. The first release of a service gets all of it, also as a canary."""
         if self.percent >= 100 or self.rolled_out in ("", self.latest):
             return (Line(self.latest, 100),)
         return (Line(self.latest, self.percent), Line(self.rolled_out, 100 - self.percent))
 
     @property
     def arrived(self) -> bool:
-        """Whether the wanted split is in effect."""
+        """Whether the actual traffic equals the wanted traffic."""
         return (self.traffic, self.ready) == (self.desired_traffic, self.latest)
 
     @property
     def required(self) -> frozenset[str]:
-        """The revisions that have to run: those that serve, and those that are wanted to."""
+        """The revisions that must run: those in the actual and in the wanted traffic."""
         lines = {line.revision for line in (*self.traffic, *self.desired_traffic)}
         return frozenset(name for name in lines if not self.revision(name).failure)
 
     @property
     def in_use(self) -> frozenset[str]:
-        """The releases that are served, wanted, or one step back."""
+        """The releases that get traffic or will get it, and the one before."""
         names = {self.latest, self.rolled_out, self.previous, *(line.revision for line in self.traffic)}
         return frozenset(r.release for r in self.revisions if r.name in names and r.release)
 
@@ -100,10 +100,9 @@ class Record(Struct, frozen=True, kw_only=True):
 
 
 def set_desired(record: Record | None, service: Document, runtime: Document, now: str) -> Record:
-    """Make the documents the wanted state of a service; applying the same again changes nothing.
+    """Make the documents the wanted state of a service. Applying the same documents again changes nothing.
 
-    A template that the service has had before is that revision again, and one that had failed is
-    tried once more.
+    An earlier template is its revision again, and a failed revision gets another attempt.
     """
     record = record or Record(service=service, runtime=runtime, created=now, generation=0)
     changed = (record.service.get("spec"), record.runtime) != (service["spec"], runtime)
@@ -121,7 +120,7 @@ def set_desired(record: Record | None, service: Document, runtime: Document, now
 
 
 def append_entry(record: Record, entry: Entry, now: str) -> Record:
-    """Add what was applied to a service's history."""
+    """Add a journal entry."""
     number = record.history[-1].number + 1 if record.history else 1
     entry = structs.replace(entry, number=number, when=now)
     history = (
@@ -133,13 +132,13 @@ def append_entry(record: Record, entry: Entry, now: str) -> Record:
 
 
 def note_event(record: Record, number: int, event: JournalEvent) -> Record:
-    """Add an event to an entry of the history."""
+    """Add an event to a journal entry."""
     history = tuple(add_event(entry, event) if entry.number == number else entry for entry in record.history)
     return structs.replace(record, history=history)
 
 
 def commit_traffic(record: Record) -> Record:
-    """Put the wanted split into effect, all of its revisions being ready."""
+    """Make the wanted traffic the actual traffic; all of its revisions are ready."""
     rolled_out, previous = record.rolled_out, record.previous
     if record.desired_traffic == (Line(record.latest, 100),) and rolled_out != record.latest:
         rolled_out, previous = record.latest, rolled_out
@@ -149,7 +148,7 @@ def commit_traffic(record: Record) -> Record:
 
 
 def note_failure(record: Record, name: str, failure: str) -> Record:
-    """Note why a revision cannot become ready, or with an empty `failure` that it may."""
+    """Set why a revision cannot become ready; an empty `failure` clears it."""
     revisions = tuple(
         structs.replace(revision, failure=failure) if revision.name == name else revision
         for revision in record.revisions
@@ -158,7 +157,7 @@ def note_failure(record: Record, name: str, failure: str) -> Record:
 
 
 def check_bundle(bundle: Bundle) -> None:
-    """Raise TargetError for a bundle that cannot be served here."""
+    """Raise TargetError for a bundle that the local target cannot serve."""
     release_folder(bundle.storage_uri)
     if not 0 <= bundle.percent <= 100:
         raise TargetError(
@@ -167,7 +166,7 @@ def check_bundle(bundle: Bundle) -> None:
 
 
 def hosts(reference: Reference) -> tuple[str, str]:
-    """Return the two Hosts of a service: the outer one, and the one inside a cluster."""
+    """Return the two Hosts of a service: the external one, and the cluster-local one."""
     name = f"{reference.name}.{reference.namespace}"
     return f"{name}.{DOMAIN}", f"{name}.{CLUSTER_DOMAIN}"
 
@@ -177,9 +176,9 @@ def release_folder(storage_uri: str) -> Path:
     parts = urlsplit(storage_uri)
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
         raise TargetError(
-            f"{storage_uri} is not a folder of this machine",
+            f"cannot serve {storage_uri}: not a folder of this machine",
             where="predictor.model.storageUri",
-            hint="the local target serves file:// releases: use a folder as store.uri",
+            hint="Set store.uri to a folder: the local target serves releases from folders.",
         )
     return Path(url2pathname(parts.path))
 

@@ -1,7 +1,7 @@
-"""Which requests go to which revision: by Host header to a service, by percent within it.
+"""Routes requests by Host header to a service, and by percentage to its revisions.
 
-The split is a smooth weighted round robin, which is periodic: of any 100 requests in a row exactly
-as many go to a revision as its percent says.
+The algorithm is smooth weighted round robin: of 100 consecutive requests, a revision gets exactly its
+percentage.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from deployer.targets.local.revisions import hosts
 
 
 class Upstream(Struct, eq=False):
-    """One revision's TorchServe as the ingress sees it: its port, and whether it is ready, or why not."""
+    """The TorchServe of one revision: its port, and whether it is ready, or why not."""
 
     revision: str
     port: int = 0
-    max_request_size: int | None = None  # bytes of a body; None where it is not known
+    max_request_size: int | None = None  # bytes of a body; None if unknown
     ready: bool = False
-    reason: str = "TorchServe is being started"
+    reason: str = "TorchServe is starting"
 
 
 class Route:
-    """The split of one service's requests."""
+    """The traffic of one service."""
 
     def __init__(self, lines: Iterable[tuple[Upstream, int]], reason: str = "") -> None:
         self.lines = tuple((upstream, percent) for upstream, percent in lines if percent)
@@ -33,7 +33,7 @@ class Route:
         self._credits = [0] * len(self.lines)
 
     def pick(self) -> Upstream | None:
-        """Pick the revision for the next request; None where no release serves yet."""
+        """Pick the revision for the next request; None if no revision gets traffic yet."""
         if not self.lines:
             return None
         for index, (_, percent) in enumerate(self.lines):
@@ -44,27 +44,27 @@ class Route:
 
 
 class Routes:
-    """Every service's route, by Host header."""
+    """The routes of all services, by Host header."""
 
     def __init__(self) -> None:
         self._routes: dict[str, Route] = {}
 
     def set(self, reference: Reference, route: Route) -> None:
-        """Switch a service to another split, between two requests."""
+        """Set the route of a service. The next request uses it."""
         for host in hosts(reference):
             self._routes[host] = route
 
     def remove(self, reference: Reference) -> None:
-        """Stop answering for a service."""
+        """Remove the route of a service."""
         for host in hosts(reference):
             self._routes.pop(host, None)
 
     def find(self, host: str) -> Route | None:
-        """Return the route that a Host header names, its port and case not minded."""
+        """Return the route for a Host header, ignoring its port and its case."""
         name, colon, port = host.rpartition(":")
         bare = name if colon and port.isdigit() else host
         return self._routes.get(bare.lower().rstrip("."))
 
     def names(self) -> list[str]:
-        """Return every Host that is answered."""
+        """Return all Hosts."""
         return sorted(self._routes)

@@ -1,7 +1,7 @@
-"""One service: reconciles what runs with what is wanted, whenever either of them changes.
+"""One service: reconciles its TorchServes with the wanted state when either changes.
 
-`reconcile` never waits, so between two requests the split is the old one or the new one. What it starts
-and ends runs in tasks of its own, which call it again.
+`reconcile` never waits, so each request sees the old traffic or the new. TorchServes start and end in their
+own tasks, which call it again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from deployer.targets.local.torchserve import Context, TorchServe
 
 
 def now() -> str:
-    """Return the time as Kubernetes writes it."""
+    """Return the time in Kubernetes' format."""
     return write_time(Clock().utc())
 
 
@@ -46,11 +46,11 @@ class Service:
 
     @property
     def reference(self) -> Reference:
-        """The service's name."""
+        """The name of the service."""
         return self.record.reference
 
     def replace(self, record: Record) -> None:
-        """Take another record, which has been written, as the wanted state."""
+        """Make a record, which has been written, the wanted state."""
         dropped = {r.name for r in self.record.revisions} - {r.name for r in record.revisions}
         self.record = record
         for name in dropped:
@@ -58,7 +58,7 @@ class Service:
         self.reconcile()
 
     def note(self, number: int, event: JournalEvent) -> None:
-        """Add an event to an entry of the history."""
+        """Add an event to a journal entry."""
         self.record = note_event(self.record, number, structs.replace(event, at=now()))
         self._state.write_record(self.record)
 
@@ -84,11 +84,11 @@ class Service:
         self._publish()
 
     def observe(self, stable: str | None = None) -> Observed:
-        """Return what is observed of the service; `stable` as in read_observed."""
+        """Return the observed state; `stable` is that of read_observed."""
         return observe(self.record, self.document, self._seen, stable=stable)
 
     async def watch(self, stable: str | None = None) -> AsyncIterator[Observed | None]:
-        """Yield what is observed now and at every change; None when the service is deleted."""
+        """Yield the observed state now and at every change; None when the service is deleted."""
         event = asyncio.Event()
         self._watchers.add(event)
         try:
@@ -106,7 +106,7 @@ class Service:
             self._watchers.discard(event)
 
     async def delete(self) -> None:
-        """End what the service runs, and remove its logs; its record is gone by then."""
+        """End every TorchServe of the service, and remove its logs. The caller removes its record first."""
         self._deleted = self._closed = True
         self._routes.remove(self.reference)
         self._wake()
@@ -115,13 +115,13 @@ class Service:
             self._state.remove_logs(self.reference, revision.name)
 
     async def close(self) -> None:
-        """End every TorchServe of the service; it stays wanted."""
+        """End every TorchServe of the service. The next supervisor starts them again."""
         self._closed = True
         servers = [*self._running.values(), *self._draining]
         await asyncio.gather(*(server.stop() for server in servers), *self._draining.values())
 
     def info(self) -> ServiceInfo:
-        """Return what runs, with its ports."""
+        """Return the service's TorchServes, with their URLs."""
         percents = {line.revision: line.percent for line in self.record.traffic}
         revisions = [
             RevisionInfo(
@@ -193,12 +193,12 @@ class Service:
             event.set()
 
     def _reconcile_soon(self) -> None:
-        # Later, since a TorchServe calls this in the middle of its own loop.
+        # Not immediately: a TorchServe calls this in the middle of its loop.
         asyncio.get_running_loop().call_soon(self.reconcile)
 
     def _save(self) -> None:
         try:
             self._state.write_record(self.record)
         except KdeployError as error:
-            # The services keep running; the next change writes the record again.
+            # The service keeps running, and its next change writes the record again.
             sys.stderr.write(f"{self.reference}: {error}\n")

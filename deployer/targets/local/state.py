@@ -1,14 +1,14 @@
-"""What must outlive the one-node target's processes: one private folder, written atomically.
+"""The local target's state: one private folder, whose files are replaced atomically.
 
-    local/lock              held by the one supervisor while it lives; contains its pid
-    local/services/*.json   the services that are wanted, and their revisions
-    local/ingress.json      the ingress's port, so that it stays the same where it was a free one
-    local/supervisor.log    the supervisor's log, and `.1`, the part before
-    local/logs/             a log per revision, and TorchServe's own
-    local/run/              sockets and temporary folders; worth nothing without their processes
+    local/lock              locked by the running supervisor; contains its pid
+    local/services/*.json   the wanted services and their revisions
+    local/ingress.json      the ingress's last port, which it takes again if any free port is wanted
+    local/supervisor.log    the supervisor's log; `.1` is its previous part
+    local/logs/             one log per revision, and TorchServe's own
+    local/run/              sockets and temporary folders of running processes
 
-A process that is killed between any two lines leaves the old document or the new one, never a part. What
-the operating system refuses here is a TargetError that says what to do.
+A process that is killed at any time leaves the old document or the new one. An error of the operating system
+becomes a TargetError with a hint.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from deployer.targets.local.revisions import Record
 # A unix socket's path holds 107 bytes on Linux and 103 on macOS. TorchServe's workers listen on
 # RUN/12345678/.ts.sock.65535.
 _RUN_PATH_MAX = 103 - len("/12345678/.ts.sock.65535")
-_LOOK_TIMEOUT = 5.0  # seconds; a look at the lock takes microseconds
+_LOCK_TIMEOUT = 5.0  # seconds; another process tests the lock for microseconds
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _IN_THE_WAY = (errno.EEXIST, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENOTDIR, errno.ENXIO)
 _REMEDIES = {
@@ -47,7 +47,7 @@ _REMEDIES = {
 
 
 class State:
-    """The folder of one one-node target. Creates nothing until it is told to."""
+    """The state folder of one local target. Only `create` and the writing methods create anything."""
 
     def __init__(self, folder: Path) -> None:
         self.root = Path(os.path.realpath(folder)) / "local"
@@ -58,15 +58,15 @@ class State:
         self.ingress_path = self.root / "ingress.json"
 
     def create(self) -> None:
-        """Make the folders, readable by this user alone. Raises TargetError."""
+        """Create the folders, for this user only. Raises TargetError."""
         for folder in (self.root, self.services, self.logs, self.root / "run"):
-            with explained(folder, "the supervisor's state folder cannot be made"):
+            with explained(folder, "cannot create the supervisor's state folder"):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 folder.chmod(0o700)
 
     @property
     def run(self) -> Path:
-        """The folder of sockets and temporary files, by a path short enough for a unix socket."""
+        """The folder of sockets and temporary files; its path is short enough for a unix socket."""
         path = self.root / "run"
         return path if len(os.fsencode(path)) <= _RUN_PATH_MAX else self._alias(path)
 
@@ -76,7 +76,7 @@ class State:
         return self.run / "supervisor.sock"
 
     def remove_alias(self) -> None:
-        """Remove the short way to `run`, if there is one; the caller holds the lock."""
+        """Remove the short link to `run`, if there is one. The caller holds the lock."""
         run = self.run
         if run != self.root / "run":
             with contextlib.suppress(OSError):
@@ -84,11 +84,11 @@ class State:
                 run.parent.rmdir()
 
     def acquire(self) -> int | None:
-        """Take the supervisor's lock; returns its file descriptor, or None where another process holds it.
+        """Take the supervisor's lock, and return its file descriptor; None if another process holds it.
 
-        Raises TargetError where the file cannot be locked.
+        Raises TargetError if the file cannot be locked.
         """
-        with explained(self.lock_path, "the supervisor's lock cannot be taken"):
+        with explained(self.lock_path, "cannot take the supervisor's lock"):
             descriptor = _open_lock(self.lock_path, os.O_RDWR | os.O_CREAT)
             try:
                 if _lock(descriptor):
@@ -102,11 +102,11 @@ class State:
         return None
 
     def holder(self) -> int | None:
-        """Return the pid of the process that holds the lock; None where none does, 0 where it is not known.
+        """Return the pid of the process that holds the lock; None if none does, 0 if its pid is unknown.
 
-        Raises TargetError where the file cannot be read.
+        Raises TargetError if the file cannot be read.
         """
-        with explained(self.lock_path, "the supervisor's lock cannot be read"):
+        with explained(self.lock_path, "cannot read the supervisor's lock"):
             try:
                 descriptor = _open_lock(self.lock_path, os.O_RDONLY)
             except FileNotFoundError:
@@ -121,15 +121,15 @@ class State:
         return None
 
     def holds(self, descriptor: int) -> bool:
-        """Say whether a lock that was taken is still this folder's: the folder may have been removed."""
+        """Return whether a lock is still this folder's. It is not if the folder has been removed."""
         try:
             return os.path.samestat(os.fstat(descriptor), self.lock_path.stat())
         except OSError:
             return False
 
     def read_records(self) -> dict[Reference, Record]:
-        """Return every wanted service. Raises TargetError for a document that cannot be read."""
-        with explained(self.services, "the supervisor's records cannot be read"):
+        """Return every wanted service. Raises TargetError if a record cannot be read."""
+        with explained(self.services, "cannot read the supervisor's records"):
             try:
                 paths = sorted(self.services.iterdir())
             except FileNotFoundError:
@@ -138,24 +138,24 @@ class State:
         return {record.reference: record for record in records if record}
 
     def read_record(self, reference: Reference) -> Record | None:
-        """Return one wanted service, or None. Raises TargetError."""
+        """Return a wanted service, or None. Raises TargetError."""
         return self._read(self._record_path(reference))
 
     def write_record(self, record: Record) -> None:
-        """Make a record the wanted one, durably."""
+        """Write a record durably."""
         self.write(self._record_path(record.reference), msgspec.json.encode(record))
 
     def remove_record(self, reference: Reference) -> None:
-        """Forget a service. Raises TargetError."""
+        """Remove the record of a service. Raises TargetError."""
         path = self._record_path(reference)
-        with explained(path, "the supervisor's state cannot be written"):
+        with explained(path, "cannot write the supervisor's state"):
             path.unlink(missing_ok=True)
             sync(self.services)
 
     def write(self, path: Path, data: bytes) -> None:
-        """Replace a file of this folder atomically and durably. Raises TargetError or DiskFullError."""
+        """Replace a file atomically and durably. Raises TargetError or DiskFullError."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        with explained(path, "the supervisor's state cannot be written"):
+        with explained(path, "cannot write the supervisor's state"):
             try:
                 write_durably(temporary, data)
                 temporary.replace(path)
@@ -166,7 +166,7 @@ class State:
                 raise
 
     def log_path(self, reference: Reference, revision: str) -> Path:
-        """Return the log file of a revision's TorchServe."""
+        """Return the path of the log of a revision's TorchServe."""
         return self.logs / f"{reference.namespace}.{revision}.log"
 
     def remove_logs(self, reference: Reference, revision: str) -> None:
@@ -180,43 +180,43 @@ class State:
         return self.services / f"{reference.namespace}.{reference.name}.json"
 
     def _read(self, path: Path) -> Record | None:
-        with explained(path, "the supervisor's record of a service cannot be read"):
+        with explained(path, "cannot read a service's record"):
             try:
                 return msgspec.json.decode(path.read_bytes(), type=Record)
             except FileNotFoundError:
                 return None
             except msgspec.MsgspecError as error:
                 raise TargetError(
-                    f"the supervisor's record of a service cannot be read: {error}",
+                    f"cannot read a service's record: {error}",
                     where=str(path),
-                    hint="remove the file and roll the service out again",
+                    hint="Remove the file, and roll the service out again.",
                 ) from error
 
     def _alias(self, path: Path) -> Path:
-        """Return a short symbolic link to `path`, in a folder that nobody else can write to."""
+        """Return a short symbolic link to `path`, in a folder that only this user can write to."""
         digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
-        # The shorter of the two: a TMPDIR may itself be too long for a socket.
+        # The shorter of the two: TMPDIR itself can be too long for a socket.
         temporary = min(tempfile.gettempdir(), "/tmp", key=len)  # noqa: S108
         folder = Path(temporary) / f"kdeploy-{os.getuid()}-{digest}"
-        with explained(folder, "the folder for sockets cannot be made"):
+        with explained(folder, "cannot create the folder for sockets"):
             folder.mkdir(mode=0o700, exist_ok=True)
             found = folder.lstat()
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
                 raise TargetError(
-                    "the folder for sockets is not this user's alone",
+                    "other users have access to the folder for sockets",
                     where=str(folder),
-                    hint="remove it, or set targets.local.state to a shorter path",
+                    hint="Remove it, or set targets.local.state to a shorter path.",
                 )
             link = folder / "run"
             if not link.is_symlink():
-                with contextlib.suppress(FileExistsError):  # another command was quicker
+                with contextlib.suppress(FileExistsError):  # another command has created it
                     link.symlink_to(path)
         return link
 
 
 @contextlib.contextmanager
 def explained(path: Path, what: str) -> Iterator[None]:
-    """Turn what the operating system refuses into a TargetError or DiskFullError with what to do about it."""
+    """Turn an error of the operating system into a TargetError or DiskFullError with a hint."""
     try:
         yield
     except OSError as error:
@@ -235,7 +235,7 @@ def _remedy(error: OSError, path: Path) -> str:
 
 
 def _other_owner(path: Path) -> str:
-    """Return the name of the user that a file, or the folder that hides it, belongs to, if it is another."""
+    """Return the owner of a path, or of its nearest visible folder; nothing if it is this user."""
     for place in (path, *path.parents):
         with contextlib.suppress(OSError):
             owner = place.stat().st_uid
@@ -248,17 +248,17 @@ def _other_owner(path: Path) -> str:
 
 
 def _open_lock(path: Path, flags: int) -> int:
-    # Whatever else may lie there, such as a pipe, must not make us wait for it.
+    # Opening a pipe would wait for its other end.
     descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is not a file")
+        raise OSError(errno.EINVAL, "not a file")
     return descriptor
 
 
 def _lock(descriptor: int) -> bool:
-    """Take a lock, unless another process holds it; wait while others only look at it."""
-    end = time.monotonic() + _LOOK_TIMEOUT
+    """Take a lock unless another process holds it; wait while other processes only test it."""
+    end = time.monotonic() + _LOCK_TIMEOUT
     while time.monotonic() < end:
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

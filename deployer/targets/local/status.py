@@ -1,4 +1,4 @@
-"""What is observed of a service, and its InferenceService with a status as KServe writes it. Pure."""
+"""The observed state of a service, and its InferenceService with the status that KServe writes. Pure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from msgspec import Struct, structs
 from deployer.observed import NOT_RUNNING, Document, Observed, Phase, Revision, read_observed
 from deployer.targets.local.revisions import Line, Record, hosts
 
-LOGS = "fix the cause, then run `kdeploy rollout` again; `kdeploy logs` shows what TorchServe wrote"
+LOGS = "Fix the cause, then run `kdeploy rollout` again. Run `kdeploy logs` to see TorchServe's log."
 
 
 class Seen(Struct, frozen=True):
-    """What is seen of a revision's TorchServe: ready, or the reason why not."""
+    """Whether a revision's TorchServe is ready, or why not."""
 
     ready: bool
     reason: str = ""
@@ -22,7 +22,7 @@ class Seen(Struct, frozen=True):
 def observe(
     record: Record, document: Document, seen: Mapping[str, Seen], *, stable: str | None = None
 ) -> Observed:
-    """Return what is observed of a service; `document` is as `build_document` made it."""
+    """Return the observed state of a service; `document` is from `build_document`."""
     releases = {revision.name: revision.release for revision in record.revisions}
     observed = read_observed(document, releases, stable=stable)
     revisions = tuple(

@@ -1,4 +1,4 @@
-"""The supervisor: the one daemon of a state folder, which runs its services and their ingress."""
+"""The supervisor: the process that runs the services of a state folder and their ingress."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from deployer.targets.local.service import Service, now
 from deployer.targets.local.state import State
 from deployer.targets.local.torchserve import GRACE, Context
 
-_LOOK = 1.0  # seconds between two looks at the state folder and the log
+_INTERVAL = 1.0  # seconds between two checks of the state folder and the log
 
 
 class _Listened(msgspec.Struct, frozen=True):
-    """Where the ingress listened last."""
+    """The ingress's last port."""
 
     port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 0
 
 
 class Supervisor:
-    """Runs what the state folder says is wanted. Made while holding the folder's lock."""
+    """Runs the wanted services of a state folder. Its process holds the folder's lock."""
 
     def __init__(self, state: State, lock: int, environment: Mapping[str, str]) -> None:
         self.state = state
@@ -58,14 +58,14 @@ class Supervisor:
         )
 
     async def open(self, host: str, port: int) -> None:
-        """Clean up after a predecessor, listen, and restore the services. Raises TargetError."""
+        """Clean up after a killed supervisor, listen, and restore the services. Raises TargetError."""
         await asyncio.to_thread(sweep, self.state)
         await self.listen(host, port)
         for reference, record in self.state.read_records().items():
             self._adopt(reference, record)
 
     async def listen(self, host: str, port: int) -> None:
-        """Let the ingress listen on another address. Raises TargetError where it is taken."""
+        """Make the ingress listen on an address. Raises TargetError if it cannot."""
         last = _Listened()
         with contextlib.suppress(OSError, msgspec.MsgspecError):
             last = msgspec.json.decode(self.state.ingress_path.read_bytes(), type=_Listened)
@@ -73,13 +73,13 @@ class Supervisor:
         self.state.write(self.state.ingress_path, msgspec.json.encode(_Listened(self.ingress.port)))
 
     async def serve(self) -> None:
-        """Run until a signal, a request to stop, or the end of the state folder; then end everything."""
+        """Run until a signal, a request to stop, or the removal of the state folder."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopped.set)
         while not self.stopped.is_set():
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self.stopped.wait(), _LOOK)
+                await asyncio.wait_for(self.stopped.wait(), _INTERVAL)
             keep_small(self.state.supervisor_log)
             if not self.state.holds(self._lock):
                 break
@@ -97,8 +97,8 @@ class Supervisor:
     async def apply(self, bundle: Bundle, entry: Entry, expect: int | None) -> int:
         """Make a bundle the wanted state of its service, and return the number of its entry.
 
-        Waits for a service of that name that is being deleted: the new one has revisions, and so logs, of the
-        same names. Raises TargetError or ConflictError, with nothing changed.
+        If a service of that name is being deleted, waits for the end: the revisions and logs of the new one
+        have the same names. Raises TargetError or ConflictError, with nothing changed.
         """
         check_bundle(bundle)
         reference = bundle.reference
@@ -118,7 +118,7 @@ class Supervisor:
         return record.history[-1].number
 
     async def delete(self, reference: Reference) -> bool:
-        """Remove a service; False if there was none. Raises TargetError, with nothing changed.
+        """Delete a service; return False if there was none. Raises TargetError, with nothing changed.
 
         The deletion completes even if the caller is cancelled.
         """
@@ -133,11 +133,11 @@ class Supervisor:
     def find(self, reference: Reference) -> Service:
         """Return a service. Raises NotFoundError."""
         if reference not in self.services:
-            raise NotFoundError(f"service {reference} not found", hint="`kdeploy list` shows what exists")
+            raise NotFoundError(f"service {reference} not found", hint="Run `kdeploy list` to list services.")
         return self.services[reference]
 
     def info(self) -> Info:
-        """Return what runs, and where."""
+        """Return the state of the supervisor and its services."""
         return Info(
             state=str(self.state.root.parent),
             pid=os.getpid(),
@@ -151,7 +151,7 @@ class Supervisor:
         service.reconcile()
 
     def _runtime(self, bundle: Bundle) -> Document:
-        """Return the ServingRuntime that a service names: its own, or one that came with another service."""
+        """Return the ServingRuntime of a service: from its bundle, or from another service."""
         wanted = bundle.service["spec"]["predictor"]["model"].get("runtime")
         others = [
             s.record.runtime for r, s in self.services.items() if r.namespace == bundle.reference.namespace
@@ -163,9 +163,9 @@ class Supervisor:
 
 
 def sweep(state: State) -> int:
-    """End what a dead supervisor of this folder has left running, and remove its sockets and temporary files.
+    """End the processes of a killed supervisor, and remove its sockets and temporary files.
 
-    The caller holds the folder's lock. Returns how many processes were ended.
+    The caller holds the folder's lock. Returns how many processes there were.
     """
     ended = end_marked({STATE_MARK: str(state.root)})
     for path in (state.root / "run").glob("*"):

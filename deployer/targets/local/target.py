@@ -1,4 +1,4 @@
-"""The local target, as a command sees it: a client of the supervisor, which it starts when needed."""
+"""The local target: a client of the supervisor, which it starts when needed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from deployer.inuse import releases_named
 from deployer.journal import Entry, JournalEvent
 from deployer.managed_fields import agrees
 from deployer.observed import Capabilities, Document, Live, Observed, Phase, Reference
-from deployer.targets.local import daemon
-from deployer.targets.local.connection import NotRunningError, ask, lines
+from deployer.targets.local import lifecycle
+from deployer.targets.local.connection import NotRunningError, call, stream_lines
 from deployer.targets.local.logs import read_logs, read_previous, revisions_of_interest
 from deployer.targets.local.protocol import Info, Noted, RevisionInfo, ServiceInfo, Wanted
 from deployer.targets.local.revisions import Record, check_bundle
@@ -23,11 +23,11 @@ from deployer.targets.local.state import State, explained
 from deployer.targets.local.status import build_document, observe
 from deployer.targets.protocols import Endpoint, Target, Via, Watch
 
-_DOWN = "the supervisor is not running; `kdeploy local start` starts it, and what it served"
+_DOWN = "the supervisor is not running; run `kdeploy local start` to start it with its services"
 
 
 class OneNode:
-    """A one-node KServe on this machine: its supervisor, and the target that it is."""
+    """A one-node KServe on this machine: its supervisor and its target."""
 
     def __init__(
         self, *, state: Path, namespace: str, ingress_host: str, ingress_port: int, gpus: int = 0
@@ -38,39 +38,39 @@ class OneNode:
 
     @property
     def target(self) -> Target:
-        """The node as a target."""
+        """The node's target."""
         target = _Target(self, self._state, self._namespace)
         return Target(services=target, journal=target, reach=target)
 
     def start(self) -> Info:
-        """Start the supervisor and what was wanted, unless it runs; its ingress moves if the config did.
+        """Start the supervisor and its services unless it is running; move the ingress if its config changed.
 
-        Raises TargetError, for one where the ingress's port is taken.
+        Raises TargetError, for example if the ingress's port is in use.
         """
         host, port = self._ingress
-        info = daemon.start(self._state, host, port)
+        info = lifecycle.start(self._state, host, port)
         if _listens(info, host, port):
             return info
-        answer = ask(self._state, "PUT", "/ingress", {"host": host, "port": port})
+        answer = call(self._state, "PUT", "/ingress", {"host": host, "port": port})
         return msgspec.convert(answer, Info)
 
     def stop(self) -> bool:
-        """Stop the supervisor and everything it has started, or left behind; False if nothing ran."""
-        return daemon.stop(self._state)
+        """Stop the supervisor and every process that it started; return False if nothing was running."""
+        return lifecycle.stop(self._state)
 
     def info(self) -> Info:
-        """Return what runs and where; with no pid where no supervisor is running."""
-        return daemon.read_info(self._state) or Info(state=str(self._state.root.parent))
+        """Return the state of the supervisor and its services; `pid` is None if it is not running."""
+        return lifecycle.read_info(self._state) or Info(state=str(self._state.root.parent))
 
     def supervisor_log(self) -> Iterator[str]:
-        """Yield the lines of the supervisor's own log."""
-        with explained(self._state.supervisor_log, "the supervisor's log cannot be read"):
+        """Yield the lines of the supervisor's log."""
+        with explained(self._state.supervisor_log, "cannot read the supervisor's log"):
             if self._state.supervisor_log.is_file():
                 with self._state.supervisor_log.open(encoding="utf-8", errors="replace") as log:
                     yield from (line.rstrip("\n") for line in log)
 
     def examine(self) -> list[Finding]:
-        """Find out whether this machine has what the target needs. Changes nothing."""
+        """Check whether this machine has what the target needs. Changes nothing."""
         from deployer.targets.local import doctor
 
         host, port = self._ingress
@@ -90,16 +90,16 @@ class _Target:
         return self._node.examine()
 
     def check(self, bundle: Bundle, *, wait: bool = True) -> list[Finding]:  # noqa: ARG002
-        """Raise TargetError for a bundle that cannot be served here; it has no other findings."""
+        """Raise TargetError for a bundle that the target cannot serve; there are no other findings."""
         check_bundle(bundle)
         return []
 
     def role(self, bundle: Bundle) -> list[Document]:
-        """Refuse: there are no accounts here."""
+        """Raise ConfigError: only a cluster has accounts and permissions."""
         raise ConfigError(
             "only a cluster has accounts",
             where=str(bundle.reference),
-            hint='--target one of kind = "kserve"',
+            hint='Choose a target of kind = "kserve" with --target.',
         )
 
     def preview(self, bundle: Bundle) -> list[tuple[Document | None, Document]]:
@@ -111,13 +111,13 @@ class _Target:
         return live.status.phase is Phase.READY and agrees(live.document, bundle.service)
 
     def apply(self, bundle: Bundle, entry: Entry, *, expect: int | None = None) -> int:
-        """Make a bundle the wanted state; starts the supervisor if need be. Raises TargetError."""
+        """Make a bundle the wanted state; start the supervisor if needed. Raises TargetError."""
         wanted = Wanted(bundle.without_secret(), entry, expect)
         before = self.entries(bundle.reference)
         self._node.start()
         try:
-            return int(ask(self._state, "PUT", "/services", wanted))
-        except NotRunningError:  # killed in between: before it wrote the record, or after
+            return int(call(self._state, "PUT", "/services", wanted))
+        except NotRunningError:  # killed before it wrote the record, or after
             self._node.start()
             after = self.entries(bundle.reference)
             if after[-1:] not in ([], before[-1:]) and (after[-1].bundle, after[-1].who) == (
@@ -125,11 +125,11 @@ class _Target:
                 entry.who,
             ):
                 return after[-1].number
-            return int(ask(self._state, "PUT", "/services", wanted))
+            return int(call(self._state, "PUT", "/services", wanted))
 
     def get(self, reference: Reference) -> Live | None:
         try:
-            return msgspec.convert(ask(self._state, "GET", _path(reference)), Live)
+            return msgspec.convert(call(self._state, "GET", _path(reference)), Live)
         except NotFoundError:
             return None
         except NotRunningError:
@@ -140,26 +140,26 @@ class _Target:
         return self.get(reference)
 
     def watch(self, reference: Reference, timeout: float, stable: str | None = None) -> Watch:
-        """Yield what is observed now and at every change; end after `timeout` seconds.
+        """Yield the observed state now and at every change; end after `timeout` seconds.
 
-        Raises NotFoundError where there is no such service any more, TargetError when the supervisor ends.
-        With no supervisor running there is one observation, which says so, and then that error.
+        Raises NotFoundError if the service does not exist or is deleted, and TargetError when the supervisor
+        ends. If no supervisor is running, yields one observation that says so, and then raises TargetError.
         """
-        if daemon.read_info(self._state) is None:
+        if lifecycle.read_info(self._state) is None:
             live = self.get(reference)
             if live is None:
                 raise _not_found(reference)
             yield live.status
             raise NotRunningError(_DOWN)
         query = f"?stable={stable}" if stable else ""
-        for observed in lines(self._state, f"{_path(reference)}/watch{query}", timeout):
+        for observed in stream_lines(self._state, f"{_path(reference)}/watch{query}", timeout):
             if observed is None:
                 raise _not_found(reference)
             yield msgspec.convert(observed, Observed)
 
     def list_all(self, namespace: str | None = None) -> list[Observed]:
         try:
-            found = ask(self._state, "GET", "/services" + (f"?namespace={namespace}" if namespace else ""))
+            found = call(self._state, "GET", "/services" + (f"?namespace={namespace}" if namespace else ""))
             return msgspec.convert(found, list[Observed])
         except NotRunningError:
             records = self._state.read_records().items()
@@ -169,7 +169,7 @@ class _Target:
         if self._state.read_record(reference) is None:
             return None
         self._node.start()
-        return () if ask(self._state, "DELETE", _path(reference)) else None
+        return () if call(self._state, "DELETE", _path(reference)) else None
 
     def releases_in_use(self) -> frozenset[str]:
         found: set[str] = set()
@@ -185,14 +185,14 @@ class _Target:
 
     def note(self, reference: Reference, number: int, event: JournalEvent) -> None:
         try:
-            ask(self._state, "POST", _path(reference) + "/journal", Noted(number, event))
+            call(self._state, "POST", _path(reference) + "/journal", Noted(number, event))
         except NotFoundError:
             return
 
     def endpoint(
         self, reference: Reference, via: Via = Via.INGRESS, *, release: str | None = None
     ) -> Endpoint:
-        info = msgspec.convert(ask(self._state, "GET", "/info"), Info)
+        info = msgspec.convert(call(self._state, "GET", "/info"), Info)
         service = _find(info, reference)
         if via is Via.INGRESS and release is None:
             return Endpoint(url=info.ingress or "", host=service.host)
@@ -213,7 +213,7 @@ class _Target:
 
 
 def _down(record: Record) -> Live:
-    """Return a service whose supervisor is not running."""
+    """Return the state of a service whose supervisor is not running."""
     document = build_document(record, {}, record.created, down=_DOWN)
     return Live(document, observe(record, document, {}))
 
@@ -236,18 +236,19 @@ def _find(info: Info, reference: Reference) -> ServiceInfo:
 
 
 def _server(service: ServiceInfo, reference: Reference, release: str | None) -> RevisionInfo:
-    """Return the TorchServe of a release, or the one that gets the most requests."""
+    """Return the TorchServe of a release, or the one with the most traffic."""
     revisions = [r for r in service.revisions if not r.draining]
     if release and release not in {r.release for r in revisions}:
         raise NotFoundError(
-            f"release {release} of {reference} not found", hint="`kdeploy status` shows what runs"
+            f"release {release} of {reference} not found",
+            hint="Run `kdeploy status` to list the running releases.",
         )
     found = [r for r in revisions if r.inference and (r.release == release if release else r.percent)]
     if not found:
         what = f"release {release} of {reference}" if release else f"service {reference}"
-        raise TargetError(f"{what} does not answer requests yet", hint="`kdeploy status` shows why")
+        raise TargetError(f"{what} does not answer requests yet", hint="Run `kdeploy status` to see why.")
     return max(found, key=lambda r: (r.ready, r.percent))
 
 
 def _not_found(reference: Reference) -> NotFoundError:
-    return NotFoundError(f"service {reference} not found", hint="`kdeploy list` shows what exists")
+    return NotFoundError(f"service {reference} not found", hint="Run `kdeploy list` to list services.")

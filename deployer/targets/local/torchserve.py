@@ -1,8 +1,8 @@
-"""One revision's TorchServe: started, watched, started again when it dies, and ended whole.
+"""The TorchServe of one revision: starts it, watches it, restarts it when it dies, ends all its processes.
 
-What is started is the first process of its container, which says why a model cannot be loaded and
-drains TorchServe. A revision that has never been ready gets one chance; one that has been ready is
-started again for as long as it is wanted, at once and then after growing pauses.
+It runs as the container's first process, which reports why a model cannot be loaded and drains TorchServe.
+A revision that has never been ready gets one attempt. One that has been ready is restarted as long as it is
+required, first immediately and then after growing pauses.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from deployer.targets.local.revisions import Revision
 from deployer.targets.local.routing import Upstream
 
 STARTING, RUNNING = 0.15, 1.0  # seconds between two probes
-PROGRESS_DEADLINE = 600.0  # Knative's: a requirements file may bring much
-RECOVERY_DEADLINE = 120.0  # a worker that TorchServe has not brought back by then, it never will
-GRACE = 5.0  # seconds that requests in flight get where a service is deleted or everything is stopped
-PORT_TAKEN = 75  # the first process's exit status if another process took a port first
-_MISSES = 3  # unanswered probes until a ready TorchServe counts as lost, as in Kubernetes
+PROGRESS_DEADLINE = 600.0  # seconds, as in Knative: installing requirements can take long
+RECOVERY_DEADLINE = 120.0  # seconds for TorchServe to replace a dead worker
+GRACE = 5.0  # seconds for requests in flight when a service is deleted or the supervisor stops
+PORT_TAKEN = 75  # the first process's exit status if another process took a port
+_MISSES = 3  # failed probes until a ready TorchServe counts as lost, as in Kubernetes
 _PORT_ATTEMPTS = 5
 _LONGEST_PAUSE = 60.0
-_STEADY = 60.0  # seconds ready after which the next death is a first one again
+_STEADY = 60.0  # seconds of running after which restarts begin without a pause again
 _LOG_TAIL = 1 << 16
 _PROBE_TIMEOUT = aiohttp.ClientTimeout(total=4)
 
 
 class Context(Struct, frozen=True):
-    """What every TorchServe of a supervisor shares."""
+    """The values that all TorchServes of a supervisor share."""
 
     session: aiohttp.ClientSession
     run: Path
@@ -55,7 +55,7 @@ class Context(Struct, frozen=True):
 
 
 class TorchServe:
-    """Runs a revision until it is stopped; `changed` is called after every change of what is seen."""
+    """Runs a revision until it is stopped; calls `changed` when its readiness or its reason changes."""
 
     def __init__(
         self,
@@ -83,15 +83,15 @@ class TorchServe:
         self._task.add_done_callback(_report)
 
     def url(self, name: str) -> str | None:
-        """Return the URL of one of its ports; None while it does not run."""
+        """Return the URL of one of its ports; None if it is not running."""
         return f"http://127.0.0.1:{getattr(self.ports, name)}" if self.ports else None
 
     async def drain(self) -> None:
-        """End it as a pod is ended: it serves on for its drain seconds and answers what is in flight."""
+        """End it like a pod: it keeps serving for its drain seconds and answers requests in flight."""
         await self._end(signal.SIGTERM, self._launch.grace if self._launch else GRACE)
 
     async def stop(self) -> None:
-        """End it as soon as nothing is in flight, or after GRACE; at once where it drains already."""
+        """End it when no request is in flight, or after GRACE; immediately if it is draining."""
         await self._end(signal.SIGINT, GRACE)
 
     async def _end(self, number: signal.Signals, grace: float) -> None:
@@ -125,7 +125,7 @@ class TorchServe:
                 return
             deaths = 1 if loop.time() - began > _STEADY else deaths + 1
             pause = min(2.0 ** (deaths - 2), _LONGEST_PAUSE) if deaths > 1 else 0.0
-            again = f"; it is started again in {pause:g} s" if pause else "; it is being started again"
+            again = f"; restarting in {pause:g} s" if pause else "; restarting"
             self._see(ready=False, reason=reason + again)
             await asyncio.sleep(pause)
 
@@ -166,7 +166,7 @@ class TorchServe:
             self.upstream.ready = False
             self.pid = self.ports = None
             process, self._process = self._process, None
-            # Shielded: a stop in the meantime must not leave processes behind.
+            # Shielded: a stop at this point must not leave processes running.
             await asyncio.shield(_sweep(process, start, temporary))
 
     async def _watch(self, process: Process, ports: Ports, launch: Launch) -> str:
@@ -198,7 +198,7 @@ class TorchServe:
         return reason or f"TorchServe ended ({_exit(ended.result())})"
 
     def _why(self, missing: str) -> str:
-        """Return why it is lost, as the end of its log says; once, since it says less later."""
+        """Return why it was lost, by the end of its log; only once, because later lines say less."""
         if not self.upstream.ready:
             return self.upstream.reason
         log = LoadLog()
@@ -218,10 +218,10 @@ class _ProbeError(Exception):
 
 
 async def _probe(session: aiohttp.ClientSession, port: int, leader: int) -> str:
-    """Return what is missing for TorchServe to be ready; nothing where it is. Raises _ProbeError.
+    """Return why TorchServe is not ready; nothing if it is. Raises _ProbeError.
 
     The condition is that of the ServingRuntime's readiness probe: `/ping` is healthy while workers die in a
-    loop. `leader` leads its session: a port may be another's by now, and that one's workers do not count.
+    loop. Workers must be in the session of `leader`, because another TorchServe can have taken the port.
     """
     try:
         models = (await _get(session, port, "/models?limit=1000"))["models"]
@@ -249,7 +249,7 @@ async def _get(session: aiohttp.ClientSession, port: int, path: str) -> Any:
 
 
 def _free_ports() -> Ports:
-    """Return loopback ports that are free now; another process may still take one first."""
+    """Return loopback ports that are free now; another process can still take one."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in Ports.__struct_fields__]
         for each in sockets:
@@ -258,7 +258,7 @@ def _free_ports() -> Ports:
 
 
 async def _sweep(process: Process | None, start: str, temporary: Path) -> None:
-    """End everything that has the mark of one start, and remove what it wrote."""
+    """End every process with the mark of one start, and remove its temporary folder."""
     await asyncio.to_thread(end_marked, {START_MARK: start})
     if process:
         await process.wait()
@@ -266,7 +266,7 @@ async def _sweep(process: Process | None, start: str, temporary: Path) -> None:
 
 
 def _first_line(path: Path) -> str:
-    """Return the reason that a termination message begins with; nothing where there is none."""
+    """Return the first line of a termination message, which is the reason; nothing if there is none."""
     try:
         return path.read_text("utf-8", "replace").partition("\n")[0]
     except OSError:
@@ -275,7 +275,7 @@ def _first_line(path: Path) -> str:
 
 def _report(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and task.exception():
-        context = {"message": "a TorchServe's watcher ended", "exception": task.exception()}
+        context = {"message": "the task of a TorchServe failed", "exception": task.exception()}
         asyncio.get_running_loop().call_exception_handler(context)
 
 

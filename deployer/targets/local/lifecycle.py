@@ -1,4 +1,4 @@
-"""Starting and stopping the supervisor, seen from a command: one per state folder, alive or not."""
+"""Starts and stops the supervisor for a command. There is at most one per state folder."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ import time
 import msgspec
 
 from deployer.errors import TargetError
-from deployer.targets.local.connection import NotAnsweringError, NotRunningError, ask
+from deployer.targets.local.connection import NotAnsweringError, NotRunningError, call
 from deployer.targets.local.launch import INSTALL_HINT
 from deployer.targets.local.protocol import ALREADY_RUNNING, Failure, Info
 from deployer.targets.local.state import State, explained
 
 _START_TIMEOUT = 60.0
-_STOP_TIMEOUT = 45.0  # longer than TorchServe gets, and requests in flight
+_STOP_TIMEOUT = 45.0  # longer than TorchServes and requests in flight get
 _STOP_ANSWER_TIMEOUT = 5.0
-_SILENT_STOP_TIMEOUT = 10.0  # it may be ending already
+_SILENT_STOP_TIMEOUT = 10.0  # a supervisor that does not answer can be about to end
 
-_children: list[subprocess.Popen[bytes]] = []  # kept, since they outlive the command that started them
+_children: list[subprocess.Popen[bytes]] = []  # referenced, or Python warns about children that still run
 
 
 def read_info(state: State) -> Info | None:
-    """Ask the supervisor about itself; None where none runs. Raises TargetError where it does not answer."""
+    """Return the supervisor's state, or None if none is running. Raises TargetError if it does not answer."""
     try:
-        return msgspec.convert(ask(state, "GET", "/info"), Info)
+        return msgspec.convert(call(state, "GET", "/info"), Info)
     except NotRunningError:
         return None
 
 
 def start(state: State, host: str, port: int) -> Info:
-    """Start the supervisor, unless there is one; return when it answers. Raises TargetError."""
+    """Start the supervisor unless it is running, and wait until it answers. Raises TargetError."""
     state.create()
     end = time.monotonic() + _START_TIMEOUT
     while True:
         try:
-            # Another command may be starting one, or one may be ending.
+            # Another command can be starting a supervisor, or one can be ending.
             left = max(end - time.monotonic(), 1.0)
-            return msgspec.convert(ask(state, "GET", "/info", timeout=left), Info)
+            return msgspec.convert(call(state, "GET", "/info", timeout=left), Info)
         except NotRunningError:
             if time.monotonic() > end:
                 raise
@@ -49,18 +49,18 @@ def start(state: State, host: str, port: int) -> Info:
 
 
 def stop(state: State) -> bool:
-    """Stop the supervisor and everything that it started, dead or alive; False if nothing ran.
+    """Stop the supervisor, and every process that it or a killed supervisor started.
 
-    Raises TargetError.
+    Returns False if nothing was running. Raises TargetError.
     """
-    with explained(state.root, "the supervisor's state folder cannot be read"):
+    with explained(state.root, "cannot read the supervisor's state folder"):
         if not state.root.is_dir():
             return False
     holder = state.holder()
     if holder is not None:
         patience = _STOP_TIMEOUT
         try:
-            ask(state, "POST", "/stop", timeout=_STOP_ANSWER_TIMEOUT)
+            call(state, "POST", "/stop", timeout=_STOP_ANSWER_TIMEOUT)
         except NotRunningError:
             pass
         except NotAnsweringError:
@@ -68,12 +68,12 @@ def stop(state: State) -> bool:
         _await_end(state, holder, patience)
     lock = state.acquire()
     if lock is None:
-        return True  # another command has started one again
+        return True  # another command has started a supervisor again
     try:
         try:
             from deployer.targets.local.supervisor import sweep
         except ImportError as error:
-            raise TargetError(f"{error.name} is not installed", hint=INSTALL_HINT) from error
+            raise TargetError(f"package {error.name} not found", hint=INSTALL_HINT) from error
         ended = sweep(state)
         state.remove_alias()
         return ended > 0 or holder is not None
@@ -82,8 +82,8 @@ def stop(state: State) -> bool:
 
 
 def _spawn(state: State, host: str, port: int, end: float) -> None:
-    """Start the daemon and wait for the line in which it says that it is ready."""
-    with explained(state.supervisor_log, "the supervisor's log cannot be written"):
+    """Start a supervisor, and wait for the line that says that it is ready."""
+    with explained(state.supervisor_log, "cannot write the supervisor's log"):
         log = state.supervisor_log.open("ab")
     with log:
         position = log.tell()
@@ -106,15 +106,15 @@ def _spawn(state: State, host: str, port: int, end: float) -> None:
             raise failure.error()
     elif readable and child.wait() != ALREADY_RUNNING:
         raise TargetError(
-            f"the supervisor ended at once: {_last_words(state, position)}", where=str(state.supervisor_log)
+            f"the supervisor did not start: {_last_lines(state, position)}", where=str(state.supervisor_log)
         )
 
 
-def _last_words(state: State, position: int) -> str:
+def _last_lines(state: State, position: int) -> str:
     with state.supervisor_log.open("rb") as log:
         log.seek(position)
         lines = log.read().decode("utf-8", "replace").split("\n")
-    return " | ".join([line.strip() for line in lines if line.strip()][-3:]) or "its log is empty"
+    return " | ".join([line.strip() for line in lines if line.strip()][-3:]) or "the log is empty"
 
 
 def _await_end(state: State, holder: int, patience: float) -> None:
@@ -123,10 +123,8 @@ def _await_end(state: State, holder: int, patience: float) -> None:
     while state.holder() == holder:
         if time.monotonic() > end:
             if killed or not holder:
-                raise TargetError(
-                    f"process {holder or 'unknown'} cannot be ended", where=str(state.lock_path)
-                )
-            with explained(state.lock_path, f"process {holder}, the supervisor, cannot be ended"):
+                raise TargetError(f"cannot end process {holder or 'unknown'}", where=str(state.lock_path))
+            with explained(state.lock_path, f"cannot end the supervisor (pid {holder})"):
                 os.kill(holder, signal.SIGKILL)
             end, killed = time.monotonic() + _STOP_TIMEOUT, True
         time.sleep(0.05)
