@@ -1,4 +1,4 @@
-"""Processes of the tests that end when the tests do, however they do."""
+"""Child processes of tests that end with the test process, even if that is killed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """Have Linux kill this process, which is about to become a server, together with its parent."""
+    """Make Linux kill this process when its parent ends. Called between fork and exec."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "prctl"):
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

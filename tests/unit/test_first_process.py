@@ -1,4 +1,4 @@
-"""The parts of the first process: its message, its reading of files, and the program that it is."""
+"""The parts of the container's first process: its message, its configuration, and its program text."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from manifests.first_process import (
         ('{"password": "pa,ss", "user": "me"}', '{"password": "***", "user": "me"}'),
         ("AWS_SECRET_ACCESS_KEY=abc/def HF_TOKEN=hf_x", "AWS_SECRET_ACCESS_KEY=*** HF_TOKEN=***"),
         ("https://a.blob/x?sv=1&sig=a%2Bb&se=2", "https://a.blob/x?sv=1&sig=***&se=2"),
-        ("it said s3cret and s3cret2", "it said *** and ***2"),
+        ("printed s3cret and s3cret2", "printed *** and ***2"),
         ("https://me:p@ss@host/simple or https://a@b:80", "https://***@host/simple or https://***@b:80"),
         (
             "x-api-key: abc, 'secret_key': 'abc', private-key=abc",
@@ -50,13 +50,18 @@ from manifests.first_process import (
         ("Cookie: a=b; c=d\nnext", "Cookie: ***\nnext"),
         ("git clone --auth-token abc --password d e", "git clone --auth-token *** --password *** e"),
         ('{"token": {"a": 1}}', '{"token": {"a": 1}}'),
-        ("it said pgw0rd and c0nn and p4ss in /it", "it said *** and *** and *** in /it"),
+        ("printed pgw0rd and c0nn and p4ss in /it", "printed *** and *** and *** in /it"),
         ("KeyError: 'tokens'", "KeyError: 'tokens'"),
         ("mail me@host, see http://host/a@b", "mail me@host, see http://host/a@b"),
     ],
 )
-def test_no_secret_is_told(text: str, left: str) -> None:
-    environment = {"MY_API_KEY": "s3cret", "SHORT_TOKEN": "x", "TOKENIZERS_PARALLELISM": "said", "PWD": "/it"}
+def test_secrets_are_redacted(text: str, left: str) -> None:
+    environment = {
+        "MY_API_KEY": "s3cret",
+        "SHORT_TOKEN": "x",
+        "TOKENIZERS_PARALLELISM": "printed",
+        "PWD": "/it",
+    }
     environment |= {"PGPASSWORD": "pgw0rd", "AZURE_STORAGE_CONNECTION_STRING": "c0nn", "DB_PASS": "p4ss"}
     assert redact(text, environment) == left
 
@@ -65,7 +70,7 @@ LINE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n")
 
 
 @given(reason=LINE, lines=st.lists(LINE | st.just("ü" * 700), max_size=30))
-def test_a_message_fits_begins_with_the_reason_and_keeps_the_newest_lines(
+def test_a_message_fits_and_has_the_reason_first_and_then_the_newest_lines(
     reason: str, lines: list[str]
 ) -> None:
     message = compose(reason, lines, {})
@@ -80,9 +85,7 @@ def test_a_message_fits_begins_with_the_reason_and_keeps_the_newest_lines(
     [("memory.events", "memory.max", ""), ("memory.oom_control", "memory.limit_in_bytes", "memory")],
     ids=["cgroup 2", "cgroup 1"],
 )
-def test_a_worker_that_was_killed_for_memory_is_seen(
-    tmp_path: Path, events: str, limit: str, folder: str
-) -> None:
+def test_a_worker_killed_for_memory_is_detected(tmp_path: Path, events: str, limit: str, folder: str) -> None:
     place = tmp_path / folder
     place.mkdir(exist_ok=True)
     (place / events).write_text("oom 7\noom_kill 3\noom_group_kill 0\n")
@@ -98,7 +101,7 @@ def test_a_worker_that_was_killed_for_memory_is_seen(
 
 
 @pytest.mark.parametrize("form", ["--ts-config={}", "--ts-config {}", "the variable"])
-def test_torchserve_gets_a_private_copy_with_another_address(tmp_path: Path, form: str) -> None:
+def test_torchserve_gets_a_private_configuration_with_another_address(tmp_path: Path, form: str) -> None:
     original = tmp_path / "config.properties"
     original.write_text("# a=b\ninference_address = http://0.0.0.0:8080\nmodel_store=/caf\\u00e9\nx=1=2")
     environment = {"TS_CONFIG_FILE": str(original)} if form == "the variable" else {}
@@ -113,14 +116,14 @@ def test_torchserve_gets_a_private_copy_with_another_address(tmp_path: Path, for
     path.unlink()
 
 
-def test_an_address_is_read_as_torchserve_does() -> None:
+def test_addresses_are_read_the_way_torchserve_reads_them() -> None:
     assert address_of({"a": "http://0.0.0.0:80"}, "a", 1) == ("0.0.0.0", 80)
     assert address_of({}, "a", 8080) == ("127.0.0.1", 8080)
     with pytest.raises(ValueError, match="must be http://HOST:PORT"):
         address_of({"a": "unix:/tmp/socket"}, "a", 1)
 
 
-def test_the_program_needs_nothing_but_python_3_9() -> None:
+def test_the_program_needs_only_python_3_9() -> None:
     tree = ast.parse(first_process(), feature_version=(3, 9))
     imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
     names = {name for node in imports for name in _modules(node)}
@@ -133,23 +136,23 @@ def _modules(node: ast.Import | ast.ImportFrom) -> list[str]:
     return [module.partition(".")[0] for module in modules]
 
 
-def test_nobody_on_the_way_to_the_container_reads_anything_into_the_program() -> None:
+def test_the_program_contains_no_template_or_variable_syntax() -> None:
     [container] = render_runtime()["containers"]
     for command in (container["command"], container["readinessProbe"]["exec"]["command"]):
         assert command[:2] == ["python", "-c"]
-        assert "{{" not in command[2], "KServe fills templates in"
-        assert not re.search(r"\$[({$]", command[2]), "Kubernetes puts variables in"
-        assert len(command[2].encode()) < 100_000, "the kernel takes 128 KiB of one argument"
+        assert "{{" not in command[2], "KServe renders templates in commands"
+        assert not re.search(r"\$[({$]", command[2]), "Kubernetes expands variables in commands"
+        assert len(command[2].encode()) < 100_000, "Linux limits one argument to 128 KiB"
         compile(command[2], "program", "exec")
     assert container["args"][0] == "torchserve"
 
 
-def test_a_runtime_is_named_by_its_content() -> None:
+def test_a_runtimes_name_depends_on_its_content() -> None:
     spec = render_runtime()
     assert re.fullmatch(r"kdeploy-torchserve-[0-9a-f]{8}", runtime_name(spec))
     assert runtime_name(spec) == runtime_name(render_runtime())
     assert runtime_name({**spec, "multiModel": True}) != runtime_name(spec)
 
 
-def test_the_local_target_knows_the_exit_status_of_a_taken_port() -> None:
+def test_the_local_target_and_the_first_process_agree_on_the_exit_status_of_a_taken_port() -> None:
     assert torchserve.PORT_TAKEN == PORT_TAKEN

@@ -1,11 +1,11 @@
-"""What TorchServe's log says about a model that does not load."""
+"""Reading why a model does not load from TorchServe's log."""
 
 from __future__ import annotations
 
 from deployer.load_log import LoadLog, last_traceback, pip_errors
 
 
-def said(text: str, worker: int = 9000) -> str:
+def model_log(text: str, worker: int = 9000) -> str:
     stamp = "2026-11-22T09:43:28,327 [INFO ]"
     return "".join(f"{stamp} W-{worker}-demo_1.0-stdout MODEL_LOG - {line}\n" for line in text.split("\n"))
 
@@ -26,43 +26,43 @@ def own_frame(file: str = "/tmp/models/0af1/handler.py") -> str:
     return f'  File "{file}", line 3, in initialize\n    load()'
 
 
-def test_the_true_exception_is_found_beneath_the_one_it_caused() -> None:
+def test_the_reason_is_the_original_exception_and_not_one_it_caused() -> None:
     log = LoadLog()
     chained = "\n\nDuring handling of the above exception, another exception occurred:\n\n"
-    text = said(
+    text = model_log(
         traceback("ModuleNotFoundError: No module named 'foo'")
         + chained
         + traceback("ModuleNotFoundError: No module named 'ts.torch_handler.handler'")
     )
-    for character in text:  # a log is read in whatever pieces it comes
+    for character in text:  # a log can be read in pieces of any size
         log.feed(character)
     assert log.failure == ""
     log.feed(retry())
     assert log.failure == "ModuleNotFoundError: No module named 'foo' (handler.py, line 7)"
 
 
-def test_other_exceptions_get_a_second_chance_and_keep_their_whole_message() -> None:
+def test_other_exceptions_must_occur_twice_and_keep_their_whole_message() -> None:
     log = LoadLog()
     error = 'RuntimeError: Error(s) in loading state_dict for Net:\n\tMissing key(s): "a.weight"'
-    log.feed(said(traceback(error)) + retry())
+    log.feed(model_log(traceback(error)) + retry())
     assert log.failure == ""
-    log.feed(said("it is tried again") + said(traceback(error)) + retry())
+    log.feed(model_log("second attempt") + model_log(traceback(error)) + retry())
     assert log.failure == (
         "RuntimeError: Error(s) in loading state_dict for Net:"
         ' Missing key(s): "a.weight" (handler.py, line 7)'
     )
 
 
-def test_workers_without_a_word_fail_at_their_third_attempt_and_only_all_of_them() -> None:
+def test_workers_without_an_exception_fail_when_all_of_them_ended_three_times() -> None:
     log = LoadLog()
-    log.feed(said("model_name: demo", 9002) + retry(9000) + retry(9001))
+    log.feed(model_log("model_name: demo", 9002) + retry(9000) + retry(9001))
     log.feed((retry(9000) + retry(9001)) * 2)
-    assert log.failure == ""  # one of them loads yet, and would make the model ready
+    assert log.failure == ""  # one worker is still loading, and can make the model ready
     log.feed(retry(9002) * 3)
     assert "without an error message" in log.failure
 
 
-def test_pips_complaint_is_whole_before_it_is_told() -> None:
+def test_a_pip_failure_is_reported_when_its_output_is_complete() -> None:
     log = LoadLog()
     stamp = "2026-11-22T09:44:13,178 [ERROR] main org.pytorch.serve.wlm.ModelManager - "
     log.feed(f"{stamp}Custom pip package installation failed for model demo:\n")
@@ -72,7 +72,7 @@ def test_pips_complaint_is_whole_before_it_is_told() -> None:
     assert log.failure == "pip cannot install the model's requirements; No matching distribution found for x"
 
 
-def test_pips_own_log_tells_what_a_build_said_last() -> None:
+def test_pips_errors_include_the_last_output_of_a_failed_build() -> None:
     text = (
         "2026-11-22T10:09:13,990   gcc: not found\n"
         "2026-11-22T10:09:13,991   ERROR: [present-rich] Preparing metadata exited with 1\n"
@@ -82,27 +82,27 @@ def test_pips_own_log_tells_what_a_build_said_last() -> None:
     assert pip_errors(text) == ["gcc: not found", "No matching distribution found for y"]
 
 
-def test_a_taken_port_is_one_only_if_torchserve_says_so() -> None:
+def test_only_torchserves_own_lines_report_a_port_in_use() -> None:
     log = LoadLog()
-    log.feed(said("OSError: Address already in use"))
+    log.feed(model_log("OSError: Address already in use"))
     assert not log.port_taken
     log.feed("java.io.IOException: Failed to bind to address: http://127.0.0.1:23000\n")
     assert log.port_taken
     assert "Failed to bind" in log.summary
 
 
-def test_the_place_is_the_handlers_own_line_and_not_a_librarys() -> None:
+def test_the_line_of_an_exception_is_the_handlers_and_not_a_librarys() -> None:
     log = LoadLog()
     library = '  File "/venv/lib/python3.9/site-packages/torch/module.py", line 2, in f\n    raise'
     inside = '  File "/tmp/models/0af1/venv/lib/site-packages/x.py", line 5, in f\n    raise'
-    lines = ["Traceback (most recent call last):", own_frame(), library, inside, "ImportError: it is broken"]
-    log.feed(said("\n".join(lines)) + retry())
-    assert log.failure == "ImportError: it is broken (handler.py, line 3)"
+    lines = ["Traceback (most recent call last):", own_frame(), library, inside, "ImportError: torch"]
+    log.feed(model_log("\n".join(lines)) + retry())
+    assert log.failure == "ImportError: torch (handler.py, line 3)"
 
 
-def test_what_torchserve_raises_in_the_place_of_a_runtime_error_is_not_the_reason() -> None:
+def test_the_reason_is_the_runtime_error_and_not_torchserves_replacement() -> None:
     log = LoadLog()
-    attempt = said(
+    attempt = model_log(
         "Failed to load model demo, exception no such layer\n"
         + traceback("RuntimeError: no such layer")
         + "\nBackend worker process died.\n"
@@ -114,7 +114,7 @@ def test_what_torchserve_raises_in_the_place_of_a_runtime_error_is_not_the_reaso
     assert log.failure == "RuntimeError: no such layer (handler.py, line 7)"
 
 
-def test_a_worker_that_takes_too_long_is_told_as_such() -> None:
+def test_a_worker_that_exceeds_its_startup_timeout_is_reported() -> None:
     error = (
         "2026-11-22T09:43:28,592 [ERROR] W-9000-demo_1.0 org.pytorch.serve.wlm.WorkerThread"
         " - Backend worker error\n"
@@ -137,27 +137,27 @@ def test_an_archive_that_torchserve_cannot_register_is_a_failure() -> None:
     assert log.failure == "TorchServe cannot load the model: Model archive is broken"
 
 
-def test_the_last_lines_are_the_workers_and_errors_and_not_the_frontends_chatter() -> None:
+def test_the_last_lines_leave_out_the_frontends_progress() -> None:
     log = LoadLog()
     stamp = "2026-11-22T09:43:28,592"
     log.feed(
         f'{stamp} [INFO ] epollEventLoopGroup-3-4 ACCESS_LOG - /127.0.0.1:1 "GET /models HTTP/1.1" 200 1\n'
         f"{stamp} [DEBUG] main org.pytorch.serve.wlm.ModelManager - updateModel: demo\n"
         f"{stamp} [WARN ] main org.pytorch.serve.archive.ModelArchive - not versioned\n"
-        "\tat java.lang.Thread.run(Unknown Source) [?:?]\n\n" + said("  I say so")
+        "\tat java.lang.Thread.run(Unknown Source) [?:?]\n\n" + model_log("  a line")
     )
-    assert log.last_lines == ["not versioned", "  I say so"]
-    assert log.summary == "not versioned |   I say so"
+    assert log.last_lines == ["not versioned", "  a line"]
+    assert log.summary == "not versioned |   a line"
     assert log.reason == log.failure == ""
 
 
-def test_a_log_of_any_size_takes_little_memory() -> None:
+def test_memory_is_bounded_for_a_log_of_any_size() -> None:
     log = LoadLog()
     log.feed("x" * 10_000_000)
     for _ in range(200):
-        log.feed(said(traceback("ValueError: " + "v" * 3000)) + said("\t" + "k" * 3000) * 3)
+        log.feed(model_log(traceback("ValueError: " + "v" * 3000)) + model_log("\t" + "k" * 3000) * 3)
     for number in range(100):
-        log.feed(said(f"line {number}"))
+        log.feed(model_log(f"line {number}"))
     sizes = [len(line) for line in log.last_lines]
     assert (len(sizes), max(sizes) < 5000, log.last_lines[-1]) == (20, True, "line 99")
     assert len(log.reason) < 1100
@@ -165,7 +165,7 @@ def test_a_log_of_any_size_takes_little_memory() -> None:
     assert len(log._rest) <= 4096
 
 
-def test_the_last_traceback_of_any_program() -> None:
+def test_the_last_traceback_of_a_program_is_found() -> None:
     lines = (
         "starting",
         "Traceback (most recent call last):",
@@ -175,6 +175,6 @@ def test_the_last_traceback_of_any_program() -> None:
         "giving up",
     )
     assert last_traceback(lines) == "ModuleNotFoundError: No module named 'gone' (load.py, line 3)"
-    said = "2026-11-25T10:00:00,000 [INFO ] W-9000-digits_1.0-stdout MODEL_LOG - "
-    assert last_traceback(tuple(said + line for line in lines)) == last_traceback(lines)
+    prefix = "2026-11-25T10:00:00,000 [INFO ] W-9000-digits_1.0-stdout MODEL_LOG - "
+    assert last_traceback(tuple(prefix + line for line in lines)) == last_traceback(lines)
     assert last_traceback(("starting", "serving")) == ""

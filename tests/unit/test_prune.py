@@ -156,5 +156,5 @@ def test_an_unreadable_local_state_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "state" / "local").mkdir(parents=True)
     (tmp_path / "state" / "local" / "services").write_text("a file")
     target = one_node(tmp_path)
-    with pytest.raises(TargetError, match="cannot be read"):
+    with pytest.raises(TargetError, match="cannot read the supervisor's records"):
         target.services.releases_in_use()

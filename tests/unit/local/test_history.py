@@ -1,4 +1,4 @@
-"""The journal of a service's record: what an entry keeps, and how many of them."""
+"""The journal in a service's record: the content and the number of its entries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOW = "2026-01-01T00:00:00Z"
 READY = JournalEvent(outcome=Outcome.READY, who="alice@laptop")
 
 
-def test_the_oldest_are_forgotten_and_numbers_go_on() -> None:
+def test_the_oldest_entries_are_dropped_and_numbering_continues() -> None:
     bundle = make_bundle("demo", A, Path("/store/a"))
     record = want(None, bundle)
     for _ in range(HISTORY + 2):
@@ -26,7 +26,7 @@ def test_the_oldest_are_forgotten_and_numbers_go_on() -> None:
     assert note_event(record, 2, READY) == record
 
 
-def test_an_entry_of_a_record_says_what_was_planned() -> None:
+def test_an_entry_keeps_the_plan_of_its_rollout() -> None:
     bundle = make_bundle("demo", A, Path("/store/a"), canary=10)
     planned = plan_entry(bundle, Provenance(who="alice@laptop"), stable=B)
     [entry] = append_entry(want(None, bundle), planned, NOW).history

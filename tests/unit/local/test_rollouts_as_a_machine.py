@@ -1,4 +1,4 @@
-"""Rollouts in any order: releases applied, ready, failing, at any percent; what must hold always does."""
+"""Invariants of a record after any sequence of rollouts, successes and failures at any percentage."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Rollouts(RuleBasedStateMachine):
     def roll_out(self, release: str, percent: int | None) -> None:
         serving = self.record.traffic
         self.record, self.last = applied(self.record, release, percent), (release, percent)
-        assert self.record.traffic == serving, "nothing changes for those that serve"
+        assert self.record.traffic == serving, "applying a release changes no traffic"
         assert self.record.revision(self.record.latest).release == release
-        assert not self.record.revision(self.record.latest).failure, "it is given a chance"
+        assert not self.record.revision(self.record.latest).failure, "a failed release gets another attempt"
 
     @precondition(
         lambda self: (
@@ -53,29 +53,29 @@ class Rollouts(RuleBasedStateMachine):
         serving = self.record.traffic
         self.record = note_failure(self.record, self.record.latest, "ModuleNotFoundError")
         assert self.record.traffic == serving
-        assert self.record.latest not in self.record.required, "what cannot load is not run again"
+        assert self.record.latest not in self.record.required, "a release that cannot load is not required"
 
     @invariant()
-    def every_request_goes_somewhere(self) -> None:
+    def percentages_add_up_to_100(self) -> None:
         assert sum(line.percent for line in self.record.traffic) in (0, 100)
         assert sum(line.percent for line in self.record.desired_traffic) == 100
 
     @invariant()
-    def only_what_was_ready_serves_and_it_runs(self) -> None:
+    def revisions_with_traffic_were_ready_and_are_required(self) -> None:
         serving = {line.revision for line in self.record.traffic}
         assert serving <= self.proven
         assert serving <= self.record.required
         assert not any(self.record.revision(name).failure for name in serving)
 
     @invariant()
-    def the_same_again_changes_nothing(self) -> None:
+    def applying_the_same_release_again_changes_nothing(self) -> None:
         again = applied(self.record, *self.last)
         assert again.traffic == self.record.traffic
         assert applied(again, *self.last) == again
         assert len(again.revisions) == len(self.record.revisions)
 
     @invariant()
-    def a_release_is_one_revision_and_never_pruned_while_it_serves(self) -> None:
+    def a_release_with_traffic_has_one_revision_and_is_in_use(self) -> None:
         releases = [revision.release for revision in self.record.revisions]
         assert len(releases) == len(set(releases))
         serving = {self.record.revision(line.revision).release for line in self.record.traffic}

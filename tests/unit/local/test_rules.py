@@ -1,4 +1,4 @@
-"""The pure half: revisions and splits, and the local form of a command."""
+"""The pure modules of the local target: revisions, traffic, status, launch and logs."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def split(record: Record) -> list[tuple[str, int]]:
     return [(line.revision, line.percent) for line in record.traffic]
 
 
-def test_the_first_release_takes_everything_whatever_is_asked() -> None:
+def test_the_first_release_gets_all_traffic_even_as_a_canary() -> None:
     record = commit_traffic(apply(None, "a", canary=10))
     assert split(record) == [(FIRST, 100)]
     assert split(commit_traffic(apply(record, "a", canary=10))) == [(FIRST, 100)]
 
 
-def test_a_canary_stands_against_what_was_last_rolled_out() -> None:
+def test_a_canary_shares_traffic_with_the_last_full_rollout() -> None:
     record = apply(commit_traffic(apply(None, "a")), "b", canary=10)
     assert split(record) == [(FIRST, 100)]
     assert record.required == {FIRST, SECOND}
@@ -62,22 +62,22 @@ def test_a_canary_stands_against_what_was_last_rolled_out() -> None:
     assert promoted.in_use == {"a", "c"}
 
 
-def test_logs_tell_of_requests_and_not_of_our_own_probes(tmp_path: Path) -> None:
+def test_logs_show_requests_but_not_the_supervisors_probes(tmp_path: Path) -> None:
     log = tmp_path / "demo.log"
-    asked = '2026-01-01T00:00:00 [INFO ] ACCESS_LOG - /127.0.0.1:4 "POST /predictions/demo HTTP/1.1" 200 5'
-    probed = asked.replace("POST /predictions/demo", "GET /models?limit=1000")
-    failed = asked.replace("POST /predictions/demo", "GET /models/demo").replace('" 200', '" 500')
-    log.write_text("\n".join([asked, probed, probed.replace("?limit=1000", "/demo"), failed, ""]))
-    assert list(read_logs(lambda: [("demo", log)], follow=False)) == [asked, failed]
-    (tmp_path / "demo.log.1").write_text(f"{probed}\nolder\n")
+    request = '2026-01-01T00:00:00 [INFO ] ACCESS_LOG - /127.0.0.1:4 "POST /predictions/demo HTTP/1.1" 200 5'
+    probe = request.replace("POST /predictions/demo", "GET /models?limit=1000")
+    failed = request.replace("POST /predictions/demo", "GET /models/demo").replace('" 200', '" 500')
+    log.write_text("\n".join([request, probe, probe.replace("?limit=1000", "/demo"), failed, ""]))
+    assert list(read_logs(lambda: [("demo", log)], follow=False)) == [request, failed]
+    (tmp_path / "demo.log.1").write_text(f"{probe}\nolder\n")
     assert list(read_previous([("demo", log)])) == ["older"]
     assert list(read_previous([("demo", log), ("next", tmp_path / "next.log")])) == [
         "[demo] older",
-        "[next] there is no log before this one",
+        "[next] no previous log",
     ]
 
 
-def test_going_back_is_the_same_revision_again() -> None:
+def test_an_earlier_release_gets_its_revision_back() -> None:
     record = commit_traffic(apply(commit_traffic(apply(None, "a")), "b"))
     back = commit_traffic(apply(record, "a"))
     assert split(back) == [(FIRST, 100)]
@@ -85,22 +85,22 @@ def test_going_back_is_the_same_revision_again() -> None:
     assert len(back.revisions) == 2
 
 
-def test_a_release_that_is_rolled_out_keeps_all_requests() -> None:
+def test_a_fully_rolled_out_release_keeps_all_traffic_as_a_canary() -> None:
     record = commit_traffic(apply(commit_traffic(apply(None, "a")), "b"))
     assert split(commit_traffic(apply(record, "b", canary=0))) == [(SECOND, 100)]
 
 
-def test_applying_the_same_again_changes_nothing_but_a_failure() -> None:
+def test_applying_a_release_again_only_clears_its_failure() -> None:
     record = commit_traffic(apply(None, "a"))
     assert apply(record, "a") == record
-    failed = note_failure(apply(record, "b"), SECOND, "it breaks")
+    failed = note_failure(apply(record, "b"), SECOND, "ImportError: torch")
     assert failed.required == {FIRST}
     again = apply(failed, "b")
     assert again.revision(SECOND).failure == ""
     assert again.generation == failed.generation
 
 
-def test_old_revisions_are_forgotten_and_their_numbers_not_used_again() -> None:
+def test_old_revisions_are_dropped_and_their_numbers_are_not_reused() -> None:
     record = None
     for number in range(40):
         record = commit_traffic(apply(record, f"r{number}"))
@@ -114,16 +114,16 @@ def look(record: Record, seen: dict[str, Seen], *, stable: str | None = None, **
     return observe(record, build_document(record, seen, NOW, **more), seen, stable=stable)
 
 
-def test_the_status_tells_loading_ready_lost_and_failed_apart() -> None:
+def test_the_status_distinguishes_loading_ready_lost_and_failed() -> None:
     record = apply(commit_traffic(apply(None, "a")), "b")
-    seen = {FIRST: Seen(True), SECOND: Seen(False, "it loads")}
+    seen = {FIRST: Seen(True), SECOND: Seen(False, "loading")}
     loading = look(record, seen)
-    assert (loading.phase, loading.message) == (Phase.PROGRESSING, f"{SECOND}: it loads")
+    assert (loading.phase, loading.message) == (Phase.PROGRESSING, f"{SECOND}: loading")
     assert (loading.wanted, loading.stable, loading.candidate) == ("b", "a", "b")
     assert loading.revisions == (Revision(FIRST, "a", ready=1, pods=1), Revision(SECOND, "b", pods=1))
     assert loading.replicas == (1, 2)
-    failed = look(note_failure(record, SECOND, "it breaks"), {FIRST: Seen(True)})
-    assert (failed.phase, failed.message) == (Phase.FAILED, "it breaks")
+    failed = look(note_failure(record, SECOND, "ImportError: torch"), {FIRST: Seen(True)})
+    assert (failed.phase, failed.message) == (Phase.FAILED, "ImportError: torch")
     assert "kdeploy logs" in failed.hint
     assert [(s.release, s.percent) for s in failed.traffic] == [("a", 100)]
     assert failed.replicas == (1, 1)
@@ -146,7 +146,7 @@ def test_a_condition_keeps_its_time_until_it_changes() -> None:
     assert times["Ready"] == later
 
 
-def test_ready_means_the_wanted_split() -> None:
+def test_a_service_is_ready_when_actual_traffic_equals_wanted_traffic() -> None:
     record = commit_traffic(apply(None, "a"))
     canary = apply(record, "b", canary=10)
     seen = {FIRST: Seen(True), SECOND: Seen(True)}
@@ -159,7 +159,7 @@ def test_ready_means_the_wanted_split() -> None:
     assert look(commit_traffic(promoted), seen).phase is Phase.READY
 
 
-def test_scaling_makes_no_revision_and_changes_nothing_that_runs() -> None:
+def test_scaling_creates_no_revision() -> None:
     record = commit_traffic(apply(None, "a"))
     scaled = want(record, make_bundle("demo", "a", Path("/store/a"), replicas=3), NOW)
     assert scaled.service["spec"]["predictor"]["minReplicas"] == 3
@@ -171,12 +171,12 @@ def test_scaling_makes_no_revision_and_changes_nothing_that_runs() -> None:
 @pytest.mark.parametrize(
     "uri", ["s3://bucket/demo/", "file://elsewhere/demo", "pvc://claim/demo", "/folder", "https://x/y"]
 )
-def test_only_folders_of_this_machine_are_served(uri: str) -> None:
-    with pytest.raises(TargetError, match="is not a folder of this machine"):
+def test_a_storage_uri_must_be_a_local_folder(uri: str) -> None:
+    with pytest.raises(TargetError, match="not a folder of this machine"):
         release_folder(uri)
 
 
-def test_a_bundle_that_cannot_be_served_here_is_refused() -> None:
+def test_an_invalid_bundle_is_refused() -> None:
     def change(bundle: Bundle, **predictor: object) -> Bundle:
         spec = {"predictor": {**bundle.service["spec"]["predictor"], **predictor}}
         return structs.replace(bundle, service={**bundle.service, "spec": spec})
@@ -187,7 +187,7 @@ def test_a_bundle_that_cannot_be_served_here_is_refused() -> None:
     for predictor, what in (
         ({"canaryTrafficPercent": 101}, "invalid percentage 101"),
         ({"canaryTrafficPercent": -1}, "invalid percentage -1"),
-        ({"model": {"storageUri": "s3://bucket/a"}}, "s3://bucket/a is not a folder of this machine"),
+        ({"model": {"storageUri": "s3://bucket/a"}}, "cannot serve s3://bucket/a"),
     ):
         with pytest.raises(TargetError, match=what):
             check_bundle(change(bundle, **predictor))
@@ -208,12 +208,12 @@ def launch(folder: Path, environment: dict[str, str], **more: Any) -> Launch:
     )
 
 
-def test_a_command_is_made_local_and_nothing_else_is_changed(tmp_path: Path) -> None:
+def test_a_launch_replaces_paths_and_ports_and_nothing_else(tmp_path: Path) -> None:
     folder = make_release(tmp_path / "a ü", "demo", ANSWER.format(release="a"))
     env = {"WHEELS": "/mnt/models/wheels", "CACHE": "/tmp/cache:/var/tmp", "PLAIN": "x"}
     mine = {"TS_NUMBER_OF_GPU": "1", "PYTHONPATH": "/x", "KDEPLOY_A": "1", "HOME": "/home/me", "LC_ALL": "C"}
     plan = launch(folder, mine, env=env)
-    assert plan.command[1:3] == ("-c", first_process())  # to the last letter
+    assert plan.command[1:3] == ("-c", first_process())
     assert plan.command[0] == plan.command[3] == sys.executable
     assert plan.command[4].endswith("/torchserve")
     assert f"--model-store={folder}/model-store" in plan.command
@@ -236,16 +236,16 @@ def test_a_command_is_made_local_and_nothing_else_is_changed(tmp_path: Path) -> 
     assert not any(line.startswith("model_store") for line in properties)
 
 
-def test_a_release_that_is_gone_or_broken_says_where(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match="the release's folder is gone"):
+def test_a_missing_or_damaged_release_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="release folder not found"):
         launch(tmp_path / "gone", {})
     folder = make_release(tmp_path / "a", "demo", "")
     (folder / "config" / "config.properties").unlink()
-    with pytest.raises(TargetError, match="cannot be read"):
+    with pytest.raises(TargetError, match="cannot read TorchServe's configuration"):
         launch(folder, {})
 
 
-def test_a_record_survives_its_json() -> None:
+def test_a_record_survives_encoding_and_decoding() -> None:
     import msgspec
 
     record = commit_traffic(apply(commit_traffic(apply(None, "a")), "b", canary=10))
