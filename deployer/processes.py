@@ -32,9 +32,9 @@ def ask_program(command: Sequence[str], *, seconds: float, **options: Any) -> En
     that reads our stdin stays in our group, and only its own process is killed. Raises EndlessError, OSError.
     """
     end = time.monotonic() + seconds
-    alone = options.get("stdin") is None
+    own_group = options.get("stdin") is not None
     try:
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=not alone, **options)
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=own_group, **options)
     except ValueError as error:  # a NUL byte in the command
         raise OSError(str(error)) from error
     with child:
@@ -42,19 +42,19 @@ def ask_program(command: Sequence[str], *, seconds: float, **options: Any) -> En
             output = _read(child, end, seconds)
             code = child.wait(max(end - time.monotonic(), 0))
         except subprocess.TimeoutExpired:
-            _kill(child, alone=alone)
+            _kill(child, own_group=own_group)
             raise _late(seconds) from None
         except BaseException:
-            _kill(child, alone=alone)
+            _kill(child, own_group=own_group)
             raise
     return Ended(code, output)
 
 
-def _kill(child: subprocess.Popen[bytes], *, alone: bool) -> None:
-    if alone:
-        child.kill()
-    else:  # before `wait`, no other process can get its pid
+def _kill(child: subprocess.Popen[bytes], *, own_group: bool) -> None:
+    if own_group:  # before `wait`, no other process can get its pid
         os.killpg(child.pid, signal.SIGKILL)
+    else:
+        child.kill()
 
 
 def _read(child: subprocess.Popen[bytes], end: float, seconds: float) -> bytes:
