@@ -7,13 +7,14 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.cluster.commands import Kdeploy, become_ready
 from tests.cluster.play import Play
 from tests.guides import blocks, section
-from tests.unit.predict.loopback import Asked, Reply, Server
+from tests.unit.predict.loopback import Reply, Server
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,15 +34,14 @@ def test_the_readme_commands_for_a_cluster(
         ended = kdeploy(*rollout)
     assert ended.code == 0, ended.err
 
-    def answer(asked: Asked) -> Reply:
-        assert asked.path == "/v1/models/digits:predict"
-        assert asked.headers["host"] == "digits.team.example.com"
-        return Reply(200, json.dumps({"predictions": [7]}).encode(), {"Content-Type": "application/json"})
-
     server = Server()
-    server.answering = answer
+    content = {"Content-Type": "application/json"}
+    server.answering = lambda asked: Reply(200, json.dumps({"predictions": [7]}).encode(), content)
     monkeypatch.setenv("KDEPLOY_TARGETS_PRODUCTION_INGRESS", server.url)
     try:
         assert kdeploy(*predict).out == "image.jpg   7\n"
     finally:
         server.close()
+    (asked,) = server.asked
+    host = urlsplit(play.service()["status"]["url"]).hostname
+    assert (asked.path, asked.headers["host"]) == ("/v1/models/digits:predict", host)
