@@ -64,8 +64,9 @@ docs: setup  ## Write the reference pages and the README's picture from the code
 	@$(RUN) -m docs.generate
 	@$(RUN) -m docs.session
 
-# The environment of the build before is not used: Sphinx repeats no warning for a page that has not changed.
-site: setup  ## Build the documentation site into site/; a broken link is an error
+# Without the environment of the previous build: Sphinx repeats no warning for a page that has not changed.
+site: setup  ## Check the documentation against the program and build it into site/; a broken link is an error
+	@$(RUN) -m pytest -q tests/unit/test_docs.py
 	@rm -rf site
 	@$(RUN) -m sphinx --quiet --fresh-env --fail-on-warning --keep-going -c docs -d build/doctrees . site
 	@echo "open site/index.html"

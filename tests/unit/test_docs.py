@@ -22,7 +22,7 @@ from tests.pages import PAGES, ROOT, Code, anchors, code, links
 COMMANDS: Any = get_command(app)
 CODE = [piece for page in PAGES for piece in code(page)]
 # Flags of other programs that the pages name on their own.
-FOREIGN_FLAGS = {"--foreground"}
+FOREIGN_FLAGS = {"--canary-traffic-percent", "--foreground"}
 OUR_SOURCES = [
     *(ROOT / "deployer").rglob("*.py"),
     *(ROOT / "manifests").iterdir(),
