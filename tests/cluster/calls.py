@@ -73,9 +73,8 @@ def watch_rollout(
                 yield observed
             state, actions = engine.step(state, engine.Seen(observed) if observed else engine.Elapsed())
             if any(isinstance(one, engine.ReadJournal) for one in actions):
-                state, actions = engine.step(state, engine.Read(cluster.journal.entries(reference)))
-            for action in actions:
-                if isinstance(action, engine.Finish):
-                    if action.error:
-                        raise action.error
-                    return
+                state, _ = engine.step(state, engine.Read(cluster.journal.entries(reference)))
+            if state.error:
+                raise state.error
+            if state.stage is engine.Stage.DONE:
+                return

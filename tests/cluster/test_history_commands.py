@@ -64,7 +64,7 @@ class TestHistory:
         assert set(entries[0]["bundle"]) == {"account", "runtime", "service"}
         table = kdeploy("rollout", "history").out.splitlines()
         assert table[0].split() == ["NUMBER", "RELEASE", "TRAFFIC", "WHEN", "WHO", "COMMIT", "OUTCOME"]
-        assert table[1].split()[:4] == ["1", rolled_out, "100", "%"]
+        assert table[1].split()[:3] == ["1", rolled_out, "100%"]
         assert table[5].endswith("Failed (InvalidImageName)")
         assert kdeploy("rollout", "history", "-o", "name").out.split()[0] == rolled_out
         assert kdeploy("rollout", "--no-wait", "--history-limit", "2").code == 0
