@@ -17,6 +17,7 @@ from deployer.cli.failures import CODES, INTERNAL, INTERRUPTED, TERMINATED, USAG
 from deployer.config import json_schema
 from deployer.errors import DIFFERENT, ConfigError, KdeployError
 from docs.outputs import outputs_page, schemas
+from docs.settings import configuration_page
 
 FOLDER = Path(__file__).parent / "reference"
 STOPPED = "Part of the work may be done: the message says how far the command got."
@@ -61,6 +62,7 @@ def pages() -> dict[Path, str]:
         FOLDER / "commands.md": commands_page(),
         FOLDER / "exit-codes.md": exit_codes_page(),
         FOLDER / "kdeploy.schema.json": json.dumps(json_schema(), indent=2) + "\n",
+        FOLDER / "configuration.md": configuration_page(),
         FOLDER / "outputs.md": outputs_page(),
         FOLDER / "outputs.schema.json": json.dumps(schemas(), indent=2) + "\n",
     }
