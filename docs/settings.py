@@ -86,6 +86,6 @@ schema for editors; `kdeploy config --schema` prints it.
 _TORCHSERVE = """
 ## `[torchserve]`
 
-Keys and values of this table are copied to TorchServe's `config.properties`, such as `netty_client_threads = 4`.
+Keys and values of this table, such as `netty_client_threads = 4`, are copied to `config.properties`.
 Keys that kdeploy sets itself are rejected.
 """
