@@ -1,4 +1,4 @@
-"""What a test does with a one-node target: roll out, ask for predictions, and put it under load."""
+"""A client of a local target for tests: rolls out releases, and sends single requests or load."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.local.releases import make_bundle
 
 
 class Client:
-    """A one-node target and the ways to ask it."""
+    """A local target, and requests to its ingress."""
 
     def __init__(self, node: OneNode, state: Path) -> None:
         self.node = node
@@ -29,18 +29,18 @@ class Client:
         self.state = state
 
     def apply(self, bundle: Bundle, who: str = "", *, expect: int | None = None) -> int:
-        """Apply a bundle, and wait for nothing."""
+        """Apply a bundle without waiting for it."""
         entry = plan_entry(bundle, Provenance(who=who))
         return self.target.services.apply(bundle, entry, expect=expect)
 
     def live(self, reference: Reference) -> Live:
-        """Return a service that has to be there."""
+        """Return a service that must exist."""
         live = self.target.services.get(reference)
         assert live
         return live
 
     def rollout(self, name: str, release: str, folder: Path, **more: Any) -> Observed:
-        """Apply a release and wait for its end, be it good or bad."""
+        """Apply a release, and wait until it is ready or has failed."""
         bundle = make_bundle(name, release, folder, **more)
         self.apply(bundle)
         return self.wait(bundle.reference)
@@ -56,7 +56,7 @@ class Client:
     def ask(
         self, path: str, body: object = None, *, host: str = "demo.default.example.com"
     ) -> tuple[int, Any]:
-        """Ask the ingress; returns the HTTP status and the JSON."""
+        """Send a request to the ingress; return the HTTP status and the JSON."""
         url = self.node.info().ingress
         assert url
         address, port = url.removeprefix("http://").rsplit(":", 1)
@@ -72,16 +72,16 @@ class Client:
             connection.close()
 
     def processes(self) -> list[psutil.Process]:
-        """Every process that the one-node target has started, and that lives."""
+        """Return every running process that the local target started."""
         return find_marked({STATE_MARK: str(self.state.resolve() / "local")})
 
     def java(self) -> list[psutil.Process]:
-        """The JVMs among them."""
+        """Return the JVMs among these processes."""
         return [p for p in self.processes() if "org.pytorch.serve.ModelServer" in p.cmdline()]
 
 
 class Load:
-    """50 requests a second on the ingress, each on a clock of its own, until the block ends."""
+    """Sends 50 requests a second to the ingress until the `with` block ends."""
 
     def __init__(self, client: Client, rate: float = 50.0) -> None:
         self.answers: list[tuple[int, Any]] = []
@@ -103,14 +103,14 @@ class Load:
             thread.join()
 
     def statuses(self) -> Counter[int]:
-        """How many requests ended with which HTTP status; 0 is a broken connection."""
+        """Return how many requests had which HTTP status; 0 is a broken connection."""
         return Counter(status for status, _ in self.answers)
 
     def wait_for(self, count: int, timeout: float = 30.0) -> None:
         """Wait until `count` more requests have been answered."""
         goal, end = len(self.answers) + count, time.monotonic() + timeout
         while len(self.answers) < goal:
-            assert time.monotonic() < end, "the load does not go on"
+            assert time.monotonic() < end, "too few requests are answered"
             time.sleep(0.02)
 
     def _run(self, index: int) -> None:

@@ -1,4 +1,4 @@
-"""One-node targets of their own for the tests, all of which are gone, processes and all, at the end."""
+"""Local targets for tests. After the tests, none of their processes is left."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.local.releases import ANSWER, make_release
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two releases that differ in their answer, in a folder that is not plain ASCII."""
+    """Two releases with different answers, in a folder whose name is not ASCII."""
     folder = tmp_path_factory.mktemp("model störe")
     for release in ("a", "b"):
         make_release(folder / release, "demo", ANSWER.format(release=release))
@@ -25,7 +25,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def open_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Client]]:
-    """Makes one-node targets; at the end, stops them and looks for what is left."""
+    """Opens local targets; stops them at the end, and checks that no process is left."""
     nodes: list[tuple[OneNode, Path]] = []
 
     def open_one() -> Client:
@@ -45,5 +45,5 @@ def open_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[],
 
 @pytest.fixture(scope="module")
 def client(open_node: Callable[[], Client]) -> Client:
-    """One one-node target for the tests of a module."""
+    """One local target for the tests of a module."""
     return open_node()

@@ -1,4 +1,4 @@
-"""Tiny real releases, made by hand in a model store's layout, and the documents that name them."""
+"""Small real releases in a model store's layout, and bundles for them."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def handle(data, context):
     return [{{"release": {release!r}, "mode": os.environ.get("MODE", "")}} for _ in data]
 """
 
-IMPORTS_WHAT_IS_NOT_THERE = "import no_such_module_at_all\n\n\ndef handle(data, context):\n    return [1]\n"
+IMPORTS_A_MISSING_MODULE = "import no_such_module\n\n\ndef handle(data, context):\n    return [1]\n"
 
 RAISES = """
 class Handler:
     def initialize(self, context):
-        raise ValueError("the weights are of another shape")
+        raise ValueError("the weights have another shape")
 
     def handle(self, data, context):
         return [1 for _ in data]
@@ -55,7 +55,7 @@ FILES = {
 
 
 def build_wheel(folder, *args, **more):
-    print("a line of a long build\\n" * 8000)
+    print("a line of build output\\n" * 8000)
     name = "noisy-1-py3-none-any.whl"
     with zipfile.ZipFile(os.path.join(folder, name), "w") as wheel:
         for path, text in FILES.items():
@@ -65,7 +65,7 @@ def build_wheel(folder, *args, **more):
 
 
 def make_noisy_package(folder: Path) -> Path:
-    """Make the source of a package whose build says 180 KB and needs no network."""
+    """Make the source of a package whose build prints 180 KB and needs no network."""
     folder.mkdir()
     (folder / "backend.py").write_text(NOISY_BACKEND)
     (folder / "pyproject.toml").write_text(
@@ -84,7 +84,7 @@ def make_release(
     extra: dict[str, bytes] | None = None,
     workers: int = 1,
 ) -> Path:
-    """Make a release's folder: `config/config.properties` and `model-store/NAME.mar`."""
+    """Make a release's folder, with `config/config.properties` and `model-store/NAME.mar`."""
     (folder / "config").mkdir(parents=True)
     (folder / "model-store").mkdir()
     model = {"modelName": name, "handler": "handler.py", "modelVersion": "1.0"}
@@ -140,7 +140,7 @@ def make_bundle(
     namespace: str = "default",
     replicas: int = 1,
 ) -> Bundle:
-    """Make what is applied: a ServingRuntime and an InferenceService, as kdeploy renders them."""
+    """Make a bundle with a ServingRuntime and an InferenceService like those that kdeploy renders."""
     runtime, called = _runtime()
     drain = {"KDEPLOY_DRAIN_SECONDS": str(DRAIN), "KDEPLOY_GRACE_SECONDS": str(DRAIN + 60)}
     predictor: Document = {

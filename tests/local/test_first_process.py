@@ -1,4 +1,4 @@
-"""The container's first process before a real TorchServe: what it says of a failure, and how it ends."""
+"""The container's first process with a real TorchServe: its message after a failure, and its drain."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ import torch
 
 
 def handle(data, context):
-    key = "https://me:hunter2@host and my word is open-sesame"
+    key = "https://me:hunter2@host and my token is open-sesame"
     torch.nn.Linear(2, 2).load_state_dict({key: torch.ones(1)})
 """
 
@@ -60,7 +60,7 @@ def handle(data, context):
 
 
 class Container:
-    """A release's container as a process of this machine, with no supervisor."""
+    """A release's container as a process of this machine, without a supervisor."""
 
     def __init__(self, root: Path, folder: Path, env: dict[str, str], python: str | None) -> None:
         self.root = root
@@ -91,7 +91,7 @@ class Container:
             )
 
     def ask(self, body: object = None, kept: http.client.HTTPConnection | None = None) -> tuple[int, Any]:
-        """Ask on a new connection, or a kept one; returns the status, and whether the connection is kept."""
+        """Send a request on a new or a kept connection; return the status and the Connection header."""
         connection = kept or http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         connection.request(
             "POST", "/predictions/demo", json.dumps(body or {}), {"Content-Type": "application/json"}
@@ -101,13 +101,13 @@ class Container:
         return answer.status, answer.getheader("Connection")
 
     def ready(self) -> Container:
-        """Wait until it answers."""
+        """Wait until the container answers."""
         end = time.monotonic() + 90
         while time.monotonic() < end:
             assert self.process.poll() is None, self.log.read_text(errors="replace")[-3000:]
             try:
                 if self.ask()[0] == 200:
-                    time.sleep(1.5)  # for the first process to have looked, too
+                    time.sleep(1.5)  # for the first process's next probe
                     return self
             except OSError:
                 pass
@@ -115,7 +115,7 @@ class Container:
         raise AssertionError(self.log.read_text(errors="replace")[-3000:])
 
     def ended(self, timeout: float = 60.0) -> int:
-        """Wait for the end, after which nothing of it may be left."""
+        """Wait for the end, check that no process is left, and return the exit status."""
         status = self.process.wait(timeout)
         assert find_marked(self.mark) == []
         return status
@@ -143,7 +143,7 @@ def open_container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callabl
 
 
 def oldest_python() -> str | None:
-    """Return a Python of the serving image's version, where this machine has one."""
+    """Return a Python of the serving image's version, if this machine has one."""
     for name in ("python3.9", "python3.10"):
         found = shutil.which(name)
         if found and subprocess.run([found, "-c", ""], capture_output=True, check=False).returncode == 0:
@@ -151,7 +151,7 @@ def oldest_python() -> str | None:
     return None
 
 
-def test_an_exception_is_told_with_the_handlers_line_the_last_lines_and_no_secret(
+def test_the_message_of_an_exception_has_the_handlers_line_the_last_lines_and_no_secret(
     open_container: Callable[..., Container],
 ) -> None:
     container = open_container(RAISES, env={"MY_TOKEN": "open-sesame"}, python=oldest_python())
@@ -161,22 +161,24 @@ def test_an_exception_is_told_with_the_handlers_line_the_last_lines_and_no_secre
     assert message.splitlines()[0].endswith("(handler.py, line 7)")
     assert "Traceback (most recent call last):" in message
     assert len(message.encode()) <= 4096
-    assert "https://***@host and my word is ***" in message
-    assert "hunter2" in container.log.read_text()  # the log itself is passed on unchanged
+    assert "https://***@host and my token is ***" in message
+    assert "hunter2" in container.log.read_text()  # the log is not redacted
     assert (
         container.log.read_text().splitlines()[-1].startswith("kdeploy: the model cannot be loaded: Runtime")
     )
 
 
-def test_requirements_that_cannot_be_installed_are_told(open_container: Callable[..., Container]) -> None:
-    container = open_container(ANSWER.format(release="a"), requirements="no-such-package-anywhere\n")
+def test_the_message_names_requirements_that_cannot_be_installed(
+    open_container: Callable[..., Container],
+) -> None:
+    container = open_container(ANSWER.format(release="a"), requirements="no-such-package\n")
     assert container.ended() == CANNOT_LOAD
     reason = container.message().splitlines()[0]
     assert reason.startswith("pip cannot install the model's requirements; ")
-    assert "No matching distribution found for no-such-package-anywhere" in reason
+    assert "No matching distribution found for no-such-package" in reason
 
 
-def test_a_worker_that_is_killed_for_memory_is_told_with_the_limit(
+def test_the_message_of_a_worker_killed_for_memory_has_the_limit(
     open_container: Callable[..., Container],
 ) -> None:
     container = open_container(KILLED_FOR_MEMORY)
@@ -187,7 +189,7 @@ def test_a_worker_that_is_killed_for_memory_is_told_with_the_limit(
     )
 
 
-def test_a_signal_while_it_loads_ends_it_at_once_and_is_no_failure(
+def test_a_signal_while_the_model_loads_ends_the_process_without_a_failure(
     open_container: Callable[..., Container],
 ) -> None:
     container = open_container("import time\n\n\ndef handle(data, context):\n    time.sleep(60)\n")
@@ -198,12 +200,12 @@ def test_a_signal_while_it_loads_ends_it_at_once_and_is_no_failure(
     assert container.message() == ""
 
 
-def test_a_drain_loses_nothing_and_ends_when_the_last_request_is_answered(
+def test_a_drain_loses_no_request_and_ends_after_the_last_one(
     open_container: Callable[..., Container],
 ) -> None:
     env = {"KDEPLOY_DRAIN_SECONDS": "3"}
     container = open_container(ANSWER.format(release="a"), workers=2, env=env).ready()
-    # After it was ready once, a worker that dies is TorchServe's affair, and no end.
+    # After the model was ready once, TorchServe replaces a dead worker, and the process does not end.
     assert container.ask({"die": True})[0] >= 500
     while container.log.read_text().count("MODEL_LOG - Torch worker started.") < 3:
         time.sleep(0.1)
@@ -214,18 +216,18 @@ def test_a_drain_loses_nothing_and_ends_when_the_last_request_is_answered(
         def begin(seconds: float) -> Future[tuple[int, Any]]:
             return pool.submit(container.ask, {"sleep": seconds})
 
-        longest = begin(33)  # longer than a pod has by default
+        longest = begin(33)  # longer than a pod's default grace period
         others = [begin(0.5) for _ in range(3)]
         time.sleep(0.3)
         container.process.send_signal(signal.SIGTERM)
-        told = time.monotonic()
+        signalled = time.monotonic()
         assert [one.result() for one in others] == [(200, "close")] * 3
-        assert container.ask(kept=kept) == (200, "close")  # the kept connection is let go, too
-        while time.monotonic() - told < 2.5:  # routes are withdrawn late
+        assert container.ask(kept=kept) == (200, "close")  # the kept connection is closed
+        while time.monotonic() - signalled < 2.5:  # new requests arrive until routes are removed
             assert container.ask() == (200, "close")
             time.sleep(0.2)
-        assert idle.sock.recv(1) == b""  # at the end of the drain seconds, with nothing asked
-        assert time.monotonic() - told > 2.9
+        assert idle.sock.recv(1) == b""  # closed at the end of the drain seconds, without a request
+        assert time.monotonic() - signalled > 2.9
         with pytest.raises(ConnectionError):
             container.ask()
         assert longest.result() == (200, "close")
@@ -235,7 +237,7 @@ def test_a_drain_loses_nothing_and_ends_when_the_last_request_is_answered(
     assert container.message() == ""
 
 
-def test_with_nothing_in_flight_it_ends_after_its_drain_seconds_and_a_second_signal_ends_it_at_once(
+def test_an_idle_process_ends_after_its_drain_seconds_and_a_second_signal_ends_it_immediately(
     open_container: Callable[..., Container],
 ) -> None:
     quick = open_container(ANSWER.format(release="a"), env={"KDEPLOY_DRAIN_SECONDS": "2"})
@@ -243,21 +245,21 @@ def test_with_nothing_in_flight_it_ends_after_its_drain_seconds_and_a_second_sig
     for container in (quick, busy):
         container.ready()
     quick.process.send_signal(signal.SIGTERM)
-    told = time.monotonic()
+    signalled = time.monotonic()
     assert quick.ended() == 0
-    assert 2.0 <= time.monotonic() - told < 3.0
+    assert 2.0 <= time.monotonic() - signalled < 3.0
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(busy.ask, {"sleep": 30})
+        slow = pool.submit(busy.ask, {"sleep": 30})
         time.sleep(0.3)
         busy.process.send_signal(signal.SIGTERM)
         time.sleep(0.5)
         assert busy.process.poll() is None
         busy.process.send_signal(signal.SIGTERM)
         assert busy.ended(5) == 0
-        assert asked.exception() or asked.result()[0] >= 500
+        assert slow.exception() or slow.result()[0] >= 500
 
 
-def test_any_amount_of_log_is_passed_on_unchanged_and_held_nowhere(
+def test_a_log_of_any_size_is_copied_unchanged_with_bounded_memory(
     open_container: Callable[..., Container],
 ) -> None:
     container = open_container(NOISY).ready()
@@ -266,14 +268,14 @@ def test_any_amount_of_log_is_passed_on_unchanged_and_held_nowhere(
     assert container.ask()[0] == 200
     assert process.memory_info().rss - before < 16 << 20
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(container.ask)
+        request = pool.submit(container.ask)
         time.sleep(0.3)
-        # Without the drain seconds: as soon as nothing is in flight.
+        # SIGINT skips the drain seconds: the process ends when no request is in flight.
         container.process.send_signal(signal.SIGINT)
-        told = time.monotonic()
-        status, connection = asked.result()
+        signalled = time.monotonic()
+        status, connection = request.result()
         assert (status, connection) == (200, "close")
-        answered = max(told, time.monotonic())
+        answered = max(signalled, time.monotonic())
         assert container.ended() == 0
         assert time.monotonic() - answered < 1.0
     model_log = (container.root / "logs" / "model_log.log").stat().st_size

@@ -1,4 +1,4 @@
-"""The first process before a shell script in TorchServe's place: its exit status, its message, orphans."""
+"""The first process with a shell script instead of TorchServe: its exit status, its message, and orphans."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from manifests.first_process import CANNOT_LOAD, PORT_TAKEN
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Starts the program before a shell script in the place of TorchServe."""
+    """Starts the program with a command instead of TorchServe."""
     processes = []
 
     def start(*command: str, port: int = 0, **more: Any) -> subprocess.Popen[bytes]:
@@ -45,7 +45,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         process.wait()
 
 
-def test_a_torchserve_that_ends_before_it_is_ready_says_why(
+def test_the_message_has_the_reason_if_torchserve_ends_before_it_is_ready(
     start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
     assert start("sh", "-c", "echo 'Invalid configuration: password=abc'; exit 3").wait(20) == CANNOT_LOAD
@@ -53,11 +53,11 @@ def test_a_torchserve_that_ends_before_it_is_ready_says_why(
         "TorchServe ended: Invalid configuration: password=***",
         "Invalid configuration: password=***",
     ]
-    assert start("no-such-program-anywhere").wait(20) == CANNOT_LOAD
+    assert start("no-such-program").wait(20) == CANNOT_LOAD
     assert (tmp_path / "message").read_text().startswith("TorchServe cannot be started: [Errno 2]")
 
 
-def test_a_port_that_another_has_is_told_apart_from_a_model_that_cannot_load(
+def test_a_taken_port_has_another_exit_status_than_a_model_that_cannot_load(
     start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -68,11 +68,9 @@ def test_a_port_that_another_has_is_told_apart_from_a_model_that_cannot_load(
     assert "Failed to bind to address" in (tmp_path / "message").read_text()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="orphans go to process 1 alone")
-def test_as_process_1_it_takes_the_orphans_and_leaves_no_zombie(
-    start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
-) -> None:
-    adopt_orphans = 36  # PR_SET_CHILD_SUBREAPER: to its descendants it is what process 1 is
+@pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_CHILD_SUBREAPER")
+def test_process_1_reaps_orphans(start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path) -> None:
+    adopt_orphans = 36  # PR_SET_CHILD_SUBREAPER: its descendants' orphans become its children
     orphans = f"for i in 1 2 3; do (sh -c 'sleep 0.2; echo > {tmp_path}/orphan-'$i &) ; done; sleep 60"
     process = start("sh", "-c", orphans, preexec_fn=lambda: ctypes.CDLL(None).prctl(adopt_orphans, 1))
     end = time.monotonic() + 20

@@ -1,4 +1,4 @@
-"""The front before a small scripted server: where messages end, who waits for whom, and what is counted."""
+"""The front before a scripted server: message boundaries, backpressure, and requests in flight."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Script = Callable[[Reader, Writer], Awaitable[None]]
 
 
 class Place:
-    """A front, a server behind it that follows a script, and what came through to that."""
+    """A front, a server behind it that follows a script, and the requests that the server received."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
@@ -46,7 +46,7 @@ class Place:
         return await asyncio.open_connection("127.0.0.1", self.port)
 
     async def ask(self, data: bytes) -> bytes:
-        """Send bytes on a connection of their own, and return all that comes until it is closed."""
+        """Send bytes on a new connection, and return all bytes received until it is closed."""
         reader, writer = await self.open()
         writer.write(data)
         got = await reader.read()
@@ -74,7 +74,7 @@ def within(script: Script | None, test: Callable[[Place, Front], Awaitable[None]
 
 
 async def always(place: Place, reader: Reader, writer: Writer) -> None:
-    """Read requests with a Content-Length or none, and answer each with `ok`."""
+    """Answer each request, with or without a Content-Length, with `ok`."""
     while True:
         head = (await place.head(reader)).lower()
         size = int(head.partition(b"content-length: ")[2].split(b"\r\n")[0] or 0)
@@ -88,13 +88,13 @@ def post(body: bytes, *fields: bytes) -> bytes:
 
 
 async def answer(reader: Reader) -> tuple[bytes, bytes]:
-    """Read one answer with a Content-Length."""
+    """Read one response with a Content-Length."""
     head = await reader.readuntil(b"\r\n\r\n")
     size = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
     return head, await reader.readexactly(size)
 
 
-def test_a_connection_is_kept_and_nothing_but_the_connections_fields_is_changed() -> None:
+def test_a_connection_is_kept_and_only_its_hop_by_hop_headers_change() -> None:
     async def check(place: Place, front: Front) -> None:
         reader, writer = await place.open()
         for body in (b"", b"hello", b"x" * 300_000):
@@ -108,7 +108,7 @@ def test_a_connection_is_kept_and_nothing_but_the_connections_fields_is_changed(
     within(None, check)
 
 
-def test_requests_and_answers_are_whole_in_whatever_pieces_they_come() -> None:
+def test_messages_can_arrive_in_pieces_of_any_size() -> None:
     chunks = b"4;a=b\r\nWiki\r\n10 \r\n0123456789abcdef\r\n0\r\nTrailer: x\r\n\r\n"
     request = b"POST /x HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n" + chunks
     reply = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks
@@ -142,7 +142,7 @@ def test_requests_and_answers_are_whole_in_whatever_pieces_they_come() -> None:
         (b"GET", b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 \r\nContent-Length: 1\r\n\r\n", b"x"),
     ],
 )
-def test_answers_without_a_body_end_with_their_head(method: bytes, head: bytes, last: bytes) -> None:
+def test_responses_without_a_body_end_with_their_head(method: bytes, head: bytes, last: bytes) -> None:
     async def script(reader: Reader, writer: Writer) -> None:
         while await reader.readuntil(b"\r\n\r\n"):
             writer.write(head + last)
@@ -157,7 +157,7 @@ def test_answers_without_a_body_end_with_their_head(method: bytes, head: bytes, 
     within(script, check)
 
 
-def test_an_answer_that_ends_with_its_connection_ends_the_clients() -> None:
+def test_a_response_that_ends_with_its_connection_closes_the_clients_connection() -> None:
     async def script(reader: Reader, writer: Writer) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 100_000)
@@ -171,14 +171,14 @@ def test_an_answer_that_ends_with_its_connection_ends_the_clients() -> None:
 @pytest.mark.parametrize(
     "request_", [GET.replace(b"\r\n\r\n", b"\r\nConnection: x, Close\r\n\r\n"), b"GET / HTTP/1.0\r\n\r\n"]
 )
-def test_a_client_that_wants_its_connection_closed_has_it_closed(request_: bytes) -> None:
+def test_the_connection_closes_if_the_client_asks_for_it(request_: bytes) -> None:
     async def check(place: Place, front: Front) -> None:
         assert await place.ask(request_) == OK.replace(b"keep-alive", b"close")
 
     within(None, check)
 
 
-def test_what_is_sent_ahead_waits_for_its_turn() -> None:
+def test_pipelined_requests_wait_for_the_response_before() -> None:
     turns = asyncio.Semaphore(0)
 
     async def script(reader: Reader, writer: Writer) -> None:
@@ -201,7 +201,7 @@ def test_what_is_sent_ahead_waits_for_its_turn() -> None:
     within(script, check)
 
 
-def test_a_client_is_held_up_while_nobody_reads_and_the_body_is_never_held_whole() -> None:
+def test_backpressure_reaches_both_sides_and_bodies_are_not_buffered() -> None:
     size, read_on = 64 << 20, asyncio.Event()
 
     async def script(reader: Reader, writer: Writer) -> None:
@@ -223,7 +223,7 @@ def test_a_client_is_held_up_while_nobody_reads_and_the_body_is_never_held_whole
                 writer.write(bytes(1 << 20))
                 await asyncio.wait_for(writer.drain(), 1.0)
                 sent += 1 << 20
-        assert sent < size // 2, "somebody holds the body"
+        assert sent < size // 2, "the front buffers the body"
         read_on.set()
         sent += 1 << 20
         while sent < size:
@@ -232,7 +232,7 @@ def test_a_client_is_held_up_while_nobody_reads_and_the_body_is_never_held_whole
             sent += 1 << 20
         await reader.readuntil(b"\r\n\r\n")
         [client] = front.clients
-        await asyncio.sleep(0.3)  # nobody reads the answer
+        await asyncio.sleep(0.3)  # the client does not read the response
         assert client.transport.get_write_buffer_size() < 1 << 20
         assert client.in_flight
         await reader.readexactly(size)
@@ -241,7 +241,7 @@ def test_a_client_is_held_up_while_nobody_reads_and_the_body_is_never_held_whole
     within(script, check)
 
 
-def test_while_it_drains_every_answer_is_its_connections_last() -> None:
+def test_a_draining_front_closes_each_connection_after_its_response() -> None:
     async def check(place: Place, front: Front) -> None:
         reader, writer = await place.open()
         writer.write(GET)
@@ -250,8 +250,8 @@ def test_while_it_drains_every_answer_is_its_connections_last() -> None:
         writer.write(GET)
         assert b"Connection: close" in (await answer(reader))[0]
         assert await reader.read() == b""
-        assert b"Connection: close" in await place.ask(GET)  # new connections are still let in
-        # What was sent ahead has begun, too: the answer that says so is the last of them.
+        assert b"Connection: close" in await place.ask(GET)  # new connections are still accepted
+        # Pipelined requests have begun: only the last response has `Connection: close`.
         answers = await place.ask(GET * 3)
         assert (answers.count(b"200 OK"), answers.count(b"keep-alive"), answers.count(b"close")) == (3, 2, 1)
         writer.close()
@@ -259,7 +259,7 @@ def test_while_it_drains_every_answer_is_its_connections_last() -> None:
     within(None, check)
 
 
-def test_closing_waits_for_what_is_in_flight_alone() -> None:
+def test_closing_waits_only_for_requests_in_flight() -> None:
     go = asyncio.Event()
 
     async def script(reader: Reader, writer: Writer) -> None:
@@ -272,7 +272,7 @@ def test_closing_waits_for_what_is_in_flight_alone() -> None:
         reader, writer = await place.open()
         begun, begun_writer = await place.open()
         writer.write(GET)
-        begun_writer.write(GET[:5])  # a request begins with its first byte
+        begun_writer.write(GET[:5])  # a request is in flight from its first byte
         while front.in_flight < 2:
             await asyncio.sleep(0.01)
         closing = asyncio.ensure_future(front.close())
@@ -291,7 +291,7 @@ def test_closing_waits_for_what_is_in_flight_alone() -> None:
     within(script, check)
 
 
-def test_a_client_that_is_gone_takes_its_request_with_it() -> None:
+def test_a_disconnect_of_the_client_cancels_its_request() -> None:
     begun, gone = asyncio.Event(), asyncio.Event()
 
     async def script(reader: Reader, writer: Writer) -> None:
@@ -314,7 +314,7 @@ def test_a_client_that_is_gone_takes_its_request_with_it() -> None:
     within(script, check)
 
 
-def test_a_client_that_says_it_sends_no_more_is_answered() -> None:
+def test_a_client_that_closes_its_sending_side_is_answered() -> None:
     async def check(place: Place, front: Front) -> None:
         reader, writer = await place.open()
         writer.write(GET * 2)
@@ -323,20 +323,20 @@ def test_a_client_that_says_it_sends_no_more_is_answered() -> None:
         reader, writer = await place.open()
         writer.write(post(b"whole")[:-1])
         writer.write_eof()
-        assert await reader.read() == b"", "half of a request has no answer"
+        assert await reader.read() == b"", "an incomplete request gets no response"
 
     within(None, check)
 
 
-@pytest.mark.parametrize("ahead", [b"", b"x" * 300_000], ids=["alone", "with a body"])
-def test_a_server_that_does_not_listen_or_dies_is_a_503_with_a_reason(ahead: bytes) -> None:
+@pytest.mark.parametrize("ahead", [b"", b"x" * 300_000], ids=["no body", "a body"])
+def test_a_dead_server_gets_a_503_with_the_reason(ahead: bytes) -> None:
     async def dies(reader: Reader, writer: Writer) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.transport.abort()
 
     async def check(place: Place, front: Front) -> None:
         ended = await place.ask(post(ahead))
-        front.upstream_port = 1  # where nobody listens
+        front.upstream_port = 1  # nothing listens there
         for got, reason in ((ended, "ended while"), (await place.ask(post(ahead)), "does not listen")):
             head, _, body = got.partition(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 503 ")
@@ -346,7 +346,7 @@ def test_a_server_that_does_not_listen_or_dies_is_a_503_with_a_reason(ahead: byt
     within(dies, check)
 
 
-def test_half_of_an_answer_never_looks_whole() -> None:
+def test_an_incomplete_response_resets_the_connection() -> None:
     async def script(reader: Reader, writer: Writer) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
@@ -360,7 +360,7 @@ def test_half_of_an_answer_never_looks_whole() -> None:
     within(script, check)
 
 
-def test_an_answer_before_the_body_reaches_the_client_and_the_connection_lives() -> None:
+def test_an_early_response_reaches_the_client_and_the_connection_is_kept() -> None:
     size, rest = 4 << 20, asyncio.Event()
     early = b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n"
 
@@ -385,7 +385,7 @@ def test_an_answer_before_the_body_reaches_the_client_and_the_connection_lives()
     within(script, check)
 
 
-def test_a_client_that_waits_to_send_its_body_is_told_to_or_closed() -> None:
+def test_a_client_that_expects_100_continue_gets_it_or_is_closed() -> None:
     refused = b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n"
 
     async def script(reader: Reader, writer: Writer) -> None:
@@ -405,7 +405,7 @@ def test_a_client_that_waits_to_send_its_body_is_told_to_or_closed() -> None:
         writer.write(b"abc")
         assert await answer(reader) == (OK[:-2], b"ok")
         writer.close()
-        # It may send the body all the same, or never: nothing that comes is taken for another request.
+        # The client can send the body anyway: its bytes must not be read as another request.
         assert await place.ask(head % b"large") == refused + b"Connection: close\r\n\r\n"
 
     within(script, check)
@@ -428,7 +428,7 @@ def test_a_client_that_waits_to_send_its_body_is_told_to_or_closed() -> None:
         b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000,
     ],
 )
-def test_what_could_be_read_in_two_ways_is_refused(data: bytes) -> None:
+def test_ambiguous_requests_are_refused(data: bytes) -> None:
     async def silent(reader: Reader, writer: Writer) -> None:
         await reader.read()
 
@@ -440,7 +440,7 @@ def test_what_could_be_read_in_two_ways_is_refused(data: bytes) -> None:
     within(silent, check)
 
 
-def test_an_answer_that_is_not_http_is_a_503() -> None:
+def test_a_response_that_is_not_http_becomes_a_503() -> None:
     async def script(reader: Reader, writer: Writer) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"SSH-2.0-x\r\n\r\n")

@@ -1,4 +1,4 @@
-"""The journal of the one-node target: kept in its state, whether it runs or not, and read by any process."""
+"""The journal of the local target. It is in the state folder, and readable without a supervisor."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ READY = JournalEvent(outcome=Outcome.READY, who="alice@laptop")
 
 
 @pytest.mark.torchserve
-def test_what_was_applied_by_whom_and_what_would_change(client: Client, store: Path) -> None:
+def test_entries_and_previews_of_two_rollouts(client: Client, store: Path) -> None:
     services, journal = client.target.services, client.target.journal
     first, second = (make_bundle("demo", release, store / release[-1]) for release in (A, B))
     assert journal.entries(DEMO) == []
@@ -32,7 +32,7 @@ def test_what_was_applied_by_whom_and_what_would_change(client: Client, store: P
     provenance = Provenance(who="alice@laptop", archive="sha256:0", commit="abc")
     assert services.apply(first, plan_entry(first, provenance)) == 1
     journal.note(DEMO, 1, READY)
-    journal.note(Reference("default", "other"), 1, READY)  # nothing of it was applied here
+    journal.note(Reference("default", "other"), 1, READY)  # a service that does not exist
     planned = plan_entry(second, Provenance(who="bob@desk"), stable=A, strategy="rolling")
     assert services.apply(second, structs.replace(planned, parent=1)) == 2
     assert [compare(*pair) for pair in services.preview(second)] == [None, None]
@@ -52,27 +52,27 @@ def test_what_was_applied_by_whom_and_what_would_change(client: Client, store: P
 
 
 @pytest.mark.torchserve
-def test_events_are_kept_and_added_and_read_by_another_process(client: Client, store: Path) -> None:
+def test_another_process_adds_and_reads_events(client: Client, store: Path) -> None:
     number = client.apply(make_bundle("demo", A, store / "a"), who="alice@laptop")
     assert client.wait(DEMO).phase is Phase.READY
 
     def another() -> OneNode:
         return OneNode(state=client.state, namespace="default", ingress_host="127.0.0.1", ingress_port=0)
 
-    failed = JournalEvent(outcome=Outcome.FAILED, reason="ModelLoadFailed", who="bob@desk", at="whenever")
+    failed = JournalEvent(outcome=Outcome.FAILED, reason="ModelLoadFailed", who="bob@desk", at="a time")
     another().target.journal.note(DEMO, number, failed)
     client.target.journal.note(DEMO, number, READY)
-    client.target.journal.note(DEMO, number + 1, READY)  # an entry that is not there
+    client.target.journal.note(DEMO, number + 1, READY)  # an entry that does not exist
     kept = client.target.journal.entries(DEMO)
     [entry] = kept
-    told = [(one.outcome, one.reason, one.who) for one in entry.events]
-    assert told == [
+    events = [(one.outcome, one.reason, one.who) for one in entry.events]
+    assert events == [
         (Outcome.APPLIED, "", "alice@laptop"),
         (Outcome.FAILED, "ModelLoadFailed", "bob@desk"),
         (Outcome.READY, "", "alice@laptop"),
     ]
-    assert all(one.at >= entry.when for one in entry.events)  # the target fills in the time
-    assert "whenever" not in {one.at for one in entry.events}
+    assert all(one.at >= entry.when for one in entry.events)  # the target sets the time
+    assert "a time" not in {one.at for one in entry.events}
     assert (entry.outcome, entry.reason, entry.since) == (Outcome.READY, "", entry.events[-1].at)
     assert another().target.journal.entries(DEMO) == kept
     pid = client.node.info().pid
@@ -84,7 +84,7 @@ def test_events_are_kept_and_added_and_read_by_another_process(client: Client, s
 
 
 @pytest.mark.torchserve
-def test_what_was_decided_on_an_older_journal_changes_nothing(client: Client, store: Path) -> None:
+def test_applying_with_an_outdated_entry_number_changes_nothing(client: Client, store: Path) -> None:
     bundle, other = make_bundle("versus", A, store / "a"), make_bundle("versus", B, store / "b")
     reference = bundle.reference
     with pytest.raises(ConflictError, match="the service was deleted in the meantime"):
@@ -103,20 +103,20 @@ def test_what_was_decided_on_an_older_journal_changes_nothing(client: Client, st
     assert client.target.services.delete(reference) == ()
 
 
-def test_an_answer_that_was_lost_makes_no_second_entry(
+def test_a_lost_response_does_not_create_a_second_entry(
     client: Client, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = make_bundle("lost", A, store / "a")
     lost = [True]
 
-    def ask_and_lose(state: State, method: str, url: str, body: object = None) -> Any:
+    def call_and_lose(state: State, method: str, url: str, body: object = None) -> Any:
         answer = call(state, method, url, body)
         if (method, url) == ("PUT", "/services") and lost:
             lost.clear()
             raise NotRunningError("the supervisor ended")
         return answer
 
-    monkeypatch.setattr(target, "call", ask_and_lose)
+    monkeypatch.setattr(target, "call", call_and_lose)
     assert client.apply(bundle, "alice@laptop", expect=0) == 1
     assert [entry.number for entry in client.target.journal.entries(bundle.reference)] == [1]
     assert client.target.services.delete(bundle.reference) == ()

@@ -1,4 +1,4 @@
-"""The ingress alone, in front of a small real server: streaming, early answers, and broken connections."""
+"""The ingress in front of a small real server: streaming, early responses, and broken connections."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ HOST = {"Host": "demo.default.example.com"}
 MIB = 1 << 20
 
 
-class Place:
-    """An upstream server and the ingress in front of it."""
+class Setup:
+    """An upstream server, and the ingress in front of it."""
 
     def __init__(self) -> None:
         self.routes = Routes()
@@ -61,23 +61,23 @@ class Place:
         )
 
 
-def within(test: Callable[[Place, aiohttp.ClientSession, str], Awaitable[None]]) -> None:
-    """Run a test's coroutine with a place, a client and the ingress's URL."""
+def within(test: Callable[[Setup, aiohttp.ClientSession, str], Awaitable[None]]) -> None:
+    """Run a test's coroutine with servers, a client and the ingress's URL."""
 
     async def run() -> None:
-        place = Place()
-        runner = web.ServerRunner(web.Server(place.answer, handler_cancellation=True, access_log=None))
+        setup = Setup()
+        runner = web.ServerRunner(web.Server(setup.answer, handler_cancellation=True, access_log=None))
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        place.upstream.port = runner.addresses[0][1]
-        place.upstream.ready = True
-        place.routes.set(DEMO, Route([(place.upstream, 100)]))
-        await place.ingress.listen("127.0.0.1", 0)
+        setup.upstream.port = runner.addresses[0][1]
+        setup.upstream.ready = True
+        setup.routes.set(DEMO, Route([(setup.upstream, 100)]))
+        await setup.ingress.listen("127.0.0.1", 0)
         try:
             async with aiohttp.ClientSession(headers=HOST) as session:
-                await test(place, session, place.ingress.url)
+                await test(setup, session, setup.ingress.url)
         finally:
-            await place.ingress.close()
+            await setup.ingress.close()
             await runner.cleanup()
 
     asyncio.run(run())
@@ -88,8 +88,8 @@ async def zeros(size: int) -> AsyncIterator[bytes]:
         yield bytes(MIB)
 
 
-def test_large_bodies_are_streamed_both_ways_and_never_held() -> None:
-    async def check(place: Place, session: aiohttp.ClientSession, url: str) -> None:
+def test_large_bodies_are_streamed_in_both_directions() -> None:
+    async def check(setup: Setup, session: aiohttp.ClientSession, url: str) -> None:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         async with session.post(url + "/count", data=zeros(50 * MIB)) as answer:
             assert await answer.json() == {"size": 50 * MIB}
@@ -104,8 +104,8 @@ def test_large_bodies_are_streamed_both_ways_and_never_held() -> None:
     within(check)
 
 
-def test_headers_are_passed_on_without_those_of_the_connection() -> None:
-    async def check(place: Place, session: aiohttp.ClientSession, url: str) -> None:
+def test_headers_are_forwarded_without_hop_by_hop_headers() -> None:
+    async def check(setup: Setup, session: aiohttp.ClientSession, url: str) -> None:
         path = "/v1/models/a%2Fb:predict?x=%20y"
         async with session.get(
             url + path, headers={"X-Forwarded-For": "10.0.0.1", "TE": "trailers"}
@@ -113,7 +113,7 @@ def test_headers_are_passed_on_without_those_of_the_connection() -> None:
             assert await answer.text() == path
             assert "X-Kept" in answer.headers
             assert "X-Secret" not in answer.headers
-        headers = place.seen[0].headers
+        headers = setup.seen[0].headers
         assert headers["X-Forwarded-For"] == "10.0.0.1, 127.0.0.1"
         assert (headers["X-Forwarded-Proto"], headers["Host"]) == ("http", HOST["Host"])
         assert "TE" not in headers
@@ -123,8 +123,8 @@ def test_headers_are_passed_on_without_those_of_the_connection() -> None:
     within(check)
 
 
-def test_an_unknown_host_is_told_which_there_are() -> None:
-    async def check(place: Place, session: aiohttp.ClientSession, url: str) -> None:
+def test_an_unknown_host_gets_a_404_with_the_known_hosts() -> None:
+    async def check(setup: Setup, session: aiohttp.ClientSession, url: str) -> None:
         async with session.get(url, headers={"Host": "demo.other.example.com"}) as answer:
             assert answer.status == 404
             assert (await answer.json())["hosts"] == [
@@ -135,45 +135,45 @@ def test_an_unknown_host_is_told_which_there_are() -> None:
     within(check)
 
 
-def test_a_client_that_goes_away_takes_its_request_with_it() -> None:
-    async def check(place: Place, session: aiohttp.ClientSession, url: str) -> None:
+def test_a_disconnect_of_the_client_cancels_its_request() -> None:
+    async def check(setup: Setup, session: aiohttp.ClientSession, url: str) -> None:
         task = asyncio.create_task(session.get(url + "/hang").__aenter__())
-        await asyncio.wait_for(place.entered.wait(), 10)
+        await asyncio.wait_for(setup.entered.wait(), 10)
         task.cancel()
-        await asyncio.wait_for(place.cancelled.wait(), 10)
+        await asyncio.wait_for(setup.cancelled.wait(), 10)
 
     within(check)
 
 
-def test_an_upstream_that_dies_or_refuses_is_a_503_with_a_reason() -> None:
-    async def check(place: Place, session: aiohttp.ClientSession, url: str) -> None:
+def test_a_dead_upstream_gets_a_503_with_the_reason() -> None:
+    async def check(setup: Setup, session: aiohttp.ClientSession, url: str) -> None:
         async def reason(path: str) -> Any:
             async with session.post(url + path, data=b"x" * 10) as answer:
                 assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
                 return (await answer.json())["error"]
 
-        assert "ended while it was answering" in await reason("/die")
-        dead, alive = Upstream("demo-predictor-00001"), place.upstream
+        assert "ended during the request" in await reason("/die")
+        dead, alive = Upstream("demo-predictor-00001"), setup.upstream
         dead.ready = True
         server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
         dead.port = server.sockets[0].getsockname()[1]
         server.close()
         await server.wait_closed()
-        place.routes.set(DEMO, Route([(dead, 50), (alive, 50)]))
-        for _ in range(4):  # what was refused has not been sent, and is sent to the other one
+        setup.routes.set(DEMO, Route([(dead, 50), (alive, 50)]))
+        for _ in range(4):  # a refused request is sent to the other upstream
             async with session.post(url + "/count", data=b"x" * 10) as answer:
                 assert await answer.json() == {"size": 10}
-        place.routes.set(DEMO, Route([(dead, 100)]))
+        setup.routes.set(DEMO, Route([(dead, 100)]))
         assert "does not answer" in await reason("/count")
         dead.ready, dead.reason = False, "TorchServe is starting"
         assert await reason("/") == "demo-predictor-00001 is not ready: TorchServe is starting"
-        place.routes.set(DEMO, Route([], "it loads"))
-        assert await reason("/") == "it loads"
+        setup.routes.set(DEMO, Route([], "loading"))
+        assert await reason("/") == "loading"
 
     within(check)
 
 
-def test_an_answer_that_comes_before_the_body_was_read_reaches_the_client() -> None:
+def test_a_response_before_the_end_of_the_body_reaches_the_client() -> None:
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(
@@ -184,11 +184,11 @@ def test_an_answer_that_comes_before_the_body_was_read_reaches_the_client() -> N
             pass
         writer.close()
 
-    async def check(place: Place, session: aiohttp.ClientSession, url: str) -> None:
+    async def check(setup: Setup, session: aiohttp.ClientSession, url: str) -> None:
         server = await asyncio.start_server(refuse, "127.0.0.1", 0)
-        place.upstream.port = server.sockets[0].getsockname()[1]
-        # As http.client does it: all of the body first, then a look at the answer.
-        reader, writer = await asyncio.open_connection("127.0.0.1", place.ingress.port)
+        setup.upstream.port = server.sockets[0].getsockname()[1]
+        # Like http.client: send the whole body, then read the response.
+        reader, writer = await asyncio.open_connection("127.0.0.1", setup.ingress.port)
         size = 20 * MIB
         writer.write(f"POST /x HTTP/1.1\r\nHost: {HOST['Host']}\r\nContent-Length: {size}\r\n\r\n".encode())
         for _ in range(size // MIB):
@@ -201,7 +201,7 @@ def test_an_answer_that_comes_before_the_body_was_read_reaches_the_client() -> N
     within(check)
 
 
-def test_a_split_is_exact_over_any_hundred_requests() -> None:
+def test_traffic_is_exact_over_any_hundred_requests() -> None:
     async def check() -> None:
         new, old = Upstream("new"), Upstream("old")
         for percent in (0, 1, 10, 33, 50, 99, 100):
@@ -213,7 +213,7 @@ def test_a_split_is_exact_over_any_hundred_requests() -> None:
     asyncio.run(check())
 
 
-def test_the_address_moves_stays_and_is_refused_with_the_key_to_change() -> None:
+def test_the_address_can_change_and_a_taken_one_is_an_error_with_its_key() -> None:
     async def check() -> None:
         one, other = Ingress(Routes()), Ingress(Routes())
         await one.listen("127.0.0.1", 0)
@@ -221,7 +221,7 @@ def test_the_address_moves_stays_and_is_refused_with_the_key_to_change() -> None
         with pytest.raises(TargetError, match=f"127.0.0.1:{taken}") as caught:
             await other.listen("127.0.0.1", taken)
         assert caught.value.where == "targets.local.ingress-port"
-        await other.listen("127.0.0.1", 0, last_port=taken)  # a remembered port that is gone
+        await other.listen("127.0.0.1", 0, last_port=taken)  # the last port is in use
         before = other.port
         assert before != taken
         await one.close()

@@ -1,4 +1,4 @@
-"""The state folder: its lock, and what the operating system refuses there."""
+"""The state folder: its lock, and errors of the operating system."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from deployer.targets.local.logs import RateLimit, read_logs
 from deployer.targets.local.state import State, explained
 
 DEMO = Reference("default", "demo")
-NOBODY = 65_534
+OTHER_USER = 65_534
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ print(sorted(seen, key=str))
 """
 
 
-def test_looking_at_the_lock_keeps_nobody_from_taking_it(state: State) -> None:
+def test_processes_that_test_the_lock_do_not_prevent_taking_it(state: State) -> None:
     state.lock_path.touch()
     command = [sys.executable, "-c", LOOK, str(state.root.parent)]
     lookers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -67,34 +67,34 @@ def test_looking_at_the_lock_keeps_nobody_from_taking_it(state: State) -> None:
         assert str(os.getpid()) in looker.communicate(timeout=30)[0]
 
 
-def test_a_supervisor_that_is_there_and_silent_is_another_matter_than_none(state: State) -> None:
+def test_a_supervisor_that_does_not_answer_differs_from_none(state: State) -> None:
     with pytest.raises(NotRunningError, match="not running"):
         call(state, "GET", "/info", timeout=0.3)
     lock = state.acquire()
     assert lock is not None
     try:
         with pytest.raises(NotAnsweringError, match=rf"pid {os.getpid()}\) has not answered") as caught:
-            call(state, "GET", "/info", timeout=0.3)  # nobody listens: it is starting, or ending
+            call(state, "GET", "/info", timeout=0.3)  # nothing listens: the supervisor is starting or ending
         assert caught.value.where == str(state.supervisor_log)
         assert "kdeploy local stop" in (caught.value.hint or "")
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(str(state.socket))
             server.listen(1)
-            with pytest.raises(NotAnsweringError):  # it listens, and answers nothing
+            with pytest.raises(NotAnsweringError):  # it listens and does not answer
                 call(state, "GET", "/info", timeout=0.3)
             with pytest.raises(NotAnsweringError):
                 call(state, "GET", "/info", timeout=0.3)
-            with pytest.raises(NotAnsweringError):  # and now too many wait
+            with pytest.raises(NotAnsweringError):  # the backlog is full
                 call(state, "GET", "/info", timeout=0.3)
     finally:
         os.close(lock)
 
 
 @contextlib.contextmanager
-def shut(state: State) -> Iterator[None]:
-    """Make a state folder another user's, as `sudo kdeploy rollout` does, or at least unreadable."""
+def unreadable(state: State) -> Iterator[None]:
+    """Make a state folder belong to another user, as `sudo kdeploy rollout` does, or unreadable."""
     if os.geteuid() == 0:
-        os.seteuid(NOBODY)
+        os.seteuid(OTHER_USER)
         try:
             yield
         finally:
@@ -114,23 +114,23 @@ READING: dict[str, Callable[[OneNode], object]] = {
     "watch": lambda node: list(node.target.services.watch(DEMO, 1.0)),
     "journal": lambda node: node.target.journal.entries(DEMO),
     "logs": lambda node: list(node.target.reach.logs(DEMO)),
-    "the supervisor's log": lambda node: list(node.supervisor_log()),
-    "what is in use": lambda node: node.target.services.releases_in_use(),
+    "supervisor log": lambda node: list(node.supervisor_log()),
+    "releases in use": lambda node: node.target.services.releases_in_use(),
     "delete": lambda node: node.target.services.delete(DEMO),
     "start": lambda node: node.start(),
     "stop": lambda node: node.stop(),
 }
 
 
-@pytest.mark.parametrize("what", READING)
-def test_another_users_state_folder_is_said_to_be_that(state: State, what: str) -> None:
+@pytest.mark.parametrize("operation", READING)
+def test_another_users_state_folder_is_an_error_with_its_owner(state: State, operation: str) -> None:
     lock = state.acquire()
     assert lock is not None
     (state.services / "default.demo.json").write_text("{}")
     state.supervisor_log.write_text("a line\n")
     try:
-        with shut(state), pytest.raises(TargetError, match=r"denied|not permitted") as caught:
-            READING[what](open_node(state))
+        with unreadable(state), pytest.raises(TargetError, match=r"denied|not permitted") as caught:
+            READING[operation](open_node(state))
     finally:
         os.close(lock)
     assert (caught.value.where or "").startswith(str(state.root))
@@ -148,17 +148,17 @@ MISPLACED: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", MISPLACED)
-def test_a_lock_that_is_no_file_is_an_error_and_waits_for_nobody(state: State, kind: str) -> None:
+def test_a_lock_that_is_not_a_file_is_an_error_and_blocks_no_command(state: State, kind: str) -> None:
     MISPLACED[kind](state.lock_path)
-    for do in (state.holder, state.acquire):
+    for operation in (state.holder, state.acquire):
         with pytest.raises(TargetError) as caught:
-            do()
+            operation()
         assert caught.value.where == str(state.lock_path)
         assert caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["", "local", "local/services", "local/run", "local/supervisor.log"])
-def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path: Path, name: str) -> None:
+def test_a_file_instead_of_a_folder_is_an_error(tmp_path: Path, name: str) -> None:
     place = tmp_path / ".kdeploy" / name
     place.parent.mkdir(parents=True, exist_ok=True)
     place.mkdir() if name.endswith(".log") else place.write_text("")
@@ -170,10 +170,10 @@ def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path: Path, name: str) 
     assert caught.value.hint
 
 
-def test_a_log_that_cannot_be_read_is_an_error_and_one_that_is_missing_is_empty(tmp_path: Path) -> None:
+def test_an_unreadable_log_is_an_error_and_a_missing_one_is_empty(tmp_path: Path) -> None:
     assert list(read_logs(lambda: [("demo", tmp_path / "none.log")], follow=False)) == []
     (tmp_path / "demo.log").mkdir()
-    with pytest.raises(TargetError, match="cannot be read"):
+    with pytest.raises(TargetError, match="cannot read a log"):
         list(read_logs(lambda: [("demo", tmp_path / "demo.log")], follow=False))
 
 
@@ -187,17 +187,17 @@ def test_a_log_that_cannot_be_read_is_an_error_and_one_that_is_missing_is_empty(
         (errno.EISDIR, TargetError, "out of the way"),
     ],
 )
-def test_what_the_system_refuses_comes_with_what_to_do(
+def test_an_error_of_the_system_has_a_hint(
     tmp_path: Path, number: int, kind: type[TargetError], remedy: str
 ) -> None:
-    with pytest.raises(kind) as caught, explained(tmp_path, "it cannot be done"):
+    with pytest.raises(kind) as caught, explained(tmp_path, "cannot write"):
         raise OSError(number, os.strerror(number))
-    assert caught.value.what == f"it cannot be done: {os.strerror(number)}"
+    assert caught.value.what == f"cannot write: {os.strerror(number)}"
     assert remedy in (caught.value.hint or "")
     assert "another folder" in (caught.value.hint or "")
 
 
-def test_each_place_logs_a_few_records_a_minute_and_counts_the_rest() -> None:
+def test_each_place_logs_a_limited_number_of_records_and_counts_the_rest() -> None:
     now = 0.0
     limit, lines = RateLimit(3, 60.0, lambda: now), []
 

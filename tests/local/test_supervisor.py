@@ -1,4 +1,4 @@
-"""The supervisor: one per state folder, killed at any moment, and nothing is left running twice."""
+"""The supervisor: at most one per state folder, which replaces a killed one and its processes."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def open_node(state: Path, port: int = 0) -> OneNode:
     return OneNode(state=state, namespace="default", ingress_host="127.0.0.1", ingress_port=port)
 
 
-def test_importing_the_target_loads_nothing_heavy() -> None:
+def test_importing_the_target_loads_no_heavy_modules() -> None:
     heavy = "aiohttp", "psutil", "torch", "asyncio", "typer", "rich"
     code = f"import sys, deployer.targets.local; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
-def test_nothing_is_started_or_written_by_looking(tmp_path: Path) -> None:
+def test_reading_starts_and_writes_nothing(tmp_path: Path) -> None:
     node = open_node(tmp_path / ".kdeploy")
     services = node.target.services
     assert services.get(DEMO) is None
@@ -60,7 +60,7 @@ def test_nothing_is_started_or_written_by_looking(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_starts_at_once_make_one_supervisor(open_node: Callable[[], Client]) -> None:
+def test_concurrent_starts_make_one_supervisor(open_node: Callable[[], Client]) -> None:
     client = open_node()
     pids: list[int | None] = []
     threads = [threading.Thread(target=lambda: pids.append(client.node.start().pid)) for _ in range(4)]
@@ -79,7 +79,9 @@ def test_two_starts_at_once_make_one_supervisor(open_node: Callable[[], Client])
     assert not client.node.stop()
 
 
-def test_the_ingress_keeps_its_port_moves_when_told_and_names_the_key_of_a_taken_one(tmp_path: Path) -> None:
+def test_the_ingress_keeps_its_port_moves_with_its_config_and_names_the_key_of_a_taken_port(
+    tmp_path: Path,
+) -> None:
     state = tmp_path / ".kdeploy"
     node = open_node(state)
     try:
@@ -100,8 +102,8 @@ def test_the_ingress_keeps_its_port_moves_when_told_and_names_the_key_of_a_taken
         node.stop()
 
 
-@pytest.mark.parametrize("host", ["192.0.2.1", "999.1.1.1", "nowhere.invalid"])
-def test_an_address_that_is_not_this_machines_names_its_own_key(tmp_path: Path, host: str) -> None:
+@pytest.mark.parametrize("host", ["192.0.2.1", "999.1.1.1", "unknown.invalid"])
+def test_an_address_of_another_machine_is_an_error_with_its_key(tmp_path: Path, host: str) -> None:
     node = OneNode(state=tmp_path / ".kdeploy", namespace="default", ingress_host=host, ingress_port=0)
     with pytest.raises(TargetError, match=f"cannot listen on {host}") as caught:
         node.start()
@@ -109,7 +111,7 @@ def test_an_address_that_is_not_this_machines_names_its_own_key(tmp_path: Path, 
     assert "address of this machine" in (caught.value.hint or "")
 
 
-def test_a_very_long_path_has_sockets_all_the_same(tmp_path: Path) -> None:
+def test_a_state_folder_with_a_long_path_has_sockets(tmp_path: Path) -> None:
     node = open_node(tmp_path / ("förder" * 20) / ".kdeploy")
     try:
         assert node.start().pid
@@ -121,14 +123,14 @@ def test_a_very_long_path_has_sockets_all_the_same(tmp_path: Path) -> None:
     assert not alias.exists()
 
 
-def test_a_service_whose_record_cannot_be_removed_stays(tmp_path: Path) -> None:
+def test_a_service_is_kept_if_its_record_cannot_be_removed(tmp_path: Path) -> None:
     node = open_node(tmp_path / ".kdeploy")
     try:
         Client(node, tmp_path / ".kdeploy").apply(make_bundle("demo", A, tmp_path / "no-release"))
         [record] = node._state.services.iterdir()
         kept = record.rename(tmp_path / "record")
         record.mkdir()
-        with pytest.raises(TargetError, match="state cannot be written"):
+        with pytest.raises(TargetError, match="cannot write the supervisor's state"):
             call(node._state, "DELETE", "/services/default/demo")
         record.rmdir()
         kept.rename(record)
@@ -140,7 +142,7 @@ def test_a_service_whose_record_cannot_be_removed_stays(tmp_path: Path) -> None:
         node.stop()
 
 
-def test_a_supervisor_whose_folder_is_gone_ends(tmp_path: Path) -> None:
+def test_a_supervisor_ends_when_its_folder_is_removed(tmp_path: Path) -> None:
     node = open_node(tmp_path / ".kdeploy")
     pid = node.start().pid
     assert pid
@@ -150,7 +152,7 @@ def test_a_supervisor_whose_folder_is_gone_ends(tmp_path: Path) -> None:
     assert node.info().pid is None
 
 
-def test_a_daemon_that_cannot_start_shows_its_last_words(
+def test_a_supervisor_that_cannot_start_reports_its_last_log_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "aiohttp.py").write_text("raise RuntimeError('this aiohttp is broken')\n")
@@ -160,7 +162,7 @@ def test_a_daemon_that_cannot_start_shows_its_last_words(
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"port": 70000}', '{"port": "x"}', "\0"])
-def test_a_remembered_port_that_makes_no_sense_is_forgotten(tmp_path: Path, text: str) -> None:
+def test_an_invalid_remembered_port_is_ignored(tmp_path: Path, text: str) -> None:
     node = open_node(tmp_path / ".kdeploy")
     (tmp_path / ".kdeploy" / "local").mkdir(parents=True)
     (tmp_path / ".kdeploy" / "local" / "ingress.json").write_text(text)
@@ -170,7 +172,7 @@ def test_a_remembered_port_that_makes_no_sense_is_forgotten(tmp_path: Path, text
         assert node.stop()
 
 
-def test_malformed_requests_cost_a_few_lines_of_log_and_no_secret(tmp_path: Path) -> None:
+def test_malformed_requests_log_a_few_lines_without_secrets(tmp_path: Path) -> None:
     node = open_node(tmp_path / ".kdeploy")
     try:
         address = node.start().ingress
@@ -190,7 +192,7 @@ def test_malformed_requests_cost_a_few_lines_of_log_and_no_secret(tmp_path: Path
     assert "hunter2" not in log
 
 
-def test_the_supervisors_log_is_kept_small_while_it_runs(tmp_path: Path) -> None:
+def test_the_supervisors_log_is_truncated_while_it_runs(tmp_path: Path) -> None:
     node = open_node(tmp_path / ".kdeploy")
     log = tmp_path / ".kdeploy" / "local" / "supervisor.log"
     try:
@@ -207,7 +209,7 @@ def test_the_supervisors_log_is_kept_small_while_it_runs(tmp_path: Path) -> None
         node.stop()
 
 
-def test_a_supervisor_that_hangs_is_said_to_and_is_ended_all_the_same(tmp_path: Path) -> None:
+def test_a_hanging_supervisor_is_reported_and_can_be_stopped(tmp_path: Path) -> None:
     node = open_node(tmp_path / ".kdeploy")
     pid = node.start().pid
     assert pid
@@ -228,13 +230,13 @@ def test_a_supervisor_that_hangs_is_said_to_and_is_ended_all_the_same(tmp_path: 
 
 
 @pytest.mark.torchserve
-def test_thousands_of_idle_connections_stop_neither_predictions_nor_commands(
+def test_predictions_and_commands_work_with_thousands_of_idle_connections(
     open_node: Callable[[], Client], store: Path
 ) -> None:
     client = open_node()
     local = client.state / "local"
     local.mkdir(parents=True)
-    # A hard limit is one that the supervisor cannot raise. The proxies have nothing to do with loopback.
+    # The supervisor cannot raise a hard limit. Requests on loopback must ignore the proxies.
     proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"), "http://127.0.0.1:9")
     daemon = [sys.executable, "-m", "deployer.targets.local", str(client.state), "127.0.0.1", "0"]
     supervisor = subprocess.Popen(
@@ -254,7 +256,7 @@ def test_thousands_of_idle_connections_stop_neither_predictions_nor_commands(
             for number in range(3000):
                 idle = stack.enter_context(socket.create_connection((address, int(port)), timeout=30))
                 if number % 3 == 0:
-                    idle.sendall(b"POST /predictions/demo HTTP/1.1\r\n")  # and no more of it
+                    idle.sendall(b"POST /predictions/demo HTTP/1.1\r\n")  # an incomplete head
                 if number % 300 == 0:
                     assert client.ask("/predictions/demo")[0] == 200
             assert client.node.info().pid == supervisor.pid
@@ -268,12 +270,12 @@ def test_thousands_of_idle_connections_stop_neither_predictions_nor_commands(
 
 
 @pytest.mark.torchserve
-def test_a_killed_supervisor_is_replaced_and_nothing_runs_twice(
+def test_a_new_supervisor_ends_the_processes_of_a_killed_one(
     open_node: Callable[[], Client], store: Path
 ) -> None:
     client = open_node()
     bundle = make_bundle("demo", A, store / "a")
-    # Killed while the first release is being loaded: the next command starts over.
+    # Killed while the first release loads: the next command starts over.
     client.apply(bundle)
     while not client.java():
         time.sleep(0.05)
@@ -285,8 +287,7 @@ def test_a_killed_supervisor_is_replaced_and_nothing_runs_twice(
     client.apply(bundle)
     assert not set(orphans) & set(client.processes())
     assert client.wait(DEMO).phase is Phase.READY
-    # Killed while it serves, and the first process with it: `start` restores, under the same address, without
-    # another rollout.
+    # Killed while it serves, with the first process: `start` restores the service at the same address.
     address, orphans = client.node.info().ingress, client.processes()
     [revision] = client.node.info().services[0].revisions
     kill(client)
@@ -295,14 +296,14 @@ def test_a_killed_supervisor_is_replaced_and_nothing_runs_twice(
     assert not set(orphans) & set(client.processes())
     assert client.wait(DEMO).phase is Phase.READY
     assert client.ask("/predictions/demo")[1]["release"] == "a"
-    # Killed in the middle of a canary's rollout: both come back, and the split comes about.
+    # Killed during a canary's rollout: both releases start again, and the traffic becomes the wanted one.
     client.apply(make_bundle("demo", B, store / "b", canary=20))
     kill(client)
     client.node.start()
     status = client.wait(DEMO)
     assert [(share.release, share.percent) for share in status.traffic] == [(B, 20), (A, 80)]
     assert len(client.java()) == 2
-    # Killed, and then stopped: what it has left running is found without it.
+    # Killed, and then stopped: the stop finds the processes that are left.
     kill(client)
     assert client.processes()
     assert client.node.stop()
@@ -311,7 +312,7 @@ def test_a_killed_supervisor_is_replaced_and_nothing_runs_twice(
 
 
 @pytest.mark.torchserve
-def test_a_terminated_supervisor_ends_everything_itself(open_node: Callable[[], Client], store: Path) -> None:
+def test_a_terminated_supervisor_ends_its_processes(open_node: Callable[[], Client], store: Path) -> None:
     client = open_node()
     client.apply(make_bundle("demo", A, store / "a"))
     while not client.java():
