@@ -1,4 +1,4 @@
-"""Documents through the typed models of KServe's SDK and back, run by its own Python: JSON in, JSON out."""
+"""Converts documents to the models of KServe's SDK and back. Runs in the SDK's environment."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import sys
 import kserve.models
 from kubernetes import client
 
-# The SDK's models refer by name to those of the Kubernetes client, whose decoder knows none but its own, and
-# another way of writing a dict's type.
+# The Kubernetes client's decoder finds only its own models, and reads another notation for a dict's type than
+# the SDK's models have.
 for name, model in vars(kserve.models).items():
     if hasattr(model, "openapi_types") and not hasattr(client.models, name):
         types = {key: of.replace("(", "[").replace(")", "]") for key, of in model.openapi_types.items()}

@@ -1,6 +1,6 @@
-"""The far side of a target: what makes its releases become ready, or fail, while a test looks on.
+"""The targets under test, with the servers that make a release ready or failed.
 
-To hold one more kind of target to the contract, implement `Side` and add it to SIDES in test_target.py.
+To test another kind of target, implement `Side` and add it to SIDES in test_target.py.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from tests.cluster.play import Play
 
 
 class Side(Protocol):
-    """One target, and what is around it."""
+    """A target, and control over its servers."""
 
     target: Target
 
     def another(self) -> Target:
-        """Open the same target once more, as another process does."""
+        """Open the same target again, as another process does."""
 
     def bundle(self, release: str, service: str, *, loads: bool = True, **more: Any) -> Bundle:
-        """Make a bundle as `tests.bundles.make_bundle` does; one that does not load fails for good."""
+        """Make a bundle like `tests.bundles.make_bundle`; with `loads=False` its release always fails."""
 
     def settle(self, bundle: Bundle) -> None:
-        """Do what the target's servers do after a bundle was applied, where they are not real: load, or fail.
+        """Simulate the target's servers after a bundle was applied: its release loads or fails.
 
-        What is observed from then on, sooner or later, is what comes of it.
+        Does nothing if the servers are real.
         """
 
     def collect(self, service: str) -> None:
-        """Remove what a deleted service owned, where a server does that later."""
+        """Simulate garbage collection after a service was deleted."""
 
 
 class MemorySide:
-    """The target in memory, on a clock that does not wait."""
+    """The target in memory, with a clock that does not wait."""
 
     def __init__(self) -> None:
         self._memory = MemoryTarget(clock=FakeClock(), lag=2)
@@ -62,14 +62,14 @@ class MemorySide:
         return make_bundle(release, service=Reference("default", service), **more)
 
     def settle(self, bundle: Bundle) -> None:
-        """Nothing: it settles by being observed."""
+        """Do nothing: observations make the release ready."""
 
     def collect(self, service: str) -> None:
-        """Nothing: it is gone."""
+        """Do nothing: the deletion is complete."""
 
 
 class LocalSide:
-    """A supervisor with real TorchServes; a release that does not load has no folder, and starts none."""
+    """A supervisor with real TorchServes. A release that does not load has no folder, and starts none."""
 
     def __init__(self, open_node: Callable[[], OneNode], store: Path) -> None:
         self._open, self._store = open_node, store
@@ -92,14 +92,14 @@ class LocalSide:
         )
 
     def settle(self, bundle: Bundle) -> None:
-        """Nothing: its servers are real."""
+        """Do nothing: the servers are real."""
 
     def collect(self, service: str) -> None:
-        """Nothing: it is gone."""
+        """Do nothing: the deletion is complete."""
 
 
 class KServeSide:
-    """The KServe target on a real API server; KServe, Knative and the kubelet are played, in Knative mode."""
+    """The KServe target in Knative mode on a real API server; KServe, Knative and kubelet are simulated."""
 
     def __init__(self, kube: Kube, kubeconfig: Path, after: ExitStack) -> None:
         self._kube, self._after = kube, after
@@ -131,7 +131,7 @@ class KServeSide:
             played.load(bundle.release, bundle.percent)
 
     def collect(self, service: str) -> None:
-        """Collect the journal, as the garbage collector does some time after its owner is gone."""
+        """Delete the journal, as the garbage collector does after the service is deleted."""
         path = "/apis/apps/v1/namespaces/default/controllerrevisions"
         for one in self._kube.get(path)["items"]:
             if one["metadata"]["name"].startswith(f"{service}-"):
@@ -139,7 +139,7 @@ class KServeSide:
 
 
 class PlayedService:
-    """KServe's rules for one service in Knative mode, by which its status, revisions and pods are written."""
+    """Writes the status, revisions and pods of one service by KServe's rules in Knative mode."""
 
     def __init__(self, play: Play) -> None:
         self._play = play
@@ -149,7 +149,7 @@ class PlayedService:
         self._rolled_out = ""
 
     def load(self, release: str, percent: int) -> None:
-        """Let a release become ready, and get the percentage that is wanted."""
+        """Make a release ready, with the wanted percentage of traffic."""
         if release not in self._revisions:
             self._create(release, main={"running": {}}, ready=True)
         if percent >= 100 or self._rolled_out in ("", release):
@@ -159,7 +159,7 @@ class PlayedService:
         self._write(created=release, ready=release)
 
     def fail(self, release: str) -> None:
-        """Let the container of a release end, for its model cannot be loaded, in a new pod each time."""
+        """End the container of a release because its model cannot be loaded, each time in a new pod."""
         ended = {"exitCode": CANNOT_LOAD, "reason": "Error", "message": "ImportError: no torch"}
         if release in self._failed:
             self._play.gone(self._failed.pop(release))

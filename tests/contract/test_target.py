@@ -1,4 +1,4 @@
-"""What every target promises, the one in memory included: `deployer.targets.protocols`."""
+"""The contract of `deployer.targets.protocols`, tested on every target, including the one in memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from msgspec import structs
 
 from deployer.bundle import Bundle
 from deployer.config import Scaling
@@ -24,10 +25,10 @@ from tests.cluster.kube import ADMIN, Kube
 from tests.contract.targets import KServeSide, LocalSide, MemorySide, Side
 from tests.local.releases import ANSWER, make_release
 
-# The first test of a session may have to wait until an API server is built.
+# The first test of a session can have to wait until an API server is built.
 pytestmark = pytest.mark.timeout(200, func_only=True)
 
-TIMEOUT = 90.0  # seconds until a release has become ready or has failed, at most
+TIMEOUT = 90.0  # seconds until a release is ready or has failed
 
 _numbers = itertools.count(1)
 
@@ -68,19 +69,19 @@ def side(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def name() -> str:
-    """The name of a service that no other test has. What is rolled out to it fails: that starts no server."""
+    """A service name that no other test uses, for releases that fail, which start no server."""
     return f"demo-{next(_numbers)}"
 
 
 @pytest.fixture(scope="module")
 def first(side: Side) -> Observed:
-    """What was observed of the service `served` when its first release was to get a share of the requests."""
+    """The observed state of the service `served` after its first release was applied as a canary."""
     return rollout(side, side.bundle(A, "served", percent=10))
 
 
 @pytest.fixture
 def served(side: Side, first: Observed) -> Reference:
-    """A service that serves release A with all requests."""
+    """A service whose release A gets all traffic."""
     bundle = side.bundle(A, "served")
     live = side.target.services.get(first.reference)
     if live is None or not side.target.services.serves(bundle, live):
@@ -89,9 +90,9 @@ def served(side: Side, first: Observed) -> Reference:
 
 
 def rollout(side: Side, bundle: Bundle) -> Observed:
-    """Apply a bundle and wait until its release is ready or has failed.
+    """Apply a bundle, and wait until its release is ready or has failed.
 
-    Whenever the service is said to be Ready, the wanted traffic must be the actual one.
+    Check that actual traffic equals wanted traffic whenever the service is Ready.
     """
     services = side.target.services
     before = services.get(bundle.reference)
@@ -129,7 +130,7 @@ def split(percent: int, candidate: str, stable: str) -> dict[str | None, int]:
 
 
 class TestServices:
-    def test_what_is_applied_is_wanted_from_then_on(self, side: Side, name: str) -> None:
+    def test_an_applied_bundle_is_the_wanted_state(self, side: Side, name: str) -> None:
         services, bundle = side.target.services, side.bundle(C, name, loads=False)
         assert services.get(bundle.reference) is None
         assert services.inspect(bundle.reference) is None
@@ -140,22 +141,22 @@ class TestServices:
             assert live.document["spec"]["predictor"]["model"]["storageUri"] == bundle.storage_uri
             assert live.status.phase is not Phase.READY
 
-    def test_the_first_release_gets_all_requests_whatever_is_asked(self, first: Observed) -> None:
+    def test_the_first_release_gets_all_traffic_even_as_a_canary(self, first: Observed) -> None:
         assert (first.phase, first.wanted, first.percent) == (Phase.READY, A, 100)
         assert shares(first) == {A: 100}
 
     def test_a_release_advances_in_steps(self, side: Side, served: Reference) -> None:
-        """Ready means: the wanted traffic is the actual one. All in one test: servers are slow to start."""
+        """Check all steps in one test, because servers are slow to start."""
         reach = side.target.reach
-        for percent in (0, 10, 50, 0):  # the last one takes it back
+        for percent in (0, 10, 50, 0):  # the last step takes the traffic away
             observed = rollout(side, side.bundle(B, "served", percent=percent))
             assert (observed.phase, observed.reason) == (Phase.READY, "")
             assert (observed.wanted, observed.percent) == (B, percent)
             assert (observed.stable, observed.candidate) == (A, B)
             assert shares(observed) == split(percent, B, A)
             for via in (Via.INGRESS, Via.DIRECT):
-                ways = [reach.endpoint(served, via, release=release) for release in (A, B)]
-                assert ways[0] != ways[1]
+                endpoints = [reach.endpoint(served, via, release=release) for release in (A, B)]
+                assert endpoints[0] != endpoints[1]
         observed = rollout(side, side.bundle(B, "served"))
         assert (observed.phase, observed.stable, observed.candidate) == (Phase.READY, B, None)
         assert (observed.percent, shares(observed)) == (100, {B: 100})
@@ -163,14 +164,14 @@ class TestServices:
         assert (observed.phase, observed.stable, shares(observed)) == (Phase.READY, A, {A: 100})
 
     @pytest.mark.parametrize("percent", [10, 100])
-    def test_a_release_that_fails_takes_no_request(self, side: Side, served: Reference, percent: int) -> None:
+    def test_a_failed_release_gets_no_traffic(self, side: Side, served: Reference, percent: int) -> None:
         observed = rollout(side, side.bundle(C, "served", loads=False, percent=percent))
         assert (observed.phase, observed.wanted) == (Phase.FAILED, C)
         assert observed.reason
         assert observed.message
         assert shares(observed) == {A: 100}
 
-    def test_applying_again_changes_nothing_but_the_journal(self, side: Side, served: Reference) -> None:
+    def test_applying_a_bundle_again_changes_only_the_journal(self, side: Side, served: Reference) -> None:
         services, bundle = side.target.services, side.bundle(A, "served")
         before, entries = services.get(served), side.target.journal.entries(served)
         assert services.apply(bundle, make_entry(bundle)) == entries[-1].number + 1
@@ -179,7 +180,7 @@ class TestServices:
         assert (after.phase, after.revision) == (Phase.READY, before.status.revision)
         assert after.traffic == before.status.traffic
 
-    def test_scaling_keeps_release_and_revision(self, side: Side, served: Reference) -> None:
+    def test_scaling_keeps_the_release_and_the_revision(self, side: Side, served: Reference) -> None:
         services = side.target.services
         before = services.get(served)
         bundle = side.bundle(A, "served", scaling=Scaling(min_replicas=1, max_replicas=3))
@@ -192,7 +193,7 @@ class TestServices:
         assert (after.status.wanted, after.status.revision) == (A, before.status.revision)
         assert [one.name for one in after.status.revisions] == [one.name for one in before.status.revisions]
 
-    def test_it_serves_just_this_bundle(self, side: Side, served: Reference, name: str) -> None:
+    def test_serves_is_true_only_for_the_live_bundle(self, side: Side, served: Reference, name: str) -> None:
         services = side.target.services
         live = services.get(served)
         assert live
@@ -203,7 +204,7 @@ class TestServices:
         assert broken
         assert not services.serves(side.bundle(C, name, loads=False), broken)
 
-    def test_a_decision_that_is_out_of_date_changes_nothing(self, side: Side, name: str) -> None:
+    def test_applying_with_an_outdated_entry_number_changes_nothing(self, side: Side, name: str) -> None:
         services, journal = side.target.services, side.target.journal
         first, second = (side.bundle(release, name, loads=False) for release in (B, C))
         with pytest.raises(ConflictError):
@@ -236,25 +237,23 @@ class TestServices:
         assert live.document["spec"]["predictor"]["maxReplicas"] == 1
         assert journal.entries(first.reference) == entries
 
-    def test_a_watch_begins_with_what_is_and_ends_in_time(self, side: Side, served: Reference) -> None:
+    def test_a_watch_begins_with_the_current_state(self, side: Side, served: Reference) -> None:
         seen = list(side.target.services.watch(served, 1.0))
         assert (seen[0].reference, seen[0].wanted) == (served, A)
         assert (seen[-1].phase, shares(seen[-1])) == (Phase.READY, {A: 100})
 
-    def test_a_watch_knows_the_release_that_is_recorded_as_stable(
-        self, side: Side, served: Reference
-    ) -> None:
+    def test_a_watch_reports_the_given_stable_release(self, side: Side, served: Reference) -> None:
         seen = next(side.target.services.watch(served, 1.0, C))
         assert seen.stable == C
 
-    def test_a_watch_ends_where_the_service_is_deleted(self, side: Side, name: str) -> None:
+    def test_a_watch_ends_when_the_service_is_deleted(self, side: Side, name: str) -> None:
         services, reference = side.target.services, apply_broken(side, name).reference
         with pytest.raises(NotFoundError, match=name):
             for number, _ in enumerate(services.watch(reference, TIMEOUT)):
                 if number == 0:
                     side.another().services.delete(reference)
 
-    def test_a_service_is_deleted_with_its_journal(self, side: Side, name: str) -> None:
+    def test_deleting_a_service_deletes_its_journal(self, side: Side, name: str) -> None:
         services, reference = side.target.services, Reference("default", name)
         assert services.delete(reference) is None
         apply_broken(side, name)
@@ -265,7 +264,7 @@ class TestServices:
         assert reference not in [one.reference for one in services.list_all()]
         assert services.delete(reference) is None
 
-    def test_services_are_listed_as_they_are_observed(self, side: Side, served: Reference, name: str) -> None:
+    def test_a_list_has_the_observed_state(self, side: Side, served: Reference, name: str) -> None:
         services, broken = side.target.services, apply_broken(side, name).reference
         for namespace in (None, services.namespace):
             found = {one.reference: one for one in services.list_all(namespace)}
@@ -275,7 +274,7 @@ class TestServices:
             assert found[broken].wanted == C
         assert services.list_all("another-namespace") == []
 
-    def test_releases_are_in_use_that_serve_are_wanted_or_in_a_journal(
+    def test_releases_in_use_are_those_with_traffic_wanted_or_in_a_journal(
         self, side: Side, served: Reference, name: str
     ) -> None:
         apply_broken(side, "served")
@@ -287,11 +286,11 @@ class TestServices:
 
 
 class TestJournal:
-    def test_an_entry_says_what_was_applied_by_whom_and_from_where(self, side: Side, name: str) -> None:
+    def test_an_entry_keeps_its_bundle_and_provenance_without_secrets(self, side: Side, name: str) -> None:
         access = StorageAccess(data={"AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "hunter2"})
         bundle = side.bundle(C, name, loads=False, percent=10, access=access)
         assert bundle.secret
-        planned = make_entry(bundle, stable=B, strategy="rolling", parent=7)
+        planned = structs.replace(make_entry(bundle, stable=B, strategy="rolling"), parent=7)
         assert side.target.services.apply(bundle, planned) == 1
         (entry,) = side.target.journal.entries(bundle.reference)
         assert (entry.number, entry.release, entry.percent, entry.stable) == (1, C, 10, B)
@@ -304,7 +303,7 @@ class TestJournal:
         assert "hunter2" not in str(entry)
         assert "aHVudGVyMg" not in str(entry)
 
-    def test_entries_are_numbered_the_oldest_first(self, side: Side, name: str) -> None:
+    def test_entries_are_numbered_and_listed_oldest_first(self, side: Side, name: str) -> None:
         reference = Reference("default", name)
         assert side.target.journal.entries(reference) == []
         for release in (C, B, C):
@@ -312,7 +311,7 @@ class TestJournal:
         entries = side.target.journal.entries(reference)
         assert [(one.number, one.release) for one in entries] == [(1, C), (2, B), (3, C)]
 
-    def test_any_process_notes_what_happened(self, side: Side, name: str) -> None:
+    def test_any_process_can_add_events(self, side: Side, name: str) -> None:
         reference = apply_broken(side, name).reference
         apply_broken(side, name, B)
         journal = side.another().journal
@@ -324,14 +323,14 @@ class TestJournal:
             "ModelLoadFailed",
             Outcome.APPLIED,
         )
-        told = [(event.outcome, event.who) for event in first.events]
-        assert told[-2:] == [(Outcome.TIMED_OUT, "bob@desk"), (Outcome.FAILED, "bob@desk")]
+        events = [(event.outcome, event.who) for event in first.events]
+        assert events[-2:] == [(Outcome.TIMED_OUT, "bob@desk"), (Outcome.FAILED, "bob@desk")]
         times = [event.at for event in first.events]
         assert all(times)
         assert times == sorted(times)
         assert (first.since, first.release) == (times[-1], C)
 
-    def test_what_is_there_no_more_is_noted_nowhere(self, side: Side, name: str) -> None:
+    def test_an_event_for_a_missing_entry_is_ignored(self, side: Side, name: str) -> None:
         event = JournalEvent(outcome=Outcome.READY)
         side.target.journal.note(Reference("default", name), 1, event)
         reference = apply_broken(side, name).reference
@@ -341,14 +340,16 @@ class TestJournal:
 
 class TestReach:
     @pytest.mark.parametrize("via", [Via.INGRESS, Via.METRICS])
-    def test_there_is_a_way_to_a_service(self, side: Side, served: Reference, via: Via) -> None:
+    def test_a_service_has_an_endpoint(self, side: Side, served: Reference, via: Via) -> None:
         assert side.target.reach.endpoint(served, via).url
 
     @pytest.mark.parametrize("via", [Via.INGRESS, Via.DIRECT, Via.METRICS])
-    def test_there_is_a_way_to_one_release(self, side: Side, served: Reference, via: Via) -> None:
+    def test_a_release_has_an_endpoint(self, side: Side, served: Reference, via: Via) -> None:
         assert side.target.reach.endpoint(served, via, release=A).url
 
-    def test_what_is_not_there_is_not_found(self, side: Side, served: Reference, name: str) -> None:
+    def test_missing_services_and_releases_are_not_found(
+        self, side: Side, served: Reference, name: str
+    ) -> None:
         missing, reach = Reference("default", name), side.target.reach
         with pytest.raises(NotFoundError, match=name):
             next(side.target.services.watch(missing, 1.0))

@@ -1,12 +1,12 @@
-"""A real cluster, named by KDEPLOY_E2E_CONTEXT; a namespace of its own, which alone is deleted.
+"""Tests on a real cluster, in a new namespace that they delete at the end.
 
-KDEPLOY_E2E_CONTEXT          the kubeconfig's context (required)
-KDEPLOY_E2E_STORE            the model store: s3://bucket/prefix, gs://, az:// or pvc://claim/path (required)
-KDEPLOY_E2E_STORE_ENDPOINT   an S3-compatible server; credentials come from the environment, as for kdeploy
-KDEPLOY_E2E_IMAGE            TorchServe's image; default: kdeploy's
-KDEPLOY_E2E_GATEWAY          the gateway's address, http://HOST:PORT; default: found, or a port-forward
-KDEPLOY_E2E_CPU, _MEMORY     what one pod asks for; default: 500m and 1Gi
-KDEPLOY_E2E_TIMEOUT          how long a rollout may take; default: 5m
+KDEPLOY_E2E_CONTEXT          context in the kubeconfig (required)
+KDEPLOY_E2E_STORE            model store: s3://bucket/prefix, gs://, az:// or pvc://claim/path (required)
+KDEPLOY_E2E_STORE_ENDPOINT   S3-compatible server; kdeploy reads its credentials from the environment
+KDEPLOY_E2E_IMAGE            TorchServe image; default: kdeploy's
+KDEPLOY_E2E_GATEWAY          address of the gateway, http://HOST:PORT; default: detected, or a port-forward
+KDEPLOY_E2E_CPU, _MEMORY     resources of one pod; default: 500m and 1Gi
+KDEPLOY_E2E_TIMEOUT          time limit of a rollout; default: 5m
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session")
 def core() -> Any:
-    """The Kubernetes client's own core API: a second opinion on what kdeploy did."""
+    """The Kubernetes client's core API, for checks that are independent of kdeploy."""
     from kubernetes import client, config
 
     return client.CoreV1Api(config.new_client_from_config(context=os.environ[CONTEXT]))

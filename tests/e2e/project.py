@@ -1,4 +1,4 @@
-"""A small project on a real cluster: its model answers with a marker, or fails as a test asks."""
+"""A small project on a real cluster, whose model answers with a marker or fails."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Handler:
 
 
 class Ended(Struct):
-    """How a command ended."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -70,7 +70,7 @@ class Ended(Struct):
 
 
 class Project:
-    """The project's folder, and the service that it makes."""
+    """The project's folder and its service."""
 
     def __init__(self, folder: Path, namespace: str, environment: Mapping[str, str]) -> None:
         self.folder = folder
@@ -117,13 +117,13 @@ class Project:
         (self.folder / "requirements.txt").write_text(requirements)
 
     def _claim(self) -> str:
-        """Return the settings of a model store in a claim, which the first push makes in the namespace."""
+        """Return the settings of a claim as the model store; the first push creates it in the namespace."""
         if not self._environment["KDEPLOY_E2E_STORE"].startswith("pvc://"):
             return ""
         return 'create-claim = "2Gi"\nclaim-access-mode = "ReadWriteOnce"\nhelper-image = "busybox:1.36"\n'
 
     def run(self, *arguments: str) -> Ended:
-        """Run kdeploy as a process of its own."""
+        """Run kdeploy in another process."""
         began = time.monotonic()
         ended = subprocess.run(
             [sys.executable, "-m", "deployer", *arguments],
@@ -144,12 +144,12 @@ class Project:
         return self.cluster.reach.endpoint(self.reference)
 
     def outcomes(self) -> list[str]:
-        """Return how each rollout ended, as the history has it."""
+        """Return the outcome of each rollout in the journal."""
         return [entry.outcome.value for entry in self.cluster.journal.entries(self.reference)]
 
 
 class Load:
-    """Requests through the ingress while the `with` lasts: on kept-alive connections and on new ones."""
+    """Sends requests through the ingress until the `with` block ends, on kept and on new connections."""
 
     def __init__(
         self, endpoint: Endpoint, *, clients: int = 4, rate: float = 40.0, most: int = 60_000
@@ -200,14 +200,14 @@ class Load:
 
 
 def connect(endpoint: Endpoint, seconds: float = 30.0) -> Connection:
-    """Open a way to the service; a request that fails is not sent again."""
+    """Connect to the service without retries."""
     return Connection(
         endpoint, failure=PredictError, timeout=seconds, patience=Patience(retry=Retry(attempts=1))
     )
 
 
 def send(connection: Connection, body: Any) -> tuple[int, Any]:
-    """Send one V1 request of one instance; return the status and the answer's JSON, or its text."""
+    """Send one V1 request with one instance; return the status and the response's JSON, or its text."""
     data = json.dumps({"instances": [body]}).encode()
     answer = connection.send("POST", "/v1/models/e2e:predict", body=data, content_type="application/json")
     try:
@@ -223,14 +223,14 @@ def predict(project: Project, body: Any, *, seconds: float = 30.0) -> tuple[int,
 
 @contextlib.contextmanager
 def until(seconds: float) -> Iterator[Any]:
-    """Yield a function that is true while there is time; it waits a second before each look but the first."""
-    end, looked = time.monotonic() + seconds, False
+    """Yield a function that returns whether there is time left. The second and later calls wait 1 s."""
+    end, called = time.monotonic() + seconds, False
 
     def again() -> bool:
-        nonlocal looked
-        if looked:
+        nonlocal called
+        if called:
             time.sleep(1)
-        looked = True
+        called = True
         return time.monotonic() < end
 
     yield again

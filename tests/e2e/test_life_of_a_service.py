@@ -1,4 +1,4 @@
-"""A service's life on a real cluster, in order: each test begins where the one before ended."""
+"""One service on a real cluster. The tests run in order, and each continues from the state of the last."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ pytestmark = pytest.mark.timeout(1200)
 
 
 def serving(project: Project) -> str:
-    """Return the release that answers requests."""
+    """Return the release that gets traffic."""
     live = project.cluster.services.get(project.reference)
     assert live
     assert live.status.serving
     return live.status.serving
 
 
-def test_doctor_finds_nothing_that_would_fail(project: Project) -> None:
+def test_doctor_reports_no_failure(project: Project) -> None:
     project.write("1")
     ended = project.run("doctor")
     assert ended.code == 0, ended.out + ended.err
@@ -37,7 +37,7 @@ def test_a_first_release(project: Project) -> None:
     assert project.outcomes() == ["Ready"]
 
 
-def test_the_same_once_more_changes_nothing(project: Project) -> None:
+def test_a_rollout_without_changes_changes_nothing(project: Project) -> None:
     ended = project.rollout()
     assert ended.code == 0
     assert "unchanged: " in ended.err
@@ -50,14 +50,14 @@ def test_an_update_under_load_loses_no_request(project: Project, core: Any) -> N
         time.sleep(3)
         ended = project.rollout()
         assert ended.code == 0, ended.err
-        time.sleep(10)  # longer than a gateway takes to switch, and than the drain
+        time.sleep(10)  # longer than the gateway's switch and the drain
     assert load.failures == []
     assert load.markers == {"1", "2"}
     assert len(load.answers) > 100
 
 
-def test_the_old_pods_are_gone_soon_after_the_drain(project: Project, core: Any) -> None:
-    """They drain for drain-seconds (5) and end, long before their grace period is over."""
+def test_the_old_pods_end_soon_after_the_drain(project: Project, core: Any) -> None:
+    """They drain for drain-seconds (5) and end, long before their grace period does."""
     with until(25) as waits:
         while waits():
             pods = core.list_namespaced_pod(project.reference.namespace).items
@@ -67,27 +67,27 @@ def test_the_old_pods_are_gone_soon_after_the_drain(project: Project, core: Any)
 
 
 def test_a_long_request_outlives_an_update(project: Project) -> None:
-    """It begins before the old pod is told to end, and takes longer than the usual grace of 30 s."""
+    """It begins before the old pod is deleted, and takes longer than the default grace period of 30 s."""
     answers: list[Any] = []
-    asked = threading.Thread(target=lambda: answers.append(predict(project, {"sleep": 45}, seconds=90)))
-    asked.start()
+    request = threading.Thread(target=lambda: answers.append(predict(project, {"sleep": 45}, seconds=90)))
+    request.start()
     time.sleep(2)
     project.write("3")
     ended = project.rollout()
-    asked.join()
+    request.join()
     assert ended.code == 0, ended.err
     assert answers == [(200, {"predictions": [{"marker": "2"}]})]
 
 
 class TestFailures:
-    """Each says why, within a bound, and leaves the release before it answering."""
+    """Each failure has a reason and a time limit, and leaves the traffic to the stable release."""
 
-    def fails(self, project: Project, *said: str, code: int = 8, within: float = 240) -> str:
+    def fails(self, project: Project, *words: str, code: int = 8, within: float = 240) -> str:
         before = serving(project)
         ended = project.rollout()
         assert ended.code == code, ended.err
-        for one in said:
-            assert one in ended.err, ended.err
+        for word in words:
+            assert word in ended.err, ended.err
         assert f"{before} still answers requests" in ended.err
         assert ended.seconds < within
         assert predict(project, "x")[0] == 200
@@ -102,7 +102,7 @@ class TestFailures:
         project.write("5", requirements="no-such-package-of-ours==1.0\n")
         self.fails(project, "ModelLoadFailed", "no-such-package-of-ours")
 
-    def test_a_model_that_needs_more_memory_than_it_has(self, project: Project) -> None:
+    def test_a_model_that_needs_too_much_memory(self, project: Project) -> None:
         project.write("6", initialize="self.weights = bytearray(8 << 30)")
         self.fails(project, "memory", "serving.memory")
 
@@ -112,7 +112,7 @@ class TestFailures:
         assert ended.code == 0, ended.err
         assert predict(project, "x")[1] == {"predictions": [{"marker": "7"}]}
 
-    def test_a_pod_that_no_node_has_room_for(self, project: Project) -> None:
+    def test_a_pod_that_fits_on_no_node(self, project: Project) -> None:
         project.write("8", cpu="900")
         before = serving(project)
         ended = project.run("rollout", "--timeout", "30s")
@@ -128,7 +128,7 @@ class TestFailures:
         core.create_namespaced_resource_quota(namespace, quota)
         try:
             project.write("10", memory="1400Mi")
-            with until(60) as waits:  # pods that still terminate count as used
+            with until(60) as waits:  # terminating pods count as used
                 while waits():
                     used = core.read_namespaced_resource_quota("e2e", namespace).status.used
                     if used:
@@ -145,7 +145,7 @@ class TestFailures:
         assert project.outcomes()[-1] == "Ready"
 
 
-def test_going_back_needs_no_upload(project: Project) -> None:
+def test_rolling_out_an_earlier_release_uploads_nothing(project: Project) -> None:
     entries = project.cluster.journal.entries(project.reference)
     first = next(one.release for one in entries if one.outcome is Outcome.READY)
     with Load(project.endpoint()) as load:
@@ -156,7 +156,7 @@ def test_going_back_needs_no_upload(project: Project) -> None:
     assert serving(project) == first
 
 
-def test_a_failure_that_rolls_back_by_itself(project: Project) -> None:
+def test_a_failed_rollout_rolls_back_automatically(project: Project) -> None:
     before = serving(project)
     project.write("12", initialize='raise ValueError("wrong weights")')
     ended = project.rollout("--rollback-on-failure")
@@ -166,7 +166,7 @@ def test_a_failure_that_rolls_back_by_itself(project: Project) -> None:
     assert project.run("status").code == 0
 
 
-def test_a_canary_where_the_cluster_can_split(project: Project) -> None:
+def test_a_canary_if_the_cluster_supports_it(project: Project) -> None:
     before = serving(project)
     project.write("13")
     ended = project.rollout("--canary", "20")
@@ -184,7 +184,7 @@ def test_a_canary_where_the_cluster_can_split(project: Project) -> None:
     assert serving(project).startswith("13-")
 
 
-def test_delete_leaves_nothing_behind(project: Project, core: Any) -> None:
+def test_delete_removes_pods_and_secrets(project: Project, core: Any) -> None:
     assert project.run("delete", "--yes").code == 0
     with until(120) as waits:
         while waits():
