@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
+import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import tomli
+import yaml
 from typer.main import get_command
 
 from deployer.cli.app import app
@@ -229,6 +232,19 @@ def test_every_toml_block_is_a_valid_kdeploy_toml(piece: Code, tmp_path: Path) -
     file = tmp_path / "kdeploy.toml"
     file.write_text(f"{piece.text}\n{model}")
     assert load_settings(file, environment={}, flags={}, folder=tmp_path).path == file
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [one for one in CODE if one.language in ("yaml", "json", "python")],
+    ids=lambda piece: piece.place,
+)
+def test_every_block_of_yaml_json_and_python_can_be_read(piece: Code) -> None:
+    text = textwrap.dedent(piece.text)
+    if piece.language == "python":
+        ast.parse(text)
+    else:
+        assert list(yaml.safe_load_all(text))
 
 
 def test_every_variable_of_kdeploy_exists() -> None:

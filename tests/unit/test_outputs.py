@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import textwrap
 from pathlib import Path
 
 import jsonschema
@@ -12,6 +14,7 @@ from deployer.cli.app import app
 from deployer.cli.main import main
 from docs.outputs import OUTPUTS, schemas
 from tests.outputs import check_output
+from tests.pages import PAGES, Code, code
 from tests.unit.projects import Folder
 
 PROJECT = """
@@ -54,6 +57,31 @@ def test_a_command_prints_what_is_documented(
     out, err = capsys.readouterr()
     assert (ended.value.code, bool(out)) == (0, True), err
     check_output(arguments, out)
+
+
+HOW_TO = [
+    piece
+    for page in PAGES
+    if "how-to" in page.parts
+    for piece in code(page)
+    if piece.language == "toml" and "[targets.production]" in piece.text
+]
+
+
+@pytest.mark.parametrize("piece", HOW_TO, ids=lambda piece: piece.place)
+def test_the_settings_of_a_how_to_page_render_without_a_cluster(
+    piece: Code, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "kdeploy.toml").write_text(f"{PROJECT}\n{textwrap.dedent(piece.text)}")
+    for name in [name for name in os.environ if name.startswith(("AWS_", "AZURE_", "GOOGLE_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("KUBECONFIG", str(project / "none"))
+    monkeypatch.setenv("HOME", str(project))
+    monkeypatch.setenv("KDEPLOY_TARGETS_PRODUCTION_DEPLOYMENT_MODE", "Standard")
+    with pytest.raises(SystemExit) as ended:
+        main(["render", "--target", "production", "-o", "name"])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out.split()[-1:]) == (0, ["InferenceService/demo"]), err
 
 
 def test_another_output_is_found_out() -> None:
