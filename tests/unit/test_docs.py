@@ -277,5 +277,13 @@ def test_the_pages_of_the_reference_that_are_not_generated_are_complete() -> Non
     ] == []
 
 
+def test_the_troubleshooting_page_has_every_exit_code() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    named = re.findall(r"^(?:## Exit code|\|) (\d+)\b", page, re.MULTILINE)
+    table = (ROOT / "docs" / "reference" / "exit-codes.md").read_text(encoding="utf-8")
+    codes = re.findall(r"^\| (\d+) \|", table, re.MULTILINE)
+    assert sorted(set(codes) - set(named) - {"0", "1", "130", "143"}) == []
+
+
 def test_the_config_of_these_tests_is_the_schema() -> None:
     assert set(TABLES.split("|")) == set(fields_of(Config))
