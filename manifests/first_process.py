@@ -1,14 +1,14 @@
-"""The container's first process: it starts TorchServe behind the front, sees its model load, and drains it.
+"""The container's first process: starts TorchServe behind the front, watches its model load, and drains it.
 
-A model that cannot be loaded the first time ends the container with status 78 and the cause as its
-termination message; status 75 says that a port was taken. After a model was ready once, TorchServe's own
-restarts of workers apply.
+If the model cannot be loaded, the container ends with status 78 and the reason as its termination message.
+Status 75 means that another process has a port. Once the model has been ready, TorchServe restarts its
+workers itself.
 
-SIGTERM drains: it serves on for KDEPLOY_DRAIN_SECONDS, then takes nothing new, and stops TorchServe when
-nothing is in flight, or KDEPLOY_GRACE_SECONDS after the signal. SIGINT does the same without the drain
-seconds. A second signal stops it at once, and so does the first while the model has never been ready.
+SIGTERM starts a drain: the front accepts requests for KDEPLOY_DRAIN_SECONDS, then no new ones. TorchServe
+stops when no request is in flight, or KDEPLOY_GRACE_SECONDS after the signal. SIGINT skips the drain seconds.
+A second signal stops TorchServe immediately, and so does the first one if the model has never been ready.
 
-It runs as process 1 of a container or as any other: it reaps whatever children it gets.
+It can be process 1 of a container, so it reaps every child.
 """
 
 import argparse
@@ -32,12 +32,12 @@ from deployer.load_log import LoadLog, pip_errors
 from manifests.front import Front
 from manifests.probe import missing
 
-CANNOT_LOAD = 78  # the exit status of a release that cannot load: EX_CONFIG of sysexits.h
-PORT_TAKEN = 75  # another process was quicker to take a port: EX_TEMPFAIL
-MESSAGE_MAX = 4096  # bytes, as the kubelet reads
-LAST_WISH = 0.2  # seconds that TorchServe's processes get to end by themselves: nothing is in flight by then
-LOOK = 0.5  # seconds between two looks at a model that loads
-LATE = 0.5  # seconds that the last lines of a worker may come after the line that says it died
+CANNOT_LOAD = 78  # the model cannot be loaded: EX_CONFIG of sysexits.h
+PORT_TAKEN = 75  # another process has a port: EX_TEMPFAIL
+MESSAGE_MAX = 4096  # bytes, the kubelet's limit
+STOP = 0.2  # seconds that TorchServe's processes get after SIGTERM: no request is in flight by then
+PERIOD = 0.5  # seconds between two probes of a model that loads
+LATE = 0.5  # seconds that a worker's last lines can arrive after TorchServe reports its end
 
 _SECRET_NAME = re.compile(
     r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|CONNECTION_STRING|(^|_)(PASS|PWD|SAS))(_|$)"
@@ -63,7 +63,7 @@ def redact(text, environment):
 
 
 def compose(reason, lines, environment):
-    """Return a termination message: the reason, then as many of the last lines as there is room for."""
+    """Return a termination message: the reason, then as many of the last lines as fit."""
     message = redact(reason, environment).encode()[: MESSAGE_MAX // 2]
     last = []
     for text in reversed(redact("\n".join(lines), environment).split("\n")):
@@ -85,21 +85,21 @@ def tail(path, size=1 << 18):
 
 
 class Memory:
-    """What the kernel says of the container's memory: a cgroup's files, of version 2 or 1."""
+    """The container's memory as the kernel reports it, in the files of a cgroup of version 2 or 1."""
 
     def __init__(self, folder):
-        """`folder` is where the cgroup is mounted."""
+        """Read the cgroup that is mounted at `folder`."""
         self._folder = folder
         self._kills_before = self._kills()
 
     def killed(self):
-        """Return why a process was killed for memory since the start; nothing if none was."""
+        """Return why the kernel has killed a process since the start; empty if it has not."""
         if self._kills() <= self._kills_before:
             return ""
         limits = [tail(f"{self._folder}/{name}") for name in ("memory.max", "memory/memory.limit_in_bytes")]
         limit = next((int(text) for text in limits if text.strip().isdigit()), 0)
-        shown = f"the container's limit is {limit >> 20}Mi" if limit else "the machine has no more"
-        return f"the worker was killed for memory: {shown}; raise serving.memory"
+        shown = f"the container's limit is {limit >> 20}Mi" if limit else "the machine has none left"
+        return f"the worker ran out of memory: {shown}; raise serving.memory"
 
     def _kills(self):
         events = [tail(f"{self._folder}/{name}") for name in ("memory.events", "memory/memory.oom_control")]
@@ -108,7 +108,7 @@ class Memory:
 
 
 def read_configuration(command, environment):
-    """Return the text of the config.properties that TorchServe would start with, and its entries."""
+    """Return the text of TorchServe's config.properties, and its entries."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--ts-config", default="config.properties")
     path = environment.get("TS_CONFIG_FILE") or parser.parse_known_args(command)[0].ts_config
@@ -119,7 +119,7 @@ def read_configuration(command, environment):
 
 
 def address_of(entries, key, port):
-    """Return host and port of an address in config.properties; `port` is TorchServe's own default."""
+    """Return host and port of an address in config.properties; `port` is TorchServe's default."""
     address = urlsplit(entries.get(key, f"http://127.0.0.1:{port}"))
     if address.scheme != "http" or not address.hostname:
         raise ValueError(f"{key} must be http://HOST:PORT, not {address.geturl()}")
@@ -127,7 +127,7 @@ def address_of(entries, key, port):
 
 
 def write_private(text, port):
-    """Write a copy of a config.properties that names this loopback port for inference; return its path."""
+    """Write a copy of a config.properties with this loopback port for inference; return its path."""
     lines = [line for line in text.splitlines() if line.partition("=")[0].strip() != "inference_address"]
     lines.append(f"inference_address=http://127.0.0.1:{port}\n")
     handle, path = tempfile.mkstemp(prefix="kdeploy-", suffix=".properties")
@@ -137,17 +137,17 @@ def write_private(text, port):
 
 
 def free_port():
-    """Return a loopback port that is free now."""
+    """Return a free loopback port."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]
 
 
 class Output:
-    """Passes on what TorchServe's processes write, unchanged; reads it until the model was ready once."""
+    """Copies the output of TorchServe's processes unchanged, and analyzes it until the model is ready."""
 
     def __init__(self, source, sink, notice):
-        """`source` and `sink` are file descriptors; `notice` is called once, from a thread, at a failure."""
+        """Copy between two file descriptors in a thread, which calls `notice` once if loading fails."""
         self.log = LoadLog()
         self.reading = True
         self._lock = threading.Lock()
@@ -156,11 +156,11 @@ class Output:
         self._thread.start()
 
     def ended(self):
-        """Return whether nobody is left who could write."""
+        """Return whether every process that could write has ended."""
         return not self._thread.is_alive()
 
     def reason(self):
-        """Return why the model cannot load, or what was said last; and the last lines."""
+        """Return why the model cannot be loaded, or TorchServe's last message; and the last lines."""
         with self._lock:
             reason = self.log.failure or f"TorchServe ended: {self.log.summary}"
             if self.log.pip_failed:
@@ -173,7 +173,7 @@ class Output:
             data = os.read(source, 1 << 16)
             if not data:
                 break
-            with contextlib.suppress(OSError):  # a log that nobody takes holds nothing up
+            with contextlib.suppress(OSError):  # a closed log must not block TorchServe
                 _write(sink, data)
             if self.reading:
                 with self._lock:
@@ -189,14 +189,14 @@ def _write(sink, data):
         data = data[os.write(sink, data) :]
 
 
-SIGNAL, READY, FAILED, ENDED = "signal", "ready", "failed", "ended"  # what may happen
+SIGNAL, READY, FAILED, ENDED = "signal", "ready", "failed", "ended"  # events
 
 
 class FirstProcess:
-    """One life of the container."""
+    """One run of the container."""
 
     def __init__(self, command, environment):
-        """`command` starts TorchServe's launcher. Within a running event loop only."""
+        """`command` starts TorchServe's launcher. Needs a running event loop."""
         self._command, self._environment = command, environment
         self._drain_seconds = float(environment.get("KDEPLOY_DRAIN_SECONDS", 5))
         self._grace_seconds = float(environment.get("KDEPLOY_GRACE_SECONDS", 25))
@@ -220,12 +220,12 @@ class FirstProcess:
         except (OSError, ValueError) as error:
             taken = getattr(error, "errno", None) == errno.EADDRINUSE
             status = PORT_TAKEN if taken else CANNOT_LOAD
-            return self._give_up(status, f"TorchServe cannot be started: {error}")
+            return self._give_up(status, f"cannot start TorchServe: {error}")
         threading.Thread(target=self._watch, args=(management,), daemon=True).start()
         return await self._live()
 
     async def _live(self):
-        """Take what happens as it comes, until the end; return the exit status."""
+        """Handle events until the end; return the exit status."""
         ready = False
         while True:
             event, value = await self._events.get()
@@ -243,18 +243,18 @@ class FirstProcess:
                 return value
 
     async def _drain(self, number):
-        """Serve on, then take nothing new, until nothing is in flight, the time is over or it is urgent."""
+        """Drain until no request is in flight, the time is up, or another signal arrives."""
         end = self._loop.time() + self._grace_seconds
         self._front.drain()
         with contextlib.suppress(asyncio.TimeoutError):
             seconds = self._drain_seconds if number == signal.SIGTERM else 0
-            # Another signal, or TorchServe's end: there is nothing more to wait for.
+            # Another signal, or TorchServe has ended.
             return await asyncio.wait_for(self._events.get(), seconds)
         waits = {asyncio.ensure_future(one) for one in (self._front.close(), self._events.get())}
         return await asyncio.wait(waits, timeout=end - self._loop.time(), return_when=asyncio.FIRST_COMPLETED)
 
     async def _explain(self):
-        """Say why the model cannot be loaded; return the exit status."""
+        """Report why the model cannot be loaded; return the exit status."""
         await asyncio.sleep(LATE)
         said, lines = self._output.reason()
         await self._stop()
@@ -271,7 +271,7 @@ class FirstProcess:
         return status
 
     def _start(self, configuration):
-        """Start TorchServe in a process group of its own, so that signals for this one do not reach it."""
+        """Start TorchServe in another process group, so that signals for this one do not reach it."""
         environment = {**self._environment, "TS_CONFIG_FILE": configuration}
         environment.pop("TS_INFERENCE_ADDRESS", None)
         source, sink = os.pipe()
@@ -281,30 +281,30 @@ class FirstProcess:
             environment,
             file_actions=[(os.POSIX_SPAWN_DUP2, sink, 1), (os.POSIX_SPAWN_DUP2, sink, 2)],
             setpgroup=0,
-            setsigdef=[signal.SIGPIPE],  # which Python ignores
+            setsigdef=[signal.SIGPIPE],  # Python ignores it
         )
         os.close(sink)
         self._output = Output(source, 1, lambda: self._tell(FAILED))
-        # Not for TorchServe's processes, which have theirs; the front takes two files for a connection.
+        # After the start, so that TorchServe keeps its own limit. The front needs two files per connection.
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     def _watch(self, management):
-        """Look at a model that loads, in a thread of its own."""
+        """Probe a model that loads, in a thread."""
         while True:
             if self._memory.killed():
                 return self._tell(FAILED)
             if not missing(management):
                 return self._tell(READY)
-            time.sleep(LOOK)
+            time.sleep(PERIOD)
 
     def _tell(self, event):
-        with contextlib.suppress(RuntimeError):  # the loop has ended
+        with contextlib.suppress(RuntimeError):  # the event loop has ended
             self._loop.call_soon_threadsafe(self._events.put_nowait, (event, None))
 
     def _reap(self):
-        """Take every child that has ended: as process 1 it gets the orphans, too."""
+        """Reap every child that has ended: process 1 also inherits orphans."""
         with contextlib.suppress(ChildProcessError):
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -316,8 +316,8 @@ class FirstProcess:
                     self._events.put_nowait((ENDED, code if code >= 0 else 128 - code))
 
     async def _stop(self):
-        """End TorchServe and all that it has started; of what is broken, what is left is not asked."""
-        for number, patience in ((signal.SIGTERM, LAST_WISH), (signal.SIGKILL, 1.0))[self._ended :]:
+        """Stop TorchServe and every process of its group; if its launcher has ended, with SIGKILL only."""
+        for number, patience in ((signal.SIGTERM, STOP), (signal.SIGKILL, 1.0))[self._ended :]:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._child, number)
             end = self._loop.time() + patience
@@ -326,7 +326,7 @@ class FirstProcess:
 
 
 async def main():
-    """Run what the command line says behind the front."""
+    """Run the command of the command line behind the front."""
     return await FirstProcess(sys.argv[1:], dict(os.environ)).run()
 
 

@@ -1,9 +1,9 @@
-"""The front: HTTP/1.1 before TorchServe, with one connection to TorchServe for each connection from outside.
+"""The front: an HTTP/1.1 proxy before TorchServe, with one connection to TorchServe per client connection.
 
-TorchServe answers `Connection: keep-alive` whatever a handler sets, and drops what is in flight when it is
-stopped. The front counts the requests in flight: one begins with its first byte and ends when the last byte
-of its answer is handed to the kernel. While it drains, every answer says `Connection: close`. Bodies pass
-through as they come and are never held whole.
+TorchServe always answers `Connection: keep-alive`, and drops the requests in flight when it stops. The front
+counts the requests in flight: a request begins with its first byte, and ends when the last byte of its
+response is handed to the kernel. While the front drains, every response has `Connection: close`. Bodies are
+streamed.
 """
 
 import asyncio
@@ -23,35 +23,35 @@ from manifests.http_messages import (
     find_head,
 )
 
-LINGER = 1.0  # seconds that a client gets to close a connection after the front has
+LINGER = 1.0  # seconds that a client gets to close a connection that the front has closed
 
 _REASONS = {400: "Bad Request", 503: "Service Unavailable"}
 
 
 class Client(asyncio.Protocol):
-    """A connection from outside. It has one request at a time in flight; what follows waits for its turn."""
+    """A client's connection. One request at a time is in flight; pipelined requests wait."""
 
     def __init__(self, front):
         self.front = front
         self.transport = self.upstream = None
         self.in_flight = False
-        self._ahead = b""  # what has come and has not been passed on
+        self._ahead = b""  # received, and not yet forwarded
         self._method = b""
-        self._body = None  # of the request, while it is coming
-        self._answering = False  # a head has been passed on, and its answer is not complete
+        self._body = None  # of the request, until it is complete
+        self._answering = False  # a request's head was forwarded, and its response is incomplete
         self._answer_head, self._answer_body = b"", None
-        self._last = False  # this answer is the connection's last
-        self._awaits_continue = False  # the client sends the body only when it is told to
+        self._last = False  # this response is the connection's last
+        self._awaits_continue = False  # the client sends the body only after 100 Continue
         self._eof = self._ending = self._discarding = self._blocked = False
 
     def connection_made(self, transport):
-        """Begin; what is written beyond what the kernel takes at once holds TorchServe up."""
+        """Register; with a write buffer limit of 0, a slow client pauses TorchServe."""
         self.transport = transport
         transport.set_write_buffer_limits(high=0)
         self.front.clients.add(self)
 
     def data_received(self, data):
-        """Pass on what belongs to the request that is coming; keep what comes ahead of its turn."""
+        """Forward the bytes of the current request; keep those of later ones."""
         if self._ending:
             return
         if not self.in_flight:
@@ -61,12 +61,12 @@ class Client(asyncio.Protocol):
         self.advance()
 
     def eof_received(self):
-        """Keep the connection open for the answer where a whole request has come."""
+        """Keep the connection open for the response if the request is complete."""
         self._eof = True
         return self._answering and self._body is None and not self._ending
 
     def connection_lost(self, _error):
-        """Give up the request, if there is one."""
+        """Abort the request in flight."""
         self.front.clients.discard(self)
         self._ending = True
         self._leave()
@@ -74,29 +74,29 @@ class Client(asyncio.Protocol):
             self.upstream.abort()
 
     def pause_writing(self):
-        """Hold TorchServe up while the client does not read."""
+        """Pause TorchServe while the client does not read."""
         if self.upstream:
             self.upstream.hold(True)
 
     def resume_writing(self):
-        """Go on reading from TorchServe; what was the last of an answer is out."""
+        """Read from TorchServe again; the end of a response is sent by now."""
         if self.upstream:
             self.upstream.hold(False)
         self._settle()
 
     def block(self, blocked):
-        """Read nothing while TorchServe takes nothing."""
+        """Pause the client while TorchServe does not read."""
         self._blocked = blocked
         self._regulate()
 
     def end(self):
-        """Close the connection so that its last answer arrives: say so, and wait for the client to close."""
+        """Close the connection so that its last response arrives: send EOF, and let the client close."""
         self._ending, self._ahead = True, b""
         if self.upstream:
             self.upstream.abort()
         if self.transport.is_closing():
             return
-        self.transport.resume_reading()  # what comes now is dropped; unread, it would reset the connection
+        self.transport.resume_reading()  # later bytes are dropped; unread, they would reset the connection
         if self._eof:
             self.transport.close()
         else:
@@ -104,7 +104,7 @@ class Client(asyncio.Protocol):
             asyncio.get_running_loop().call_later(LINGER, self.transport.close)
 
     def reply(self, status, text):
-        """Answer a request here, as the connection's last, and take what is left of its body."""
+        """Answer a request with an error, as the connection's last, and discard the rest of its body."""
         data = json.dumps({"error": text}).encode() + b"\n"
         head = f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: application/json\r\n"
         head += f"Content-Length: {len(data)}\r\nConnection: close\r\n"
@@ -120,7 +120,7 @@ class Client(asyncio.Protocol):
             self.front.count(-1)
 
     def advance(self):
-        """Pass on as much of what has come as can be now."""
+        """Forward as many of the received bytes as possible."""
         try:
             while self._ahead and not self._ending and self._step():
                 pass
@@ -131,7 +131,7 @@ class Client(asyncio.Protocol):
         self._regulate()
 
     def _refuse(self, text):
-        """Answer what cannot be read, where no answer has begun, and read no further."""
+        """Answer 400 to an invalid message unless a response has begun, and stop reading."""
         is_answered = self._body is not None and not self._answering
         self._body = None
         if self._answer_body is not None:
@@ -145,7 +145,7 @@ class Client(asyncio.Protocol):
             self.reply(400, text)
 
     def _step(self):
-        """Pass on one part of what has come; false where that has to wait."""
+        """Forward one part of the received bytes; return False if they have to wait."""
         if self._body is None:
             return not self._answering and not self._last and self._begin()
         if not self._discarding and not (self.upstream and self.upstream.transport):
@@ -161,7 +161,7 @@ class Client(asyncio.Protocol):
         return True
 
     def _begin(self):
-        """Begin a request, once its head is complete."""
+        """Begin a request once its head is complete."""
         self._method, self._ahead = b"", self._ahead.lstrip(b"\r\n")
         if not self._ahead:
             self._leave()
@@ -183,15 +183,15 @@ class Client(asyncio.Protocol):
         return True
 
     def _route(self, head):
-        """Choose who answers. Routes of the front's own belong here: they call `reply`."""
-        # Whether a connection lasts is each neighbour's own affair.
+        """Forward a request's head. Routes that the front answers itself belong here: they call `reply`."""
+        # Connection options apply to one connection, not to the next.
         data = head.without_connection() if head.options else head.data
         if self.upstream is None:
             self.upstream = Upstream(self)
         self.upstream.send(data)
 
     def answer(self, data):
-        """Take bytes of TorchServe's answer."""
+        """Forward bytes of TorchServe's response."""
         out = []
         while data and self._answering:
             if self._answer_body is None:
@@ -212,24 +212,24 @@ class Client(asyncio.Protocol):
         self._settle()
 
     def _read_answer(self, head):
-        """Learn from the head where the answer ends; return it as the client gets it."""
+        """Find out where the response ends; return its head as the client gets it."""
         status = int(head.line[1])
         if status < 200:
             self._awaits_continue = False
             return head.data
         bodiless = self._method == b"HEAD" or status in (204, 304)
         self._answer_body = Body(0 if bodiless else head.framing(otherwise=UNTIL_CLOSE))
-        # What was sent ahead of this answer has begun, too, and would be lost.
+        # A pipelined request has already begun, and would be lost.
         drained = self.front.draining and not self._ahead
         if self._awaits_continue and self._body:
-            self._last, self._body = True, None  # the client may keep the body to itself
+            self._last, self._body = True, None  # the client need not send the body
         if self._last or drained or b"close" in head.options or self._answer_body.framing == UNTIL_CLOSE:
             self._last = True
             return head.without_connection(b"Connection: close")
         return head.data
 
-    def lost(self, error, text="TorchServe ended while it was answering"):
-        """Say what can yet be said when the connection to TorchServe is gone."""
+    def lost(self, error, text="TorchServe ended before it answered"):
+        """Answer with an error, if still possible, after the connection to TorchServe was lost."""
         self.upstream, self._blocked = None, False
         if self._ending:
             return
@@ -242,7 +242,7 @@ class Client(asyncio.Protocol):
             self._answering, self._answer_body = False, None
             self._settle()
         else:
-            # Half of the answer is out: only a broken connection says that the rest is not coming.
+            # Part of the response was sent: only a reset can report that the rest is missing.
             with contextlib.suppress(OSError):
                 linger = struct.pack("ii", 1, 0)
                 self.transport.get_extra_info("socket").setsockopt(
@@ -251,11 +251,11 @@ class Client(asyncio.Protocol):
             self.transport.abort()
 
     def _settle(self):
-        """Count a request out whose answer is complete and sent; go on with what came after it."""
+        """Finish a request whose response was sent, and continue with the next one."""
         if not self.in_flight or self._answering or self._body is not None or self._ending:
             return
         if self.transport.get_write_buffer_size():
-            return  # resume_writing comes back to it
+            return  # resume_writing calls this again
         self._discarding = False
         if self._last or (self.front.closing and not self._ahead) or (self._eof and not self._ahead):
             self._leave()
@@ -263,7 +263,7 @@ class Client(asyncio.Protocol):
         elif self._ahead:
             self.advance()
             if self._eof and not self._answering and not self._ending:
-                self.transport.close()  # the request that came last is not whole
+                self.transport.close()  # the last request is incomplete
         else:
             self._leave()
 
@@ -290,28 +290,28 @@ class Upstream(asyncio.Protocol):
             loop = asyncio.get_running_loop()
             await loop.create_connection(lambda: self, "127.0.0.1", self.client.front.upstream_port)
         except OSError as error:
-            self.client.lost(error, "TorchServe does not listen: it is being started, or has ended")
+            self.client.lost(error, "TorchServe does not listen: it is starting, or has ended")
 
     def connection_made(self, transport):
-        """Send what has waited."""
+        """Send the bytes that have waited."""
         self.transport = transport
-        if self.client is _NOBODY:
+        if self.client is _NO_CLIENT:
             return transport.abort()
         transport.set_write_buffer_limits(high=0)
         return self.client.advance()
 
     def send(self, data):
-        """Add to what is sent at the next `flush`."""
+        """Add bytes that the next `flush` sends."""
         self._waiting += data
 
     def flush(self):
-        """Send what has been added, in one piece; nothing before the connection stands."""
+        """Send the added bytes in one piece, once there is a connection."""
         if self.transport and self._waiting:
             data, self._waiting = self._waiting, b""
             self.transport.write(data)
 
     def data_received(self, data):
-        """Hand on an answer."""
+        """Forward a response."""
         try:
             self.client.answer(data)
         except BadMessageError as error:
@@ -319,46 +319,46 @@ class Upstream(asyncio.Protocol):
             self.connection_lost(error)
 
     def pause_writing(self):
-        """Hold the client up while TorchServe does not read."""
+        """Pause the client while TorchServe does not read."""
         self.client.block(True)
 
     def resume_writing(self):
-        """Let the client go on."""
+        """Resume the client."""
         self.client.block(False)
 
     def hold(self, held):
-        """Read no more of the answer, or read on."""
+        """Pause or resume reading the response."""
         if self.transport:
             (self.transport.pause_reading if held else self.transport.resume_reading)()
 
     def connection_lost(self, error):
-        """Tell the client's side, once."""
-        client, self.client = self.client, _NOBODY
+        """Report the loss to the client's side, once."""
+        client, self.client = self.client, _NO_CLIENT
         client.lost(error)
 
     def abort(self):
-        """Close without a word: the client is gone, or has all that it asked for."""
-        self.client = _NOBODY
+        """Close without reporting it: the client has left, or has its response."""
+        self.client = _NO_CLIENT
         self._connecting.cancel()
         if self.transport:
             self.transport.abort()
 
 
-class _Nobody:
-    """Whom an abandoned connection to TorchServe reports to."""
+class _NoClient:
+    """The client of an aborted connection to TorchServe: ignores every call."""
 
     def __getattr__(self, _name):
         return lambda *_: None
 
 
-_NOBODY = _Nobody()
+_NO_CLIENT = _NoClient()
 
 
 class Front:
-    """All connections, and how many requests are in flight."""
+    """All connections, and the number of requests in flight."""
 
     def __init__(self, upstream_port):
-        """`upstream_port` is where TorchServe listens on loopback."""
+        """Forward to TorchServe at this loopback port."""
         self.upstream_port = upstream_port
         self.clients = set()
         self.in_flight = 0
@@ -368,12 +368,12 @@ class Front:
         self._server = None
 
     async def listen(self, host, port):
-        """Listen; raises OSError."""
+        """Listen. Raises OSError."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: Client(self), host, port, backlog=1024)
 
     def count(self, change):
-        """Count a request in or out."""
+        """Add to the number of requests in flight."""
         self.in_flight += change
         if self.in_flight:
             self.idle.clear()
@@ -381,12 +381,12 @@ class Front:
             self.idle.set()
 
     def drain(self):
-        """Serve on, but let every answer be its connection's last."""
+        """Continue to accept requests, but make every response its connection's last."""
         self.draining = True
 
     async def close(self):
-        """Take no more connections, close those that are idle, and wait for what is in flight."""
-        await asyncio.sleep(0.01)  # which lets in what the kernel has accepted
+        """Accept no more connections, close idle ones, and wait for the requests in flight."""
+        await asyncio.sleep(0.01)  # so that connections that the kernel has accepted are handled
         self.draining = self.closing = True
         self._server.close()
         for client in list(self.clients):

@@ -1,10 +1,10 @@
-"""HTTP/1.1 as far as a proxy needs it: where a message's head and its body end. Pure."""
+"""The part of HTTP/1.1 that a proxy needs: where the head and the body of a message end. Pure."""
 
 import re
 
 HEAD_MAX = 64 << 10  # bytes of a head
 LINE_MAX = 4 << 10  # bytes between two chunks
-CHUNKED, UNTIL_CLOSE = -1, -2  # how a body ends, where no length says it
+CHUNKED, UNTIL_CLOSE = -1, -2  # how a body without a length ends
 
 REQUEST = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) [^ \r\n]+ HTTP/1\.([01])\r\n")
 ANSWER = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])[ \r]")
@@ -17,14 +17,14 @@ _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;|$)")
 
 
 class BadMessageError(ValueError):
-    """What was sent is not HTTP/1.1, or it can be read in two ways."""
+    """The message is not HTTP/1.1, or is ambiguous."""
 
 
 class Head:
-    """The head of a request or an answer: its bytes, and what of it says where the message ends."""
+    """The head of a request or a response: its bytes, and the fields that define where the message ends."""
 
     def __init__(self, data, line):
-        """Read a whole head; `line` is what its first line must match."""
+        """Parse a complete head; its first line must match `line`."""
         self.data = data
         self.line = line.match(data)
         if not self.line:
@@ -39,7 +39,7 @@ class Head:
         self.options = {option.strip() for option in options.split(b",")} if options else set()
 
     def framing(self, otherwise):
-        """Return the body's length in bytes, CHUNKED, or `otherwise` where the head does not say."""
+        """Return the body's length in bytes, CHUNKED, or `otherwise` if the head defines neither."""
         if self._codings:
             if self._codings != [b"chunked"] or self._lengths:
                 raise BadMessageError("Transfer-Encoding must be chunked, without Content-Length")
@@ -52,24 +52,24 @@ class Head:
         return int(length)
 
     def without_connection(self, *fields):
-        """Return the head's bytes with other fields in the place of those about the connection."""
+        """Return the head's bytes with other fields instead of those about the connection."""
         data = _CONNECTION.sub(b"", self.data)
         return b"\r\n".join([data[:-4], *fields]) + b"\r\n\r\n"
 
 
 def find_head(data):
-    """Return the size of the head that data begins with; 0 while it is not complete."""
+    """Return the size of the head at the start of the data; 0 while it is incomplete."""
     size = data.find(b"\r\n\r\n") + 4
     head = data[:size] if size > 3 else data
     if len(head) > HEAD_MAX:
-        raise BadMessageError(f"the head is over {HEAD_MAX} bytes")
+        raise BadMessageError(f"the head exceeds {HEAD_MAX} bytes")
     if head.count(b"\n") != head.count(b"\r\n"):
-        raise BadMessageError("a line of the head does not end in CR LF")
+        raise BadMessageError("a line of the head does not end with CR LF")
     return size if size > 3 else 0
 
 
 class Body:
-    """Where the body of one message ends, found as its bytes come."""
+    """Finds the end of one message's body as its bytes arrive."""
 
     def __init__(self, framing):
         self.framing = framing
@@ -79,7 +79,7 @@ class Body:
         self._in_trailer = False
 
     def split(self, data):
-        """Return how many of the bytes that come next are the body's."""
+        """Return how many of the next bytes belong to the body."""
         if self.framing == CHUNKED:
             return self._split_chunks(data)
         if self.framing == UNTIL_CLOSE:
@@ -101,7 +101,7 @@ class Body:
             self._line += data[position:end]
             position = end
             if len(self._line) > LINE_MAX:
-                raise BadMessageError("a line between chunks is too long")
+                raise BadMessageError("a line between two chunks is too long")
             if self._line.endswith(b"\n"):
                 self._read_line(self._line.rstrip(b"\r\n"))
                 self._line = b""
@@ -112,8 +112,8 @@ class Body:
         if self._in_trailer:
             self.done = not line
         elif not size:
-            raise BadMessageError("a chunk does not begin with its size")
+            raise BadMessageError("a chunk does not start with its size")
         else:
             length = int(size[1], 16)
-            self._left = length + 2 if length else 0  # with the CR LF behind it
+            self._left = length + 2 if length else 0  # including the CR LF after it
             self._in_trailer = not length

@@ -1,4 +1,4 @@
-"""Readiness: every model has a READY worker. `/ping` is healthy while workers die in a loop."""
+"""The readiness probe: every model has a READY worker. `/ping` is healthy even if every worker dies."""
 
 import json
 import os
@@ -6,8 +6,8 @@ import urllib.request
 
 
 def missing(port):
-    """Return what is missing, as the management API on this port says; nothing if all is there."""
-    # A proxy of the environment is not for this machine's own loopback.
+    """Return what the management API on this port reports as missing; empty if every model is ready."""
+    # Loopback needs no proxy, even if the environment sets one.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def get(path):
@@ -21,7 +21,7 @@ def missing(port):
                 if not any(worker["status"] == "READY" for worker in version["workers"]):
                     return f"model {name} has no READY worker{pip_error()}"
     except (OSError, ValueError, KeyError) as error:
-        # TorchServe answers nobody while pip runs, and pip logs whatever it does.
+        # TorchServe does not answer while pip runs, and pip writes a log.
         if pip_log() and not pip_error():
             return "installing the model's requirements"
         return f"TorchServe's management API does not answer: {error}{pip_error()}"
@@ -29,7 +29,7 @@ def missing(port):
 
 
 def pip_log():
-    """Return the lines that pip logged, or nothing."""
+    """Return the lines of pip's log."""
     try:
         with open(os.environ.get("PIP_LOG", ""), errors="replace") as log:
             return log.readlines()
@@ -38,6 +38,6 @@ def pip_log():
 
 
 def pip_error():
-    """Return pip's last complaint, or nothing."""
+    """Return pip's last error, or nothing."""
     lines = [line.strip() for line in pip_log() if "ERROR:" in line]
     return "; pip: " + lines[-1] if lines else ""

@@ -185,7 +185,7 @@ def test_the_message_of_a_worker_killed_for_memory_has_the_limit(
     (container.root / "cgroup" / "memory.max").write_text("157286400\n")
     assert container.ended() == CANNOT_LOAD
     assert container.message().splitlines()[0] == (
-        "the worker was killed for memory: the container's limit is 150Mi; raise serving.memory"
+        "the worker ran out of memory: the container's limit is 150Mi; raise serving.memory"
     )
 
 

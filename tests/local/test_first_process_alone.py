@@ -54,7 +54,7 @@ def test_the_message_has_the_reason_if_torchserve_ends_before_it_is_ready(
         "Invalid configuration: password=***",
     ]
     assert start("no-such-program").wait(20) == CANNOT_LOAD
-    assert (tmp_path / "message").read_text().startswith("TorchServe cannot be started: [Errno 2]")
+    assert (tmp_path / "message").read_text().startswith("cannot start TorchServe: [Errno 2]")
 
 
 def test_a_taken_port_has_another_exit_status_than_a_model_that_cannot_load(

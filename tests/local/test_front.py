@@ -337,7 +337,7 @@ def test_a_dead_server_gets_a_503_with_the_reason(ahead: bytes) -> None:
     async def check(place: Place, front: Front) -> None:
         ended = await place.ask(post(ahead))
         front.upstream_port = 1  # nothing listens there
-        for got, reason in ((ended, "ended while"), (await place.ask(post(ahead)), "does not listen")):
+        for got, reason in ((ended, "ended before"), (await place.ask(post(ahead)), "does not listen")):
             head, _, body = got.partition(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 503 ")
             assert b"Connection: close\r\nRetry-After: 1" in head

@@ -92,10 +92,10 @@ def test_a_worker_killed_for_memory_is_detected(tmp_path: Path, events: str, lim
     memory = Memory(str(tmp_path))
     assert memory.killed() == ""
     (place / events).write_text("oom 8\noom_kill 4\noom_group_kill 0\n")
-    assert memory.killed().startswith("the worker was killed for memory")
+    assert memory.killed().startswith("the worker ran out of memory")
     (place / limit).write_text("157286400\n")
     assert memory.killed() == (
-        "the worker was killed for memory: the container's limit is 150Mi; raise serving.memory"
+        "the worker ran out of memory: the container's limit is 150Mi; raise serving.memory"
     )
     assert Memory(str(tmp_path / "none")).killed() == ""
 
