@@ -14,7 +14,7 @@ ACCESS = StorageAccess(data={"AWS_SECRET_ACCESS_KEY": "hunter2"})
 BUDGET: Document = {"kind": "PodDisruptionBudget", "metadata": {"name": "demo"}}
 
 
-def test_it_names_its_service_release_and_traffic() -> None:
+def test_a_bundle_knows_its_service_release_and_traffic() -> None:
     bundle = make_bundle(A, percent=10, storage_uri="s3://models/demo/")
     assert (bundle.reference, bundle.release, bundle.percent) == (DEMO, A, 10)
     assert bundle.storage_uri == "s3://models/demo/"
@@ -26,20 +26,20 @@ def test_a_service_that_kdeploy_did_not_render_has_no_release() -> None:
     assert Bundle(service={**service, "metadata": {"name": "demo", "namespace": "team"}}).release == ""
 
 
-def test_what_is_applied_first_is_what_the_service_needs() -> None:
+def test_the_service_is_applied_last() -> None:
     bundle = msgspec.structs.replace(make_bundle(access=ACCESS), extras=(BUDGET,))
     kinds = [document["kind"] for document in bundle.beside]
     assert kinds == ["Secret", "ServiceAccount", "ServingRuntime", "PodDisruptionBudget"]
     assert [document["kind"] for document in bundle.documents] == [*kinds[1:], "InferenceService"]
 
 
-def test_old_pods_may_be_stopped_first() -> None:
+def test_a_recreating_bundle_stops_old_pods_first() -> None:
     bundle = make_bundle(A)
     predictor = bundle.recreating().service["spec"]["predictor"]
     assert predictor == {**bundle.service["spec"]["predictor"], "deploymentStrategy": {"type": "Recreate"}}
 
 
-def test_a_secret_is_neither_shown_nor_encoded() -> None:
+def test_a_secret_cannot_be_shown_or_encoded() -> None:
     bundle = make_bundle(access=ACCESS)
     assert bundle.secret
     assert bundle.secret.document["data"] == {"AWS_SECRET_ACCESS_KEY": "aHVudGVyMg=="}
@@ -51,6 +51,6 @@ def test_a_secret_is_neither_shown_nor_encoded() -> None:
     assert bundle.without_secret().secret is None
 
 
-def test_without_its_secret_it_is_encoded_whole() -> None:
+def test_a_bundle_without_its_secret_can_be_encoded() -> None:
     bundle = msgspec.structs.replace(make_bundle(access=ACCESS), extras=(BUDGET,)).without_secret()
     assert msgspec.json.decode(msgspec.json.encode(bundle), type=Bundle) == bundle

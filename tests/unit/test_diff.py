@@ -1,4 +1,4 @@
-"""What a rollout would change, as it is shown: nothing of the server's, nothing of a Secret."""
+"""Differences between live objects and documents, without the server's fields and a Secret's values."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def changes(before: Document | None, after: Document) -> list[tuple[str, Any, An
         live(service(model={"cpu": "1500m", "containers": [{"name": "c"}]}), resourceVersion="8"),
     ],
 )
-def test_what_the_server_and_the_webhooks_write_is_none(after: Document) -> None:
+def test_fields_of_the_server_and_webhooks_are_not_differences(after: Document) -> None:
     written = service(model={"cpu": "1500m", "containers": [{"name": "c", "protocol": "TCP"}]})
     assert compare(live(written), after) is None
 
 
-def test_each_field_that_differs() -> None:
+def test_every_different_field_is_a_change() -> None:
     before = live(service(env=[{"name": "A"}, {"name": "B"}], image="old", gone=1, args=["a"]))
     after = service(env=[{"name": "A"}, {"name": "C"}], image="new", added={"x": 1}, args=["a", "b"])
     assert changes(before, after) == [
@@ -56,14 +56,14 @@ def test_each_field_that_differs() -> None:
     ]
 
 
-def test_what_is_not_there_is_new_as_a_whole() -> None:
+def test_a_new_object_is_one_change() -> None:
     found = compare(None, service())
     assert found
     assert (found.kind, found.name, found.before) == ("InferenceService", "digits", None)
     assert found.changes[0].after == found.after == service()
 
 
-def test_of_a_secret_only_which_keys_change() -> None:
+def test_a_secrets_diff_names_only_its_changed_keys() -> None:
     last = {"kubectl.kubernetes.io/last-applied-configuration": "planted-c", "serving.kserve.io/s3": "kept"}
     metadata = {"name": "s", "annotations": last}
     held = {"kind": "Secret", "metadata": metadata, "data": {"A": "planted-a", "B": "planted-b"}}
@@ -75,6 +75,6 @@ def test_of_a_secret_only_which_keys_change() -> None:
     assert compare(held, {**held, "metadata": without}) is None
 
 
-def test_an_annotation_that_goes() -> None:
+def test_a_removed_annotation() -> None:
     annotated = {**service(), "metadata": {**service()["metadata"], "annotations": {"a": "b"}}}
     assert changes(live(annotated), service()) == [("metadata.annotations", {"a": "b"}, None)]

@@ -1,4 +1,4 @@
-"""Who owns what on a live object, and what is no difference."""
+"""Owners of fields, and differences between live objects and applied documents."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def live(fields: Document = OURS, **predictor: Any) -> Document:
     return document
 
 
-def test_the_same() -> None:
+def test_an_applied_document_agrees() -> None:
     assert agrees(live(), wanted())
 
 
-def test_what_others_added_is_no_difference() -> None:
+def test_fields_of_other_managers_are_not_differences() -> None:
     assert agrees(live(maxReplicas=3, model={"env": [{"name": "A", "value": "1"}], "name": ""}), wanted())
 
 
@@ -59,16 +59,16 @@ def test_what_others_added_is_no_difference() -> None:
         {"model": "x"},
     ],
 )
-def test_another_value_is_a_difference(predictor: Document) -> None:
+def test_a_changed_value_is_a_difference(predictor: Document) -> None:
     assert not agrees(live(**predictor), wanted(maxReplicas=2))
 
 
-def test_what_we_applied_and_want_no_more_is_a_difference() -> None:
+def test_an_applied_field_that_is_not_wanted_is_a_difference() -> None:
     fields = {"f:spec": {"f:predictor": {"f:canaryTrafficPercent": {}, ".": {}}}}
     assert not agrees(live(fields, canaryTrafficPercent=10), wanted())
 
 
-def test_a_table_that_we_applied_is_none() -> None:
+def test_an_applied_parent_of_wanted_fields_is_not_a_difference() -> None:
     assert agrees(live({"f:spec": {"f:predictor": {".": {}, "f:minReplicas": {}}}}), wanted())
 
 
@@ -84,18 +84,18 @@ def test_a_table_that_we_applied_is_none() -> None:
         (True, "1", False),
     ],
 )
-def test_quantities(stored: object, said: str, same: bool) -> None:
+def test_equal_quantities_agree(stored: object, said: str, same: bool) -> None:
     fields = {"f:spec": {"f:predictor": {"f:model": {"f:cpu": {}}}}}
     assert agrees(live(fields, model={"cpu": stored}), wanted(model={"cpu": said})) is same
 
 
-def test_where_nobody_keeps_account_everything_counts() -> None:
+def test_without_managed_fields_every_field_counts() -> None:
     assert agrees(wanted(), wanted())
     assert not agrees(wanted(maxReplicas=2), wanted())
     assert not agrees({**wanted(), "metadata": {"name": "digits"}}, wanted())
 
 
-def test_owners() -> None:
+def test_owned_fields() -> None:
     assert ("spec", "predictor", "model", "env") in owned(live())
     assert ("status", "url") not in owned(live())
 
@@ -109,37 +109,37 @@ class TestChangedOutside:
         ]
         return document
 
-    def test_what_is_as_it_was_applied_is_not(self) -> None:
+    def test_an_unchanged_document_has_no_drift(self) -> None:
         assert compare_with_applied(live(), wanted()) == []
-        assert compare_with_applied(wanted(), wanted()) == []  # one node keeps no account
+        assert compare_with_applied(wanted(), wanted()) == []  # the local target manages no fields
         together = self.held("kubectl", {"f:minReplicas": {}}, entry(OURS))
-        assert compare_with_applied(together, wanted()) == []  # who wants the same changes nothing
+        assert compare_with_applied(together, wanted()) == []  # the other manager applied the same value
 
-    def test_another_value_names_who_and_when(self) -> None:
+    def test_a_changed_value_names_the_manager_and_the_time(self) -> None:
         document = self.held("kubectl-edit", {"f:minReplicas": {}}, entry(OURS), minReplicas=3)
         found = compare_with_applied(document, wanted())
         assert found == [Drift("spec.predictor.minReplicas", "kubectl-edit", "2026-01-01T12:03:11Z")]
 
-    def test_a_field_that_was_taken_over(self) -> None:
+    def test_a_field_that_another_manager_took_over(self) -> None:
         ours = {"f:metadata": {"f:labels": {"f:kdeploy.dev/release": {}}}}
         document = self.held("argocd", {"f:minReplicas": {}}, entry(ours))
         assert [(one.field, one.manager) for one in compare_with_applied(document, wanted())] == [
             ("spec.predictor.minReplicas", "argocd")
         ]
 
-    def test_a_field_that_was_taken_out(self) -> None:
+    def test_a_removed_field(self) -> None:
         document = self.held("kubectl-edit", {"f:maxReplicas": {}}, entry(OURS))
         del document["spec"]["predictor"]["minReplicas"]
         document["metadata"]["managedFields"][0] = entry({"f:metadata": {}})
         assert Drift("spec.predictor.minReplicas") in compare_with_applied(document, wanted())
 
     @pytest.mark.parametrize("manager", ["manager", "kdeploy"])
-    def test_kserve_is_not_outside(self, manager: str) -> None:
+    def test_changes_by_kserve_are_not_drift(self, manager: str) -> None:
         document = self.held(manager, {"f:minReplicas": {}}, entry(OURS), minReplicas=3)
         assert compare_with_applied(document, wanted()) == []
 
 
-def test_what_others_hold_is_left_to_them() -> None:
+def test_fields_of_other_managers_are_left_out() -> None:
     paths = (("spec", "predictor", "minReplicas"), ("spec", "predictor", "maxReplicas"))
     left = leave_to_others(wanted(maxReplicas=9), live(), paths)
     assert left["spec"]["predictor"] == wanted()["spec"]["predictor"]

@@ -1,4 +1,4 @@
-"""Rendered documents: golden files, and no value that becomes structure."""
+"""Rendered documents: golden files, escaping, and the choice of runtime, image and account."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from deployer.storage_access import StorageAccess
 GOLDEN = Path(__file__).parents[1] / "golden"
 KNATIVE = Capabilities(deployment_mode="Knative", canary=True)
 STANDARD = Capabilities(deployment_mode="Standard", canary=False)
-ONE = Scaling()  # replica
+ONE = Scaling()  # one replica
 RUNTIME_NAME = runtime_name(render_runtime())
 
 
@@ -67,7 +67,7 @@ def documents(
 
 
 def without_programs(made: list[Document]) -> str:
-    """Encode documents as the golden files have them: without programs and the runtime's digest."""
+    """Encode documents like the golden files, without programs and the runtime's digest."""
     made = copy.deepcopy(made)
     for container in made[0]["spec"]["containers"]:
         for command in (container["command"], container["readinessProbe"]["exec"]["command"]):
@@ -94,12 +94,12 @@ def test_golden(name: str, made: Release, percent: int, capabilities: Capabiliti
     assert rendered == (GOLDEN / f"{name}.yaml").read_text("utf-8")
 
 
-def test_a_container_begins_with_the_first_process() -> None:
+def test_a_container_starts_the_first_process() -> None:
     [container] = documents(release())[0]["spec"]["containers"]
     assert container["command"] == ["python", "-c", first_process()]
 
 
-def test_a_release_keeps_its_runtime_whatever_this_kdeploy_would_render() -> None:
+def test_a_release_keeps_the_runtime_that_it_was_pushed_with() -> None:
     older = {**render_runtime(), "protocolVersions": ["v1"]}
     runtime, service = documents(structs.replace(release(), runtime=older))
     assert runtime["spec"] == older
@@ -107,7 +107,7 @@ def test_a_release_keeps_its_runtime_whatever_this_kdeploy_would_render() -> Non
     assert service["spec"]["predictor"]["model"]["runtime"] == runtime_name(older)
 
 
-def test_a_pod_gets_the_time_that_its_requests_take() -> None:
+def test_timeouts_cover_the_longest_request_and_the_drain() -> None:
     made = release(drain_seconds=7, response_timeout=300)
     for capabilities, timeout, grace in ((KNATIVE, 317, None), (STANDARD, 310, 317)):
         predictor = documents(made, capabilities=capabilities)[1]["spec"]["predictor"]
@@ -115,14 +115,14 @@ def test_a_pod_gets_the_time_that_its_requests_take() -> None:
         assert predictor.get("terminationGracePeriodSeconds") == grace
         told = {one["name"]: one["value"] for one in predictor["model"]["env"]}
         assert told == {"KDEPLOY_DRAIN_SECONDS": "7", "KDEPLOY_GRACE_SECONDS": "307"}
-    # One of the cluster's own may not hear SIGTERM.
+    # A runtime of the cluster can ignore SIGTERM.
     (service,) = documents(release(runtime="theirs"), capabilities=STANDARD)
     assert service["spec"]["predictor"]["timeout"] == 130
     assert "terminationGracePeriodSeconds" not in service["spec"]["predictor"]
     assert "env" not in service["spec"]["predictor"]["model"]
 
 
-def test_a_runtime_of_the_clusters_own_is_named_and_not_rendered() -> None:
+def test_a_runtime_of_the_cluster_is_not_rendered() -> None:
     (service,) = documents(release(runtime="kserve-torchserve"))
     model = service["spec"]["predictor"]["model"]
     assert model["runtime"] == "kserve-torchserve"
@@ -132,7 +132,7 @@ def test_a_runtime_of_the_clusters_own_is_named_and_not_rendered() -> None:
         assert service["spec"]["predictor"]["model"]["image"] == "own:1"
 
 
-def test_one_node_has_no_runtime_but_ours() -> None:
+def test_the_local_target_only_uses_kdeploys_runtime() -> None:
     here = Capabilities(deployment_mode="Knative", canary=True, local_storage_only=True)
     made = release(runtime="kserve-torchserve")
     runtime, service = documents(made, uri="file:///s/", capabilities=here)
@@ -140,7 +140,7 @@ def test_one_node_has_no_runtime_but_ours() -> None:
     assert service["spec"]["predictor"]["model"]["image"] == made.serving.image
 
 
-def test_a_service_runs_as_the_account_that_may_read_the_store() -> None:
+def test_a_service_runs_as_the_account_that_can_read_the_store() -> None:
     access = StorageAccess(data={"KEY": 'it\'s: "1"\n'}, annotations={"place": "here"})
     account, _, service = documents(release(), access=access)
     sealed = render_secret(access, Reference("team", "digits"))
@@ -155,7 +155,7 @@ def test_a_service_runs_as_the_account_that_may_read_the_store() -> None:
     assert access.data["KEY"] not in repr(access)
 
 
-def test_a_role_needs_no_secret() -> None:
+def test_an_account_with_a_cloud_role_needs_no_secret() -> None:
     access = StorageAccess(account_annotations={"role": "x"}, annotations={"place": "here"})
     account = documents(release(), access=access)[0]
     assert account["metadata"]["annotations"] == {"role": "x", "place": "here"}
@@ -163,7 +163,7 @@ def test_a_role_needs_no_secret() -> None:
     assert render_secret(access, Reference("team", "digits")) is None
 
 
-def test_an_account_or_a_secret_that_exists_is_named() -> None:
+def test_an_existing_account_or_secret_is_named() -> None:
     kinds = [d["kind"] for d in documents(release(), access=StorageAccess(account="readers"))]
     assert kinds == ["ServingRuntime", "InferenceService"]
     service = documents(release(), access=StorageAccess(account="readers"))[1]
@@ -172,20 +172,20 @@ def test_an_account_or_a_secret_that_exists_is_named() -> None:
     assert account["secrets"] == [{"name": "keys"}]
 
 
-def test_the_runtime_is_the_same_whatever_is_released() -> None:
+def test_every_release_has_the_same_runtime() -> None:
     plain, other = documents(release())[0], documents(release(gpu=1, image="x", env={"A": "b"}))[0]
     assert plain == other
     assert plain["metadata"]["name"] == RUNTIME_NAME
 
 
-def test_gpu_limits_equal_requests_and_choose_the_image() -> None:
+def test_with_gpus_limits_equal_requests_and_the_gpu_image_is_used() -> None:
     model = documents(release(gpu=1, gpu_image="mine:gpu"))[1]["spec"]["predictor"]["model"]
     assert model["resources"]["limits"] == model["resources"]["requests"]
     assert model["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert model["image"] == "mine:gpu"
 
 
-def test_traffic_is_written_only_for_a_canary() -> None:
+def test_only_a_canary_has_a_traffic_percentage() -> None:
     assert "canaryTrafficPercent" not in documents(release())[1]["spec"]["predictor"]
     assert documents(release(), 0)[1]["spec"]["predictor"]["canaryTrafficPercent"] == 0
 
@@ -201,8 +201,8 @@ def test_no_value_becomes_structure(value: str, name: str) -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"])))
-def test_what_is_printed_is_what_is_applied(value: str) -> None:
-    runtime = {"containers": [{"args": [value]}]}  # and not ours, which is long
+def test_printed_yaml_equals_the_applied_documents(value: str) -> None:
+    runtime = {"containers": [{"args": [value]}]}  # shorter than the rendered one
     made = documents(structs.replace(release(env={"A": value}), runtime=runtime))
     assert list(yaml.safe_load_all(encode_yaml(made))) == made
 
@@ -210,17 +210,17 @@ def test_what_is_printed_is_what_is_applied(value: str) -> None:
 @pytest.mark.parametrize(
     "value", ["1e5", "0x1F", "0o17", "1_000", "12e03", "y", "N", "on", "~", "-.inf", "1:30"]
 )
-def test_what_other_readers_take_for_a_number_is_quoted(value: str) -> None:
+def test_texts_that_look_like_numbers_are_quoted(value: str) -> None:
     text = encode_yaml(documents(release(env={"A": value})))
     assert f'value: "{value}"' in text or f"value: '{value}'" in text
 
 
-def test_a_template_never_guesses() -> None:
-    values = {"name": "a", "namespace": "b"}  # and no release
+def test_a_template_with_a_missing_value_fails() -> None:
+    values = {"name": "a", "namespace": "b"}  # without a release
     with pytest.raises(jinja2.UndefinedError, match="release"):
         _environment().get_template("inferenceservice.yaml.j2").render(values)
 
 
-def test_only_text_is_quoted() -> None:
+def test_the_filter_accepts_only_texts() -> None:
     with pytest.raises(TypeError):
         _quote(1)

@@ -1,4 +1,4 @@
-"""Small documents for the pure tests: as much of each as the code under test reads."""
+"""Small Kubernetes documents for the pure tests, with only the fields that the code reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ APP = "isvc.digits-predictor"
 
 
 def service(release: str = A, *, mode: str = "Standard", **status: Any) -> Document:
-    """An InferenceService; without a status where none is given."""
+    """Return an InferenceService."""
     return {
         "kind": "InferenceService",
         "metadata": {
@@ -35,7 +35,7 @@ def condition(kind: str, status: str, reason: str = "", message: str = "") -> Do
 
 
 def container(name: str, *, restarts: int = 0, last: Document | None = None, **state: Any) -> Document:
-    """A container's status: `running`, `waiting` or `terminated`, and how its last run ended."""
+    """Return a container's status: `running`, `waiting` or `terminated`, and its last termination."""
     document = {"name": name, "state": state, "restartCount": restarts}
     return {**document, "lastState": {"terminated": last}} if last else document
 

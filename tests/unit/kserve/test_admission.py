@@ -50,7 +50,7 @@ def test_annotations_that_stop_a_rollout() -> None:
     assert "keeps KServe from updating" in one.detail
 
 
-def test_the_controller() -> None:
+def test_a_controller_that_does_not_run() -> None:
     def found(**facts: Any) -> list[str]:
         return [one.status for one in check_controller(service(), ClusterFacts(**facts))]
 

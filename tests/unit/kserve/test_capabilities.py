@@ -1,4 +1,4 @@
-"""What KServe is set to, read from its ConfigMap and its controller."""
+"""KServe's settings and version, read from its ConfigMap and its controller."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def config_map(**texts: Any) -> Document:
     }
 
 
-def test_what_it_says() -> None:
+def test_settings_are_read() -> None:
     ingress = {
         "enableGatewayApi": True,
         "kserveIngressGateway": "kserve/gateway",
@@ -41,16 +41,16 @@ def test_what_it_says() -> None:
 
 
 @pytest.mark.parametrize(
-    "silent",
+    "incomplete",
     [{}, {"data": None}, config_map(deploy="{", ingress="[1]"), config_map(ingress={"urlScheme": ""})],
 )
-def test_what_it_does_not_say_is_kserves_default(silent: Document) -> None:
-    found = read_config(silent)
+def test_missing_settings_are_kserves_defaults(incomplete: Document) -> None:
+    found = read_config(incomplete)
     assert found == KServeConfig()
     assert found.host("digits-predictor", "team") == "digits-predictor-team.example.com"
 
 
-def test_modes_are_called_by_their_names_of_today() -> None:
+def test_former_names_of_modes_are_translated() -> None:
     modes = ("Serverless", "Knative", "RawDeployment", "Standard")
     found = [
         read_config(config_map(deploy={"defaultDeploymentMode": mode})).deployment_mode for mode in modes
@@ -58,16 +58,16 @@ def test_modes_are_called_by_their_names_of_today() -> None:
     assert found == ["Knative", "Knative", "Standard", "Standard"]
 
 
-def test_a_gateway_counts_where_the_gateway_api_is_used() -> None:
+def test_a_gateway_is_ignored_without_the_gateway_api() -> None:
     ingress = {"enableGatewayApi": False, "kserveIngressGateway": "kserve/gateway"}
     assert read_config(config_map(ingress=ingress)).gateway is None
 
 
-def test_a_template_that_depends_on_more_than_names() -> None:
+def test_a_domain_template_with_more_than_names_has_no_host() -> None:
     assert KServeConfig(domain_template="{{ .Annotations.host }}.x").host("digits", "team") is None
 
 
-def test_the_version() -> None:
+def test_the_version_is_read_from_the_image() -> None:
     def controller(*images: str) -> Document:
         return {"spec": {"template": {"spec": {"containers": [{"image": image} for image in images]}}}}
 

@@ -46,7 +46,7 @@ def on_theirs(mode: str = "Standard") -> Bundle:
 
 
 @pytest.mark.parametrize(
-    ("good", "place"),
+    ("good", "facts"),
     [
         (rendered(), GOOD),
         (rendered(mode="Knative"), GOOD),
@@ -96,12 +96,12 @@ def on_theirs(mode: str = "Standard") -> Bundle:
         ),
     ],
 )
-def test_accepted(good: Bundle, place: ClusterFacts) -> None:
-    assert refuse(check(good, place)) == []
+def test_accepted(good: Bundle, facts: ClusterFacts) -> None:
+    assert refuse(check(good, facts)) == []
 
 
 @pytest.mark.parametrize(
-    ("bad", "place", "what"),
+    ("bad", "facts", "what"),
     [
         (rendered(), ClusterFacts(namespace=None), "namespace team not found"),
         (named("digits", "kserve"), GOOD, "does not download models in kserve"),
@@ -204,15 +204,15 @@ def test_accepted(good: Bundle, place: ClusterFacts) -> None:
         ),
     ],
 )
-def test_rejected(bad: Bundle, place: ClusterFacts, what: str) -> None:
+def test_rejected(bad: Bundle, facts: ClusterFacts, what: str) -> None:
     with pytest.raises(ConfigError, match=what) as caught:
-        refuse(check(bad, place))
+        refuse(check(bad, facts))
     assert caught.value.where
     assert caught.value.hint
 
 
 @pytest.mark.parametrize(
-    ("doubtful", "place", "what"),
+    ("doubtful", "facts", "what"),
     [
         (
             rendered(gpu=2),
@@ -232,8 +232,8 @@ def test_rejected(bad: Bundle, place: ClusterFacts, what: str) -> None:
         ),
     ],
 )
-def test_warnings(doubtful: Bundle, place: ClusterFacts, what: str) -> None:
-    (said,) = refuse(check(doubtful, place))
+def test_warnings(doubtful: Bundle, facts: ClusterFacts, what: str) -> None:
+    (said,) = refuse(check(doubtful, facts))
     assert said.startswith(what)
 
 
@@ -253,8 +253,8 @@ def test_one_error_names_every_failure() -> None:
 
 
 def test_a_missing_permission_has_its_own_exit_code() -> None:
-    lacking = Finding(name="permissions", status="failure", detail="may not", where="namespace team")
-    with pytest.raises(RefusedError, match="may not"):
+    lacking = Finding(name="permissions", status="failure", detail="cannot list pods", where="namespace team")
+    with pytest.raises(RefusedError, match="cannot list pods"):
         refuse([lacking])
     with pytest.raises(RefusedError, match="2 checks failed"):
         refuse([lacking, *check(rendered(percent=10), GOOD)])

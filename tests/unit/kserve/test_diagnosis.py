@@ -48,7 +48,7 @@ def failure(*pods: Document, of: Document | None = None, **children: Any) -> Fai
     return diagnose(of or service(), found, before, spec_before, conditions_before)
 
 
-def told(*pods: Document, **children: Any) -> Failure:
+def diagnosed(*pods: Document, **children: Any) -> Failure:
     found = failure(*pods, **children)
     assert found
     return found
@@ -56,13 +56,13 @@ def told(*pods: Document, **children: Any) -> Failure:
 
 class TestContainers:
     def test_a_crash_loop_names_the_exit_code(self) -> None:
-        found = told(pod(main=CRASHED))
+        found = diagnosed(pod(main=CRASHED))
         assert found.reason == "CrashLoopBackOff"
         assert found.message.endswith("fails repeatedly: Error, exit code 1: No module named 'x'")
         assert (found.pod, found.container, found.previous) == ("digits-1", "kserve-container", True)
 
     def test_a_crash_loop_without_an_exit_code(self) -> None:
-        found = told(pod(main={"waiting": CRASHED["waiting"], "restarts": 1}))
+        found = diagnosed(pod(main={"waiting": CRASHED["waiting"], "restarts": 1}))
         assert found.message.endswith("fails repeatedly")
 
     @pytest.mark.parametrize(
@@ -74,21 +74,21 @@ class TestContainers:
         ],
     )
     def test_the_first_process_reports_why_the_model_does_not_load(self, main: Document) -> None:
-        found = told(pod(main=main))
+        found = diagnosed(pod(main=main))
         assert (found.reason, found.after) == ("ModelLoadFailed", 0)
         assert found.message == "ValueError: wrong weights (handler.py, line 12)"
         assert found.lines == ("  File handler.py, line 12, in initialize", "last line")
 
     def test_a_first_process_without_a_termination_message(self) -> None:
-        found = told(pod(main={"terminated": {"exitCode": CANNOT_LOAD}}))
+        found = diagnosed(pod(main={"terminated": {"exitCode": CANNOT_LOAD}}))
         assert (found.message, found.lines) == ("the model cannot be loaded", ())
 
     def test_out_of_memory(self) -> None:
         killed = {"running": {}, "last": {"exitCode": 0, "reason": "OOMKilled"}, "restarts": 1}
-        found = told(pod(main=killed, limits={"memory": "150Mi"}))
+        found = diagnosed(pod(main=killed, limits={"memory": "150Mi"}))
         assert found.message.endswith("exceeded its memory limit of 150Mi")
         assert "serving.memory" in found.hint
-        init = told(pod(init={"terminated": {"exitCode": 137, "reason": "OOMKilled"}}))
+        init = diagnosed(pod(init={"terminated": {"exitCode": 137, "reason": "OOMKilled"}}))
         assert init.message == "container storage-initializer of pod digits-1 exceeded its memory limit"
         assert "ClusterStorageContainer" in init.hint
 
@@ -98,7 +98,7 @@ class TestContainers:
     def test_a_container_that_never_starts(self, reason: str) -> None:
         for part in ("init", "main"):
             states: dict[str, Any] = {part: {"waiting": {"reason": reason, "message": "why"}}}
-            found = told(pod(**states))
+            found = diagnosed(pod(**states))
             assert (found.reason, found.container) == (reason, "")
             assert found.message.endswith(": why")
 
@@ -116,11 +116,11 @@ class TestContainers:
     def test_an_image_pull_fails_after_a_while_unless_the_answer_is_final(
         self, reason: str, message: str, after: float
     ) -> None:
-        assert told(pod(main={"waiting": {"reason": reason, "message": message}})).after == after
+        assert diagnosed(pod(main={"waiting": {"reason": reason, "message": message}})).after == after
 
     def test_without_a_message_the_newest_event_explains_it(self) -> None:
         events = [event("digits-1", "Failed", "older", BEFORE), event("digits-1", "Failed", "access denied")]
-        assert told(pod(main={"waiting": {"reason": "ErrImagePull"}}), events=events).message.endswith(
+        assert diagnosed(pod(main={"waiting": {"reason": "ErrImagePull"}}), events=events).message.endswith(
             "Failed: access denied"
         )
 
@@ -169,7 +169,7 @@ class TestDownloads:
         ],
     )
     def test_a_final_answer_of_the_store_fails_immediately(self, message: str) -> None:
-        found = told(self.ended(message, 1))
+        found = diagnosed(self.ended(message, 1))
         assert found.reason == "StorageInitializerFailed"
         assert found.message == f"the storage-initializer could not download the model: {message}"
         assert found.container == ""  # its log would repeat the message
@@ -178,21 +178,21 @@ class TestDownloads:
         refused = "Could not connect to the endpoint URL"
         assert failure(self.ended(refused, 1)) is None
         assert failure(self.ended(refused, 2)) is None
-        assert "could not download the model in 3 attempts: Could not" in told(self.ended(refused, 3)).message
+        assert "could not download the model in 3 attempts: Could not" in diagnosed(self.ended(refused, 3)).message
         before = {"digits-1": {"storage-initializer": 1}}
         assert failure(self.ended(refused, 3), before=before) is None
         assert failure(self.ended(refused, 4), before=before)
 
     def test_a_download_without_a_message_refers_to_the_log(self) -> None:
-        found = told(self.ended("", 3))
+        found = diagnosed(self.ended("", 3))
         assert (found.container, found.previous) == ("storage-initializer", False)
 
     def test_a_download_that_is_retried(self) -> None:
         last = {"exitCode": 1, "message": "403 Forbidden"}
         waits = pod(init={"waiting": {"reason": "CrashLoopBackOff"}, "last": last, "restarts": 1})
         runs = pod(init={"running": {}, "last": last, "restarts": 1})
-        assert told(waits).previous
-        assert told(runs).previous
+        assert diagnosed(waits).previous
+        assert diagnosed(runs).previous
         last["message"] = "timed out"
         assert failure(waits) is None
 
@@ -209,8 +209,8 @@ class TestScheduling:
 
     def test_the_hint_names_the_old_pod_that_holds_the_gpu(self) -> None:
         old = pod(B, name="digits-0", limits={"nvidia.com/gpu": "1"}, ready=True)
-        assert "--strategy recreate" in told(self.WAITS, old).hint
-        assert "digits-0" in told(self.WAITS, old).hint
+        assert "--strategy recreate" in diagnosed(self.WAITS, old).hint
+        assert "digits-0" in diagnosed(self.WAITS, old).hint
 
     def test_a_gpu_is_not_missing_while_a_terminating_pod_holds_one(self) -> None:
         leaving = pod(B, name="digits-0", limits={"nvidia.com/gpu": "1"}, deletionTimestamp=AFTER)
@@ -239,13 +239,13 @@ class TestLogs:
         return {"logs": {"digits-1": lines}}
 
     def test_a_first_traceback_must_last(self) -> None:
-        found = told(self.LOADS, **self.logs(*self.TRACEBACK))
+        found = diagnosed(self.LOADS, **self.logs(*self.TRACEBACK))
         assert (found.reason, found.after) == ("ModelLoadFailed", FIRST_TRACEBACK)
         assert found.message == "ValueError: wrong weights (h.py, line 7)"
 
     def test_a_repeated_traceback_counts_immediately(self) -> None:
         twice = (*self.TRACEBACK, self.RETRY, *self.TRACEBACK, self.RETRY)
-        assert told(self.LOADS, **self.logs(*twice)).after == 0
+        assert diagnosed(self.LOADS, **self.logs(*twice)).after == 0
 
     def test_a_traceback_of_another_server(self) -> None:
         lines = [
@@ -253,7 +253,7 @@ class TestLogs:
             '  File "/app/m.py", line 3, in <module>',
             "KeyError: 'a'",
         ]
-        assert told(self.LOADS, **self.logs(*lines)).message == "KeyError: 'a' (m.py, line 3)"
+        assert diagnosed(self.LOADS, **self.logs(*lines)).message == "KeyError: 'a' (m.py, line 3)"
 
     def test_logs_without_a_traceback(self) -> None:
         assert failure(self.LOADS, **self.logs("INFO all is well")) is None
@@ -273,15 +273,15 @@ QUOTA = condition(
 
 class TestDeployments:
     def test_deadlines_and_quotas(self) -> None:
-        assert told(deployments=[deployment(A, LATE)]).reason == "ProgressDeadlineExceeded"
+        assert diagnosed(deployments=[deployment(A, LATE)]).reason == "ProgressDeadlineExceeded"
         late = condition("Ready", "False", "ProgressDeadlineExceeded", "timed out")
         knative = service(mode="Knative")
         assert (
-            told(of=knative, revisions=[revision(A, 1, late)]).message
+            diagnosed(of=knative, revisions=[revision(A, 1, late)]).message
             == "Revision digits-predictor-00001: timed out"
         )
-        assert told(replica_sets=[replica_set(conditions=[QUOTA])]).reason == "QuotaExceeded"
-        assert told(deployments=[deployment(A, QUOTA)]).reason == "QuotaExceeded"
+        assert diagnosed(replica_sets=[replica_set(conditions=[QUOTA])]).reason == "QuotaExceeded"
+        assert diagnosed(deployments=[deployment(A, QUOTA)]).reason == "QuotaExceeded"
 
     def test_conditions_of_the_previous_release_do_not_count(self) -> None:
         old, new = replica_set(B, 1, conditions=[QUOTA]), replica_set(A, 2)
@@ -296,14 +296,14 @@ class TestDeployments:
         old, new = replica_set(B, 1, conditions=[denied]), replica_set(A, 2)
         assert failure(replica_sets=[old, new], deployments=[deployment(A, denied)]) is None
         refused = replica_set(A, 2, conditions=[denied])
-        assert told(replica_sets=[old, refused]).message == f"ReplicaSet digits-predictor-2: {said}"
+        assert diagnosed(replica_sets=[old, refused]).message == f"ReplicaSet digits-predictor-2: {said}"
 
     def test_conditions_from_before_the_wait_do_not_count(self) -> None:
         before = [LATE, QUOTA]
         assert failure(deployments=[deployment(A, LATE)], conditions_before=before) is None
         later = {**LATE, "lastUpdateTime": AFTER}
-        assert told(deployments=[deployment(A, later)], conditions_before=before).after == 0
-        refused = told(replica_sets=[replica_set(conditions=[QUOTA])], conditions_before=before)
+        assert diagnosed(deployments=[deployment(A, later)], conditions_before=before).after == 0
+        refused = diagnosed(replica_sets=[replica_set(conditions=[QUOTA])], conditions_before=before)
         assert (refused.reason, refused.after) == ("QuotaExceeded", TRIED_AGAIN)
 
     def test_conditions_that_can_still_change(self) -> None:
@@ -318,8 +318,8 @@ class TestKServe:
         said = 'admission webhook "w" denied the request: no'
         assert failure(events=[event("service", "InternalError", said, BEFORE)]) is None
         assert failure(events=[event("service", "InternalError", "the object has been modified")]) is None
-        assert told(events=[event("service", "InternalError", said)]).hint.startswith("Fix the cause")
-        assert told(events=[event("service", "ServerlessModeRejected", "no Knative")])
+        assert diagnosed(events=[event("service", "InternalError", said)]).hint.startswith("Fix the cause")
+        assert diagnosed(events=[event("service", "ServerlessModeRejected", "no Knative")])
 
     def test_a_route_that_the_gateway_rejects(self) -> None:
         def routed(reason: str, predictor: str = "True") -> Document:
@@ -329,19 +329,19 @@ class TestKServe:
             ]
             return service(conditions=conditions)
 
-        assert told(of=routed("NotAllowedByListeners")).after == 1
+        assert diagnosed(of=routed("NotAllowedByListeners")).after == 1
         assert failure(of=routed("NotAllowedByListeners", "False")) is None
         assert failure(of=routed("ParentStatusNotAvailable")) is None
 
     def test_of_kserves_model_statuses_only_invalid_spec_counts(self) -> None:
         said = {"reason": "NoSupportingRuntime", "message": "no runtime"}
         invalid = {"transitionStatus": "InvalidSpec", "lastFailureInfo": said}
-        found = told(of=service(modelStatus=invalid))
+        found = diagnosed(of=service(modelStatus=invalid))
         assert (found.reason, found.after) == ("NoSupportingRuntime", 0)
         assert found.message == "KServe reports an invalid specification: no runtime"
-        assert told(of=service(modelStatus=invalid), spec_before=invalid).after == STALE
-        assert told(of=service(modelStatus=invalid), spec_before={"transitionStatus": "UpToDate"}).after == 0
-        assert told(of=service(modelStatus={"transitionStatus": "InvalidSpec"})).reason == "InvalidSpec"
+        assert diagnosed(of=service(modelStatus=invalid), spec_before=invalid).after == STALE
+        assert diagnosed(of=service(modelStatus=invalid), spec_before={"transitionStatus": "UpToDate"}).after == 0
+        assert diagnosed(of=service(modelStatus={"transitionStatus": "InvalidSpec"})).reason == "InvalidSpec"
         for other in ("BlockedByFailedLoad", "InProgress"):
             status = {"transitionStatus": other, "lastFailureInfo": {"exitCode": 137}}
             assert failure(of=service(modelStatus=status)) is None

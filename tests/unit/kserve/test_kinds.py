@@ -1,4 +1,4 @@
-"""Kinds of objects: where the API server keeps them, and which of them kdeploy writes."""
+"""Kinds of objects: their URLs, and the kinds that kdeploy writes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_paths_and_names() -> None:
     assert selector("digits") == {"labelSelector": "serving.kserve.io/inferenceservice=digits"}
 
 
-def test_what_kdeploy_writes_has_a_resource() -> None:
+def test_only_kinds_that_kdeploy_writes_have_a_resource() -> None:
     document = {"apiVersion": INFERENCE_SERVICE.api_version, "kind": "InferenceService"}
     assert resource_of(document) is INFERENCE_SERVICE
     with pytest.raises(TargetError, match="kind v1 ConfigMap"):

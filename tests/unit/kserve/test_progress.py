@@ -29,7 +29,7 @@ STARTS: Document = {"waiting": {"reason": "ContainerCreating"}}
 ERROR = {"exitCode": 1, "reason": "Error", "message": "timed out"}
 
 
-def said(*pods: Document, of: Document | None = None, **children: Any) -> tuple[str, str]:
+def described(*pods: Document, of: Document | None = None, **children: Any) -> tuple[str, str]:
     return describe_progress(of or service(), Children(pods=list(pods), **children))
 
 
@@ -150,7 +150,7 @@ def probe(message: str) -> Document:
     ],
 )
 def test_one_pod(one: Document, events: list[Document], reason: str, message: str) -> None:
-    found = said(one, events=events)
+    found = described(one, events=events)
     assert found[0] == reason
     assert found[1].endswith(message)
 
@@ -158,25 +158,25 @@ def test_one_pod(one: Document, events: list[Document], reason: str, message: st
 def test_a_terminating_pod_can_make_room() -> None:
     leaving = pod(B, name="digits-0", limits={"nvidia.com/gpu": "1"}, deletionTimestamp="T")
     events = [event("digits-1", "FailedScheduling", GPU)]
-    assert said(pod(node=""), leaving, events=events)[1].endswith(
+    assert described(pod(node=""), leaving, events=events)[1].endswith(
         "; pod digits-0 (1 nvidia.com/gpu) is terminating"
     )
 
 
 def test_the_most_advanced_pod_is_described() -> None:
-    assert said(pod(name="a", node=""), pod(name="b"), pod(name="c", main=RUNS))[0] == "LoadingModel"
-    assert said(pod(name="a", node=""), pod(name="b", main=STARTS))[0] == "StartingContainer"
-    assert said(pod(name="a", ready=True), pod(name="b", node=""))[0] == "Scheduling"
-    assert said(pod(ready=True)) == ("", "")
+    assert described(pod(name="a", node=""), pod(name="b"), pod(name="c", main=RUNS))[0] == "LoadingModel"
+    assert described(pod(name="a", node=""), pod(name="b", main=STARTS))[0] == "StartingContainer"
+    assert described(pod(name="a", ready=True), pod(name="b", node=""))[0] == "Scheduling"
+    assert described(pod(ready=True)) == ("", "")
 
 
 def test_a_release_without_a_pod() -> None:
-    assert said()[1] == "waiting for KServe to write the Deployment"
-    assert said(of=service(mode="Knative"))[1] == "waiting for KServe to write the Knative Service"
+    assert described()[1] == "waiting for KServe to write the Deployment"
+    assert described(of=service(mode="Knative"))[1] == "waiting for KServe to write the Knative Service"
     for made in ({"deployments": [deployment()]}, {"replica_sets": [replica_set()]}):
-        assert said(**made)[1] == "waiting for Kubernetes to create the release's pods"
-    assert said(of=service(mode="Knative"), revisions=[revision()])[0] == "CreatingPods"
-    assert said(deployments=[deployment(B)])[0] == "WaitingForKServe"
+        assert described(**made)[1] == "waiting for Kubernetes to create the release's pods"
+    assert described(of=service(mode="Knative"), revisions=[revision()])[0] == "CreatingPods"
+    assert described(deployments=[deployment(B)])[0] == "WaitingForKServe"
 
 
 def test_the_route_is_reported_once_the_pods_are_ready() -> None:
@@ -184,8 +184,8 @@ def test_the_route_is_reported_once_the_pods_are_ready() -> None:
         return service(conditions=[condition("PredictorReady", "True"), *conditions])
 
     waits = routed(condition("IngressReady", "False", "ParentStatusNotAvailable", "not ready"))
-    assert said(pod(ready=True), of=waits)[1] == (
+    assert described(pod(ready=True), of=waits)[1] == (
         "waiting for the gateway to accept the route: ParentStatusNotAvailable: not ready"
     )
-    assert said(of=routed())[1] == "waiting for the gateway to accept the route"
-    assert said(pod(A, main=RUNS), of=routed(condition("IngressReady", "True")))[0] == "LoadingModel"
+    assert described(of=routed())[1] == "waiting for the gateway to accept the route"
+    assert described(pod(A, main=RUNS), of=routed(condition("IngressReady", "True")))[0] == "LoadingModel"

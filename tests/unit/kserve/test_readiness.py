@@ -1,4 +1,4 @@
-"""When ready and failed count: a clock that the test moves, documents as the cluster writes them."""
+"""When a release counts as ready or failed, over time."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_ready_must_last() -> None:
     assert not readiness.in_window
 
 
-def test_what_is_interrupted_begins_again() -> None:
+def test_an_interruption_restarts_the_window() -> None:
     readiness = ReadinessEvaluator(window=2)
     readiness.evaluate(knative(), of(A), 10)
     assert readiness.evaluate(knative(ready="False"), of(A), 11).phase is Phase.PROGRESSING
@@ -57,12 +57,14 @@ def test_the_ready_revision_must_be_of_the_release() -> None:
     readiness = ReadinessEvaluator(window=0)
     status = readiness.evaluate(knative(B), of(A), 10)
     assert (status.phase, status.reason) == (Phase.PROGRESSING, "WaitingForKServe")
-    assert readiness.evaluate(knative(B), Children(), 10).phase is Phase.PROGRESSING  # its label is not known
+    assert (
+        readiness.evaluate(knative(B), Children(), 10).phase is Phase.PROGRESSING
+    )  # its revision's label is unknown
     assert readiness.evaluate(knative(B), of(B), 10).phase is Phase.READY
 
 
 class TestTraffic:
-    """Ready means: the wanted percentage of requests, and all the rest to the stable release."""
+    """Ready requires the wanted percentage of requests, and the rest for the stable release."""
 
     @staticmethod
     def split(first: int, percent: int | None, *, rolled_out: str = "digits-predictor-00001") -> Document:
@@ -102,16 +104,16 @@ class TestTraffic:
         assert status.phase is Phase.PROGRESSING
         assert status.message == f"waiting for the traffic to be 10% {B}, 90% 0.9-cccccccccccc"
 
-    def test_a_first_release_gets_all_whatever_is_asked(self) -> None:
+    def test_a_first_release_gets_every_request_despite_a_percentage(self) -> None:
         assert self.phase(self.split(100, 10, rolled_out="digits-predictor-00002")) is Phase.READY
 
 
-def test_before_kserve_has_looked() -> None:
+def test_a_service_without_a_status_is_pending() -> None:
     status = ReadinessEvaluator(window=0).evaluate(service(), Children(), 10)
     assert (status.phase, status.message) == (Phase.PENDING, "waiting for KServe to write a status")
 
 
-def test_a_failure_that_may_pass_must_last() -> None:
+def test_a_failure_that_can_pass_must_last() -> None:
     refused = {"reason": "ErrImagePull", "message": "connection refused"}
     unready, waits = service(conditions=[condition("Ready", "False")]), pod(main={"waiting": refused})
     readiness = ReadinessEvaluator(window=0)
@@ -124,13 +126,13 @@ def test_a_failure_that_may_pass_must_last() -> None:
     assert readiness.evaluate(unready, Children(pods=[waits]), 29 + 2 * PULLS).phase is Phase.FAILED
 
 
-def test_a_failed_container_has_a_log() -> None:
+def test_a_failed_container_has_a_hint_about_its_log() -> None:
     crashed = pod(main={"waiting": {"reason": "CrashLoopBackOff"}, "restarts": 2, "last": {"exitCode": 1}})
     status = ReadinessEvaluator(window=0).evaluate(service(conditions=[]), Children(pods=[crashed]), 0)
     assert (status.phase, status.hint) == (Phase.FAILED, LOGS)
 
 
-def test_a_gpu_that_comes_back_is_waited_for() -> None:
+def test_a_missing_gpu_does_not_fail_while_another_pod_frees_one() -> None:
     missing = pod(node="", conditions=[condition("PodScheduled", "False", "Unschedulable", GPU)])
     unready, found = service(conditions=[condition("Ready", "False")]), Children(pods=[missing])
     returns = [True]
@@ -143,7 +145,7 @@ def test_a_gpu_that_comes_back_is_waited_for() -> None:
     assert readiness.evaluate(unready, found, 20).phase is Phase.FAILED
 
 
-def test_an_autoscaler_has_the_time_to_add_a_node_with_a_gpu() -> None:
+def test_a_missing_gpu_does_not_fail_until_an_autoscaler_had_time() -> None:
     missing = pod(node="", conditions=[condition("PodScheduled", "False", "Unschedulable", GPU)])
     unready, found = service(conditions=[condition("Ready", "False")]), Children(pods=[missing])
     readiness = ReadinessEvaluator(window=0, may_scale_up=lambda: True)
@@ -155,7 +157,7 @@ def test_an_autoscaler_has_the_time_to_add_a_node_with_a_gpu() -> None:
     assert readiness.evaluate(unready, found, 11 + 2 * SCALES_UP).phase is Phase.FAILED
 
 
-def test_a_state_that_lasts_is_told_again() -> None:
+def test_a_lasting_state_is_reported_again() -> None:
     readiness, found = ReadinessEvaluator(window=0), Children(pods=[pod(main={"running": {}})])
     unready = service(conditions=[condition("Ready", "False")])
     assert readiness.evaluate(unready, found, 10).seconds == 0
@@ -164,7 +166,7 @@ def test_a_state_that_lasts_is_told_again() -> None:
     assert readiness.evaluate(unready, Children(), 10 + STEP).seconds == 0
 
 
-def test_standard_mode_at_the_end_of_an_update() -> None:
+def test_a_finished_update_in_standard_mode_is_ready() -> None:
     ready = service(B, conditions=[condition("Ready", "True")])
     sets = [replica_set(A, 9, wanted=0), replica_set(B, 10, wanted=2, available=2)]
     assert ReadinessEvaluator(window=0).evaluate(ready, Children(replica_sets=sets), 0).phase is Phase.READY

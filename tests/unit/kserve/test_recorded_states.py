@@ -1,4 +1,4 @@
-"""What kdeploy says of each state that a real KServe left: phase, sentence, seconds, who answers requests."""
+"""What kdeploy reports for each recorded state of a real KServe: phase, message, hint and traffic."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.recorded import FOLDER, NAMES, state
 
 READY, FAILED, WAITS, STOPPED = Phase.READY, Phase.FAILED, Phase.PROGRESSING, Phase.STOPPED
 
-# state: phase, seconds until it counts, part of the sentence, part of the hint, (percent, release, foreign)…
+# state: phase, seconds until it counts, part of the message, part of the hint, (percent, release, foreign)…
 EXPECTED: dict[str, tuple[Any, ...]] = {
     "01-fresh-before-any-pod": (WAITS, 0, "waiting for Kubernetes to create the release's pods", ""),
     "02-fresh-pod-pending": (WAITS, 0, "waiting for a node", ""),
@@ -135,7 +135,7 @@ def revision(number: int, release: str, **condition: str) -> Document:
     }
 
 
-# Invented: what was recorded without the Revisions, the Deployment's pods or the route's Service.
+# Invented: objects that were not recorded.
 LATE = {"reason": "ProgressDeadlineExceeded", "message": "Initial scale was never achieved"}
 INVENTED: dict[str, dict[str, list[Document]]] = {
     "27-knative-canary-10": {"revisions": [revision(1, "1.0-7abcde0a114e"), revision(2, "1.1-acbc6d6ed1a1")]},
@@ -159,7 +159,7 @@ INVENTED: dict[str, dict[str, list[Document]]] = {
 
 
 def evaluate(name: str, *, at: float = 0.0) -> Observed:
-    """Evaluate a state that has been as it is for `at` seconds."""
+    """Evaluate a state that has lasted for `at` seconds."""
     service, children = state(name)
     children = structs.replace(children, **INVENTED.get(name, {}))
     readiness = ReadinessEvaluator(window=0)
@@ -182,7 +182,7 @@ def test_state(name: str) -> None:
         assert evaluate(name, at=seconds - 0.5).phase is WAITS
 
 
-def test_every_state_is_expected_and_listed() -> None:
+def test_every_state_has_an_expectation_and_a_row_in_the_readme() -> None:
     assert sorted(EXPECTED) == NAMES
     table = (FOLDER.parent / "README.md").read_text()
     assert re.findall(r"^\| (\d\d-[-\w]+) \|", table, re.MULTILINE) == NAMES
@@ -190,15 +190,15 @@ def test_every_state_is_expected_and_listed() -> None:
         assert list(FOLDER.parents[1].rglob(f"{name}.py")), name
 
 
-def test_a_failed_download_is_told_once_and_without_log_prefixes() -> None:
+def test_a_failed_download_is_reported_once_and_without_log_prefixes() -> None:
     said = evaluate("22-store-out-of-reach").message
     assert "INFO" not in said
     assert "storage.initializer" not in said
     assert said.count("Could not connect") == 1
 
 
-def test_a_failure_of_the_release_before_does_not_count() -> None:
-    """The Deployment is labelled with the new release at once, and its conditions are still old."""
+def test_a_failure_of_the_previous_release_does_not_count() -> None:
+    """The Deployment has the new release's label immediately, and still the old conditions."""
     service, children = state("15-progress-deadline-old-still-serves")
     back = "1.3-83c1f967385c"
     service["metadata"]["labels"][RELEASE_LABEL] = back
@@ -210,13 +210,13 @@ def test_a_failure_of_the_release_before_does_not_count() -> None:
 
 
 def test_a_killed_old_pod_does_not_fail_the_new_one() -> None:
-    """For a moment KServe says BlockedByFailedLoad of the pod that it has just ended."""
+    """For a moment KServe reports BlockedByFailedLoad for the pod that it has just stopped."""
     service, children = state("35-recreate-old-pod-killed")
     service["status"]["modelStatus"]["transitionStatus"] = "BlockedByFailedLoad"
     assert ReadinessEvaluator(window=0).evaluate(service, children, 0).phase is WAITS
 
 
-def test_who_answers_after_a_deadline() -> None:
+def test_traffic_after_a_deadline() -> None:
     service, children = state("15-progress-deadline-old-still-serves")
     old = {**children.deployments[0]["metadata"]["labels"], RELEASE_LABEL: "1.3-83c1f967385c"}
     sets: list[Document] = [

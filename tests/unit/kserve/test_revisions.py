@@ -1,4 +1,4 @@
-"""Which release gets which requests, in both modes and beside somebody's canary."""
+"""Which release gets which requests, in both modes and with another user's canary."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def shares(status: Observed) -> list[tuple[int, str | None]]:
     return [(share.percent, share.release) for share in status.traffic]
 
 
-def test_standard_in_the_middle_of_a_rolling_update() -> None:
+def test_standard_mode_during_a_rolling_update() -> None:
     sets = [replica_set(A, 9, wanted=2, available=2), replica_set(B, 10, wanted=1, available=1)]
     seen = observe(service(B, **READY), Children(replica_sets=sets))
     assert shares(seen) == [(33, B), (67, A)]
     assert (seen.phase, seen.serving, seen.replicas) == (Phase.PROGRESSING, A, (3, 3))
 
 
-def test_standard_before_the_deployment_was_touched() -> None:
+def test_standard_mode_before_kserve_updates_the_deployment() -> None:
     sets = [replica_set(A, 9, wanted=1, available=1)]
     seen = observe(service(B, **READY), Children(replica_sets=sets))
     assert (seen.phase, seen.reason) == (Phase.PROGRESSING, "RevisionNotReady")
     assert seen.message == f"the newest ready revision belongs to release {A}"
 
 
-def test_shares_are_always_whole() -> None:
+def test_rounded_shares_add_up() -> None:
     for counts in ([1, 1, 1], [1, 2, 4], [7, 11, 13]):
         sets = [replica_set(A, n, wanted=c, available=c) for n, c in enumerate(counts)]
         assert sum(share.percent for share in split_replica_sets(sets)) == 100
@@ -56,7 +56,7 @@ def test_only_the_predictors_own_objects_count() -> None:
     assert [release_of(one) for one in own.revisions] == [A]
 
 
-def test_a_predictor_that_has_a_name() -> None:
+def test_a_predictor_with_a_name() -> None:
     named = service(B, **READY)
     named["spec"]["predictor"]["name"] = "canary"
     assert deployment_name(named) == "digits-canary-predictor"
@@ -67,7 +67,7 @@ def test_a_predictor_that_has_a_name() -> None:
     assert observe(named, Children(replica_sets=sets)).phase is Phase.READY
 
 
-class TestCanaryOfSomebodyElse:
+class TestCanaryOfAnotherUser:
     @staticmethod
     def seen(*weights: tuple[str, int]) -> Observed:
         document = service(B, **READY)
@@ -79,17 +79,17 @@ class TestCanaryOfSomebodyElse:
         routes = [route] if weights else []
         return observe(document, Children(replica_sets=sets, routes=routes))
 
-    def test_the_route_says_what_it_gets(self) -> None:
+    def test_the_route_has_its_share(self) -> None:
         status = self.seen(("digits-predictor", 90), ("digits-canary-predictor", 10))
         assert [(s.percent, s.release, s.foreign) for s in status.traffic] == [(90, B, False), (10, A, True)]
         assert status.phase is Phase.READY
 
-    def test_a_canary_that_gets_all_requests_does_not_hold_up_a_rollout(self) -> None:
+    def test_a_canary_with_every_request_does_not_block_a_rollout(self) -> None:
         status = self.seen(("digits-predictor", 0), ("digits-canary-predictor", 100))
         assert [(s.percent, s.foreign) for s in status.traffic] == [(0, False), (100, True)]
         assert status.phase is Phase.READY
 
-    def test_a_route_that_does_not_split(self) -> None:
+    def test_a_route_without_a_split(self) -> None:
         for weights in (
             [("digits-predictor", 1)],
             [],
@@ -106,7 +106,7 @@ class TestCanaryOfSomebodyElse:
         assert shares(observe(document, children)) == [(100, B)]
 
 
-def test_knative() -> None:
+def test_knative_traffic() -> None:
     traffic = [
         {"revisionName": "digits-predictor-00002", "percent": 10, "latestRevision": True},
         {"revisionName": "digits-predictor-00001", "percent": 90, "tag": "prev"},
@@ -124,7 +124,7 @@ def test_knative() -> None:
     seen = observe(document, Children(revisions=known))
     assert shares(seen) == [(10, B), (90, A)]
     assert seen.replicas == (3, 4)
-    # A list knows the newest revision's release by the service's own label.
+    # A list takes the newest revision's release from the service's label.
     assert shares(observe_briefly(document, [], {})) == [(10, B), (90, None)]
     assert shares(observe_briefly(document, [], {"digits-predictor-00001": A})) == [(10, B), (90, A)]
 
@@ -135,13 +135,13 @@ def test_a_list_in_standard_mode() -> None:
     assert (seen.phase, seen.serving) == (Phase.PROGRESSING, A)
 
 
-def test_pods_that_terminate_are_named() -> None:
+def test_terminating_pods_are_named() -> None:
     leaving = pod(A, limits={"nvidia.com/gpu": "1"}, deletionTimestamp="T")
     seen = observe(service(B, **READY), Children(pods=[leaving, pod(B, name="digits-2")]))
     assert seen.holding == ("pod digits-1 (1 nvidia.com/gpu)",)
 
 
-def test_before_there_is_a_status() -> None:
+def test_a_service_without_a_status_is_pending() -> None:
     bare: dict[str, Any] = {
         "metadata": {"name": "digits", "annotations": {"serving.kserve.io/deploymentMode": "RawDeployment"}}
     }
@@ -150,7 +150,7 @@ def test_before_there_is_a_status() -> None:
     assert release_of(bare) is None
 
 
-def test_the_url_of_one_release_is_its_tags_or_the_services_where_it_gets_all_requests() -> None:
+def test_the_url_of_a_release_is_its_tags_or_the_services() -> None:
     made = [revision(A, 1), revision(B, 2)]
 
     def served(*traffic: Document) -> Document:
@@ -164,6 +164,6 @@ def test_the_url_of_one_release_is_its_tags_or_the_services_where_it_gets_all_re
     assert find_url(split, made, B) == "http://latest"
     assert find_url(split, made, A) is None
     assert find_url(split, made, "1.2-cccccccccccc") is None
-    alone = served({"revisionName": "digits-predictor-00002", "percent": 100})
-    assert find_url(alone, made, B) == "http://digits"
+    whole = served({"revisionName": "digits-predictor-00002", "percent": 100})
+    assert find_url(whole, made, B) == "http://digits"
     assert find_url(service(B, mode="Knative"), made, B) is None

@@ -1,1 +1,1 @@
-"""Refuses early: what a cluster lacks for a release, found out before the first write."""
+"""Checks before the first write whether a cluster can serve a release."""

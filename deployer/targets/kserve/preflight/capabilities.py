@@ -1,4 +1,4 @@
-"""What a cluster can do, read rather than assumed: KServe, its deployment mode, Knative, the ingress."""
+"""Finds out what a cluster can do: KServe, its deployment mode, Knative, the ingress."""
 
 from __future__ import annotations
 
@@ -23,15 +23,10 @@ _CONTROLLER = "kserve-controller-manager"
 
 
 class Discovery:
-    """Finds out what a cluster can do: each object is read once, when it is first needed."""
+    """Reads each object of a cluster once, when it is first needed."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
-
-    @cached_property
-    def kubernetes(self) -> str:
-        """The API server's version."""
-        return self._api.version()
 
     @cached_property
     def kserve(self) -> bool:
@@ -40,12 +35,12 @@ class Discovery:
 
     @cached_property
     def version(self) -> str | None:
-        """KServe's version, by the image of its controller; None where that cannot be read."""
+        """KServe's version, from its controller's image; None if it is unknown."""
         return read_version(self.controller or None)
 
     @cached_property
     def controller(self) -> Document | UnsetType | None:
-        """The Deployment of KServe's controller: None where there is none, UNSET where it may not be read."""
+        """The Deployment of KServe's controller: None if not found, UNSET if this user cannot read it."""
         try:
             return self._api.get(DEPLOYMENT, KSERVE_NAMESPACE, _CONTROLLER)
         except RefusedError:
@@ -58,18 +53,18 @@ class Discovery:
 
     @cached_property
     def config(self) -> KServeConfig | None:
-        """What KServe is set to; None where that may not be read."""
+        """KServe's settings; None if this user cannot read them."""
         return _read_config(self._api)
 
     @property
     def mode(self) -> str:
-        """The mode that KServe would choose, or that can work where its choice is unknown."""
+        """KServe's default mode; if it is unknown, one that can work."""
         configured = self.config.deployment_mode if self.config else None
         return configured or ("Knative" if self.knative else "Standard")
 
 
 def find_gateway(api: Api) -> str | None:
-    """Return the NAMESPACE/NAME of the Gateway that KServe is set to use; None where it uses none."""
+    """Return the NAMESPACE/NAME of the Gateway that KServe uses; None if it uses none."""
     config = _read_config(api)
     return config.gateway if config else None
 

@@ -13,7 +13,7 @@ from deployer.targets.kserve.preflight.permissions import check_permissions, nee
 def examine(api: Api, discovery: Discovery, namespace: str, mode: str | None, store: Store) -> list[Finding]:
     """Check what every rollout to a namespace depends on; `mode` is the target's own deployment mode."""
     try:
-        found = [ok("cluster", f"Kubernetes {discovery.kubernetes} at {api.where}")]
+        found = [ok("cluster", f"Kubernetes {api.version()} at {api.where}")]
         if not discovery.kserve:
             remedy = "Install KServe, or choose another context."
             return [*found, failure("KServe", "KServe is not installed", "", remedy)]

@@ -60,7 +60,7 @@ def _read_container(status: dict[str, Any]) -> Container:
     waiting, ended = state.get("waiting") or {}, state.get("terminated") or {}
     last = (status.get("lastState") or {}).get("terminated") or {}
     if name == INITIALIZER and ended.get("exitCode") == 0 and ended.get("reason") != "OOMKilled":
-        return Container(name=name)  # it has succeeded, at whichever attempt
+        return Container(name=name)  # it has succeeded, even if earlier attempts failed
     return Container(
         name=name,
         running="running" in state,

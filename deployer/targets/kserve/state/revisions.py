@@ -99,8 +99,8 @@ def _predictor(sets: Sequence[Document]) -> Document:
     if not sets:
         return {}
     *older, newest = sets
-    alone = all(_count(one, "replicas") == 0 for one in older)
-    if alone and _count(newest, "availableReplicas") >= _wanted(newest):
+    finished = all(_count(one, "replicas") == 0 for one in older)
+    if finished and _count(newest, "availableReplicas") >= _wanted(newest):
         ready = name_of(newest)
     else:
         ready = next((name_of(one) for one in older if _count(one, "availableReplicas")), "")

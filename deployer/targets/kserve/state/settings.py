@@ -1,4 +1,4 @@
-"""What KServe's ConfigMap and its controller say about an installation. Pure."""
+"""KServe's settings and version, read from its ConfigMap and its controller. Pure."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from msgspec import Struct
 from deployer.observed import Document
 
 KSERVE_NAMESPACE = "kserve"
-_MODES = {"Serverless": "Knative", "RawDeployment": "Standard"}  # as they were called before KServe 0.16
+_MODES = {"Serverless": "Knative", "RawDeployment": "Standard"}  # their names before KServe 0.16
 
 
 class KServeConfig(Struct, frozen=True, kw_only=True):
-    """What KServe is set to by its ConfigMap; the defaults are KServe's own."""
+    """KServe's settings; the defaults are KServe's."""
 
     deployment_mode: str | None = None
     domain: str = "example.com"
@@ -23,17 +23,17 @@ class KServeConfig(Struct, frozen=True, kw_only=True):
     url_scheme: str = "http"
     path_template: str = ""
     ingress_class: str = "istio"
-    gateway: str | None = None  # NAMESPACE/NAME, where the Gateway API is used
+    gateway: str | None = None  # NAMESPACE/NAME, with the Gateway API
 
     def host(self, name: str, namespace: str) -> str | None:
-        """Return the host that KServe gives to a name in Standard mode; None where it depends on more."""
+        """Return the host of a service in Standard mode; None if it depends on more than the names."""
         values = {"Name": name, "Namespace": namespace, "IngressDomain": self.domain}
         host = re.sub(r"{{-?\s*\.(\w+)\s*-?}}", lambda m: values.get(m[1], m[0]), self.domain_template)
         return None if "{{" in host else host
 
 
 def read_config(document: Document) -> KServeConfig:
-    """Read KServe's ConfigMap: JSON texts; defaults replace what is missing or invalid."""
+    """Read KServe's ConfigMap; missing and invalid values get the defaults."""
     ingress = _json(document, "ingress")
     mode = _json(document, "deploy").get("defaultDeploymentMode")
     named = {
@@ -49,7 +49,7 @@ def read_config(document: Document) -> KServeConfig:
 
 
 def read_version(controller: Document | None) -> str | None:
-    """Read KServe's version from its controller's Deployment."""
+    """Read KServe's version from its controller's image."""
     containers = (
         ((controller or {}).get("spec") or {}).get("template", {}).get("spec", {}).get("containers", [])
     )
@@ -61,7 +61,7 @@ def read_version(controller: Document | None) -> str | None:
 
 
 def _json(config: Document, key: str) -> dict[str, Any]:
-    """Read one of the JSON texts that KServe's ConfigMap consists of; empty where it is not valid."""
+    """Parse one JSON text of KServe's ConfigMap; empty if it is missing or invalid."""
     text = (config.get("data") or {}).get(key)
     try:
         value = json.loads(text) if text else {}
