@@ -233,8 +233,8 @@ def test_rejected(bad: Bundle, facts: ClusterFacts, what: str) -> None:
     ],
 )
 def test_warnings(doubtful: Bundle, facts: ClusterFacts, what: str) -> None:
-    (said,) = refuse(check(doubtful, facts))
-    assert said.startswith(what)
+    (warning,) = refuse(check(doubtful, facts))
+    assert warning.startswith(what)
 
 
 def test_kdeploys_own_runtime_needs_no_knative_features() -> None:

@@ -178,7 +178,10 @@ class TestDownloads:
         refused = "Could not connect to the endpoint URL"
         assert failure(self.ended(refused, 1)) is None
         assert failure(self.ended(refused, 2)) is None
-        assert "could not download the model in 3 attempts: Could not" in diagnosed(self.ended(refused, 3)).message
+        assert (
+            "could not download the model in 3 attempts: Could not"
+            in diagnosed(self.ended(refused, 3)).message
+        )
         before = {"digits-1": {"storage-initializer": 1}}
         assert failure(self.ended(refused, 3), before=before) is None
         assert failure(self.ended(refused, 4), before=before)
@@ -315,7 +318,7 @@ class TestDeployments:
 
 class TestKServe:
     def test_events_older_than_the_specification_do_not_count(self) -> None:
-        said = 'admission webhook "w" denied the request: no'
+        error = 'admission webhook "w" denied the request: no'
         assert failure(events=[event("service", "InternalError", said, BEFORE)]) is None
         assert failure(events=[event("service", "InternalError", "the object has been modified")]) is None
         assert diagnosed(events=[event("service", "InternalError", said)]).hint.startswith("Fix the cause")
@@ -340,7 +343,10 @@ class TestKServe:
         assert (found.reason, found.after) == ("NoSupportingRuntime", 0)
         assert found.message == "KServe reports an invalid specification: no runtime"
         assert diagnosed(of=service(modelStatus=invalid), spec_before=invalid).after == STALE
-        assert diagnosed(of=service(modelStatus=invalid), spec_before={"transitionStatus": "UpToDate"}).after == 0
+        assert (
+            diagnosed(of=service(modelStatus=invalid), spec_before={"transitionStatus": "UpToDate"}).after
+            == 0
+        )
         assert diagnosed(of=service(modelStatus={"transitionStatus": "InvalidSpec"})).reason == "InvalidSpec"
         for other in ("BlockedByFailedLoad", "InProgress"):
             status = {"transitionStatus": other, "lastFailureInfo": {"exitCode": 137}}

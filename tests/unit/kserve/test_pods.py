@@ -83,7 +83,7 @@ INITIALIZER = "2026-11-25 13:31:31.{} 1 storage.initializer {} [initializer-entr
 
 
 @pytest.mark.parametrize(
-    ("message", "told"),
+    ("message", "error"),
     [
         (
             INITIALIZER.format("054", "INFO", "Initializing")
@@ -96,8 +96,8 @@ INITIALIZER = "2026-11-25 13:31:31.{} 1 storage.initializer {} [initializer-entr
         ("", ""),
     ],
 )
-def test_the_initializers_error_without_log_lines(message: str, told: str | None) -> None:
-    assert pods.explain_initializer(message) == (" ".join(message.split()) if told is None else told)
+def test_the_initializers_error_without_log_lines(message: str, error: str | None) -> None:
+    assert pods.explain_initializer(message) == (" ".join(message.split()) if error is None else error)
 
 
 def test_resources_of_a_pod() -> None:

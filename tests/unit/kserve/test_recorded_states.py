@@ -172,8 +172,8 @@ def test_state(name: str) -> None:
     phase, seconds, sentence, hint, *traffic = EXPECTED[name]
     status = evaluate(name, at=seconds)
     assert status.phase is phase
-    told = f"{status.reason}: {status.message}" if phase is not WAITS else status.message
-    assert re.search(sentence, told), told
+    shown = f"{status.reason}: {status.message}" if phase is not WAITS else status.message
+    assert re.search(sentence, shown), shown
     assert hint in status.hint
     assert bool(hint) <= bool(status.hint)
     if phase is not FAILED or traffic:
@@ -191,10 +191,10 @@ def test_every_state_has_an_expectation_and_a_row_in_the_readme() -> None:
 
 
 def test_a_failed_download_is_reported_once_and_without_log_prefixes() -> None:
-    said = evaluate("22-store-out-of-reach").message
-    assert "INFO" not in said
-    assert "storage.initializer" not in said
-    assert said.count("Could not connect") == 1
+    message = evaluate("22-store-out-of-reach").message
+    assert "INFO" not in message
+    assert "storage.initializer" not in message
+    assert message.count("Could not connect") == 1
 
 
 def test_a_failure_of_the_previous_release_does_not_count() -> None:
