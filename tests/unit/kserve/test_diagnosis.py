@@ -319,9 +319,9 @@ class TestDeployments:
 class TestKServe:
     def test_events_older_than_the_specification_do_not_count(self) -> None:
         error = 'admission webhook "w" denied the request: no'
-        assert failure(events=[event("service", "InternalError", said, BEFORE)]) is None
+        assert failure(events=[event("service", "InternalError", error, BEFORE)]) is None
         assert failure(events=[event("service", "InternalError", "the object has been modified")]) is None
-        assert diagnosed(events=[event("service", "InternalError", said)]).hint.startswith("Fix the cause")
+        assert diagnosed(events=[event("service", "InternalError", error)]).hint.startswith("Fix the cause")
         assert diagnosed(events=[event("service", "ServerlessModeRejected", "no Knative")])
 
     def test_a_route_that_the_gateway_rejects(self) -> None:
