@@ -72,3 +72,6 @@ if not TYPE_CHECKING:  # a type checker reads the imports above
         if name in __all__:
             return import_module(f"deployer.{name}")
         raise AttributeError(f"module 'deployer' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:  # for completion in a notebook
+        return sorted({*globals(), *__all__})

@@ -34,6 +34,8 @@ def test_the_page_names_every_public_name() -> None:
         name: re.findall(r"`(\w+)", parts) for names, parts in rows for name in re.findall(r"`(\w+)`", names)
     }
     assert sorted(parts) == sorted(deployer.__all__)
+    assert set(parts) <= set(dir(deployer))
+    assert not hasattr(deployer, "Missing")
     assert [(n, part) for n in parts for part in parts[n] if not hasattr(getattr(deployer, n), part)] == []
 
 
