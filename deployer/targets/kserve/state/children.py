@@ -90,10 +90,10 @@ def own_children(service: Document, children: Children) -> Children:
 def release_pods(service: Document, children: Children) -> list[Document]:
     """Return the predictor's pods of the service's release that have not ended and are not terminating."""
     pods = of_release(service, own_children(service, children).pods)
-    return [pod for pod in pods if not (is_terminating(pod) or is_over(pod))]
+    return [pod for pod in pods if not (is_terminating(pod) or has_ended(pod))]
 
 
-def is_over(pod: Document) -> bool:
+def has_ended(pod: Document) -> bool:
     """Return whether a pod has ended, for example because it was evicted."""
     return pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
 

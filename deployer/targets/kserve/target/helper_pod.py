@@ -21,7 +21,7 @@ from deployer.targets.kserve.client.pod_exec import run_in_pod
 from deployer.targets.kserve.client.resources import CLAIM, EVENT, POD, Resource
 from deployer.targets.kserve.client.watch import Watching
 from deployer.targets.kserve.preflight.permissions import check_permissions, needed_for_store
-from deployer.targets.kserve.state.children import is_over, is_terminating
+from deployer.targets.kserve.state.children import has_ended, is_terminating
 from deployer.targets.kserve.state.diagnosis import diagnose_pod
 from deployer.targets.kserve.state.pods import explain_pod
 from deployer.targets.kserve.target.session import Session
@@ -130,7 +130,7 @@ class HelperPod:
     def _waiting_reason(self, namespace: str, found: Document | None, events: list[Document]) -> str:
         """Return why the pod does not run yet. Raises StoreError if it never will."""
         reason = explain_pod(found, events) if found else "it was deleted"
-        if found is None or is_over(found):
+        if found is None or has_ended(found):
             what = f"ended before it ran: {reason or 'no reason given'}"
         elif (failure := diagnose_pod(found, events)) and not failure.after:
             what = f"cannot run: {failure.reason}: {failure.message}"
@@ -171,7 +171,7 @@ def _sweep(api: Api, namespace: str, own: Document) -> None:
         # The API server wrote both times, so this machine's clock does not matter.
         age = _created(own) - _created(pod)
         name = pod["metadata"]["name"]
-        if name != own["metadata"]["name"] and (is_over(pod) or age > DEADLINE):
+        if name != own["metadata"]["name"] and (has_ended(pod) or age > DEADLINE):
             api.delete(POD, namespace, name)
 
 
@@ -180,7 +180,7 @@ def _created(pod: Document) -> float:
 
 
 def _is_running(pod: Document | None) -> bool:
-    if pod is None or is_terminating(pod) or is_over(pod):
+    if pod is None or is_terminating(pod) or has_ended(pod):
         return False
     states = pod.get("status", {}).get("containerStatuses", [])
     return any("running" in (one.get("state") or {}) for one in states)

@@ -25,7 +25,7 @@ from deployer.targets.kserve.client.resources import (
 from deployer.targets.kserve.state.children import (
     SERVICE_LABEL,
     Children,
-    is_over,
+    has_ended,
     is_standard,
     is_terminating,
     release_of,
@@ -126,7 +126,7 @@ def holding_pods(api: Api, reference: Reference) -> tuple[str, ...]:
     """
     service = api.get(INFERENCE_SERVICE, reference.namespace, reference.name)
     stays = service is not None and not is_terminating(service)
-    pods = [pod for pod in _list(api, POD, reference) if not is_over(pod)]
+    pods = [pod for pod in _list(api, POD, reference) if not has_ended(pod)]
     return tuple(describe_held(pod) for pod in pods if is_terminating(pod) or not stays)
 
 
