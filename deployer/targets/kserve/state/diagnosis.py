@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from msgspec import Struct, structs
 
@@ -55,10 +56,10 @@ _GPU = re.compile(r"Insufficient (\S*(?:gpu|mig)[^\s.,]*)")
 _PULLING = ("ErrImagePull", "ImagePullBackOff")
 _FINAL = {
     "InvalidImageName": "invalid image name",
-    "ErrImageNeverPull": "the image is not on the node, and its pull policy is Never",
-    "CreateContainerConfigError": "it refers to an object that does not exist",
-    "CreateContainerError": "it cannot be created",
-    "RunContainerError": "it cannot be started",
+    "ErrImageNeverPull": "the node does not have the image, and the pull policy is Never",
+    "CreateContainerConfigError": "a ConfigMap or Secret that it refers to does not exist",
+    "CreateContainerError": "cannot create the container",
+    "RunContainerError": "cannot start the container",
 }
 # Answers of a registry or a model store that do not change with the next attempt.
 _NO_IMAGE = re.compile(
@@ -87,7 +88,7 @@ _ROUTE_REJECTED = re.compile(
 
 
 class Failure(Struct, frozen=True, kw_only=True):
-    """A reason in Kubernetes' words, a sentence, a hint, and lines or a container's log with details.
+    """Why a release cannot become ready: Kubernetes' reason, a message, a hint, and where the details are.
 
     It counts once it has lasted `after` seconds. If `lines` is empty and a container is named, its log has
     the details; with `previous`, the log of its previous run.
@@ -151,64 +152,52 @@ def diagnose_pod(
 
 
 def _diagnose_end(pod: Document, one: Container, failures: int) -> Failure | None:
-    """Read how the last run of a container ended."""
-    failure = Failure(
-        reason="",
-        message="",
-        pod=name_of(pod),
-        container=one.name,
-        previous=one.running or bool(one.waiting),
-    )
+    """Detect a failure in how the last run of a container ended."""
+    fail = partial(Failure, pod=name_of(pod), container=one.name, previous=one.running or bool(one.waiting))
+    init = one.name == INITIALIZER
     if one.ended.get("reason") == "OOMKilled":
-        setting = (
-            "the limit in KServe's ClusterStorageContainer" if one.name == INITIALIZER else "serving.memory"
-        )
-        limit = memory_limit(pod, one.name)
-        return structs.replace(
-            failure,
+        limit, setting = memory_limit(pod, one.name), "serving.memory"
+        if init:
+            setting = "the limit in KServe's ClusterStorageContainer"
+        return fail(
             reason="OOMKilled",
             message=f"{_place(pod, one)} exceeded its memory limit" + (f" of {limit}" if limit else ""),
             hint=f"Raise {setting}, then run `kdeploy rollout` again.",
         )
-    if one.name == INITIALIZER:
+    if init:
         error = explain_initializer(one.message)
         if failures < ATTEMPTS and not _NO_MODEL.search(error):
             return None
         attempts = f" in {failures} attempts" if failures > 1 else ""
-        return structs.replace(
-            failure,
+        return fail(
             reason="StorageInitializerFailed",
             message=join(f"the {INITIALIZER} could not download the model{attempts}", error),
             hint="Check the model store and its credentials with `kdeploy doctor`.",
-            container="" if error else one.name,  # the log would only repeat the error
+            container="" if error else INITIALIZER,  # the log would only repeat the error
         )
     if one.name == SERVING_CONTAINER and one.ended.get("exitCode") == CANNOT_LOAD:
         first, *lines = one.message.splitlines() or ["the model cannot be loaded"]
-        return structs.replace(failure, reason="ModelLoadFailed", message=first, lines=tuple(lines))
+        return fail(reason="ModelLoadFailed", message=first, lines=tuple(lines))
     return None
 
 
 def _diagnose_waiting(pod: Document, one: Container, events: Sequence[Document]) -> Failure | None:
-    """Read why a waiting container cannot start."""
-    where, error = _place(pod, one), one.waiting_message or delaying_event(pod, events)
+    """Detect a waiting container that cannot start."""
+    fail, where = partial(Failure, reason=one.waiting, pod=name_of(pod)), _place(pod, one)
+    error = one.waiting_message or delaying_event(pod, events)
     if one.waiting == "CrashLoopBackOff" and one.name != INITIALIZER:
-        code = (
-            f"{one.ended.get('reason', 'ended')}, exit code {one.ended.get('exitCode')}" if one.ended else ""
-        )
-        message = join(f"{where} fails repeatedly", code, one.message)
-        return Failure(
-            reason=one.waiting, message=message, pod=name_of(pod), container=one.name, previous=True
-        )
+        reason, code = one.ended.get("reason", "ended"), one.ended.get("exitCode")
+        end = f"{reason}, exit code {code}" if one.ended else ""
+        message = join(f"{where} fails repeatedly", end, one.message)
+        return fail(message=message, container=one.name, previous=True)
     if one.waiting in _PULLING:
-        return Failure(
-            reason=one.waiting,
+        return fail(
             message=join(f"cannot pull the image of {where}", error),
             hint="Set serving.image to an image that the nodes can pull.",
-            pod=name_of(pod),
             after=0.0 if _NO_IMAGE.search(error) else PULLS,
         )
     if one.waiting in _FINAL:
-        return Failure(reason=one.waiting, message=join(where, _FINAL[one.waiting], error), pod=name_of(pod))
+        return fail(message=join(where, _FINAL[one.waiting], error))
     return None
 
 
@@ -217,7 +206,7 @@ def _place(pod: Document, one: Container) -> str:
 
 
 def _diagnose_log(pod: Document, children: Children) -> Failure | None:
-    """Read the log of a container that runs and is not ready, if its runtime reports nothing by itself."""
+    """Detect a failure in the log of a running container that is not ready."""
     lines = children.logs.get(name_of(pod), ())
     if not lines or is_ready(pod):
         return None
@@ -241,13 +230,13 @@ def lacks_gpu(failure: Failure | None) -> bool:
 
 
 def _explain_gpu(failure: Failure, service: Document, children: Children) -> Failure | None:
-    """Add to a missing GPU how to free one; None while a pod of the service is about to free one."""
+    """Add a hint to a missing GPU; return None while a terminating pod of the service holds one."""
     if any(is_terminating(pod) and _holds_gpu(pod) for pod in children.pods):
         return None
     for pod in own_children(service, children).pods:
         if release_of(pod) != release_of(service) and _holds_gpu(pod):
             hint = (
-                f"Pod {name_of(pod)} of release {release_of(pod)} holds one. Stop it first with `kdeploy "
+                f"Pod {name_of(pod)} of release {release_of(pod)} holds a GPU. Stop it first with `kdeploy "
                 "rollout --strategy recreate`; the service does not answer until the new pod is ready."
             )
             return structs.replace(failure, hint=hint)
@@ -259,10 +248,10 @@ def _holds_gpu(pod: Document) -> bool:
 
 
 def _diagnose_pod_creation(service: Document, own: Children, before: Sequence[Document]) -> Failure | None:
-    """Read that Kubernetes rejects the release's pods.
+    """Detect that Kubernetes rejects the release's pods.
 
     KServe writes the new release's label on the Deployment immediately, and the Deployment repeats what any
-    of its ReplicaSets reports. So it only counts if all ReplicaSets are of the release.
+    of its ReplicaSets reports. So the Deployment only counts if all ReplicaSets are of the release.
     """
     sets = of_release(service, own.replica_sets)
     made = sets if len(sets) < len(own.replica_sets) else [*sets, *own.deployments]
@@ -275,7 +264,7 @@ def _diagnose_pod_creation(service: Document, own: Children, before: Sequence[Do
 
 
 def _diagnose_deadline(service: Document, own: Children, before: Sequence[Document]) -> Failure | None:
-    """Read that the Deployment or the revision of the release has exceeded its deadline."""
+    """Detect that the Deployment or the revision of the release has exceeded its deadline."""
     others = [name_of(one) for one in own.replica_sets if release_of(one) != release_of(service)]
     for one in filter(_is_observed, own.deployments):
         late = condition(one, "Progressing")
@@ -297,7 +286,7 @@ def _is_observed(document: Document) -> bool:
 
 
 def _diagnose_events(service: Document, events: Sequence[Document]) -> Failure | None:
-    """Read from the InferenceService's events that its current specification is rejected."""
+    """Detect from its events that the InferenceService's current specification is rejected."""
     since = applied_at(service)
     for event in events_about(service, events):
         reason, error = event.get("reason", ""), event.get("message", "")
@@ -316,7 +305,7 @@ def _reject(reason: str, where: str, error: str, after: float = 0.0) -> Failure:
 
 
 def _diagnose_route(service: Document) -> Failure | None:
-    """Read from KServe's status that the gateway rejects the route; the pods are ready by then."""
+    """Detect from KServe's status that the gateway rejects the route of ready pods."""
     ingress, predictor = condition(service, "IngressReady"), condition(service, "PredictorReady")
     reason = ingress.get("reason", "")
     if predictor.get("status") != "True" or ingress.get("status") != "False":
@@ -329,7 +318,7 @@ def _diagnose_route(service: Document) -> Failure | None:
 
 
 def _diagnose_spec(service: Document, before: Document | None) -> Failure | None:
-    """Read that the specification is invalid; a verdict on the previous release must last a while."""
+    """Detect an invalid specification; what KServe has already reported before must last a while."""
     model = service.get("status", {}).get("modelStatus", {})
     info = model.get("lastFailureInfo") or {}
     if model.get("transitionStatus") != "InvalidSpec":

@@ -15,7 +15,7 @@ from deployer.findings import Finding, ok, warning
 from deployer.observed import Document
 from deployer.quantity import parse_quantity
 from deployer.targets.kserve.preflight.rules.inputs import GPU, ClusterFacts, gpus_of, model_of, unchecked
-from deployer.targets.kserve.state.children import SERVICE_LABEL, is_terminating
+from deployer.targets.kserve.state.children import SERVICE_LABEL, is_terminating, name_of
 
 Amounts = Mapping[str, Decimal]
 NONE = Decimal(0)
@@ -32,8 +32,8 @@ def check_room(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
         if gpus or any(node.get("status", {}).get("allocatable") for node in facts.nodes):
             detail = f"no node has {_lacking(map(_allocatable, facts.nodes), wanted)} now"
             yield warning(topic, detail, where, "Add such a node, or lower the request in [serving].")
-    elif facts.pods is not UNSET and facts.pods.keys() >= {_name(node) for node in large}:
-        free = {_name(node): _free(node, facts.pods[_name(node)], service) for node in large}
+    elif facts.pods is not UNSET and facts.pods.keys() >= {name_of(node) for node in large}:
+        free = {name_of(node): _free(node, facts.pods[name_of(node)], service) for node in large}
         fitting = [name for name, amounts in free.items() if _holds(amounts, wanted)]
         if fitting:
             held = f"{gpus} {GPU} free" if gpus else "room for one more pod"
@@ -131,7 +131,3 @@ def _text(amount: Decimal) -> str:
         if amount >= size and amount % size == 0:
             return f"{amount / size:f}{unit}"
     return f"{amount.normalize():f}"
-
-
-def _name(node: Document) -> str:
-    return str(node["metadata"]["name"])
