@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,57 +21,47 @@ _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 def check_config(config: Config, where: Callable[[str], str]) -> None:
     """Raise ConfigError for the first broken rule; `where` returns the place where a key was set."""
-    for key, what, hint in _faults(config):
+    for key, what, hint in itertools.chain(
+        _serving_faults(config), _store_faults(config), _text_faults(config)
+    ):
         raise ConfigError(what, where=where(key), hint=hint)
 
 
-def _faults(config: Config) -> Iterator[tuple[str, str, str]]:
+def _serving_faults(config: Config) -> Iterator[tuple[str, str, str]]:
     """Yield the key of each value that breaks a rule, what is wrong, and what to do."""
-    version, serving, scaling, store = config.model.version, config.serving, config.scaling, config.store
-    identities = (store.service_account, store.secret_name, store.service_account_annotations)
-    rules = [
-        (
-            "model.version",
-            bool(_RELEASE_TAIL.search(version)),
-            f"invalid version {version!r}: - and 12 hex digits are the end of a release ID",
-            "Shorten the version.",
-        ),
-        (
-            "serving.min-workers",
-            serving.min_workers > serving.max_workers,
-            "min-workers is more than max-workers",
-            "Raise serving.max-workers.",
-        ),
-        (
-            "scaling.min-replicas",
-            scaling.min_replicas > scaling.max_replicas,
-            "min-replicas is more than max-replicas",
-            "Raise scaling.max-replicas.",
-        ),
-        (
-            "store.uri",
-            "://" in store.uri and bool(re.search(r"[?#@]", store.uri)),
-            "store.uri contains more than a location",
-            "Write s3://BUCKET/PREFIX or the like, without credentials.",
-        ),
-        (
-            "store",
-            sum(map(bool, identities)) > 1,
-            "service-account, secret-name and service-account-annotations exclude each other",
-            "Name an existing ServiceAccount, or configure the one that kdeploy creates.",
-        ),
-        ("targets", not config.targets, "no targets", 'Add [targets.local] with kind = "local".'),
-    ]
-    yield from ((key, what, hint) for key, is_broken, what, hint in rules if is_broken)
-    for name in config.targets:
-        if not re.match(NAME_PATTERN, name):
-            yield "targets", f"invalid target name {name!r}", "Use lower-case letters, digits and -."
+    version, serving, scaling = config.model.version, config.serving, config.scaling
+    if _RELEASE_TAIL.search(version):
+        what = f"invalid version {version!r}: - and 12 hex digits are the end of a release ID"
+        yield "model.version", what, "Shorten the version."
+    if serving.min_workers > serving.max_workers:
+        yield "serving.min-workers", "min-workers is more than max-workers", "Raise serving.max-workers."
+    if scaling.min_replicas > scaling.max_replicas:
+        yield "scaling.min-replicas", "min-replicas is more than max-replicas", "Raise scaling.max-replicas."
     for name in serving.env:
         if fault := _variable_fault(name):
             yield "serving.env", f"invalid environment variable {name!r}: {fault}", "Remove it or rename it."
+
+
+def _store_faults(config: Config) -> Iterator[tuple[str, str, str]]:
+    store = config.store
+    if "://" in store.uri and re.search(r"[?#@]", store.uri):
+        hint = "Write s3://BUCKET/PREFIX or the like, without credentials."
+        yield "store.uri", "store.uri contains more than a location", hint
+    if sum(map(bool, (store.service_account, store.secret_name, store.service_account_annotations))) > 1:
+        what = "service-account, secret-name and service-account-annotations exclude each other"
+        yield "store", what, "Name an existing ServiceAccount, or configure the one that kdeploy creates."
+    if not config.targets:
+        yield "targets", "no targets", 'Add [targets.local] with kind = "local".'
+    for name in config.targets:
+        if not re.match(NAME_PATTERN, name):
+            yield "targets", f"invalid target name {name!r}", "Use lower-case letters, digits and -."
+
+
+def _text_faults(config: Config) -> Iterator[tuple[str, str, str]]:
     for key, value in flatten(msgspec.to_builtins(config)).items():
-        faults = map(text_fault, map(str, value if isinstance(value, list | tuple) else [value]))
-        yield from ((key, what, "Write the value in UTF-8, without NUL bytes.") for what in faults if what)
+        for text in value if isinstance(value, list | tuple) else [value]:
+            if what := text_fault(str(text)):
+                yield key, what, "Write the value in UTF-8, without NUL bytes."
 
 
 def check_root(root: Path) -> None:
@@ -84,7 +75,7 @@ def check_root(root: Path) -> None:
 
 
 def text_fault(text: str) -> str | None:
-    """Return what makes a text invalid in a config, or None."""
+    """Return why a text is invalid in a config, or None."""
     if "\0" in text:
         return "it contains a NUL byte"
     return "it is not UTF-8" if re.search("[\ud800-\udfff]", text) else None

@@ -13,19 +13,15 @@ from deployer.errors import ConfigError
 
 _PREFIX = "KDEPLOY_"
 _TORCHSERVE = f"{_PREFIX}TORCHSERVE_"
-_IP = r"[0-9.]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*"
-# Kubernetes sets these in each container for every Service of its namespace: name, and form of the value.
-_SERVICE_LINKS = [
-    (re.compile(f"{_PREFIX}.+_{name}"), re.compile(value))
-    for name, value in (
-        ("SERVICE_HOST", _IP),
-        ("SERVICE_PORT(_[A-Z0-9_]+)?", "[0-9]+"),
-        ("PORT(_[0-9]+_(TCP|UDP|SCTP))?", "(tcp|udp|sctp)://.+:[0-9]+"),
-        ("PORT_[0-9]+_(TCP|UDP|SCTP)_PROTO", "tcp|udp|sctp"),
-        ("PORT_[0-9]+_(TCP|UDP|SCTP)_PORT", "[0-9]+"),
-        ("PORT_[0-9]+_(TCP|UDP|SCTP)_ADDR", _IP),
-    )
-]
+_IP, _URL = r"([0-9.]+ | [0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)", r"(tcp|udp|sctp)://.+:[0-9]+"
+# Kubernetes sets these in each container for every Service of its namespace.
+_SERVICE_LINK = re.compile(
+    rf"""{_PREFIX}.+_(
+        SERVICE_HOST={_IP} | SERVICE_PORT(_[A-Z0-9_]+)?=[0-9]+ | PORT={_URL} |
+        PORT_[0-9]+_(TCP|UDP|SCTP) (={_URL} | _PROTO=(tcp|udp|sctp) | _PORT=[0-9]+ | _ADDR={_IP})
+    )""",
+    re.VERBOSE,
+)
 
 
 def keys_from_environment(
@@ -44,7 +40,8 @@ def keys_from_environment(
         names |= {variable(key): key for key in keys}
     tables = tuple(variable(table) + "_" for table in fields(Config))
     for name, text in sorted(environment.items()):
-        if _is_service_link(name, text) and (name not in names or "://" in text):
+        # A known *_PORT that holds a plain number is a setting.
+        if _SERVICE_LINK.fullmatch(f"{name}={text}") and (name not in names or "://" in text):
             continue
         if name in names:
             yield name, names[name], text
@@ -54,11 +51,6 @@ def keys_from_environment(
             close = difflib.get_close_matches(name, names, n=1)
             hint = f"Did you mean {close[0]}?" if close else "Unset the variable."
             raise ConfigError("unknown variable", where=name, hint=hint)
-
-
-def _is_service_link(name: str, text: str) -> bool:
-    """Whether Kubernetes has set a variable. A `*_PORT` that holds a plain number can be a setting."""
-    return any(link.fullmatch(name) and value.fullmatch(text) for link, value in _SERVICE_LINKS)
 
 
 def variable(key: str) -> str:
