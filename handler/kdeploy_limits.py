@@ -1,4 +1,4 @@
-"""What TorchServe accepts from its worker. What breaks these limits kills the worker, with its whole batch.
+"""TorchServe's limits for answers. TorchServe kills a worker that exceeds them, with its whole batch.
 
 TorchServe compares `max_response_size` with each answer, and with each piece of a streamed one. The sum of a
 batch's answers has no limit.
@@ -13,7 +13,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
 
-CONFIG_FILE = "/mnt/models/config/config.properties"  # where KServe puts it
+CONFIG_FILE = "/mnt/models/config/config.properties"  # KServe's path
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,1024}")
 _VALUE = re.compile(r"[\t -~\x80-\ud7ff\ue000-\U0010ffff]{0,65536}")
@@ -23,21 +23,21 @@ logger = logging.getLogger("kdeploy_handler")
 
 
 class UnsendableError(ValueError):
-    """TorchServe cannot send this answer: why, in a sentence for the client."""
+    """TorchServe cannot send an answer. The message is for the client."""
 
 
 class Limits(NamedTuple):
-    """The bytes that one answer may have, and the seconds until TorchServe kills a worker that is silent."""
+    """The maximum size of an answer in bytes, and the seconds until TorchServe kills a silent worker."""
 
     response_size: int = 6_553_500
     response_timeout: int = 120
 
 
-DEFAULTS = Limits()  # TorchServe's own
+DEFAULTS = Limits()  # TorchServe's
 
 
 def read_limits(context):
-    """Read the limits for this model from TorchServe's config file; what is not there has its default."""
+    """Read the limits of this model from TorchServe's config file. Missing ones have their defaults."""
     path = os.environ.get("TS_CONFIG_FILE") or CONFIG_FILE
     size, timeout = DEFAULTS
     try:
@@ -48,7 +48,7 @@ def read_limits(context):
         for version in models.get(context.model_name, {}).values():
             timeout = int(version.get("responseTimeout", timeout))
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        logger.warning("TorchServe's limits cannot be read from %s, using its defaults: %s", path, error)
+        logger.warning("Cannot read TorchServe's limits from %s, using the defaults: %s", path, error)
     return Limits(size, timeout)
 
 
@@ -75,7 +75,7 @@ def _matches(form, text):
 
 
 class GuardedSocket:
-    """The worker's connection, for handlers that stream: a piece that is too large fails in the handler."""
+    """The worker's connection for handlers that stream. A piece that is too large fails in the handler."""
 
     def __init__(self, socket, limit):
         self._socket = socket
@@ -85,7 +85,7 @@ class GuardedSocket:
         return getattr(self._socket, name)
 
     def sendall(self, message):
-        """Send a message, unless TorchServe would kill the worker for it."""
+        """Send a message. Raises UnsendableError if TorchServe would kill the worker for it."""
         if len(message) > self._limit:
             for size in answer_sizes(message):
                 check_size(size, self._limit, "a streamed piece of the answer")
@@ -93,7 +93,7 @@ class GuardedSocket:
 
 
 def answer_sizes(message):
-    """Return the bytes of each answer in a message from a worker to TorchServe."""
+    """Return the size of each answer in a message from a worker to TorchServe, in bytes."""
     position, sizes = 0, []
 
     def number():
@@ -107,13 +107,13 @@ def answer_sizes(message):
         position += size
         return size
 
-    number()  # the batch's code and text
+    number()  # the code and the text of the batch
     skip()
-    while skip() >= 0:  # the request's id, or -1 at the end
+    while skip() >= 0:  # the ID of the request, or -1 at the end
         skip()  # content type, status and phrase
         number()
         skip()
-        for _ in range(2 * number()):  # names and values of headers
+        for _ in range(2 * number()):  # the names and values of headers
             skip()
         sizes.append(skip())
     return sizes

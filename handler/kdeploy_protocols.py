@@ -1,17 +1,17 @@
-"""Reads requests as rows for the model's handler, and writes the handler's values as answers.
+"""Reads requests as rows for the user's handler, and writes the handler's values as answers.
 
-The request's body decides its protocol, not its URL:
+The body of a request decides its protocol, not the URL:
 
-* a JSON object with `instances`: KServe's V1. Each instance is a row; the answer is `{"predictions": [...]}`.
-* a JSON object whose `inputs` is a list of objects: V2. Each slice of a tensor along its first dimension is
-  a row; several tensors are cut side by side into rows `{name: slice}`.
-* anything else (raw bytes, form fields, other JSON) is one row, as TorchServe has it, and the answer is the
-  handler's own value.
+* A JSON object with `instances` is V1. Each instance is a row. The answer is `{"predictions": [...]}`.
+* A JSON object whose `inputs` is a list of objects is V2. Each slice of a tensor along its first dimension is
+  a row. With several tensors, a row is `{name: slice}`.
+* Any other body (raw bytes, form fields, other JSON) is one row, in TorchServe's form. The answer is the
+  handler's value.
 
-A handler can read a row of V1 or V2 in each of the common ways. It is the instance or slice itself (a dict,
-list or string), and its own `body`; a list or string is its own `data`, too. So `row["data"]`,
-`row["body"]["data"]`, `row.get("data") or row.get("body")` and `torch.as_tensor(rows)` find the value. A
-number, true, false or null, which cannot carry that, comes as `{"data": value, "body": value}`.
+A handler can read a row of V1 or V2 in each of the common ways. The row is the instance or slice itself (a
+dict, list or string), and its own `body`; a list or string is also its own `data`. So `row["data"]`,
+`row["body"]["data"]`, `row.get("data") or row.get("body")` and `torch.as_tensor(rows)` return the value. A
+number, true, false or null cannot have keys, so its row is `{"data": value, "body": value}`.
 """
 
 import base64
@@ -23,7 +23,7 @@ import sys
 from itertools import chain
 from math import prod
 
-MAX_DIMENSIONS = 64  # as numpy has it
+MAX_DIMENSIONS = 64  # numpy's limit
 
 _INTEGERS = {f"{sign}INT{bits}": {int} for sign in ("", "U") for bits in (8, 16, 32, 64)}
 _FLOATS = {datatype: {int, float} for datatype in ("FP16", "BF16", "FP32", "FP64")}
@@ -34,23 +34,23 @@ logger = logging.getLogger("kdeploy_handler")
 
 
 class BadRequestError(ValueError):
-    """A body that claims to be V1 or V2 and is not: the client's mistake, in a sentence for the client."""
+    """The body of a V1 or V2 request is invalid. The message is for the client."""
 
 
 class Request:
-    """One request of a batch: the rows that it brings, and how their values are written."""
+    """One request of a batch: its rows, and how to write their values."""
 
     def __init__(self, index, rows, write=None, alone=False, failure=None):
         self.index = index
         self.rows = rows
-        self.write = write  # values -> JSON; None: the one value is the answer
-        self.alone = alone  # whether each of its rows needs a call of its own
-        self.failure = failure  # (status, {"error": sentence, ...})
+        self.write = write  # values -> JSON; None: the only value is the answer
+        self.alone = alone  # whether each row needs its own call
+        self.failure = failure  # (status, {"error": message, ...})
         self.values = []
         self._copies = None
 
     def keep_copies(self):
-        """Copy the rows, so that `take` can give them again; False for what is nested too deeply for that."""
+        """Copy the rows, so that `take` can return them again. False if they are nested too deeply."""
         try:
             self._copies = [row if _is_flat(row) else pickle.dumps(row, -1) for row in self.rows]
         except RecursionError:
@@ -58,25 +58,25 @@ class Request:
         return True
 
     def take(self, number, again=False):
-        """Return a row for one call, which may change it; `again`, as it was before the first."""
+        """Return a row for one call, which can change it. `again`: as it was before the first call."""
         row = self._copies[number] if again else self.rows[number]
-        if type(row) is bytes:  # no row of TorchServe's or of JSON is
+        if type(row) is bytes:  # a pickled copy: rows of TorchServe and of JSON are never bytes
             row = pickle.loads(row)  # noqa: S301
         return make_row(row) if self.write else dict(row)
 
-    def fail(self, status, sentence, number):
-        """Let the request fail, with a sentence for the client about row `number`."""
-        self.failure = status, {"error": sentence, "row": number}
+    def fail(self, status, message, number):
+        """Let the request fail, with a message for the client about row `number`."""
+        self.failure = status, {"error": message, "row": number}
 
 
 def _is_flat(row):
-    """Tell whether nobody can change a row but at its top, which `take` copies in any case."""
+    """Return whether a row holds only constants: `take` copies the row itself in any case."""
     values = row.values() if type(row) is dict else row if type(row) is list else [row]
     return _CONSTANT.issuperset(map(type, values))
 
 
 class _Object(dict):
-    """A row that is an object, and its own `body`; its keys, length and iteration know nothing of that."""
+    """An object that is its own `body`. Its keys, length and iteration do not contain `body`."""
 
     def __missing__(self, key):
         if key == "body":
@@ -91,7 +91,7 @@ class _Object(dict):
 
 
 class _Bare:
-    """What makes a row that is no object its own `data` and `body`."""
+    """Makes a row that is not an object its own `data` and `body`."""
 
     def __getitem__(self, key):
         return self if isinstance(key, str) and key in ("data", "body") else super().__getitem__(key)
@@ -106,18 +106,18 @@ class _List(_Bare, list): ...
 class _Text(_Bare, str): ...
 
 
-_DRESS = {dict: _Object, list: _List, str: _Text}
+_ROW_TYPES = {dict: _Object, list: _List, str: _Text}
 
 
 def make_row(value):
-    """Dress one instance or slice so that it can be read in each of the ways that the module's text lists."""
-    dress = _DRESS.get(type(value))
-    return dress(value) if dress else _Object(data=value, body=value)
+    """Return the row of one instance or slice, readable in each of the ways in the module's docstring."""
+    row_type = _ROW_TYPES.get(type(value))
+    return row_type(value) if row_type else _Object(data=value, body=value)
 
 
 def read_request(index, row, context):
-    """Read what TorchServe hands over for one request; a malformed one comes back failed, with no rows."""
-    # Both headers switch the whole call of TorchServe's own handlers, which look for them at row 0 alone.
+    """Read one request of TorchServe's batch. An invalid one is returned as failed, without rows."""
+    # TorchServe's handlers read both headers only at row 0, and apply them to the whole call.
     explain = context.get_request_header(index, "explain") == "True"
     alone = explain or context.get_request_header(index, "describe") == "True"
     try:
@@ -128,14 +128,14 @@ def read_request(index, row, context):
         return Request(index, rows, write, alone)
     except BadRequestError as error:
         return Request(index, [], failure=(400, {"error": str(error)}))
-    except Exception as error:  # a surprise, and this request's alone
-        logger.warning("A request cannot be read", exc_info=True)
-        return Request(index, [], failure=(500, {"error": f"the request cannot be read: {error!r}"}))
+    except Exception as error:  # unexpected; only this request fails
+        logger.warning("Cannot read a request", exc_info=True)
+        return Request(index, [], failure=(500, {"error": f"cannot read the request: {error!r}"}))
 
 
 def _protocol_body(row):
-    """Return the V1 or V2 object that a request's body is, or None."""
-    # TorchServe parses a body only if its type is exactly application/json, and gRPC brings it as `data`.
+    """Return the body of a request if it is a V1 or V2 object, else None."""
+    # TorchServe parses a body only if its type is exactly application/json. With gRPC, it is in `data`.
     body = row.get("data") if row.get("body") is None else row["body"]
     if isinstance(body, (bytes, bytearray, str)):
         body = _parse(body)
@@ -147,18 +147,18 @@ def _protocol_body(row):
 
 
 def _parse(body):
-    """Parse what begins as an object and names our keys: an image is told from that by its first bytes."""
+    """Return a JSON object with our keys, or None. The first bytes tell it from an image."""
     body = body.encode(errors="surrogatepass") if isinstance(body, str) else body
     if body[:64].lstrip()[:1] != b"{" or not (b'"instances"' in body or b'"inputs"' in body):
         return None
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise BadRequestError(f"the body is not valid JSON: {error}") from error
+        raise BadRequestError(f"invalid JSON in the body: {error}") from error
 
 
 def _read_v1(body, explain):
-    """Return the rows of a V1 request, and what writes its answer."""
+    """Return the rows of a V1 request, and the function that writes its answer."""
     if not isinstance(body["instances"], list):
         raise BadRequestError('"instances" must be a list')
     key = "explanations" if explain else "predictions"
@@ -166,39 +166,39 @@ def _read_v1(body, explain):
 
 
 def _read_v2(body, context):
-    """Return the rows of a V2 request, and what writes its answer."""
+    """Return the rows of a V2 request, and the function that writes its answer."""
     rows, name = _rows_of_v2(body["inputs"])
     return rows, lambda values: _write_v2(context, body, name, values)
 
 
 def _rows_of_v2(tensors):
-    """Return the rows of a V2 request and its output's name: the input's, or output-0 for several."""
+    """Return the rows of a V2 request, and its output's name: the input's, or output-0 for several."""
     slices = {}
     for position, tensor in enumerate(tensors):
         name = tensor.get("name")
         if not isinstance(name, str) or name in slices:
-            raise BadRequestError(f"inputs[{position}] needs a name of its own, a string")
+            raise BadRequestError(f"inputs[{position}] needs a unique name, a string")
         slices[name] = _slices(f"inputs[{position}]", tensor)
     lengths = {len(values) for values in slices.values()}
     if len(lengths) != 1:
-        raise BadRequestError(f'"inputs" must agree in the first dimension, the batch: {sorted(lengths)}')
+        raise BadRequestError(f'"inputs" have different first dimensions (the batch): {sorted(lengths)}')
     if len(slices) == 1:
         return slices[name], name
     return [{name: values[row] for name, values in slices.items()} for row in range(*lengths)], "output-0"
 
 
 def _slices(where, tensor):
-    """Cut a tensor along its first dimension; a slice that is one string stands for itself."""
+    """Return the slices of a tensor along its first dimension. A slice with one string is the string."""
     shape, datatype = tensor.get("shape"), tensor.get("datatype")
     if not (isinstance(datatype, str) and datatype in DATATYPES):
         raise BadRequestError(f"{where}: datatype must be one of {', '.join(DATATYPES)}")
     sizes = shape if isinstance(shape, list) and 0 < len(shape) <= MAX_DIMENSIONS else [None]
-    # Only the batch may be empty: [10**12, 0] would otherwise ask for that many empty slices.
+    # Only the batch can be empty: [10**12, 0] would otherwise have that many empty slices.
     if not all(type(size) is int and size >= (place > 0) for place, size in enumerate(sizes)):
-        raise BadRequestError(f"{where}: shape must be a list of whole numbers, the first of them the batch")
+        raise BadRequestError(f"{where}: shape must be a list of whole numbers, starting with the batch")
     values = _row_major(where, tensor.get("data"), shape)
     if not set(map(type, values)) <= DATATYPES[datatype]:
-        raise BadRequestError(f"{where}: data has a value that is no {datatype}")
+        raise BadRequestError(f"{where}: data has a value that is not {datatype}")
     if datatype == "BYTES" and prod(shape[1:]) == 1:
         return values
     for size in reversed(shape[1:]):
@@ -207,7 +207,7 @@ def _slices(where, tensor):
 
 
 def _row_major(where, data, shape):
-    """Return the values of `data`, which may be flat, or nested as `shape` says."""
+    """Return the values of `data`, which is flat, or nested according to `shape`."""
     nested = isinstance(data, list) and any(isinstance(value, list) for value in data[:1])
     values = [data]
     for size in shape if nested else [prod(shape)]:
@@ -218,7 +218,7 @@ def _row_major(where, data, shape):
 
 
 def write_value(value):
-    """Return a handler's own value as the bytes that TorchServe sends. Raises TypeError or ValueError."""
+    """Return a handler's value as the bytes that TorchServe sends. Raises TypeError or ValueError."""
     torch = sys.modules.get("torch")
     if torch and isinstance(value, torch.Tensor):
         stream = io.BytesIO()
@@ -240,7 +240,7 @@ def _write_v2(context, body, name, values):
 
 
 def _tensor(values):
-    """Return datatype, shape and data: a tensor if the values nest evenly, else a string of JSON for each."""
+    """Return datatype, shape and data: a tensor if the values nest evenly, else one JSON string per value."""
     shape, flat = [len(values)], values
     while flat and all(isinstance(value, list) for value in flat) and len(set(map(len, flat))) == 1:
         shape.append(len(flat[0]))
@@ -255,7 +255,7 @@ def _tensor(values):
 
 
 def write_json(value):
-    """Write JSON as its standard has it: NaN and infinities, which it has not, become null."""
+    """Return standard JSON. NaN and infinities, which JSON does not have, become null."""
     try:
         return json.dumps(value, default=_leaf, allow_nan=False)
     except ValueError:
@@ -263,9 +263,9 @@ def write_json(value):
 
 
 def _leaf(value):
-    """Return what JSON has for bytes, and for numpy's and torch's values without importing either."""
+    """Return the JSON value of bytes, or of a value of numpy or torch, without importing either."""
     if isinstance(value, (bytes, bytearray)):
         return base64.b64encode(value).decode("ascii")
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} has no JSON form")
+    raise TypeError(f"no JSON for {type(value).__name__}")

@@ -142,7 +142,7 @@ def test_a_handler_is_not_called_one_row_a_call_for_leaving_out_a_bad_row(warnin
         good, bad = worker.predict(ask_v1("a"), ask_v1("bad"))
         assert good.json == {"predictions": ["a"]}
         assert bad.status == 500
-        assert bad.json["error"] == "the handler returned a list of 0 for 1 row(s), not a list of as many"
+        assert bad.json["error"] == "the handler returned a list of 0 for 1 row(s), not a list of 1"
     worker.predict(ask_v1("a"), ask_v1("b"))
     assert calls == [2, 1, 1, 2, 1, 1, 2]
     assert len([record for record in warnings.records if "A batch failed" in record.message]) == 1
@@ -154,7 +154,7 @@ def test_an_answer_that_is_no_list_of_one_for_one_row_is_an_error_that_says_so(v
     for answer in answers:
         assert answer.status == 500
         assert answer.json["row"] == 0
-        assert "for 1 row(s), not a list of as many" in answer.json["error"]
+        assert "for 1 row(s), not a list of 1" in answer.json["error"]
 
 
 def test_a_handler_that_writes_into_its_rows_is_asked_again_with_fresh_ones():

@@ -199,7 +199,7 @@ FAILURES = {
     "a module that it imports": ("import surely_not_there", ModuleNotFoundError, "surely_not_there"),
     "an error in its text": ("def handle(:", SyntaxError, "broken.py"),
     "an error of its own": ("raise RuntimeError('no licence')", RuntimeError, "no licence"),
-    "no class": ("x = 1", ValueError, "broken.py needs one class with a method handle, or a function"),
+    "no class": ("x = 1", ValueError, "broken.py needs a function, or one class with a method handle"),
     "two classes": (CLASS + CLASS.replace("Digits", "Other"), ValueError, "Digits.*Other|Other.*Digits"),
     "initialize": (CLASS.replace("context.manifest", "context.missing"), AttributeError, "missing"),
     "a function's initialising": ("def handle(data, context): return len(data)", TypeError, "NoneType"),

@@ -336,7 +336,7 @@ ONE_ROW = {"v1": ask_v1(0), "v2": ask_v2(tensor([0])), "own": ask_json({"data": 
 def test_what_cannot_be_written_fails_its_own_request_alone(ask, value):
     before, answer, after = Worker(lambda data, context: [1, value, 3]).predict(ask_v1(0), ask, ask_v1(0))
     assert answer.status == 500
-    assert "cannot be written as JSON" in answer.json["error"]
+    assert "cannot write the handler's answer as JSON" in answer.json["error"]
     assert before.json == {"predictions": [1]}
     assert after.json == {"predictions": [3]}
 

@@ -193,7 +193,7 @@ def test_a_handler_for_one_row_under_the_same_load(torchserve):
     statuses, wrong, _ = load(torchserve, calls)
     assert wrong == []
     assert statuses == {200: 2000}
-    assert "Batching gains nothing here" in torchserve.model_log()
+    assert "so batching is off" in torchserve.model_log()
 
 
 def test_failures_stay_with_the_requests_that_fail(torchserve):
