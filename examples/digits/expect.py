@@ -1,4 +1,4 @@
-"""Compares predictions with the digit that each image's name starts with; exits with 1 when one differs.
+"""Compares predictions with the digits in the images' names. Exits with 1 if any differs.
 
 kdeploy predict -o json samples/*.png | python expect.py
 """
@@ -9,18 +9,18 @@ from pathlib import Path
 
 
 def main():
-    """Read what `kdeploy predict -o json` wrote and print what was seen beside what was expected."""
+    """Read the output of `kdeploy predict -o json`, and print predicted and expected digits."""
     answers = json.load(sys.stdin)
     print(f"{'image':<12} {'predicted':<12} {'confidence':>10}  expected")
     wrong = 0
     for answer in answers:
-        image, seen = Path(answer["image"]), answer["prediction"]
+        image, prediction = Path(answer["image"]), answer["prediction"]
         expected = int(image.name.split("-")[0])
-        differs = seen["digit"] != expected
+        differs = prediction["digit"] != expected
         wrong += differs
-        predicted = f"{seen['digit']} {seen['word']}"
+        predicted = f"{prediction['digit']} {prediction['word']}"
         note = "  <- differs" if differs else ""
-        print(f"{image.name:<12} {predicted:<12} {seen['confidence']:>10.1%}  {expected:>8}{note}")
+        print(f"{image.name:<12} {predicted:<12} {prediction['confidence']:>10.1%}  {expected:>8}{note}")
     print(f"{len(answers) - wrong} of {len(answers)} as expected.")
     sys.exit(1 if wrong or not answers else 0)
 

@@ -1,18 +1,18 @@
 """The network: three small convolutions over an 8x8 scan.
 
-`train.py` learns its weights and `digits_handler.py` loads them; TorchServe gets this file in the model
-archive, so both sides are sure to speak of the same layers. Written for the serving image's Python 3.9.
+`train.py` trains it and `digits_handler.py` loads its weights. The model archive contains this file, so
+training and serving use the same layers. The code runs on the serving image's Python 3.9.
 """
 
 import torch
 from torch import nn
 
-SIDE = 8  # pixels of a scan, each way
-INK = 16  # the darkest value of a pixel; 0 is bare paper
+SIDE = 8  # height and width of a scan in pixels
+INK = 16  # the darkest value of a pixel; 0 is paper
 
 
 class DigitsNet(nn.Module):
-    """Tells which digit a scan shows."""
+    """Classifies a scan as one of ten digits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,5 +29,5 @@ class DigitsNet(nn.Module):
         self.classify = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(64 * 2 * 2, 10))
 
     def forward(self, scans: torch.Tensor) -> torch.Tensor:
-        """Give ten logits per scan: (n, 8, 8) of ink from 0 to 16 in, (n, 10) out."""
+        """Return ten logits per scan: (n, 8, 8) with ink from 0 to 16 becomes (n, 10)."""
         return self.classify(self.features(scans.unsqueeze(1) / INK))

@@ -1,7 +1,7 @@
-"""Trains the digits model on real handwriting, in seconds, and writes what kdeploy deploys.
+"""Trains the digits model on real handwriting, in seconds.
 
-Learns from two thirds of the 1,797 scans that come with scikit-learn, measures itself on the other third
-and, when it is good enough, writes `digits.pt` (the weights) and `samples/` (a held-out scan of each digit).
+Trains on two thirds of scikit-learn's 1,797 scans and tests on the other third. If the accuracy is at least
+97 %, writes `digits.pt` (the weights) and `samples/` (a held-out scan of each digit).
 
     python train.py [--out FOLDER]
 """
@@ -25,11 +25,11 @@ SEED = 7
 EPOCHS = 20
 BATCH = 64
 GOOD_ENOUGH = 0.97
-ENLARGED = 20  # samples are pictures of 160x160 pixels
+ENLARGED = 20  # times; samples have 160x160 pixels
 
 
 def split_scans():
-    """Give (scans to learn from, held-out scans, their digits, the held-out digits); always the same split.
+    """Return training scans, held-out scans, training digits and held-out digits: always the same split.
 
     Scans are float32 (n, 8, 8), ink from 0 to 16; digits are (n,) from 0 to 9.
     """
@@ -39,22 +39,22 @@ def split_scans():
 
 
 def picture(scan):
-    """Draw a scan as dark ink on white paper, each pixel a square; the handler reads it back exactly."""
+    """Draw a scan as dark ink on white paper, with squares as pixels. The handler reads the same scan."""
     grey = np.rint(255 - scan * 255 / INK).astype(np.uint8)
     return Image.fromarray(grey).resize((SIDE * ENLARGED, SIDE * ENLARGED), Image.Resampling.NEAREST)
 
 
 def png(image):
-    """Give an image as the bytes of a PNG file."""
+    """Return an image as the bytes of a PNG file."""
     file = io.BytesIO()
     image.save(file, format="PNG", optimize=True)
     return file.getvalue()
 
 
 def learn(scans, digits):
-    """Train a network; on one machine the same scans give the same weights, bit for bit."""
-    # The order in which threads add up numbers changes their last bits: hence one thread, which is
-    # all that a network of this size can use anyway.
+    """Train a network. On one machine, the same scans give the same weights, bit for bit."""
+    # One thread: with several, the order of additions changes the last bits. A network of this size
+    # gains nothing from more.
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(SEED)
@@ -74,13 +74,13 @@ def learn(scans, digits):
 
 @torch.inference_mode()
 def count_right(network, scans, digits):
-    """Count the scans in which the network sees the digit that is there."""
-    seen = network(torch.from_numpy(scans)).argmax(dim=1).numpy()
-    return int((seen == digits).sum())
+    """Count the scans that the network classifies correctly."""
+    predicted = network(torch.from_numpy(scans)).argmax(dim=1).numpy()
+    return int((predicted == digits).sum())
 
 
 def write(path, content):
-    """Replace a file as a whole: who reads it finds the old bytes or the new ones."""
+    """Replace a file atomically: readers see the old bytes or the new ones."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -91,7 +91,7 @@ def write(path, content):
 
 
 def write_weights(path, network):
-    """Write the plain state dict; through memory, since `torch.save` would put the file's name into it."""
+    """Write the state dict, through memory because `torch.save` would store the file's name in it."""
     file = io.BytesIO()
     torch.save(network.state_dict(), file)
     write(path, file.getvalue())
@@ -101,13 +101,13 @@ def write_samples(folder, scans, digits):
     """Write the first held-out scan of each digit as `<digit>-0.png`."""
     for digit in range(10):
         image, path = picture(scans[digits == digit][0]), folder / f"{digit}-0.png"
-        # Releases of Pillow compress differently: a file that shows the same picture is left as it is.
+        # Versions of Pillow compress differently: keep a file that shows the same picture.
         if not shows(path, image):
             write(path, png(image))
 
 
 def shows(path, image):
-    """Whether a file is there and is this very picture."""
+    """Return whether a file exists and shows this picture."""
     try:
         with Image.open(path) as found:
             return found.mode == image.mode and np.array_equal(np.asarray(found), np.asarray(image))
@@ -116,26 +116,28 @@ def shows(path, image):
 
 
 def main():
-    """Train, measure, and write only what is good enough."""
+    """Train, test, and write the results if the accuracy is good enough."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=HERE, help="where to write (default: beside this file)")
+    parser.add_argument(
+        "--out", type=Path, default=HERE, help="folder for the results (default: the folder of this file)"
+    )
     out = parser.parse_args().out
 
     scans, heldout_scans, digits, heldout_digits = split_scans()
-    print(f"Training on {len(scans)} scans; {len(heldout_scans)} are held out.")
+    print(f"Training on {len(scans)} scans, testing on {len(heldout_scans)} others.")
     started = time.perf_counter()
     network = learn(scans, digits)
     right = count_right(network, heldout_scans, heldout_digits)
     accuracy = right / len(heldout_digits)
     print(
         f"Trained in {time.perf_counter() - started:.1f} s. "
-        f"Right on {right} of the {len(heldout_digits)} held-out scans: {accuracy:.1%}."
+        f"{right} of {len(heldout_digits)} held-out scans correct: {accuracy:.1%}."
     )
     if accuracy < GOOD_ENOUGH:
-        sys.exit(f"That is below {GOOD_ENOUGH:.0%}; nothing was written.")
+        sys.exit(f"The accuracy is below {GOOD_ENOUGH:.0%}. No file was written.")
     write_weights(out / "digits.pt", network)
     write_samples(out / "samples", heldout_scans, heldout_digits)
-    print(f"Wrote {out / 'digits.pt'} and ten pictures in {out / 'samples'}.")
+    print(f"Wrote {out / 'digits.pt'} and ten images in {out / 'samples'}.")
 
 
 if __name__ == "__main__":

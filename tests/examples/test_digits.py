@@ -1,4 +1,4 @@
-"""The digits example as people use it: trained by its own command, loaded the way TorchServe does."""
+"""The digits example: trained by its own command, loaded as TorchServe loads it."""
 
 import ast
 import base64
@@ -39,14 +39,14 @@ def train_into(folder):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with a space in its name that `train.py` has written to, and what it said."""
+    """A folder with a space in its name that `train.py` wrote to, and its output."""
     folder = tmp_path_factory.mktemp("digits") / "the trained model"
     return folder, train_into(folder)
 
 
 @pytest.fixture(scope="module")
 def example(trained, tmp_path_factory):
-    """The example's modules, imported from a folder like the one TorchServe unpacks an archive into."""
+    """The example's modules, imported from a folder like that of an unpacked archive."""
     model_dir = tmp_path_factory.mktemp("model_dir")
     for source in (*(EXAMPLE / name for name in (*ON_THE_IMAGE, "train.py")), trained[0] / "digits.pt"):
         shutil.copy(source, model_dir)
@@ -99,16 +99,16 @@ def base64_row(file):
 # --- training -------------------------------------------------------------------------------------
 
 
-def test_a_third_is_held_out_and_97_percent_of_it_are_right(example, trained, heldout):
+def test_97_percent_of_the_held_out_third_are_correct(example, trained, heldout):
     scans, digits, _ = heldout
     assert scans.shape == (599, 8, 8)
     assert set(np.unique(scans)) == set(range(17))
     right = (np.array(in_process(example, trained, scans)) == digits).sum()
     assert right / 599 >= 0.97
-    assert f"Right on {right} of the 599 held-out scans" in trained[1]
+    assert f"{right} of 599 held-out scans correct" in trained[1]
 
 
-def test_no_held_out_scan_was_learned_from(example):
+def test_no_held_out_scan_is_in_the_training_set(example):
     learned, heldout, _, _ = example["train"].split_scans()
     assert not {scan.tobytes() for scan in learned} & {scan.tobytes() for scan in heldout}
 
@@ -119,38 +119,38 @@ def test_training_again_gives_the_same_files(trained, tmp_path):
         assert (tmp_path / file.relative_to(trained[0])).read_bytes() == file.read_bytes()
 
 
-def test_nothing_but_the_results_is_left(trained):
+def test_training_leaves_no_temporary_file(trained):
     names = {str(file.relative_to(trained[0])) for file in trained[0].rglob("*") if file.is_file()}
     assert names == {"digits.pt", *(f"samples/{digit}-0.png" for digit in range(10))}
 
 
-def test_the_weights_are_a_plain_state_dict(trained):
+def test_the_weights_are_a_state_dict(trained):
     weights = torch.load(trained[0] / "digits.pt", weights_only=True)
     assert all(isinstance(value, torch.Tensor) for value in weights.values())
 
 
-def test_a_model_that_is_not_good_enough_replaces_nothing(example, tmp_path, monkeypatch):
+def test_a_model_below_the_accuracy_replaces_no_file(example, tmp_path, monkeypatch):
     train = example["train"]
     (tmp_path / "digits.pt").write_bytes(b"the old weights")
     monkeypatch.setattr(train, "learn", lambda scans, digits: example["model"].DigitsNet().eval())
     monkeypatch.setattr(sys, "argv", ["train.py", "--out", str(tmp_path)])
-    with pytest.raises(SystemExit, match=r"below 97%; nothing was written") as caught:
+    with pytest.raises(SystemExit, match=r"below 97%\. No file was written") as caught:
         train.main()
     assert caught.value.code != 0
     assert [file.name for file in tmp_path.iterdir()] == ["digits.pt"]
     assert (tmp_path / "digits.pt").read_bytes() == b"the old weights"
 
 
-def test_a_write_that_fails_leaves_the_old_file(example, tmp_path):
+def test_a_failed_write_keeps_the_old_file(example, tmp_path):
     path = tmp_path / "digits.pt"
     path.write_bytes(b"the old weights")
     with pytest.raises(TypeError):
-        example["train"].write(path, "no bytes")
+        example["train"].write(path, "a text")
     assert [file.name for file in tmp_path.iterdir()] == ["digits.pt"]
     assert path.read_bytes() == b"the old weights"
 
 
-def test_a_damaged_sample_is_written_anew_and_a_whole_one_is_left(example, heldout, tmp_path):
+def test_only_a_damaged_sample_is_replaced(example, heldout, tmp_path):
     write_samples = example["train"].write_samples
     write_samples(tmp_path, heldout[0], heldout[1])
     damaged, recompressed = tmp_path / "3-0.png", tmp_path / "4-0.png"
@@ -168,7 +168,7 @@ def test_a_damaged_sample_is_written_anew_and_a_whole_one_is_left(example, heldo
 # --- the samples ----------------------------------------------------------------------------------
 
 
-def test_the_samples_are_held_out_scans_and_what_training_writes(trained):
+def test_training_writes_the_committed_samples(trained):
     assert [sample.name for sample in SAMPLES] == [f"{digit}-0.png" for digit in range(10)]
     for sample in SAMPLES:
         with Image.open(sample) as kept, Image.open(trained[0] / "samples" / sample.name) as written:
@@ -176,7 +176,7 @@ def test_the_samples_are_held_out_scans_and_what_training_writes(trained):
             assert np.array_equal(np.asarray(kept), np.asarray(written))
 
 
-def test_the_handler_reads_every_sample(handler):
+def test_the_handler_recognizes_every_sample(handler):
     answers = handle(handler, [{"body": sample.read_bytes()} for sample in SAMPLES])
     words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     assert [(answer["digit"], answer["word"]) for answer in answers] == list(enumerate(words))
@@ -185,14 +185,14 @@ def test_the_handler_reads_every_sample(handler):
 # --- the handler ----------------------------------------------------------------------------------
 
 
-def test_every_held_out_scan_survives_the_way_through_a_png(handler, heldout):
+def test_a_png_preserves_every_held_out_scan(handler, heldout):
     scans, _, files = heldout
     received = handler.preprocess([base64_row(file) for file in files])
     assert received.dtype == torch.float32
     assert np.array_equal(received.numpy(), scans)
 
 
-def test_the_handler_sees_what_the_weights_see_in_process(example, trained, handler, heldout):
+def test_the_handler_predicts_as_the_network_in_process(example, trained, handler, heldout):
     scans, _, files = heldout
     answers = []
     for start in range(0, len(files), 8):
@@ -200,7 +200,7 @@ def test_the_handler_sees_what_the_weights_see_in_process(example, trained, hand
     assert [answer["digit"] for answer in answers] == in_process(example, trained, scans)
 
 
-def test_a_batch_is_answered_as_its_rows_are_one_by_one(handler, heldout):
+def test_a_batch_gets_the_answers_of_its_single_rows(handler, heldout):
     rows = [base64_row(file) for file in heldout[2][:16]]
     batch, singly = handle(handler, rows), [handle(handler, [row])[0] for row in rows]
     assert [answer["digit"] for answer in batch] == [answer["digit"] for answer in singly]
@@ -230,7 +230,7 @@ def test_a_batch_is_one_call_of_the_network(handler, heldout):
     ],
     ids=["base64 data", "bytes data", "bytearray data", "bytes body", "bytearray body", "base64 body"],
 )
-def test_rows_of_every_shape(handler, row):
+def test_every_form_of_a_row(handler, row):
     [answer] = handle(handler, [row((EXAMPLE / "samples" / "7-0.png").read_bytes())])
     assert answer["digit"] == 7
     assert 0.5 < answer["confidence"] <= 1
@@ -240,7 +240,7 @@ def test_rows_of_every_shape(handler, row):
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 @pytest.mark.parametrize("size", [(133, 121), (1600, 1200), (8, 8)])
-def test_pictures_of_other_sizes_and_kinds(handler, kind, mode, size):
+def test_images_of_other_sizes_and_formats(handler, kind, mode, size):
     with Image.open(EXAMPLE / "samples" / "0-0.png") as sample:
         picture = sample.convert(mode).resize(size)
     file = io.BytesIO()
@@ -250,17 +250,17 @@ def test_pictures_of_other_sizes_and_kinds(handler, kind, mode, size):
 
 
 @pytest.mark.parametrize(
-    "row", [{"body": b"no image"}, {"data": "!"}, {"data": 10**15}, {"body": b""}, {}], ids=repr
+    "row", [{"body": b"not an image"}, {"data": "!"}, {"data": 10**15}, {"body": b""}, {}], ids=repr
 )
-def test_what_is_no_image_is_an_error(handler, row):
+def test_a_row_without_an_image_is_an_error(handler, row):
     with pytest.raises((OSError, ValueError, TypeError)):
         handle(handler, [row])
 
 
-# --- what kdeploy is told -------------------------------------------------------------------------
+# --- kdeploy.toml --------------------------------------------------------------------------------
 
 
-def test_kdeploy_toml_names_files_that_are_there():
+def test_kdeploy_toml_names_existing_files():
     config = msgspec.toml.decode((EXAMPLE / "kdeploy.toml").read_bytes(), type=Config)
     assert (config.model.name, config.model.version, config.serving.batch_size) == ("digits", "1.0", 8)
     assert config.model.serialized_file == "digits.pt"
@@ -269,23 +269,23 @@ def test_kdeploy_toml_names_files_that_are_there():
 
 
 @pytest.mark.parametrize("name", ON_THE_IMAGE)
-def test_what_runs_on_the_serving_image_parses_on_its_python(name):
+def test_the_code_for_the_serving_image_parses_on_its_python(name):
     ast.parse((EXAMPLE / name).read_text(), feature_version=(3, 9))
 
 
-def test_the_requirement_comes_with_nothing_else():
-    """Else a worker would find the package without TorchServe having installed it."""
+def test_no_installed_package_brings_the_requirement():
+    """Otherwise the worker would find the package even if TorchServe did not install it."""
     lines = (EXAMPLE / "requirements.txt").read_text().splitlines()
     [requirement] = [Requirement(line) for line in lines if not line.startswith("#")]
     assert [part.operator for part in requirement.specifier] == ["=="]
-    brought = {
+    dependencies = {
         canonicalize_name(needed.name)
         for distribution in metadata.distributions()
         for needed in map(Requirement, distribution.requires or ())
         if needed.marker is None or needed.marker.evaluate({"extra": ""})
     }
-    assert "numpy" in brought
-    assert canonicalize_name(requirement.name) not in brought
+    assert "numpy" in dependencies
+    assert canonicalize_name(requirement.name) not in dependencies
 
 
 # --- expect.py ------------------------------------------------------------------------------------
@@ -302,9 +302,9 @@ def prediction(image, digit, word):
         ([prediction("3-0.png", 8, "eight"), prediction("0-0.png", 0, "zero")], 1, "1 of 2 as expected."),
         ([], 1, "0 of 0 as expected."),
     ],
-    ids=["all right", "one wrong", "nothing"],
+    ids=["all correct", "one wrong", "none"],
 )
-def test_expect_compares_predictions_with_names(answers, code, last):
+def test_expect_compares_predictions_with_file_names(answers, code, last):
     done = run(EXAMPLE / "expect.py", input=json.dumps(answers))
     assert (done.returncode, done.stderr) == (code, "")
     assert done.stdout.splitlines()[-1] == last
