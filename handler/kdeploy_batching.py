@@ -48,7 +48,7 @@ class Batcher:
 
     def run(self, requests, context):
         """Set a value for each row of every request, or the request's failure."""
-        joined = [] if self.one_row else [request for request in requests if not request.alone]
+        joined = [] if self.one_row else [request for request in requests if not request.separate]
         if sum(len(request.rows) for request in joined) > 1:  # a single row gets no second call
             joined = [request for request in joined if request.keep_copies()]
         together = set(joined)
@@ -120,8 +120,8 @@ class Batcher:
 
     def _give_up(self, rows, failure):
         """Let rows fail with the error of their batch."""
-        logger.warning("No time to try %d rows alone: %g s (half of response-timeout)", len(rows), self.limit)
-        message = f"the batch failed, with no time to try this row alone: {failure.message}"
+        logger.warning("No time to try %d rows separately: the limit is %g s", len(rows), self.limit)
+        message = f"the batch failed, with no time to try this row separately: {failure.message}"
         for request, row in rows:
             if not request.failure:
                 request.fail(failure.status, message, row)

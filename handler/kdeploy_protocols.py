@@ -40,11 +40,11 @@ class BadRequestError(ValueError):
 class Request:
     """One request of a batch: its rows, and how to write their values."""
 
-    def __init__(self, index, rows, write=None, alone=False, failure=None):
+    def __init__(self, index, rows, write=None, separate=False, failure=None):
         self.index = index
         self.rows = rows
         self.write = write  # values -> JSON; None: the only value is the answer
-        self.alone = alone  # whether each row needs its own call
+        self.separate = separate  # whether each row needs its own call
         self.failure = failure  # (status, {"error": message, ...})
         self.values = []
         self._copies = None
@@ -119,13 +119,13 @@ def read_request(index, row, context):
     """Read one request of TorchServe's batch. An invalid one is returned as failed, without rows."""
     # TorchServe's handlers read both headers only at row 0, and apply them to the whole call.
     explain = context.get_request_header(index, "explain") == "True"
-    alone = explain or context.get_request_header(index, "describe") == "True"
+    separate = explain or context.get_request_header(index, "describe") == "True"
     try:
         body = _protocol_body(row)
         if body is None:
-            return Request(index, [row], alone=alone)
+            return Request(index, [row], separate=separate)
         rows, write = _read_v1(body, explain) if "instances" in body else _read_v2(body, context)
-        return Request(index, rows, write, alone)
+        return Request(index, rows, write, separate)
     except BadRequestError as error:
         return Request(index, [], failure=(400, {"error": str(error)}))
     except Exception as error:  # unexpected; only this request fails
