@@ -120,8 +120,8 @@ class Batcher:
 
     def _give_up(self, rows, failure):
         """Let rows fail with the error of their batch."""
-        logger.warning("No time to try %d rows separately: the limit is %g s", len(rows), self.limit)
-        message = f"the batch failed, with no time to try this row separately: {failure.message}"
+        logger.warning("No time to try %d rows by themselves: the limit is %g s", len(rows), self.limit)
+        message = f"the batch failed, with no time to try this row by itself: {failure.message}"
         for request, row in rows:
             if not request.failure:
                 request.fail(failure.status, message, row)

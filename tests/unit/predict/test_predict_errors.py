@@ -108,7 +108,7 @@ RECORDED = [
     (
         500,
         {},
-        b'{"error": "its batch failed, with no time to try this row by itself: ValueError: 7", "row": 0}',
+        b'{"error": "the batch failed, with no time to try this row by itself: ValueError: 7", "row": 0}',
         "another row of the same batch failed",
         "Send the request again",
     ),
