@@ -96,8 +96,11 @@ def connect_in_pod(account: Path, patience: Patience = PATIENCE) -> Connection:
         try:
             return read_text(account / file).strip()
         except OSError as error:
-            what = f"cannot read the pod's account: {error.strerror}"
-            raise ConfigError(what, where=str(account / file)) from error
+            raise ConfigError(
+                f"cannot read the pod's account: {error.strerror}",
+                where=str(account / file),
+                hint="Mount the service account's token, or name a kubeconfig with --kubeconfig.",
+            ) from error
 
     def authorize() -> str:
         return f"Bearer {read('token')}"  # the kubelet replaces the file before the token expires
