@@ -337,7 +337,7 @@ def test_a_pod_that_cannot_run_fails_immediately(
     kubelet.status = {"containerStatuses": [{**container, "state": waiting}]}
     ended = kdeploy("push")
     assert ended.code == 5
-    assert "ErrImagePull: the image of container shell" in ended.err
+    assert "ErrImagePull: cannot pull the image of container shell" in ended.err
     assert "no such image" in ended.err
     assert pods(kube, namespace) == []
 

@@ -178,7 +178,10 @@ def invalid(play: Play) -> None:
             crash,
             r"CrashLoopBackOff: container kserve-container .*fails repeatedly.*exit code 1.*No module named",
         ),
-        (no_image, r"ErrImagePull: cannot pull the image of container kserve-container .*pytorch/nothing:1 not found"),
+        (
+            no_image,
+            r"ErrImagePull: cannot pull the image of container kserve-container .*pytorch/nothing:1 not found",
+        ),
         (no_model, r"StorageInitializerFailed: .*storage-initializer could not download.*No model found"),
         (
             no_load,

@@ -43,7 +43,7 @@ class Reach:
         """
         if via is Via.MANAGEMENT or (via is Via.DIRECT and release is None):
             what = "cannot reach TorchServe's own ports on a cluster"
-            raise ConfigError(what, where=str(reference), hint="Add --kserve.")
+            raise ConfigError(what, where=str(reference), hint="Use the ingress, or name a release.")
         service = self._session.get(reference)
         if via is Via.METRICS:
             return self._pod(service, release, METRICS_PORT)
