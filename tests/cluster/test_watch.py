@@ -180,7 +180,7 @@ def invalid(play: Play) -> None:
         ),
         (
             no_image,
-            r"ErrImagePull: cannot pull the image of container kserve-container .*pytorch/nothing:1 not found",
+            r"ErrImagePull: cannot pull the image of container kserve-container .*nothing:1 not found",
         ),
         (no_model, r"StorageInitializerFailed: .*storage-initializer could not download.*No model found"),
         (
