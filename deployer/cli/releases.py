@@ -34,7 +34,7 @@ def push(strict: Strict = False, output: OutputFormat = "name", **where: Unpack[
     release = deps.workspace(strict=strict, **where).push()
     printers.print_rows(output, ["release"], [[release.id]], release, [release.id])
     if output in ("table", "name"):
-        tell_next(f"run {command('rollout', **where)} to deploy the release")
+        tell_next(f"run {command('rollout', **where)} to roll out the release")
 
 
 def archive(

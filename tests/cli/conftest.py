@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import pty
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -58,6 +60,28 @@ class Project:
         assert "Traceback" not in err
         check_output(arguments, out)
         return subprocess.CompletedProcess(child.args, child.returncode, out, err)
+
+    def on_terminal(self, *arguments: str) -> str:
+        """Run a command whose stdout and stderr are a terminal, and return what it shows."""
+        master, slave = pty.openpty()
+        child = subprocess.Popen(
+            [sys.executable, "-m", "deployer", *arguments],
+            cwd=self.folder,
+            env={**self.environment, "TERM": "dumb"},
+            stdin=subprocess.DEVNULL,
+            stdout=slave,
+            stderr=slave,
+        )
+        os.close(slave)
+        shown = bytearray()
+        with (
+            os.fdopen(master, "rb", buffering=0) as terminal,
+            suppress(OSError),
+        ):  # EIO is the end of a terminal
+            while data := terminal.read(65536):
+                shown += data
+        assert child.wait(180) == 0, shown.decode()
+        return shown.decode().replace("\r\n", "\n")
 
     def processes(self) -> list[psutil.Process]:
         """Every process that serves this project: by the state folder in its environment."""

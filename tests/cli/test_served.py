@@ -132,6 +132,35 @@ def test_status_list_and_logs(served: Project) -> None:
     assert "Model server started" in served.run("logs").stdout or served.run("logs").stdout
 
 
+def curl(shown: str) -> subprocess.CompletedProcess[str]:
+    """Run the curl line that a command printed, as printed."""
+    (line,) = [line for line in shown.splitlines() if line.startswith("  curl ")]
+    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+
+
+def test_the_curl_line_of_status_works_as_printed(served: Project) -> None:
+    shown = served.run("status").stdout
+    (prediction,) = json.loads(curl(shown).stdout)["predictions"]
+    assert set(prediction) >= {"digit", "word"}
+    assert ", with the header Host: digits.default.example.com:\n" in shown
+
+
+def test_commands_on_a_terminal_end_with_the_next_step(served: Project, tmp_path: Path) -> None:
+    push = served.on_terminal("push", "--target=local").splitlines()
+    assert push[-1] == "next: run `kdeploy rollout --target=local` to roll out the release"
+    shown = served.on_terminal("rollout")
+    assert "digit" in curl(shown).stdout
+    assert shown.splitlines()[-1] == "next: run `kdeploy predict FILE` to send a prediction request"
+    shown = served.on_terminal("status", "digits")
+    assert "digit" in curl(shown).stdout
+    assert shown.splitlines()[-1] == (
+        "next: run `kdeploy predict FILE --service=digits` to send a prediction request"
+    )
+    for arguments in (("push",), ("rollout",), ("status",)):
+        assert "next:" not in served.on_terminal(*arguments, "-o", "json")
+        assert "next:" not in served.run(*arguments).stderr
+
+
 def test_status_as_json_is_what_is_observed_and_as_yaml_the_service(served: Project) -> None:
     release = served.run("push").stdout.strip()
     data = json.loads(served.run("status", "-o", "json").stdout)
