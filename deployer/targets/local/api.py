@@ -67,10 +67,8 @@ class Api:
         self._supervisor.stopped.set()
         return _json({"stopping": True})
 
-    async def _list(self, request: web.Request) -> web.Response:
-        namespace = request.query.get("namespace")
-        services = sorted(self._supervisor.services.items(), key=str)
-        return _json([s.observe() for r, s in services if namespace in (None, r.namespace)])
+    async def _list(self, _request: web.Request) -> web.Response:
+        return _json([service.observe() for _, service in sorted(self._supervisor.services.items(), key=str)])
 
     async def _apply(self, request: web.Request) -> web.Response:
         wanted = msgspec.json.decode(await request.read(), type=Wanted)

@@ -11,18 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from deployer.targets.local.revisions import Record
 from deployer.targets.local.state import explained
 
 _INTERVAL = 0.2  # seconds between two reads with `follow`
 _LOG_MAX = 4 << 20
 # The supervisor probes several times a second while a model loads; logs show only users' requests.
 _PROBE = re.compile(r'ACCESS_LOG - /127\.0\.0\.1:\d+ "GET /models(\?limit=1000|/[^ ]+) HTTP/1\.1" 200 ')
-
-
-def revisions_of_interest(record: Record) -> list[str]:
-    """Return the revisions that get traffic, and the newest, which can be loading or failed."""
-    return list(dict.fromkeys([*(line.revision for line in record.traffic), record.latest]))
 
 
 def read_logs(

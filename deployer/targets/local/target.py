@@ -16,7 +16,7 @@ from deployer.managed_fields import agrees
 from deployer.observed import Capabilities, Document, Live, Observed, Phase, Reference
 from deployer.targets.local import lifecycle
 from deployer.targets.local.connection import NotRunningError, call, stream_lines
-from deployer.targets.local.logs import read_logs, read_previous, revisions_of_interest
+from deployer.targets.local.logs import read_logs, read_previous
 from deployer.targets.local.protocol import Info, Noted, RevisionInfo, ServiceInfo, Wanted
 from deployer.targets.local.revisions import Record, check_bundle
 from deployer.targets.local.state import State, explained
@@ -159,11 +159,10 @@ class _Target:
 
     def list_all(self, namespace: str | None = None) -> list[Observed]:
         try:
-            found = call(self._state, "GET", "/services" + (f"?namespace={namespace}" if namespace else ""))
-            return msgspec.convert(found, list[Observed])
+            found = msgspec.convert(call(self._state, "GET", "/services"), list[Observed])
         except NotRunningError:
-            records = self._state.read_records().items()
-            return [_down(record).status for r, record in records if namespace in (None, r.namespace)]
+            found = [_down(record).status for record in self._state.read_records().values()]
+        return [one for one in found if namespace in (None, one.reference.namespace)]
 
     def delete(self, reference: Reference) -> tuple[str, ...] | None:
         if self._state.read_record(reference) is None:
@@ -206,7 +205,9 @@ class _Target:
 
         def find() -> list[tuple[str, Path]]:
             record = self._state.read_record(reference)
-            names = revisions_of_interest(record) if record else []
+            if not record:
+                return []
+            names = dict.fromkeys([*(line.revision for line in record.traffic), record.latest])
             return [(name, self._state.log_path(reference, name)) for name in names]
 
         return read_previous(find()) if previous else read_logs(find, follow=follow)
