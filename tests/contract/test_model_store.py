@@ -27,7 +27,7 @@ from tests.shell import FolderShell
 Push = Callable[..., tuple[Release, Stored]]
 
 
-STORES = ["folder", "folder with a blank and an ü", "file URL", "s3", "azure", "claim"]
+STORES = ["folder", "folder with a space and an ü", "file URL", "s3", "azure", "claim"]
 
 
 @pytest.fixture(params=STORES)
@@ -338,7 +338,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)], check=False).returncode:
-        pytest.skip("a small tmpfs can be mounted by root only")
+        pytest.skip("only root can mount a tmpfs")
     try:
         archive = Archive(
             name="digits",

@@ -25,7 +25,7 @@ from tests.cluster.kube import ADMIN, Kube
 from tests.contract.targets import KServeSide, LocalSide, MemorySide, Side
 from tests.local.releases import ANSWER, make_release
 
-# The first test of a session can have to wait until an API server is built.
+# The first test of a session waits until an API server is built.
 pytestmark = pytest.mark.timeout(200, func_only=True)
 
 TIMEOUT = 90.0  # seconds until a release is ready or has failed

@@ -28,7 +28,7 @@ def test_doctor_reports_no_failure(project: Project) -> None:
     assert ended.code == 0, ended.out + ended.err
 
 
-def test_a_first_release(project: Project) -> None:
+def test_a_first_release_becomes_ready(project: Project) -> None:
     ended = project.rollout()
     assert ended.code == 0, ended.err
     assert "Ready; traffic: 100% 1-" in ended.err
@@ -63,7 +63,7 @@ def test_the_old_pods_end_soon_after_the_drain(project: Project, core: Any) -> N
             pods = core.list_namespaced_pod(project.reference.namespace).items
             if not [pod for pod in pods if pod.metadata.deletion_timestamp]:
                 return
-    pytest.fail("a pod of the release before is still terminating")
+    pytest.fail("a pod of the previous release is still terminating")
 
 
 def test_a_long_request_outlives_an_update(project: Project) -> None:
@@ -93,26 +93,26 @@ class TestFailures:
         assert predict(project, "x")[0] == 200
         return ended.err
 
-    def test_a_handler_that_raises(self, project: Project) -> None:
+    def test_a_handler_that_raises_fails_with_its_exception(self, project: Project) -> None:
         project.write("4", initialize='raise ValueError("wrong weights")')
         self.fails(project, "ModelLoadFailed: ValueError: wrong weights", "handler.py, line")
         assert project.run("status").code == 8
 
-    def test_requirements_that_cannot_be_installed(self, project: Project) -> None:
+    def test_requirements_that_cannot_be_installed_fail_with_their_names(self, project: Project) -> None:
         project.write("5", requirements="no-such-package-of-ours==1.0\n")
         self.fails(project, "ModelLoadFailed", "no-such-package-of-ours")
 
-    def test_a_model_that_needs_too_much_memory(self, project: Project) -> None:
+    def test_a_model_that_needs_too_much_memory_fails_with_the_setting(self, project: Project) -> None:
         project.write("6", initialize="self.weights = bytearray(8 << 30)")
         self.fails(project, "memory", "serving.memory")
 
-    def test_a_correction_after_a_failure(self, project: Project) -> None:
+    def test_a_corrected_release_becomes_ready_after_a_failure(self, project: Project) -> None:
         project.write("7")
         ended = project.rollout()
         assert ended.code == 0, ended.err
         assert predict(project, "x")[1] == {"predictions": [{"marker": "7"}]}
 
-    def test_a_pod_that_fits_on_no_node(self, project: Project) -> None:
+    def test_a_pod_that_fits_on_no_node_times_out_with_the_reason(self, project: Project) -> None:
         project.write("8", cpu="900")
         before = serving(project)
         ended = project.run("rollout", "--timeout", "30s")
@@ -120,7 +120,7 @@ class TestFailures:
         assert "no node has" in ended.err
         assert f"{before} still answers requests" in ended.err
 
-    def test_a_quota_and_the_correction_that_fits(self, project: Project, core: Any) -> None:
+    def test_a_quota_fails_a_release_until_it_fits(self, project: Project, core: Any) -> None:
         namespace = project.reference.namespace
         project.write("9")
         assert project.rollout().code == 0
@@ -166,7 +166,7 @@ def test_a_failed_rollout_rolls_back_automatically(project: Project) -> None:
     assert project.run("status").code == 0
 
 
-def test_a_canary_if_the_cluster_supports_it(project: Project) -> None:
+def test_a_canary_gets_its_share_or_is_refused_in_standard_mode(project: Project) -> None:
     before = serving(project)
     project.write("13")
     ended = project.rollout("--canary", "20")

@@ -178,7 +178,7 @@ def test_the_connection_closes_if_the_client_asks_for_it(request_: bytes) -> Non
     within(None, check)
 
 
-def test_pipelined_requests_wait_for_the_response_before() -> None:
+def test_pipelined_requests_wait_for_the_previous_response() -> None:
     turns = asyncio.Semaphore(0)
 
     async def script(reader: Reader, writer: Writer) -> None:

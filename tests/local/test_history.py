@@ -24,7 +24,7 @@ READY = JournalEvent(outcome=Outcome.READY, who="alice@laptop")
 
 
 @pytest.mark.torchserve
-def test_entries_and_previews_of_two_rollouts(client: Client, store: Path) -> None:
+def test_two_rollouts_have_entries_and_previews(client: Client, store: Path) -> None:
     services, journal = client.target.services, client.target.journal
     first, second = (make_bundle("demo", release, store / release[-1]) for release in (A, B))
     assert journal.entries(DEMO) == []

@@ -94,7 +94,7 @@ def test_a_body_over_the_releases_limit_gets_a_413_with_the_key(on_a: Client, ch
         finally:
             connection.close()
 
-    assert ask(1_000_000)[0] == 200  # releases.py's limit
+    assert ask(1_000_000)[0] == 200  # the limit in releases.py
     for size in (1_000_001, 50_000_000):
         status, text = ask(size)
         assert status == 413

@@ -65,7 +65,7 @@ def is_ok(finding: Finding, *words: str) -> None:
     assert all(word in finding.detail for word in words), finding
 
 
-def test_python():
+def test_an_old_python_is_reported():
     is_ok(doctor.check_python((3, 10, 0)), "3.10.0", sys.executable)
     has_remedy(doctor.check_python((3, 9, 18)), "failure", "3.9.18", "3.10 or later")
 
@@ -120,7 +120,7 @@ def test_a_program_runs_to_its_end_or_its_time_limit(tmp_path, monkeypatch):
 # Packages
 
 
-def test_packages():
+def test_missing_and_untested_packages_are_reported():
     everything = {
         "torch": "2.13.0", "torchserve": "0.12.0", "torch-model-archiver": "0.12.0", "pyyaml": "6.0.3",
         "numpy": "2.4.6", "psutil": "7.2.2", "aiohttp": "3.14.5",
@@ -278,7 +278,7 @@ def test_a_gpu_without_torch_is_reported():
 # Folders and limits
 
 
-def test_disk(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported(tmp_path, monkeypatch):
     finding = doctor.check_disk("disk", tmp_path / "not" / "yet" / "there")
     assert f"free at {tmp_path}" in finding.detail
     monkeypatch.setattr(doctor, "DISK_MIN", 0)
@@ -287,7 +287,7 @@ def test_disk(tmp_path, monkeypatch):
     has_remedy(doctor.check_disk("disk", tmp_path), "warning", "GiB free", "less than")
 
 
-def test_the_temporary_folder(tmp_path, monkeypatch):
+def test_the_temporary_folder_must_be_writable_and_executable(tmp_path, monkeypatch):
     is_ok(doctor.check_temporary(tmp_path), str(tmp_path))
     assert not list(tmp_path.iterdir())
     (file := tmp_path / "file").touch()
@@ -309,7 +309,7 @@ def test_without_a_temporary_folder_tmp_is_checked(monkeypatch):
     assert doctor._temporary_folder() == "/tmp"
 
 
-def test_the_state_folder(tmp_path):
+def test_the_state_folder_must_be_readable(tmp_path):
     holder, finding = doctor.check_state(tmp_path / "none yet")
     assert holder is None
     is_ok(finding, "no supervisor running")
@@ -329,13 +329,13 @@ def test_the_state_folder(tmp_path):
     has_remedy(finding, "failure", "lock", "targets.local.state")
 
 
-def test_open_files():
+def test_a_low_limit_of_open_files_is_reported():
     is_ok(doctor.check_open_files(1024), "1024")
     is_ok(doctor.check_open_files(resource.RLIM_INFINITY), "unlimited")
     has_remedy(doctor.check_open_files(256), "warning", "256")
 
 
-# All of it
+# All checks
 
 
 def test_all_checks_run_on_this_machine_and_write_nothing(tmp_path):
