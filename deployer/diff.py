@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from deployer.managed_fields import same
@@ -69,15 +70,9 @@ def _shown(document: Document) -> Document:
     kept = {key: value for key, value in annotations.items() if key != _LAST_APPLIED}
     if kept:
         metadata["annotations"] = kept
-    shown: Document = _sorted({**document, "metadata": metadata})
-    shown.pop("status", None)
-    return shown
-
-
-def _sorted(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _sorted(inner) for key, inner in sorted(value.items())}
-    return [_sorted(item) for item in value] if isinstance(value, list) else value
+    shown = {key: value for key, value in document.items() if key != "status"} | {"metadata": metadata}
+    ordered: Document = msgspec.to_builtins(shown, order="deterministic")
+    return ordered
 
 
 def _settle(before: Any, after: Any) -> Any:

@@ -208,7 +208,7 @@ class TestScheduling:
         assert failure(self.WAITS) == by_event
         assert by_event
         assert by_event.message.startswith("no node has a free nvidia.com/gpu for pod digits-1")
-        assert by_event.hint == "Free a GPU, or lower serving.gpu."
+        assert by_event.hint == "Free a GPU, or lower `serving.gpu`."
 
     def test_the_hint_names_the_old_pod_that_holds_the_gpu(self) -> None:
         old = pod(B, name="digits-0", limits={"nvidia.com/gpu": "1"}, ready=True)

@@ -61,11 +61,11 @@ def test_limit_ranges() -> None:
     (one,) = found(WANTED, ranges=(limits(max={"memory": "1Gi", "cpu": "2", "storage": "1Gi"}),))
     assert (one.detail, one.remedy) == (
         "LimitRange l allows 1Gi memory, and [serving] requests 2Gi",
-        "Lower serving.memory.",
+        "Lower `serving.memory`.",
     )
     (one,) = found(WANTED, ranges=(limits(min={"cpu": "2", "memory": "1Gi"}),))
-    assert (one.status, one.remedy) == ("failure", "Raise serving.cpu.")
+    assert (one.status, one.remedy) == ("failure", "Raise `serving.cpu`.")
     (one,) = found(WANTED, ranges=(limits(max={"nvidia.com/gpu": "0"}, type="Pod"),))
-    assert one.remedy == "Lower serving.gpu."
+    assert one.remedy == "Lower `serving.gpu`."
     (one,) = found(WANTED, ranges=(limits(max={"memory": "1Gi"}, type="PersistentVolumeClaim"),))
     assert one.status == "ok"

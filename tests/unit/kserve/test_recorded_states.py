@@ -51,7 +51,7 @@ EXPECTED: dict[str, tuple[Any, ...]] = {
             35,
             "ErrImagePull: cannot pull the image of container kserve-container of pod digits-predictor-cc65",
         ),
-        *("Set serving.image", (100, "1.2-abb9855c7fbe", False)),
+        *("Set `serving.image`", (100, "1.2-abb9855c7fbe", False)),
     ),
     "19-update-command-not-in-image": (
         *(
@@ -67,7 +67,7 @@ EXPECTED: dict[str, tuple[Any, ...]] = {
             0,
             "OOMKilled: container kserve-container of pod .* exceeded its memory limit of 150Mi",
         ),
-        *("Raise serving.memory", (100, "1.2-abb9855c7fbe", False)),
+        *("Raise `serving.memory`", (100, "1.2-abb9855c7fbe", False)),
     ),
     "21-update-unschedulable": (
         *(WAITS, 0, "no node has room for pod digits-predictor-645ddffcb6-cbp6z: .*Insufficient cpu.*"),

@@ -21,7 +21,7 @@ def examine(api: Api, discovery: Discovery, namespace: str, mode: str | None, st
         found.append(ok("Knative", "installed" if discovery.knative else "not installed"))
         if not discovery.config and not mode:
             detail = f"assuming {discovery.mode}: this user cannot read KServe's ConfigMap"
-            found.append(warning("deployment mode", detail, "", "Set deployment-mode for this target."))
+            found.append(warning("deployment mode", detail, "", "Set `deployment-mode` for this target."))
         wanted = [*needed(mode or discovery.mode), *needed_for_store(store)]
         return [*found, _describe_ingress(discovery), check_permissions(api, namespace, wanted)]
     except KdeployError as error:

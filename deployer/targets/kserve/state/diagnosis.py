@@ -156,7 +156,7 @@ def _diagnose_end(pod: Document, one: Container, failures: int) -> Failure | Non
     fail = partial(Failure, pod=name_of(pod), container=one.name, previous=one.running or bool(one.waiting))
     init = one.name == INITIALIZER
     if one.ended.get("reason") == "OOMKilled":
-        limit, setting = memory_limit(pod, one.name), "serving.memory"
+        limit, setting = memory_limit(pod, one.name), "`serving.memory`"
         if init:
             setting = "the limit in KServe's ClusterStorageContainer"
         return fail(
@@ -193,7 +193,7 @@ def _diagnose_waiting(pod: Document, one: Container, events: Sequence[Document])
     if one.waiting in _PULLING:
         return fail(
             message=join(f"cannot pull the image of {where}", error),
-            hint="Set serving.image to an image that the nodes can pull.",
+            hint="Set `serving.image` to an image that the nodes can pull.",
             after=0.0 if _NO_IMAGE.search(error) else PULLS,
         )
     if one.waiting in _FINAL:
@@ -240,7 +240,7 @@ def _explain_gpu(failure: Failure, service: Document, children: Children) -> Fai
                 "rollout --strategy recreate`; the service does not answer until the new pod is ready."
             )
             return structs.replace(failure, hint=hint)
-    return structs.replace(failure, hint="Free a GPU, or lower serving.gpu.")
+    return structs.replace(failure, hint="Free a GPU, or lower `serving.gpu`.")
 
 
 def _holds_gpu(pod: Document) -> bool:
@@ -300,7 +300,7 @@ def _reject(reason: str, where: str, error: str, after: float = 0.0) -> Failure:
     hint = "Fix the cause that the message names, then run `kdeploy rollout` again."
     if "exceeded quota" in error:
         reason = "QuotaExceeded"
-        hint = "Raise the quota, or lower serving.cpu, serving.memory or serving.gpu."
+        hint = "Raise the quota, or lower `serving.cpu`, `serving.memory` or `serving.gpu`."
     return Failure(reason=reason, message=join(where, error), hint=hint, after=after)
 
 

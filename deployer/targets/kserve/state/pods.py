@@ -156,12 +156,17 @@ def explain_initializer(message: str) -> str:
     return " ".join(lines[-3:]) or join(message)
 
 
+def requests_of(container: Document) -> dict[str, Any]:
+    """Return what a container requests, by resource; a limit without a request counts as one."""
+    resources = container.get("resources") or {}
+    return {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
+
+
 def resources_of(pod: Document) -> dict[str, str]:
     """Return what the containers of a pod request, by resource; several requests are joined by a plus."""
     found: dict[str, str] = {}
     for one in pod.get("spec", {}).get("containers", []):
-        resources = one.get("resources") or {}
-        for key, value in {**(resources.get("limits") or {}), **(resources.get("requests") or {})}.items():
+        for key, value in requests_of(one).items():
             found[key] = f"{found[key]} + {value}" if key in found else str(value)
     return found
 

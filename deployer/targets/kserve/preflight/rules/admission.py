@@ -56,7 +56,7 @@ def check_pod_security(service: Document, facts: ClusterFacts) -> Iterator[Findi
         return
     detail = "the namespace enforces restricted, and KServe's storage-initializer does not comply"
     remedy = (
-        "Set spec.container.securityContext in ClusterStorageContainer default, or enforce baseline: "
+        "Set `spec.container.securityContext` in ClusterStorageContainer `default`, or enforce baseline: "
         f"`kubectl label namespace {service['metadata']['namespace']} {ENFORCE}=baseline --overwrite`"
     )
     yield failure("Pod Security", detail, "ClusterStorageContainer default", remedy)

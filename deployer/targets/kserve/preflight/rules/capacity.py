@@ -16,6 +16,7 @@ from deployer.observed import Document
 from deployer.quantity import parse_quantity
 from deployer.targets.kserve.preflight.rules.inputs import GPU, ClusterFacts, gpus_of, model_of, unchecked
 from deployer.targets.kserve.state.children import SERVICE_LABEL, is_terminating, name_of
+from deployer.targets.kserve.state.pods import requests_of
 
 Amounts = Mapping[str, Decimal]
 NONE = Decimal(0)
@@ -27,11 +28,11 @@ def check_room(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
     topic, where = ("GPU", "serving.gpu") if gpus else ("capacity", "serving.cpu")
     if facts.nodes is UNSET:
         if gpus:
-            yield unchecked("GPU", "this user cannot list nodes", "whether its nodes have GPUs")
+            yield unchecked("GPU", "this user cannot list nodes", "whether the nodes have GPUs")
     elif not (large := large_nodes(facts.nodes, service)):
         if gpus or any(node.get("status", {}).get("allocatable") for node in facts.nodes):
             detail = f"no node has {_lacking(map(_allocatable, facts.nodes), wanted)} now"
-            yield warning(topic, detail, where, "Add such a node, or lower the request in [serving].")
+            yield warning(topic, detail, where, "Add such a node, or lower the request in `[serving]`.")
     elif facts.pods is not UNSET and facts.pods.keys() >= {name_of(node) for node in large}:
         free = {name_of(node): _free(node, facts.pods[name_of(node)], service) for node in large}
         fitting = [name for name, amounts in free.items() if _holds(amounts, wanted)]
@@ -75,9 +76,7 @@ def _amounts(quantities: Mapping[str, object]) -> dict[str, Decimal]:
 
 
 def _requests(container: Document) -> dict[str, Decimal]:
-    """Return what a container requests; a limit without a request counts as one."""
-    resources = container.get("resources") or {}
-    return _amounts({**(resources.get("limits") or {}), **(resources.get("requests") or {})})
+    return _amounts(requests_of(container))
 
 
 def _pod_requests(pod: Document) -> dict[str, Decimal]:

@@ -52,13 +52,13 @@ def check(bundle: Bundle, facts: ClusterFacts) -> list[Finding]:
 def _check_namespace(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
     name, found = service["metadata"]["namespace"], facts.namespace
     if found is None:
-        remedy = f"Create it with `kubectl create namespace {name}`, or choose another with -n."
+        remedy = f"Create it with `kubectl create namespace {name}`, or choose another with `-n`."
         yield failure("namespace", f"namespace {name} not found", "namespace", remedy)
         return
     labels = found["metadata"].get("labels", {}) if found else {}
     if name == KSERVE_NAMESPACE or "control-plane" in labels:
         detail = f"KServe does not download models in {name}, the namespace of a control plane"
-        yield failure("namespace", detail, "namespace", "Choose another namespace with -n.")
+        yield failure("namespace", detail, "namespace", "Choose another namespace with `-n`.")
     elif found and found.get("status", {}).get("phase") == "Terminating":
         remedy = "Wait until it is deleted, then create it again."
         yield failure("namespace", f"namespace {name} is being deleted", "namespace", remedy)
@@ -76,14 +76,14 @@ def _check_mode(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
     default = facts.config.deployment_mode if facts.config else None
     if live and live_mode != mode:
         detail = f"the service runs in {live_mode} mode, and KServe cannot change it to {mode}"
-        remedy = f'Set deployment-mode = "{live_mode}" for this target, or delete the service first.'
+        remedy = f'Set `deployment-mode = "{live_mode}"` for this target, or delete the service first.'
         yield failure(topic, detail, "deployment-mode", remedy)
     elif mode == "Knative" and not facts.knative:
-        remedy = 'Install Knative Serving, or set deployment-mode = "Standard" for this target.'
+        remedy = 'Install Knative Serving, or set `deployment-mode = "Standard"` for this target.'
         yield failure(topic, "Knative is not installed", "deployment-mode", remedy)
     elif _is_old(facts.version) and default and default != mode:
         detail = f"KServe {facts.version} does not know mode {mode}, and would choose {default}"
-        remedy = f'Upgrade KServe to 0.16, or set deployment-mode = "{default}" for this target.'
+        remedy = f'Upgrade KServe to 0.16, or set `deployment-mode = "{default}"` for this target.'
         yield failure(topic, detail, "deployment-mode", remedy)
     else:
         yield ok(topic, mode)
@@ -108,7 +108,7 @@ def _check_host(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
             detail = f"{what} has {size} characters, and DNS allows {limit}"
             remedy = f"Shorten the name of the model or the namespace by {size - limit}."
             if mode == "Standard" and not facts.config:
-                remedy += " If KServe's domainTemplate is not its default, set domain-template."
+                remedy += " If KServe's `domainTemplate` is not its default, set `domain-template`."
             yield failure("host name", detail, "model.name", remedy)
             return
     yield ok("host name", url or next(iter(names), "unknown: KServe's domainTemplate uses more than names"))
@@ -135,7 +135,7 @@ def _check_timeout(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
     if timeout > most:
         detail = f"response and drain take {timeout} s, and Knative allows {most} s for a revision"
         remedy = (
-            f"Lower serving.response-timeout by {timeout - most}, or raise {_MAX_TIMEOUT} in {_DEFAULTS}."
+            f"Lower `serving.response-timeout` by {timeout - most}, or raise `{_MAX_TIMEOUT}` in {_DEFAULTS}."
         )
         yield failure("timeout", detail, "serving.response-timeout", remedy)
 
@@ -146,14 +146,14 @@ def _check_claim(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
     if not name:
         return
     if claim is UNSET:
-        yield unchecked("claim", "this user cannot read claims", "whether it exists and is Bound")
+        yield unchecked("claim", "this user cannot read claims", "whether the claim is Bound")
         return
     if claim is None and facts.makes_claim:
         yield ok("claim", f"{name}; the first push creates it")
         return
     if claim is None:
         detail = f"PersistentVolumeClaim {name} not found in namespace {namespace}"
-        remedy = 'Create it, or set create-claim = "10Gi" in [store].'
+        remedy = 'Create it, or set `create-claim = "10Gi"` in `[store]`.'
         yield failure("claim", detail, "store.uri", remedy)
         return
     phase = claim.get("status", {}).get("phase", "Pending")
@@ -185,7 +185,7 @@ def _check_gateway(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
         return
     if facts.gateway is None:
         detail = f"Gateway {name} not found: no request would reach the service"
-        remedy = "Create it, or change kserveIngressGateway."
+        remedy = "Create it, or change `kserveIngressGateway`."
         yield failure("Gateway", detail, "ConfigMap kserve/inferenceservice-config", remedy)
     else:
         yield ok("Gateway", name)

@@ -25,7 +25,7 @@ def check_scale_to_zero(service: Document, _facts: ClusterFacts) -> Iterator[Fin
     """Yield that KServe ignores zero replicas."""
     if service["spec"]["predictor"].get("minReplicas") == 0 and mode_of(service) == "Standard":
         detail = "min-replicas = 0 does not scale to zero in Standard mode: KServe runs 1 replica"
-        remedy = "Set scaling.min-replicas = 1, or use a cluster in Knative mode."
+        remedy = "Set `scaling.min-replicas = 1`, or use a cluster in Knative mode."
         yield warning("replicas", detail, "scaling.min-replicas", remedy)
 
 
@@ -39,7 +39,7 @@ def check_canary(service: Document, _facts: ClusterFacts) -> Iterator[Finding]:
         yield failure("canary", detail, "--canary", "Choose a value from 0 to 100.")
     elif mode_of(service) == "Standard":
         detail = "a canary has no effect in Standard mode: KServe sends every request to the new release"
-        yield failure("canary", detail, "--canary", "Omit --canary, or use a cluster in Knative mode.")
+        yield failure("canary", detail, "--canary", "Omit `--canary`, or use a cluster in Knative mode.")
 
 
 def check_store(service: Document, _facts: ClusterFacts) -> Iterator[Finding]:
@@ -59,4 +59,4 @@ def check_size(service: Document, _facts: ClusterFacts) -> Iterator[Finding]:
     if size > DOCUMENT_MAX:
         detail = f"the InferenceService has {size:,} bytes, and the API server accepts {DOCUMENT_MAX:,}"
         where = f"InferenceService {service['metadata']['name']}"
-        yield failure("size", detail, where, "Shorten the values in serving.env.")
+        yield failure("size", detail, where, "Shorten the values in `serving.env`.")

@@ -68,5 +68,5 @@ def claim_of(service: Document) -> str:
 def unchecked(name: str, reason: str, question: str) -> Finding:
     """Report a check that was not made, because the user cannot read what it needs."""
     return Finding(
-        name=name, status="ok", detail=f"not checked: {reason}", remedy=f"Ask an admin {question}."
+        name=name, status="ok", detail=f"not checked: {reason}", remedy=f"Ask an administrator {question}."
     )

@@ -34,7 +34,7 @@ def _check_quotas(requests: Document, limits: Document, quotas: Sequence[Documen
                 continue
             if limit < amount:
                 detail = f"{where} allows {hard[key]} {key}, and one pod requests {value}"
-                yield failure("quota", detail, where, "Raise the quota, or lower the request in [serving].")
+                yield failure("quota", detail, where, "Raise the quota, or lower the request in `[serving]`.")
             else:
                 detail = f"{where}: {used[key]} of {hard[key]} {key} are used, and a new pod requests {value}"
                 remedy = "Raise the quota, or stop the old pod first with `--strategy recreate`."
@@ -50,11 +50,11 @@ def _check_ranges(requests: Document, limits: Document, ranges: Sequence[Documen
             for key, most in (rule.get("max") or {}).items():
                 if _is_less(most, limits.get(key)):
                     detail = f"{where} allows {most} {key}, and [serving] requests {limits[key]}"
-                    yield failure("limits", detail, where, f"Lower serving.{_setting(key)}.")
+                    yield failure("limits", detail, where, f"Lower `serving.{_setting(key)}`.")
             for key, least in (rule.get("min") or {}).items():
                 if _is_less(requests.get(key), least):
                     detail = f"{where} requires {least} {key}, and [serving] requests {requests[key]}"
-                    yield failure("limits", detail, where, f"Raise serving.{_setting(key)}.")
+                    yield failure("limits", detail, where, f"Raise `serving.{_setting(key)}`.")
 
 
 def _is_less(one: object, other: object) -> bool:

@@ -34,7 +34,7 @@ def check_runtime(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
     model, runtime, where = model_of(service), facts.runtime, "serving.runtime"
     name = model.get("runtime")
     if runtime is UNSET:
-        yield unchecked("runtime", "this user cannot read runtimes", "whether it serves pytorch")
+        yield unchecked("runtime", "this user cannot read runtimes", "whether it supports pytorch")
         return
     if runtime is None:
         remedy = "Run `kubectl get servingruntimes,clusterservingruntimes` to list them."
@@ -52,7 +52,7 @@ def check_runtime(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
         yield failure("runtime", detail, where, "Choose one that starts TorchServe, or unset it.")
     elif protocol not in protocols:
         detail = f"{name} supports protocol {', '.join(protocols)}, not {protocol}"
-        yield failure("runtime", detail, where, "Set serving.protocol-version, or choose another runtime.")
+        yield failure("runtime", detail, where, "Set `serving.protocol-version`, or choose another runtime.")
     else:
         yield ok("runtime", str(name))
 
@@ -67,7 +67,7 @@ def check_features(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
     missing = {flag: field for flag, field in wanted.items() if not _is_on(flag, flags)}
     for flag, field in missing.items():
         detail = f"Knative rejects {field} while its feature {flag} is off"
-        remedy = f'Set {flag}: "enabled" in ConfigMap knative-serving/config-features.'
+        remedy = f'Set `{flag}: "enabled"` in ConfigMap knative-serving/config-features.'
         yield failure("Knative features", detail, "serving.runtime", remedy)
     if wanted and not missing:
         yield ok("Knative features", ", ".join(wanted))
