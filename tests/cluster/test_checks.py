@@ -76,7 +76,7 @@ def test_a_missing_namespace_is_a_failure(cluster: Cluster, kube: Kube) -> None:
         warned(cluster, documents("missing"))
     control_plane = {"metadata": {"name": "plane", "labels": {"control-plane": "x"}}}
     kube.request("POST", "/api/v1/namespaces", control_plane)
-    with refused("the namespace of a control plane"):
+    with refused("belongs to a control plane"):
         warned(cluster, documents("plane"))
 
 
@@ -173,7 +173,7 @@ def test_a_gpu_that_no_node_has_is_a_warning(cluster: Cluster, kube: Kube, names
 def test_a_document_larger_than_the_api_server_accepts(cluster: Cluster, kube: Kube, namespace: str) -> None:
     smaller, larger = (documents(namespace, env={"A": "x" * (DOCUMENT_MAX + by)}) for by in (-4096, 4096))
     assert warned(cluster, smaller) == []
-    with refused("and the API server accepts 1,572,864"):
+    with refused("but the API server accepts 1,572,864"):
         warned(cluster, larger)
     made = [kube.request("POST", INFERENCE_SERVICE.path(namespace), one.service) for one in (larger, smaller)]
     assert [status for status, _ in made] == [500, 201]

@@ -314,7 +314,7 @@ class TestRefusedBeforeTheFirstWrite:
         kube.create(f"/api/v1/namespaces/{namespace}/resourcequotas", quota)
         ended = kdeploy("rollout")
         assert (ended.code, proxy.writes()) == (3, [])
-        assert "ResourceQuota q allows 1Gi requests.memory, and one pod requests 2Gi" in ended.err
+        assert "ResourceQuota q allows 1Gi requests.memory, but one pod requests 2Gi" in ended.err
 
     def test_a_limit_range_that_a_pod_exceeds_is_refused(
         self, kdeploy: Kdeploy, kube: Kube, namespace: str
@@ -322,7 +322,7 @@ class TestRefusedBeforeTheFirstWrite:
         limits = [{"type": "Container", "max": {"memory": "1Gi"}}]
         body = {"metadata": {"name": "l"}, "spec": {"limits": limits}}
         kube.create(f"/api/v1/namespaces/{namespace}/limitranges", body)
-        assert "LimitRange l allows 1Gi memory, and [serving] requests 2Gi" in kdeploy("plan").err
+        assert "LimitRange l allows 1Gi memory, but [serving] requests 2Gi" in kdeploy("plan").err
 
 
 class TestDoctor:

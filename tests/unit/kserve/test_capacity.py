@@ -86,7 +86,10 @@ def test_an_update_needs_room_for_both() -> None:
     )
     assert "`--strategy recreate`" in one.remedy
     (one,) = found(WANTED, [ROOM], {"n1": [pod(gpu="1")]}, live=False)
-    assert (one.detail, one.remedy) == ("no node has 1 nvidia.com/gpu free now", "Free some, or add a node.")
+    assert (one.detail, one.remedy) == (
+        "no node has 1 nvidia.com/gpu free now",
+        "Free resources, or add a node.",
+    )
 
 
 def test_with_recreate_the_old_pod_does_not_count() -> None:

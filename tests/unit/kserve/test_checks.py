@@ -104,11 +104,11 @@ def test_accepted(good: Bundle, facts: ClusterFacts) -> None:
     ("bad", "facts", "what"),
     [
         (rendered(), ClusterFacts(namespace=None), "namespace team not found"),
-        (named("digits", "kserve"), GOOD, "does not download models in kserve"),
+        (named("digits", "kserve"), GOOD, "namespace kserve belongs to a control plane"),
         (
             rendered(),
             ClusterFacts(namespace={"metadata": {"labels": {"control-plane": "x"}}}),
-            "the namespace of a control plane",
+            "belongs to a control plane",
         ),
         (
             rendered(),
@@ -118,10 +118,10 @@ def test_accepted(good: Bundle, facts: ClusterFacts) -> None:
         (
             rendered(mode="Knative"),
             ClusterFacts(live=rendered().service),
-            "runs in Standard mode, and KServe cannot",
+            "uses Standard mode, and KServe cannot",
         ),
         (rendered(mode="Knative"), ClusterFacts(knative=False), "Knative is not installed"),
-        (rendered(mode="Knative", response_timeout=600), GOOD, "Knative allows 600 s for a revision"),
+        (rendered(mode="Knative", response_timeout=600), GOOD, "but Knative allows 600 s"),
         (
             rendered(),
             ClusterFacts(config=KServeConfig(deployment_mode="Knative"), version="0.15.2"),
@@ -137,7 +137,7 @@ def test_accepted(good: Bundle, facts: ClusterFacts) -> None:
                     domain_template=("{{ .Name }}.{{ .Namespace }}.{{ .IngressDomain }}"),
                 )
             ),
-            "has 270 characters, and DNS allows 253",
+            "has 270 characters, but DNS allows 253",
         ),
         (
             rendered(),

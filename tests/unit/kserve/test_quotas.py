@@ -44,9 +44,9 @@ def test_a_quota_that_admits_the_pod() -> None:
 def test_a_quota_that_is_too_small() -> None:
     (one,) = found(WANTED, quota({"limits.memory": "1Gi"}))
     assert (one.status, one.where) == ("failure", "ResourceQuota q")
-    assert one.detail == "ResourceQuota q allows 1Gi limits.memory, and one pod requests 2Gi"
+    assert one.detail == "ResourceQuota q allows 1Gi limits.memory, but one pod requests 2Gi"
     (one,) = found(WANTED, quota({"requests.nvidia.com/gpu": "0"}))
-    assert one.detail.endswith("allows 0 requests.nvidia.com/gpu, and one pod requests 1")
+    assert one.detail.endswith("allows 0 requests.nvidia.com/gpu, but one pod requests 1")
 
 
 def test_a_quota_that_is_used_up() -> None:
@@ -60,7 +60,7 @@ def test_a_quota_that_is_used_up() -> None:
 def test_limit_ranges() -> None:
     (one,) = found(WANTED, ranges=(limits(max={"memory": "1Gi", "cpu": "2", "storage": "1Gi"}),))
     assert (one.detail, one.remedy) == (
-        "LimitRange l allows 1Gi memory, and [serving] requests 2Gi",
+        "LimitRange l allows 1Gi memory, but [serving] requests 2Gi",
         "Lower `serving.memory`.",
     )
     (one,) = found(WANTED, ranges=(limits(min={"cpu": "2", "memory": "1Gi"}),))

@@ -32,7 +32,7 @@ def check_room(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
     elif not (large := large_nodes(facts.nodes, service)):
         if gpus or any(node.get("status", {}).get("allocatable") for node in facts.nodes):
             detail = f"no node has {_lacking(map(_allocatable, facts.nodes), wanted)} now"
-            yield warning(topic, detail, where, "Add such a node, or lower the request in `[serving]`.")
+            yield warning(topic, detail, where, "Add a larger node, or lower the request in `[serving]`.")
     elif facts.pods is not UNSET and facts.pods.keys() >= {name_of(node) for node in large}:
         free = {name_of(node): _free(node, facts.pods[name_of(node)], service) for node in large}
         fitting = [name for name, amounts in free.items() if _holds(amounts, wanted)]
@@ -43,9 +43,9 @@ def check_room(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
         lacking = _lacking(free.values(), wanted)
         if facts.live is not None and not _recreates(service):
             detail = f"an update starts a new pod before it stops the old one, and no node has {lacking} free"
-            remedy = "Stop the old pod first with `--strategy recreate`, or free some."
+            remedy = "Stop the old pod first with `--strategy recreate`, or free resources."
         else:
-            detail, remedy = f"no node has {lacking} free now", "Free some, or add a node."
+            detail, remedy = f"no node has {lacking} free now", "Free resources, or add a node."
         yield warning(topic, detail, where, remedy)
 
 

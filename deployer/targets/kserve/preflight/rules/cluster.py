@@ -57,7 +57,7 @@ def _check_namespace(service: Document, facts: ClusterFacts) -> Iterator[Finding
         return
     labels = found["metadata"].get("labels", {}) if found else {}
     if name == KSERVE_NAMESPACE or "control-plane" in labels:
-        detail = f"KServe does not download models in {name}, the namespace of a control plane"
+        detail = f"namespace {name} belongs to a control plane: KServe does not download models there"
         yield failure("namespace", detail, "namespace", "Choose another namespace with `-n`.")
     elif found and found.get("status", {}).get("phase") == "Terminating":
         remedy = "Wait until it is deleted, then create it again."
@@ -75,7 +75,7 @@ def _check_mode(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
     live_mode = "Standard" if live and is_standard(live) else "Knative"
     default = facts.config.deployment_mode if facts.config else None
     if live and live_mode != mode:
-        detail = f"the service runs in {live_mode} mode, and KServe cannot change it to {mode}"
+        detail = f"the service uses {live_mode} mode, and KServe cannot change it to {mode}"
         remedy = f'Set `deployment-mode = "{live_mode}"` for this target, or delete the service first.'
         yield failure(topic, detail, "deployment-mode", remedy)
     elif mode == "Knative" and not facts.knative:
@@ -105,7 +105,7 @@ def _check_host(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
         (f"host name {longest}", len(longest), HOST_MAX),
     ):
         if size > limit and not url:
-            detail = f"{what} has {size} characters, and DNS allows {limit}"
+            detail = f"{what} has {size} characters, but DNS allows {limit}"
             remedy = f"Shorten the name of the model or the namespace by {size - limit}."
             if mode == "Standard" and not facts.config:
                 remedy += " If KServe's `domainTemplate` is not its default, set `domain-template`."
@@ -133,7 +133,7 @@ def _check_timeout(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
     data = (facts.defaults or {}).get("data") or {}
     most = int(data.get(_MAX_TIMEOUT, REVISION_TIMEOUT_MAX))
     if timeout > most:
-        detail = f"response and drain take {timeout} s, and Knative allows {most} s for a revision"
+        detail = f"a revision needs a timeout of {timeout} s, but Knative allows {most} s"
         remedy = (
             f"Lower `serving.response-timeout` by {timeout - most}, or raise `{_MAX_TIMEOUT}` in {_DEFAULTS}."
         )

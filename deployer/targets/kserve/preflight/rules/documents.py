@@ -35,7 +35,7 @@ def check_canary(service: Document, _facts: ClusterFacts) -> Iterator[Finding]:
     if percent is None:
         return
     if not 0 <= percent <= 100:
-        detail = f"invalid percentage {percent}: KServe does not check it"
+        detail = f"invalid percentage {percent}"
         yield failure("canary", detail, "--canary", "Choose a value from 0 to 100.")
     elif mode_of(service) == "Standard":
         detail = "a canary has no effect in Standard mode: KServe sends every request to the new release"
@@ -57,6 +57,6 @@ def check_size(service: Document, _facts: ClusterFacts) -> Iterator[Finding]:
     """Yield that the API server does not accept a document of this size."""
     size = len(msgspec.json.encode(service))
     if size > DOCUMENT_MAX:
-        detail = f"the InferenceService has {size:,} bytes, and the API server accepts {DOCUMENT_MAX:,}"
+        detail = f"the InferenceService has {size:,} bytes, but the API server accepts {DOCUMENT_MAX:,}"
         where = f"InferenceService {service['metadata']['name']}"
         yield failure("size", detail, where, "Shorten the values in `serving.env`.")

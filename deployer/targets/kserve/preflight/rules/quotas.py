@@ -33,7 +33,7 @@ def _check_quotas(requests: Document, limits: Document, quotas: Sequence[Documen
             if limit is None or amount is None or taken is None or limit - taken >= amount:
                 continue
             if limit < amount:
-                detail = f"{where} allows {hard[key]} {key}, and one pod requests {value}"
+                detail = f"{where} allows {hard[key]} {key}, but one pod requests {value}"
                 yield failure("quota", detail, where, "Raise the quota, or lower the request in `[serving]`.")
             else:
                 detail = f"{where}: {used[key]} of {hard[key]} {key} are used, and a new pod requests {value}"
@@ -49,11 +49,11 @@ def _check_ranges(requests: Document, limits: Document, ranges: Sequence[Documen
                 continue
             for key, most in (rule.get("max") or {}).items():
                 if _is_less(most, limits.get(key)):
-                    detail = f"{where} allows {most} {key}, and [serving] requests {limits[key]}"
+                    detail = f"{where} allows {most} {key}, but [serving] requests {limits[key]}"
                     yield failure("limits", detail, where, f"Lower `serving.{_setting(key)}`.")
             for key, least in (rule.get("min") or {}).items():
                 if _is_less(requests.get(key), least):
-                    detail = f"{where} requires {least} {key}, and [serving] requests {requests[key]}"
+                    detail = f"{where} requires {least} {key}, but [serving] requests {requests[key]}"
                     yield failure("limits", detail, where, f"Raise `serving.{_setting(key)}`.")
 
 

@@ -44,14 +44,14 @@ def check_runtime(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
     formats = [one["name"] for one in spec.get("supportedModelFormats", [])]
     protocols = spec.get("protocolVersions") or [protocol]  # without the field, KServe accepts every version
     if spec.get("disabled"):
-        yield failure("runtime", f"{name} is disabled", where, "Enable it, or choose another.")
+        yield failure("runtime", f"runtime {name} is disabled", where, "Enable it, or choose another one.")
     elif spec.get("multiModel"):
-        yield failure("runtime", f"{name} is for ModelMesh", where, "Choose one without multiModel.")
+        yield failure("runtime", f"runtime {name} is for ModelMesh", where, "Choose another runtime.")
     elif kind not in formats:
-        detail = f"{name} supports {', '.join(formats) or 'no format'}, not {kind}"
-        yield failure("runtime", detail, where, "Choose one that starts TorchServe, or unset it.")
+        detail = f"runtime {name} supports {', '.join(formats) or 'no format'}, not {kind}"
+        yield failure("runtime", detail, where, "Choose a runtime that starts TorchServe.")
     elif protocol not in protocols:
-        detail = f"{name} supports protocol {', '.join(protocols)}, not {protocol}"
+        detail = f"runtime {name} supports protocol {', '.join(protocols)}, not {protocol}"
         yield failure("runtime", detail, where, "Set `serving.protocol-version`, or choose another runtime.")
     else:
         yield ok("runtime", str(name))
