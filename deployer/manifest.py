@@ -6,11 +6,11 @@ also YAML, so that no value can become structure.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +56,7 @@ def render(
     Secret holds its credentials, if any. If `serving` names a runtime, it exists in the cluster, and none is
     rendered.
     """
-    serving = release.serving
+    serving, reference = release.serving, Reference(namespace, release.name)
     # The local target only has kdeploy's own runtime.
     named = None if capabilities.local_storage_only else serving.runtime
     spec = release.runtime or render_runtime()
@@ -80,17 +80,11 @@ def render(
         "pod_labels": access.pod_labels if access else {},
         **_timeouts(serving, capabilities, named),
     }
-    account_document = None
-    if access and not access.account:
-        secret = access.secret_name(release.name)
-        annotations = access.account_annotations | ({} if secret else access.annotations)
-        values |= {"secret": secret, "account_annotations": annotations}
-        account_document = _document("serviceaccount.yaml.j2", values)
     return Bundle(
         service=_document("inferenceservice.yaml.j2", values),
         runtime=None if named else _runtime_document(spec, namespace),
-        account=account_document,
-        secret=render_secret(access, Reference(namespace, release.name)) if access else None,
+        account=_render_account(access, reference) if access else None,
+        secret=render_secret(access, reference) if access else None,
     )
 
 
@@ -123,16 +117,52 @@ def _part(name: str) -> str:
 
 
 def _runtime_document(spec: Document, namespace: str) -> Document:
+    metadata = _metadata(Reference(namespace, runtime_name(spec)))
     return {
         "apiVersion": "serving.kserve.io/v1alpha1",
         "kind": "ServingRuntime",
-        "metadata": {
-            "name": runtime_name(spec),
-            "namespace": namespace,
-            "labels": {"app.kubernetes.io/managed-by": "kdeploy"},
-        },
+        "metadata": metadata,
         "spec": spec,
     }
+
+
+def _render_account(access: StorageAccess, service: Reference) -> Document | None:
+    """Render the ServiceAccount that a service runs as; None if it already exists."""
+    if access.account:
+        return None
+    name, secret = access.service_account(service.name), access.secret_name(service.name)
+    annotations = access.account_annotations | ({} if secret else access.annotations)
+    account: Document = {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": _metadata(Reference(service.namespace, name), annotations),
+    }
+    return account | ({"secrets": [{"name": secret}]} if secret else {})
+
+
+def render_secret(access: StorageAccess, service: Reference) -> Sealed | None:
+    """Render the Secret that lets a service read the model store; None if kdeploy creates none."""
+    if not access.data:
+        return None
+    reference = Reference(service.namespace, access.secret_name(service.name))
+    return Sealed(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": _metadata(reference, access.annotations),
+            "type": "Opaque",
+            "data": {key: b64encode(text.encode()).decode() for key, text in sorted(access.data.items())},
+        }
+    )
+
+
+def _metadata(reference: Reference, annotations: Mapping[str, str] | None = None) -> Document:
+    metadata: Document = {
+        "name": reference.name,
+        "namespace": reference.namespace,
+        "labels": {"app.kubernetes.io/managed-by": "kdeploy"},
+    }
+    return metadata | ({"annotations": dict(sorted(annotations.items()))} if annotations else {})
 
 
 def _timeouts(serving: Serving, capabilities: Capabilities, named: str | None) -> dict[str, int]:
@@ -146,14 +176,6 @@ def _timeouts(serving: Serving, capabilities: Capabilities, named: str | None) -
     if capabilities.deployment_mode == "Knative":
         return {"timeout": drained, "termination_grace_period": 0}
     return {"timeout": request, "termination_grace_period": 0 if named else drained}
-
-
-def render_secret(access: StorageAccess, service: Reference) -> Sealed | None:
-    """Render the Secret that lets a service read the model store; None if kdeploy creates none."""
-    if not access.data:
-        return None
-    values = {"access": access, "secret": access.secret_name(service.name), "namespace": service.namespace}
-    return Sealed(_document("secret.yaml.j2", values))
 
 
 def _image(serving: Serving, runtime: str | None) -> str:
@@ -199,7 +221,6 @@ def _environment() -> Environment:
         autoescape=False,  # noqa: S701 - YAML, not HTML: the filter below escapes
     )
     environment.filters["yaml"] = _quote
-    environment.filters["base64"] = lambda text: base64.b64encode(text.encode()).decode()
     return environment
 
 
