@@ -189,8 +189,8 @@ def _page(body: bytes) -> PredictError:
     login = any(word in body[:20_000].lower() for word in (b"login", b"log in", b"sign in"))
     return PredictError(
         f"the response is a {'login' if login else 'web'} page, not a prediction",
-        hint="Pass the credentials of the proxy in front of the model with --header, or compare the URL with "
-        "`kdeploy status`.",
+        hint="Pass the credentials of the proxy in front of the model with `--header`, or compare the URL "
+        "with that of `kdeploy status`.",
     )
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ANSWER_LIMIT = 64 * 2**20  # bytes of a response; TorchServe's own default is a tenth of it
 
-_LONGER = "Raise --timeout, or run `kdeploy logs` to see the workers."
+_LONGER = "Raise `--timeout`, or run `kdeploy logs` to see the workers."
 _SEE_ADDRESS = "Run `kdeploy status` and compare the address."
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -209,7 +209,7 @@ class Connection:
             (
                 exceptions.SSLError,
                 f"TLS failed: {cause}",
-                "Check that the server uses https. Pass its CA's certificate with --certificate-authority.",
+                "Check that the server uses https. Pass its CA's certificate with `--certificate-authority`.",
             ),
             (
                 exceptions.ProtocolError,
@@ -245,7 +245,7 @@ def _checked(headers: Mapping[str, str], failure: type[KdeployError]) -> dict[st
     """Return the headers if they are valid. The error does not show a value."""
     for name, value in headers.items():
         if not _HEADER_NAME.fullmatch(name):
-            raise failure(f"invalid header name {name!r}", hint="Write --header 'Name: value'.")
+            raise failure(f"invalid header name {name!r}", hint="Write `--header 'Name: value'`.")
         if not _HEADER_VALUE.fullmatch(value):
             raise failure(
                 f"invalid value of the header {name}: it has a character that cannot be sent",

@@ -32,7 +32,7 @@ QUALITY = 90  # of a JPEG; below about 85 its artifacts begin to change predicti
 MAX_ENCODES = 8
 CLOSE_ENOUGH = 0.9  # of the largest scale that could fit
 OPAQUE = 255
-RAISE_LIMIT = "Raise serving.max-request-size in kdeploy.toml, then run `kdeploy rollout`."
+RAISE_LIMIT = "Raise `serving.max-request-size` in `kdeploy.toml`, then run `kdeploy rollout`."
 
 _SIGNATURES = (
     (0, b"\xff\xd8\xff", "image/jpeg"),
@@ -90,7 +90,7 @@ def fit_image(
             return FittedImage(data, sniff(data))
         sizes = _sizes(wanted, max_bytes, as_json=wanted != size)
         if not resize:
-            hint = f"{RAISE_LIMIT} Or add --resize to send a smaller image, which is another input."
+            hint = f"{RAISE_LIMIT} Or add `--resize` to send a smaller image, which is another input."
             raise PredictError(f"too large: {sizes}", where=path.name, hint=hint)
         room = max(bisect_right(range(max_bytes + 1), max_bytes, key=request_size) - 1, 0)  # bytes of a file
         try:

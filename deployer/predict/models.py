@@ -24,9 +24,9 @@ _HINTS = {
     "ModelVersionNotFoundException": "Run `kdeploy models describe` to list the versions.",
     "ConflictStatusException": "Run `kdeploy models unregister` first.",
     "InvalidModelVersionException": "Make another version the default: `kdeploy models set-default`.",
-    "InvalidKeyException": "Set disable_token_authorization = true in [torchserve]: a token is required.",
+    "InvalidKeyException": "Set `disable_token_authorization = true` in `[torchserve]`: a token is required.",
     "ResourceNotFoundException": _OTHER_PORT,
-    "MethodNotAllowedException": "Set enable_model_api = true in [torchserve], then run `kdeploy rollout`.",
+    "MethodNotAllowedException": "Set `enable_model_api = true` in `[torchserve]`, then roll out again.",
 }
 _KINDS: dict[int, type[KdeployError]] = {404: NotFoundError, 409: ConflictError}
 

@@ -113,7 +113,7 @@ _RULES = (
     (
         r"(?i)^3.* at \S*(dex|auth|login|oidc|signin)\S*$",
         "redirected to the login page {location} of an auth proxy",
-        "Log in with a browser and pass its session: --cookie authservice_session=@FILE, or KDEPLOY_COOKIE.",
+        "Log in with a browser. Pass its session: `--cookie authservice_session=@FILE`, or KDEPLOY_COOKIE.",
     ),
     (
         "^3",
@@ -123,18 +123,18 @@ _RULES = (
     (
         "TorchServe InvalidKeyException:",
         "TorchServe requires a token for each request",
-        "Set disable_token_authorization to true, kdeploy's default, then run `kdeploy rollout`.",
+        "Set `disable_token_authorization` to true, kdeploy's default, then run `kdeploy rollout`.",
     ),
-    ("^401", "the request has no valid credentials", "Pass a token: --token @FILE, or KDEPLOY_TOKEN."),
+    ("^401", "the request has no valid credentials", "Pass a token: `--token @FILE`, or KDEPLOY_TOKEN."),
     (
         "^403 .*RBAC",
         "an Istio AuthorizationPolicy denies this request",
-        "Pass the token of an allowed account with --token @FILE, or change the policy.",
+        "Pass the token of an allowed account with `--token @FILE`, or change the policy.",
     ),
     (
         "^403",
         "these credentials do not allow access to this model",
-        "Pass those of an account with access: --token @FILE, or --cookie NAME=@FILE.",
+        "Pass those of an account with access: `--token @FILE`, or `--cookie NAME=@FILE`.",
     ),
     (
         r"^404 (TorchServe Model\w*:|.*does not exist)",
@@ -144,7 +144,7 @@ _RULES = (
     (
         r"^404 ((TorchServe|model server) \w*:|[^:]*: Not Found at )",
         "the server does not have this path",
-        "Use the other protocol: add --kserve, or remove it.",
+        "Use the other protocol: add `--kserve`, or remove it.",
     ),
     (
         "^404",
@@ -154,12 +154,12 @@ _RULES = (
     (
         "^413",
         "the request has {size} bytes, more than {exceeds}",
-        "Raise serving.max-request-size (now {limit}), then run `kdeploy rollout`. Ingresses have limits.",
+        "Raise `serving.max-request-size` (now {limit}), then run `kdeploy rollout`. Ingresses have limits.",
     ),
     (
         "^507",
         "the worker has no memory left, or its GPU failed",
-        "Run `kdeploy logs`, then lower serving.batch-size or raise serving.memory and roll out again.",
+        "Run `kdeploy logs`, then lower `serving.batch-size` or raise `serving.memory` and roll out again.",
     ),
     (
         "no worker to serve",
@@ -170,14 +170,14 @@ _RULES = (
         "Worker died",
         "the worker died or exceeded serving.response-timeout, and restarts",
         (
-            "Run `kdeploy logs`. If the model is slow, raise serving.response-timeout; if the log has "
-            "'Message size exceed limit', raise serving.max-response-size."
+            "Run `kdeploy logs`. If the model is slow, raise `serving.response-timeout`; if the log has "
+            "'Message size exceed limit', raise `serving.max-response-size`."
         ),
     ),
     (
         r"serving\.max-response-size is",
         "the response is too large",
-        "Raise serving.max-response-size, then run `kdeploy rollout`; or send fewer rows per request.",
+        "Raise `serving.max-response-size`, then run `kdeploy rollout`; or send fewer rows per request.",
     ),
     (
         "no time to try this row",
@@ -187,7 +187,7 @@ _RULES = (
     (
         "batch response mismatched|Invalid model predict output",
         "the handler did not return a list with one response per request of the batch",
-        "Run `kdeploy rollout` to use kdeploy's adapter, which corrects this, or set serving.batch-size = 1.",
+        "Run `kdeploy rollout` to add kdeploy's adapter, which fixes this, or set `serving.batch-size = 1`.",
     ),
     (
         "is not ready",
@@ -217,9 +217,9 @@ _RULES = (
     (
         "^(408|504)",
         "the model exceeded the server's time limit",
-        "Run `kdeploy logs`. If the model is slow, raise serving.response-timeout.",
+        "Run `kdeploy logs`. If the model is slow, raise `serving.response-timeout`.",
     ),
-    ("^429", "too many concurrent requests", "Retry later, or raise scaling.max-replicas."),
+    ("^429", "too many concurrent requests", "Retry later, or raise `scaling.max-replicas`."),
     ("^[5-9]", "the server failed", "Run `kdeploy logs`."),
     ("", "the server refused the request", "Run `kdeploy status` to see the service and its URL."),
 )

@@ -68,7 +68,7 @@ class FileStore(ModelStore):
 
     def _damaged(self, release: Release, what: str) -> IntegrityError:
         where = self.uri(release)
-        return IntegrityError(what, where=where, hint=f"Remove {where} and push the release again.")
+        return IntegrityError(what, where=where, hint=f"Remove `{where}` and push the release again.")
 
     @abstractmethod
     def _dated(self, name: str | None) -> Iterator[tuple[float, Release]]:

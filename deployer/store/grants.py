@@ -9,10 +9,7 @@ from deployer.store.credentials import Credentials
 from deployer.store.location import Location
 
 _IDENTITY = "azure.workload.identity/"  # whose webhook changes labelled pods only
-_WAY_OUT = (
-    "set store.service-account or store.secret-name to one that exists on the cluster, or grant a role by "
-    "store.service-account-annotations"
-)
+_SETTINGS = "`store.service-account`, `store.secret-name` or `store.service-account-annotations`"
 
 
 def plan_access(config: Store, location: Location, credentials: Credentials) -> StorageAccess:
@@ -37,9 +34,9 @@ def plan_access(config: Store, location: Location, credentials: Credentials) -> 
         raise ConfigError(
             "cannot store the model store's credentials in the cluster: they are temporary or personal",
             where="store.uri",
-            hint=f"{_WAY_OUT.capitalize()}. Pods that start later could not load the model.",
+            hint=f"Set {_SETTINGS}: pods that start later could not load the model with these credentials.",
         )
-    caution = "" if credentials.data else f"no credentials found that a cluster could use: {_WAY_OUT}"
+    caution = "" if credentials.data else f"no credentials found that a cluster could use: set {_SETTINGS}"
     return StorageAccess(data=credentials.data, annotations=annotations, caution=caution)
 
 

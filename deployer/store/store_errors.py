@@ -14,9 +14,9 @@ from deployer.errors import DiskFullError, StoreError
 PRUNE = "Run `kdeploy prune --keep 5` to remove old releases"
 _RETRY = "Retry: objects that are complete are not sent again."
 _DISK_HINTS = {
-    errno.EACCES: "Give yourself permission to read and write there, or correct store.uri.",
-    errno.EROFS: "The file system is read-only: correct store.uri, or remount it.",
-    errno.ENOTDIR: "Set store.uri to a folder, or remove the file.",
+    errno.EACCES: "Give yourself permission to read and write there, or correct `store.uri`.",
+    errno.EROFS: "The file system is read-only: correct `store.uri`, or remount it.",
+    errno.ENOTDIR: "Set `store.uri` to a folder, or remove the file.",
 }
 
 
@@ -24,7 +24,7 @@ def disk_error(what: str, where: str | Path, error: OSError) -> StoreError | Dis
     """Return our error for one of a file system."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFullError(f"{what}: the disk is full", where=str(where), hint=f"{PRUNE}.")
-    hint = _DISK_HINTS.get(error.errno or 0, "Check store.uri with `kdeploy config`.")
+    hint = _DISK_HINTS.get(error.errno or 0, "Check `store.uri` with `kdeploy config`.")
     reason = "a file is in the place of a folder" if error.errno == errno.ENOTDIR else error.strerror
     return StoreError(f"{what}: {reason}", where=str(where), hint=hint)
 
@@ -51,12 +51,12 @@ _REASONS = (
     (
         _NO_BUCKET,
         "the bucket does not exist",
-        "Create it, or correct store.uri; kdeploy does not create buckets.",
+        "Create it, or correct `store.uri`; kdeploy does not create buckets.",
     ),
     (
         r"AuthorizationHeaderMalformed|PermanentRedirect|IllegalLocationConstraint|region '[^']*' is wrong",
         "the bucket is in another region",
-        "Set store.region to the bucket's region.",
+        "Set `store.region` to the bucket's region.",
     ),
     (
         r"ExpiredToken|TokenRefreshRequired|token (?:has|is) expired",
@@ -81,18 +81,18 @@ _REASONS = (
     (
         r"UnknownIssuer|CaUsedAsEndEntity|CERTIFICATE_VERIFY_FAILED|invalid peer certificate|certificate",
         "the server's TLS certificate is not trusted",
-        "Set store.ca-bundle to the certificate of the CA that signed it.",
+        "Set `store.ca-bundle` to the certificate of the CA that signed it.",
     ),
     (
         r"BadScheme|URL scheme is not allowed",
         "the server's address is not https://",
-        "To allow plain HTTP, set store.endpoint to an http:// address.",
+        "To allow plain HTTP, set `store.endpoint` to an http:// address.",
     ),
     (r"SlowDown|ServerBusy|TooManyRequests|\b429\b|\b503\b", "the server is too busy", _RETRY),
     (
         r"onnect|dns error|timed out|Timeout|error sending request|Name or service not known|reset",
         "cannot connect to the server",
-        "Check the network, the proxy and store.endpoint.",
+        "Check the network, the proxy and `store.endpoint`.",
     ),
 )
 

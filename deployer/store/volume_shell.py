@@ -70,7 +70,7 @@ _REASONS = (
     (
         r"(sh|sha256sum|dd|head|tail|stat|find)\W.*not found",
         "the image of the Pod that mounts the volume lacks a program",
-        "Set store.helper-image to an image with sh, find and coreutils of GNU or BusyBox.",
+        "Set `store.helper-image` to an image with sh, find and coreutils of GNU or BusyBox.",
     ),
     ("", "cannot use the volume", "Retry."),
 )

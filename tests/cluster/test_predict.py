@@ -89,11 +89,11 @@ def test_a_token_or_cookie_passes_an_authenticating_proxy(
     code, _, err = predict()
     assert code == 10
     assert "redirected to the login page /dex/auth" in err
-    assert "--cookie authservice_session=@FILE, or KDEPLOY_COOKIE" in err
+    assert "`--cookie authservice_session=@FILE`, or KDEPLOY_COOKIE" in err
     code, _, err = predict(*COOKIE)
     assert code == 10
     assert "has no valid credentials (ingress istio-envoy: Jwt is missing)" in err
-    assert "--token @FILE, or KDEPLOY_TOKEN" in err
+    assert "`--token @FILE`, or KDEPLOY_TOKEN" in err
     assert predict(*COOKIE, *TOKEN)[:2] == (0, "x.json   [7]\n")
     monkeypatch.setenv("KDEPLOY_TOKEN", SECRET)
     monkeypatch.setenv("KDEPLOY_COOKIE", f"authservice_session={SECRET}")
@@ -107,7 +107,7 @@ def test_a_token_or_cookie_passes_an_authenticating_proxy(
         (
             Reply(403),
             "these credentials do not allow access to this model",
-            "--token @FILE, or --cookie NAME=@FILE",
+            "`--token @FILE`, or `--cookie NAME=@FILE`",
         ),
         (
             Reply(404, b"", {"Server": "envoy"}),

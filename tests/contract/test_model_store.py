@@ -274,7 +274,7 @@ def test_a_file_in_the_place_of_a_store_is_an_error(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="a file is in the place of a folder") as caught:
             use()
         assert str(tmp_path / "store") in (caught.value.where or "")
-        assert caught.value.hint == "Set store.uri to a folder, or remove the file."
+        assert caught.value.hint == "Set `store.uri` to a folder, or remove the file."
 
 
 PUSH = """

@@ -96,14 +96,14 @@ RECORDED = [
         {},
         torchserve(500, "InternalServerException", "Worker died."),
         "the worker died",
-        "raise serving.response-timeout; if the log has 'Message size exceed limit', raise serving.max-",
+        "raise `serving.response-timeout`; if the log has 'Message size exceed limit', raise `serving.max-",
     ),
     (
         500,
         {},
         b'{"error": "the answer has 12,967,202 bytes, serving.max-response-size is 6,553,500"}',
         "the response is too large (model server: the answer has 12,967,202 bytes",
-        "Raise serving.max-response-size, then run `kdeploy rollout`",
+        "Raise `serving.max-response-size`, then run `kdeploy rollout`",
     ),
     (
         500,

@@ -73,7 +73,7 @@ def test_the_error_names_the_file_and_the_release(
         with pytest.raises(IntegrityError) as caught:
             compare(release)
         assert (caught.value.what, caught.value.where) == (what, store.uri(release))
-        assert caught.value.hint == f"Remove {store.uri(release)} and push the release again."
+        assert caught.value.hint == f"Remove `{store.uri(release)}` and push the release again."
 
 
 @pytest.mark.parametrize(

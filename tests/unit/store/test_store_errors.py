@@ -22,7 +22,7 @@ NO_RIGHT = "it failed: these credentials lack a permission"
         (errno.EACCES, StoreError, "cannot write: Permission denied", "permission to read and write"),
         (errno.EROFS, StoreError, "cannot write: Read-only file system", "is read-only"),
         (errno.ENOTDIR, StoreError, "cannot write: a file is in the place of a folder", "remove the file"),
-        (errno.EIO, StoreError, "cannot write: Input/output error", "Check store.uri"),
+        (errno.EIO, StoreError, "cannot write: Input/output error", "Check `store.uri`"),
     ],
 )
 def test_an_error_of_a_disk_has_a_reason_and_a_hint(number: int, kind: type, what: str, hint: str) -> None:
@@ -64,9 +64,9 @@ def test_an_error_of_a_disk_has_a_reason_and_a_hint(number: int, kind: type, wha
         ),
         ("HTTP 403: no", NO_RIGHT, "list, read, write and delete"),
         ("invalid peer certificate: UnknownIssuer", "TLS certificate is not trusted", "store.ca-bundle"),
-        ("BadScheme", "it failed: the server's address is not https://", "set store.endpoint"),
+        ("BadScheme", "it failed: the server's address is not https://", "set `store.endpoint`"),
         ("<Code>SlowDown</Code>", "it failed: the server is too busy (SlowDown)", "are not sent again"),
-        ("tcp connect error", "it failed: cannot connect to the server", "the proxy and store.endpoint"),
+        ("tcp connect error", "it failed: cannot connect to the server", "the proxy and `store.endpoint`"),
         ("something\n  else 4031", "it failed: something else 4031", "Retry"),
         ("<Code>Odd</Code>", "it failed: Odd", "Retry"),
         ("x" * 300, f"it failed: {'x' * 200}", "Retry"),
