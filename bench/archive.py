@@ -1,11 +1,10 @@
-"""How fast a model archive is written, side by side with SHA-256 alone, `cp` and torch-model-archiver.
+"""Compares writing a model archive with SHA-256, `cp` and torch-model-archiver.
 
-One SHA-256 stream is the floor: every byte has to go through it, and reading, CRC-32 and writing can overlap.
+One SHA-256 stream is the floor: every byte must pass through it. Reading, CRC-32 and writing can overlap.
 
-Every way is a command of its own, its start included, on the same incompressible weights. The ways take
-turns; the median of the ratios within a turn counts. A first write of the same size warms the memory up,
-which a virtual machine pays for once. Ends with 1 if a bar is missed. `--over-4-gib` instead writes and
-verifies an archive of 4.2 GiB.
+Each tool runs as a separate command, including its start, on the same incompressible weights. The tools take
+turns, and the median of the ratios within a turn counts. A first write of the same size warms up the memory.
+Exits with 1 if a bar is missed. `--over-4-gib` instead writes and verifies an archive of 4.2 GiB.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-AT_LEAST = {"sha256": 1 / 1.25, "default": 20.0}  # times the time of kdeploy
+AT_LEAST = {"sha256": 1 / 1.25, "default": 20.0}  # seconds, relative to kdeploy
 PEAK_AT_MOST = 60  # MB of memory
 
 OURS = """
@@ -57,7 +56,7 @@ def make_weights(path: Path, mib: int) -> None:
 
 
 def seconds(command: list[str], folder: Path) -> float:
-    """Time a command that writes below `folder`, which is empty before and after."""
+    """Return the seconds of a command that writes below `folder`, which does not exist before and after."""
     folder.mkdir()
     (folder / "tmp").mkdir()
     started = time.perf_counter()
@@ -102,7 +101,7 @@ def measure(root: Path, out: Path, runs: int) -> dict[str, list[float]]:
 
 
 def peak_mb(command: list[str], out: Path) -> float:
-    """Return the most memory that a command holds; its parent is small, for the figure is inherited."""
+    """Return a command's peak memory in MB. Its parent is small: a child inherits the parent's peak."""
     out.mkdir()
     run = subprocess.run(
         [sys.executable, "-S", "-c", PEAK, *command], check=True, capture_output=True, text=True
@@ -112,7 +111,7 @@ def peak_mb(command: list[str], out: Path) -> float:
 
 
 def plan_seconds(root: Path, out: Path) -> tuple[float, float]:
-    """Time the command that plans an unchanged model, and the planning alone in a running process."""
+    """Return the seconds to plan an unchanged model: as a command, and in a running process."""
     from deployer.archive import DigestCache, plan_archive
     from deployer.config import Model
 
@@ -128,7 +127,7 @@ def plan_seconds(root: Path, out: Path) -> tuple[float, float]:
     archive = plan_archive(model, root, DigestCache(out / "digests.json"))
     inside = time.perf_counter() - started
     if not archive.sealed:
-        raise SystemExit("the digest of the unchanged weights was not known")
+        raise SystemExit("the digest of the unchanged weights is not in the cache")
     shutil.rmtree(out)
     return command, inside
 
@@ -138,7 +137,7 @@ def side_by_side(folder: Path, mib: int, runs: int) -> bool:
     out = folder / "out"
     taken = measure(folder, out, runs)
     print(f"{mib} MiB of incompressible weights, median of {runs}\n")
-    print(f"{'':12}{'seconds':>9}{'MB/s':>8}{'to kdeploy':>12}   bar")
+    print(f"{'':12}{'seconds':>9}{'MB/s':>8}{'/ kdeploy':>12}   bar")
     passed = True
     for way, values in taken.items():
         median = statistics.median(values)
@@ -153,8 +152,8 @@ def side_by_side(folder: Path, mib: int, runs: int) -> bool:
     peak = peak_mb(commands(folder, out)["kdeploy"], out)
     command, inside = plan_seconds(folder, out)
     mark = "" if peak < PEAK_AT_MOST else "  MISSED"
-    print(f"\npeak memory of kdeploy: {peak:.0f} MB   < {PEAK_AT_MOST}{mark}")
-    print(f"plan of unchanged weights: {inside * 1000:.0f} ms, as a command {command * 1000:.0f} ms")
+    print(f"\nkdeploy's peak memory: {peak:.0f} MB   < {PEAK_AT_MOST}{mark}")
+    print(f"plan of unchanged weights: {inside * 1000:.0f} ms; as a command: {command * 1000:.0f} ms")
     return passed and peak < PEAK_AT_MOST
 
 
@@ -165,7 +164,7 @@ def over_4_gib(folder: Path) -> bool:
 
     weights, out = folder / "weights.pt", folder / "bench.mar"
     with weights.open("wb") as file:
-        file.truncate(4300 << 20)  # sparse: only the archive takes room
+        file.truncate(4300 << 20)  # sparse: takes no disk space
         file.write(b"first")
         file.seek(-4, os.SEEK_END)
         file.write(b"last")
@@ -194,7 +193,7 @@ def main() -> int:
     parser.add_argument("--size-mib", type=int, default=1024)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument(
-        "--folder", type=Path, help="where to write; the system's temporary folder if left out"
+        "--folder", type=Path, help="folder for the files (default: the system's temporary folder)"
     )
     parser.add_argument("--over-4-gib", action="store_true")
     options = parser.parse_args()

@@ -1,8 +1,8 @@
-"""V1 requests by 16 clients: kdeploy's handler adapter beside TorchServe's own `kserve` envelope.
+"""Compares kdeploy's handler adapter with TorchServe's `kserve` envelope: V1 requests of 16 clients.
 
-The same handler, which costs 10 ms a call however many rows it gets, as most models on a GPU do. Every way is
-a real TorchServe of one worker on this machine; they take turns, and the median counts. Ends with 1 where the
-adapter answers any request with an error, or fewer requests a second than the envelope at its best.
+Both have the same handler, which takes 10 ms per call for any number of rows, as most models on a GPU do.
+Each runs in a TorchServe with one worker on this machine. They take turns, and the median counts. Exits
+with 1 if the adapter fails a request, or answers fewer requests per second than the envelope at its best.
 
 usage: python bench/batching.py [--requests 2000] [--runs 3]
 """
@@ -47,8 +47,8 @@ def handle(data, context):
 """
 
 
-def kdeploys(folder: Path, target: Target, name: str, batch_size: int) -> Bundle:
-    """Return the bundle of a release that kdeploy made, stored in `folder`."""
+def adapter_bundle(folder: Path, target: Target, name: str, batch_size: int) -> Bundle:
+    """Push a release with the adapter to a store in `folder`, and return its bundle."""
     flags = {
         "model.name": name,
         "model.version": "1.0",
@@ -62,9 +62,9 @@ def kdeploys(folder: Path, target: Target, name: str, batch_size: int) -> Bundle
     return Rollouts(project, store, target, lambda _: None).decide(release.id, look=False).bundle
 
 
-def envelopes(folder: Path, target: Target, name: str, batch_size: int) -> Bundle:
-    """Return the same with an archive of torch-model-archiver's and the envelope on."""
-    bundle = kdeploys(folder, target, name, batch_size)
+def envelope_bundle(folder: Path, target: Target, name: str, batch_size: int) -> Bundle:
+    """Return the same bundle with an archive of torch-model-archiver and the envelope."""
+    bundle = adapter_bundle(folder, target, name, batch_size)
     model = bundle.service["spec"]["predictor"]["model"]
     release = Path(model["storageUri"].removeprefix("file://"))
     place = folder / name
@@ -81,7 +81,7 @@ def envelopes(folder: Path, target: Target, name: str, batch_size: int) -> Bundl
 
 
 def load(target: Target, name: str, requests: int) -> tuple[float, int]:
-    """Send requests by 16 clients; return answered requests a second, and how many were not answered."""
+    """Send requests from 16 clients. Return correct answers per second, and the number of failed requests."""
     way = target.reach.endpoint(Reference("default", name), Via.DIRECT)
     url = f"{way.url}/v1/models/{name}:predict"
     pool = urllib3.PoolManager(maxsize=CLIENTS, headers={"Content-Type": "application/json"})
@@ -109,9 +109,9 @@ def main() -> int:
         target = node.target
         runner = Runner(target, lambda _: None, lambda bundle: bundle)
         ways = {
-            "adapter, batch 8": kdeploys(folder, target, "adapter", 8),
-            "envelope, batch 8": envelopes(folder, target, "envelope8", 8),
-            "envelope, batch 1": envelopes(folder, target, "envelope1", 1),
+            "adapter, batch 8": adapter_bundle(folder, target, "adapter", 8),
+            "envelope, batch 8": envelope_bundle(folder, target, "envelope8", 8),
+            "envelope, batch 1": envelope_bundle(folder, target, "envelope1", 1),
         }
         names = {way: bundle.reference.name for way, bundle in ways.items()}
         rates: dict[str, list[float]] = {way: [] for way in ways}
@@ -122,18 +122,18 @@ def main() -> int:
             for run in range(options.runs + 1):
                 for way, name in names.items():
                     rate, wrong = load(target, name, options.requests if run else 200)
-                    if run:  # the first is to warm up
+                    if run:  # the first run warms up
                         rates[way].append(rate)
                         errors[way] += wrong
         finally:
             node.stop()
     medians = {way: statistics.median(values) for way, values in rates.items()}
     for way, median in medians.items():
-        of = options.requests * options.runs
-        print(f"{way:18} {median:7.0f} answers/s   {errors[way]:6} of {of} requests failed")
+        count = options.requests * options.runs
+        print(f"{way:18} {median:7.0f} answers/s   {errors[way]:6} of {count} requests failed")
     best = max(medians["envelope, batch 8"], medians["envelope, batch 1"])
     good = not errors["adapter, batch 8"] and medians["adapter, batch 8"] >= best
-    print(f"bars: the adapter fails none and is no slower: {'kept' if good else 'MISSED'}")
+    print(f"bars: the adapter fails no request and is not slower: {'met' if good else 'MISSED'}")
     return 0 if good else 1
 
 

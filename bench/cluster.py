@@ -1,8 +1,8 @@
-"""How long commands on a cluster take that have nothing to wait for, as a user runs them: whole processes.
+"""Times two commands that do not wait for a cluster, as whole processes: an unchanged rollout, and a list.
 
-Against the tests' API server, with a model store in OpenStack Swift: a rollout that changes nothing, and a
-list of 1,000 services. For comparison: the time in which Python imports the official Kubernetes client. The
-requests to the API server are counted. Exits with 1 if a limit is exceeded.
+They run against the tests' API server with 1,000 services, and a model store in OpenStack Swift. The
+comparison is the import of the official Kubernetes client. Counts each command's requests to the API server.
+Exits with 1 if a limit is exceeded.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tests.stores.swift import Swift  # noqa: E402
 KDEPLOY = [sys.executable, "-m", "deployer"]
 SERVICES = 1000
 PEER = "import kubernetes.client"
-COMMANDS = {  # what is run, and the seconds and requests that it may take
+COMMANDS = {  # arguments, and the limits for seconds and requests
     "rollout, unchanged": (("rollout",), 1.5, 5),
     f"list -A, {SERVICES} services": (("list", "-A"), 3.0, 2),
 }
@@ -50,7 +50,7 @@ def seconds(command: list[str], folder: Path) -> float:
 def measure(proxy: Proxy, folder: Path, runs: int) -> bool:
     taken: dict[str, list[float]] = {what: [] for what in (PEER, *COMMANDS)}
     asked: dict[str, list[tuple[str, str]]] = {}
-    for _ in range(runs):  # alternating, so that a busy moment falls on all
+    for _ in range(runs):  # in turns, so that load affects all equally
         taken[PEER].append(seconds([sys.executable, "-c", PEER], folder))
         for what, (command, _bar, _limit) in COMMANDS.items():
             proxy.requests.clear()
@@ -102,7 +102,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         try:
             return 0 if run(Path(name), options.runs) else 1
-        except (LookupError, pytest.skip.Exception) as missing:  # a server cannot be had
+        except (LookupError, pytest.skip.Exception) as missing:  # a server cannot be installed
             print(missing)
             return 0
 

@@ -1,8 +1,8 @@
-"""What the front costs: the same TorchServe asked through it, and on the loopback port behind it.
+"""Measures the cost of the front: requests to one TorchServe through it, and to the port behind it.
 
-One client takes turns between two kept-alive connections, so both meet the same machine. Small requests show
-what the front adds to each, requests of 4 MiB what it costs to pass a body on. Then 16 clients ask at once.
-Ends with 1 where the front adds more than 0.3 ms to a small request at the median.
+One client alternates between two persistent connections, so that load affects both equally. Small requests
+show the time per request, requests of 4 MiB the cost of a large body. Then 16 clients send requests
+concurrently. Exits with 1 if the front adds more than 0.3 ms to the median of a small request.
 
 usage: python bench/front.py [--requests 2000]
 """
@@ -51,7 +51,7 @@ def roll_out(folder: Path, node: OneNode) -> None:
 
 
 def ports(node: OneNode) -> tuple[psutil.Process, int, int]:
-    """Return the first process, the port of its front, and TorchServe's own."""
+    """Return the first process, the port of its front, and TorchServe's port."""
     [revision] = node.info().services[0].revisions
     first = psutil.Process(revision.pid)
     [launcher] = first.children()
@@ -61,7 +61,7 @@ def ports(node: OneNode) -> tuple[psutil.Process, int, int]:
 
 
 def ask(connection: http.client.HTTPConnection, body: bytes) -> float:
-    """Ask once; returns milliseconds."""
+    """Send a request and return its milliseconds."""
     began = time.perf_counter()
     connection.request("POST", f"/predictions/{SERVICE.name}", body, JSON)
     answer = connection.getresponse()
@@ -80,7 +80,7 @@ def compare(front: int, behind: int, body: bytes, requests: int) -> tuple[float,
 
 
 def rate(port: int, requests: int) -> float:
-    """Return answers a second to many clients."""
+    """Return answers per second for many clients."""
 
     def work(count: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -104,7 +104,7 @@ def main() -> int:
         try:
             roll_out(folder, node)
             first, front, behind = ports(node)
-            compare(front, behind, b"{}", 200)  # to warm up
+            compare(front, behind, b"{}", 200)  # warms up
             through, direct = compare(front, behind, b"{}", requests)
             large = json.dumps({"data": "x" * (4 << 20)}).encode()
             large_through, large_direct = compare(front, behind, large, 30)
@@ -114,12 +114,14 @@ def main() -> int:
             node.stop()
     added = through - direct
     print(
-        f"small request, median   {through:6.2f} ms, behind the front {direct:6.2f} ms: {added:.2f} ms added"
+        f"small request, median   {through:6.2f} ms, without the front {direct:6.2f} ms: {added:.2f} ms added"
     )
-    print(f"4 MiB request, median   {large_through:6.1f} ms, behind the front {large_direct:6.1f} ms")
-    print(f"{CLIENTS} clients              {rates['front']:6.0f} answers/s, behind {rates['behind']:6.0f}")
-    print(f"the first process holds {memory:6.0f} MiB")
-    print(f"bar: at most {BAR} ms added to a small request: {'kept' if added <= BAR else 'MISSED'}")
+    print(f"4 MiB request, median   {large_through:6.1f} ms, without the front {large_direct:6.1f} ms")
+    print(
+        f"{CLIENTS} clients              {rates['front']:6.0f} answers/s, without it {rates['behind']:6.0f}"
+    )
+    print(f"memory of the first process {memory:6.0f} MiB")
+    print(f"bar: at most {BAR} ms added to a small request: {'met' if added <= BAR else 'MISSED'}")
     return 0 if added <= BAR else 1
 
 

@@ -1,7 +1,7 @@
-"""What the local ingress adds to a request, with nothing behind it that takes time.
+"""Measures the time that the local ingress adds to a request.
 
-The same clients ask a small server directly and through the ingress; the two take turns, and the median
-counts. Ends with 1 where the ingress adds more than a millisecond to a request of a single client.
+The same clients send requests to a minimal server, directly and through the ingress. The two take turns, and
+the median counts. Exits with 1 if the ingress adds more than a millisecond to a request of a single client.
 
 usage: python bench/ingress.py [--requests 2000] [--runs 5]
 """
@@ -33,7 +33,7 @@ RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length
 
 
 class Instant(asyncio.Protocol):
-    """A server whose answer is ready before the request has been read."""
+    """A server that sends a fixed answer."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -47,7 +47,7 @@ class Instant(asyncio.Protocol):
 
 
 def serve(ports: Connection) -> None:
-    """Run the server and the ingress in a process of their own; send their ports."""
+    """Run the server and the ingress, and send their ports."""
 
     async def run() -> None:
         server = await asyncio.get_running_loop().create_server(Instant, "127.0.0.1", 0)
@@ -64,7 +64,7 @@ def serve(ports: Connection) -> None:
 
 
 async def load(port: int, clients: int, requests: int) -> tuple[float, float]:
-    """Send requests over kept-alive connections; return answers a second, and the median time in ms."""
+    """Send requests over persistent connections. Return answers per second, and the median in ms."""
     times: list[float] = []
 
     async def ask() -> None:
@@ -99,7 +99,7 @@ def main() -> int:
         for run in range(options.runs + 1):
             for port, results in runs.items():
                 result = asyncio.run(load(port, clients, options.requests if run else 200))
-                if run:  # the first is to warm up
+                if run:  # the first run warms up
                     results.append(result)
         for name, port in (("direct", direct), ("ingress", ingress)):
             rate, median = (statistics.median(values) for values in zip(*runs[port], strict=True))
@@ -107,7 +107,7 @@ def main() -> int:
             print(f"{clients:2} clients, {name:8} {rate:7.0f} answers/s   {median:6.2f} ms")
         added = medians[1] - medians[0]
     process.kill()
-    print(f"bar: the ingress adds {added:.2f} ms, at most 1: {'kept' if added <= 1 else 'MISSED'}")
+    print(f"bar: the ingress adds {added:.2f} ms, at most 1: {'met' if added <= 1 else 'MISSED'}")
     return 0 if added <= 1 else 1
 
 

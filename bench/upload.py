@@ -1,9 +1,9 @@
-"""Uploads 1 GiB to S3 side by side with `aws s3 cp`, and measures time and memory.
+"""Compares uploading 1 GiB to S3 with `aws s3 cp`: time and memory.
 
-The server is OpenStack Swift behind TLS on loopback. It shares the processors with both clients
-and reads with large buffers, so that the clients and not the server set the pace. Each client is a
-command, its start included. The two alternate, and the median counts. The CPU seconds are those of
-the client. Exits with 1 if a bar is missed.
+The server is OpenStack Swift behind TLS on loopback. It shares the processors with both clients and
+reads with large buffers, so that the clients limit the speed. Each client runs as a command, including
+its start. The two alternate, and the median counts. The CPU seconds are the client's. Exits with 1 if
+a bar is missed.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from bench.archive import PEAK, make_weights  # noqa: E402
 from tests.stores import installed, swift  # noqa: E402
 from tests.stores.certificates import make_certificates  # noqa: E402
 
-PEAK_AT_MOST = 60  # MB of memory, over that of uploading one byte
-FASTER = 1.2  # times aws s3 cp
+PEAK_AT_MOST = 60  # MB of memory more than for one byte
+FASTER = 1.2  # times as fast as aws s3 cp
 AWSCLI = ("awscli", "1.45.11")
 OURS = """
 import sys
@@ -114,14 +114,14 @@ def main() -> int:
     parser.add_argument("--size-mib", type=int, default=1024)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument(
-        "--folder", type=Path, help="where to write; the system's temporary folder if left out"
+        "--folder", type=Path, help="folder for the files (default: the system's temporary folder)"
     )
     options = parser.parse_args()
     os.environ.update(AWS_ACCESS_KEY_ID=swift.KEY, AWS_SECRET_ACCESS_KEY=swift.SECRET, AWS_REGION="us-east-1")
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         try:
             return 0 if side_by_side(Path(name).resolve(), options.size_mib, options.runs) else 1
-        except pytest.skip.Exception as missing:  # the server could not be installed
+        except pytest.skip.Exception as missing:  # the server cannot be installed
             print(missing)
             return 0
 

@@ -1,9 +1,8 @@
-"""How long waiting for a service takes, side by side with KServe's SDK.
+"""Compares waiting for a service with KServe's SDK.
 
-Against the tests' API server, with statuses that are played: a service that is ready already, one that
-becomes ready after a second, one that has failed for good. kdeploy waits by watch until Ready has lasted for
-its window of 2 s; `KServeClient.wait_isvc_ready` looks every 10 s. Each has imported everything before. Ends
-with 1 if a bar is missed.
+The tests' API server has simulated statuses: a service that is ready, one that becomes ready after a second,
+and one that failed permanently. kdeploy watches until Ready has lasted for its window of 2 s;
+`KServeClient.wait_isvc_ready` polls every 10 s. Imports are not measured. Exits with 1 if a bar is missed.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ from tests.cluster.play import A, Play, documents  # noqa: E402
 from tests.stores.installed import SDK, environment  # noqa: E402
 
 TIMEOUT = 20  # seconds
-AFTER_READY = 0.5  # seconds beyond the window, at most
-AFTER_FAILURE = 3.0  # seconds, at most
+AFTER_READY = 0.5  # maximum of seconds after the window
+AFTER_FAILURE = 3.0  # maximum of seconds
 SERVER = """
 import json, sys, time
 from kserve import KServeClient
@@ -52,7 +51,7 @@ for line in sys.stdin:
     print(json.dumps([time.monotonic() - began, well]), flush=True)
 """
 
-Wait = Callable[[str], tuple[float, bool]]  # a namespace -> seconds, and whether it ended well
+Wait = Callable[[str], tuple[float, bool]]  # namespace -> seconds, and whether it succeeded
 
 Taken = dict[str, dict[str, list[float]]]  # case -> way -> seconds
 
@@ -71,9 +70,9 @@ def failed(play: Play) -> None:
 
 
 CASES: dict[str, tuple[Callable[[Play], None], bool]] = {
-    "ready already": (ready, True),
+    "ready": (ready, True),
     "ready after 1 s": (later, True),
-    f"failed, time-out {TIMEOUT} s": (failed, False),
+    f"failed, timeout {TIMEOUT} s": (failed, False),
 }
 
 
@@ -83,7 +82,7 @@ def measure(
     taken: dict[str, dict[str, list[float]]] = {case: {way: [] for way in ways} for case in CASES}
     for run in range(runs):
         for number, (case, (happens, well)) in enumerate(CASES.items()):
-            for way, wait in ways.items():  # taking turns, so that a busy moment falls on both
+            for way, wait in ways.items():  # in turns, so that load affects both equally
                 namespace = f"run-{run}-{number}-{list(ways).index(way)}"
                 kube.create("/api/v1/namespaces", {"metadata": {"name": namespace}})
                 roll(cluster, documents(namespace))
@@ -157,7 +156,7 @@ def main() -> int:
         try:
             with Kube(Path(name)) as kube:
                 return 0 if side_by_side(kube, Path(name), options.runs) else 1
-        except (LookupError, pytest.skip.Exception) as missing:  # a server or the SDK cannot be had
+        except (LookupError, pytest.skip.Exception) as missing:  # a server or the SDK cannot be installed
             print(missing)
             return 0
 

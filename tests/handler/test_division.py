@@ -143,7 +143,7 @@ def test_the_code_of_a_batchs_error_goes_to_the_rows_that_are_left():
     worker, doubler, _ = slow_worker(5, timeout=8, error=PredictionException("no such digit", 422))
     for answer in worker.predict(ask_v1("bad"), ask_v1(1)):
         assert answer.status == 422
-        assert answer.json["error"].endswith("alone: no such digit")
+        assert answer.json["error"].endswith("by itself: no such digit")
     assert doubler.calls == [2]
 
 
