@@ -1,4 +1,4 @@
-"""One real TorchServe for the tests that need one: four models, batches of 8, and no envelope."""
+"""A TorchServe for the tests that need one: four models, batches of 8, no envelope."""
 
 import json
 import os
@@ -23,7 +23,7 @@ import numpy as np
 from ts.utils.util import PredictionException
 
 class Batched:
-    """Answers each row with what it saw and how many rows came with it."""
+    """Answers each row with its content and the number of rows in the call."""
 
     def initialize(self, context):
         self.name = context.manifest["model"]["handler"]
@@ -44,7 +44,7 @@ import base64
 import time
 
 class Classic:
-    """Written by hand for one request at a time."""
+    """Handles one request per call."""
 
     def __init__(self):
         self.initialized = False
@@ -78,7 +78,7 @@ import time
 from ts.handler_utils.utils import send_intermediate_predict_response
 
 class Neighbours:
-    """Does what its rows say, in 10 ms a call, and counts the calls."""
+    """Follows the instructions in its rows, takes 10 ms per call, and counts the calls."""
 
     def initialize(self, context):
         self.calls = 0
@@ -125,7 +125,7 @@ class Server:
             return json.load(response)
 
     def worker(self, model):
-        """The process that serves a model."""
+        """The process of a model's worker."""
         return self.manage("GET", f"/models/{model}")[0]["workers"][0]["pid"]
 
     def is_ready(self, model):

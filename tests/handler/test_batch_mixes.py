@@ -1,4 +1,4 @@
-"""A tensor survives being cut and put together, and an answer is the same in whatever batch it comes."""
+"""Properties: tensors survive the division into rows, and an answer does not depend on its batch."""
 
 import copy
 import json
@@ -28,7 +28,7 @@ DATATYPES = {"INT64": np.int64, "UINT8": np.uint8, "FP32": np.float32, "BOOL": n
 
 
 @given(shapes, st.sampled_from(sorted(DATATYPES)), st.booleans(), st.randoms())
-def test_rows_are_what_numpy_makes_of_the_tensor(shape, datatype, flat, random):
+def test_rows_equal_numpys_slices_of_the_tensor(shape, datatype, flat, random):
     array = np.array([random.randrange(2) for _ in range(int(np.prod(shape)))], DATATYPES[datatype])
     array = array.reshape(shape)
     sent = tensor((array.ravel() if flat else array).tolist(), shape, datatype)
@@ -38,7 +38,7 @@ def test_rows_are_what_numpy_makes_of_the_tensor(shape, datatype, flat, random):
 
 
 @given(shapes.filter(lambda shape: shape[0]), st.sampled_from(sorted(DATATYPES)), st.booleans())
-def test_an_output_is_the_tensor_that_the_rows_were_cut_from(shape, datatype, as_arrays):
+def test_the_rows_of_a_tensor_become_the_same_tensor_again(shape, datatype, as_arrays):
     array = np.arange(int(np.prod(shape))).astype(DATATYPES[datatype]).reshape(shape)
     values = list(array) if as_arrays else array.tolist()
     [answer] = Worker(lambda data, context: values).predict(ask_v2(tensor([0] * shape[0])))
@@ -49,7 +49,7 @@ def test_an_output_is_the_tensor_that_the_rows_were_cut_from(shape, datatype, as
 
 
 @given(st.lists(anything, min_size=1, max_size=4))
-def test_any_values_that_json_has_come_back_from_both_protocols(values):
+def test_any_json_value_returns_unchanged_in_both_protocols(values):
     v1, v2 = Worker(lambda data, context: copy.deepcopy(values) * 2).predict(
         ask_v1(*values), ask_v2(tensor([0] * len(values)))
     )
@@ -65,7 +65,7 @@ tensor_likes = st.dictionaries(tensor_keys, tensor_values, max_size=4)
 
 
 @given(st.sampled_from(["instances", "inputs"]), anything | st.lists(tensor_likes, max_size=3), st.booleans())
-def test_no_body_whatever_harms_its_neighbours(key, value, as_bytes):
+def test_no_body_fails_the_other_requests_of_its_batch(key, value, as_bytes):
     body = {key: value}
     hostile = ask_raw(json.dumps(body).encode()) if as_bytes else ask_json(body)
     before, answer, after = Worker(lambda data, context: list(range(len(data)))).predict(
@@ -76,7 +76,7 @@ def test_no_body_whatever_harms_its_neighbours(key, value, as_bytes):
     assert answer.status in (200, 400)
 
 
-# ---- the same answer in whatever batch
+# ---- the same answer in every batch
 
 
 def value_of(row):
@@ -140,7 +140,7 @@ HANDLERS = [together, one_row, leaves_out, writes_into_rows, only_single]
 
 @pytest.fixture(autouse=True, scope="module")
 def _quiet():
-    """Thousands of failing rows are wanted here, and their tracebacks are not."""
+    """Log no tracebacks: the tests have thousands of failing rows."""
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
@@ -151,7 +151,7 @@ batches = st.lists(st.lists(requests, min_size=1, max_size=5), min_size=1, max_s
 
 @settings(max_examples=2 * settings.default.max_examples, deadline=None)
 @given(st.sampled_from(HANDLERS), batches)
-def test_an_answer_is_the_same_in_whatever_batch_it_comes(handler, batches):
+def test_an_answer_does_not_depend_on_its_batch(handler, batches):
     worker = Worker(handler)
     for batch in batches:
         for ask, answer in zip(batch, worker.predict(*batch), strict=True):

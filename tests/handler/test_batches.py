@@ -1,4 +1,4 @@
-"""How rows of many requests become few calls of the handler, and whose fault is whose."""
+"""The rows of a batch become few calls of the handler, and an error fails only its own request."""
 
 import asyncio
 import base64
@@ -13,7 +13,7 @@ from tests.handler.torchserve_worker import Worker, ask_json, ask_raw, ask_v1, a
 
 
 class Echo:
-    """Answers each row with itself, keeps how many rows each call had, and fails on `poison`."""
+    """Answers each row with itself, records the rows per call, and fails on `poison`."""
 
     def __init__(self, error=None):
         self.calls = []
@@ -28,8 +28,8 @@ class Echo:
         return values
 
 
-class Classic:
-    """A handler as written by hand for one request at a time."""
+class OneRow:
+    """A handler for one row per call."""
 
     def __init__(self):
         self.initialized = False
@@ -54,7 +54,7 @@ class Classic:
         start = time.time()
         result = self.postprocess(self.inference(self.preprocess(data)))
         context.metrics.add_time("HandlerTime", (time.time() - start) * 1000, None, "ms")
-        assert self.properties.get("model_dir") == "/nowhere"
+        assert self.properties.get("model_dir") == "/no-such-folder"
         return result
 
 
@@ -62,10 +62,10 @@ def picture(size):
     return {"data": base64.b64encode(bytes(size)).decode()}
 
 
-# ---- one call for all
+# ---- one call for all rows
 
 
-def test_every_row_of_every_protocol_goes_into_one_call():
+def test_one_call_gets_the_rows_of_every_protocol():
     echo = Echo()
     answers = Worker(echo).predict(
         ask_v1("a", "b"),
@@ -85,8 +85,8 @@ def test_every_row_of_every_protocol_goes_into_one_call():
 
 
 @pytest.mark.parametrize("header", ["explain", "describe"])
-def test_what_switches_the_whole_handler_is_asked_for_alone(header):
-    """TorchServe's own handlers look for these headers at row 0 and then treat the batch so."""
+def test_a_request_that_switches_the_whole_handler_gets_its_own_call(header):
+    """TorchServe's handlers read these headers only at row 0, and apply them to the whole call."""
     seen = []
 
     def entry(data, context):
@@ -101,7 +101,7 @@ def test_what_switches_the_whole_handler_is_asked_for_alone(header):
     assert answer.json == {key: [0, 0]}
 
 
-# ---- the handler that takes one row a call
+# ---- handlers that take one row per call
 
 
 @pytest.fixture
@@ -110,8 +110,8 @@ def warnings(caplog):
     return caplog
 
 
-def test_the_classic_handler_answers_a_mixed_batch_as_it_is(warnings):
-    classic = Classic()
+def test_a_one_row_handler_answers_a_mixed_batch(warnings):
+    classic = OneRow()
     worker = Worker(classic.handle)
     classic.initialize(worker.context)
     batch = [
@@ -120,7 +120,7 @@ def test_the_classic_handler_answers_a_mixed_batch_as_it_is(warnings):
         ask_v1(picture(7), picture(9)),
         ask_v2(tensor([picture(11)["data"]], datatype="BYTES")),
     ]
-    for calls in (1 + 5, 1 + 5 + 5):  # once with all rows, and never again
+    for calls in (1 + 5, 1 + 5 + 5):  # with all rows only once
         answers = [answer.json for answer in worker.predict(*batch)]
         assert classic.calls == calls
         assert answers[0] == {"predictions": [{"bytes": 3, "model": "archived-name"}]}
@@ -131,7 +131,7 @@ def test_the_classic_handler_answers_a_mixed_batch_as_it_is(warnings):
     assert "a list of 1 for 5 row(s)" in warnings.text
 
 
-def test_a_handler_is_not_called_one_row_a_call_for_leaving_out_a_bad_row(warnings):
+def test_leaving_out_a_bad_row_does_not_turn_batching_off(warnings):
     def entry(data, context):
         calls.append(len(data))
         return [row["data"] for row in data if row["data"] != "bad"]
@@ -149,7 +149,7 @@ def test_a_handler_is_not_called_one_row_a_call_for_leaving_out_a_bad_row(warnin
 
 
 @pytest.mark.parametrize("value", [{"class": 1}, "text", None, (1, 2), [1, 2, 3]], ids=str)
-def test_an_answer_that_is_no_list_of_one_for_one_row_is_an_error_that_says_so(value):
+def test_a_wrong_number_of_answers_for_one_row_is_an_error(value):
     answers = Worker(lambda data, context: value).predict(ask_v1("a"), ask_raw(b"b"))
     for answer in answers:
         assert answer.status == 500
@@ -157,7 +157,7 @@ def test_an_answer_that_is_no_list_of_one_for_one_row_is_an_error_that_says_so(v
         assert "for 1 row(s), not a list of 1" in answer.json["error"]
 
 
-def test_a_handler_that_writes_into_its_rows_is_asked_again_with_fresh_ones():
+def test_a_second_call_gets_fresh_rows_if_the_handler_changes_them():
     def entry(data, context):
         row = data[0]["body"]
         row["data"] = base64.b64decode(row["data"]).decode()
@@ -174,7 +174,7 @@ def test_a_handler_that_writes_into_its_rows_is_asked_again_with_fresh_ones():
 # ---- failures
 
 
-def test_only_the_poisoned_row_fails(warnings):
+def test_only_the_request_with_the_bad_row_fails(warnings):
     echo = Echo()
     worker = Worker(echo)
     batch = [ask_v1("a"), ask_v1("b", "poison", "c"), ask_raw(b"poison"), ask_json({"data": "d"})]
@@ -190,7 +190,7 @@ def test_only_the_poisoned_row_fails(warnings):
     assert sum("Row 1 of a request failed" in record.message for record in warnings.records) == 2
 
 
-def test_a_single_row_is_not_asked_twice():
+def test_a_single_row_gets_no_second_call():
     echo = Echo()
     [answer] = Worker(echo).predict(ask_v1("poison"))
     assert answer.status == 500
@@ -207,7 +207,7 @@ def test_a_prediction_exception_keeps_its_code_and_message(code, status):
     assert (bad.status, bad.json) == (status, {"error": "no face in the picture", "row": 0})
 
 
-def test_what_a_failed_call_said_of_single_answers_is_taken_back():
+def test_statuses_and_headers_of_a_failed_call_are_reset():
     def entry(data, context):
         for index, row in enumerate(data):
             context.set_response_header(index, "rows", str(len(data)))
@@ -226,7 +226,7 @@ def test_what_a_failed_call_said_of_single_answers_is_taken_back():
 # ---- the context
 
 
-def test_rows_find_their_own_request_in_the_context():
+def test_the_context_has_the_request_of_each_row():
     def entry(data, context):
         for index, _ in enumerate(data):
             context.set_response_header(index, "row", str(index))
@@ -237,7 +237,7 @@ def test_rows_find_their_own_request_in_the_context():
 
     seen = []
     answers = Worker(entry).predict(
-        ask_v1("1", "2", who="ann"), ask_v1(who="nobody"), ask_v1("3", who="bob"), ask_json({}, who="cyd")
+        ask_v1("1", "2", who="ann"), ask_v1(who="eve"), ask_v1("3", who="bob"), ask_json({}, who="cyd")
     )
     assert [answer.json for answer in answers[:3]] == [
         {"predictions": ["ann", "ann"]},
@@ -251,7 +251,7 @@ def test_rows_find_their_own_request_in_the_context():
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_context_is_torchserves_own_and_whole_again_afterwards(fails):
+def test_the_context_is_torchserves_and_is_restored_after_the_call(fails):
     def entry(data, context):
         assert isinstance(context, Context)
         assert context is worker.context
@@ -268,8 +268,8 @@ def test_the_context_is_torchserves_own_and_whole_again_afterwards(fails):
     assert len(worker.context.request_processor) == 1
 
 
-def test_stopping_criteria_get_the_handlers_own_value():
-    """TorchServe's continuous batching asks them whether the answer is the last."""
+def test_stopping_criteria_get_the_handlers_value():
+    """TorchServe's continuous batching passes each answer to them."""
 
     def entry(data, context):
         context.stopping_criteria = {0: lambda value: value["end"], 1: lambda value: value["end"]}
@@ -280,7 +280,7 @@ def test_stopping_criteria_get_the_handlers_own_value():
     assert more.headers["ts_stream_next"] == "true"
 
 
-def test_a_coroutine_is_left_to_torchserves_asynchronous_worker():
+def test_torchserves_asynchronous_worker_awaits_a_coroutine_handler():
     async def entry(data, context):
         return [len(data), context]
 

@@ -1,4 +1,4 @@
-"""A call that fails is divided until the rows at fault stand alone, at a bounded cost, without a trace."""
+"""A failed call is divided until each bad row has its own call, at a bounded cost, without side effects."""
 
 import logging
 import math
@@ -12,7 +12,7 @@ from tests.handler.torchserve_worker import Ask, Worker, ask_json, ask_raw, ask_
 
 
 class Doubler:
-    """Answers each number with its double, fails on `bad`, and keeps how many rows each call had."""
+    """Answers each number with its double, fails on `bad`, and records the rows per call."""
 
     def __init__(self, error=None, most=None):
         self.calls = []
@@ -29,17 +29,17 @@ class Doubler:
 
 @pytest.fixture(autouse=True)
 def _quiet(caplog):
-    """Hundreds of failing rows are wanted here, and their tracebacks are not."""
+    """Log no tracebacks: the tests have hundreds of failing rows."""
     caplog.set_level(logging.CRITICAL, "kdeploy_handler")
 
 
-# ---- how many calls
+# ---- number of calls
 
 
 @pytest.mark.parametrize("total", [500, 2500])
 @pytest.mark.parametrize("bad", [0, 1, 2, 5])
-def test_bad_rows_of_many_cost_few_more_calls(total, bad):
-    """The first and the last rows, and others evenly between them: as far apart as they can be."""
+def test_a_few_bad_rows_cost_few_calls(total, bad):
+    """The bad rows are evenly distributed from the first to the last."""
     places = {round(number * (total - 1) / max(bad - 1, 1)) for number in range(bad)}
     doubler = Doubler()
     values = ["bad" if number in places else number for number in range(total)]
@@ -64,14 +64,14 @@ def test_one_bad_row_among_2500_of_one_request_costs_at_most_30_more_calls(place
 
 
 @pytest.mark.parametrize("total", [1, 2, 3, 7, 64, 100])
-def test_where_every_row_is_bad_there_are_fewer_than_two_calls_a_row(total):
+def test_all_bad_rows_cost_fewer_than_two_calls_per_row(total):
     doubler = Doubler()
     answers = Worker(doubler).predict(*[ask_v1("bad")] * total)
     assert {answer.status for answer in answers} == {500}
     assert len(doubler.calls) == 2 * total - 1
 
 
-def test_the_first_bad_row_fails_its_request_whose_other_rows_get_no_more_calls():
+def test_the_other_rows_of_a_failed_request_get_no_more_calls():
     doubler = Doubler()
     values = [1, 2, "bad", *["bad"] * 997]
     answer, good = Worker(doubler).predict(ask_v1(*values), ask_v1(1))
@@ -80,14 +80,14 @@ def test_the_first_bad_row_fails_its_request_whose_other_rows_get_no_more_calls(
     assert len(doubler.calls) <= 2 * math.ceil(math.log2(1001)) + 1
 
 
-def test_a_batch_that_is_too_large_for_the_handler_is_answered_in_parts():
+def test_a_batch_too_large_for_the_handler_is_answered_in_parts():
     doubler = Doubler(MemoryError(), most=3)
     answers = Worker(doubler).predict(*[ask_v1(number) for number in range(8)])
     assert [answer.json["predictions"] for answer in answers] == [[number * 2] for number in range(8)]
     assert doubler.calls == [8, 4, 2, 2, 4, 2, 2]
 
 
-def test_left_out_rows_are_found_by_division_too():
+def test_division_finds_rows_that_the_handler_leaves_out():
     def entry(data, context):
         calls.append(len(data))
         return [row["data"] for row in data if row["data"] != "bad"]
@@ -99,7 +99,7 @@ def test_left_out_rows_are_found_by_division_too():
     assert len(calls) - 1 <= 2 * 10
 
 
-# ---- how long
+# ---- time limit
 
 
 class Clock:
@@ -111,7 +111,7 @@ class Clock:
 
 
 def slow_worker(seconds, timeout, error=None):
-    """A worker whose clock each call moves on, and what keeps its calls."""
+    """A worker, its handler and a clock that every call advances."""
     clock, doubler = Clock(), Doubler(error)
 
     def entry(data, context):
@@ -133,13 +133,13 @@ def test_division_ends_at_half_of_response_timeout():
     assert [answer.json["row"] for answer in answers] == [0] * 65
 
 
-def test_what_was_answered_in_time_stays_answered():
+def test_answers_before_the_time_limit_are_kept():
     worker, _, _ = slow_worker(1, timeout=8)  # 8 rows, 4, 4, 2
     answers = worker.predict(*[ask_v1(number) for number in range(6)], ask_v1("bad"), ask_v1(7))
     assert [answer.status for answer in answers] == [200] * 6 + [500] * 2
 
 
-def test_the_code_of_a_batchs_error_goes_to_the_rows_that_are_left():
+def test_the_remaining_rows_get_the_status_of_the_batchs_error():
     worker, doubler, _ = slow_worker(5, timeout=8, error=PredictionException("no such digit", 422))
     for answer in worker.predict(ask_v1("bad"), ask_v1(1)):
         assert answer.status == 422
@@ -147,7 +147,7 @@ def test_the_code_of_a_batchs_error_goes_to_the_rows_that_are_left():
     assert doubler.calls == [2]
 
 
-def test_every_batch_has_its_own_time():
+def test_every_batch_has_its_own_time_limit():
     worker, doubler, _ = slow_worker(1, timeout=20)
     for _ in range(2):
         doubler.calls.clear()
@@ -155,8 +155,8 @@ def test_every_batch_has_its_own_time():
         assert doubler.calls == [2, 1, 1]
 
 
-def test_what_is_called_row_by_row_from_the_first_has_all_of_response_timeout():
-    """Its rows get one call each in any case, and no more."""
+def test_calls_row_by_row_have_no_time_limit():
+    """Each row gets exactly one call."""
     worker, doubler, _ = slow_worker(1, timeout=20)
     worker.adapter.batcher.one_row = True
     answer, bad, last = worker.predict(ask_v1(*range(13)), ask_v1("bad"), ask_v1(4))
@@ -165,11 +165,11 @@ def test_what_is_called_row_by_row_from_the_first_has_all_of_response_timeout():
     assert doubler.calls == [1] * 15
 
 
-# ---- nothing of a failed call is seen in the next one
+# ---- the next call sees no change of a failed one
 
 
 def counts(values):
-    """Change a value in place, and answer with it."""
+    """Change a value in place, and return it."""
     values[0] += 1
     return values[0]
 
@@ -187,7 +187,7 @@ NESTED = {
         ask_v2(tensor([0], [1, 1], "INT64", "a"), tensor([0], [1, 1], "INT64", "b")),
         lambda row: counts(row["a"]),
     ),
-    "JSON of its own": (ask_json({"nested": [[0]]}), lambda row: counts(row["body"]["nested"][0])),
+    "other JSON": (ask_json({"nested": [[0]]}), lambda row: counts(row["body"]["nested"][0])),
     "bytes": (ask_raw(b"\x00\x00"), lambda row: counts(row["body"])),
     "a form field": (Ask((("field", "", b"\x00"), ("more", "", b"x"))), lambda row: counts(row["field"])),
 }  # fmt: skip
@@ -195,8 +195,8 @@ NESTED = {
 
 @pytest.mark.parametrize(("ask", "change"), NESTED.values(), ids=NESTED)
 @pytest.mark.parametrize("before", [0, 3])
-def test_a_row_that_a_failed_call_changed_is_fresh_in_the_next(ask, change, before):
-    """However deep the change: the answer would be 200, and wrong."""
+def test_a_row_that_a_failed_call_changed_is_fresh_in_the_next_call(ask, change, before):
+    """At any depth. Otherwise the answer would be 200 and wrong."""
 
     def entry(data, context):
         answers = [0 if row.get("data") in ("good", "bad") else change(row) for row in data]
@@ -212,10 +212,10 @@ def test_a_row_that_a_failed_call_changed_is_fresh_in_the_next(ask, change, befo
     assert value == 1
 
 
-def test_a_row_that_was_not_changed_is_not_copied_for_the_first_call():
+def test_the_first_call_gets_the_rows_without_a_copy():
     seen = []
     worker = Worker(lambda data, context: seen.extend(data) or [0] * len(data))
-    worker.code(ask_raw(b"a"), ask_raw(b"b"))  # leaves a context with two requests in it
+    worker.code(ask_raw(b"a"), ask_raw(b"b"))  # creates a context with two requests
     bodies = [bytearray(b"\xff" * 1000), bytearray(b"\xfe" * 1000)]
     worker.adapter.answer([{"body": body} for body in bodies], worker.context)
     assert [row["body"] for row in seen[2:]] == bodies
@@ -223,7 +223,7 @@ def test_a_row_that_was_not_changed_is_not_copied_for_the_first_call():
 
 
 @pytest.mark.parametrize("depth", range(800, 1001, 20))
-def test_rows_that_are_nested_too_deeply_to_be_copied_harm_no_neighbour(depth):
+def test_a_row_nested_too_deeply_for_a_copy_fails_no_other_request(depth):
     nested = ask_raw(b'{"instances": [' + b"[" * depth + b"]" * depth + b"]}")
 
     def entry(data, context):
@@ -237,7 +237,7 @@ def test_rows_that_are_nested_too_deeply_to_be_copied_harm_no_neighbour(depth):
     assert answer.status in (200, 400)
 
 
-def test_headers_and_statuses_of_a_failed_call_are_taken_back_and_those_of_others_stay():
+def test_only_headers_and_statuses_of_a_failed_call_are_reset():
     def entry(data, context):
         for index, row in enumerate(data):
             context.set_response_header(index, f"saw-{row['data']}", str(len(data)))
@@ -248,7 +248,7 @@ def test_headers_and_statuses_of_a_failed_call_are_taken_back_and_those_of_other
         return [row["data"] for row in data]
 
     once = []
-    # Calls: all four rows, a and b, c and bad, c, bad.
+    # The calls: all four rows; a and b; c and bad; c; bad.
     ab_c, bad = Worker(entry).predict(ask_v1("a", "b", "c", once="1"), ask_v1("bad", once="1"))
     assert ab_c.json == {"predictions": ["a", "b", "c"]}
     assert ab_c.status == 201
@@ -258,7 +258,7 @@ def test_headers_and_statuses_of_a_failed_call_are_taken_back_and_those_of_other
     assert once == ["1", None, None, "1", "1", None, None, "1", None, "1"]
 
 
-def test_an_error_is_not_dressed_in_the_headers_of_the_rows_before_it():
+def test_an_error_has_no_headers_of_earlier_rows():
     def entry(data, context):
         context.set_response_header(0, "content-encoding", "gzip")
         if data[-1]["data"] == "bad":
@@ -269,15 +269,15 @@ def test_an_error_is_not_dressed_in_the_headers_of_the_rows_before_it():
     assert answer.headers == {"content-type": "application/json"}
 
 
-# ---- errors of the whole machine
+# ---- errors that affect the whole worker
 
 
 class OutOfMemoryError(RuntimeError):
-    """As torch has it, for each kind of device."""
+    """Stands for torch's errors of several devices."""
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OutOfMemoryError("CUDA out of memory")])
-def test_a_row_that_alone_is_out_of_memory_is_507_alone(error):
+def test_a_row_out_of_memory_gets_507(error):
     good, bad = Worker(Doubler(error)).predict(ask_v1(1), ask_v1("bad"))
     assert good.json == {"predictions": [2]}
     assert (bad.status, bad.json["row"]) == (507, 0)
@@ -295,29 +295,29 @@ def test_a_row_that_alone_is_out_of_memory_is_507_alone(error):
     ],
     ids=repr,
 )
-def test_the_words_of_a_client_in_an_error_do_not_fail_its_neighbours(error):
+def test_a_clients_text_in_an_error_does_not_fail_other_requests(error):
     doubler = Doubler(error)
     good, bad = Worker(doubler).predict(ask_v1(1), ask_v1("bad"))
     assert good.json == {"predictions": [2]}
     assert bad.status == getattr(error, "error_code", 500)
     assert "CUDA" in bad.json["error"]
-    [alone] = Worker(doubler).predict(ask_v1("bad"))
-    assert alone == bad
+    [single] = Worker(doubler).predict(ask_v1("bad"))
+    assert single == bad
 
 
-def test_a_handler_that_exits_at_a_row_fails_that_row_alone():
+def test_an_exit_of_the_handler_fails_only_its_row():
     good, bad = Worker(Doubler(SystemExit(2))).predict(ask_v1(1), ask_v1("bad"))
     assert good.json == {"predictions": [2]}
     assert (bad.status, bad.json) == (500, {"error": "SystemExit: 2", "row": 0})
 
 
 def gpu(monkeypatch, synchronize):
-    """Stand for torch on a GPU: there is none where the tests run."""
+    """Replaces torch on a GPU, which the tests do not have."""
     cuda = SimpleNamespace(is_initialized=lambda: True, synchronize=synchronize)
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda, Tensor=type(None)))
 
 
-def test_a_gpu_that_is_lost_is_left_to_torchserve(monkeypatch):
+def test_torchserve_gets_the_error_of_a_lost_gpu(monkeypatch):
     def synchronize(device):
         asked.append(device)
         raise RuntimeError("CUDA error: device-side assert triggered")
@@ -330,14 +330,14 @@ def test_a_gpu_that_is_lost_is_left_to_torchserve(monkeypatch):
     assert asked == [None]  # the device of this worker, from the context
 
 
-def test_a_gpu_that_still_works_is_not(monkeypatch):
+def test_an_error_on_a_working_gpu_is_divided(monkeypatch):
     gpu(monkeypatch, lambda device: None)
     doubler = Doubler(RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED"))
     good, bad = Worker(doubler).predict(ask_v1(1), ask_v1("bad"))
     assert (good.status, bad.status) == (200, 500)
 
 
-def test_an_error_without_a_text_is_an_error():
+def test_an_error_without_a_text_fails_its_row():
     class SilentError(Exception):
         def __str__(self):
             raise ValueError
@@ -350,7 +350,7 @@ def test_an_error_without_a_text_is_an_error():
 # ---- streams
 
 
-def test_what_has_been_streamed_is_not_called_again():
+def test_a_streamed_batch_is_not_called_again():
     def entry(data, context):
         calls.append(len(data))
         for index in range(len(data)):
@@ -362,7 +362,7 @@ def test_what_has_been_streamed_is_not_called_again():
     assert calls == [2]
 
 
-def test_a_stream_that_fails_does_not_take_along_what_was_not_streamed():
+def test_a_failed_stream_does_not_fail_the_other_requests():
     def entry(data, context):
         calls.append(len(data))
         if len(data) == 2:

@@ -1,4 +1,4 @@
-"""What TorchServe does not accept from its worker fails one request, before TorchServe sees it."""
+"""An answer that TorchServe would not accept fails one request, before TorchServe gets it."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ BIG = {
     "V1": (ask_v1(0), "x" * LIMIT),
     "V1, together": (ask_v1(*range(10)), "x" * 100),
     "V2": (ask_v2(tensor([0])), [0.5] * LIMIT),
-    "JSON of its own": (ask_json({}), {"mask": [0.5] * LIMIT}),
+    "other JSON": (ask_json({}), {"mask": [0.5] * LIMIT}),
     "text": (ask_raw(b""), "ü" * 501),
     "bytes": (ask_raw(b""), bytes(LIMIT + 1)),
     "a bytearray": (ask_raw(b""), bytearray(LIMIT + 1)),
@@ -27,7 +27,7 @@ BIG = {
 
 
 def answers_of(ask, value, limit=LIMIT):
-    """The answers of three requests, of which the handler answers the one in the middle with `value`."""
+    """Return the answers of three requests. The handler answers the second with `value`."""
 
     def entry(data, context):
         return [1, *[value] * (len(data) - 2), 3]
@@ -36,7 +36,7 @@ def answers_of(ask, value, limit=LIMIT):
 
 
 @pytest.mark.parametrize(("ask", "value"), BIG.values(), ids=BIG)
-def test_an_answer_that_is_too_large_fails_alone_and_says_how_large_it_is(ask, value):
+def test_only_the_request_with_the_large_answer_fails_and_the_error_has_the_size(ask, value):
     size = len(answers_of(ask, value, limit=10**6)[1].body)
     before, answer, after = answers_of(ask, value)
     assert before.json == {"predictions": [1]}
@@ -48,7 +48,7 @@ def test_an_answer_that_is_too_large_fails_alone_and_says_how_large_it_is(ask, v
 
 
 @pytest.mark.parametrize("ask", [ask_raw(b""), ask_v1(0)])
-def test_the_limit_itself_is_not_too_large(ask):
+def test_an_answer_of_exactly_the_limit_is_sent(ask):
     value = "x" * (LIMIT if ask.parts[0][2] == b"" else LIMIT - len('{"predictions": [""]}'))
     _, answer, _ = answers_of(ask, value)
     assert (answer.status, len(answer.body)) == (200, LIMIT)
@@ -60,7 +60,7 @@ def test_the_sum_of_a_batchs_answers_has_no_limit():
     assert [(answer.status, len(answer.body)) for answer in answers] == [(200, LIMIT)] * 8
 
 
-def test_what_stopping_criteria_see_is_measured_too():
+def test_an_answer_for_stopping_criteria_has_the_same_limit():
     def entry(data, context):
         context.stopping_criteria = {0: lambda value: value["end"], 1: lambda value: True}
         return [{"end": True}, {"end": "x" * LIMIT}]
@@ -70,7 +70,7 @@ def test_what_stopping_criteria_see_is_measured_too():
     assert big.status == 500
 
 
-def test_an_errors_text_that_is_too_large_is_left_out():
+def test_an_error_text_over_the_limit_is_replaced():
     def entry(data, context):
         raise ValueError("x" * LIMIT)
 
@@ -83,7 +83,7 @@ def test_an_errors_text_that_is_too_large_is_left_out():
     assert "serving.max-response-size is 1,000" in answer.json["error"]
 
 
-# ---- statuses and headers, of which TorchServe's worker or its frontend would die
+# ---- statuses and headers that would kill TorchServe's worker or its frontend
 
 
 HEADERS = {
@@ -93,13 +93,13 @@ HEADERS = {
     "a null": ("x-label", "\0"),
     "a number": ("x-label", 5),
     "nothing": ("x-label", None),
-    "half a character": ("x-label", "\ud800"),
+    "a lone surrogate": ("x-label", "\ud800"),
     "endless": ("x-label", "x" * 7_000_000),
-    "a blank in the name": ("x label", "a"),
+    "a space in the name": ("x label", "a"),
     "a colon in the name": ("x:", "a"),
     "an empty name": ("", "a"),
     "an umlaut in the name": ("x-ü", "a"),
-    "a name that is none": (None, "a"),
+    "a name of None": (None, "a"),
     "an umlaut in the content type": ("content-type", "text/ü"),
 }
 STATUSES = {
@@ -107,18 +107,18 @@ STATUSES = {
     "a fraction": (404.0, ""),
     "negative": (-1, ""),
     "zero": (0, ""),
-    "one that ends no exchange": (100, ""),
+    "an informational status": (100, ""),
     "four digits": (2000, ""),
     "a line break": (400, "a\nb"),
     "an umlaut": (400, "ü"),
-    "a phrase that is none": (400, 5),
+    "a phrase that is a number": (400, 5),
 }
 CASES = {f"header: {key}": (value, None) for key, value in HEADERS.items()}
 CASES |= {f"status: {key}": (None, value) for key, value in STATUSES.items()}
 
 
 def set_on_second(header, status, value="mine"):
-    """The answers of three raw requests, where the handler sets this for the second."""
+    """Return the answers of three raw requests. The handler sets a header or status for the second."""
 
     def entry(data, context):
         if header:
@@ -131,7 +131,7 @@ def set_on_second(header, status, value="mine"):
 
 
 @pytest.mark.parametrize(("header", "status"), CASES.values(), ids=CASES)
-def test_a_status_or_header_that_cannot_be_sent_fails_alone(header, status):
+def test_only_the_request_with_an_invalid_status_or_header_fails(header, status):
     before, answer, after = set_on_second(header, status)
     assert (before.status, before.body, before.headers) == (200, b"mine", {})
     assert after == before
@@ -153,7 +153,7 @@ def test_a_status_or_header_that_cannot_be_sent_fails_alone(header, status):
         (None, (None, None)),
     ],
 )
-def test_what_http_has_is_sent(header, status):
+def test_a_valid_status_and_header_are_sent(header, status):
     _, answer, _ = set_on_second(header, status)
     assert answer.body == b"mine"
     assert answer.status == ((status or [None])[0] or 200)
@@ -172,7 +172,7 @@ class Recorder:
 
 
 def streamed(*pieces, limit=LIMIT):
-    """The messages sent, the code of the batch and its answers, where the handler streams these pieces."""
+    """Return the messages, the code of the batch and its answers for a handler that streams these pieces."""
 
     def entry(data, context):
         for piece in pieces:
@@ -184,21 +184,21 @@ def streamed(*pieces, limit=LIMIT):
     return worker, recorder
 
 
-def test_pieces_within_the_limit_are_streamed_however_large_their_sum():
+def test_the_sum_of_streamed_pieces_has_no_limit():
     worker, recorder = streamed(["x" * LIMIT, "y" * LIMIT], [b"", "ü" * 500])
     answers = worker.predict(ask_raw(b"a"), ask_raw(b"b"))
     assert [answer.body for answer in answers] == [b"end", b"end"]
     assert [answer_sizes(message) for message in recorder.sent] == [[LIMIT, LIMIT], [0, LIMIT]]
 
 
-def test_a_piece_over_the_limit_is_not_sent_and_fails_in_the_handler(caplog):
+def test_a_streamed_piece_over_the_limit_fails_in_the_handler(caplog):
     worker, recorder = streamed(["a", "b"], ["c", "x" * (LIMIT + 1)])
     assert worker.code(ask_raw(b"a"), ask_raw(b"b")) == 503
     assert len(recorder.sent) == 1
     assert "a streamed piece of the answer has 1,001 bytes, serving.max-response-size is 1,000" in caplog.text
 
 
-def test_sizes_are_read_from_what_torchserve_itself_writes():
+def test_sizes_are_read_from_torchserves_own_messages():
     values = ["", b"bytes", "ü", {"a": 1}, torch.zeros(3)]
     worker = Worker(lambda data, context: [])
     worker.code(*[ask_raw(b"")] * len(values))
@@ -211,7 +211,7 @@ def test_sizes_are_read_from_what_torchserve_itself_writes():
     assert answer_sizes(create_predict_response(None, {}, "Out of resources", 507)) == []
 
 
-# ---- where the limits are from
+# ---- the source of the limits
 
 
 SNAPSHOT = json.dumps({"models": {"served-name": {"1.5": {"responseTimeout": 7}}}})
@@ -246,9 +246,7 @@ def test_limits_are_read_from_torchserves_config_file(tmp_path, monkeypatch, tex
         b"\xff",
     ],
 )
-def test_limits_that_cannot_be_read_are_torchserves_defaults_and_the_log_says_so(
-    tmp_path, monkeypatch, caplog, text
-):
+def test_unreadable_limits_are_torchserves_defaults_and_logged(tmp_path, monkeypatch, caplog, text):
     caplog.set_level(logging.WARNING, "kdeploy_handler")
     path = tmp_path / "config.properties"
     if text is not None:
@@ -258,7 +256,7 @@ def test_limits_that_cannot_be_read_are_torchserves_defaults_and_the_log_says_so
     assert str(path) in caplog.text
 
 
-def test_without_the_variable_the_file_is_where_kserve_puts_it(monkeypatch, caplog):
+def test_without_the_variable_the_file_has_kserves_path(monkeypatch, caplog):
     monkeypatch.delenv("TS_CONFIG_FILE", raising=False)
     assert read_limits(Worker(None).context) == DEFAULTS
     assert "/mnt/models/config/config.properties" in caplog.text

@@ -1,4 +1,4 @@
-"""TorchServe's own loader loads the adapter; the adapter every form of handler, or the true reason."""
+"""TorchServe's loader loads the adapter, and the adapter loads every form of handler."""
 
 import ast
 import base64
@@ -53,7 +53,7 @@ class Scorer(BaseHandler):
 
 
 class Archive:
-    """An unpacked model archive, loaded as TorchServe's worker does it."""
+    """An unpacked model archive, loaded as TorchServe's worker loads it."""
 
     def __init__(self, model_dir):
         self.model_dir = model_dir
@@ -101,13 +101,13 @@ def test_a_class(archive):
     assert answer.json == {"predictions": [["digits_handler.py", where, 3], ["digits_handler.py", where, 2]]}
 
 
-def test_a_class_beside_others_that_do_not_handle(archive):
+def test_a_class_beside_classes_without_handle(archive):
     archive.write(digits_handler="class Box:\n    pass\n" + CLASS)
     [answer] = archive.predict("digits_handler.py", ask_v1({"data": "abc"}))
     assert answer.status == 200
 
 
-def test_a_module_with_handle(archive):
+def test_a_function_handle(archive):
     archive.write(plain_handler="class Box:\n    pass\n" + FUNCTION % "handle")
     [answer] = archive.predict("plain_handler.py", ask_v1("abc"))
     assert answer.json == {"predictions": [["plain_handler.py", "function", 3]]}
@@ -137,7 +137,7 @@ def test_a_subclass_of_torchserves_base_handler_with_weights(archive):
 
 
 def test_torchserves_base_handler_by_name(archive):
-    """It takes rows that are lists, and nothing that hides them in a dict."""
+    """It accepts rows that are lists, and no dict around them."""
     archive.write(linear=LINEAR)
     layer = torch.nn.Linear(2, 3)
     torch.save(layer.state_dict(), archive.model_dir / "linear.pt")
@@ -156,7 +156,7 @@ import torch
 from PIL import Image
 
 class Brightness:
-    """Reads rows as TorchServe's own vision handlers do."""
+    """Reads rows as TorchServe's vision handlers do."""
 
     def initialize(self, context):
         pass
@@ -196,18 +196,22 @@ def test_a_vision_handler_reads_every_protocol(archive):
 
 
 FAILURES = {
-    "a module that it imports": ("import surely_not_there", ModuleNotFoundError, "surely_not_there"),
-    "an error in its text": ("def handle(:", SyntaxError, "broken.py"),
-    "an error of its own": ("raise RuntimeError('no licence')", RuntimeError, "no licence"),
+    "a missing module": ("import surely_not_there", ModuleNotFoundError, "surely_not_there"),
+    "a syntax error": ("def handle(:", SyntaxError, "broken.py"),
+    "an exception": ("raise RuntimeError('no license')", RuntimeError, "no license"),
     "no class": ("x = 1", ValueError, "broken.py needs a function, or one class with a method handle"),
     "two classes": (CLASS + CLASS.replace("Digits", "Other"), ValueError, "Digits.*Other|Other.*Digits"),
     "initialize": (CLASS.replace("context.manifest", "context.missing"), AttributeError, "missing"),
-    "a function's initialising": ("def handle(data, context): return len(data)", TypeError, "NoneType"),
+    "a function that fails without data": (
+        "def handle(data, context): return len(data)",
+        TypeError,
+        "NoneType",
+    ),
 }
 
 
 @pytest.mark.parametrize(("text", "error", "sentence"), FAILURES.values(), ids=FAILURES)
-def test_what_keeps_a_handler_from_loading_is_raised_as_it_is(archive, text, error, sentence):
+def test_an_error_while_loading_is_raised_unchanged(archive, text, error, sentence):
     archive.write(broken=text)
     with pytest.raises(error, match=sentence):
         archive.load("broken.py")
@@ -221,19 +225,19 @@ def test_what_keeps_a_handler_from_loading_is_raised_as_it_is(archive, text, err
         ("digits_handler.py:missing", AttributeError, "missing"),
     ],
 )
-def test_a_handler_that_is_not_there(archive, handler, error, sentence):
+def test_a_missing_handler(archive, handler, error, sentence):
     archive.write(digits_handler=CLASS)
     with pytest.raises(error, match=sentence):
         archive.load(handler)
 
 
-def test_the_settings_are_missed_by_name(archive):
+def test_missing_settings_are_named(archive):
     with pytest.raises(FileNotFoundError, match=r"kdeploy_handler\.json"):
         archive.bring_up()
 
 
 @pytest.mark.parametrize("file", ADAPTER, ids=lambda file: file.stem)
-def test_the_adapter_is_python_3_9_and_imports_nothing_but_the_standard_library(file):
+def test_the_adapter_needs_python_3_9_and_the_standard_library(file):
     tree = ast.parse(file.read_text(), feature_version=(3, 9))
     names = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]

@@ -1,4 +1,4 @@
-"""On a real TorchServe: what one request asks for, or has in it, does no harm to the others of its batch."""
+"""On a real TorchServe: a request never fails the other requests of its batch."""
 
 import http.client
 import json
@@ -14,7 +14,7 @@ LIMIT = 6_553_500  # bytes, TorchServe's default
 
 
 def ask(server, path, body):
-    """Return status and body of the answer to one request."""
+    """Send a request and return the status and body of its answer."""
     connection = http.client.HTTPConnection("127.0.0.1", server.inference, timeout=60)
     try:
         connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
@@ -26,7 +26,7 @@ def ask(server, path, body):
 
 @pytest.fixture
 def together(torchserve):
-    """Sends requests at once, so that TorchServe batches them; the worker has to live through them."""
+    """Send requests concurrently, so that TorchServe batches them. The worker must survive."""
     before = torchserve.worker("neighbours")
 
     def send(*requests):
@@ -47,7 +47,7 @@ def own(**task):
     return OWN, task
 
 
-def test_a_mask_of_900_by_900_fails_alone_and_says_how_large_it_is(together):
+def test_only_the_request_with_a_900_by_900_mask_fails_and_the_error_has_the_size(together):
     answers = together(own(mask=50), own(mask=900), own(mask=60), own(mask=70))
     assert [status for status, _ in answers] == [200, 500, 200, 200]
     said = "the answer has 12,967,202 bytes, serving.max-response-size is 6,553,500"
@@ -55,7 +55,7 @@ def test_a_mask_of_900_by_900_fails_alone_and_says_how_large_it_is(together):
     assert len(json.loads(answers[3][1])) == 70
 
 
-def test_a_small_request_with_a_large_answer_fails_alone(together):
+def test_only_the_request_with_a_large_answer_fails(together):
     many = {"instances": [{"letters": 400}] * 20_000}
     (status, body), *others = together((V1, many), task(int=1), task(int=2), own(int=3))
     assert status == 500
@@ -63,13 +63,13 @@ def test_a_small_request_with_a_large_answer_fails_alone(together):
     assert [status for status, _ in others] == [200] * 3
 
 
-def test_the_limit_is_one_answers_and_not_a_batchs(together):
+def test_the_limit_applies_to_one_answer_and_not_to_a_batch(together):
     answers = together(*[own(letters=LIMIT)] * 2, own(letters=LIMIT + 1))
     assert [(status, len(body)) for status, body in answers[:2]] == [(200, LIMIT)] * 2
     assert answers[2][0] == 500
 
 
-def test_the_name_of_a_gpu_in_a_clients_text_fails_that_client_alone(together):
+def test_the_name_of_a_gpu_in_a_clients_text_fails_only_that_client(together):
     good, bad, refused = together(task(int="7"), task(int="CUDA"), task(int="oops"))
     assert good[0] == 200
     assert (bad[0], refused[0]) == (500, 500)
@@ -92,11 +92,11 @@ def test_one_bad_row_among_2500_costs_at_most_30_more_calls(together):
         "error": "ValueError: invalid literal for int() with base 10: 'x'",
         "row": 2499,
     }
-    assert calls() - before <= 1 + 1 + 30 + 1  # both requests, their division, and what asks how many
+    assert calls() - before <= 1 + 1 + 30 + 1  # both requests, their division, and the request for the count
 
 
-def test_a_batch_of_bad_rows_is_answered_before_the_worker_counts_as_hung(together):
-    """Each of its 32 rows costs as much as a call, and half a minute is more than the worker has."""
+def test_a_batch_of_bad_rows_is_answered_before_response_timeout(together):
+    """Calls for all 32 rows would take longer than response-timeout."""
     rows = [{"int": 1, "seconds": 1.2}] * 3 + [{"fail": "bad", "seconds": 1.2}]
     answers = together(*[(V1, {"instances": rows})] * 8)
     errors = [json.loads(body)["error"] for _, body in answers]
@@ -106,15 +106,15 @@ def test_a_batch_of_bad_rows_is_answered_before_the_worker_counts_as_hung(togeth
 
 
 @pytest.mark.parametrize("header", [("x-label", "a\nb"), ("x label", "a"), ("x-label", 5)])
-def test_a_header_that_http_does_not_have_fails_alone(together, header):
+def test_only_the_request_with_an_invalid_header_fails(together, header):
     bad, good = together(own(header=header), own(int=1))
     assert (bad[0], good[0]) == (500, 200)
     assert json.loads(bad[1])["error"].startswith("the handler set an invalid header")
 
 
-def test_a_streamed_piece_over_the_limit_fails_its_request_alone(together):
+def test_a_streamed_piece_over_the_limit_fails_only_its_request(together):
     (status, body), good = together(own(piece=LIMIT + 1), own(int=1))
-    assert status == 200  # as the first piece said
+    assert status == 200  # sent with the first piece
     assert body.startswith(b"first")
     assert b"a streamed piece of the answer has 6,553,501 bytes" in body
     assert good[0] == 200

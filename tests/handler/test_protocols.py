@@ -1,4 +1,4 @@
-"""What the adapter makes of a body, what a row can be read as, and how an answer is written."""
+"""How the adapter reads a body, how a handler can read a row, and how an answer is written."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ IMAGE = base64.b64encode(b"\xff\xd8 not really a picture").decode()
 
 
 def rows_of(*asks):
-    """The rows that a handler gets for these requests."""
+    """Return the rows that a handler gets for these requests."""
     seen = []
 
     def entry(data, context):
@@ -26,12 +26,12 @@ def rows_of(*asks):
 
 
 def answer_to(ask, *values):
-    """The one request's answer where the handler returns these values."""
+    """Return the answer to a request if the handler returns these values."""
     [answer] = Worker(lambda data, context: list(values)).predict(ask)
     return answer
 
 
-# ---- what a row can be read as
+# ---- ways to read a row
 
 
 READINGS = {
@@ -48,7 +48,7 @@ READINGS = {
 @pytest.mark.parametrize(
     "ask", [ask_v1({"data": IMAGE}), ask_v2(tensor([IMAGE], datatype="BYTES"))], ids=["v1", "v2"]
 )
-def test_an_image_is_found_in_each_way_of_reading(ask, read):
+def test_every_way_to_read_an_image(ask, read):
     [row] = rows_of(ask)
     assert read(row) == IMAGE
     assert base64.b64decode(read(row)).startswith(b"\xff\xd8")
@@ -66,7 +66,7 @@ def test_a_bare_instance_is_its_own_data_and_body(instance):
     assert row.get("other", "default") == "default"
 
 
-def test_a_list_of_lists_makes_a_tensor_as_torchserves_base_handler_makes_it():
+def test_torchserves_base_handler_makes_a_tensor_of_a_list_of_lists():
     rows = rows_of(ask_v1([1, 2], [3, 4]), ask_v2(tensor([5, 6], [1, 2])))
     assert torch.as_tensor(rows).tolist() == [[1, 2], [3, 4], [5, 6]]
     assert np.array(rows).shape == (3, 2)
@@ -75,7 +75,7 @@ def test_a_list_of_lists_makes_a_tensor_as_torchserves_base_handler_makes_it():
     assert isinstance(rows[0], list)
 
 
-def test_an_object_is_itself_and_knows_nothing_of_body_where_it_is_looped_over():
+def test_iterating_over_an_object_does_not_show_its_body():
     [row] = rows_of(ask_v1({"age": 3, "income": 5}))
     assert row == {"age": 3, "income": 5}
     assert list(row) == ["age", "income"]
@@ -88,7 +88,7 @@ def test_an_object_is_itself_and_knows_nothing_of_body_where_it_is_looped_over()
         row["data"]
 
 
-def test_an_objects_own_body_wins():
+def test_an_objects_own_body_has_precedence():
     [row] = rows_of(ask_v1({"body": "mine"}))
     assert row["body"] == row.get("body") == "mine"
 
@@ -113,7 +113,7 @@ def test_an_objects_own_body_wins():
     ],
     ids=lambda value: None if isinstance(value, Ask) else str(list(value)),
 )
-def test_anything_else_is_handed_on_as_torchserve_has_it(ask, row):
+def test_any_other_body_is_passed_unchanged(ask, row):
     [seen] = rows_of(ask)
     assert seen == row
     assert {key: type(value) for key, value in seen.items()} == {
@@ -123,46 +123,46 @@ def test_anything_else_is_handed_on_as_torchserve_has_it(ask, row):
 
 def test_a_body_is_not_copied():
     worker = Worker(None)
-    worker.code(ask_raw(b"raw"))  # leaves a context with one request in it
+    worker.code(ask_raw(b"raw"))  # creates a context with one request
     body, seen = bytearray(b"\xff" * 1000), []
     worker.adapter.batcher.entry = lambda data, context: seen.extend(data) or [0]
     worker.adapter.answer([{"body": body}], worker.context)
     assert seen[0]["body"] is body
 
 
-# ---- what is V1 or V2
+# ---- recognizing V1 and V2
 
 
 @pytest.mark.parametrize("content_type", ["", "image/png", "text/plain", "application/json; charset=utf-8"])
 @pytest.mark.parametrize("name", ["body", "data"])
-def test_v1_is_recognised_without_a_json_content_type(content_type, name):
+def test_v1_is_recognized_without_a_json_content_type(content_type, name):
     body = b' \n{"parameters": 1, "instances": ["a", "b"]}'
     answer = answer_to(ask_raw(body, content_type, name), 1, 2)
     assert answer.json == {"predictions": [1, 2]}
     assert answer.content_type == "application/json"
 
 
-def test_v2_is_recognised_without_a_json_content_type():
+def test_v2_is_recognized_without_a_json_content_type():
     answer = answer_to(ask_raw(json.dumps({"inputs": [tensor([1, 2])]}).encode()), 1, 2)
     assert answer.json["outputs"][0]["data"] == [1, 2]
 
 
-def test_a_picture_is_not_searched_for_json():
+def test_an_image_is_not_searched_for_json():
     body = b'\x89PNG{"instances": [1'
     assert answer_to(ask_raw(body), "seen").body == b"seen"
 
 
 BAD = {
-    "instances is no list": ask_json({"instances": {"data": 1}}),
+    "instances is not a list": ask_json({"instances": {"data": 1}}),
     "instances is null": ask_json({"instances": None}),
     "truncated": ask_raw(b'{"instances": [1, 2'),
     "not utf-8": ask_raw(b'{"instances": ["\xff"]}'),
-    "nested without end": ask_raw(b'{"instances": ' + b"[" * 100_000),
+    "nested too deeply": ask_raw(b'{"instances": ' + b"[" * 100_000),
     "no inputs": ask_v2(),
     "no name": ask_v2({"shape": [1], "datatype": "FP32", "data": [1]}),
-    "one name twice": ask_v2(tensor([1]), tensor([1])),
+    "a repeated name": ask_v2(tensor([1]), tensor([1])),
     "no datatype": ask_v2({"name": "x", "shape": [1], "data": [1]}),
-    "a datatype that is none": ask_v2(tensor([1], datatype="FLOAT")),
+    "an unknown datatype": ask_v2(tensor([1], datatype="FLOAT")),
     "a datatype that is a list": ask_v2(tensor([1], datatype=["FP32"])),
     "no shape": ask_v2({"name": "x", "datatype": "FP32", "data": [1]}),
     "no dimension": ask_v2(tensor([1], [])),
@@ -170,12 +170,12 @@ BAD = {
     "a shape that is a number": ask_v2(tensor([1], 1)),
     "a boolean dimension": ask_v2(tensor([1], [True])),
     "a fractional dimension": ask_v2(tensor([1], [1.0])),
-    "empty slices without number": ask_v2(tensor([], [10**12, 0])),
+    "a huge number of empty slices": ask_v2(tensor([], [10**12, 0])),
     "astronomic": ask_v2(tensor([1], [10**300] * 60)),
     "too many dimensions": ask_v2(tensor([1], [1] * 65)),
     "too few values": ask_v2(tensor([1, 2, 3], [2, 2])),
     "too many values": ask_v2(tensor([1, 2, 3], [2])),
-    "nested otherwise": ask_v2(tensor([[1, 2], [3, 4], [5, 6]], [2, 3])),
+    "nested differently from its shape": ask_v2(tensor([[1, 2], [3, 4], [5, 6]], [2, 3])),
     "ragged": ask_v2(tensor([[1, 2], [3]], [2, 2])),
     "half nested": ask_v2(tensor([[1, 2], 3], [2, 2])),
     "no data": ask_v2({"name": "x", "shape": [1], "datatype": "FP32"}),
@@ -186,12 +186,12 @@ BAD = {
     "a number among booleans": ask_v2(tensor([True, 1], datatype="BOOL")),
     "a number among strings": ask_v2(tensor(["a", 1], datatype="BYTES")),
     "nested deeper than its shape": ask_v2(tensor([[1], [2]], [2])),
-    "batches that differ": ask_v2(tensor([1, 2]), tensor([1], name="y")),
+    "different batch sizes": ask_v2(tensor([1, 2]), tensor([1], name="y")),
 }
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
-def test_a_malformed_request_is_400_and_touches_no_other(bad):
+def test_only_the_invalid_request_gets_400(bad):
     good = ask_v1({"data": "a"})
     before, answer, after = Worker(lambda data, context: [len(data)] * len(data)).predict(good, bad, good)
     assert before.json == after.json == {"predictions": [2]}
@@ -203,8 +203,8 @@ def test_a_malformed_request_is_400_and_touches_no_other(bad):
 
 
 @pytest.mark.parametrize("text", ["\ud800", '{"instances": ["\ud800"]}', '{"inputs": "\ud800"}'])
-def test_half_a_character_in_a_body_harms_no_neighbour(text):
-    """JSON may hold what no encoding has."""
+def test_a_lone_surrogate_in_a_body_fails_no_other_request(text):
+    """JSON can escape a lone surrogate, which UTF-8 cannot encode."""
     before, answer, after = Worker(lambda data, context: [1] * len(data)).predict(
         ask_v1(0), ask_json(text), ask_v1(0)
     )
@@ -212,7 +212,7 @@ def test_half_a_character_in_a_body_harms_no_neighbour(text):
     assert answer.status == 200
 
 
-def test_a_request_that_cannot_be_read_for_another_reason_fails_alone(monkeypatch):
+def test_an_unexpected_error_while_reading_fails_only_its_request(monkeypatch):
     def read(body, context):
         raise LookupError("surprise")
 
@@ -224,12 +224,12 @@ def test_a_request_that_cannot_be_read_for_another_reason_fails_alone(monkeypatc
     assert "LookupError('surprise')" in answer.json["error"]
 
 
-def test_a_400_says_which_input_is_wrong():
+def test_a_400_names_the_wrong_input():
     [answer] = Worker(lambda data, context: data).predict(ask_v2(tensor([1]), tensor([1, 2], [3], name="y")))
     assert answer.json == {"error": "inputs[1]: data must be the values of shape [3], flat or nested"}
 
 
-def test_no_instances_are_no_predictions_and_the_handler_is_not_asked():
+def test_empty_instances_give_empty_predictions_without_a_call():
     def entry(data, context):
         raise AssertionError
 
@@ -259,7 +259,7 @@ def test_slices_along_the_first_dimension_are_rows(sent, rows):
     assert [row["data"] for row in rows_of(ask_v2(sent))] == rows
 
 
-def test_several_inputs_are_cut_side_by_side():
+def test_several_inputs_become_rows_with_their_names():
     ask = ask_v2(tensor(["a", "b"], datatype="BYTES", name="word"), tensor([1, 2, 3, 4], [2, 2], name="box"))
     assert rows_of(ask) == [{"word": "a", "box": [1, 2]}, {"word": "b", "box": [3, 4]}]
     assert answer_to(ask, 7, 8).json["outputs"][0]["name"] == "output-0"
@@ -288,7 +288,7 @@ def test_several_inputs_are_cut_side_by_side():
         ([(1, 2), (3, 4)], "INT64", [2, 2], [1, 2, 3, 4]),
     ],
 )
-def test_the_output_is_a_tensor_where_the_values_are_one(values, datatype, shape, data):
+def test_values_that_form_a_tensor_are_a_tensor_in_the_output(values, datatype, shape, data):
     answer = answer_to(ask_v2(tensor([0, 0]), id="mine"), *values)
     assert answer.content_type == "application/json"
     assert answer.json == {
@@ -299,7 +299,7 @@ def test_the_output_is_a_tensor_where_the_values_are_one(values, datatype, shape
     }
 
 
-def test_no_id_is_made_up():
+def test_a_request_without_an_id_gets_none():
     assert "id" not in answer_to(ask_v2(tensor([0])), 1).json
 
 
@@ -321,7 +321,7 @@ def test_no_id_is_made_up():
     ],
     ids=str,
 )
-def test_v1_answers_are_plain_json(value, written):
+def test_v1_answers_are_standard_json(value, written):
     assert answer_to(ask_v1(1), value).json == {"predictions": [written]}
 
 
@@ -333,7 +333,7 @@ ONE_ROW = {"v1": ask_v1(0), "v2": ask_v2(tensor([0])), "own": ask_json({"data": 
 
 @pytest.mark.parametrize("value", UNWRITABLE.values(), ids=UNWRITABLE)
 @pytest.mark.parametrize("ask", ONE_ROW.values(), ids=ONE_ROW)
-def test_what_cannot_be_written_fails_its_own_request_alone(ask, value):
+def test_only_the_request_with_an_unwritable_answer_fails(ask, value):
     before, answer, after = Worker(lambda data, context: [1, value, 3]).predict(ask_v1(0), ask, ask_v1(0))
     assert answer.status == 500
     assert "cannot write the handler's answer as JSON" in answer.json["error"]
@@ -352,18 +352,18 @@ def test_what_cannot_be_written_fails_its_own_request_alone(ask, value):
         (float("nan"), b"NaN"),
     ],
 )
-def test_a_handed_on_request_gets_the_handlers_own_value_as_torchserve_writes_it(value, body):
+def test_the_answer_to_any_other_body_is_as_torchserve_writes_it(value, body):
     answer = answer_to(ask_raw(b"raw"), value)
     assert (answer.status, answer.body, answer.content_type) == (200, body, "")
 
 
-def test_a_handed_on_tensor_is_sent_as_torchserve_sends_it():
+def test_a_tensor_is_sent_as_torchserve_sends_it():
     answer = answer_to(ask_raw(b"raw"), torch.tensor([1, 2]))
     assert answer.body.startswith(b"PK")
 
 
-def test_a_handed_on_text_that_has_no_bytes_fails_alone():
-    """TorchServe's worker would die of it."""
+def test_only_the_request_with_an_unencodable_answer_fails():
+    """It would kill TorchServe's worker."""
     text, answer = Worker(lambda data, context: ["good", "\ud800"]).predict(ask_raw(b"a"), ask_raw(b"b"))
     assert text.body == b"good"
     assert answer.status == 500

@@ -1,4 +1,4 @@
-"""The adapter in a real TorchServe, batches of 8 under 16 clients: every request gets its own answer."""
+"""The adapter in a real TorchServe, with batches of 8 and 16 clients: every request gets its own answer."""
 
 import base64
 import http.client
@@ -14,20 +14,20 @@ import pytest
 pytestmark = pytest.mark.torchserve
 
 CLIENTS = 16
-LIMIT = 90  # seconds that a load may take
+LIMIT = 90  # maximum of seconds for a load
 JSON = {"Content-Type": "application/json"}
 
 
 @dataclass(frozen=True)
 class Call:
-    """One HTTP request, and what its answer must be: a status, and a check of the body."""
+    """One HTTP request, and the expected status and body of its answer."""
 
     path: str
     body: bytes
     headers: dict = field(default_factory=dict)
     status: int = 200
-    saw: object = None  # what each row was seen as
-    read: object = None  # how to read that from the answer
+    saw: object = None  # the expected row
+    read: object = None  # returns the row from the answer
 
 
 def v1_rows(answer):
@@ -100,7 +100,7 @@ def classic_v1(text):
 
 
 def classic_own(text):
-    """As clients of hand-written handlers post it: the answer is the handler's own JSON."""
+    """Return a request that is neither V1 nor V2: the answer is the handler's JSON."""
     body = json.dumps({"data": base64.b64encode(text.encode()).decode()}).encode()
     saw = {"picture": text, "handler": "classic_handler.py"}
     return Call("/v1/models/classic:predict", body, JSON, saw=saw, read=lambda answer: answer)
@@ -124,7 +124,7 @@ def is_right(call, status, body):
 
 
 def load(server, calls):
-    """Send the calls through 16 clients at once; return the statuses, the wrong answers, and all answers."""
+    """Send the calls from 16 clients. Return the statuses, the wrong answers, and all answers."""
     calls, lock = iter(list(calls)), threading.Lock()
     statuses, wrong, bodies = Counter(), [], []
     deadline = time.monotonic() + LIMIT
@@ -188,7 +188,7 @@ def test_every_protocol_in_one_load(torchserve):
     assert statuses == {200: 2200}
 
 
-def test_a_handler_for_one_row_under_the_same_load(torchserve):
+def test_a_one_row_handler_under_the_same_load(torchserve):
     calls = ((classic_v1, classic_own)[number % 2](f"picture {number}") for number in range(2000))
     statuses, wrong, _ = load(torchserve, calls)
     assert wrong == []
@@ -196,7 +196,7 @@ def test_a_handler_for_one_row_under_the_same_load(torchserve):
     assert "so batching is off" in torchserve.model_log()
 
 
-def test_failures_stay_with_the_requests_that_fail(torchserve):
+def test_an_error_fails_only_its_own_request(torchserve):
     bad = {"inputs": [{"name": "x", "shape": [3], "datatype": "FP32", "data": [1]}]}
     bad_v2 = Call("/v2/models/batched/infer", json.dumps(bad).encode(), JSON)
     bad_v1 = Call("/predictions/batched", b'{"instances": 3}', JSON)
@@ -207,7 +207,7 @@ def test_failures_stay_with_the_requests_that_fail(torchserve):
         lambda text: failing(raw("refused"), 422),
         lambda text: failing(bad_v2, 400),
         lambda text: failing(bad_v1, 400),
-        lambda text: failing(raw("array"), 500),  # which the handler answers with what has no JSON form
+        lambda text: failing(raw("array"), 500),  # the handler's answer cannot be JSON
         lambda text: v2_bytes(text),
     ]
     calls = [kinds[number % len(kinds)](f"row-{number}") for number in range(800)]
@@ -226,14 +226,14 @@ def test_failures_stay_with_the_requests_that_fail(torchserve):
         (v1(path="/v1/models/batched:explain"), 200, {"explanations": []}),
     ],
 )
-def test_what_a_client_gets(torchserve, call, status, body):
+def test_status_and_body_for_a_client(torchserve, call, status, body):
     got, headers, text = one(torchserve, call)
     assert got == status
     assert headers["Content-Type"] == "application/json"
     assert json.loads(text) == body
 
 
-def test_a_handler_that_cannot_load_says_why_in_the_log(torchserve):
+def test_the_log_has_the_error_of_a_handler_that_cannot_load(torchserve):
     deadline = time.monotonic() + LIMIT
     while "surely_not_there" not in torchserve.model_log():
         assert time.monotonic() < deadline

@@ -1,4 +1,4 @@
-"""TorchServe's own worker around the adapter, without its server: real codec, real Service, real Context."""
+"""TorchServe's worker around the adapter, without the server, but with its codec, Service and Context."""
 
 import functools
 import importlib.util
@@ -18,12 +18,12 @@ from ts.service import Service
 HANDLER = Path(__file__).parents[2] / "handler"
 ADAPTER = sorted(HANDLER.glob("kdeploy_*.py"))
 METRICS = Path(ts.__file__).parent / "configs" / "metrics.yaml"
-sys.path.insert(0, str(HANDLER))  # as a worker has the folder of its model
+sys.path.insert(0, str(HANDLER))  # as TorchServe adds the folder of the model
 MANIFEST = {"model": {"modelName": "archived-name", "modelVersion": "1.5", "handler": "kdeploy_handler.py"}}
 
 
 def load_adapter():
-    """A fresh copy of the module that TorchServe imports, with nothing loaded."""
+    """Import the adapter again, without a loaded handler."""
     spec = importlib.util.spec_from_file_location("kdeploy_handler", HANDLER / "kdeploy_handler.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -32,7 +32,7 @@ def load_adapter():
 
 @functools.cache
 def worker_metrics():
-    """TorchServe's own metrics, as a worker makes them once."""
+    """Return TorchServe's metrics, which a worker creates once."""
     metrics = MetricsCacheYamlImpl(config_file_path=str(METRICS))
     metrics.initialize_cache()
     return metrics
@@ -40,7 +40,7 @@ def worker_metrics():
 
 @dataclass(frozen=True)
 class Ask:
-    """A request as TorchServe's frontend sends it on: parts of (name, content type, bytes)."""
+    """A request as TorchServe's frontend passes it: parts of (name, content type, bytes)."""
 
     parts: tuple
     headers: dict = field(default_factory=dict)
@@ -88,9 +88,9 @@ def ask_raw(body, content_type="", name="body"):
 
 
 class Worker:
-    """One loaded model: `predict` takes the requests of one batch and returns their answers."""
+    """A loaded model. `predict` takes the requests of a batch and returns their answers."""
 
-    def __init__(self, entry, model_dir="/nowhere", manifest=MANIFEST, clock=time.monotonic, **limits):
+    def __init__(self, entry, model_dir="/no-such-folder", manifest=MANIFEST, clock=time.monotonic, **limits):
         module = load_adapter()
         self.adapter = module.Adapter(entry, module.DEFAULTS._replace(**limits), clock)
         arguments = ["served-name", str(model_dir), manifest, self.adapter.answer, None, 8, True]
@@ -107,12 +107,12 @@ class Worker:
         return answers
 
     def code(self, *asks):
-        """What the whole batch got."""
+        """Return the status of the whole batch."""
         return predict(self.service, *asks)[0]
 
 
 def predict(service, *asks):
-    """One batch over TorchServe's wire format: what the whole of it got, and the answers."""
+    """Send a batch in TorchServe's wire format. Return the status of the batch and the answers."""
     _, batch = retrieve_msg(_Connection(_encode(asks)))
     return _decode(bytes(service.predict(batch)))
 
@@ -131,7 +131,7 @@ _END = struct.pack("!i", -1)
 
 
 def _encode(asks):
-    """The frontend's half of TorchServe's wire format."""
+    """Encode a batch as TorchServe's frontend does."""
     message = b"I"
     for number, ask in enumerate(asks):
         message += _framed(f"request-{number}")
@@ -143,7 +143,7 @@ def _encode(asks):
 
 
 def _decode(message):
-    """What the frontend reads: the batch's code, and an answer for each request in order."""
+    """Decode a message as the frontend does: the batch's code, and an answer per request in order."""
     stream = io.BytesIO(message)
 
     def integer():

@@ -1,4 +1,4 @@
-"""The small project and the archives of the unit tests, for programs to work on."""
+"""Fixtures of the unit tests: a small project and its archives."""
 
 from __future__ import annotations
 

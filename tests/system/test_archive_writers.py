@@ -1,4 +1,4 @@
-"""Processes that write an archive: one that is killed in the middle, and two at once."""
+"""Processes that write an archive: a killed one, and two concurrent ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ write_archive(archive, Path(sys.argv[2]), DigestCache(source.with_name("digests.
 
 
 @pytest.mark.parametrize("archive_format", FORMATS)
-def test_kill_9_in_the_middle(tmp_path, archive, digests, archive_format):
+def test_the_next_writer_removes_the_file_of_a_killed_one(tmp_path, archive, digests, archive_format):
     source, destination = tmp_path / "w.pt", tmp_path / "out" / "m"
     destination.parent.mkdir()
     source.write_bytes(os.urandom(3 * BLOCK))
@@ -42,7 +42,7 @@ def test_kill_9_in_the_middle(tmp_path, archive, digests, archive_format):
             (abandoned,) = destination.parent.iterdir()
             planned = archive({"w.pt": source}, archive_format)
             other = destination.with_name("other")
-            write_archive(planned, other, digests)  # it leaves alone what another is writing
+            write_archive(planned, other, digests)  # keeps the temporary of a running writer
             if archive_format != "no-archive":
                 write_archive(planned, destination, digests)
                 destination.unlink()
@@ -55,7 +55,7 @@ def test_kill_9_in_the_middle(tmp_path, archive, digests, archive_format):
     assert written(destination) == {"w.pt": source.read_bytes()}
 
 
-def test_two_builds_at_once(tmp_path):
+def test_two_concurrent_writers(tmp_path):
     contents, destination = [os.urandom(5 * BLOCK) for _ in range(2)], tmp_path / "m.mar"
     script = CHILD.replace("time.sleep(600)", "sys.stdin.readline(); count = 0")
     children = []

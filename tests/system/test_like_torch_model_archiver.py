@@ -1,4 +1,4 @@
-"""The same inputs give the same members and manifest as torch-model-archiver's, but for what kdeploy adds."""
+"""The same inputs give the members and the manifest of torch-model-archiver, plus kdeploy's own members."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def project(root: Path) -> Path:
     return root
 
 
-def by_the_archiver(model: Model, root: Path, out: Path) -> dict[str, bytes]:
+def archive_with_torch_model_archiver(model: Model, root: Path, out: Path) -> dict[str, bytes]:
     out.mkdir()
     flags = {
         "--model-name": model.name, "--version": model.version, "--handler": model.handler,
@@ -75,10 +75,13 @@ def members(path: Path) -> dict[str, bytes]:
         {"handler": "base_handler", "runtime": "python3", "config_file": "own.yaml"},
     ],
 )
-def test_members_and_manifest(project, digests, tmp_path, values):
+def test_members_and_manifest_are_torch_model_archivers(project, digests, tmp_path, values):
     model = Model(**{"name": "m", "version": "1.0", "serialized_file": "weights.pt", **values})
     write_archive(plan_archive(model, project, digests), tmp_path / "ours.mar", digests)
-    ours, theirs = members(tmp_path / "ours.mar"), by_the_archiver(model, project, tmp_path / "theirs")
+    ours, theirs = (
+        members(tmp_path / "ours.mar"),
+        archive_with_torch_model_archiver(model, project, tmp_path / "theirs"),
+    )
     our_manifest = json.loads(ours.pop("MAR-INF/MANIFEST.json"))
     their_manifest = json.loads(theirs.pop("MAR-INF/MANIFEST.json"))
     assert set(ours) - set(theirs) == ADDED

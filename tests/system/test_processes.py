@@ -9,7 +9,7 @@ from deployer.processes import DEVNULL, EndlessError, ask_program
 
 
 @pytest.mark.parametrize("stream", ["1", "2"])
-def test_what_an_endless_program_has_started_ends_with_it(stream: str, tmp_path: Path) -> None:
+def test_the_children_of_an_endless_program_are_killed_with_it(stream: str, tmp_path: Path) -> None:
     script = f"sleep 60 >&{stream} & echo $! > pid; wait"
     command = ["sh", "-c", script]
     with pytest.raises(EndlessError, match="does not end within"):

@@ -1,4 +1,4 @@
-"""Asking programs: within bounds of time and of what they print."""
+"""Programs run with a limit for their time and their output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def python(code: str, seconds: float = 60) -> tuple[int, bytes]:
     return tuple(ask_program([sys.executable, "-c", code], seconds=seconds, stdin=DEVNULL, stderr=DEVNULL))
 
 
-def test_a_program_that_answers() -> None:
+def test_the_output_of_a_program() -> None:
     assert python("print('x' * 1000)") == (0, b"x" * 1000 + b"\n")
     assert python("import sys; print(1); sys.exit(3)") == (3, b"1\n")
     with pytest.raises(OSError):
@@ -31,6 +31,6 @@ def test_a_program_that_answers() -> None:
         "import subprocess; subprocess.Popen(['sleep', '30'])",
     ],
 )
-def test_a_program_without_end(code: str) -> None:
+def test_an_endless_program_is_killed(code: str) -> None:
     with pytest.raises(EndlessError, match=r"^(prints more than|does not end within)"):
         python(code, seconds=2)

@@ -1,4 +1,4 @@
-"""Who rolls out, and from which commit, in real checkouts."""
+"""The provenance of a rollout, in real checkouts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_commit_and_whether_it_is_what_lies_there(checkout: Path) -> None:
+def test_the_commit_and_whether_the_checkout_is_dirty(checkout: Path) -> None:
     commit = git(checkout, "rev-parse", "HEAD")
     assert re.fullmatch("[0-9a-f]{40}", commit)
     (checkout / "weights.pt").write_text("not of the commit, as weights are")
@@ -44,7 +44,7 @@ def test_the_commit_and_whether_it_is_what_lies_there(checkout: Path) -> None:
     assert find_provenance(checkout, archive="sha256:0").commit == f"{commit}-dirty"
 
 
-def test_without_a_checkout_or_git_there_is_none(
+def test_without_a_checkout_or_git_there_is_no_commit(
     checkout: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert find_provenance(tmp_path_factory.mktemp("plain"), archive="").commit == ""
@@ -52,7 +52,7 @@ def test_without_a_checkout_or_git_there_is_none(
     assert find_provenance(checkout, archive="").commit == ""
 
 
-def test_who_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_user_and_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     origin = find_provenance(tmp_path, archive="sha256:0")
     assert (origin.who, origin.archive) == (f"{getpass.getuser()}@{socket.gethostname()}", "sha256:0")
 

@@ -1,4 +1,4 @@
-"""What is installed: the wheel carries what runs in TorchServe and what is rendered."""
+"""The wheel contains the handler adapter and the manifests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_wheel_holds_and_finds_what_is_shipped_beside_the_code(tmp_path: Path) -> None:
+def test_a_wheel_contains_and_finds_manifests_and_handler(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
@@ -39,7 +39,7 @@ def test_a_wheel_holds_and_finds_what_is_shipped_beside_the_code(tmp_path: Path)
     }
 
 
-def test_a_checkout_finds_its_own() -> None:
+def test_a_checkout_finds_its_own_files() -> None:
     from deployer.shipped import shipped
 
     assert shipped("handler") == ROOT / "handler"

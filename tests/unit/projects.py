@@ -1,4 +1,4 @@
-"""A small project on disk, for tests. Its files are old enough for the digest cache to keep them."""
+"""A small project on disk, for tests. Its files are old enough for the digest cache."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Folder:
         self.change(b"w")
 
     def change(self, weights: bytes) -> None:
-        """Write other weights, large enough that a plan does not read them."""
+        """Write weights that are large enough that a plan does not read them."""
         (self.folder / "weights.pt").write_bytes(weights * 300_000)
 
     def settings(self, **flags: str) -> Settings:
-        """Load the settings; a flag is written `model__archive_format`."""
+        """Load the settings. The flag of model.archive-format is `model__archive_format`."""
         set_by_flags = {key.replace("__", ".").replace("_", "-"): value for key, value in flags.items()}
         return load_settings(
             None,
@@ -43,7 +43,7 @@ class Folder:
         )
 
     def project(self, *, strict: bool = False, **flags: str) -> Project:
-        """Open the project, as each command does; its clock is a second ahead of the files' times."""
+        """Open the project, as a command does. Its clock is a second after the files' times."""
         self.events.clear()
         digests = DigestCache(self.folder / DIGESTS, clock=lambda: time.time_ns() + 1_000_000_000)
         return Project(self.settings(**flags), self.events.append, strict=strict, digests=digests)

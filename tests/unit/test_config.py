@@ -48,7 +48,7 @@ def refusal(tmp_path: Path, text: str = MINIMAL, **more: dict[str, str]) -> Conf
 
 
 def service_links(service: str, address: str, protocol: str) -> dict[str, str]:
-    """Return what Kubernetes sets in a container for a Service with two ports."""
+    """Return the variables of a container for a Kubernetes Service with two ports."""
     name, host = service.upper().replace("-", "_"), f"[{address}]" if ":" in address else address
     found = {f"{name}_SERVICE_HOST": address, f"{name}_SERVICE_PORT": "80", f"{name}_SERVICE_PORT_HTTP": "80"}
     found |= {f"{name}_SERVICE_PORT_ADMIN_1": "8081", f"{name}_PORT": f"{protocol}://{host}:80"}
@@ -66,7 +66,7 @@ class TestFold:
         assert config.serving.batch_size == 1
         assert config.targets == {"local": LocalTarget()}
 
-    def test_later_sources_win_and_every_value_knows_its_own(self, tmp_path: Path) -> None:
+    def test_later_sources_have_precedence_and_every_value_has_its_source(self, tmp_path: Path) -> None:
         text = MINIMAL + "[serving]\nbatch-size = 2\nmin-workers = 2\nmax-workers = 4\ngpu = 1\n"
         settings = load(
             tmp_path,
@@ -101,8 +101,8 @@ class TestFold:
         assert config.torchserve == {"job_queue_size": "7", "cpu_launcher_enable": True}
         assert settings.sources["serving.env.A"] == "KDEPLOY_SERVING_ENV"
 
-    def test_variables_of_no_table_are_none_of_ours(self, tmp_path: Path) -> None:
-        # What Kubernetes sets beside a Service called kdeploy.
+    def test_variables_of_no_table_are_ignored(self, tmp_path: Path) -> None:
+        # Kubernetes sets these for a Service called kdeploy.
         environment = {"KDEPLOY_PORT": "tcp://10.0.0.1:80", "KDEPLOY_SERVICE_HOST": "10.0.0.1"}
         assert load(tmp_path, environment=environment).config == load(tmp_path).config
 
@@ -111,7 +111,7 @@ class TestFold:
     )
     @pytest.mark.parametrize("address", ["10.96.0.7", "fd00::7"])
     @pytest.mark.parametrize("protocol", ["tcp", "udp", "sctp"])
-    def test_what_kubernetes_sets_for_a_service_changes_nothing(
+    def test_the_variables_of_a_kubernetes_service_are_ignored(
         self, tmp_path: Path, service: str, address: str, protocol: str
     ) -> None:
         environment = service_links(service, address, protocol)
@@ -119,7 +119,7 @@ class TestFold:
         assert settings.config == load(tmp_path).config
         assert not set(settings.sources.values()) & set(environment)
 
-    def test_a_key_that_ends_like_a_service_is_still_a_key(self, tmp_path: Path) -> None:
+    def test_a_key_that_ends_like_a_service_variable_is_a_setting(self, tmp_path: Path) -> None:
         text = MINIMAL + '[targets.x-port]\nkind = "local"\n[targets.x-service-port]\nkind = "kserve"\n'
         environment = {
             "KDEPLOY_TARGETS_X_PORT_NAMESPACE": "team",
@@ -137,16 +137,16 @@ class TestFold:
         }
 
     @pytest.mark.parametrize("name", ["KDEPLOY_STORE_SERVICE_HOST", "KDEPLOY_SERVING_PORT"])
-    def test_a_value_that_is_not_of_a_service_is_refused(self, tmp_path: Path, name: str) -> None:
+    def test_a_service_variable_with_another_value_is_refused(self, tmp_path: Path, name: str) -> None:
         assert refusal(tmp_path, environment={name: "elsewhere"}).where == name
 
-    def test_a_table_set_whole_replaces_its_entries(self, tmp_path: Path) -> None:
+    def test_a_value_for_a_whole_table_replaces_its_entries(self, tmp_path: Path) -> None:
         text = MINIMAL + '[serving.env]\nOLD = "1"\n'
         settings = load(tmp_path, text, flags={"serving.env": '{"NEW": "2"}'})
         assert settings.config.serving.env == {"NEW": "2"}
         assert "serving.env.OLD" not in settings.sources
 
-    def test_a_target_is_made_by_flags_alone(self, tmp_path: Path) -> None:
+    def test_flags_can_define_a_target(self, tmp_path: Path) -> None:
         settings = load(tmp_path, flags={"targets.other.namespace": "team"})
         assert settings.config.targets == {"other": LocalTarget(namespace="team")}
 
@@ -161,21 +161,21 @@ class TestFold:
         with pytest.raises(ConfigError, match=r"unknown key targets\.prod\.state"):
             load(tmp_path, text + 'state = "x"\n')
 
-    def test_a_target_that_cannot_be_is_named(self, tmp_path: Path) -> None:
+    def test_an_invalid_target_is_named(self, tmp_path: Path) -> None:
         text = MINIMAL + '[targets.a]\nkind = "local"\n[targets.b]\nkind = "kserve"\ningress = "there"\n'
         with pytest.raises(ConfigError, match=r"targets\.b\.ingress: expected text of") as caught:
             load(tmp_path, text)
         assert "port-forward" in (caught.value.hint or "")
 
-    def test_a_cluster_is_made_by_flags_alone(self, tmp_path: Path) -> None:
+    def test_flags_can_define_a_cluster(self, tmp_path: Path) -> None:
         flags = {"targets.prod.kind": "kserve", "targets.prod.context": "eu"}
         assert load(tmp_path, flags=flags).config.targets == {"prod": KServeTarget(context="eu")}
 
-    def test_nothing_is_deeper_than_a_targets_key(self, tmp_path: Path) -> None:
+    def test_a_key_below_a_targets_key_is_unknown(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"unknown key targets\.prod\.a"):
             load(tmp_path, flags={"targets.prod.kind": "kserve", "targets.prod.a.b": "1"})
 
-    def test_entries_that_users_name_are_set_by_flags(self, tmp_path: Path) -> None:
+    def test_flags_can_set_entries_of_torchserve_and_env(self, tmp_path: Path) -> None:
         flags = {"torchserve.job_queue_size": "7", "torchserve.async_logging": "True", "serving.env.N": "1"}
         config = load(tmp_path, flags=flags).config
         assert config.torchserve == {"job_queue_size": "7", "async_logging": True}
@@ -190,7 +190,7 @@ class TestFold:
         settings = load(tmp_path)
         assert settings.root == tmp_path.resolve()
 
-    def test_without_a_file_flags_may_say_it_all(self, tmp_path: Path) -> None:
+    def test_flags_can_replace_the_file(self, tmp_path: Path) -> None:
         flags = {"model.name": "a", "model.version": "1", "model.handler": "h.py"}
         settings = load_settings(None, environment={}, flags=flags, folder=tmp_path)
         assert settings.path is None
@@ -239,7 +239,7 @@ class TestRefusals:
             ("[model\n", "invalid TOML", None),
         ],
     )
-    def test_says_what_where_and_what_next(
+    def test_an_error_has_what_where_and_hint(
         self, tmp_path: Path, text: str, what: str, hint: str | None
     ) -> None:
         error = refusal(tmp_path, text)
@@ -247,7 +247,7 @@ class TestRefusals:
         assert str(tmp_path / "kdeploy.toml") in (error.where or "")
         assert error.hint is None if hint is None else hint in (error.hint or "")
 
-    def test_what_others_have_named_may_be_as_long_as_kubernetes_allows(self, tmp_path: Path) -> None:
+    def test_names_of_existing_objects_have_kubernetes_limits(self, tmp_path: Path) -> None:
         store = f'[store]\nuri = "s3://models"\nsecret-name = "{"s" * 253}"\nca-config-map = "{"c" * 253}"\n'
         target = f'[targets.x]\nkind = "{{kind}}"\nnamespace = "{"0" * 63}"\n'
         for kind in ("kserve", "local"):
@@ -262,7 +262,7 @@ class TestRefusals:
             ("KDEPLOY_STORE_" + "Q" * 40, "Unset the variable"),
         ],
     )
-    def test_an_unknown_variable_within_our_tables(self, tmp_path: Path, variable: str, hint: str) -> None:
+    def test_an_unknown_variable_of_a_table(self, tmp_path: Path, variable: str, hint: str) -> None:
         error = refusal(tmp_path, environment={variable: "8"})
         assert error.where == variable
         assert hint in (error.hint or "")
@@ -280,17 +280,17 @@ class TestRefusals:
             ("model.name.x", "1", None),
         ],
     )
-    def test_flags_name_themselves(self, tmp_path: Path, flag: str, text: str, hint: str | None) -> None:
+    def test_an_error_names_its_flag(self, tmp_path: Path, flag: str, text: str, hint: str | None) -> None:
         error = refusal(tmp_path, flags={flag: text})
         assert f"--set {flag}" in (error.where or "")
         assert hint is None or hint in (error.hint or "")
 
-    def test_no_file_at_all(self, tmp_path: Path) -> None:
+    def test_without_a_file_the_hint_is_init(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="model is not set") as caught:
             load_settings(None, environment={}, flags={}, folder=tmp_path)
         assert "kdeploy init" in (caught.value.hint or "")
 
-    def test_no_file_where_none_is_needed(self, tmp_path: Path) -> None:
+    def test_a_command_that_needs_no_file(self, tmp_path: Path) -> None:
         def without_project(path: Path | None = None, **flags: str) -> Settings:
             variables = {"KDEPLOY_TARGETS_CLUSTER_CONTEXT": "eu-west"}
             given = {f"{key.replace('_', '.')}": value for key, value in flags.items()}
@@ -306,20 +306,20 @@ class TestRefusals:
         assert without_project(model_name="digits").service(None) == "digits"
         assert load(tmp_path).service(None) == "digits"
 
-    def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
+    def test_a_missing_file(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="file not found"):
             read_file(tmp_path / "other.toml")
 
-    def test_a_folder_of_that_name(self, tmp_path: Path) -> None:
+    def test_a_folder_with_the_name_of_the_file(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="cannot read the file: Is a directory"):
             read_file(tmp_path)
 
-    def test_not_utf8(self, tmp_path: Path) -> None:
+    def test_a_file_that_is_not_utf8(self, tmp_path: Path) -> None:
         (tmp_path / "kdeploy.toml").write_bytes(b"\xff\xfe")
         with pytest.raises(ConfigError, match="not UTF-8 at byte 0"):
             read_file(tmp_path / "kdeploy.toml")
 
-    def test_gigantic(self, tmp_path: Path) -> None:
+    def test_a_huge_file(self, tmp_path: Path) -> None:
         path = tmp_path / "kdeploy.toml"
         path.touch()
         os.truncate(path, 1 << 40)
@@ -327,7 +327,7 @@ class TestRefusals:
             read_file(path)
 
     @pytest.mark.parametrize("name", ["/dev/zero", "pipe", "loop", "x" * 300])
-    def test_what_is_behind_the_name_is_no_file(self, tmp_path: Path, name: str) -> None:
+    def test_a_path_that_is_not_a_file(self, tmp_path: Path, name: str) -> None:
         os.mkfifo(tmp_path / "pipe")
         (tmp_path / "loop").symlink_to("loop")
         with pytest.raises(ConfigError) as caught:
@@ -350,13 +350,13 @@ class TestRefusals:
             (MINIMAL, {"serving.env": '{"a":' * 500 + "1" + "}" * 500}),
         ],
     )
-    def test_a_value_that_is_nested_deeply(self, tmp_path: Path, text: str, flags: dict[str, str]) -> None:
+    def test_a_deeply_nested_value(self, tmp_path: Path, text: str, flags: dict[str, str]) -> None:
         with pytest.raises(ConfigError):
             load(tmp_path, text, flags=flags)
 
     @pytest.mark.parametrize("key", ["model.handler", "store.uri", "serving.image", "targets.local.state"])
     @pytest.mark.parametrize("text", ["a\0b", "a\udcffb"])
-    def test_a_text_that_is_none(self, tmp_path: Path, key: str, text: str) -> None:
+    def test_an_invalid_text(self, tmp_path: Path, key: str, text: str) -> None:
         error = refusal(tmp_path, flags={key: text})
         assert error.where == f"--set {key}: {key}"
         assert error.what in ("it contains a NUL byte", "it is not UTF-8")
@@ -374,7 +374,7 @@ class TestRefusals:
         with pytest.raises(ConfigError, match="not UTF-8"):
             check_root(tmp_path / "p\udcff")
 
-    def test_endless_nesting(self, tmp_path: Path) -> None:
+    def test_deeply_nested_toml(self, tmp_path: Path) -> None:
         (tmp_path / "kdeploy.toml").write_text("a = " + "[" * 100_000)
         with pytest.raises(ConfigError, match="invalid TOML"):
             read_file(tmp_path / "kdeploy.toml")
@@ -382,7 +382,7 @@ class TestRefusals:
 
 class TestStore:
     @pytest.mark.parametrize("key", ["secret-access-key", "access-key-id", "sas-token", "password"])
-    def test_credentials_are_refused_without_being_shown(self, tmp_path: Path, key: str) -> None:
+    def test_credentials_are_refused_and_not_shown(self, tmp_path: Path, key: str) -> None:
         error = refusal(tmp_path, MINIMAL + f'[store]\n{key} = "planted"\n')
         assert "credentials do not belong" in error.what
         assert "planted" not in f"{error} {error.hint}"
@@ -395,12 +395,12 @@ class TestStore:
             'endpoint = "https://id:planted@s3.example.org"',
         ],
     )
-    def test_a_place_holds_no_credentials(self, tmp_path: Path, line: str) -> None:
+    def test_credentials_in_a_location_are_refused(self, tmp_path: Path, line: str) -> None:
         error = refusal(tmp_path, MINIMAL + f"[store]\n{line}\n")
         assert "planted" not in f"{error} {error.hint}"
         assert "credentials" in (error.hint or "")
 
-    def test_one_way_into_the_store(self, tmp_path: Path) -> None:
+    def test_identities_for_the_store_exclude_each_other(self, tmp_path: Path) -> None:
         text = MINIMAL + '[store]\nservice-account = "a"\nsecret-name = "b"\n'
         assert "exclude each other" in refusal(tmp_path, text).what
 
@@ -424,7 +424,7 @@ class TestHostileInput:
     )
 
     @given(key=st.sampled_from(KEYS), value=VALUES)
-    def test_any_value_of_any_key_is_taken_or_refused(
+    def test_any_value_of_any_key_is_accepted_or_refused(
         self, tmp_path_factory: pytest.TempPathFactory, key: str, value: object
     ) -> None:
         folder = tmp_path_factory.mktemp("fuzz")
@@ -454,11 +454,11 @@ class TestHostileInput:
 
 
 class TestSchema:
-    def test_it_takes_what_the_reader_takes(self, tmp_path: Path) -> None:
+    def test_the_schema_accepts_the_reference_file(self, tmp_path: Path) -> None:
         jsonschema.Draft202012Validator.check_schema(json_schema())
         jsonschema.validate(read_file(REFERENCE), json_schema())
 
-    def test_it_refuses_an_unknown_key(self, tmp_path: Path) -> None:
+    def test_the_schema_refuses_an_unknown_key(self, tmp_path: Path) -> None:
         data = {"model": {"name": "a", "version": "1", "handler": "h.py", "nmae": "x"}}
         with pytest.raises(jsonschema.ValidationError, match="nmae"):
             jsonschema.validate(data, json_schema())

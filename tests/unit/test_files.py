@@ -1,4 +1,4 @@
-"""Reading what users name: within bounds, whatever is behind a name."""
+"""Reading files that users name, with limits."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ from deployer.files import (
         (lambda path: None, errno.ENOENT),
     ],
 )
-def test_what_cannot_be_read_is_said(make: Callable[[Path], object], what: int, tmp_path: Path) -> None:
+def test_the_error_for_a_file_that_cannot_be_read(
+    make: Callable[[Path], object], what: int, tmp_path: Path
+) -> None:
     make(tmp_path / "x")
     with pytest.raises(OSError) as caught:
         read_bytes(tmp_path / "x", 100)
@@ -42,7 +44,7 @@ def test_what_cannot_be_read_is_said(make: Callable[[Path], object], what: int, 
     assert caught.value.strerror
 
 
-def test_names_and_texts_that_are_none(tmp_path: Path) -> None:
+def test_invalid_names_and_texts(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="NUL byte"):
         read_bytes("a\0b")
     (tmp_path / "x").write_bytes(b"ab\xff")
@@ -62,7 +64,7 @@ def test_files_and_pipes_are_read(tmp_path: Path) -> None:
     os.close(reader)
 
 
-def test_a_walk_follows_no_link_and_knows_no_depth(tmp_path: Path) -> None:
+def test_a_walk_follows_no_link_and_has_no_depth_limit(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     for name in ("a/b/file", "a/file", "file"):
         (tmp_path / name).touch()
@@ -86,17 +88,17 @@ def test_a_walk_follows_no_link_and_knows_no_depth(tmp_path: Path) -> None:
         subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)
 
 
-def test_names_that_nobody_may_look_at(tmp_path: Path) -> None:
+def test_paths_without_permission_do_not_exist(tmp_path: Path) -> None:
     for path in (tmp_path / ("x" * 300), Path("/" + "y" * 5000), tmp_path / "none"):
         assert not any(look(path) for look in (is_file, is_folder, exists))
     assert is_folder(tmp_path)
     assert exists(tmp_path)
 
 
-def test_a_home_that_there_may_not_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     assert home({"HOME": "/me"}) == Path("/me")
     assert expanded("~/a", {"HOME": "/me"}) == Path("/me/a")
-    assert expanded("~nobody/a", {"HOME": "/me"}) == Path("~nobody/a")
+    assert expanded("~other/a", {"HOME": "/me"}) == Path("~other/a")
 
     def none() -> Path:
         raise RuntimeError("Could not determine home directory.")
@@ -122,7 +124,9 @@ def test_a_home_that_there_may_not_be(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_what_the_machine_refuses_is_no_bug(error: OSError, kind: type, what: str, where: str | None) -> None:
+def test_an_error_of_the_machine_is_not_reported_as_a_bug(
+    error: OSError, kind: type, what: str, where: str | None
+) -> None:
     read = read_fault(error)
     assert type(read) is kind
     assert what in read.what

@@ -17,7 +17,7 @@ def rendered(requirements: bool = False, **more: object) -> dict[str, str]:
     return decode_properties(render_properties(Config(model=MODEL, **more), requirements=requirements))
 
 
-def test_what_kserve_and_torchserve_need_is_there() -> None:
+def test_the_entries_that_kserve_and_torchserve_need() -> None:
     serving = Serving(
         min_workers=1,
         max_workers=2,
@@ -57,11 +57,11 @@ def test_what_kserve_and_torchserve_need_is_there() -> None:
 
 
 @pytest.mark.parametrize("requirements", [True, False])
-def test_dependencies_are_installed_exactly_when_there_are_any(requirements: bool) -> None:
+def test_requirements_are_installed_if_there_are_any(requirements: bool) -> None:
     assert rendered(requirements)["install_py_dep_per_model"] == str(requirements).lower()
 
 
-def test_entries_of_the_user_go_in_verbatim_and_may_replace_a_default() -> None:
+def test_the_users_entries_are_verbatim_and_can_replace_a_default() -> None:
     entries = rendered(
         torchserve={"job_queue_size": 7, "cpu_launcher_enable": True, "vmargs": "-Xmx1g -Da=b"}
     )
@@ -87,7 +87,7 @@ def test_entries_of_the_user_go_in_verbatim_and_may_replace_a_default() -> None:
         ("#a", "c", "invalid key"),
     ],
 )
-def test_what_would_break_the_file_is_refused(key: str, value: str | int, what: str) -> None:
+def test_invalid_entries_are_refused(key: str, value: str | int, what: str) -> None:
     with pytest.raises(ConfigError) as caught:
         rendered(torchserve={key: value})
     assert what in f"{caught.value.what} {caught.value.hint}"
@@ -98,7 +98,7 @@ LINE = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_charac
 
 
 @given(st.dictionaries(st.from_regex(r"[a-z_]{1,12}", fullmatch=True), LINE))
-def test_what_is_encoded_is_decoded(entries: dict[str, str]) -> None:
+def test_decoding_reverses_encoding(entries: dict[str, str]) -> None:
     assert decode_properties(encode_properties(entries)) == entries
 
 
@@ -109,10 +109,10 @@ def test_no_value_makes_a_second_entry(value: str) -> None:
     except ConfigError:
         return
     plain = render_properties(Config(model=MODEL, torchserve={"vmargs": "x"}), requirements=False)
-    # Java ends a line at \r and \n, Python's splitlines at more: both must see the same entries.
+    # Java ends a line at \r and \n, Python's splitlines also at others: both must see the same entries.
     assert set(decode_properties(text)) == set(decode_properties(plain))
     assert len(text.split("\n")) == len(plain.split("\n"))
 
 
-def test_comments_and_blank_lines_are_no_entries() -> None:
+def test_comments_and_blank_lines_are_ignored() -> None:
     assert decode_properties("# a=b\n\n  c = d=e \nnonsense\n") == {"c": "d=e"}

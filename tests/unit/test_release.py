@@ -47,34 +47,34 @@ def test_the_same_inputs_are_the_same_release() -> None:
         {"model": msgspec.structs.replace(MODEL, requirements_file="r.txt")},
     ],
 )
-def test_anything_that_serves_differently_is_another_release(other: dict[str, object]) -> None:
+def test_other_serving_settings_are_another_release(other: dict[str, object]) -> None:
     assert plan(**other).id != plan().id
 
 
-def test_how_many_pods_serve_it_is_no_part_of_it() -> None:
+def test_the_number_of_replicas_does_not_change_the_release() -> None:
     scaled = plan(scaling=Scaling(min_replicas=0, max_replicas=9))
     assert scaled == plan()
     assert b"replicas" not in encode_release(scaled)
 
 
-def test_what_is_said_of_it_is_no_part_of_it() -> None:
+def test_warnings_do_not_change_the_release() -> None:
     assert plan_release(Config(model=MODEL), archive(warnings=("hm",))).id == (
         plan_release(Config(model=MODEL), archive()).id
     )
 
 
-def test_a_release_on_a_runtime_of_the_clusters_own_is_the_same_on_every_kdeploy() -> None:
+def test_a_release_on_the_clusters_own_runtime_does_not_depend_on_kdeploys() -> None:
     named = Serving(runtime="theirs")
     assert plan(serving=named) == plan(serving=named, container="another")
     assert plan(serving=named).runtime is None
 
 
-def test_an_archive_that_is_not_digested_makes_no_release() -> None:
+def test_an_archive_without_digests_is_refused() -> None:
     with pytest.raises(ValueError, match="is not known"):
         plan_release(Config(model=MODEL), archive(None))
 
 
-def test_a_record_is_read_as_it_was_written() -> None:
+def test_decoding_a_record_reverses_encoding() -> None:
     assert decode_release(encode_release(plan()), where="here") == plan()
 
 
@@ -92,7 +92,7 @@ def test_a_record_is_read_as_it_was_written() -> None:
         (b"{", b""),
     ],
 )
-def test_a_record_that_was_touched_is_refused(old: bytes, new: bytes) -> None:
+def test_a_changed_record_is_refused(old: bytes, new: bytes) -> None:
     data = encode_release(plan())
     assert old in data
     data = data.replace(old, new, 1)
@@ -103,7 +103,7 @@ def test_a_record_that_was_touched_is_refused(old: bytes, new: bytes) -> None:
 
 
 @pytest.mark.parametrize("schema", [1, 3])
-def test_a_record_of_another_kdeploy_is_refused_as_such(schema: int) -> None:
+def test_the_record_of_another_schema_is_refused(schema: int) -> None:
     data = b'{"schema": %d, "field": "of those days"}' % schema
     with pytest.raises(IntegrityError, match=f"schema {schema}: this kdeploy reads schema 2") as caught:
         decode_release(data, where="store/release.json")
@@ -119,7 +119,7 @@ def test_any_bytes_are_refused(data: bytes) -> None:
 @pytest.mark.parametrize(
     "text", ["../../etc-0123456789ab/..", "1.0", "", "1.0-0123456789ab\n", "1.0-0123456789aB"]
 )
-def test_what_is_no_id_never_gets_further(text: str) -> None:
+def test_an_invalid_id_is_refused(text: str) -> None:
     with pytest.raises(NotFoundError, match="invalid release ID"):
         check_release_id(text)
 
@@ -132,6 +132,6 @@ def test_no_id_is_the_prefix_of_another(one: str, other: str, hex_one: str) -> N
     from deployer.config.checks import _RELEASE_TAIL
 
     first = f"{one}-{hex_one}"
-    # The nearest that another version could come: it begins with the whole first id.
+    # The closest case: another version begins with the whole first ID.
     second = f"{first}-{other}-{hex_one}"
     assert _RELEASE_TAIL.search(second.rsplit("-", 1)[0])

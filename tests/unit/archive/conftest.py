@@ -20,7 +20,7 @@ class Handler:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A project with the smallest model that there can be."""
+    """A project with the smallest possible model."""
     folder = tmp_path / "project"
     folder.mkdir()
     (folder / "handler.py").write_text(HANDLER)
@@ -44,7 +44,7 @@ def plan(root: Path, digests: DigestCache) -> Callable[..., Archive]:
 
 @pytest.fixture
 def archive() -> Callable[..., Archive]:
-    """Make an archive by hand of names and contents, bytes or paths."""
+    """Return a function that makes an archive of names and contents (bytes or paths)."""
 
     def made(members: dict[str, bytes | Path], archive_format: str = "zip-store") -> Archive:
         return Archive(

@@ -14,7 +14,7 @@ SECOND = 10**9
 
 
 class Stat:
-    """A file's status with the times that a test needs."""
+    """A file's status with given times."""
 
     def __init__(self, ctime_ns: int = 100 * SECOND + 1, **changes: int) -> None:
         self.st_size, self.st_mtime_ns, self.st_ctime_ns, self.st_ino = 5, 7, ctime_ns, 9
@@ -27,7 +27,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "state" / "digests.json"
 
 
-def test_what_is_recorded_is_found_by_the_next_process(path):
+def test_the_next_process_finds_a_recorded_digest(path):
     cache = DigestCache(path)
     cache.record(Path("/w.pt"), Stat(), SHA, read_at=200 * SECOND)
     assert cache.lookup(Path("/w.pt"), Stat()) == SHA
@@ -38,7 +38,7 @@ def test_what_is_recorded_is_found_by_the_next_process(path):
 
 
 @pytest.mark.parametrize("field", ["st_size", "st_mtime_ns", "st_ctime_ns", "st_ino"])
-def test_whatever_changes_the_file_is_not_believed(path, field):
+def test_a_changed_file_has_no_digest(path, field):
     cache = DigestCache(path)
     cache.record(Path("/w.pt"), Stat(), SHA, read_at=200 * SECOND)
     changed = Stat()
@@ -62,7 +62,7 @@ def test_a_file_that_has_just_changed_is_read_again(path, ctime_ns, age, kept):
     assert (cache.lookup(Path("/w.pt"), Stat(ctime_ns)) == SHA) is kept
 
 
-def test_a_change_that_hides_behind_its_size_and_time_is_noticed(path, tmp_path):
+def test_a_change_with_the_same_size_and_mtime_is_noticed(path, tmp_path):
     file = tmp_path / "w.pt"
     file.write_bytes(b"one")
     status = file.stat()
@@ -83,7 +83,7 @@ def test_a_change_that_hides_behind_its_size_and_time_is_noticed(path, tmp_path)
         b'{"format":"another 1","files":{"/w.pt":[5,7,100000000001,9,"' + SHA.encode() + b'"]}}',
     ],
 )  # fmt: skip
-def test_a_damaged_or_foreign_cache_is_rewritten(path, content):
+def test_a_damaged_or_foreign_cache_is_replaced(path, content):
     path.parent.mkdir()
     path.write_bytes(content)
     cache = DigestCache(path)
@@ -93,7 +93,7 @@ def test_a_damaged_or_foreign_cache_is_rewritten(path, content):
     assert DigestCache(path).lookup(Path("/w.pt"), Stat()) == SHA
 
 
-def test_a_cache_that_cannot_be_written_is_no_failure(tmp_path):
+def test_a_cache_that_cannot_be_written_is_not_an_error(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "digests.json").mkdir()
     for path in (tmp_path / "file" / "digests.json", tmp_path / "digests.json"):
@@ -104,21 +104,21 @@ def test_a_cache_that_cannot_be_written_is_no_failure(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["digests.json", "file"]
 
 
-def test_names_that_are_no_text_cost_only_the_cache(path):
+def test_a_name_that_is_not_utf8_is_not_cached(path):
     cache = DigestCache(path)
     cache.record(Path(os.fsdecode(b"/\xff")), Stat(), SHA, read_at=200 * SECOND)
     cache.save()
     assert DigestCache(path).lookup(Path("/w.pt"), Stat()) is None
 
 
-def test_nothing_is_written_without_news(path):
+def test_without_changes_the_cache_is_not_written(path):
     cache = DigestCache(path)
     assert cache.lookup(Path("/w.pt"), Stat()) is None
     cache.save()
     assert not path.parent.exists()
 
 
-def test_two_processes_keep_each_others_news(path):
+def test_two_processes_keep_each_others_changes(path):
     caches = [DigestCache(path), DigestCache(path)]
     for number, cache in enumerate(caches):
         cache.record(Path(f"/{number}"), Stat(), SHA, read_at=200 * SECOND)
@@ -128,7 +128,7 @@ def test_two_processes_keep_each_others_news(path):
     assert [last.lookup(Path(f"/{number}"), Stat()) for number in range(2)] == [SHA, SHA]
 
 
-def test_what_is_forgotten_stays_forgotten(path):
+def test_a_forgotten_digest_is_gone(path):
     cache = DigestCache(path)
     cache.forget(Path("/none"))
     cache.record(Path("/w.pt"), Stat(), SHA, read_at=200 * SECOND)
@@ -149,7 +149,7 @@ def test_the_oldest_entries_are_dropped(path, monkeypatch):
     assert list(json.loads(path.read_bytes())["files"]) == ["/c", "/d", "/a"]
 
 
-def test_relative_paths_are_kept_as_absolute(path, tmp_path, monkeypatch):
+def test_relative_paths_are_stored_as_absolute(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cache = DigestCache(path)
     cache.record(Path("w.pt"), Stat(), SHA, read_at=200 * SECOND)

@@ -42,7 +42,7 @@ def test_paths_globs_and_folders(plan, root):
     assert extras(plan(extra_files=("./assets/",))) == {"x", "deep/y"}
 
 
-def test_what_no_model_needs_is_left_out(plan, root):
+def test_caches_and_hidden_folders_are_left_out(plan, root):
     put(
         root,
         "a/keep.py", "a/.env", "a/__pycache__/keep.pyc", "a/.git/config", "a/sub/.DS_Store", "a/sub/x",
@@ -53,7 +53,7 @@ def test_what_no_model_needs_is_left_out(plan, root):
     assert extras(plan(extra_files=("a/*",))) == {"keep.py", "x"}
 
 
-def test_a_file_may_be_named_more_than_once(plan, root):
+def test_a_file_can_be_named_more_than_once(plan, root):
     put(root, "a.txt")
     (root / "same.txt").symlink_to("a.txt")
     assert extras(plan(extra_files=("a.txt", "*.txt", "a.txt"))) == {"a.txt", "same.txt"}
@@ -83,7 +83,7 @@ def test_a_file_may_be_named_more_than_once(plan, root):
         (("model-config.yaml",), "model-config.yaml is the name of a file that kdeploy adds"),
     ],
 )
-def test_extra_files_that_cannot_be(plan, root, extra, what):
+def test_invalid_extra_files(plan, root, extra, what):
     put(
         root,
         "a/x", "b/x", "other/weights.pt", "kdeploy_handler.json", "kdeploy_limits.py", "kdeploy_handler/x",
@@ -109,7 +109,7 @@ def test_a_config_file_that_is_also_an_extra_file(plan, root):
     assert next(m for m in archive.members if m.name == "c.yaml").source == b"a: 1\nuseVenv: true\n"
 
 
-def test_a_weights_file_with_a_name_of_kdeploys(plan, root):
+def test_a_weights_file_with_a_reserved_name(plan, root):
     (root / "weights.pt").rename(root / "MAR-INF")
     (root / "model-config.yaml").write_bytes(b"weights")
     (root / "requirements.txt").write_text("numpy")
@@ -141,8 +141,8 @@ def test_links(plan, root):
 
 
 @contextlib.contextmanager
-def as_nobody(root: Path) -> Iterator[None]:
-    """Be a user who may not read everything, which root may."""
+def as_unprivileged_user(root: Path) -> Iterator[None]:
+    """Become a user without root's permission to read everything."""
     for folder in (root, *root.parents):
         if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
             folder.chmod(folder.stat().st_mode | 0o055)
@@ -158,18 +158,18 @@ def as_nobody(root: Path) -> Iterator[None]:
 
 @pytest.mark.parametrize("pattern", ["a", "a/*", "a/**", "**/*.txt", "a/x.txt", "a/sub", "a/sub/*"])
 @pytest.mark.parametrize("mode", [0o000, 0o111, 0o444, 0o644])
-def test_a_folder_that_may_not_be_read_or_entered(plan, root, pattern, mode):
+def test_a_folder_without_permissions(plan, root, pattern, mode):
     put(root, "a/x.txt", "a/sub/y.txt")
-    plan()  # what is imported for it, nobody may read
+    plan()  # imports modules that the other user cannot read
     (root / "a").chmod(mode)
     try:
-        with as_nobody(root):
+        with as_unprivileged_user(root):
             try:
                 names = [name for name, _ in extra_files((pattern,), root)]
             except ArchiveError as error:
                 assert error.where == "kdeploy.toml: model.extra-files"
                 return
-            if mode != 0o111:  # which lets through who knows the name
+            if mode != 0o111:  # allows access to a known name
                 with pytest.raises(ArchiveError):
                     plan(extra_files=(pattern,))
             assert names
@@ -178,11 +178,11 @@ def test_a_folder_that_may_not_be_read_or_entered(plan, root, pattern, mode):
 
 
 @pytest.mark.parametrize("pattern", ["a", "a/**", "**/f.txt", "**", "a/b/f.txt", "a/*/f.txt"])
-def test_links_that_lead_to_themselves(plan, root, pattern):
+def test_circular_links(plan, root, pattern):
     put(root, "a/b/f.txt")
     (root / "a" / "one").symlink_to("two")
     (root / "a" / "two").symlink_to("one")
-    for name in ("up", "down", "again"):  # as many ways down as there are combinations
+    for name in ("up", "down", "again"):  # combinations of links give endless paths
         (root / "a" / "b" / name).symlink_to("..")
     try:
         assert "f.txt" in {name.rpartition("/")[2] for name in extras(plan(extra_files=(pattern,)))}
@@ -192,7 +192,7 @@ def test_links_that_lead_to_themselves(plan, root, pattern):
 
 @pytest.mark.parametrize("pattern", ["a", "**/f.txt"])
 @pytest.mark.parametrize("depth", [1050, 2100])
-def test_a_folder_that_is_very_deep(plan, root, pattern, depth):
+def test_a_very_deep_folder(plan, root, pattern, depth):
     put(root, "a/top.txt")
     before = Path.cwd()
     os.chdir(root / "a")
@@ -216,14 +216,14 @@ def test_a_folder_that_is_very_deep(plan, root, pattern, depth):
         subprocess.run(["rm", "-rf", root / "a"], check=True)
 
 
-def test_a_link_to_nowhere_of_a_name_that_is_taken(plan, root):
+def test_a_dangling_link_with_the_name_of_another_file(plan, root):
     put(root, "a.txt", "b/x")
     (root / "b" / "a.txt").symlink_to("a.txt")
     with pytest.raises(ArchiveError, match=r"two files would be a\.txt"):
         plan(extra_files=("a.txt", "b/a.txt"))
 
 
-def test_globs_are_pythons(root):
+def test_globs_match_as_pythons_glob(root):
     import glob
 
     put(root, "a.txt", "b/c.txt", "b/.h/d.txt", "b/e/f.txt", ".i/j.txt", "b/[k].txt", "b/e/g/l.txt", "m/n")
@@ -257,7 +257,7 @@ def test_names_of_members(name, fault):
     assert found is None if fault is None else fault in found
 
 
-def test_names_that_cannot_be_together():
+def test_names_that_exclude_each_other():
     assert names_fault(["a", "a.b", "a b", "ab/c"]) is None
     assert names_fault(["a/b", "a.c", "a"]) == "a is both a file and a folder"
 
@@ -270,7 +270,7 @@ PARTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8).filter(
 @given(
     st.dictionaries(st.lists(PARTS, min_size=1, max_size=3).map("/".join), st.binary(max_size=50), max_size=6)
 )
-def test_any_folder_becomes_an_archive_or_one_clear_error(layout):
+def test_any_folder_becomes_an_archive_or_a_clear_error(layout):
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)
         bytes_of = []

@@ -34,7 +34,7 @@ def refused(text: str, python: str = "3.9") -> ArchiveError:
         ("class A[T = int]: pass", 13),
     ],
 )
-def test_syntax_is_refused_on_a_python_that_lacks_it(text, since):
+def test_syntax_that_a_python_lacks_is_refused(text, since):
     error = refused(f"\n{text}", f"3.{since - 1}")
     assert error.where > "h.py:1"
     assert f"cannot parse on Python 3.{min(since - 1, HERE)}: " in error.what
@@ -62,11 +62,11 @@ def test_syntax_is_refused_on_a_python_that_lacks_it(text, since):
         "",
     ],
 )
-def test_syntax_that_python_39_takes(text):
+def test_syntax_that_python_39_accepts(text):
     assert tree_of(text) is not None
 
 
-def test_other_encodings():
+def test_a_file_in_another_encoding():
     source = Source("h.py", "h.py", "# coding: latin-1\nx = f'{y} é'\na[(z := 'é')]\n".encode("latin-1"))
     assert parse(source, "3.9") is not None
     with pytest.raises(ArchiveError):
@@ -85,7 +85,7 @@ def test_other_encodings():
         ("x = " + "-" * 100_000 + "1", 1),
     ],
 )
-def test_what_no_python_takes(text, line):
+def test_syntax_that_no_python_accepts(text, line):
     assert refused(text).where == f"h.py:{line}"
 
 
@@ -126,11 +126,11 @@ CLASS = "class H:\n def initialize(self, c): pass\n def handle(self, d, c): pass
         "class H:\n initialize = handle = f",
         "H = type('H', (Base,), {})",
         "def make():\n class H:\n  def handle(self): pass\n return H\nH = make()",
-        CLASS + CLASS.replace("H", "B"),  # which of them is told when the model is loaded
+        CLASS + CLASS.replace("H", "B"),  # loading the model reports both
         "\nclass H:\n def handle(self): pass",
     ],
 )
-def test_handlers_that_may_work(text):
+def test_handlers_that_can_work(text):
     check_entry_point(tree_of(text), "h.py", None)
 
 
@@ -154,7 +154,7 @@ def test_handlers_that_cannot_work(text, what, where):
     assert caught.value.where == where
 
 
-def test_a_function_that_is_named():
+def test_a_named_function():
     check_entry_point(tree_of("def predict(): pass"), "h.py", "predict")
     check_entry_point(tree_of("from x import *"), "h.py", "predict")
     with pytest.raises(ArchiveError) as caught:
@@ -177,7 +177,7 @@ def test_files_that_do_not_parse(plan, root):
     assert warning.startswith(f"newer.py:1: cannot parse on Python 3.{HERE}: ")
 
 
-def test_imports_that_the_image_may_not_have(plan, root):
+def test_imports_that_the_image_may_lack(plan, root):
     (root / "handler.py").write_text(
         textwrap.dedent("""
         import os, torch.nn as nn, sklearn.svm
@@ -201,10 +201,10 @@ def test_imports_that_the_image_may_not_have(plan, root):
     (root / "code" / "binary.cpython-39-x86_64-linux-gnu.so").write_bytes(b"elf")
     extra = ("net.py", "code")
 
-    def doubted(**changes):
+    def doubtful(**changes):
         return [warning.partition(", ")[0] for warning in plan(extra_files=extra, **changes).warnings]
 
-    assert doubted() == [
+    assert doubtful() == [
         "handler.py:2: imports sklearn",
         "handler.py:6: imports .sibling",
         "handler.py:8: imports cv2",
@@ -212,11 +212,11 @@ def test_imports_that_the_image_may_not_have(plan, root):
         "net.py:1: imports lightning",
     ]
     (root / "requirements.txt").write_text("Scikit_Learn==1.5\nopencv-python-headless\npytorch-lightning\n")
-    assert doubted(requirements_file="requirements.txt", image_modules=("pandas.core", "lightning")) == [
+    assert doubtful(requirements_file="requirements.txt", image_modules=("pandas.core", "lightning")) == [
         "handler.py:6: imports .sibling"
     ]
     (root / "requirements.txt").write_text("git+https://host/repo\n")
-    assert doubted(requirements_file="requirements.txt") == ["handler.py:6: imports .sibling"]
+    assert doubtful(requirements_file="requirements.txt") == ["handler.py:6: imports .sibling"]
 
 
 @pytest.mark.parametrize(
@@ -242,13 +242,13 @@ def test_imports_that_the_image_may_not_have(plan, root):
         ("import cgi, distutils", []),
     ],
 )
-def test_imports_that_may_fail(plan, root, text, needed):
+def test_imports_that_can_fail_are_not_reported(plan, root, text, needed):
     (root / "x.py").write_text(text)
     found = [warning.split(",")[0].split()[-1] for warning in plan(extra_files=("x.py",)).warnings]
     assert found == needed
 
 
-def test_folders_that_are_put_on_the_path(plan, root):
+def test_folders_on_the_path(plan, root):
     (root / "src" / "deep").mkdir(parents=True)
     (root / "src" / "deep" / "inner.py").write_text("")
     (root / "x.py").write_text("import inner")

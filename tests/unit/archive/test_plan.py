@@ -29,7 +29,7 @@ def model_of_manifest(archive):
     return json.loads(contents(archive)["MAR-INF/MANIFEST.json"])["model"]
 
 
-def test_the_adapter_stands_in_front_of_the_handler(plan):
+def test_the_adapter_is_packed_before_the_handler(plan):
     archive = plan()
     held = contents(archive)
     adapter = {path.name: path.read_bytes() for path in shipped("handler").glob("*.py")}
@@ -68,7 +68,7 @@ def test_every_way_to_name_a_handler(plan, root, handler, written, packed):
     assert ("handler.py" in held) is packed
 
 
-def test_torchserves_own_handler_goes_before_a_file_of_that_name(plan, root):
+def test_a_torchserve_handler_has_precedence_over_a_file_of_its_name(plan, root):
     (root / "image_classifier.py").write_text("")
     assert "image_classifier.py" not in contents(plan(handler="image_classifier"))
 
@@ -86,7 +86,7 @@ def test_torchserves_own_handler_goes_before_a_file_of_that_name(plan, root):
         ("nul\0.py", "control character", "Rename"),
     ],
 )
-def test_a_handler_that_cannot_be(plan, root, handler, what, hint):
+def test_an_invalid_handler(plan, root, handler, what, hint):
     (root / "folder.py").mkdir()
     with pytest.raises(ArchiveError) as caught:
         plan(handler=handler)
@@ -112,7 +112,7 @@ def test_files_that_cannot_be_packed(plan, root, key, file, what):
     assert caught.value.where == f"kdeploy.toml: model.{key.replace('_', '-')}"
 
 
-def test_a_file_that_may_not_be_read():
+def test_a_file_without_read_permission():
     script = """
 import os, sys
 from pathlib import Path
@@ -123,7 +123,7 @@ from deployer.config import Model
 from deployer.errors import ArchiveError
 root = Path(sys.argv[1])
 model = Model(name="m", version="1", handler="base_handler", serialized_file="secret.pt")
-if os.getuid() == 0:  # whom nothing is forbidden
+if os.getuid() == 0:  # root can read every file
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 try:
     plan_archive(model, root, DigestCache(root / "digests.json"))
@@ -142,7 +142,7 @@ except ArchiveError as error:
     )
 
 
-def test_weights_that_are_empty_or_cut_short(plan, root):
+def test_empty_or_truncated_weights(plan, root):
     (root / "empty.pt").touch()
     with pytest.raises(ArchiveError, match=r"empty.pt is empty"):
         plan(serialized_file="empty.pt")
@@ -169,7 +169,7 @@ def test_weights_that_cannot_be_read_twice(plan, monkeypatch):
         plan()
 
 
-def test_large_files_are_read_once_and_then_known(plan, root, digests):
+def test_large_files_are_read_only_once(plan, root, digests):
     weights = root / "weights.pt"
     weights.write_bytes(os.urandom(300_000))
     archive = plan()
@@ -190,7 +190,7 @@ def test_large_files_are_read_once_and_then_known(plan, root, digests):
     assert not plan().sealed
 
 
-def test_the_digest_depends_on_names_and_contents_alone(plan, root):
+def test_the_digest_depends_only_on_names_and_contents(plan, root):
     digest = plan().digest
     assert digest.startswith("sha256:")
     assert plan(archive_format="tgz").digest == digest
@@ -209,25 +209,25 @@ def test_the_digest_depends_on_names_and_contents_alone(plan, root):
     ("archive_format", "file"),
     [("zip-store", "m.mar"), ("default", "m.mar"), ("tgz", "m.tar.gz"), ("no-archive", "m")],
 )
-def test_files_are_called_as_torch_model_archiver_calls_them(plan, archive_format, file):
+def test_archives_have_the_names_of_torch_model_archiver(plan, archive_format, file):
     archive = plan(archive_format=archive_format)
     assert archive.file_name == file
     assert archive.size == sum(member.size for member in archive.members)
 
 
-def test_a_handler_adapter_that_is_not_installed(plan, monkeypatch, tmp_path):
+def test_a_missing_handler_adapter(plan, monkeypatch, tmp_path):
     monkeypatch.setattr(plan_module, "shipped", lambda folder: tmp_path / folder)
     with pytest.raises(ArchiveError, match="handler adapter not found"):
         plan()
 
 
-def test_importing_the_room_loads_nothing_heavy():
+def test_importing_the_package_loads_no_heavy_module():
     script = "import sys, deployer.archive; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert not {"yaml", "model_archiver", "zipfile", "tarfile", "torch"} & set(run.stdout.split())
 
 
-def test_requirements_bring_a_virtual_environment(plan, root):
+def test_requirements_turn_on_use_venv(plan, root):
     (root / "requirements.txt").write_text("scikit-learn\n")
     archive = plan(requirements_file="requirements.txt")
     assert contents(archive)["model-config.yaml"] == b"useVenv: true\n"
@@ -242,7 +242,7 @@ def test_requirements_bring_a_virtual_environment(plan, root):
     assert contents(plan(config_file="own.yaml"))["own.yaml"] == b"# mine\nminWorkers: 1"
 
 
-def test_requirements_that_name_a_file_which_is_not_packed(plan, root):
+def test_requirements_that_name_a_missing_file(plan, root):
     (root / "requirements.txt").write_text("-r base.txt\n-c https://x/y.txt\n-c /etc/c.txt\n-r ${X}/y\n")
     (root / "base.txt").write_text("numpy\n")
     with pytest.raises(ArchiveError) as caught:
@@ -261,14 +261,14 @@ def test_requirements_that_name_a_file_which_is_not_packed(plan, root):
 
 
 @pytest.mark.parametrize("key", ["requirements_file", "config_file"])
-def test_a_text_that_is_gigantic(plan, root, key):
+def test_a_huge_text_file(plan, root, key):
     with (root / "big.txt").open("wb") as file:
         file.truncate(9 << 20)
     with pytest.raises(ArchiveError, match=r"big.txt has 9,437,184 bytes"):
         plan(**{key: "big.txt"})
 
 
-def test_a_python_file_that_is_gigantic_is_packed_unparsed(plan, root):
+def test_a_huge_python_file_is_packed_without_parsing(plan, root):
     with (root / "table.py").open("wb") as file:
         file.truncate(9 << 20)
     assert not plan(extra_files=("table.py",)).sealed

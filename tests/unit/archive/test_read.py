@@ -27,7 +27,7 @@ def record(name: str, content: bytes) -> MemberRecord:
 
 @pytest.fixture(params=["zip-store", "default"])
 def mar(request, tmp_path, archive, digests):
-    """A .mar that kdeploy wrote, and what is recorded of it."""
+    """A .mar that kdeploy wrote, and its record."""
     sealed = write_archive(archive(CONTENT, request.param), tmp_path / "m.mar", digests)
     return tmp_path / "m.mar", sealed.records
 
@@ -39,7 +39,7 @@ def refusal(path: Path, members: tuple[MemberRecord, ...]) -> str:
     return caught.value.what
 
 
-def test_what_was_written_is_verified(mar):
+def test_a_written_archive_verifies(mar):
     path, recorded = mar
     assert [member.name for member in recorded] == sorted(CONTENT)
     verify_archive(path, recorded)
@@ -74,7 +74,7 @@ def test_any_changed_byte_is_noticed(mar, at):
     verify_archive(path, recorded)
 
 
-def test_what_differs_from_the_record_is_named(mar):
+def test_the_member_that_differs_from_the_record_is_named(mar):
     path, recorded = mar
     first, second = recorded[:2]
     for wrong, what in [
@@ -97,7 +97,7 @@ def test_bytes_that_belong_to_no_member(mar):
 
 
 def made(path: Path, *members: tuple[Packed, bytes], start: int | None = None) -> Path:
-    """Write an archive as kdeploy would, of members that say of themselves what they want."""
+    """Write an archive in kdeploy's form, with the given headers."""
     content = b"".join(layout.local_header(entry) + data for entry, data in members)
     entries = [entry for entry, _ in members]
     path.write_bytes(content + layout.directory(entries, len(content) if start is None else start))
@@ -109,7 +109,7 @@ def packed(name: str, content: bytes, offset: int = 0, **changes: int) -> tuple[
     return Packed(name, **{**values, "offset": offset, "packed_size": len(content), **changes}), content
 
 
-def test_members_that_lie_about_themselves(tmp_path):
+def test_members_with_false_headers(tmp_path):
     path, content = tmp_path / "m.mar", b"content"
     recorded = (record("a", content),)
     verify_archive(made(path, packed("a", content)), recorded)
@@ -127,7 +127,7 @@ def test_members_that_lie_about_themselves(tmp_path):
         assert refusal(made(path, packed("a", content), start=start), recorded)
 
 
-def test_members_that_are_hidden_doubled_or_in_another_order(tmp_path):
+def test_members_that_are_hidden_repeated_or_reordered(tmp_path):
     path = tmp_path / "m.mar"
     one, length = packed("a", b"1"), 32
     recorded = record("a", b"1"), record("b", b"2")
@@ -139,11 +139,13 @@ def test_members_that_are_hidden_doubled_or_in_another_order(tmp_path):
     assert refusal(made(path, one, packed("../b", b"2", length)), recorded[:1]).startswith("../b: not in")
     (entry, data), (other, _) = one, packed("b", b"1")
     content = layout.local_header(entry) + data
-    path.write_bytes(content + layout.directory([entry, other], len(content)))  # two names for one content
+    path.write_bytes(
+        content + layout.directory([entry, other], len(content))
+    )  # two names for the same content
     assert refusal(path, (recorded[0], record("b", b"1"))).startswith("the zip directory")
 
 
-def test_archives_of_other_tools_are_not_what_was_pushed(tmp_path):
+def test_archives_of_other_tools(tmp_path):
     path, recorded = tmp_path / "m.mar", (record("a", b"content"),)
 
     def zipped(name: str, kind: int, method: int = zipfile.ZIP_STORED) -> Path:
@@ -153,7 +155,7 @@ def test_archives_of_other_tools_are_not_what_was_pushed(tmp_path):
             archive.writestr(info, b"content", method)
         return path
 
-    verify_archive(zipped("a", stat.S_IFREG), recorded)  # the same bytes, whoever writes them
+    verify_archive(zipped("a", stat.S_IFREG), recorded)  # zipfile writes the same bytes
     for other in ((stat.S_IFLNK,), (stat.S_IFDIR,), (stat.S_IFREG, zipfile.ZIP_LZMA)):
         assert refusal(zipped("a", *other), recorded).startswith("the zip directory")
 
@@ -168,14 +170,14 @@ def deflate(content: bytes, flush: int = zlib.Z_FINISH) -> bytes:
     return packer.compress(content) + packer.flush(flush)
 
 
-def test_compressed_bytes_may_differ_if_the_content_does_not(tmp_path):
+def test_compressed_bytes_can_differ_if_the_content_does_not(tmp_path):
     path, content = tmp_path / "m.mar", b"x" * 5000
     verify_archive(deflated(path, content, deflate(content)), (record("a", content),))
     empty_blocks = b"\0\0\0\xff\xff" * 20_000
     verify_archive(deflated(path, content, empty_blocks + deflate(content)), (record("a", content),))
 
 
-def test_deflated_data_that_lies(tmp_path, monkeypatch):
+def test_deflated_data_of_the_wrong_size(tmp_path, monkeypatch):
     inflated = []
     real = zlib.decompressobj
 
@@ -208,7 +210,7 @@ def test_deflated_data_that_lies(tmp_path, monkeypatch):
     assert sum(inflated) <= 7 * 1001
 
 
-def test_what_is_no_file(tmp_path):
+def test_a_path_that_is_not_a_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path, what in [("none", "not found"), ("", "is a folder"), ("pipe", "pipe")]:
         assert what in refusal(tmp_path / path, ())
@@ -217,7 +219,7 @@ def test_what_is_no_file(tmp_path):
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), wide=st.booleans())
 @example(data=None, wide=True)
-def test_no_bytes_do_worse_than_a_clear_error(tmp_path, monkeypatch, data, wide):
+def test_any_bytes_give_at_worst_a_clear_error(tmp_path, monkeypatch, data, wide):
     monkeypatch.setattr(layout, "_ZIP64_FROM", 10 if wide else 0xFFFFFFFF)
     first = packed("a", b"x" * 100)
     made(tmp_path / "m.mar", first, packed("b/c", b"", len(layout.local_header(first[0])) + 100))
@@ -240,14 +242,14 @@ def test_no_bytes_do_worse_than_a_clear_error(tmp_path, monkeypatch, data, wide)
 
 
 def outline(path: Path, recorded: tuple[MemberRecord, ...]) -> None:
-    """Check an archive as a store does that can read the end of it only."""
+    """Check an archive as a store does that reads only its end."""
     content = path.read_bytes()
     check_outline(content[-outline_size(recorded) :], len(content), recorded)
 
 
-def test_the_outline_of_what_was_written(mar, tmp_path, archive, digests, monkeypatch):
+def test_the_outline_of_a_written_archive(mar, tmp_path, archive, digests, monkeypatch):
     outline(*mar)
-    for limit in (1, 40, 3000, 10_000):  # zip64 by turns
+    for limit in (1, 40, 3000, 10_000):  # zip64 for different numbers
         monkeypatch.setattr(layout, "_ZIP64_FROM", limit)
         for kind in ("zip-store", "default"):
             sealed = write_archive(archive(CONTENT, kind), tmp_path / "wide.mar", digests)
@@ -259,7 +261,7 @@ def test_the_outline_of_what_was_written(mar, tmp_path, archive, digests, monkey
     outline(tmp_path / "none.mar", sealed.records)
 
 
-def test_an_outline_that_differs_is_noticed_without_the_members(mar):
+def test_a_changed_outline_is_noticed_without_the_members(mar):
     path, recorded = mar
     content = path.read_bytes()
     start = content.index(b"PK\x01\x02")
@@ -275,7 +277,7 @@ def test_an_outline_that_differs_is_noticed_without_the_members(mar):
         except IntegrityError:
             continue
         unnoticed += 1
-    assert unnoticed == 4 * len(recorded)  # the members' CRC-32s, which no record has
+    assert unnoticed == 4 * len(recorded)  # the members' CRC-32s: the record does not have them
     for changed in (content + b"x", b"x" + content, content[1:], content[: start - 1] + content[start:]):
         path.write_bytes(changed)
         with pytest.raises(IntegrityError):
@@ -291,7 +293,7 @@ def test_an_outline_that_differs_is_noticed_without_the_members(mar):
 
 
 @pytest.mark.parametrize("limit", [1, 1 << 40])
-def test_an_outline_from_too_little_of_the_end(mar, limit, monkeypatch):
+def test_an_outline_with_too_few_bytes(mar, limit, monkeypatch):
     monkeypatch.setattr(layout, "_ZIP64_FROM", limit)
     path, recorded = mar
     content = path.read_bytes()

@@ -33,7 +33,7 @@ def read(text: str) -> Requirements:
         ("\ufeffnumpy", ["numpy"]),
     ],
 )
-def test_lines_that_pip_reads(line, names):
+def test_lines_that_pip_accepts(line, names):
     assert read(line) == Requirements(tuple(names))
 
 
@@ -52,11 +52,11 @@ def test_lines_that_pip_reads(line, names):
         "foo-1.0.tar.gz",
     ],
 )
-def test_lines_that_may_bring_anything(line):
+def test_lines_that_can_install_any_module(line):
     assert read(line) == Requirements(open=True)
 
 
-def test_files_that_are_named():
+def test_included_files():
     found = read("-r base.txt\n--requirement=more.txt\n-cc.txt\n--constraint d.txt\nnumpy")
     assert found == Requirements(
         ("numpy",), ((1, "base.txt"), (2, "more.txt"), (3, "c.txt"), (4, "d.txt")), open=True
@@ -75,7 +75,7 @@ def test_files_that_are_named():
         ("# nothing\n\n", ""),
     ],
 )
-def test_lines_that_pip_cannot_read(text, where):
+def test_lines_that_pip_refuses(text, where):
     with pytest.raises(ArchiveError) as caught:
         read(text)
     assert caught.value.where == f"requirements.txt{where}"
@@ -106,11 +106,11 @@ def test_credentials_in_a_url_are_refused(line):
         "git+https://host/repo.git@main#egg=a",
     ],
 )
-def test_a_login_that_gives_nothing_away(line):
+def test_a_login_without_a_secret(line):
     assert read(f"numpy\n{line}").distributions == ("numpy",)
 
 
-def test_bytes_that_are_no_text():
+def test_a_file_that_is_not_utf8():
     with pytest.raises(ArchiveError, match="not UTF-8"):
         read_requirements(b"numpy\xff", "requirements.txt")
 
@@ -135,12 +135,12 @@ def test_any_bytes_are_read_or_refused(content):
         ("py", "py"), ("jinja2", "jinja2"), ("nltk", "NLTK"),
     ],
 )  # fmt: skip
-def test_modules_that_a_distribution_may_bring(distribution, module):
+def test_modules_that_a_distribution_can_contain(distribution, module):
     assert provides(distribution, module)
 
 
 @pytest.mark.parametrize(("distribution", "module"), [("numpy", "pandas"), ("foo", "bar"), ("a-b", "b")])
-def test_modules_that_a_distribution_does_not_bring(distribution, module):
+def test_modules_that_a_distribution_does_not_contain(distribution, module):
     assert not provides(distribution, module)
 
 
@@ -165,7 +165,7 @@ def test_the_users_own_config_is_kept_byte_for_byte(config, packed):
     "config",
     [b"{a: 1}", b"  a: 1", b"a: 1\n...\n", "a: 1\n".encode("utf-16"), b"a: 1\n? b\n", b'"a": 1\n---\n'],
 )
-def test_yaml_that_nothing_can_be_appended_to(config):
+def test_yaml_that_cannot_be_extended(config):
     try:
         packed = with_use_venv(config, "c.yaml", wanted=True)
     except ArchiveError as error:
@@ -191,7 +191,7 @@ def test_yaml_that_nothing_can_be_appended_to(config):
         (b"a: 1\n--- \nb: 2", "c.yaml:2"),
     ],
 )
-def test_config_files_that_are_no_mapping(config, where):
+def test_config_files_that_are_not_a_mapping(config, where):
     with pytest.raises(ArchiveError) as caught:
         with_use_venv(config, "c.yaml", wanted=False)
     assert caught.value.where == where

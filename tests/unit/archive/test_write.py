@@ -40,26 +40,26 @@ def written(destination: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("archive_format", FORMATS)
-def test_every_format_holds_the_members(tmp_path, archive, digests, archive_format):
+def test_every_format_contains_the_members(tmp_path, archive, digests, archive_format):
     large = tmp_path / "large.bin"
     large.write_bytes(os.urandom(BLOCK * (BUFFERS + 3) + 7))
     planned = archive({**CONTENT, "large.bin": large}, archive_format)
-    told = []
-    sealed = write_archive(planned, tmp_path / planned.file_name, digests, progress=told.append)
+    reported = []
+    sealed = write_archive(planned, tmp_path / planned.file_name, digests, progress=reported.append)
     expected = {**CONTENT, "large.bin": large.read_bytes()}
     assert written(tmp_path / planned.file_name) == expected
     assert [(entry.name, entry.size, entry.sha256) for entry in sealed.records] == [
         (name, len(content), sums_of(content).sha256) for name, content in sorted(expected.items())
     ]
-    assert sum(told) == planned.size
-    assert len(told) > BUFFERS
+    assert sum(reported) == planned.size
+    assert len(reported) > BUFFERS
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         ["large.bin", planned.file_name, "state"][: 3 if (tmp_path / "state").exists() else 2]
     )
 
 
 @pytest.mark.parametrize("archive_format", FORMATS[:3])
-def test_the_same_bytes_from_another_place_and_time(tmp_path, archive, digests, archive_format):
+def test_folder_time_and_mode_do_not_change_the_bytes(tmp_path, archive, digests, archive_format):
     made = []
     for turn, when in (("one", 10**9), ("two", 1)):
         (tmp_path / turn).mkdir()
@@ -84,7 +84,7 @@ def test_a_stored_archive_is_the_same_on_any_machine(tmp_path, archive, digests)
             assert info.compress_type == zipfile.ZIP_STORED
 
 
-def test_compressed_tars_carry_no_trace_of_the_machine(tmp_path, archive, digests):
+def test_a_tar_contains_no_data_of_the_machine(tmp_path, archive, digests):
     write_archive(archive(CONTENT, "tgz"), tmp_path / "m.tar.gz", digests)
     assert (tmp_path / "m.tar.gz").read_bytes()[:10] == b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
     with tarfile.open(tmp_path / "m.tar.gz") as tar:
@@ -94,7 +94,7 @@ def test_compressed_tars_carry_no_trace_of_the_machine(tmp_path, archive, digest
             assert member.name.startswith("m/")
 
 
-def test_an_older_file_is_replaced_and_an_older_folder_is_not(tmp_path, archive, digests):
+def test_an_existing_file_is_replaced_and_a_folder_is_not(tmp_path, archive, digests):
     (tmp_path / "m.mar").write_bytes(b"old")
     write_archive(archive(CONTENT), tmp_path / "m.mar", digests)
     assert written(tmp_path / "m.mar") == CONTENT
@@ -107,7 +107,7 @@ def test_an_older_file_is_replaced_and_an_older_folder_is_not(tmp_path, archive,
 
 
 @pytest.mark.parametrize("place", ["missing/m.mar", "file/m.mar", "folder", "n" * 300])
-def test_destinations_that_cannot_be(tmp_path, archive, digests, place):
+def test_invalid_destinations(tmp_path, archive, digests, place):
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     with pytest.raises(ArchiveError, match="cannot write the archive") as caught:
@@ -155,7 +155,7 @@ def test_a_file_that_changes(tmp_path, archive, archive_format, change):
         assert DigestCache(tmp_path / "digests.json").lookup(source, source.stat()) is None
 
 
-def test_a_file_that_cannot_be_read_to_its_end(tmp_path, archive, digests, monkeypatch):
+def test_a_read_error_in_the_middle_of_a_file(tmp_path, archive, digests, monkeypatch):
     source = tmp_path / "w.pt"
     source.write_bytes(b"x" * (2 * BLOCK))
 
@@ -185,7 +185,7 @@ def test_a_file_that_cannot_be_read_to_its_end(tmp_path, archive, digests, monke
     assert sorted(path.name for path in tmp_path.iterdir()) == ["w.pt"]
 
 
-def test_what_the_taker_raises_ends_the_second_thread():
+def test_an_exception_of_take_ends_the_second_thread():
     def take(view):
         raise KeyboardInterrupt
 
@@ -195,7 +195,7 @@ def test_what_the_taker_raises_ends_the_second_thread():
     assert threading.active_count() == before
 
 
-def test_sources_that_give_little_at_a_time():
+def test_a_source_with_short_reads():
     content = os.urandom(3 * BLOCK)
     for size in (0, 1, 1000, 3 * BLOCK):
         rest = iter([content[at : at + 70_000] for at in range(0, size, 70_000)])
@@ -221,7 +221,7 @@ def test_digests_without_writing(tmp_path, archive):
     assert DigestCache(tmp_path / "digests.json").lookup(source, source.stat()) == sealed.members[1].sha256
 
 
-def test_leftovers_that_are_not_certainly_ours(tmp_path, archive, digests):
+def test_only_abandoned_temporaries_are_removed(tmp_path, archive, digests):
     kept = [
         ".m.mar.partial",
         f".m.mar.{'g' * 32}.partial",
@@ -237,7 +237,7 @@ def test_leftovers_that_are_not_certainly_ours(tmp_path, archive, digests):
     assert {path.name for path in tmp_path.iterdir()} == {*kept, link, "m.mar"}
 
 
-def test_a_temporary_that_is_swept_away_before_it_is_locked(tmp_path, archive, digests, monkeypatch):
+def test_a_temporary_that_is_removed_before_it_is_locked(tmp_path, archive, digests, monkeypatch):
     real, swept = fcntl.flock, []
 
     def flock(descriptor, operation):
@@ -266,7 +266,7 @@ def test_a_file_system_without_locks(tmp_path, archive, digests, monkeypatch):
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: int):
-    """A tmpfs where this process may mount one; else a limit on the size of files, which fails alike."""
+    """Mount a tmpfs, or if that is not allowed, limit the size of files, which fails in the same way."""
     folder.mkdir()
     mounted = os.getuid() == 0 and shutil.which("mount") and not subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, check=False
@@ -321,15 +321,15 @@ def test_space_that_cannot_be_reserved(tmp_path, archive, digests, monkeypatch):
 
 @pytest.mark.parametrize("limit", [1, 40, 3000, 3200, 10_000])
 @pytest.mark.parametrize("archive_format", ["zip-store", "default"])
-def test_zip64_where_numbers_need_it(tmp_path, archive, digests, monkeypatch, archive_format, limit):
-    """The limit is lowered from 4 GiB, so that sizes, offsets and the directory pass it by turns."""
+def test_numbers_over_the_limit_use_zip64(tmp_path, archive, digests, monkeypatch, archive_format, limit):
+    """With limits below 4 GiB, so that sizes, offsets or the directory exceed them."""
     monkeypatch.setattr(layout, "_ZIP64_FROM", limit)
     sealed = write_archive(archive(CONTENT, archive_format), tmp_path / "m.mar", digests)
     assert written(tmp_path / "m.mar") == CONTENT
     verify_archive(tmp_path / "m.mar", sealed.records)
 
 
-def test_more_members_than_16_bits_count(tmp_path, archive, digests):
+def test_more_than_65535_members(tmp_path, archive, digests):
     planned = archive({f"{number:05}": b"" for number in range(65_536)})
     sealed = write_archive(planned, tmp_path / "m.mar", digests)
     with zipfile.ZipFile(tmp_path / "m.mar") as made:
