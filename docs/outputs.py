@@ -66,6 +66,18 @@ class Status(Observed, frozen=True, kw_only=True):
     drift: tuple[Drift, ...]
 
 
+class Error(Struct, forbid_unknown_fields=True):
+    """What a command that fails prints to stderr."""
+
+    code: str
+    message: str
+    where: str | None
+    hint: str | None
+    exit_code: int
+    warnings: list[str] | UnsetType = UNSET
+    traceback: str | UnsetType = UNSET
+
+
 # The arguments of each command, and the type of what it prints.
 OUTPUTS: dict[str, Any] = {
     "config": dict[str, Setting],
@@ -91,10 +103,11 @@ _NAMES = {"integer": "integer", "number": "number", "string": "string", "boolean
 
 def schemas() -> dict[str, Any]:
     """Return one JSON Schema per command, with shared definitions in `$defs`."""
-    found, definitions = msgspec.json.schema_components(
-        list(OUTPUTS.values()), ref_template="#/$defs/{name}", schema_hook=_hook
+    outputs = [*OUTPUTS.values(), Error]
+    (*found, error), definitions = msgspec.json.schema_components(
+        outputs, ref_template="#/$defs/{name}", schema_hook=_hook
     )
-    for kind in {one for output in OUTPUTS.values() for one in _structs(msgspec.inspect.type_info(output))}:
+    for kind in {one for output in outputs for one in _structs(msgspec.inspect.type_info(output))}:
         definition = definitions[kind.__name__]
         fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
         for key in [key for key, field in definition["properties"].items() if _is_secret(field)]:
@@ -106,7 +119,7 @@ def schemas() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "What kdeploy prints with -o json",
-        "properties": dict(zip(OUTPUTS, found, strict=True)),
+        "properties": {**dict(zip(OUTPUTS, found, strict=True)), "error": error},
         "$defs": definitions,
     }
 
@@ -115,7 +128,8 @@ def outputs_page() -> str:
     """Describe the output of each command, and the fields of each type."""
     schema = schemas()
     lines = ["| command | output |", "|---|---|"]
-    lines += [f"| `kdeploy {command}` | {_name(one)} |" for command, one in schema["properties"].items()]
+    lines += [f"| `kdeploy {command}` | {_name(schema['properties'][command])} |" for command in OUTPUTS]
+    lines += ["| any command that fails, on stderr | [Error](#error) |"]
     for name, definition in sorted(schema["$defs"].items()):
         described = " ".join(definition.get("description", "").split()).replace("None", "null")
         lines += ["", f"### {name}", "", f"{described}", ""]
@@ -187,6 +201,8 @@ they do not change the type of a field.
 
 With `-o yaml`, `kdeploy status` and `kdeploy rollout` print the InferenceService instead. The other commands
 print the same data as YAML.
+
+A command that fails prints [an error](exit-codes.md#errors) as one JSON object to stderr.
 
 ## By command
 """

@@ -11,11 +11,13 @@ from jsonschema import Draft202012Validator
 from docs.outputs import OUTPUTS, schemas
 
 
-def check_output(arguments: Sequence[str], out: str) -> None:
-    """Fail if a command was run with `-o json` and its output does not match its schema."""
+def check_output(arguments: Sequence[str], out: str, err: str = "") -> None:
+    """Fail if a command was run with `-o json` and its output or its error does not match its schema."""
     pairs = list(zip(arguments, [*arguments[1:], ""], strict=True))
     if out and (("-o", "json") in pairs or ("--output", "json") in pairs):
         _validator(_command(arguments)).validate(json.loads(out))
+    if err.startswith("{"):
+        _validator("error").validate(json.loads(err))
 
 
 def _command(arguments: Sequence[str]) -> str:

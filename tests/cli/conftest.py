@@ -58,7 +58,7 @@ class Project:
             f"kdeploy {' '.join(arguments)} ended with {child.returncode}:\n{out}{err}"
         )
         assert "Traceback" not in err
-        check_output(arguments, out)
+        check_output(arguments, out, err)
         return subprocess.CompletedProcess(child.args, child.returncode, out, err)
 
     def on_terminal(self, *arguments: str) -> str:

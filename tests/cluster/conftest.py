@@ -151,7 +151,7 @@ def kdeploy(
         assert "Traceback" not in err
         assert ADMIN not in out + err  # the token is never printed
         assert SECRET not in out + err  # neither is the model store's key
-        check_output(arguments, out)
+        check_output(arguments, out, err)
         return Ended(int(caught.value.code or 0), out, err)
 
     return run

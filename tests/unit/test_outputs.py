@@ -59,6 +59,23 @@ def test_a_command_prints_what_is_documented(
     check_output(arguments, out)
 
 
+def test_an_error_is_what_is_documented(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KDEPLOY_DEBUG", "")  # --debug sets it for the process
+    (project / "weights.pt").unlink()
+    for arguments in (
+        ["plan", "-o", "json"],
+        ["--debug", "plan", "-o", "json"],
+        ["plan", "--no", "-o", "json"],
+    ):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        out, err = capsys.readouterr()
+        assert (out, err[:1]) == ("", "{")
+        check_output(arguments, out, err)
+
+
 HOW_TO = [
     piece
     for page in PAGES
@@ -98,4 +115,4 @@ def test_every_command_with_an_output_format_is_documented() -> None:
         return [*found, *([path] if "--output" in options else [])]
 
     assert sorted(named(get_command(app))) == sorted(name for name in OUTPUTS if "--" not in name)
-    assert list(schemas()["properties"]) == list(OUTPUTS)
+    assert list(schemas()["properties"]) == [*OUTPUTS, "error"]
