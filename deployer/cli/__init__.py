@@ -1,4 +1,4 @@
-"""The command line: a command parses, calls one function of the pipeline, and prints."""
+"""The command line: a command parses its flags, calls one function, and prints the result."""
 
 from deployer.cli.main import main
 

@@ -12,9 +12,11 @@ from deployer import __version__
 from deployer.cli import local, models, project, releases, rollouts, services
 from deployer.cli.terminal import show
 
+_HELP = "Deploy trained PyTorch models to KServe, or to TorchServe on this machine."
+
 app = typer.Typer(
     name="kdeploy",
-    help="Takes a trained PyTorch model to production on KServe, and to a real TorchServe on this machine.",
+    help=_HELP,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -29,16 +31,16 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(help=_HELP)
 def root(
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error; also KDEPLOY_DEBUG=1.")
+        bool, typer.Option("--debug", help="Show the traceback of an error. Also: KDEPLOY_DEBUG=1.")
     ] = False,
     _: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Take a trained PyTorch model to production on KServe, and to a real TorchServe on this machine."""
+    """Handle the options before a command."""
     if debug:
         os.environ["KDEPLOY_DEBUG"] = "1"
 

@@ -1,4 +1,4 @@
-"""What the flags of a command open: the workspace, closed when the command ends, and other targets."""
+"""Opens the workspace and the targets that the flags of a command name."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _here() -> Path:
 
 
 def open_targets(ignored: Collection[str] = (), **where: Unpack[WhereStored]) -> dict[str, Target]:
-    """Open every target of the config except those ignored, by name; a given namespace is one more.
+    """Open every target in kdeploy.toml by name, except those ignored; `namespace` adds one more.
 
     Raises ConfigError for an unknown name.
     """
@@ -126,13 +126,13 @@ def open_targets(ignored: Collection[str] = (), **where: Unpack[WhereStored]) ->
 
 
 def locate(name: str | None, **where: Unpack[Where]) -> tuple[Target, Reference]:
-    """Open a target and name a service on it. The service's name may take the place of a project."""
+    """Open a target and name a service on it. With a service name, no kdeploy.toml is needed."""
     work = workspace(allow_no_project=True, **where)
     return work.target, work.reference(name)
 
 
 def this_machine(**where: Unpack[Where]) -> Target | None:
-    """Return this machine as a target if there is no kdeploy.toml, and no flags in its place."""
+    """Return this machine as a target if there is no kdeploy.toml and no flag that replaces it."""
     from deployer.config import LocalTarget, find_file
     from deployer.workspace import open_node
 
@@ -157,12 +157,12 @@ def duration(text: str, option: str, *, longest: float = 24 * 3600.0, zero: bool
     return seconds
 
 
-def confirm(question: str) -> None:
+def confirm(action: str) -> None:
     """Ask for confirmation. Raises ConfigError if stdin is not a terminal."""
     if not sys.stdin.isatty():
         raise ConfigError(
-            f"cannot ask for confirmation to {question[:-1]}: stdin is not a terminal",
+            f"cannot ask whether to {action}: stdin is not a terminal",
             where="--yes",
             hint="Confirm with `--yes`.",
         )
-    typer.confirm(plain(question), abort=True, err=True)
+    typer.confirm(plain(f"Do you want to {action}?"), abort=True, err=True)

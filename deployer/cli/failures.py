@@ -1,4 +1,4 @@
-"""Turns everything that ends a command early into one report: what is wrong, where, and what to do."""
+"""Turns every failure of a command into a report: what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CODES = {
 
 
 class Report(NamedTuple):
-    """One failure. `code` names its kind; it does not change between versions."""
+    """One failure. `code` is the kind of error; it does not change between versions."""
 
     code: str
     message: str
@@ -29,7 +29,7 @@ class Report(NamedTuple):
 
 
 def report_error(error: Exception) -> Report:
-    """Report an exception: one of ours, of the operating system, or an unexpected one."""
+    """Report an exception: a KdeployError, an error of the operating system, or an unexpected one."""
     if isinstance(error, OSError | UnicodeError | RecursionError | MemoryError):
         error = read_fault(error)
     if isinstance(error, KdeployError):
@@ -46,13 +46,13 @@ def report_error(error: Exception) -> Report:
 
 
 def report_interrupt(code: int, progress: str = "") -> Report:
-    """Report Ctrl-C or SIGTERM, and how far the command got."""
+    """Report Ctrl-C or SIGTERM, with the progress of the command."""
     message = CODES[code] + (f": {progress}" if progress else "")
     return Report(CODES[code], message, None, "Run the same command again to complete it.", code)
 
 
 def report_usage(error: Any, arguments: Sequence[str]) -> Report:
-    """Report an error of the command line parser: an exception of Typer or Click."""
+    """Report an error of the command line parser, an exception of Typer."""
     context: Any = getattr(error, "ctx", None)
     place = context.command_path if context else " ".join(["kdeploy", *_leading_words(arguments)])
     hint = f"Run `{place} --help` to see its options."
@@ -72,7 +72,7 @@ def report_usage(error: Any, arguments: Sequence[str]) -> Report:
 
 
 def _leading_words(arguments: Sequence[str]) -> list[str]:
-    """Return the names of the commands that the arguments begin with."""
+    """Return the names of commands at the start of the arguments."""
     words = []
     for argument in arguments:
         if not re.fullmatch(r"[a-z-]*[a-z]", argument) or argument.startswith("-"):

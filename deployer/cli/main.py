@@ -1,4 +1,4 @@
-"""The entry point: runs the app and turns every failure into one error and its exit code."""
+"""The entry point: runs a command and turns every failure into one error and its exit code."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ _SHORT_OUTPUT = "-[Afpy]*o"  # -o, after short options without a value
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run kdeploy and exit: 0, 2 for wrong usage, or the code of the error's kind."""
+    """Run kdeploy and exit with 0, or with the exit code of the error."""
     prepare()
-    atexit.register(gc.freeze)  # else Python collects garbage for 0.1 s as it ends
+    atexit.register(gc.freeze)  # else Python collects garbage for 0.1 s when it exits
     arguments = _without_debug(sys.argv[1:] if arguments is None else arguments)
     warnings: list[str] = []
-    with _hear_sigterm() as heard:
+    with _handle_sigterm() as received:
         if as_json := _wants_json(arguments):
             with hold_messages() as warnings:
-                ended = _run(arguments, heard)
+                ended = _run(arguments, received)
         else:
-            ended = _run(arguments, heard)
+            ended = _run(arguments, received)
     if isinstance(ended, int):
         for warning in warnings:
             warn(warning)
@@ -79,7 +79,7 @@ def _without_debug(arguments: list[str]) -> list[str]:
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:
-    """Whether `-o json` is given; the parser may never get to it."""
+    """Return whether `-o json` is given, even if the parser fails before it."""
     last, options = "", _options(arguments)
     for option, following in zip(options, [*options[1:], ""], strict=True):
         if given := re.fullmatch(rf"(?:--output=|{_SHORT_OUTPUT})(.+)", option):
@@ -90,27 +90,27 @@ def _wants_json(arguments: Sequence[str]) -> bool:
 
 
 @contextmanager
-def _hear_sigterm() -> Iterator[list[int]]:
-    """Let SIGTERM, which CI sends to cancel a job, stop a command as Ctrl-C does; yield those received."""
-    heard: list[int] = []
+def _handle_sigterm() -> Iterator[list[int]]:
+    """Handle SIGTERM, which CI sends to cancel a job, like Ctrl-C; yield the received signals."""
+    received: list[int] = []
 
     def stop(number: int, _frame: object) -> NoReturn:
-        heard.append(number)
+        received.append(number)
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():  # others cannot set handlers
-        yield heard
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set handlers
+        yield received
         return
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        yield heard
+        yield received
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _run(arguments: list[str], heard: list[int]) -> Ended:
+def _run(arguments: list[str], received: list[int]) -> Ended:
     """Run a command and return its exit code or its failure."""
-    ended = _call(arguments, heard)
+    ended = _call(arguments, received)
     try:
         sys.stdout.flush()
     except OSError:  # reported before; Python would report it again when it exits
@@ -118,15 +118,15 @@ def _run(arguments: list[str], heard: list[int]) -> Ended:
     return ended
 
 
-def _call(arguments: list[str], heard: list[int]) -> Ended:
+def _call(arguments: list[str], received: list[int]) -> Ended:
     try:
         with deps.opened:
             code = _commands()(arguments, prog_name="kdeploy", standalone_mode=False) or 0
-        return _interrupted(heard) if code == INTERRUPTED else code  # Typer returns this code for Ctrl-C
+        return _interrupted(received) if code == INTERRUPTED else code  # Typer returns this code for Ctrl-C
     except (KeyboardInterrupt, typer.Abort):
-        return _interrupted(heard)
+        return _interrupted(received)
     except StoppedError as error:
-        return _interrupted(heard, str(error))
+        return _interrupted(received, str(error))
     except typer.Exit as error:
         return error.exit_code
     except ReaderGoneError:
@@ -144,8 +144,8 @@ def _call(arguments: list[str], heard: list[int]) -> Ended:
         return _traced(report_error(error))
 
 
-def _interrupted(heard: list[int], progress: str = "") -> Report:
-    return report_interrupt(TERMINATED if heard else INTERRUPTED, progress)
+def _interrupted(received: list[int], progress: str = "") -> Report:
+    return report_interrupt(TERMINATED if received else INTERRUPTED, progress)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""`kdeploy models`: TorchServe's management API, on the TorchServe that answers requests."""
+"""`kdeploy models`: the management API of the TorchServe that serves requests."""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Manage the models that TorchServe has loaded. A restart undoes these changes: to keep them, change "
-    "kdeploy.toml and roll out.",
+    help="Manage the models that TorchServe has loaded (local targets only). A restart undoes the changes: "
+    "to keep them, change kdeploy.toml and roll out.",
 )
 
-ModelName = Annotated[str, typer.Argument(help="Model name.")]
-Version = Annotated[str | None, typer.Option("--version", help="Model version.", show_default=False)]
+ModelName = Annotated[str, typer.Argument(help="Name of the model.")]
+Version = Annotated[str | None, typer.Option("--version", help="Version of the model.", show_default=False)]
 
 
 @contextlib.contextmanager
@@ -50,7 +50,7 @@ def list_models(output: OutputFormat = "table", **where: Unpack[WhereServed]) ->
 def describe(
     name: ModelName, version: Version = None, output: OutputFormat = "table", **where: Unpack[WhereServed]
 ) -> None:
-    """Show a model's versions and their workers."""
+    """Show the versions and workers of a model."""
     with _models(**where) as models:
         found = models.describe(name, version or "all")
     rows = [
@@ -65,16 +65,19 @@ def describe(
 @app.command()
 @spelled_out
 def register(
-    url: Annotated[str, typer.Argument(help="An archive of the release's model store, or an allowed URL.")],
+    url: Annotated[str, typer.Argument(help="Model archive: a file name in the release, or an allowed URL.")],
     name: Annotated[
-        str | None, typer.Option("--model-name", help="Model name. Default: the archive's.")
+        str | None, typer.Option("--model-name", help="Name of the model. Default: the name in the archive.")
     ] = None,
-    workers: Annotated[int, typer.Option("--initial-workers", min=0, help="Workers to start.")] = 1,
+    workers: Annotated[int, typer.Option("--initial-workers", min=0, help="Number of workers to start.")] = 1,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="Requests in a batch.")
+        int | None, typer.Option("--batch-size", min=1, help="Maximum number of requests in a batch.")
     ] = None,
     max_batch_delay: Annotated[
-        int | None, typer.Option("--max-batch-delay", min=1, help="Milliseconds to wait for a full batch.")
+        int | None,
+        typer.Option(
+            "--max-batch-delay", min=1, help="Maximum time to wait for a full batch, in milliseconds."
+        ),
     ] = None,
     **where: Unpack[WhereServed],
 ) -> None:
@@ -94,12 +97,16 @@ def register(
 @spelled_out
 def scale(
     name: ModelName,
-    min_workers: Annotated[int | None, typer.Option("--min-workers", min=0, help="Minimum workers.")] = None,
-    max_workers: Annotated[int | None, typer.Option("--max-workers", min=0, help="Maximum workers.")] = None,
+    min_workers: Annotated[
+        int | None, typer.Option("--min-workers", min=0, help="Minimum number of workers.")
+    ] = None,
+    max_workers: Annotated[
+        int | None, typer.Option("--max-workers", min=0, help="Maximum number of workers.")
+    ] = None,
     version: Version = None,
     **where: Unpack[WhereServed],
 ) -> None:
-    """Change the number of a model's workers, and wait for them."""
+    """Set the number of workers of a model and wait for them."""
     with _models(**where) as models:
         tell(models.scale(name, version, min_workers=min_workers, max_workers=max_workers))
 
@@ -108,10 +115,10 @@ def scale(
 @spelled_out
 def set_default(
     name: ModelName,
-    version: Annotated[str, typer.Argument(help="Model version.")],
+    version: Annotated[str, typer.Argument(help="Version of the model.")],
     **where: Unpack[WhereServed],
 ) -> None:
-    """Make a version the default: it answers requests that name no version."""
+    """Set the default version of a model. It serves requests that name no version."""
     with _models(**where) as models:
         tell(models.set_default(name, version))
 

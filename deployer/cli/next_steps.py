@@ -1,4 +1,4 @@
-"""What to run next: a command, and a curl line that sends a request."""
+"""Prints the next step: the command to run, and a curl line that sends a request."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from deployer.predict.codecs import Protocol
     from deployer.targets.protocols import Endpoint, Target
 
-LOCAL_PORT = 8080  # where `kubectl port-forward` listens
-# The smallest picture, a white pixel: any model of pictures answers it.
+LOCAL_PORT = 8080  # of `kubectl port-forward`
+# A PNG of one white pixel: a valid request for any image model.
 _PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mP4DwABAQEAHLCMmQAAAABJRU5ErkJggg=="
 )
 
 
 def tell_next(step: str) -> None:
-    """Write the next step to stderr if a person reads the output."""
+    """Print the next step on stderr if stdout is a terminal."""
     if sys.stdout.isatty():
         tell(f"next: {step}")
 
 
 def tell_predict(service: str | None, **where: Unpack[WhereStored]) -> None:
-    """Name the command that sends a prediction request."""
+    """Print the command that sends a prediction request as the next step."""
     words = ["predict", "FILE", *([f"--service={service}"] if service else [])]
     tell_next(f"run {command(*words, **where)} to send a prediction request")
 
@@ -46,7 +46,7 @@ def print_request(
     protocol: Protocol,
     write: Callable[[str], None],
 ) -> None:
-    """Print where requests to a service go, and shell commands that send one."""
+    """Print the address for requests to a service, and shell commands that send one."""
     from deployer.errors import KdeployError
 
     try:
@@ -64,9 +64,9 @@ def print_request(
 
 
 def request_lines(endpoint: Endpoint, config: TargetConfig, name: str, protocol: Protocol) -> list[str]:
-    """Return shell commands that send a prediction request: curl, after a port-forward if it needs one.
+    """Return shell commands that send a prediction request: a port-forward if needed, and curl.
 
-    The body is one picture of one pixel. No credentials are in it.
+    The body is an image of one pixel. The commands contain no credentials.
     """
     from deployer.predict.codecs import JSON, Payload, encode
 
@@ -86,7 +86,7 @@ def request_lines(endpoint: Endpoint, config: TargetConfig, name: str, protocol:
         host, port = "localhost", LOCAL_PORT
     address = f"[{host}]" if ":" in host else host
     words = ["curl", "-H", f"Content-Type: {JSON}"]
-    if wanted.scheme == "https" and endpoint.host:  # TLS needs the name of the service, not the address
+    if wanted.scheme == "https" and endpoint.host:  # TLS needs the host name, not the address
         named = urlsplit(f"//{endpoint.host}")
         words += ["--connect-to", f"{named.hostname}:{named.port or 443}:{address}:{port}"]
         url = f"https://{endpoint.host}{wanted.path}"
@@ -98,7 +98,7 @@ def request_lines(endpoint: Endpoint, config: TargetConfig, name: str, protocol:
 
 
 def command(*words: str, **where: Unpack[WhereStored]) -> str:
-    """Write a command of kdeploy in backticks, with the options that say where, quoted for the shell."""
+    """Format a kdeploy command in backticks, with the target options, quoted for the shell."""
     flags = [
         f"--{'set' if name == 'sets' else name}={one}"
         for name, value in where.items()

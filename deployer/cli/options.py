@@ -1,6 +1,6 @@
-"""The options that several commands share, named as kubectl names them.
+"""The options that several commands share, with kubectl's names.
 
-Modules with commands do not postpone their annotations: Typer would compile each of them at every start.
+Modules with commands do not postpone their annotations: Typer would compile each one at every start.
 """
 
 import inspect
@@ -15,22 +15,34 @@ DryRun = Literal["client", "server"]
 Strategy = Literal["rolling", "recreate"]
 Protocol = Literal["plain", "v1", "v2"]
 
-_CONFIG = "Path of kdeploy.toml. Default: the nearest one in this folder or above."
+_CONFIG = "Path to kdeploy.toml. Default: the nearest one in this folder or a parent folder."
 ConfigFile = Annotated[Path | None, Option("--config", "-c", help=_CONFIG)]
 LongConfigFile = Annotated[Path | None, Option("--config", help=_CONFIG)]
-TargetName = Annotated[str | None, Option("--target", "-t", help="Target name, if kdeploy.toml has several.")]
-Namespace = Annotated[str | None, Option("--namespace", "-n", help="Namespace. Default: the target's.")]
-Context = Annotated[str | None, Option("--context", help="Kubeconfig context. Default: the target's.")]
+TargetName = Annotated[
+    str | None,
+    Option("--target", "-t", help="Name of the target. Default: KDEPLOY_TARGET, or the only target."),
+]
+Namespace = Annotated[
+    str | None,
+    Option("--namespace", "-n", help="Namespace of the service. Default: the namespace of the target."),
+]
+Context = Annotated[
+    str | None, Option("--context", help="Context in the kubeconfig. Default: the context of the target.")
+]
 Kubeconfig = Annotated[
-    str | None, Option("--kubeconfig", help="Path of the kubeconfig. Default: the target's.")
+    str | None, Option("--kubeconfig", help="Path to the kubeconfig. Default: the kubeconfig of the target.")
 ]
 ForceConflicts = Annotated[
-    bool, Option("--force-conflicts", help="On a cluster: take over fields that other managers own.")
+    bool, Option("--force-conflicts", help="Take over fields that another manager owns (clusters only).")
 ]
-StoreUri = Annotated[str | None, Option("--store", help="Model store. Default: store.uri.")]
+StoreUri = Annotated[
+    str | None, Option("--store", help="URI of the model store. Default: store.uri in kdeploy.toml.")
+]
 Sets = Annotated[
     list[str] | None,
-    Option("--set", metavar="KEY=VALUE", help="Set a key of kdeploy.toml, as in --set serving.batch-size=4."),
+    Option(
+        "--set", metavar="KEY=VALUE", help="Override a key of kdeploy.toml, such as serving.batch-size=4."
+    ),
 ]
 OutputFormat = Annotated[Output, Option("--output", "-o", help="Output format.")]
 Strict = Annotated[bool, Option("--strict", help="Treat warnings as errors.")]
@@ -41,28 +53,31 @@ Canary = Annotated[
         min=0,
         max=100,
         metavar="PERCENT",
-        help="Percentage of requests to send to the new release; the stable one gets the rest.",
+        help="Percentage of requests for this release. The stable release gets the rest.",
     ),
 ]
 StrategyName = Annotated[
     Strategy | None,
     Option(
         "--strategy",
-        help="recreate: in Standard mode, stop old pods before new ones start, where there is no room for "
-        "both. Default: rolling, or recreate where no release answers requests.",
+        help="How to replace pods: recreate stops the old pods before it starts new ones (Standard mode). "
+        "Default: rolling, or recreate if no release serves requests.",
     ),
 ]
 ReleaseId = Annotated[
-    str | None, Option("--release", help="Use this release from the model store instead of pushing one.")
+    str | None,
+    Option(
+        "--release", help="ID of a release in the model store. Default: the release of the project as it is."
+    ),
 ]
-_SERVICE = "Service name. Default: model.name in kdeploy.toml."
+_SERVICE = "Name of the service. Default: model.name in kdeploy.toml."
 ServiceName = Annotated[str | None, Argument(help=_SERVICE)]
 ServiceOption = Annotated[str | None, Option("--service", help=_SERVICE)]
 Yes = Annotated[bool, Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
 class WhereLocal(TypedDict, total=False):
-    """The options of every command on the local target itself."""
+    """The options of every command that manages the local target."""
 
     config: ConfigFile
     target: TargetName
@@ -78,13 +93,13 @@ class Where(WhereLocal, total=False):
 
 
 class WhereStored(Where, total=False):
-    """The options of every command that needs the model store."""
+    """The options of every command that uses the model store."""
 
     store: StoreUri
 
 
 class WhereServed(Where, total=False):
-    """The options of every command on the models of a service."""
+    """The options of every command that manages the models of a service."""
 
     service: ServiceOption
 
@@ -93,7 +108,7 @@ _Command = TypeVar("_Command", bound=Callable[..., None])
 
 
 def spelled_out(command: _Command) -> _Command:
-    """Let Typer see each option of a command's `**where: Unpack[Where]`."""
+    """Show Typer each option of a command's `**where: Unpack[Where]`."""
     signature = inspect.signature(command)
     *own, where = signature.parameters.values()
     (options,) = get_args(where.annotation)

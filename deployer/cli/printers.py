@@ -1,4 +1,4 @@
-"""Prints: data to stdout, messages for people to stderr."""
+"""Prints data on stdout and messages on stderr."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deployer.cli.options import Output
 from deployer.cli.terminal import StoppedError, cell, draw, is_quiet, show, tell, warn
 from deployer.rollout import view
 
-if TYPE_CHECKING:  # `kdeploy --help` comes through here and prints none of these
+if TYPE_CHECKING:  # not loaded by `kdeploy --help`
     from rich.live import Live
     from rich.text import Text
 
@@ -28,13 +28,13 @@ _STYLES = {"Ready": "bold green", "Failed": "bold red"}
 
 
 def open_viewer() -> Viewer:
-    """Create the viewer of a rollout: live if stderr is a terminal, else with a line per change."""
+    """Create the viewer of a rollout: a live view on a terminal, else one line for each change."""
     live = sys.stderr.isatty() and not is_quiet() and os.environ.get("TERM", "dumb") != "dumb"
     return LiveViewer() if live else Viewer()
 
 
 class Viewer:
-    """Prints events as plain lines on stderr; bytes of an archive as a bar on a terminal."""
+    """Prints events as lines on stderr, and on a terminal a progress bar for the model archive."""
 
     def __init__(self) -> None:
         self._size = self._written = 0
@@ -72,7 +72,7 @@ class Viewer:
 
 
 class LiveViewer(Viewer):
-    """Shows the current state of a rollout on a terminal, and leaves one line of it at the end."""
+    """Shows the current state of a rollout on a terminal; one line remains at the end."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -142,18 +142,18 @@ def _sentence(event: Event) -> str:
 
 
 def _so_far(event: Event) -> str | None:
-    """Say what is certain after an event, if it is news."""
+    """Return what is done after an event, for the message of an interrupted command."""
     from deployer import events
 
     match event:
         case events.Pushed():
             return f"release {event.release} is in the model store; nothing was applied"
         case events.Applying():
-            return f"release {event.release}: some of its documents may have been applied to {event.service}"
+            return f"release {event.release} might be partly applied to {event.service}"
         case events.Applied():
             return (
-                f"release {event.release} stays applied to {event.service} and takes over when it is ready: "
-                "`kdeploy status` shows it"
+                f"release {event.release} is applied to {event.service} and serves when it is ready; "
+                "`kdeploy status` shows its state"
             )
         case _:
             return None
@@ -170,7 +170,7 @@ def size_text(size: int) -> str:
 
 
 def print_json(data: Any) -> None:
-    """Print data as JSON, alone on stdout."""
+    """Print data as JSON on stdout."""
     import msgspec
 
     show(json.dumps(msgspec.to_builtins(data), indent=2))
@@ -202,7 +202,7 @@ def print_rows(
 
 
 def print_documents(documents: Sequence[Document], output: Output) -> None:
-    """Print Kubernetes documents: their names, or all of them."""
+    """Print Kubernetes documents, or their names."""
     rows = [(document["kind"], document["metadata"]["name"]) for document in documents]
     print_rows(output, ["kind", "name"], rows, list(documents), [f"{kind}/{name}" for kind, name in rows])
 
@@ -215,7 +215,7 @@ def time_text(seconds: float) -> str:
 def print_table(
     columns: Sequence[str], rows: Sequence[Sequence[object]], write: Callable[[str], None] = show
 ) -> None:
-    """Print aligned columns; none is cut, so that all can be copied."""
+    """Print aligned columns. No value is truncated, so that every value can be copied."""
     lines = [[column.upper() for column in columns], *([cell(value) for value in row] for row in rows)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
     for line in lines:
@@ -245,7 +245,7 @@ def print_services(statuses: list[Observed], output: Output) -> None:
 
 
 def print_answers(answers: Iterable[Prediction | Failure], output: Output) -> None:
-    """Print each answer when it arrives, or all as JSON; then raise the first failure."""
+    """Print each prediction when it arrives, or all as JSON; then raise the first failure."""
     from deployer.predict import Failure
 
     shown: list[dict[str, Any]] = []
@@ -265,14 +265,14 @@ def print_answers(answers: Iterable[Prediction | Failure], output: Output) -> No
         if output == "table":
             size = f"   resized by {resized.factor:g}: {resized.width}x{resized.height}" if resized else ""
             show(cell(f"{name}   {value}{size}"))
-    if output != "table" and (not failures or len(shown) > 1):  # else the error says it all
+    if output != "table" and (not failures or len(shown) > 1):  # the error has it all
         print_rows(output, [], [], shown, [answer["image"] for answer in shown])
     if failures:
         raise failures[0]
 
 
 def print_local(info: Info, output: Output) -> None:
-    """Print the processes of the one-node target."""
+    """Print the processes of the local target."""
     rows = [
         (
             f"{service.namespace}/{service.name}",
@@ -299,7 +299,7 @@ def _state(revision: RevisionInfo) -> str:
 
 
 def print_findings(findings: Sequence[Finding], output: Output) -> None:
-    """Print the findings of the doctor; raise DoctorError if one is a failure."""
+    """Print the findings of `kdeploy doctor`. Raises DoctorError if one is a failure."""
     from deployer.errors import DoctorError
 
     rows = [(f.status, f.name, f"{f.detail} ({f.where})" if f.where else f.detail) for f in findings]
@@ -310,5 +310,6 @@ def print_findings(findings: Sequence[Finding], output: Output) -> None:
     failed = [finding.name for finding in findings if finding.status == "failure"]
     if failed:
         raise DoctorError(
-            f"{', '.join(failed)}: a deployment would fail", hint="fix the failures listed above"
+            f"failed checks: {', '.join(failed)}",
+            hint="Fix the failures listed above, then run `kdeploy doctor`.",
         )

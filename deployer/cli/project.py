@@ -1,4 +1,4 @@
-"""Commands about the project and the machine: init, config, doctor."""
+"""The commands init, config and doctor."""
 
 import shlex
 from pathlib import Path
@@ -13,23 +13,23 @@ from deployer.cli.terminal import tell
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="Folder to write to. Default: the current folder.")] = Path(),
+    folder: Annotated[Path, typer.Argument(help="Folder of the project.")] = Path(),
     name: Annotated[
-        str | None, typer.Option("--name", help="Model name. Default: the folder's name.")
+        str | None, typer.Option("--name", help="Name of the model. Default: the name of the folder.")
     ] = None,
     serialized_file: Annotated[
-        str, typer.Option("--serialized-file", help="Your trained weights, relative to the folder.")
+        str, typer.Option("--serialized-file", help="File with your trained weights, relative to the folder.")
     ] = "model.pt",
     model_file: Annotated[
         str | None,
-        typer.Option("--model-file", help="Python file with the network's class, for a state dict."),
+        typer.Option("--model-file", help="Python file with the class of the network, for a state dict."),
     ] = None,
     handler: Annotated[
-        str, typer.Option("--handler", help="Your handler. Written if it does not exist.")
+        str, typer.Option("--handler", help="File with your handler. Created if it does not exist.")
     ] = "handler.py",
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing kdeploy.toml.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing kdeploy.toml.")] = False,
 ) -> None:
-    """Write a kdeploy.toml and a handler to start from."""
+    """Create a project: a kdeploy.toml and a handler."""
     from deployer.scaffold import suggest_name, write_project
 
     written = write_project(
@@ -51,12 +51,10 @@ def init(
 def config(
     config: ConfigFile = None,
     sets: Sets = None,
-    schema: Annotated[
-        bool, typer.Option("--schema", help="Print the JSON Schema of kdeploy.toml, for editors.")
-    ] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of kdeploy.toml.")] = False,
     output: OutputFormat = "table",
 ) -> None:
-    """Show every setting, its value and its source."""
+    """Show all settings, with their values and sources."""
     if schema:
         from deployer.config import json_schema
 
@@ -70,7 +68,7 @@ def config(
 
 @spelled_out
 def doctor(output: OutputFormat = "table", **where: Unpack[Where]) -> None:
-    """Check whether a target is ready for a rollout, and say how to fix what is missing."""
+    """Check that a target is ready for a rollout. Every problem has a hint."""
     from deployer.errors import IntegrityError, KdeployError, StoreError
     from deployer.findings import failure
 

@@ -1,4 +1,4 @@
-"""Commands on releases and the model store; none changes a target."""
+"""The commands for releases and the model store. They do not change a target."""
 
 import json
 import time
@@ -30,7 +30,7 @@ _DECADE = 10 * 365 * 86400.0  # seconds
 
 @spelled_out
 def push(strict: Strict = False, output: OutputFormat = "name", **where: Unpack[WhereStored]) -> None:
-    """Build the model archive and upload it to the model store; print the release id."""
+    """Build the model archive and upload it to the model store. Prints the release ID."""
     release = deps.workspace(strict=strict, **where).push()
     printers.print_rows(output, ["release"], [[release.id]], release, [release.id])
     if output in ("table", "name"):
@@ -40,36 +40,42 @@ def push(strict: Strict = False, output: OutputFormat = "name", **where: Unpack[
 def archive(
     model_name: Annotated[
         str | None,
-        typer.Option("--model-name", help="Build from flags only; ignore kdeploy.toml."),
+        typer.Option("--model-name", help="Name of the model. With this flag, kdeploy.toml is not read."),
     ] = None,
-    version: Annotated[str | None, typer.Option("--version", "-v", help="The model's version.")] = None,
+    version: Annotated[str | None, typer.Option("--version", "-v", help="Version of the model.")] = None,
     handler: Annotated[
-        str | None, typer.Option("--handler", help="A file, file.py:function, or a handler of TorchServe.")
+        str | None,
+        typer.Option("--handler", help="A file, file.py:function, or the name of a TorchServe handler."),
     ] = None,
-    serialized_file: Annotated[str | None, typer.Option("--serialized-file", help="Weights.")] = None,
-    model_file: Annotated[str | None, typer.Option("--model-file", help="Architecture.")] = None,
+    serialized_file: Annotated[
+        str | None, typer.Option("--serialized-file", help="File with the weights.")
+    ] = None,
+    model_file: Annotated[
+        str | None,
+        typer.Option("--model-file", help="Python file with the class of the network, for a state dict."),
+    ] = None,
     extra_files: Annotated[
-        str | None, typer.Option("--extra-files", help="More files, globs or folders, comma-separated.")
+        str | None, typer.Option("--extra-files", help="More files, globs or folders, separated by commas.")
     ] = None,
     requirements_file: Annotated[
-        str | None, typer.Option("--requirements-file", "-r", help="Requirements for pip.")
+        str | None,
+        typer.Option("--requirements-file", "-r", help="File with the requirements of the handler."),
     ] = None,
     config_file: Annotated[
-        str | None, typer.Option("--config-file", "-c", help="TorchServe's model-config.yaml.")
+        str | None, typer.Option("--config-file", "-c", help="The model-config.yaml of TorchServe.")
     ] = None,
     runtime: Annotated[str | None, typer.Option("--runtime", help="python or python3.")] = None,
     archive_format: Annotated[
-        str | None, typer.Option("--archive-format", help="zip-store, default (deflated), tgz or no-archive.")
+        str | None,
+        typer.Option("--archive-format", help="zip-store, default (compressed), tgz or no-archive."),
     ] = None,
-    export_path: Annotated[
-        Path, typer.Option("--export-path", help="Folder to write the archive to.")
-    ] = Path(),
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an existing archive.")] = False,
+    export_path: Annotated[Path, typer.Option("--export-path", help="Folder for the archive.")] = Path(),
+    force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite an existing archive.")] = False,
     strict: Strict = False,
     config: LongConfigFile = None,
     sets: Sets = None,
 ) -> None:
-    """Write the model archive to a folder, with torch-model-archiver's flags or a kdeploy.toml."""
+    """Write the model archive to a folder. Accepts the flags of torch-model-archiver, or a kdeploy.toml."""
     flags = {
         "name": model_name,
         "version": version,
@@ -105,18 +111,18 @@ def plan(
     rollouts.report(decision)
     release, archive = decision.release, decision.release.archive
     stored, live = rollouts.is_stored(release), decision.live
-    upload = "nothing: it is in the model store" if stored else printers.size_text(archive.size)
+    upload = "nothing: the release is in the model store" if stored else printers.size_text(archive.size)
     if stored is None:
-        upload += ", unless it is in the model store"
+        upload += ", unless the release is in the model store"
     answers, wanted = (live.status.serving, live.status.wanted) if live else (None, None)
     documents = decision.bundle.documents
     rows = [
         ("release", release.id),
         ("archive", f"{archive.file_name}, {len(archive.members)} files, {archive.digest}"),
         ("upload", upload),
-        ("answers now", answers or "no release"),
-        ("applied last", wanted or "none"),
-        ("would answer", f"{release.id}, {decision.traffic.percent}% of the requests"),
+        ("serving now", answers or "no release"),
+        ("wanted now", wanted or "no release"),
+        ("traffic", f"{decision.traffic.percent}% {release.id}"),
         ("documents", ", ".join(f"{d['kind']} {d['metadata']['name']}" for d in documents)),
     ]
     data = {
@@ -130,7 +136,7 @@ def plan(
         "findings": decision.findings,
         "documents": documents,
     }
-    printers.print_rows(output, ["what", "value"], rows, data, [release.id])
+    printers.print_rows(output, ["field", "value"], rows, data, [release.id])
 
 
 @spelled_out
@@ -139,12 +145,12 @@ def render(
     canary: Canary = 100,
     rbac: Annotated[
         bool,
-        typer.Option("--rbac", help="Print the account and Role that a CI job needs on the cluster instead."),
+        typer.Option("--rbac", help="Print the ServiceAccount, Role and RoleBinding for a CI job instead."),
     ] = False,
     output: OutputFormat = "yaml",
     **where: Unpack[WhereStored],
 ) -> None:
-    """Print the documents that a rollout would apply, for GitOps."""
+    """Print the Kubernetes documents of a rollout, for GitOps."""
     rollouts = deps.workspace(**where).rollouts
     if rbac:
         printers.print_documents(rollouts.role(release), output)
@@ -163,7 +169,7 @@ def render(
 
 @spelled_out
 def releases(output: OutputFormat = "table", **where: Unpack[WhereStored]) -> None:
-    """List this model's releases in the model store, oldest first."""
+    """List the releases of this model in the model store. The oldest is first."""
     from deployer.prune import read_use
 
     work = deps.workspace(**where)
@@ -182,7 +188,7 @@ def verify(
     ] = None,
     **where: Unpack[WhereStored],
 ) -> None:
-    """Compare every byte of stored releases with what was pushed."""
+    """Verify that releases in the model store are unchanged. Reads every byte."""
     work = deps.workspace(**where)
     config, store = work.settings.config, work.store
     name, damaged = config.model.name, []
@@ -192,36 +198,38 @@ def verify(
     for found in stored:
         try:
             store.verify(found)
-            tell(f"{found.id} is as it was pushed")
-        except (IntegrityError, StoreError) as error:  # noqa: PERF203 - the others are verified, too
+            tell(f"verified {found.id}")
+        except (IntegrityError, StoreError) as error:  # noqa: PERF203 - the others are still verified
             if not release and not store.find(name, found.id):
-                continue  # another process has removed it
+                continue  # another process deleted it
             if isinstance(error, StoreError):
                 raise
             damaged.append(error)
     for more in damaged[1:]:
-        tell(f"also damaged: {more}")
+        tell(f"damaged: {more}")
     if damaged:
         raise damaged[0]
 
 
 @spelled_out
 def prune(
-    keep: Annotated[int, typer.Option("--keep", min=1, help="Keep this many of the newest releases.")],
+    keep: Annotated[int, typer.Option("--keep", min=1, help="Number of newest releases to keep.")],
     min_age: Annotated[
-        str, typer.Option("--min-age", help="Keep releases pushed more recently than this: 90s, 5m, 1h, 7d.")
+        str, typer.Option("--min-age", help="Keep releases that are younger, such as 90s, 5m, 1h or 7d.")
     ] = "1h",
     ignore_target: Annotated[
         list[str] | None,
         typer.Option(
-            "--ignore-target", metavar="NAME", help="Do not ask this target which releases it needs."
+            "--ignore-target", metavar="NAME", help="Delete releases even if this target uses them."
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be removed.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the releases that would be deleted.")
+    ] = False,
     yes: Yes = False,
     **where: Unpack[WhereStored],
 ) -> None:
-    """Remove old releases that no target of kdeploy.toml serves or has in its history."""
+    """Delete old releases from the model store. Keeps those that a target serves or has in its history."""
     from deployer import prune as pruning
 
     age = deps.duration(min_age, "--min-age", longest=_DECADE)
@@ -236,19 +244,19 @@ def prune(
     old = find()
     if not old:
         tell(
-            f"nothing to remove: every release is in use, one of the newest {keep} or younger than {min_age}"
+            f"nothing to delete: every release is in use, one of the newest {keep}, or younger than {min_age}"
         )
         return
     rows = [
         (release.id, printers.size_text(release.archive.size), printers.time_text(pushed))
         for pushed, release in old
     ]
-    printers.print_table(["to be removed", "size", "pushed"], rows, tell)
+    printers.print_table(["to delete", "size", "pushed"], rows, tell)
     if dry_run:
         show("\n".join(release.id for _, release in old))
         return
     if not yes:
-        deps.confirm(f"remove {len(old)} release(s)?")
-    still = {release.id for _, release in find()}  # a release can have come into use since
+        deps.confirm(f"delete {len(old)} release(s)")
+    still = {release.id for _, release in find()}  # a release can be in use by now
     for release in pruning.remove(store, [release for _, release in old if release.id in still]):
         show(release.id)

@@ -1,4 +1,4 @@
-"""Prints the status and history of a service, and what a rollout would change."""
+"""Prints the status and the history of a service, and the changes of a rollout."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from deployer.managed_fields import Drift
     from deployer.observed import Live, Observed
 
-_COMMIT = 12  # characters of a commit that people are shown
+_COMMIT = 12  # printed characters of a commit
 _BLOCKING = ("serving.kserve.io/stop", "serving.kserve.io/disable-auto-update")
 
 
 def print_status(live: Live, entries: Sequence[Entry], outside: Sequence[Drift], output: Output) -> None:
-    """Print a service, its last rollout, and the changes that others made."""
+    """Print a service, its last rollout, and its drift."""
     if output == "yaml":
         print_yaml(live.document)
         return
@@ -30,11 +30,11 @@ def print_status(live: Live, entries: Sequence[Entry], outside: Sequence[Drift],
 
     data = {**to_builtins(live.status), "drift": to_builtins(outside)}
     rows, name = list(_status_rows(live, entries, outside)), live.status.reference.name
-    print_rows(output, ["what", "value"], rows, data, [name])
+    print_rows(output, ["field", "value"], rows, data, [name])
 
 
 def failure_of(status: Observed) -> RolloutFailedError:
-    """Return the error that the status of a failed or stopped service ends with."""
+    """Return the error for a failed or stopped service."""
     from deployer.observed import NOT_RUNNING
 
     stopped = status.phase.value == "Stopped"
@@ -75,15 +75,15 @@ def _status_rows(
         yield f"condition {condition['type']}", f"{condition['status']}{why}"
     for key in _BLOCKING:
         if str(document["metadata"].get("annotations", {}).get(key, "")).lower() == "true":
-            yield f"annotation {key}", "true: a rollout changes nothing until it is removed"
+            yield f"annotation {key}", "true: rollouts have no effect until you remove it"
     for last in entries[-1:]:
         yield (
             "last rollout",
             f"{_outcome(last)}: {last.release} by {describe_author(last)} at {last.when}",
         )
     for drift in outside:
-        by = f"by {drift.manager} at {drift.since}" if drift.manager else "removed"
-        yield "changed outside", f"{drift.field} {by}"
+        by = f"changed by {drift.manager} at {drift.since}" if drift.manager else "removed"
+        yield "drift", f"{drift.field} {by}"
 
 
 def _wanted(status: Observed) -> str:
@@ -99,7 +99,7 @@ def _replicas(live: Live) -> str:
 
 
 def _outcome(entry: Entry) -> str:
-    """Write how a rollout ended, and why it failed."""
+    """Format the outcome of a rollout, with the reason of a failure."""
     return f"{entry.outcome.value} ({entry.reason})" if entry.reason else entry.outcome.value
 
 
@@ -127,7 +127,7 @@ def _short(commit: str) -> str:
 
 
 def print_differences(differences: Sequence[Diff], output: Output) -> None:
-    """Print what would change: as a unified diff, or as a list of changes."""
+    """Print changes as a unified diff, or as a list."""
     from msgspec import to_builtins
 
     if output == "table":

@@ -1,4 +1,4 @@
-"""`kdeploy rollout`: deploy a release, and list what was rolled out before."""
+"""`kdeploy rollout`: rolls out a release, and lists earlier rollouts."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -41,19 +41,26 @@ def rollout(
         bool,
         typer.Option(
             "--rollback-on-failure",
-            help="If the release does not become ready, restore the last one that was, and wait for it.",
+            help="If the release does not become ready, roll back to the last ready release.",
         ),
     ] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the release is ready.")] = True,
-    timeout: Annotated[str, typer.Option("--timeout", help="How long to wait: 90s, 5m, 1h.")] = "5m",
+    timeout: Annotated[
+        str, typer.Option("--timeout", help="Maximum time to wait, such as 90s, 5m or 1h.")
+    ] = "5m",
     wait_window: Annotated[
         str | None,
-        typer.Option("--wait-window", help="On a cluster: how long a release must stay ready. [2s]"),
+        typer.Option(
+            "--wait-window",
+            help="How long the release must stay ready (clusters only). Default: wait-window of the target.",
+        ),
     ] = None,
     history_limit: Annotated[
         int | None,
         typer.Option(
-            "--history-limit", min=1, help="On a cluster: how many rollouts it keeps in the history. [20]"
+            "--history-limit",
+            min=1,
+            help="Length of the history, in rollouts (clusters only). Default: history-limit of the target.",
         ),
     ] = None,
     force_conflicts: ForceConflicts = False,
@@ -61,14 +68,14 @@ def rollout(
         DryRun | None,
         typer.Option(
             "--dry-run",
-            help="Only print what would be applied; server: let the API server validate it, too.",
+            help="Print the documents without applying them; server: the API server validates them first.",
         ),
     ] = None,
     strict: Strict = False,
     output: OutputFormat = "name",
     **where: Unpack[WhereStored],
 ) -> None:
-    """Deploy a release, pushing it first if needed, and wait until it is ready."""
+    """Roll out a release and wait until it is ready. Pushes the release first if needed."""
     if command.invoked_subcommand:
         _refuse_options(command)
         return
@@ -122,17 +129,17 @@ def _tell_next(work: "Workspace", protocol: Protocol | None, **where: Unpack[Whe
 
 
 def _refuse_options(command: typer.Context) -> None:
-    """Refuse options before a sub-command's name: they would be ignored."""
+    """Reject options before the name of a subcommand: they would be ignored."""
     for parameter in command.command.params:
         source = command.get_parameter_source(parameter.name or "")
         if source and source.name == "COMMANDLINE":
-            what = f"options of {command.invoked_subcommand} come after its name"
+            what = f"options of {command.invoked_subcommand} must follow its name"
             raise typer.BadParameter(what, param_hint=parameter.opts[0])
 
 
 @app.command()
 @spelled_out
 def history(name: ServiceName = None, output: OutputFormat = "table", **where: Unpack[Where]) -> None:
-    """List the rollouts of a service, oldest first: when, by whom, and the outcome."""
+    """List the rollouts of a service. The oldest is first."""
     target, reference = deps.locate(name, **where)
     reports.print_history(target.journal.entries(reference), output)

@@ -1,4 +1,4 @@
-"""Commands on services: diff, predict, status, list, logs, delete."""
+"""The commands diff, predict, status, list, logs and delete."""
 
 import os
 from pathlib import Path
@@ -39,7 +39,7 @@ def diff(
     output: OutputFormat = "table",
     **where: Unpack[WhereStored],
 ) -> None:
-    """Show what a rollout would change in the live documents; exit code 15 if there are changes."""
+    """Show what a rollout would change on the target. The exit code is 15 if there are changes."""
     rollouts = deps.workspace(strict=strict, force_conflicts=force_conflicts, **where).rollouts
     decision = rollouts.decide(release, percent=canary, preview=True)
     rollouts.report(decision)
@@ -50,11 +50,16 @@ def diff(
 
 @spelled_out
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Images, or other files for the handler.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Files to send: images, JSON requests, or other input of the handler."),
+    ],
     service: ServiceOption = None,
     kserve: Annotated[
         bool,
-        typer.Option("--kserve", help="Send requests through the ingress. Default: on a cluster, always."),
+        typer.Option(
+            "--kserve", help="Send requests through the ingress. For clusters, this is the default."
+        ),
     ] = False,
     ingress: Annotated[
         str | None,
@@ -62,27 +67,30 @@ def predict(
             "--ingress",
             envvar="KDEPLOY_INGRESS",
             metavar="URL|port-forward",
-            help="On a cluster: ingress URL, or `port-forward`. Default: auto-detected.",
+            help="URL of the ingress, or port-forward (clusters only). Default: detected automatically.",
         ),
     ] = None,
     protocol: Annotated[
         Protocol | None,
-        typer.Option("--protocol", help="Request protocol. Default: v1 through the ingress, else plain."),
+        typer.Option(
+            "--protocol",
+            help="Protocol of the requests. Default: v1 through the ingress, plain to TorchServe.",
+        ),
     ] = None,
     resize: Annotated[
         bool,
-        typer.Option("--resize", help="Send a smaller picture if a file exceeds the request limit."),
+        typer.Option("--resize", help="Shrink images that exceed the maximum request size."),
     ] = False,
     header: Annotated[
         list[str] | None,
-        typer.Option("--header", metavar="NAME:VALUE|@FILE", help="Send this header, or those in a file."),
+        typer.Option("--header", metavar="NAME:VALUE|@FILE", help="Send a header, or the headers in a file."),
     ] = None,
     token: Annotated[
         str | None,
         typer.Option(
             "--token",
             metavar="@FILE|-",
-            help="Send this bearer token. Default, through the ingress: KDEPLOY_TOKEN.",
+            help="Send the bearer token in a file or stdin. Default: KDEPLOY_TOKEN (ingress only).",
         ),
     ] = None,
     cookie: Annotated[
@@ -90,7 +98,7 @@ def predict(
         typer.Option(
             "--cookie",
             metavar="[NAME=]@FILE",
-            help="Send this cookie. Default, through the ingress: KDEPLOY_COOKIE.",
+            help="Send the cookie in a file. Default: KDEPLOY_COOKIE (ingress only).",
         ),
     ] = None,
     authority: Annotated[
@@ -98,17 +106,17 @@ def predict(
         typer.Option(
             "--certificate-authority",
             metavar="FILE",
-            help="Trust the certificates in this PEM file, instead of SSL_CERT_FILE's or the system's.",
+            help="PEM file with the certificates to trust. Default: SSL_CERT_FILE, or the system's.",
             show_default=False,
         ),
     ] = None,
     timeout: Annotated[
-        str, typer.Option("--timeout", help="Time limit of each request and its whole answer.")
+        str, typer.Option("--timeout", help="Maximum time for each request, such as 90s or 5m.")
     ] = "60s",
     output: OutputFormat = "table",
     **where: Unpack[Where],
 ) -> None:
-    """Send prediction requests: one per file, through the ingress, or directly to a local TorchServe."""
+    """Send a prediction request for each file. Without --kserve, a local TorchServe is called directly."""
     from deployer.predict import Client
     from deployer.targets.protocols import Via
 
@@ -125,13 +133,13 @@ def predict(
         resize=resize,
         authority=authority,
     ) as client:
-        answers = client.predict(images, protocol or ("v1" if kserve else "plain"))
+        answers = client.predict(files, protocol or ("v1" if kserve else "plain"))
         printers.print_answers(answers, output)
 
 
 @spelled_out
 def status(name: ServiceName = None, output: OutputFormat = "table", **where: Unpack[Where]) -> None:
-    """Show the state of a service; exit code 8 if it has failed or is stopped."""
+    """Show the state of a service. The exit code is 8 if it has failed or is stopped."""
     from deployer import queries
 
     work = deps.workspace(allow_no_project=True, **where)
@@ -140,8 +148,8 @@ def status(name: ServiceName = None, output: OutputFormat = "table", **where: Un
     entries: list[Entry] = []
     try:
         entries = queries.read_journal(target, live)
-    except KdeployError as error:  # a user who may only read services sees all the rest
-        warn(f"cannot read the journal, so changes by others are unknown: {error}")
+    except KdeployError as error:  # the user can read services only
+        warn(f"cannot read the journal, so drift is unknown: {error}")
     reports.print_status(live, entries, queries.find_drift(live, entries), output)
     if output == "table" and live.status.serving:
         protocol = live.document["spec"]["predictor"].get("model", {}).get("protocolVersion", "v1")
@@ -152,7 +160,7 @@ def status(name: ServiceName = None, output: OutputFormat = "table", **where: Un
         next_steps.tell_predict(name, **where)
     elif output == "table":
         logs_ = next_steps.command("logs", *([name] if name else []), **where)
-        next_steps.tell_next(f"run {logs_} to see the logs of the containers that start")
+        next_steps.tell_next(f"run {logs_} to see the logs of its containers")
 
 
 @spelled_out
@@ -173,11 +181,11 @@ def logs(
     name: ServiceName = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Stream new lines.")] = False,
     previous: Annotated[
-        bool, typer.Option("--previous", "-p", help="Show the previous container instance's logs.")
+        bool, typer.Option("--previous", "-p", help="Print the logs of the previous container instance.")
     ] = False,
     **where: Unpack[Where],
 ) -> None:
-    """Print the logs of a service's containers, also of those that fail to start."""
+    """Print the logs of the containers of a service."""
     if follow and previous:
         raise ConfigError(
             "--follow and --previous cannot be combined", where="--follow", hint="Remove one of the two."
@@ -188,16 +196,16 @@ def logs(
         show(line)
         silent = False
     if silent:
-        tell(f"no container of {reference} has written a log")
+        tell(f"no logs found for {reference}")
 
 
 @spelled_out
 def delete(name: ServiceName = None, yes: Yes = False, **where: Unpack[Where]) -> None:
-    """Delete a service; its releases stay in the model store."""
+    """Delete a service. Its releases stay in the model store."""
     target, reference = deps.locate(name, **where)
     if not yes:
-        deps.confirm(f"delete {reference}?")
+        deps.confirm(f"delete service {reference}")
     held = target.services.delete(reference)
-    tell(f"service {reference} not found" if held is None else f"deleted {reference}")
+    tell(f"service {reference} not found" if held is None else f"deleted service {reference}")
     if held:
         tell(f"still terminating: {', '.join(held)}")

@@ -29,11 +29,11 @@ class ReaderGoneError(Exception):
 
 
 class StoppedError(Exception):
-    """Ctrl-C or SIGTERM stopped the command; the text says how far it got."""
+    """Ctrl-C or SIGTERM stopped the command; the text is its progress."""
 
 
 class _Messages:
-    """Messages for people, on stderr. With `-o json` only warnings are kept, for the end of the command."""
+    """Holds messages back with `-o json`; `kept` has the warnings until the command ends."""
 
     kept: list[str] | None = None
 
@@ -57,7 +57,7 @@ def show(text: str) -> None:
 
 
 def tell(text: str) -> None:
-    """Write a message to stderr, unless messages are held back. Its further lines are indented."""
+    """Write a message to stderr, unless messages are held back. Lines after the first are indented."""
     if _Messages.kept is None:
         draw(re.sub(r"\n(?=\S)", "\n  ", plain(text)) + "\n")
 

@@ -164,7 +164,7 @@ def test_an_archive_that_leads_out(bare: Project) -> None:
     last = bare.run("push", "--set", "model.version=3.0").stdout.strip()
     told = refused(bare, "verify", code=6, says="../../x.pt")
     assert f"{other}/: config/config.properties is missing" in told
-    assert f"{last} is as it was pushed" in told
+    assert f"verified {last}" in told
 
 
 def test_a_record_that_was_tampered_with(bare: Project) -> None:

@@ -138,7 +138,7 @@ def test_local_starts_stops_and_tells_the_truth(folder: Project) -> None:
     (folder.folder / "kdeploy.toml").write_text(
         '[model]\nname = "digits"\nversion = "1"\nhandler = "handler.py"\n'
     )
-    assert "nothing was running" in folder.run("local", "stop").stderr
+    assert "not running" in folder.run("local", "stop").stderr
     assert "not running" in folder.run("local", "status").stderr
     assert "the ingress listens on http://127.0.0.1:" in folder.run("local", "start").stderr
     info = json.loads(folder.run("local", "status", "-o", "json").stdout)

@@ -69,11 +69,16 @@ WRONG_USAGE = [
     (["rollout", "--strategy", "x"], "'x'", "kdeploy rollout --strategy", "Use one of: rolling, recreate."),
     (["rollout", "--canary", "200"], "must be less than or equal to 100", "kdeploy rollout --canary", "Run"),
     (["prune"], "missing option --keep", "kdeploy prune --keep", "Run `kdeploy prune --help`"),
-    (["predict"], "missing argument IMAGES", "kdeploy predict IMAGES", "Run"),
+    (["predict"], "missing argument FILES", "kdeploy predict FILES", "Run"),
     (["push", "--store"], "option '--store' requires an argument", "kdeploy push", "Run"),
     (["models", "scale", "--min-workers"], "requires an argument", "kdeploy models scale", "Run"),
     (["push", "extra"], "unexpected extra argument", "kdeploy push", "Run"),
-    (["rollout", "--canary", "5", "history"], "options of history come after", "kdeploy rollout", "Run"),
+    (
+        ["rollout", "--canary", "5", "history"],
+        "options of history must follow its name",
+        "kdeploy rollout",
+        "Run",
+    ),
 ]
 
 

@@ -80,7 +80,7 @@ def test_releases_that_a_target_serves_or_has_in_its_journal_stay(
     rolled_out(kubeconfig, namespace, pushed[2])
     assert prune("--dry-run")[:2] == (0, pushed[3:5])
     assert prune("--yes")[:2] == (0, pushed[3:5])
-    assert "nothing to remove" in prune("--yes")[2]
+    assert "nothing to delete" in prune("--yes")[2]
 
 
 def test_releases_that_other_users_serve_stay(

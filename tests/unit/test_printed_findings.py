@@ -12,7 +12,7 @@ from deployer.findings import Finding, failure, ok
 def test_a_finding_says_where_and_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     unread = Finding(name="GPU", status="ok", detail="not checked: this user cannot list nodes", remedy="ask")
     broken = failure("release", "it does not exist", "kdeploy.toml: model.handler", "create it")
-    with pytest.raises(DoctorError, match="release: a deployment would fail"):
+    with pytest.raises(DoctorError, match="failed checks: release"):
         print_findings([ok("cluster", "Kubernetes 1.36"), unread, broken], "table")
     said = capsys.readouterr()
     assert said.err.splitlines() == ["GPU: ask", "release: create it"]

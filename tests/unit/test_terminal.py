@@ -191,8 +191,8 @@ def test_nothing_else_writes() -> None:
     [
         ([], "nothing was applied"),
         ([Pushed(release="a", uri="s3://m/a/", bytes_written=0)], "nothing was applied"),
-        ([Applying(service="n/s", release="a")], "may have been applied"),
-        ([Applying(service="n/s", release="a"), Applied(service="n/s", release="a")], "stays"),
+        ([Applying(service="n/s", release="a")], "might be partly applied"),
+        ([Applying(service="n/s", release="a"), Applied(service="n/s", release="a")], "is applied to n/s"),
     ],
     ids=["begun", "pushed", "applying", "applied"],
 )
