@@ -69,7 +69,7 @@ def pages() -> dict[Path, str]:
 
 
 def commands_page() -> str:
-    """Describe every command, its arguments and its options, with their values and defaults."""
+    """Describe every command with its arguments and options, and their values and defaults."""
     lines = [MADE + "# Commands\n"]
     lines.append("`--debug`, before or after a command, shows the traceback of an error.\n")
     for path, command in _walk(get_command(app), "kdeploy"):

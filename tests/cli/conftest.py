@@ -1,4 +1,4 @@
-"""The example, trained, in a project folder of its own, and `kdeploy` run on it as people do."""
+"""Runs `kdeploy` as a command on the trained example, in a separate project folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.outputs import check_output
 from tests.stores.planted import MARK
 
 ROOT = Path(__file__).parents[2]
-# What TorchServe's own environment may hold, whatever starts it, and nobody may find elsewhere.
+# Secrets in the environment of TorchServe: tests search for them in every file, log and response.
 PLANTED = {
     "AWS_SECRET_ACCESS_KEY": MARK,
     "AZURE_STORAGE_KEY": MARK,
@@ -27,7 +27,7 @@ PLANTED = {
 
 
 class Project:
-    """A project folder, and `kdeploy` as a command in it."""
+    """A project folder, and the command `kdeploy` in it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -62,7 +62,7 @@ class Project:
         return subprocess.CompletedProcess(child.args, child.returncode, out, err)
 
     def on_terminal(self, *arguments: str) -> str:
-        """Run a command whose stdout and stderr are a terminal, and return what it shows."""
+        """Run a command with a terminal as stdout and stderr, and return the output."""
         master, slave = pty.openpty()
         child = subprocess.Popen(
             [sys.executable, "-m", "deployer", *arguments],
@@ -77,14 +77,14 @@ class Project:
         with (
             os.fdopen(master, "rb", buffering=0) as terminal,
             suppress(OSError),
-        ):  # EIO is the end of a terminal
+        ):  # a closed terminal raises EIO
             while data := terminal.read(65536):
                 shown += data
         assert child.wait(180) == 0, shown.decode()
         return shown.decode().replace("\r\n", "\n")
 
     def processes(self) -> list[psutil.Process]:
-        """Every process that serves this project: by the state folder in its environment."""
+        """Return the processes of this project: the environment of each names the state folder."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -106,7 +106,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def served(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """The example, rolled out once for every test that only asks it."""
+    """Roll out the example once, for the tests that do not change it."""
     project = Project(tmp_path_factory.mktemp("a project ü") / "digits")
     project.environment |= PLANTED
     shutil.copytree(trained, project.folder)
@@ -118,7 +118,7 @@ def served(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture
 def project(trained: Path, tmp_path: Path) -> Iterator[Project]:
-    """The example, with nothing done yet; whatever a test starts is stopped."""
+    """Copy the example into a project; stop the processes that a test starts."""
     project = Project(tmp_path / "digits")
     shutil.copytree(trained, project.folder)
     yield project

@@ -1,4 +1,4 @@
-"""A canary and the way back, by commands alone."""
+"""A canary and the rollback, with commands only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ handler = "handler.py"
 HANDLER = 'def handle(data, context):\n    return ["%s"] * len(data or [])\n'
 
 
-def asked(project: Project, times: int) -> list[str]:
+def predictions(project: Project, times: int) -> list[str]:
     url = json.loads(project.run("local", "status", "-o", "json").stdout)["ingress"]
     pool = urllib3.PoolManager(headers={"Host": "letters.default.example.com"})
     answers = [pool.request("POST", url + "/predictions/letters", body=b"x") for _ in range(times)]
@@ -29,26 +29,26 @@ def asked(project: Project, times: int) -> list[str]:
     return [answer.data.decode() for answer in answers]
 
 
-def test_a_canary_gets_its_share_and_going_back_is_one_command(project: Project) -> None:
+def test_a_canary_gets_its_percentage_and_one_command_rolls_back(project: Project) -> None:
     (project.folder / "kdeploy.toml").write_text(CONFIG)
     (project.folder / "handler.py").write_text(HANDLER % "A")
     first = project.run("rollout").stdout.strip()
-    assert set(asked(project, 20)) == {"A"}
+    assert set(predictions(project, 20)) == {"A"}
 
     (project.folder / "handler.py").write_text(HANDLER % "B")
     second = project.run("rollout", "--canary", "20").stdout.strip()
     assert second != first
     assert f"20% {second}, 80% {first}" in project.run("status").stdout
-    assert asked(project, 100).count("B") == 20
+    assert predictions(project, 100).count("B") == 20
     seen = json.loads(project.run("status", "-o", "json").stdout)
     assert (seen["wanted"], seen["candidate"], seen["stable"], seen["percent"]) == (second, second, first, 20)
     assert project.run("releases").stdout.count("yes") == 2
 
-    # Going on is the same release with everything; going back is the other one.
+    # Promote: the same release with all traffic. Undo: the other release.
     project.run("rollout")
-    assert set(asked(project, 20)) == {"B"}
+    assert set(predictions(project, 20)) == {"B"}
     project.run("rollout", "--release", first)
-    assert set(asked(project, 20)) == {"A"}
+    assert set(predictions(project, 20)) == {"A"}
     assert project.run("status", "-o", "name").stdout == "letters\n"
     assert "1 of 1 ready" in project.run("status").stdout
     entries = json.loads(project.run("rollout", "history", "-o", "json").stdout)

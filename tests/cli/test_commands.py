@@ -1,4 +1,4 @@
-"""Commands that need no TorchServe: archive, doctor, local."""
+"""The commands that run without a TorchServe: archive, doctor, local."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FLAGS = ["--model-name", "digits", "--version", "2.0", "--handler", "handler.py"
 MORE = ["--serialized-file", "weights.pt", "--extra-files", "labels.json,weights.pt.txt"]
 
 
-def test_archive_takes_the_flags_of_torch_model_archiver(folder: Project) -> None:
+def test_archive_accepts_the_flags_of_torch_model_archiver(folder: Project) -> None:
     (folder.folder / "weights.pt.txt").write_text("x")
     (folder.folder / "theirs").mkdir()
     path = Path(folder.run("archive", *FLAGS, *MORE).stdout.strip())
@@ -58,14 +58,14 @@ def test_archive_takes_the_flags_of_torch_model_archiver(folder: Project) -> Non
             assert ours.read(name) == other.read(name)
 
 
-def test_archive_replaces_only_by_force_and_needs_its_flags(folder: Project) -> None:
+def test_archive_overwrites_only_with_force(folder: Project) -> None:
     folder.run("archive", *FLAGS)
     assert "--force" in folder.run("archive", *FLAGS, code=4).stderr
     folder.run("archive", *FLAGS, "-f")
     assert "model.version is not set" in folder.run("archive", "--model-name", "digits", code=3).stderr
 
 
-def test_doctor_is_content_here_and_says_what_is_not(folder: Project) -> None:
+def test_doctor_succeeds_on_this_machine_and_reports_a_port_in_use(folder: Project) -> None:
     findings = json.loads(folder.run("doctor", "-o", "json").stdout)
     assert {finding["name"]: finding["status"] for finding in findings}["torchserve"] == "ok"
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -77,7 +77,7 @@ def test_doctor_is_content_here_and_says_what_is_not(folder: Project) -> None:
     assert "ingress-port" in ended.stderr
 
 
-def test_doctor_decides_a_rollout_and_says_what_is_wrong_with_it(folder: Project) -> None:
+def test_doctor_checks_the_release_of_the_project(folder: Project) -> None:
     config = '[model]\nname = "digits"\nversion = "1"\nhandler = "%s"\n'
     (folder.folder / "kdeploy.toml").write_text(config % "handler.py")
     findings = {one["name"]: one for one in json.loads(folder.run("doctor", "-o", "json").stdout)}
@@ -97,7 +97,7 @@ def test_doctor_decides_a_rollout_and_says_what_is_wrong_with_it(folder: Project
     assert release["remedy"] in ended.stderr
 
 
-def test_doctor_says_why_the_model_store_cannot_be_opened(folder: Project) -> None:
+def test_doctor_reports_an_invalid_model_store(folder: Project) -> None:
     (folder.folder / "kdeploy.toml").write_text(
         '[model]\nname = "digits"\nversion = "1"\nhandler = "handler.py"\n[store]\nuri = "s3://models"\n'
     )
@@ -107,14 +107,14 @@ def test_doctor_says_why_the_model_store_cannot_be_opened(folder: Project) -> No
     assert (findings["torchserve"], "failure" in findings.values()) == ("ok", True)
 
 
-def test_diff_tells_what_becomes_of_a_canary_that_is_the_first_release(folder: Project) -> None:
+def test_diff_warns_that_the_first_release_gets_all_requests(folder: Project) -> None:
     (folder.folder / "kdeploy.toml").write_text(
         '[model]\nname = "digits"\nversion = "1"\nhandler = "handler.py"\n'
     )
     assert "it gets all requests, not 10%" in folder.run("diff", "--canary", "10", code=15).stderr
 
 
-def test_render_warns_where_no_credentials_reach_the_cluster(folder: Project) -> None:
+def test_render_warns_if_the_cluster_gets_no_credentials(folder: Project) -> None:
     (folder.folder / "kdeploy.toml").write_text(
         '[model]\nname = "digits"\nversion = "1"\nhandler = "handler.py"\n[store]\nuri = "gs://models"\n'
         '[targets.cluster]\nkind = "kserve"\nnamespace = "n"\ndeployment-mode = "Standard"\n'
@@ -126,7 +126,7 @@ def test_render_warns_where_no_credentials_reach_the_cluster(folder: Project) ->
     assert "no credentials found that a cluster could use" in ended.stderr
 
 
-def test_verify_says_where_there_is_nothing(folder: Project) -> None:
+def test_verify_reports_an_empty_model_store(folder: Project) -> None:
     (folder.folder / "kdeploy.toml").write_text(
         '[model]\nname = "digits"\nversion = "1"\nhandler = "handler.py"\n'
     )
@@ -134,7 +134,7 @@ def test_verify_says_where_there_is_nothing(folder: Project) -> None:
     assert ended.stderr == "no releases of digits in gone\n"
 
 
-def test_local_starts_stops_and_tells_the_truth(folder: Project) -> None:
+def test_local_starts_and_stops_the_supervisor(folder: Project) -> None:
     (folder.folder / "kdeploy.toml").write_text(
         '[model]\nname = "digits"\nversion = "1"\nhandler = "handler.py"\n'
     )
@@ -150,10 +150,10 @@ def test_local_starts_stops_and_tells_the_truth(folder: Project) -> None:
     folder.run("local", "logs")
 
 
-def test_a_header_is_read_from_a_file_and_never_shown(folder: Project) -> None:
+def test_a_header_is_read_from_a_file_and_never_printed(folder: Project) -> None:
     (folder.folder / "kdeploy.toml").write_text(
         '[model]\nname = "digits"\nversion = "1"\nhandler = "handler.py"\n'
     )
-    (folder.folder / "secret").write_text("no header but s3cr3t\n")
+    (folder.folder / "secret").write_text("not a header but s3cr3t\n")
     ended = folder.run("predict", "--header", "@secret", "weights.pt", code=7)
     assert "s3cr3t" not in ended.stdout + ended.stderr

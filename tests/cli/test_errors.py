@@ -1,4 +1,4 @@
-"""A command that fails prints one error, as text or as JSON; what its hint names exists."""
+"""A failing command prints one error, as text or as JSON. Its hint names commands that exist."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_wrong_usage_has_the_shape_of_every_error(
 
 @pytest.mark.parametrize("arguments", [one[0] for one in WRONG_USAGE if "-o" not in one[0]])
 def test_wrong_usage_as_json(run: Run, arguments: list[str]) -> None:
-    code, out, err = run("-o", "json", *arguments)  # even where the parser does not get to it
+    code, out, err = run("-o", "json", *arguments)  # also if the parser stops before it
     report = json.loads(err)
     assert (code, out, report["exit_code"]) == (2, "", 2)
     assert report["code"] == "usage-error"
@@ -128,7 +128,7 @@ def test_short_options_before_output_and_the_last_output_counts(run: Run) -> Non
     assert (code, err.startswith("error: ")) == (7, True)
 
 
-def test_closed_sets_of_the_config_name_their_choices(run: Run) -> None:
+def test_an_error_lists_the_values_of_a_closed_set(run: Run) -> None:
     code, _, err = run("config", "--set", "model.runtime=pyton")
     assert (code, err.splitlines()) == (
         3,
@@ -143,7 +143,7 @@ def test_closed_sets_of_the_config_name_their_choices(run: Run) -> None:
     assert "hint: Use one of: laptop. Did you mean laptop?" in err
 
 
-def test_warnings_do_not_break_the_json(run: Run, tmp_path: Path) -> None:
+def test_warnings_are_printed_as_text_if_the_command_succeeds(run: Run, tmp_path: Path) -> None:
     code, out, err = run("diff", "--canary", "10", "-o", "json")
     assert (code, bool(json.loads(out))) == (15, True)
     assert err.startswith("warning: ")
@@ -178,7 +178,7 @@ def test_warnings_before_an_error_are_in_its_json(run: Run, monkeypatch: pytest.
     ]
 
 
-def test_a_place_is_not_repeated_in_the_message(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_message_does_not_repeat_where(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise errors.StoreError("s3://models: access denied", where="s3://models")
 
@@ -197,7 +197,7 @@ def test_a_place_is_not_repeated_in_the_message(run: Run, monkeypatch: pytest.Mo
         (MemoryError(), 16, "system-error", "out of memory"),
     ],
 )
-def test_what_ends_a_command_early(
+def test_interrupts_and_unexpected_errors_have_the_same_form(
     run: Run, monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int, kind: str, message: str
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -220,7 +220,7 @@ def test_debug_is_accepted_anywhere_and_adds_the_traceback(run: Run) -> None:
 
 
 def test_sigterm_as_json(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # an API server that never answers
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # an API server that does not respond
         cluster = {"server": f"http://127.0.0.1:{silent.getsockname()[1]}"}
         kubeconfig = {
             "current-context": "c",
@@ -262,7 +262,7 @@ def test_every_kind_of_error_has_its_own_code_and_is_documented() -> None:
 
 
 def texts() -> Iterator[tuple[str, str]]:
-    """Yield every text of the package that names a command of kdeploy in backticks, with its place."""
+    """Yield every string of the package except docstrings, with its place."""
     folder = Path(deployer.__file__).parent
     for path in folder.rglob("*.py"):
         tree = ast.parse(path.read_text("utf-8"))
@@ -282,7 +282,7 @@ def named_commands() -> Iterator[tuple[str, str]]:
 
 
 def fault(words: list[str]) -> str:
-    """Return what a command line names that does not exist."""
+    """Return the command or option of a command line that does not exist."""
     command, rest = COMMANDS, list(words)
     while rest and rest[0] in getattr(command, "commands", {}):
         command = command.commands[rest.pop(0)]
@@ -304,7 +304,7 @@ def test_every_command_that_a_message_names_exists() -> None:
     assert wrong == []
 
 
-def test_no_hint_leads_to_a_file_of_the_checkout() -> None:
+def test_no_message_names_a_file_of_the_checkout() -> None:
     hints = [
         (place, text) for place, text in texts() if re.search(r"docs/|examples/|\.md\b|manifests/", text)
     ]

@@ -1,4 +1,4 @@
-"""The command line as such: quick, light, and never a traceback."""
+"""The command line itself: help, version, streams and the files of `init`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def kdeploy(*arguments: str, folder: Path, **environment: str) -> subprocess.Com
     )
 
 
-def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
+def test_help_imports_no_large_library(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom deployer.cli import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
@@ -57,7 +57,7 @@ def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", sorted(getattr(get_command(app), "commands", {})))
-def test_every_command_explains_itself_and_its_options(command: str, tmp_path: Path) -> None:
+def test_every_command_has_a_help_text(command: str, tmp_path: Path) -> None:
     ended = kdeploy(command, "--help", folder=tmp_path)
     assert ended.returncode == 0
     assert ended.stdout.startswith("Usage: kdeploy")
@@ -70,7 +70,7 @@ def test_wrong_usage_is_exit_code_2(tmp_path: Path) -> None:
     assert ended.stdout == ""
 
 
-def test_no_project_says_what_to_do(tmp_path: Path) -> None:
+def test_without_a_project_the_hint_is_init(tmp_path: Path) -> None:
     ended = kdeploy("push", folder=tmp_path)
     assert ended.returncode == 3
     assert ended.stderr.splitlines()[0].startswith("error: model is not set")
@@ -78,7 +78,7 @@ def test_no_project_says_what_to_do(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_debug_shows_where_it_came_from(tmp_path: Path) -> None:
+def test_debug_prints_the_traceback(tmp_path: Path) -> None:
     ended = kdeploy("--debug", "push", folder=tmp_path)
     assert ended.returncode == 3
     assert "Traceback" in ended.stderr
@@ -88,7 +88,7 @@ def test_version(tmp_path: Path) -> None:
     assert kdeploy("--version", folder=tmp_path).stdout == "kdeploy 0.1.0\n"
 
 
-def test_nothing_prompts_without_a_terminal(tmp_path: Path) -> None:
+def test_without_a_terminal_no_command_prompts(tmp_path: Path) -> None:
     assert kdeploy("init", folder=tmp_path).returncode == 0
     ended = kdeploy("delete", folder=tmp_path)
     assert ended.returncode == 3
@@ -127,7 +127,7 @@ def test_config_shows_values_and_sources(tmp_path: Path) -> None:
     assert lines["serving.cpu"].endswith("default")
 
 
-def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
+def test_a_reader_that_closes_the_pipe_is_not_an_error(tmp_path: Path) -> None:
     kdeploy("init", folder=tmp_path)
     line = f"'{sys.executable}' -m deployer config --schema | true; exit ${{PIPESTATUS[0]}}"
     ended = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -136,7 +136,7 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_a_terminal_with_few_letters(tmp_path: Path, encoding: str) -> None:
+def test_letters_that_the_encoding_lacks_are_escaped(tmp_path: Path, encoding: str) -> None:
     kdeploy("init", folder=tmp_path)
     ended = kdeploy("config", "--set", "model.handler=漢.py", folder=tmp_path, PYTHONIOENCODING=encoding)
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -156,7 +156,7 @@ def test_a_terminal_with_few_letters(tmp_path: Path, encoding: str) -> None:
         (">/dev/full", 13, "No space left on device"),
     ],
 )
-def test_streams_that_are_closed_or_full(tmp_path: Path, streams: str, code: int, says: str) -> None:
+def test_closed_and_full_streams(tmp_path: Path, streams: str, code: int, says: str) -> None:
     kdeploy("init", folder=tmp_path)
     line = f"'{sys.executable}' -m deployer config {streams}"
     ended = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -169,21 +169,21 @@ def test_streams_that_are_closed_or_full(tmp_path: Path, streams: str, code: int
     assert "bug" not in ended.stderr
 
 
-def test_a_folder_that_is_gone(tmp_path: Path) -> None:
+def test_a_deleted_current_folder(tmp_path: Path) -> None:
     line = f"mkdir gone && cd gone && rmdir ../gone && '{sys.executable}' -m deployer config"
     ended = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 3
     assert "current folder" in ended.stderr
 
 
-def test_an_interrupted_command_is_not_said_to_have_done_nothing() -> None:
+def test_the_exit_codes_page_says_that_an_interrupted_command_can_be_half_done() -> None:
     page = (ROOT / "docs" / "reference" / "exit-codes.md").read_text("utf-8")
     rows = [line for line in page.splitlines() if line.startswith(("| 130 |", "| 143 |"))]
     assert len(rows) == 2
     assert all("Part of the work may be done" in row for row in rows)
 
 
-def test_the_pages_made_from_the_code_are_fresh() -> None:
+def test_the_generated_pages_are_current() -> None:
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
     assert spec
     assert spec.loader

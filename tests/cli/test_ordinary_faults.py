@@ -1,4 +1,4 @@
-"""What happens to files, names and answers every day is not called a bug in kdeploy."""
+"""Ordinary faults of files, names and responses are not reported as bugs in kdeploy."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from deployer.store.folder import FolderStore
 
 from .conftest import Project
 
-# It says what it is sent; the adapter hands it one row of V1's instances each.
-HANDLER = "def handle(data, context):\n    return [{'said': row} for row in data or []]\n"
+# An echo handler: the adapter passes one V1 instance per row.
+HANDLER = "def handle(data, context):\n    return [{'shown': row} for row in data or []]\n"
 CONFIG = '[model]\nname = "echo"\nversion = "1.0"\nhandler = "handler.py"\n'
 
 
@@ -38,31 +38,31 @@ def make(folder: Path) -> Project:
     return Project(folder)
 
 
-def refused(project: Project, *arguments: str, code: int, says: str) -> None:
+def run_invalid(project: Project, *arguments: str, code: int, says: str) -> None:
     ended = project.run(*arguments, code=code)
     assert ended.stdout == ""
     assert says in ended.stderr
     assert "bug in kdeploy" not in ended.stderr
 
 
-def test_links_that_lead_to_each_other(bare: Project) -> None:
+def test_symbolic_links_in_a_cycle(bare: Project) -> None:
     (bare.folder / "x").mkdir()
     (bare.folder / "x" / "a").symlink_to("b")
     (bare.folder / "x" / "b").symlink_to("a")
     for pattern in ("x", "x/*", "**/a", "x/a"):
-        refused(bare, "push", "--set", f'model.extra-files=["{pattern}"]', code=4, says="symbolic links")
+        run_invalid(bare, "push", "--set", f'model.extra-files=["{pattern}"]', code=4, says="symbolic links")
 
 
-def test_a_folder_that_is_1200_deep(bare: Project) -> None:
+def test_a_folder_1200_levels_deep(bare: Project) -> None:
     script = "import os\nos.chdir('x')\nfor _ in range(1200): os.mkdir('d'); os.chdir('d')\nopen('f', 'w')"
     (bare.folder / "x").mkdir()
     subprocess.run([sys.executable, "-c", script], cwd=bare.folder, check=True)
     try:
         assert bare.run("push", "--set", 'model.extra-files=["x"]').stdout.startswith("1.0-")
-        # A release whose folder somebody has made as deep.
+        # A release folder as deep.
         (place,) = (bare.folder / "model-store" / "echo").iterdir()
         subprocess.run(["mv", bare.folder / "x", place / "x"], check=True)
-        refused(bare, "verify", code=6, says="does not belong to the release")
+        run_invalid(bare, "verify", code=6, says="does not belong to the release")
     finally:
         subprocess.run(["rm", "-rf", bare.folder], check=True)
 
@@ -72,20 +72,22 @@ def test_a_path_that_is_not_utf_8(tmp_path: Path) -> None:
     assert project.run("push").stdout.startswith("1.0-")
     assert project.run("releases", "-o", "name").stdout.startswith("1.0-")
     for command in (("rollout",), ("local", "start"), ("plan",)):
-        refused(project, *command, code=3, says="not UTF-8")
-    refused(project, "config", "-c", os.fsdecode(b"\xff.toml"), code=3, says="\\udcff.toml")
-    refused(project, "push", "--store", os.fsdecode(b"\xff"), code=3, says="not UTF-8")
+        run_invalid(project, *command, code=3, says="not UTF-8")
+    run_invalid(project, "config", "-c", os.fsdecode(b"\xff.toml"), code=3, says="\\udcff.toml")
+    run_invalid(project, "push", "--store", os.fsdecode(b"\xff"), code=3, says="not UTF-8")
 
 
 @pytest.mark.parametrize("name", ["/dev/zero", "pipe", "."])
-def test_files_that_are_none(bare: Project, name: str) -> None:
+def test_devices_pipes_and_folders_are_not_files(bare: Project, name: str) -> None:
     os.mkfifo(bare.folder / "pipe")
-    refused(bare, "push", "-c", name, code=3, says=name)
-    refused(bare, "push", "--set", f"model.serialized-file={name}", code=4, says="model.serialized-file")
-    refused(bare, "push", "--set", f"model.requirements-file={name}", code=4, says="model.requirements-file")
+    run_invalid(bare, "push", "-c", name, code=3, says=name)
+    run_invalid(bare, "push", "--set", f"model.serialized-file={name}", code=4, says="model.serialized-file")
+    run_invalid(
+        bare, "push", "--set", f"model.requirements-file={name}", code=4, says="model.requirements-file"
+    )
 
 
-def test_a_store_whose_parts_are_something_else(bare: Project) -> None:
+def test_a_release_json_that_is_not_a_file(bare: Project) -> None:
     release = bare.run("push").stdout.strip()
     record = bare.folder / "model-store" / "echo" / release / "release.json"
     for make_it in (
@@ -95,11 +97,11 @@ def test_a_store_whose_parts_are_something_else(bare: Project) -> None:
     ):
         record.rmdir() if record.is_dir() else record.unlink()
         make_it()
-        refused(bare, "releases", code=5, says=str(record))
+        run_invalid(bare, "releases", code=5, says=str(record))
     record.unlink()
 
 
-def test_a_release_that_is_pruned_while_it_is_verified(
+def test_verify_skips_a_release_that_is_pruned_meanwhile(
     bare: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     releases = [
@@ -107,21 +109,21 @@ def test_a_release_that_is_pruned_while_it_is_verified(
     ]
     verify = FolderStore.verify
 
-    def pruned_first(store: FolderStore, release: Release) -> None:
+    def prune_first(store: FolderStore, release: Release) -> None:
         if release.id == releases[1]:
             store.delete(release)
         verify(store, release)
 
-    monkeypatch.setattr(FolderStore, "verify", pruned_first)
+    monkeypatch.setattr(FolderStore, "verify", prune_first)
     monkeypatch.chdir(bare.folder)
     with pytest.raises(SystemExit) as ended:
         main(["verify"])
     assert ended.value.code == 0
-    said = capfd.readouterr().err
-    assert [release in said for release in releases] == [True, False, True]
+    shown = capfd.readouterr().err
+    assert [release in shown for release in releases] == [True, False, True]
 
 
-def test_a_pipe_that_breaks_elsewhere_than_at_stdout_is_a_failure(
+def test_a_broken_pipe_other_than_stdout_is_an_error(
     bare: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*_: object) -> None:
@@ -150,17 +152,17 @@ HOSTILE = {
     "half.json": '{"instances": ["\\ud800"]}',
     "z.json": '{"instances": ["z"]}',
 }
-OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]")
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]")
 
 
 @pytest.mark.torchserve
-def test_answers_that_a_terminal_would_obey_or_could_not_write(echo: Project) -> None:
+def test_control_characters_in_predictions_are_escaped(echo: Project) -> None:
     for name, text in HOSTILE.items():
         (echo.folder / name).write_text(text)
     names = list(HOSTILE)
     table = echo.run("predict", "--kserve", *names)
     assert [line.split()[0] for line in table.stdout.splitlines()] == names
-    assert not OBEYED.search(table.stdout + table.stderr)
+    assert not CONTROLS.search(table.stdout + table.stderr)
     wanted = [json.loads(text)["instances"][0] for text in HOSTILE.values()]
     for line, value in zip(table.stdout.splitlines(), wanted, strict=True):
         assert json.dumps(value) in json.dumps(json.loads(line.split(maxsplit=1)[1]))
@@ -170,13 +172,13 @@ def test_answers_that_a_terminal_would_obey_or_could_not_write(echo: Project) ->
 
 
 @pytest.mark.torchserve
-def test_on_a_terminal_too(echo: Project) -> None:
+def test_control_characters_are_escaped_on_a_terminal(echo: Project) -> None:
     (echo.folder / "esc.json").write_text(HOSTILE["esc.json"])
-    said = bytearray()
+    shown = bytearray()
 
     def read(descriptor: int) -> bytes:
         data = os.read(descriptor, 1024)
-        said.extend(data)
+        shown.extend(data)
         return b" "
 
     before = Path.cwd()
@@ -185,12 +187,12 @@ def test_on_a_terminal_too(echo: Project) -> None:
         pty.spawn([sys.executable, "-m", "deployer", "predict", "--kserve", "esc.json"], read)
     finally:
         os.chdir(before)
-    text = said.decode().replace("\r\n", "\n")
+    text = shown.decode().replace("\r\n", "\n")
     assert "owned" in text
-    assert not OBEYED.search(text)
+    assert not CONTROLS.search(text)
 
 
-def test_it_is_all_gone(bare: Project) -> None:
+def test_a_deleted_project(bare: Project) -> None:
     shutil.rmtree(bare.folder)
     bare.folder.mkdir()
-    refused(bare, "push", code=3, says="kdeploy init")
+    run_invalid(bare, "push", code=3, says="kdeploy init")

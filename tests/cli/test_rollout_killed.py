@@ -1,4 +1,4 @@
-"""`kill -9` of `kdeploy rollout` at every step: the next one ends right, and nothing runs twice."""
+"""After `kill -9` at any step of a rollout, the next rollout succeeds and no process runs twice."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def assert_serving(project: Project, release: str) -> None:
 
 
 PLAIN = "def handle(data, context):\n    return [1] * len(data or [])\n"
-# Without a requirement to install a start takes seconds less, and here only the starts matter.
+# Without requirements, TorchServe starts seconds faster.
 CONFIG = """
 [model]
 name = "digits"
@@ -42,7 +42,7 @@ serialized-file = "digits.pt"
 """
 
 
-def test_the_next_rollout_ends_in_the_wanted_state(project: Project) -> None:
+def test_the_next_rollout_reaches_the_wanted_state(project: Project) -> None:
     (project.folder / "plain_handler.py").write_text(PLAIN)
     (project.folder / "kdeploy.toml").write_text(CONFIG)
     for delay in (0.05, 0.15, 0.3, 0.5):

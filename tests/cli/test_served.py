@@ -1,4 +1,4 @@
-"""The whole way: `kdeploy` on a real TorchServe, asked through the ingress."""
+"""`kdeploy` with a real TorchServe, and requests through the ingress."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def example(trained: Path) -> ModuleType:
         sys.path.remove(str(trained))
 
 
-def test_every_held_out_image_gets_the_class_that_the_same_weights_give_in_process(
+def test_predictions_equal_those_of_the_same_weights_in_process(
     served: Project, trained: Path, example: ModuleType
 ) -> None:
     import numpy as np
@@ -72,7 +72,7 @@ def test_every_held_out_image_gets_the_class_that_the_same_weights_give_in_proce
     assert np.mean(np.asarray(through_ingress) == digits) >= 0.97
 
 
-def test_sixteen_clients_and_two_thousand_requests_without_an_error(served: Project) -> None:
+def test_2000_requests_of_16_clients_succeed(served: Project) -> None:
     url, host = endpoint(served)
     samples = sorted((served.folder / "samples").glob("*.png"))
     assert len(samples) == 10
@@ -96,7 +96,7 @@ def test_sixteen_clients_and_two_thousand_requests_without_an_error(served: Proj
 
 
 @pytest.mark.parametrize("flags", [["--kserve"], [], ["--protocol", "v2"], ["--kserve", "--protocol", "v2"]])
-def test_predict_in_every_protocol(served: Project, flags: list[str]) -> None:
+def test_predict_with_every_protocol(served: Project, flags: list[str]) -> None:
     samples = [f"samples/{digit}-0.png" for digit in range(10)]
     answers = json.loads(served.run("predict", *flags, *samples, "-o", "json").stdout)
     assert [answer["image"] for answer in answers] == samples
@@ -105,20 +105,20 @@ def test_predict_in_every_protocol(served: Project, flags: list[str]) -> None:
         assert (json.loads(value) if isinstance(value, str) else value)["digit"] == digit
 
 
-def test_predict_prints_a_line_an_image(served: Project) -> None:
+def test_predict_prints_one_line_per_image(served: Project) -> None:
     out = served.run("predict", "--kserve", "samples/3-0.png", "samples/4-0.png").stdout.splitlines()
     assert [line.split()[0] for line in out] == ["samples/3-0.png", "samples/4-0.png"]
     assert '"digit": 3' in out[0]
 
 
-def test_one_bad_image_does_not_cost_the_others(served: Project) -> None:
+def test_an_invalid_image_does_not_affect_the_others(served: Project) -> None:
     (served.folder / "bad.png").write_bytes(b"no picture")
     ended = served.run("predict", "--kserve", "samples/3-0.png", "bad.png", "samples/4-0.png", code=10)
     assert ended.stdout.count('"digit"') == 2
     assert "bad.png" in ended.stderr
 
 
-def test_another_host_is_not_found(served: Project) -> None:
+def test_a_request_for_another_host_is_not_found(served: Project) -> None:
     url, _ = endpoint(served)
     answer = urllib3.request("POST", url + V1, json={}, headers={"Host": "other.example.com"})
     assert answer.status == 404
@@ -161,7 +161,7 @@ def test_commands_on_a_terminal_end_with_the_next_step(served: Project, tmp_path
         assert "next:" not in served.run(*arguments).stderr
 
 
-def test_status_as_json_is_what_is_observed_and_as_yaml_the_service(served: Project) -> None:
+def test_status_prints_the_observed_state_as_json_and_the_service_as_yaml(served: Project) -> None:
     release = served.run("push").stdout.strip()
     data = json.loads(served.run("status", "-o", "json").stdout)
     assert data.pop("drift") == []
@@ -179,7 +179,7 @@ def test_status_as_json_is_what_is_observed_and_as_yaml_the_service(served: Proj
     assert listed == data
 
 
-def test_scaling_is_no_new_release_and_restarts_nothing(served: Project) -> None:
+def test_scaling_keeps_the_release_and_restarts_no_process(served: Project) -> None:
     def running() -> list[tuple[str, int, str]]:
         info = json.loads(served.run("local", "status", "-o", "json").stdout)
         return [(one["name"], one["pid"], one["release"]) for one in info["services"][0]["revisions"]]
@@ -189,10 +189,10 @@ def test_scaling_is_no_new_release_and_restarts_nothing(served: Project) -> None
     assert served.run("push", sets=scaled).stdout.strip() == release
     assert "+    minReplicas: 2" in served.run("diff", sets=scaled, code=15).stdout
     for sets, bounds in ((scaled, "2 to 3"), ([], "1 to 1")):
-        told = served.run("rollout", sets=sets)
-        assert told.stdout.strip() == release
-        assert "unchanged: release" in told.stderr  # in the model store
-        assert "unchanged: default/digits" not in told.stderr
+        ended = served.run("rollout", sets=sets)
+        assert ended.stdout.strip() == release
+        assert "unchanged: release" in ended.stderr  # in the model store
+        assert "unchanged: default/digits" not in ended.stderr
         assert bounds in served.run("status").stdout
         assert running() == before
     entries = json.loads(served.run("rollout", "history", "-o", "json").stdout)
@@ -200,7 +200,7 @@ def test_scaling_is_no_new_release_and_restarts_nothing(served: Project) -> None
     assert {entry["release"] for entry in entries} == {release}
 
 
-def test_a_dry_run_on_the_server_previews_and_changes_nothing(served: Project) -> None:
+def test_a_server_dry_run_changes_nothing(served: Project) -> None:
     release = served.run("push").stdout.strip()
     before = served.run("rollout", "history", "-o", "json").stdout
     for sets in ([], ["serving.batch-size=2"]):
@@ -214,7 +214,7 @@ def test_a_dry_run_on_the_server_previews_and_changes_nothing(served: Project) -
     assert served.run("releases", "-o", "name").stdout.split() == [release]
 
 
-def test_the_history_of_rollouts(served: Project) -> None:
+def test_the_history_lists_every_rollout(served: Project) -> None:
     release = served.run("push").stdout.strip()
     entries = msgspec.json.decode(
         served.run("rollout", "history", "-o", "json").stdout.encode(), type=list[Entry]
@@ -236,7 +236,7 @@ def test_the_history_of_rollouts(served: Project) -> None:
     assert len(lines) == len(entries) + 1
 
 
-def test_models_speaks_to_the_management_api(served: Project) -> None:
+def test_models_uses_the_management_api(served: Project) -> None:
     assert served.run("models", "list", "-o", "name").stdout == "digits\n"
     (version,) = json.loads(served.run("models", "describe", "digits", "-o", "json").stdout)
     assert version["batchSize"] == 8
@@ -246,7 +246,7 @@ def test_models_speaks_to_the_management_api(served: Project) -> None:
     assert "no-such" in missing.stderr
 
 
-def test_rollout_and_push_again_change_nothing(served: Project) -> None:
+def test_a_second_push_and_rollout_change_nothing(served: Project) -> None:
     store = served.folder / "model-store"
     before = {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}
     pushed = served.run("push")
@@ -257,7 +257,7 @@ def test_rollout_and_push_again_change_nothing(served: Project) -> None:
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()} == before
 
 
-def test_plan_and_render_write_nothing_and_name_what_serves(served: Project) -> None:
+def test_plan_and_render_name_the_serving_release(served: Project) -> None:
     release = served.run("push").stdout.strip()
     plan = json.loads(served.run("plan", "-o", "json").stdout)
     assert plan["release"]["id"] == plan["serving"] == release
@@ -269,14 +269,14 @@ def test_plan_and_render_write_nothing_and_name_what_serves(served: Project) -> 
     assert release in served.run("render", "--release", release).stdout
 
 
-def test_the_requirement_was_installed_for_the_model_alone(served: Project) -> None:
+def test_requirements_are_installed_for_the_model_only(served: Project) -> None:
     answer = json.loads(served.run("predict", "samples/7-0.png", "-o", "json").stdout)
     assert answer[0]["prediction"]["word"] == "seven"
     with pytest.raises(ImportError):
         import humanize  # type: ignore[import-not-found] # noqa: F401
 
 
-def test_the_runtimes_probe_asks_for_a_ready_worker(served: Project) -> None:
+def test_the_readiness_probe_needs_a_ready_worker(served: Project) -> None:
     script = render_runtime()["containers"][0]["readinessProbe"]["exec"]["command"][2]
     assert script.count("missing(8081)") == 1
     info = json.loads(served.run("local", "status", "-o", "json").stdout)
@@ -295,15 +295,15 @@ def test_the_runtimes_probe_asks_for_a_ready_worker(served: Project) -> None:
     assert "does not answer" in deaf.stderr
 
 
-def test_prune_never_removes_what_serves(served: Project) -> None:
+def test_prune_keeps_the_serving_release(served: Project) -> None:
     serving = served.run("push").stdout.strip()
     made = [served.run("push", sets=[f"serving.max-batch-delay={n}"]).stdout.strip() for n in (61, 62, 63)]
     assert "younger than 1h" in served.run("prune", "--keep", "1", "--yes").stderr
     other = ["targets.staging.kind=local", "targets.staging.state=.kdeploy/staging"]
     prune = ("prune", "--target", "staging", "--keep", "1", "--min-age", "0s")
-    told = served.run(*prune, "--dry-run", sets=other)
-    assert told.stdout.split() == made[:2]
-    assert [line.split()[0] for line in told.stderr.splitlines()[1:]] == made[:2]
+    ended = served.run(*prune, "--dry-run", sets=other)
+    assert ended.stdout.split() == made[:2]
+    assert [line.split()[0] for line in ended.stderr.splitlines()[1:]] == made[:2]
     assert "--yes" in served.run(*prune, sets=other, code=3).stderr
     broken = ["targets.staging.kind=kserve", "targets.staging.kubeconfig=no-such-file"]
     assert "--ignore-target staging" in served.run(*prune, "--yes", sets=broken, code=7).stderr
@@ -316,7 +316,7 @@ def test_prune_never_removes_what_serves(served: Project) -> None:
     assert set(served.run("releases", "-o", "name").stdout.split()) == {serving, made[2]}
 
 
-def test_secrets_of_the_environment_are_in_no_file_no_log_and_no_answer(served: Project) -> None:
-    said = [served.run("status", "-o", "json"), served.run("logs"), served.run("local", "logs")]
-    texts = {str(one.args): (one.stdout + one.stderr).encode() for one in said}
+def test_no_file_log_or_response_contains_a_secret_of_the_environment(served: Project) -> None:
+    shown = [served.run("status", "-o", "json"), served.run("logs"), served.run("local", "logs")]
+    texts = {str(one.args): (one.stdout + one.stderr).encode() for one in shown}
     assert holders(texts | contents(served.folder), MARK) == []

@@ -1,4 +1,4 @@
-"""Headers, tokens and cookies, from where they may come; what is wrong with one is said without its value."""
+"""Sources of headers, tokens and cookies. An error never contains a value."""
 
 from __future__ import annotations
 
@@ -37,32 +37,32 @@ def test_cookies(file: str, tmp_path: Path) -> None:
     assert read_headers([], None, [], {"KDEPLOY_COOKIE": "a=1; b=2"}) == {"Cookie": "a=1; b=2"}
 
 
-def test_a_header_of_the_name_wins(file: str, tmp_path: Path) -> None:
+def test_a_header_overrides_the_token(file: str, tmp_path: Path) -> None:
     lines = tmp_path / "lines"
     lines.write_text("authorization: Basic x\n\nX-Y: a:b\n")
     assert read_headers([f"@{lines}"], f"@{file}", [], {}) == {"authorization": "Basic x", "X-Y": "a:b"}
 
 
 @pytest.mark.parametrize(
-    ("given", "token", "cookies", "told"),
+    ("given", "token", "cookies", "what"),
     [
         ([], SECRET, [], "every user of this machine"),
         ([], None, [f"authservice_session={SECRET}"], "every user of this machine"),
         ([], None, [f"a={SECRET}=@x"], "every user of this machine"),
         ([], None, [f"{SECRET}@x"], "every user of this machine"),
-        ([], "@/no/such/file", [], "cannot be read"),
-        ([], "@/dev/null", [], "the token is empty"),
+        ([], "@/no/such/file", [], "cannot read the file"),
+        ([], "@/dev/null", [], "empty token"),
         ([SECRET], None, [], "expected NAME: VALUE"),
     ],
 )
-def test_what_is_wrong_is_said_and_the_value_is_not(
-    given: list[str], token: str | None, cookies: list[str], told: str
+def test_an_error_does_not_contain_the_value(
+    given: list[str], token: str | None, cookies: list[str], what: str
 ) -> None:
-    with pytest.raises(ConfigError, match=told) as caught:
+    with pytest.raises(ConfigError, match=what) as caught:
         read_headers(given, token, cookies, {})
     assert SECRET not in f"{caught.value} {caught.value.hint}"
 
 
 def test_an_empty_variable_is_named() -> None:
-    with pytest.raises(ConfigError, match="KDEPLOY_TOKEN: the token is empty"):
+    with pytest.raises(ConfigError, match="KDEPLOY_TOKEN: empty token"):
         read_headers([], None, [], {"KDEPLOY_TOKEN": " "})

@@ -1,4 +1,4 @@
-"""Options that are read by hand: each error names the option that it is about."""
+"""Durations: an error names the option."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ kind = "kserve"
 """
 
 
-def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     return int(ended.value.code or 0), capsys.readouterr().err
@@ -46,9 +46,9 @@ def test_an_invalid_duration_names_its_option(
 ) -> None:
     (tmp_path / "kdeploy.toml").write_text(CONFIG)
     monkeypatch.chdir(tmp_path)
-    code, told = said([*command, f"{option}={value}"], capsys)
+    code, err = run([*command, f"{option}={value}"], capsys)
     assert code == 3
-    assert told.startswith(f"error: invalid duration {value!r}\nwhere: {option}\n")
+    assert err.startswith(f"error: invalid duration {value!r}\nwhere: {option}\n")
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_an_invalid_duration_names_its_option(
         (["predict", "image.png"], "--timeout", "0s", "is too short"),
     ],
 )
-def test_a_duration_that_no_clock_can_wait_for(
+def test_a_duration_outside_its_limits(
     command: list[str],
     option: str,
     value: str,
@@ -71,8 +71,8 @@ def test_a_duration_that_no_clock_can_wait_for(
 ) -> None:
     (tmp_path / "kdeploy.toml").write_text(CONFIG)
     monkeypatch.chdir(tmp_path)
-    code, told = said([*command, option, value], capsys)
-    assert (code, what in told, f"where: {option}" in told) == (3, True, True)
+    code, err = run([*command, option, value], capsys)
+    assert (code, what in err, f"where: {option}" in err) == (3, True, True)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Whatever others say is shown as text, and no terminal obeys it."""
+"""Control characters in text from others are escaped in every output."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ HOSTILE = {
     "byte that is not UTF-8": "\udcff",
     "nul": "\0",
 }
-OBEYED = re.compile(
+CONTROLS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
 
@@ -55,32 +55,32 @@ def hostile(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(autouse=True)
-def harmless(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    """What was written to stdout and stderr, both of which fail for what is not UTF-8 as a file does."""
-    said = io.StringIO()
+def written(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """Record what is written to stdout and stderr; text that is not UTF-8 fails."""
+    shown = io.StringIO()
 
     def write(stream: object, text: str) -> None:
         text.encode()
-        said.write(text)
+        shown.write(text)
 
     monkeypatch.setattr(terminal, "_write", write)
-    return said
+    return shown
 
 
-def is_harmless(text: str) -> bool:
-    return not OBEYED.search(text)
+def is_safe(text: str) -> bool:
+    return not CONTROLS.search(text)
 
 
 @given(st.text(st.characters()))
-def test_no_text_is_obeyed(text: str) -> None:
+def test_control_characters_are_escaped_in_any_text(text: str) -> None:
     shown = terminal.plain(text)
-    assert is_harmless(shown)
+    assert is_safe(shown)
     shown.encode()
-    assert is_harmless(terminal.cell(text))
+    assert is_safe(terminal.cell(text))
     assert not {"\n", "\t"} & set(terminal.cell(text))
 
 
-def test_what_is_harmless_stays() -> None:
+def test_other_characters_stay_as_they_are() -> None:
     for text in (
         "ünïcödé 漢字 \U0001f469\u200d\U0001f469",
         "a\tb\nc",
@@ -91,7 +91,7 @@ def test_what_is_harmless_stays() -> None:
         assert terminal.plain(text) == text
 
 
-def test_what_is_not_is_readable() -> None:
+def test_escapes_are_readable() -> None:
     assert terminal.plain("\x1b[31mred\x1b[0m") == "red"
     assert (
         terminal.plain("\x1b]0;x\x07\r\x9b\u202e\udcff") == "\\u001b]0;x\\u0007\\u000d\\u009b\\u202e\\udcff"
@@ -100,34 +100,34 @@ def test_what_is_not_is_readable() -> None:
 
 
 @pytest.mark.parametrize("output", get_args(Output))
-def test_answers_and_file_names(hostile: str, output: Output, harmless: io.StringIO) -> None:
+def test_predictions_and_file_names_are_escaped(hostile: str, output: Output, written: io.StringIO) -> None:
     answers = [
         Prediction(name=f"{hostile}.png", value={"class": hostile, hostile: [hostile]}, milliseconds=1),
         Failure(name="b.png", error=PredictError(f"the handler says: {hostile}")),
     ]
     with pytest.raises(PredictError):
         printers.print_answers(answers, output)
-    said = harmless.getvalue()
-    assert is_harmless(said)
+    shown = written.getvalue()
+    assert is_safe(shown)
     if output == "json":
-        first, second = json.loads(said)
+        first, second = json.loads(shown)
         assert first["image"] == f"{hostile}.png"
         assert first["prediction"] == {"class": hostile, hostile: [hostile]}
         assert second["error"].endswith(hostile)
-    elif output == "yaml" and not re.search("[\ud800-\udfff]", hostile):  # which YAML does not read
-        first, _ = yaml.safe_load_all(said)
+    elif output == "yaml" and not re.search("[\ud800-\udfff]", hostile):  # invalid in YAML
+        first, _ = yaml.safe_load_all(shown)
         assert first["prediction"] == {"class": hostile, hostile: [hostile]}
     elif output == "table":
-        assert len(said.splitlines()) == 2
+        assert len(shown.splitlines()) == 2
 
 
-def test_a_value_in_a_table_is_json(hostile: str, harmless: io.StringIO) -> None:
+def test_a_value_in_a_table_is_json(hostile: str, written: io.StringIO) -> None:
     printers.print_answers([Prediction(name="a.png", value=[hostile, "ü"], milliseconds=1)], "table")
-    assert "ü" in harmless.getvalue()
-    assert json.loads(harmless.getvalue().removeprefix("a.png   ")) == [hostile, "ü"]
+    assert "ü" in written.getvalue()
+    assert json.loads(written.getvalue().removeprefix("a.png   ")) == [hostile, "ü"]
 
 
-def test_events_tables_and_errors(hostile: str, harmless: io.StringIO) -> None:
+def test_events_tables_and_errors_are_escaped(hostile: str, written: io.StringIO) -> None:
     status = Observed(
         reference=Reference("default", "digits"),
         wanted=hostile,
@@ -142,15 +142,15 @@ def test_events_tables_and_errors(hostile: str, harmless: io.StringIO) -> None:
     printers.print_table(["what", "value"], [(hostile, f"{hostile}\nsecond line")])
     report = Report("conflict", f"it says {hostile}\nhint: run something else", hostile, hostile, 12)
     main._print(report)
-    said = harmless.getvalue()
-    assert is_harmless(said)
-    assert "\nhint: run something else" not in said  # a line of its own would look like one of kdeploy's
+    shown = written.getvalue()
+    assert is_safe(shown)
+    assert "\nhint: run something else" not in shown  # a separate line would look like a hint
 
 
-def test_an_error_as_json(hostile: str, harmless: io.StringIO) -> None:
+def test_an_error_as_json_is_escaped(hostile: str, written: io.StringIO) -> None:
     main._print_json(Report("conflict", hostile, hostile, hostile, 12), [hostile])
-    assert is_harmless(harmless.getvalue())
-    assert json.loads(harmless.getvalue()) == {
+    assert is_safe(written.getvalue())
+    assert json.loads(written.getvalue()) == {
         "code": "conflict",
         "message": hostile,
         "where": hostile,
@@ -160,15 +160,15 @@ def test_an_error_as_json(hostile: str, harmless: io.StringIO) -> None:
     }
 
 
-def test_wrong_usage(hostile: str, harmless: io.StringIO) -> None:
+def test_wrong_usage_is_escaped(hostile: str, written: io.StringIO) -> None:
     with pytest.raises(SystemExit) as caught:
         main.main(["predict", f"--{hostile}"])
     assert caught.value.code == 2
-    assert "unknown option" in harmless.getvalue()
-    assert is_harmless(harmless.getvalue())
+    assert "unknown option" in written.getvalue()
+    assert is_safe(written.getvalue())
 
 
-def test_nothing_else_writes() -> None:
+def test_only_the_terminal_module_writes() -> None:
     for path in Path(deployer.cli.__file__).parent.glob("*.py"):
         tree = ast.parse(path.read_text("utf-8"))
         used = {
@@ -187,22 +187,22 @@ def test_nothing_else_writes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "stopped"),
+    ("happened", "stopped"),
     [
         ([], "nothing was applied"),
         ([Pushed(release="a", uri="s3://m/a/", bytes_written=0)], "nothing was applied"),
         ([Applying(service="n/s", release="a")], "might be partly applied"),
         ([Applying(service="n/s", release="a"), Applied(service="n/s", release="a")], "is applied to n/s"),
     ],
-    ids=["begun", "pushed", "applying", "applied"],
+    ids=["started", "pushed", "applying", "applied"],
 )
-def test_ctrl_c_tells_what_may_be_applied(told: list[Event], stopped: str, harmless: io.StringIO) -> None:
+def test_ctrl_c_reports_the_progress(happened: list[Event], stopped: str, written: io.StringIO) -> None:
     with pytest.raises(terminal.StoppedError) as caught, printers.Viewer() as viewer:
-        for event in told:
+        for event in happened:
             viewer(event)
         raise KeyboardInterrupt
     main._print(report_interrupt(INTERRUPTED, str(caught.value)))
-    error, hint = harmless.getvalue().splitlines()[-2:]
+    error, hint = written.getvalue().splitlines()[-2:]
     assert error.startswith("error: interrupted: ")
     assert stopped in error
     assert hint.startswith("hint: ")
