@@ -24,7 +24,7 @@ from tests.clocks import patience
 from tests.cluster.kube import ADMIN, Kube
 from tests.cluster.proxy import Proxy
 
-UNKNOWN = Resource("nobody.example.com", "v1", "things", "Thing")
+UNKNOWN = Resource("unknown.example.com", "v1", "things", "Thing")
 
 
 class Slept:

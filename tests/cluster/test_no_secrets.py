@@ -127,12 +127,12 @@ def test_a_refusal_that_quotes_the_request_is_printed_without_secrets(
 def user(kind: str, folder: Path) -> dict[str, Any]:
     """Return a kubeconfig user whose credentials contain the mark."""
     version = "client.authentication.k8s.io/v1"
-    told = {"apiVersion": version, "kind": "ExecCredential", "status": {"token": MARK}}
+    credential = {"apiVersion": version, "kind": "ExecCredential", "status": {"token": MARK}}
     programs = {
-        "plugin": f"print({json.dumps(told)!r})",
+        "plugin": f"print({json.dumps(credential)!r})",
         "plugin that fails": f"import sys; print('{MARK}'); sys.exit('{MARK}')",
         "plugin that prints other text": f"print('{MARK}')",
-        "plugin of another version": f"print({json.dumps(told | {'apiVersion': MARK})!r})",
+        "plugin of another version": f"print({json.dumps(credential | {'apiVersion': MARK})!r})",
     }
     if kind in programs:
         arguments = ["-c", programs[kind]]
@@ -186,10 +186,10 @@ def test_a_plugin_that_fails_after_its_token_expired(
 ) -> None:
     version = "client.authentication.k8s.io/v1"
     status = {"token": MARK, "expirationTimestamp": "2020-01-01T00:00:00Z"}
-    told = json.dumps({"apiVersion": version, "kind": "ExecCredential", "status": status})
-    (tmp_path / "told").write_text(told)
+    credential = json.dumps({"apiVersion": version, "kind": "ExecCredential", "status": status})
+    (tmp_path / "credential").write_text(credential)
     program = "import os, sys; print(open(sys.argv[1]).read()); os.remove(sys.argv[1])"
-    arguments = ["-c", program, str(tmp_path / "told")]
+    arguments = ["-c", program, str(tmp_path / "credential")]
     config = yaml.safe_load(kubeconfig.read_text())
     config["users"][0]["user"] = {
         "exec": {"apiVersion": version, "command": sys.executable, "args": arguments}

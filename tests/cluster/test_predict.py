@@ -101,7 +101,7 @@ def test_a_token_or_cookie_passes_an_authenticating_proxy(
 
 
 @pytest.mark.parametrize(
-    ("reply", "told", "hint"),
+    ("reply", "message", "hint"),
     [
         (Reply(403, b"RBAC: access denied"), "an Istio AuthorizationPolicy", "--token @FILE"),
         (
@@ -120,13 +120,13 @@ def test_a_token_or_cookie_passes_an_authenticating_proxy(
     ids=lambda value: str(getattr(value, "status", "")),
 )
 def test_a_refusal_is_an_error_with_a_hint(
-    predict: Predict, server: Server, reply: Reply, told: str, hint: str
+    predict: Predict, server: Server, reply: Reply, message: str, hint: str
 ) -> None:
     server.answering = lambda asked: reply
     code, _, err = predict(*TOKEN, *COOKIE)
     assert code == 10
     assert f"HTTP {reply.status}" in err
-    assert told in err
+    assert message in err
     assert hint in err
 
 

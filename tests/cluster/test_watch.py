@@ -172,7 +172,7 @@ def invalid(play: Play) -> None:
 
 
 @pytest.mark.parametrize(
-    ("happens", "told"),
+    ("fail", "message"),
     [
         (
             crash,
@@ -204,12 +204,12 @@ def invalid(play: Play) -> None:
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_a_permanent_failure_ends_the_wait_immediately(
-    waiting: Callable[..., Waiting], play: Play, happens: Callable[[Play], None], told: str
+    waiting: Callable[..., Waiting], play: Play, fail: Callable[[Play], None], message: str
 ) -> None:
     one = waiting()
     began = time.monotonic()
-    happens(play)
-    with pytest.raises(RolloutFailedError, match=told):
+    fail(play)
+    with pytest.raises(RolloutFailedError, match=message):
         one.end()
     assert time.monotonic() - began < 3
 
