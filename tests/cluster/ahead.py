@@ -73,11 +73,11 @@ class Ahead:
     def _read(self) -> None:
         assert self._process.stdout
         for line in self._process.stdout:
-            number, *said = json.loads(line)
-            if len(said) == 1:
-                self._commands[number].began.set_result(*said)
+            number, *report = json.loads(line)
+            if len(report) == 1:
+                self._commands[number].began.set_result(*report)
             else:
-                self._commands[number].ended.set_result(tuple(said))
+                self._commands[number].ended.set_result(tuple(report))
 
 
 def _say(*words: object) -> None:

@@ -95,12 +95,12 @@ class Ended:
             return "an error with exit code 0" if "error:" in self.err else None
         if self.code not in FORESEEN:
             return f"exit code {self.code} belongs to no error"
-        said = {
+        counts = {
             word: len(re.findall(rf"^{word}:", self.err, re.MULTILINE)) for word in ("error", "where", "hint")
         }
         if self.code == errors.DoctorError.exit_code:
-            said.pop("where")
-        return None if set(said.values()) == {1} else f"expected one error, where and hint: {said}"
+            counts.pop("where")
+        return None if set(counts.values()) == {1} else f"expected one error, where and hint: {counts}"
 
 
 def kdeploy(*arguments: str) -> Ended:

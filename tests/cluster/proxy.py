@@ -223,7 +223,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.settimeout(None)
 
     def _answer(self, fault: Fault) -> None:
-        said = {
+        text = {
             "kind": "Status",
             "apiVersion": "v1",
             "status": "Failure",
@@ -231,7 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
             "reason": fault.reason,
             "code": fault.status,
         }
-        data = (fault.body or json.dumps(said)).encode()
+        data = (fault.body or json.dumps(text)).encode()
         self.send_response(fault.status)
         for name, value in {**fault.headers, "Content-Length": str(len(data))}.items():
             self.send_header(name, value)
@@ -239,8 +239,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def _answer_gone(self) -> None:
-        said = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
-        data = json.dumps({"type": "ERROR", "object": said}).encode() + b"\n"
+        text = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
+        data = json.dumps({"type": "ERROR", "object": text}).encode() + b"\n"
         self.send_response(200)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()

@@ -160,8 +160,8 @@ def test_a_claim_is_checked(cluster: Cluster, kube: Kube, namespace: str, put: P
 
 
 def test_a_gpu_that_no_node_has_is_a_warning(cluster: Cluster, kube: Kube, namespace: str, put: Put) -> None:
-    (said,) = warned(cluster, documents(namespace, gpu=2))
-    assert said.startswith("no node has 2 nvidia.com/gpu now")
+    (text,) = warned(cluster, documents(namespace, gpu=2))
+    assert text.startswith("no node has 2 nvidia.com/gpu now")
     put("/api/v1/nodes", f"node-{namespace}")
     kube.merge(f"/api/v1/nodes/node-{namespace}", {"spec": {"taints": None}})  # it is ready
     kube.merge(

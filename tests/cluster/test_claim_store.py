@@ -401,16 +401,16 @@ def test_the_environments_proxy_is_not_used_for_loopback(
 def run_there(kubeconfig: Path) -> bytes:
     with Cluster(KServeTarget(kubeconfig=str(kubeconfig)), Store(uri="pvc://models")) as cluster:
         shell = cluster.shell("image", print)
-        said = b"".join(shell.run('head -c 5; echo "$1"', " wörld", source=[b"hello"]))
+        text = b"".join(shell.run('head -c 5; echo "$1"', " wörld", source=[b"hello"]))
         shell.close()
-        return said
+        return text
 
 
 def test_a_quota_that_rejects_the_pod_is_an_error(
     kdeploy: Kdeploy, kubelet: Kubelet, claim: None, proxy: Proxy
 ) -> None:
-    said = 'pods "x" is forbidden: exceeded quota: team, requested: pods=1, used: pods=5, limited: pods=5'
-    with proxy.fault("POST .*/pods", status=403, message=said):
+    text = 'pods "x" is forbidden: exceeded quota: team, requested: pods=1, used: pods=5, limited: pods=5'
+    with proxy.fault("POST .*/pods", status=403, message=text):
         ended = kdeploy("push")
     assert ended.code == 5
     assert "exceeded quota: team" in ended.err

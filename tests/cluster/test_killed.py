@@ -44,11 +44,11 @@ class Case:
 
     def __init__(self, folder: Path, step: tuple[str, int], *, answered: bool, by: signal.Signals) -> None:
         self.folder, self.step, self.answered, self.by = folder, step, answered, by
-        self.code, self.said = 0, ""
+        self.code, self.output = 0, ""
 
     def __str__(self) -> str:
         place = "after the answer to" if self.answered else "before"
-        return f"{self.by.name} {place} {shown(self.step)}\n{self.code} {self.said}"
+        return f"{self.by.name} {place} {shown(self.step)}\n{self.code} {self.output}"
 
 
 class Project:
@@ -77,7 +77,7 @@ class Project:
             proxy.fault(pattern, skip=before, hold=True, lost=case.answered) as fault,
         ):
             arguments = self.rollout(proxy, case.folder.name)
-            command = self.ahead.start(arguments, case.folder / "said", {"TMPDIR": str(temporary)})
+            command = self.ahead.start(arguments, case.folder / "output", {"TMPDIR": str(temporary)})
             if not fault.held.wait(30):
                 return f"the step was not reached: {command.err.read_text()}"
             os.kill(command.began.result(), case.by)
@@ -85,7 +85,7 @@ class Project:
                 case.code, _ = command.ended.result(60)
             except futures.TimeoutError:
                 return f"the command does not end: {command.err.read_text()}"
-        case.said = command.err.read_text()
+        case.output = command.err.read_text()
         if left := list(temporary.iterdir()):
             return f"files left: {left}"
         return None if case.by is KILLS else unclear_message(case)
@@ -93,9 +93,9 @@ class Project:
 
 def unclear_message(case: Case) -> str | None:
     """Return what is wrong with the message of a stopped command."""
-    if case.code != 130 or "Traceback" in case.said:
+    if case.code != 130 or "Traceback" in case.output:
         return "not stopped with the right exit code or message"
-    starts = [line.split(": ")[:2] for line in case.said.splitlines()]
+    starts = [line.split(": ")[:2] for line in case.output.splitlines()]
     hints = [start for start, *_ in starts].count("hint")
     clear = starts.count(["error", "interrupted"]) == hints == 1
     return None if clear else "the message lacks what was done or what to do"

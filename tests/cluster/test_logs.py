@@ -118,16 +118,16 @@ def test_a_log_that_breaks_off_is_resumed(
     with proxy.fault("/log", times=3, **broken):
         lines = cluster.reach.logs(play.reference, follow=follow)
         if follow:
-            said = [next(lines) for _ in before]
+            shown = [next(lines) for _ in before]
             kubelet.say(*after)
-            said += [next(lines) for _ in after]
+            shown += [next(lines) for _ in after]
             kubelet.end()
             cluster.services.delete(play.reference)
         else:
             kubelet.say(*after)
-            said = []
-        said += lines
-    assert [line.partition(": ")[2] for line in said] == texts(before + after)
+            shown = []
+        shown += lines
+    assert [line.partition(": ")[2] for line in shown] == texts(before + after)
     assert "reset" in broken or len(kubelet.asked) > 1
 
 
@@ -139,10 +139,10 @@ def test_a_log_that_the_api_server_ends_is_resumed(
     body = "".join(f"{line}\n" for line in first)
     with proxy.fault("/log.*follow=true", status=200, body=body):
         lines = cluster.reach.logs(play.reference, follow=True)
-        said = [next(lines) for _ in (*first, *second)]
+        shown = [next(lines) for _ in (*first, *second)]
         cluster.services.delete(play.reference)
         assert list(lines) == []
-    assert [line.partition(": ")[2] for line in said] == texts(first + second)
+    assert [line.partition(": ")[2] for line in shown] == texts(first + second)
 
 
 @pytest.mark.parametrize("follow", [False, True])

@@ -88,15 +88,15 @@ def test_no_command_writes_or_prints_a_secret(
     url, _ = quoting_server
     (project / "headers").write_text(f"Authorization: Bearer {MARK}\nX-Key: {MARK}\n")
     monkeypatch.setenv("KDEPLOY_INGRESS", url)
-    said = {" ".join(command): say(*command).encode() for command in COMMANDS}
-    assert b"ends with 0" in said["rollout --no-wait -o json"]
-    assert b"ends with 9" in said["rollout --timeout 200ms"]
+    output = {" ".join(command): say(*command).encode() for command in COMMANDS}
+    assert b"ends with 0" in output["rollout --no-wait -o json"]
+    assert b"ends with 9" in output["rollout --timeout 200ms"]
     secret = kube.get(f"/api/v1/namespaces/{namespace}/secrets/digits-model-store")
-    said["delete --yes"] = say("delete", "--yes").encode()
+    output["delete --yes"] = say("delete", "--yes").encode()
     assert base64.b64decode(secret["data"]["AWS_SECRET_ACCESS_KEY"]).decode() == SECRET
-    said["rollout again"] = say("rollout", "--no-wait", "-o", "json").encode()
+    output["rollout again"] = say("rollout", "--no-wait", "-o", "json").encode()
     (project / "headers").unlink()
-    everything = said | contents(project) | uploaded(s3_config, project)
+    everything = output | contents(project) | uploaded(s3_config, project)
     assert holders(everything, SECRET, KEY, ADMIN, MARK) == []
     # A webhook quotes the Secret that it rejects, decoded and encoded.
     quoted = f"no {SECRET} nor {base64.b64encode(SECRET.encode()).decode()}"
@@ -118,10 +118,10 @@ def test_a_refusal_that_quotes_the_request_is_printed_without_secrets(
     monkeypatch.setenv("KDEPLOY_INGRESS", url)
     say("rollout", "--no-wait")
     play.ready()
-    said = say("predict", "--kserve", "--header", "@headers", "weights.json")
+    output = say("predict", "--kserve", "--header", "@headers", "weights.json")
     assert MARK in heard[0]
-    assert "Bearer ***" in said
-    assert MARK not in said
+    assert "Bearer ***" in output
+    assert MARK not in output
 
 
 def user(kind: str, folder: Path) -> dict[str, Any]:
@@ -173,12 +173,12 @@ def test_no_error_shows_the_users_credentials(
     config["users"][0]["user"] = user(kind, tmp_path)
     kubeconfig.write_text(yaml.safe_dump(config))
     for command in (("doctor",), ("rollout", "--no-wait")):
-        said = say(*command)
-        assert what in said
-        assert "bug in kdeploy" not in said
+        output = say(*command)
+        assert what in output
+        assert "bug in kdeploy" not in output
         if "plugin" in kind:
-            assert "Log in to the cluster again" in said
-        assert holders({"said": said.encode()} | contents(tmp_path / "project"), MARK) == []
+            assert "Log in to the cluster again" in output
+        assert holders({"output": output.encode()} | contents(tmp_path / "project"), MARK) == []
 
 
 def test_a_plugin_that_fails_after_its_token_expired(

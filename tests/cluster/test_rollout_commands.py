@@ -399,12 +399,12 @@ class TestDoctor:
         gpu = ("--set", "serving.gpu=1")
         assert f"node {name} has 1 nvidia.com/gpu free" in kdeploy("doctor", *gpu).out
         play.pod(rolled_out, main={"running": {}}, limits={"nvidia.com/gpu": "1"}, node=name)
-        said = kdeploy("plan", *gpu).err
+        text = kdeploy("plan", *gpu).err
         assert (
             "an update starts a new pod before it stops the old one, and no node has 1 nvidia.com/gpu free"
-            in said
+            in text
         )
-        assert "Stop the old pod first with `--strategy recreate`" in said
+        assert "Stop the old pod first with `--strategy recreate`" in text
         assert "no node" not in kdeploy("plan", *gpu, "--strategy", "recreate").err
 
 

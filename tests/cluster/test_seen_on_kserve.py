@@ -76,10 +76,10 @@ class TestFailuresOfAnotherRelease:
     def test_a_release_after_one_that_exceeded_a_quota_becomes_ready(
         self, waiting: Start, play: Play
     ) -> None:
-        said = (
+        text = (
             f'pods "digits-predictor-{A[-6:]}-2xkvh" is forbidden: exceeded quota: q, requested: memory=512Mi'
         )
-        refused = condition("ReplicaFailure", "FailedCreate", said)
+        refused = condition("ReplicaFailure", "FailedCreate", text)
         first = waiting(A)
         play.replica_set(A, available=0, conditions=[refused])
         generation = play.deployment(A, [])["metadata"]["generation"]
@@ -190,11 +190,11 @@ class TestOneFailedAttempt:
         failed = play.pod(A, init={"terminated": FORBIDDEN})
         with pytest.raises(RolloutFailedError):
             first.end()
-        said = (
+        text = (
             'pods is forbidden: User "ci" cannot delete resource "pods" in API group "" in the namespace "x"'
         )
         with (
-            proxy.fault("DELETE .*/pods", status=403, message=said, reason="Forbidden"),
+            proxy.fault("DELETE .*/pods", status=403, message=text, reason="Forbidden"),
             Cluster(KServeTarget(kubeconfig=str(kubeconfig), wait_window=0.1)) as cluster,
         ):
             roll(cluster, documents(namespace))
@@ -288,8 +288,8 @@ def test_a_service_that_is_stopped_during_the_wait_fails(waiting: Start, play: P
 def test_an_autoscaler_is_found_by_its_objects_or_assumed(cluster: Cluster, kube: Kube, proxy: Proxy) -> None:
     assert not may_scale_up(cluster.api)
     where, name = "/api/v1/namespaces/kube-system/configmaps", "cluster-autoscaler-status"
-    said = f'configmaps "{name}" is forbidden: User "ci" cannot get resource "configmaps" in API group ""'
-    with proxy.fault(f"GET .*/{name}", status=403, message=said, reason="Forbidden"):
+    text = f'configmaps "{name}" is forbidden: User "ci" cannot get resource "configmaps" in API group ""'
+    with proxy.fault(f"GET .*/{name}", status=403, message=text, reason="Forbidden"):
         assert may_scale_up(cluster.api)
     kube.create(where, {"metadata": {"name": name}})
     try:
@@ -360,7 +360,7 @@ class TestRuntimeOfTheCluster:
     def test_a_traceback_in_its_log_ends_the_wait(
         self, cluster: Cluster, play: Play, proxy: Proxy, namespace: str
     ) -> None:
-        said = (
+        text = (
             "2026-01-01T10:00:00.000000000Z Traceback (most recent call last):\n"
             '2026-01-01T10:00:00.000000000Z   File "/app/handler.py", line 12, in initialize\n'
             "2026-01-01T10:00:00.000000000Z ValueError: wrong weights\n"
@@ -368,7 +368,7 @@ class TestRuntimeOfTheCluster:
         roll(cluster, documents(namespace, runtime="theirs"))
         play.pending()
         play.pod(A, main={"running": {"startedAt": "2026-01-01T10:00:00Z"}})
-        with proxy.fault("/log.*container=kserve-container", status=200, body=said, times=99):
+        with proxy.fault("/log.*container=kserve-container", status=200, body=text, times=99):
             began = time.monotonic()
             with pytest.raises(
                 RolloutFailedError, match=r"ModelLoadFailed: ValueError: .*handler.py, line 12"

@@ -118,8 +118,8 @@ def no_image(play: Play) -> None:
 
 
 def no_model(play: Play) -> None:
-    said = "RuntimeError: Failed to fetch model. No model found in s3://models/"
-    play.pod(A, init={"terminated": {"exitCode": 1, "message": said}})
+    text = "RuntimeError: Failed to fetch model. No model found in s3://models/"
+    play.pod(A, init={"terminated": {"exitCode": 1, "message": text}})
 
 
 def no_secret(play: Play) -> None:
@@ -217,9 +217,9 @@ def test_a_permanent_failure_ends_the_wait_immediately(
 def test_a_failure_shows_the_last_lines_of_the_log(
     waiting: Callable[..., Waiting], play: Play, proxy: Proxy
 ) -> None:
-    said = "Traceback (most recent call last):\nModuleNotFoundError: No module named 'x'"
+    text = "Traceback (most recent call last):\nModuleNotFoundError: No module named 'x'"
     where = "/log.*container=kserve-container.*previous=true.*tailLines=20"
-    with proxy.fault(where, status=200, body=said):  # the tests have no kubelet
+    with proxy.fault(where, status=200, body=text):  # the tests have no kubelet
         one = waiting()
         crash(play)
         with pytest.raises(RolloutFailedError, match=r"\n  \| Traceback.*\n  \| ModuleNotFoundError"):
@@ -376,11 +376,11 @@ class TestFaults:
         self, cluster: Cluster, play: Play, namespace: str, proxy: Proxy
     ) -> None:
         roll(cluster, documents(namespace))
-        said = (
+        text = (
             'pods is forbidden: User "ci" cannot watch resource "pods" in API group "" in the namespace "x"'
         )
         with (
-            proxy.fault("GET .*/pods.*watch=true", status=403, message=said, reason="Forbidden"),
+            proxy.fault("GET .*/pods.*watch=true", status=403, message=text, reason="Forbidden"),
             pytest.raises(TargetError, match="user ci cannot watch pods"),
         ):
             list(cluster.services.watch(play.reference, 10))
