@@ -252,7 +252,7 @@ class TestOneGpu:
         ) as caught:
             one.end()
         hint = caught.value.hint or ""
-        assert f"Pod {old['metadata']['name']} of release {A} holds one" in hint
+        assert f"Pod {old['metadata']['name']} of release {A} holds a GPU" in hint
         assert "`kdeploy rollout --strategy recreate`" in hint
         assert f"{B} stays applied and takes over if it becomes ready" in hint
 
