@@ -277,6 +277,24 @@ def test_the_pages_of_the_reference_that_are_not_generated_are_complete() -> Non
     ] == []
 
 
+def test_every_message_of_the_troubleshooting_page_is_one_of_the_program() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^### `(.+)`$", page, re.MULTILINE)
+    texts = "\n".join(text for file in (ROOT / "deployer").rglob("*.py") for text in strings(file))
+    assert len(headings) > 25
+    patterns = {heading: ".*".join(map(re.escape, heading.split("…"))) for heading in headings}
+    gone = [heading for heading, pattern in patterns.items() if not re.search(pattern, texts)]
+    assert not gone, f"docs/troubleshooting.md quotes messages that do not exist: {lines(gone)}"
+
+
+def strings(file: Path) -> Iterator[str]:
+    """Yield each string of a Python file on one line, with `…` for what an f-string inserts."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+        if all(isinstance(part, ast.Constant | ast.FormattedValue) for part in parts):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in parts)
+
+
 def test_the_troubleshooting_page_has_every_exit_code() -> None:
     page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     named = re.findall(r"^(?:## Exit code|\|) (\d+)\b", page, re.MULTILINE)
