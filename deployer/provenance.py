@@ -30,7 +30,7 @@ def _commit(project: Path) -> str:
     """Return the current commit, with -dirty if tracked files differ; "" if there is none."""
     describe = ["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
-        told = ask_program(
+        answer = ask_program(
             # Read-only: git takes no lock and runs no program that the checkout configures.
             ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", *describe],
             seconds=_PATIENCE,
@@ -40,4 +40,4 @@ def _commit(project: Path) -> str:
         )
     except (OSError, EndlessError):
         return ""
-    return told.output.decode(errors="replace").strip() if told.code == 0 else ""
+    return answer.output.decode(errors="replace").strip() if answer.code == 0 else ""

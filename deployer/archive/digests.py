@@ -51,33 +51,33 @@ class DigestCache:
     def __init__(self, path: Path, *, clock: Callable[[], int] = time.time_ns) -> None:
         self._path = path
         self.clock = clock  # nanoseconds since the epoch
-        self._news: dict[str, _Known | None] = {}  # None: forget it
+        self._changes: dict[str, _Known | None] = {}  # None: forget it
 
     def lookup(self, file: Path, stat: os.stat_result) -> str | None:
         """Return the file's sha256 as hex, or None if `stat` differs from when the file was read."""
         path = str(file.absolute())
-        known = self._news[path] if path in self._news else self._saved.get(path)
+        known = self._changes[path] if path in self._changes else self._saved.get(path)
         return known.sha256 if known and known == _stamp(stat, known.sha256) else None
 
     def record(self, file: Path, stat: os.stat_result, sha256: str, *, read_at: int) -> None:
         """Remember the digest of a file. Its reading began at `read_at`, with the status `stat`."""
         tick = _FINE_TICK if stat.st_ctime_ns % _SECOND else _COARSE_TICK
         if stat.st_ctime_ns + tick <= read_at:
-            self._news[str(file.absolute())] = _stamp(stat, sha256)
+            self._changes[str(file.absolute())] = _stamp(stat, sha256)
 
     def forget(self, file: Path) -> None:
         """Drop the digest of a file."""
-        self._news[str(file.absolute())] = None
+        self._changes[str(file.absolute())] = None
 
     def save(self) -> None:
         """Write the changes. A cache that cannot be written is not an error: the next run reads more.
 
         Keeps the changes of other processes. Of two that save at the same moment, one can lose its changes.
         """
-        if not self._news:
+        if not self._changes:
             return
         merged = self._load()
-        for path, known in self._news.items():
+        for path, known in self._changes.items():
             merged.pop(path, None)
             if known is not None:
                 merged[path] = known  # at the end: the oldest entries are at the front
@@ -90,7 +90,7 @@ class DigestCache:
                 temporary.replace(self._path)
             finally:
                 temporary.unlink(missing_ok=True)
-        self._saved, self._news = kept, {}
+        self._saved, self._changes = kept, {}
 
     @functools.cached_property
     def _saved(self) -> dict[str, _Known]:

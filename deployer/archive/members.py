@@ -11,7 +11,7 @@ from pathlib import Path
 from msgspec import Struct
 
 NAME_BYTES = 4096  # the longest path on Linux
-_PART_BYTES = 255  # the longest file name there
+_PART_BYTES = 255  # the longest file name on Linux
 _UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
 _SUFFIXES = {"zip-store": ".mar", "default": ".mar", "tgz": ".tar.gz", "no-archive": ""}
 
@@ -88,7 +88,7 @@ def digest_records(records: Iterable[MemberRecord]) -> str:
 
 
 def name_fault(name: str) -> str | None:
-    """Return why a name is invalid for a member, or None. Valid are relative paths that stay inside."""
+    """Return why a name is invalid for a member, or None. A valid name is a relative path inside."""
     if _UNPRINTABLE.search(name):
         return "it contains a control character or is not UTF-8"
     if "\\" in name:
@@ -105,7 +105,7 @@ def name_fault(name: str) -> str | None:
 
 def names_fault(names: Iterable[str]) -> str | None:
     """Return why different names cannot be in one archive, or None."""
-    # With the least character in place of `/`, a folder's members follow its own name.
+    # With `/` as the smallest character, a folder's members directly follow its name.
     ordered = sorted(names, key=lambda name: name.replace("/", "\0"))
     for name, following in itertools.pairwise(ordered):
         if following.startswith(f"{name}/"):

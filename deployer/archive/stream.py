@@ -25,7 +25,7 @@ Take = Callable[[memoryview], object]
 
 
 def drop(view: memoryview) -> None:
-    """Ignore the bytes, if only their sums are needed."""
+    """Ignore the bytes: only their sums are needed."""
 
 
 class Sums(Struct, frozen=True):
@@ -49,9 +49,9 @@ def unreadable(file: str, error: OSError | ValueError) -> str:
     """Return the message for a file that could not be opened or read."""
     if isinstance(error, FileNotFoundError):
         return f"{file} not found"
-    if isinstance(error, OSError) and error.strerror:
-        return f"cannot read {file}: {error.strerror}"
-    return f"{file} {error}"
+    if isinstance(error, OSError) and not error.strerror:
+        return f"{file} {error}"  # from `open_source`
+    return f"cannot read {file}: {getattr(error, 'strerror', error)}"
 
 
 def sums_of(content: bytes | memoryview) -> Sums:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from msgspec import Struct, structs
+from msgspec import Meta, Struct, structs
 
 from deployer.config.schema import Config, KServeTarget, LocalTarget, TargetConfig
 from deployer.errors import ConfigError
@@ -50,7 +50,7 @@ def type_of(path: Sequence[str], data: Any, where: str) -> Any:
         kind = target_type(data) if kind == TargetConfig else bare(kind)
         if _is_table(kind):
             if name == kind.__struct_config__.tag_field:
-                return str
+                return Literal["local", "kserve"]
             if name not in fields(kind):
                 raise _unknown_key(path[: depth + 1], fields(kind), where)
             kind = fields(kind)[name]
@@ -70,6 +70,15 @@ def choices(kind: Any) -> list[str]:
     if get_origin(kind) is Literal:
         return list(get_args(kind))
     return [value for inner in get_args(kind) for value in choices(inner)]
+
+
+def hint_of(kind: Any) -> str | None:
+    """Return the hint of a type's form, or None."""
+    for inner in get_args(kind):
+        extra = (inner.extra or {}) if isinstance(inner, Meta) else {"hint": hint_of(inner)}
+        if hint := extra.get("hint"):
+            return str(hint)
+    return None
 
 
 def _unknown_key(path: Sequence[str], known: Collection[str], where: str) -> ConfigError:

@@ -6,20 +6,41 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-# A plain `$` would allow a line break at the end.
-NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$(?!\n)"
+_NAME = "[a-z]([-a-z0-9]*[a-z0-9])?"
+NAME_PATTERN = rf"^{_NAME}$(?!\n)"
 NAME_MAX = 46  # keeps Knative's latest-NAME-predictor and KServe's label isvc.NAME-predictor within 63
 PORT_FORWARD = "port-forward"  # the value of `ingress` for requests through the API server
 
-Name = Annotated[str, Meta(pattern=NAME_PATTERN, max_length=NAME_MAX)]
-Namespace = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$(?!\n)", max_length=63)]
+
+def about(text: str) -> Meta:
+    """Describe a key, in the JSON schema and so in editors."""
+    return Meta(description=text)
+
+
+def form(pattern: str, hint: str, *, longest: int | None = None) -> Meta:
+    """Limit a text to a pattern, with the hint for an error."""
+    # A plain `$` would allow a line break at the end.
+    return Meta(pattern=rf"^({pattern})$(?!\n)", max_length=longest, extra={"hint": hint})
+
+
+_LOWER = "Use lower-case letters, digits and -"
+_LABEL = 'Use letters, digits, ".", "_" and "-", in quotes.'
+_INGRESS = f"Write http://ADDRESS, https://HOST or {PORT_FORWARD}."
+Name = Annotated[
+    str, form(_NAME, f"{_LOWER}, a letter first, at most {NAME_MAX} characters.", longest=NAME_MAX)
+]
+Namespace = Annotated[str, form("[a-z0-9]([-a-z0-9]*[a-z0-9])?", f"{_LOWER}.", longest=63)]
 # The names of most Kubernetes objects.
-Subdomain = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$(?!\n)", max_length=253)]
-Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$(?!\n)", max_length=50)]
-Python = Annotated[str, Meta(pattern=r"^3\.[0-9]+$(?!\n)")]
-Quantity = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$(?!\n)")]
-Ingress = Annotated[str, Meta(pattern=rf"^(https?://[^\s/@]+(/|$)|{PORT_FORWARD}$)")]
-Endpoint = Annotated[str, Meta(pattern=r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$(?!\n)")]
+Subdomain = Annotated[str, form("[a-z0-9]([-a-z0-9.]*[a-z0-9])?", f"{_LOWER}, with dots.", longest=253)]
+Label = Annotated[str, form("[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?", _LABEL, longest=50)]
+Python = Annotated[str, form(r"3\.[0-9]+", 'Write a version, such as "3.9".')]
+Quantity = Annotated[
+    str, form(r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?", 'Write a quantity: "2Gi", "500m".')
+]
+Ingress = Annotated[str, form(rf"https?://[^\s/@]+(/.*)?|{PORT_FORWARD}", _INGRESS)]
+Endpoint = Annotated[
+    str, form(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", "Write https://HOST, without credentials.")
+]
 Text = Annotated[str, Meta(min_length=1)]
 Texts = tuple[str, ...]
 Positive = Annotated[int, Meta(ge=1)]
@@ -29,11 +50,6 @@ Runtime = Literal["python", "python3"]
 Format = Literal["zip-store", "default", "tgz", "no-archive"]
 AccessMode = Literal["ReadWriteMany", "ReadWriteOnce"]
 DeploymentMode = Literal["Knative", "Standard"]
-
-
-def about(text: str) -> Meta:
-    """Describe a key: for the JSON schema, and so for editors."""
-    return Meta(description=text)
 
 
 class Table(Struct, frozen=True, rename="kebab", forbid_unknown_fields=True):

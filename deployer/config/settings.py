@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from deployer.config.checks import check_config, text_fault
 from deployer.config.environment import keys_from_environment
-from deployer.config.keys import bare, choices, flatten, type_of
+from deployer.config.keys import bare, choices, flatten, hint_of, type_of
 from deployer.config.schema import Config, TargetConfig, TorchServeValue
 from deployer.errors import ConfigError, use_one_of
 from deployer.files import is_file, read_text
@@ -34,17 +34,6 @@ _NO_PROJECT: dict[str, Any] = {
     "targets": {"cluster": {"kind": "kserve"}},
 }
 
-_HINTS = {
-    "model.name": "Use lower-case letters, digits and -, a letter first, at most 46 characters.",
-    "model.version": 'Use letters, digits, ".", "_" and "-", in quotes: version = "1.0"',
-    "store.endpoint": "Write http:// or https:// and a host, without credentials.",
-    "store.create-claim": 'Write a size, such as "10Gi".',
-    "serving.cpu": 'Write processors, or thousandths of one: "2", "500m".',
-    "serving.memory": 'Write a size, such as "2Gi".',
-    "targets.kind": 'Use "local" or "kserve".',
-    "targets.namespace": "Use lower-case letters, digits and -.",
-    "targets.ingress": "Write http:// or https:// and an address, or port-forward.",
-}
 # msgspec's names of types, in plain words.
 _TYPES = {
     "str": "text",
@@ -163,11 +152,11 @@ def _set(data: dict[str, Any], key: str, text: str, source: str) -> Any:
             raise ConfigError(f"{name} is not a table", where=source)
     if len(path) == 3 and path[0] == "targets" and last != "kind":
         table.setdefault("kind", "local")
-    table[last] = _parse(text, type_of(path, data, source), path, source)
+    table[last] = _parse(text, type_of(path, data, source), source)
     return table[last]
 
 
-def _parse(text: str, kind: Any, path: list[str], source: str) -> Any:
+def _parse(text: str, kind: Any, source: str) -> Any:
     """Parse the text of a variable or flag: words and numbers as they are, the rest as JSON."""
     if kind == TorchServeValue:
         return {"true": True, "false": False}.get(text.lower(), text)
@@ -179,7 +168,7 @@ def _parse(text: str, kind: Any, path: list[str], source: str) -> Any:
             if isinstance(value, list | dict):
                 return value
         is_nested = get_origin(bare(kind)) in (tuple, dict)
-        hint = "Write lists and tables as JSON." if is_nested else _hint(path, kind, text)
+        hint = "Write lists and tables as JSON." if is_nested else _hint(kind, text)
         raise ConfigError(_sentence(str(error)), where=source, hint=hint) from error
 
 
@@ -198,9 +187,9 @@ def _explained(
     kind = type_of(steps, data, source)  # raises the error for an unknown key
     key = ".".join(steps)
     if field:
-        hint = _hint(steps) if path else f"Run `kdeploy init` to write a {FILE_NAME}."
+        hint = _hint(kind, "") if path else f"Run `kdeploy init` to write a {FILE_NAME}."
         return ConfigError(f"{key} is not set", where=source, hint=hint)
-    return ConfigError(_sentence(what), where=f"{source}: {key}", hint=_hint(steps, kind, what))
+    return ConfigError(_sentence(what), where=f"{source}: {key}", hint=_hint(kind, what))
 
 
 def _source(path: list[str], sources: Mapping[str, str]) -> str | None:
@@ -221,11 +210,10 @@ def _is_target(table: object) -> bool:
     return True
 
 
-def _hint(path: list[str], kind: Any = None, wrong: str = "") -> str | None:
-    """Return what to write as the value of a key, where `wrong` holds the value that was refused."""
-    if values := choices(kind):
-        return use_one_of(wrong.rpartition(" ")[2].strip("'"), values)
-    return _HINTS.get(".".join(path[:1] + path[2:] if path[0] == "targets" else path))
+def _hint(kind: Any, wrong: str) -> str | None:
+    """Return what to write as a value of a type; `wrong` ends with the value that was refused."""
+    values = choices(kind)
+    return use_one_of(wrong.rpartition(" ")[2].strip("'"), values) if values else hint_of(kind)
 
 
 def _sentence(what: str) -> str:
@@ -234,7 +222,7 @@ def _sentence(what: str) -> str:
     def in_words(match: re.Match[str]) -> str:
         return " or ".join(_TYPES.get(kind, kind) for kind in match[1].split(" | ") if kind != "null")
 
-    text = re.sub(" matching regex .*", " of another form", what, flags=re.DOTALL)
+    text = re.sub("^Expected .* matching regex .*", "Invalid value", what, flags=re.DOTALL)
     text = re.sub(r"`([a-z| ]+)`", in_words, text.replace("enum value", "value"))
     return text[0].lower() + text[1:]
 

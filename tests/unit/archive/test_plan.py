@@ -280,7 +280,7 @@ def test_a_huge_python_file_is_packed_without_parsing(plan, root):
         (FileNotFoundError(), "x not found"),
         (OSError(5, "Input/output error"), "cannot read x: Input/output error"),
         (OSError("is a folder"), "x is a folder"),
-        (ValueError("embedded null byte"), "x embedded null byte"),
+        (ValueError("embedded null byte"), "cannot read x: embedded null byte"),
     ],
 )
 def test_the_message_for_a_file_that_cannot_be_read(error, message):
