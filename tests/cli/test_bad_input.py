@@ -113,7 +113,7 @@ def test_an_invalid_model_file_names_its_key(bare: Project, spoil: Callable[[Pat
         ("model.handler=handler.py:nothing", 4, "nothing"),
         ("model.requirements-file=handler.py", 4, "handler.py:1"),
         ("store.uri=ftp://host/models", 3, "ftp"),
-        ("store.uri=weights.pt", 5, "cannot be"),
+        ("store.uri=weights.pt", 5, "a file is in the place of a folder"),
         ("nonsense", 3, "--set"),
         ("torchserve.model_store=/etc", 3, "torchserve.model_store"),
     ],
