@@ -164,8 +164,8 @@ class Output:
         with self._lock:
             reason = self.log.failure or f"TorchServe ended: {self.log.summary}"
             if self.log.pip_failed:
-                said = pip_errors(tail(os.environ.get("PIP_LOG", "")))[-3:]
-                reason = "; ".join([reason, *(line for line in said if line not in reason)])
+                errors = pip_errors(tail(os.environ.get("PIP_LOG", "")))[-3:]
+                reason = "; ".join([reason, *(line for line in errors if line not in reason)])
             return reason, list(self.log.last_lines)
 
     def _run(self, source, sink, notice):
@@ -220,7 +220,7 @@ class FirstProcess:
         except (OSError, ValueError) as error:
             taken = getattr(error, "errno", None) == errno.EADDRINUSE
             status = PORT_TAKEN if taken else CANNOT_LOAD
-            return self._give_up(status, f"cannot start TorchServe: {error}")
+            return self._fail(status, f"cannot start TorchServe: {error}")
         threading.Thread(target=self._watch, args=(management,), daemon=True).start()
         return await self._live()
 
@@ -256,12 +256,12 @@ class FirstProcess:
     async def _explain(self):
         """Report why the model cannot be loaded; return the exit status."""
         await asyncio.sleep(LATE)
-        said, lines = self._output.reason()
+        reason, lines = self._output.reason()
         await self._stop()
         status = PORT_TAKEN if self._output.log.port_taken else CANNOT_LOAD
-        return self._give_up(status, self._memory.killed() or said, lines)
+        return self._fail(status, self._memory.killed() or reason, lines)
 
-    def _give_up(self, status, reason, lines=()):
+    def _fail(self, status, reason, lines=()):
         """Write the termination message; return the exit status."""
         message = compose(reason, lines, self._environment)
         with contextlib.suppress(OSError):
@@ -284,7 +284,7 @@ class FirstProcess:
             setsigdef=[signal.SIGPIPE],  # Python ignores it
         )
         os.close(sink)
-        self._output = Output(source, 1, lambda: self._tell(FAILED))
+        self._output = Output(source, 1, lambda: self._emit(FAILED))
         # After the start, so that TorchServe keeps its own limit. The front needs two files per connection.
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         with contextlib.suppress(ValueError, OSError):
@@ -294,12 +294,12 @@ class FirstProcess:
         """Probe a model that loads, in a thread."""
         while True:
             if self._memory.killed():
-                return self._tell(FAILED)
+                return self._emit(FAILED)
             if not missing(management):
-                return self._tell(READY)
+                return self._emit(READY)
             time.sleep(PERIOD)
 
-    def _tell(self, event):
+    def _emit(self, event):
         with contextlib.suppress(RuntimeError):  # the event loop has ended
             self._loop.call_soon_threadsafe(self._events.put_nowait, (event, None))
 

@@ -44,8 +44,8 @@ def describe_progress(service: Document, children: Children) -> tuple[str, str]:
     """Return what a release that is not ready yet waits for; empty if that is unknown."""
     ingress = condition(service, "IngressReady")
     if condition(service, "PredictorReady").get("status") == "True" and ingress.get("status") != "True":
-        said = join(ingress.get("reason", ""), ingress.get("message", ""))
-        return "WaitingForRoute", join("waiting for the gateway to accept the route", said)
+        reason = join(ingress.get("reason", ""), ingress.get("message", ""))
+        return "WaitingForRoute", join("waiting for the gateway to accept the route", reason)
     pods = release_pods(service, children)
     if not pods:
         return _describe_creation(service, children)
@@ -111,12 +111,12 @@ def _describe_loading(pod: Document, serving: Container, children: Children) -> 
         return "Restarted", join(
             "loading the model again after the container failed", reason, serving.message
         )
-    said = probe_message(pod, children.events)
+    message = probe_message(pod, children.events)
     for phrase, (reason, sentence) in _PROBES.items():
-        if phrase in said:
-            detail = said.partition("; ")[2]
+        if phrase in message:
+            detail = message.partition("; ")[2]
             return reason, f"{sentence}; {detail}" if detail else sentence
-    return "LoadingModel", join("loading the model", said)
+    return "LoadingModel", join("loading the model", message)
 
 
 def _describe_creation(service: Document, children: Children) -> tuple[str, str]:
