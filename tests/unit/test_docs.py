@@ -72,7 +72,8 @@ def commands(piece: Code) -> Iterator[list[str]]:
     for line in lines:
         before = r"^\s*|[|;&(]\s*|\brun:\s*|^\s*- \s*"
         for match in re.finditer(rf"(?:{before})(?:[A-Z_]+=\S*\s+)*kdeploy +(?=\S)", line):
-            yield words_of(line[match.end() :])
+            if words := words_of(line[match.end() :]):
+                yield words
 
 
 def words_of(text: str) -> list[str]:
@@ -126,6 +127,8 @@ def take_option(command: Any, word: str, rest: list[str]) -> tuple[str, str]:
 
 
 def argument_fault(command: Any, arguments: int, given: list[str], *, complete: bool) -> str:
+    if complete and commands_of(command) and not command.invoke_without_command:
+        return "a command is missing"
     parameters = [one for one in command.params if one.param_type_name == "argument"]
     if arguments > len(parameters) and all(one.nargs > 0 for one in parameters):
         return f"{arguments} arguments"
@@ -158,6 +161,29 @@ def choices(option: Any) -> tuple[str, ...]:
     annotation = option.type_descriptor.annotation
     kinds = [annotation, *get_args(annotation)]
     return next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("kdeploy rollout --canary 10 -t production  # a comment", ""),
+        ("kdeploy prune --keep 5 | tee log", ""),
+        ("release=$(kdeploy push --strict)", ""),
+        ("- run: kdeploy diff --strict || test $? -eq 15", ""),
+        ("kdeploy rolout", "no command rolout"),
+        ("kdeploy rollout --cannary 10", "no option --cannary"),
+        ("kdeploy status digits other", "2 arguments"),
+        ("kdeploy status -o xml", "--output xml"),
+        ("kdeploy rollout --set serving.batch=4", "no key serving.batch"),
+        ("kdeploy rollout --canary", "--canary needs a value"),
+        ("kdeploy prune", "missing"),
+        ("kdeploy models", "a command is missing"),
+    ],
+)
+def test_a_wrong_command_is_found(line: str, fault: str) -> None:
+    (words,) = commands(Code("page.md", 1, "", line, inline=False))
+    found = command_fault(words, complete=True)
+    assert (fault in found) if fault else (found == "")
 
 
 def test_every_flag_that_a_page_names_by_itself_is_one_of_a_command() -> None:
