@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from typing_extensions import Unpack
 
-from deployer.cli.options import Where, WhereStored
+from deployer.cli.options import Unpack, Where, WhereStored
 from deployer.cli.terminal import plain
 from deployer.errors import ConfigError
 

@@ -1,10 +1,9 @@
 """`kdeploy local`: manages the local target."""
 
 import typer
-from typing_extensions import Unpack
 
 from deployer.cli import deps, printers
-from deployer.cli.options import OutputFormat, WhereLocal, spelled_out
+from deployer.cli.options import OutputFormat, Unpack, WhereLocal, spelled_out
 from deployer.cli.terminal import show, tell
 
 app = typer.Typer(no_args_is_help=True, help="Manage the local target on this machine.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import gc
-import json
 import os
 import re
 import signal
@@ -175,6 +174,8 @@ def _print(report: Report) -> None:
 
 def _print_json(report: Report, warnings: list[str]) -> None:
     """Print a failure as the one JSON object on stderr."""
+    import json
+
     data: dict[str, object] = report._asdict() | {"warnings": warnings}
     for optional in ("traceback", "warnings"):
         if not data[optional]:

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typing_extensions import Unpack
 
 from deployer.cli import deps, printers
-from deployer.cli.options import OutputFormat, Where, WhereServed, spelled_out
+from deployer.cli.options import OutputFormat, Unpack, Where, WhereServed, spelled_out
 from deployer.cli.terminal import tell
 
 if TYPE_CHECKING:
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Manage the models that TorchServe has loaded (local targets only). A restart undoes the changes: "
-    "to keep them, change kdeploy.toml and roll out.",
+    help="Manage the models of a local TorchServe. A restart undoes the changes: to keep them, change "
+    "kdeploy.toml and roll out.",
 )
 
 ModelName = Annotated[str, typer.Argument(help="Name of the model.")]

@@ -7,11 +7,8 @@ import shlex
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from typing_extensions import Unpack
-
-from deployer.cli.options import WhereStored
+from deployer.cli.options import Unpack, WhereStored
 from deployer.cli.terminal import tell
 
 if TYPE_CHECKING:
@@ -68,6 +65,8 @@ def request_lines(endpoint: Endpoint, config: TargetConfig, name: str, protocol:
 
     The body is an image of one pixel. The commands contain no credentials.
     """
+    from urllib.parse import urlsplit
+
     from deployer.predict.codecs import JSON, Payload, encode
 
     request = encode(protocol, name, Payload(_PIXEL))

@@ -4,11 +4,18 @@ Modules with commands do not postpone their annotations: Typer would compile eac
 """
 
 import inspect
+import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, TypedDict, TypeVar, get_args, get_type_hints
 
 from typer import Argument, Option
+
+if sys.version_info >= (3, 11):
+    from typing import Unpack as Unpack  # noqa: PLC0414 - commands import it from here
+else:
+    from typing_extensions import Unpack as Unpack  # noqa: PLC0414
 
 Output = Literal["table", "json", "yaml", "name"]
 DryRun = Literal["client", "server"]
@@ -104,6 +111,11 @@ class WhereServed(Where, total=False):
     service: ServiceOption
 
 
+@cache
+def _annotations(options: type) -> dict[str, object]:
+    return get_type_hints(options, include_extras=True)
+
+
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
 
@@ -114,7 +126,7 @@ def spelled_out(command: _Command) -> _Command:
     (options,) = get_args(where.annotation)
     shared = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
-        for name, kind in get_type_hints(options, include_extras=True).items()
+        for name, kind in _annotations(options).items()
     ]
     command.__signature__ = signature.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]
     return command

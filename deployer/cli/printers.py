@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -171,6 +170,8 @@ def size_text(size: int) -> str:
 
 def print_json(data: Any) -> None:
     """Print data as JSON on stdout."""
+    import json
+
     import msgspec
 
     show(json.dumps(msgspec.to_builtins(data), indent=2))
@@ -224,6 +225,8 @@ def print_table(
 
 def value_text(value: object) -> str:
     """Format a value as in kdeploy.toml; None is a dash."""
+    import json
+
     return "-" if value is None else json.dumps(value)
 
 
@@ -246,6 +249,8 @@ def print_services(statuses: list[Observed], output: Output) -> None:
 
 def print_answers(answers: Iterable[Prediction | Failure], output: Output) -> None:
     """Print each prediction when it arrives, or all as JSON; then raise the first failure."""
+    import json
+
     from deployer.predict import Failure
 
     shown: list[dict[str, Any]] = []

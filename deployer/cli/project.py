@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from typing_extensions import Unpack
 
 from deployer.cli import deps, printers
-from deployer.cli.options import ConfigFile, OutputFormat, Sets, Where, spelled_out
+from deployer.cli.options import ConfigFile, OutputFormat, Sets, Unpack, Where, spelled_out
 from deployer.cli.terminal import tell
 
 

@@ -1,12 +1,10 @@
 """The commands for releases and the model store. They do not change a target."""
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from typing_extensions import Unpack
 
 from deployer.cli import deps, printers
 from deployer.cli.next_steps import command, tell_next
@@ -18,6 +16,7 @@ from deployer.cli.options import (
     Sets,
     StrategyName,
     Strict,
+    Unpack,
     WhereStored,
     Yes,
     spelled_out,
@@ -76,6 +75,8 @@ def archive(
     sets: Sets = None,
 ) -> None:
     """Write the model archive to a folder. Accepts the flags of torch-model-archiver, or a kdeploy.toml."""
+    import json
+
     flags = {
         "name": model_name,
         "version": version,

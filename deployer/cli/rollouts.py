@@ -4,7 +4,6 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typing_extensions import Unpack
 
 from deployer.cli import deps, next_steps, printers, reports
 from deployer.cli.options import (
@@ -17,6 +16,7 @@ from deployer.cli.options import (
     ServiceName,
     StrategyName,
     Strict,
+    Unpack,
     Where,
     WhereStored,
     spelled_out,

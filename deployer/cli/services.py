@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typing_extensions import Unpack
 
 from deployer.cli import deps, next_steps, printers, reports
 from deployer.cli.headers import read_headers
@@ -18,6 +17,7 @@ from deployer.cli.options import (
     ServiceName,
     ServiceOption,
     Strict,
+    Unpack,
     Where,
     WhereStored,
     Yes,

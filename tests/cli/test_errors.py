@@ -304,6 +304,18 @@ def test_every_command_that_a_message_names_exists() -> None:
     assert wrong == []
 
 
+def options(command: Any = COMMANDS) -> set[str]:
+    """Return the names of the options of a command and its subcommands."""
+    own = (one.opts + one.secondary_opts for one in command.params)
+    return {"--help", "--debug"}.union(*own, *map(options, getattr(command, "commands", {}).values()))
+
+
+def test_every_flag_that_a_message_names_exists() -> None:
+    found = [(place, flag) for place, text in texts() for flag in re.findall(r"`(--[a-z-]+)[^`]*`", text)]
+    assert len(found) > 5
+    assert [one for one in found if one[1] not in options()] == []
+
+
 def test_no_message_names_a_file_of_the_checkout() -> None:
     hints = [
         (place, text) for place, text in texts() if re.search(r"docs/|examples/|\.md\b|manifests/", text)
