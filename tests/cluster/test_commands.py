@@ -38,7 +38,7 @@ def test_status_list_plan_and_delete_work_on_a_cluster(
     listed = json.loads(kdeploy("list", "-o", "json").out)
     assert [one["reference"]["name"] for one in listed] == ["digits"]
     assert f"100% {rolled_out}" in kdeploy("list").out
-    assert ["answers", "now", rolled_out] in [line.split() for line in kdeploy("plan").out.splitlines()]
+    assert ["serving", "now", rolled_out] in [line.split() for line in kdeploy("plan").out.splitlines()]
     assert kdeploy("releases").out.split()[-1] == "yes"
     assert "nothing to delete" in kdeploy("prune", "--keep", "1").err
     assert "no container of" in kdeploy("logs").err

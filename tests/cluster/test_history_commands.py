@@ -176,7 +176,7 @@ class TestDiff:
         assert kdeploy("diff", "--kubeconfig", str(path), "--set", "serving.cpu=3").code == 15
         status = kdeploy("status", "--kubeconfig", str(path))
         assert status.code == 0
-        assert "warning: cannot read the journal, so changes by others are unknown" in status.err
+        assert "warning: cannot read the journal, so drift is unknown" in status.err
 
 
 class TestStatus:
@@ -207,7 +207,7 @@ class TestStatus:
         try:
             kube.merge(f"{services(namespace)}?{EDIT}", edited)
             ended = kdeploy("status")
-            assert "spec.predictor.maxReplicas by kubectl-edit at 20" in ended.out
+            assert "spec.predictor.maxReplicas changed by kubectl-edit at 20" in ended.out
             assert "spec.predictor.serviceAccountName removed" in ended.out
             found = json.loads(kdeploy("status", "-o", "json").out)["drift"]
             assert [one["field"] for one in found] == [

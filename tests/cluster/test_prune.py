@@ -140,8 +140,8 @@ def test_a_release_rolled_out_before_the_confirmation_stays(
     elsewhere: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def confirm(question: str) -> None:
-        assert question == "remove 5 release(s)?"
+    def confirm(action: str) -> None:
+        assert action == "delete 5 release(s)"
         rolled_out(kubeconfig, elsewhere, pushed[1])
 
     monkeypatch.setattr("deployer.cli.deps.confirm", confirm)

@@ -76,15 +76,15 @@ def test_a_model_that_cannot_be_loaded_shows_its_traceback(
     assert kdeploy("rollout", "history").out.splitlines()[-1].endswith("Failed (ModelLoadFailed)")
     assert json.loads(kdeploy("rollout", "history", "-o", "json").out)[-1]["reason"] == "ModelLoadFailed"
     plan = [line.split() for line in kdeploy("plan").out.splitlines()]
-    assert ["answers", "now", rolled_out] in plan
-    assert ["applied", "last", failed] in plan
+    assert ["serving", "now", rolled_out] in plan
+    assert ["wanted", "now", failed] in plan
 
 
 def test_a_plan_before_the_first_pod(kdeploy: Kdeploy, play: Play) -> None:
     assert kdeploy("rollout", "--no-wait").code == 0
     play.show("01")
     plan = [line.split() for line in kdeploy("plan").out.splitlines()]
-    assert ["answers", "now", "no", "release"] in plan
+    assert ["serving", "now", "no", "release"] in plan
 
 
 def test_a_list_after_a_deadline_shows_the_answering_release(
