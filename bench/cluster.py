@@ -49,23 +49,23 @@ def seconds(command: list[str], folder: Path) -> float:
 
 def measure(proxy: Proxy, folder: Path, runs: int) -> bool:
     taken: dict[str, list[float]] = {what: [] for what in (PEER, *COMMANDS)}
-    asked: dict[str, list[tuple[str, str]]] = {}
+    requests: dict[str, list[tuple[str, str]]] = {}
     for _ in range(runs):  # in turns, so that load affects all equally
         taken[PEER].append(seconds([sys.executable, "-c", PEER], folder))
         for what, (command, _bar, _limit) in COMMANDS.items():
             proxy.requests.clear()
             taken[what].append(seconds([*KDEPLOY, *command], folder))
-            asked[what] = list(proxy.requests)
+            requests[what] = list(proxy.requests)
     peer = statistics.median(taken[PEER])
     print(f"commands on a cluster, median of {runs}\n\n{PEER:26}{peer:8.2f} s")
     kept = True
     for what, (_command, bar, limit) in COMMANDS.items():
         median = statistics.median(taken[what])
-        writes = sum(method != "GET" for method, _ in asked[what])
-        good = median <= bar and len(asked[what]) <= limit and writes == 0
+        writes = sum(method != "GET" for method, _ in requests[what])
+        good = median <= bar and len(requests[what]) <= limit and writes == 0
         kept = kept and good
-        said = f"{len(asked[what])} requests, {writes} writes   <= {bar} s, {limit} requests"
-        print(f"{what:26}{median:8.2f} s{median / peer:7.1f}x   {said}{'' if good else '  MISSED'}")
+        counts = f"{len(requests[what])} requests, {writes} writes   <= {bar} s, {limit} requests"
+        print(f"{what:26}{median:8.2f} s{median / peer:7.1f}x   {counts}{'' if good else '  MISSED'}")
     return kept
 
 

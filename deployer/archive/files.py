@@ -98,8 +98,6 @@ class Files:
         with contextlib.suppress(OSError):
             if other.samefile(path):
                 return
-        raise ArchiveError(
-            f"two files would be {name} in the archive: {self._shown(other)} and {self._shown(path)}",
-            where=key,
-            hint=f"Rename one of them. {other_key.rpartition(' ')[2]} names the first.",
-        )
+        what = f"two files would have the name {name}: {self._shown(other)} and {self._shown(path)}"
+        hint = f"Rename one of them. {other_key.rpartition(' ')[2]} names the first."
+        raise ArchiveError(what, where=key, hint=hint)

@@ -91,7 +91,7 @@ def check_entry_point(tree: ast.Module, path: str, function: str | None) -> None
     if function:
         near = difflib.get_close_matches(function, names, n=1)
         hint = f"Did you mean {near[0]}?" if near else "Name a function that the file defines."
-        raise ArchiveError(f"{path} defines no {function} at its top level", where=HANDLER_KEY, hint=hint)
+        raise ArchiveError(f"function {function} not found in {path}", where=HANDLER_KEY, hint=hint)
     if not any(isinstance(node, ast.ClassDef) and _may_handle(node) for node in ast.walk(tree)):
         raise ArchiveError(
             "the handler defines neither a function `handle` nor a class with a method `handle`",

@@ -26,9 +26,9 @@ from deployer.errors import ArchiveError, DiskFullError
 _LEVEL = 6  # zlib's default, fixed
 
 _FULL = {
-    errno.ENOSPC: "no space is left",
-    errno.EDQUOT: "the quota is reached",
-    errno.EFBIG: "the file is too large for the file system or a limit",
+    errno.ENOSPC: "no space left on the disk",
+    errno.EDQUOT: "disk quota exceeded",
+    errno.EFBIG: "file too large for the file system",
 }
 
 Progress = Callable[[int], None]
@@ -57,7 +57,7 @@ def write_archive(
     `progress` gets the number of bytes packed since its last call. An existing file is replaced atomically;
     an existing folder (format `no-archive`) is an error. `ArchiveError` if a member's file cannot be read,
     differs from the plan or changes while it is read, or if the destination cannot be written;
-    `DiskFullError` if there is no room.
+    `DiskFullError` if the disk is full.
     """
     folder = archive.format == "no-archive"
     if folder and os.path.lexists(destination):

@@ -184,9 +184,9 @@ def test_only_the_request_with_the_bad_row_fails(warnings):
         assert (poisoned.status, poisoned.json) == (500, {"error": "ValueError: poisoned", "row": 1})
         assert (raw.status, raw.json) == (500, {"error": "ValueError: poisoned", "row": 0})
     assert echo.calls == [6, 3, 2, 1, 2, 1, 1] * 2  # "c" gets no call: its request has failed
-    told = [record for record in warnings.records if "A batch failed" in record.message]
-    assert len(told) == 1
-    assert told[0].exc_info
+    logged = [record for record in warnings.records if "A batch failed" in record.message]
+    assert len(logged) == 1
+    assert logged[0].exc_info
     assert sum("Row 1 of a request failed" in record.message for record in warnings.records) == 2
 
 

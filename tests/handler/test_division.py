@@ -128,8 +128,8 @@ def test_division_ends_at_half_of_response_timeout():
     assert clock.now == 1010
     assert {answer.status for answer in answers} == {500}
     assert answers[0].json == {"error": "ValueError: bad", "row": 0}
-    said = "the batch failed, with no time to try this row by itself: ValueError: bad"
-    assert answers[-1].json["error"] == said
+    message = "the batch failed, with no time to try this row by itself: ValueError: bad"
+    assert answers[-1].json["error"] == message
     assert [answer.json["row"] for answer in answers] == [0] * 65
 
 

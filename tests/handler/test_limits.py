@@ -42,8 +42,8 @@ def test_only_the_request_with_the_large_answer_fails_and_the_error_has_the_size
     assert before.json == {"predictions": [1]}
     assert after.json == {"predictions": [3]}
     assert (answer.status, answer.content_type) == (500, "application/json")
-    said = f"the answer has {size:,} bytes, serving.max-response-size is 1,000"
-    assert answer.json == {"error": said}
+    message = f"the answer has {size:,} bytes, serving.max-response-size is 1,000"
+    assert answer.json == {"error": message}
     assert size > LIMIT
 
 

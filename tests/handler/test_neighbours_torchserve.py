@@ -50,8 +50,8 @@ def own(**task):
 def test_only_the_request_with_a_900_by_900_mask_fails_and_the_error_has_the_size(together):
     answers = together(own(mask=50), own(mask=900), own(mask=60), own(mask=70))
     assert [status for status, _ in answers] == [200, 500, 200, 200]
-    said = "the answer has 12,967,202 bytes, serving.max-response-size is 6,553,500"
-    assert json.loads(answers[1][1]) == {"error": said}
+    message = "the answer has 12,967,202 bytes, serving.max-response-size is 6,553,500"
+    assert json.loads(answers[1][1]) == {"error": message}
     assert len(json.loads(answers[3][1])) == 70
 
 

@@ -63,9 +63,9 @@ def test_a_file_can_be_named_more_than_once(plan, root):
 @pytest.mark.parametrize(
     ("extra", "what"),
     [
-        (("a/x", "b/x"), "two files would be x in the archive: a/x and b/x"),
-        (("a", "b"), "two files would be x in the archive: a/x and b/x"),
-        (("other/weights.pt",), "two files would be weights.pt"),
+        (("a/x", "b/x"), "two files would have the name x: a/x and b/x"),
+        (("a", "b"), "two files would have the name x: a/x and b/x"),
+        (("other/weights.pt",), "two files would have the name weights.pt"),
         (("none",), "none not found"),
         (("*.none",), "matches no file"),
         (("",), "invalid path ''"),
@@ -219,7 +219,7 @@ def test_a_very_deep_folder(plan, root, pattern, depth):
 def test_a_dangling_link_with_the_name_of_another_file(plan, root):
     put(root, "a.txt", "b/x")
     (root / "b" / "a.txt").symlink_to("a.txt")
-    with pytest.raises(ArchiveError, match=r"two files would be a\.txt"):
+    with pytest.raises(ArchiveError, match=r"two files would have the name a\.txt"):
         plan(extra_files=("a.txt", "b/a.txt"))
 
 

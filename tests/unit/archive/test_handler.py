@@ -160,7 +160,7 @@ def test_a_named_function():
     with pytest.raises(ArchiveError) as caught:
         check_entry_point(tree_of("def predikt(): pass"), "h.py", "predict")
     assert (caught.value.where, caught.value.hint) == ("kdeploy.toml: model.handler", "Did you mean predikt?")
-    with pytest.raises(ArchiveError, match=r"h.py defines no predict"):
+    with pytest.raises(ArchiveError, match=r"function predict not found in h\.py"):
         check_entry_point(tree_of("class A:\n def predict(self): pass"), "h.py", "predict")
 
 

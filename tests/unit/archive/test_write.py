@@ -303,7 +303,7 @@ def test_a_limit_on_the_size_of_files(tmp_path, archive, digests):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (BLOCK, before[1]))
     try:
-        with pytest.raises(DiskFullError, match="the file is too large"):
+        with pytest.raises(DiskFullError, match="file too large"):
             write_archive(archive({"w.pt": source}), tmp_path / "m.mar", digests)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
