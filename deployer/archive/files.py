@@ -79,13 +79,13 @@ class Files:
             return file.read(_TEXT_AT_MOST)
 
     @contextlib.contextmanager
-    def open(self, key: str, file: str | Path, hint: str | None = None) -> Iterator[io.BufferedReader]:
+    def open(self, key: str, path: Path, hint: str | None = None) -> Iterator[io.BufferedReader]:
         """Open a file. `ArchiveError`, at `key`, if it cannot be opened or read."""
         try:
-            with open_source(self._root / file) as opened:
+            with open_source(path) as opened:
                 yield opened
         except (OSError, ValueError) as error:
-            what = unreadable(self._shown(self._root / file), error)
+            what = unreadable(self._shown(path), error)
             hint = hint or f"Paths are relative to {self._root}."
             raise ArchiveError(what, where=key, hint=hint) from error
 

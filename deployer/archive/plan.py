@@ -63,7 +63,7 @@ def plan_archive(model: Model, root: Path, digests: DigestCache) -> Archive:
     if model.model_file is not None:
         files.add(MODEL_FILE_KEY, model.model_file)
     if model.serialized_file is not None:
-        _add_weights(files, model.serialized_file)
+        _add_weights(files, root, model.serialized_file)
     for name, path in extra_files(model.extra_files, root):
         files.add(EXTRA_FILES_KEY, path, name)
     requirements = _add_requirements(files, model.requirements_file)
@@ -112,11 +112,11 @@ def _parse_handler(value: str) -> _Handler:
     return _Handler(written, posixpath.join(folder, f"{module}.py"), function or None)
 
 
-def _add_weights(files: Files, file: str) -> None:
+def _add_weights(files: Files, root: Path, file: str) -> None:
     name = files.add(WEIGHTS_KEY, file)
     if files.members[name].size == 0:
         raise ArchiveError(f"{file} is empty", where=WEIGHTS_KEY, hint="Save the weights again.")
-    with files.open(WEIGHTS_KEY, file) as weights:
+    with files.open(WEIGHTS_KEY, root / file) as weights:
         if weights.read(len(_ZIP_START)) == _ZIP_START:  # torch.save writes a zip
             weights.seek(max(0, weights.seek(0, io.SEEK_END) - _ZIP_END_WITHIN))
             if _ZIP_END not in weights.read(_ZIP_END_WITHIN):

@@ -190,6 +190,18 @@ def test_large_files_are_read_only_once(plan, root, digests):
     assert not plan().sealed
 
 
+def test_a_relative_root(plan, root, digests, monkeypatch):
+    monkeypatch.chdir(root.parent)
+    (root / "requirements.txt").write_text("numpy\n")
+    model = {
+        "handler": "handler.py",
+        "serialized_file": "weights.pt",
+        "requirements_file": "requirements.txt",
+    }
+    relative = plan_archive(Model(name="m", version="1.0", **model), Path(root.name), digests)
+    assert relative.digest == plan(**model).digest
+
+
 def test_the_digest_depends_only_on_names_and_contents(plan, root):
     digest = plan().digest
     assert digest.startswith("sha256:")
