@@ -20,6 +20,8 @@ from tests.guides import Reader, blocks, clean_environment, section
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text("utf-8")
+pytestmark = [pytest.mark.torchserve, pytest.mark.long]
+
 FULL = os.environ.get("KDEPLOY_TESTS_FULL") == "1"
 SAMPLE = ROOT / "examples/digits/samples/3-0.png"
 NETWORK = """\
