@@ -33,8 +33,8 @@ from tests.cluster.play import A, Play, documents  # noqa: E402
 from tests.stores.installed import SDK, environment  # noqa: E402
 
 TIMEOUT = 20  # seconds
-AFTER_READY = 0.5  # maximum of seconds after the window
-AFTER_FAILURE = 3.0  # maximum of seconds
+AFTER_READY = 0.5  # maximum after the window, in seconds
+AFTER_FAILURE = 3.0  # maximum, in seconds
 SERVER = """
 import json, sys, time
 from kserve import KServeClient

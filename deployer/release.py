@@ -123,7 +123,7 @@ def decode_release(data: bytes, *, where: str) -> Release:
 
 
 def check_release_id(text: str) -> str:
-    """Return `text` if it has the form of a release ID. Raises NotFoundError, for a path or a pattern too."""
+    """Return `text` if it is a valid release ID. Raises NotFoundError otherwise, as for a path or pattern."""
     if not re.match(ID_PATTERN, text):
         raise NotFoundError(
             f"invalid release ID {text!r}",

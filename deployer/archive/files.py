@@ -1,4 +1,4 @@
-"""The files of an archive that is being planned, each under the one name that it will have there."""
+"""Collects the files of a planned archive under their names in the archive."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deployer.errors import ArchiveError
 
 OURS = "kdeploy_"  # the prefix of kdeploy's own members
 
-_SMALL = 256 << 10  # bytes: reading so few takes no longer than a look into the cache
+_SMALL = 256 << 10  # bytes; reading a smaller file is as fast as a lookup in the cache
 _TEXT_AT_MOST = 8 << 20  # bytes of a file that is parsed
 
 
@@ -90,7 +90,7 @@ class Files:
             raise ArchiveError(what, where=key, hint=hint) from error
 
     def _shown(self, path: Path) -> str:
-        """Return a path as the user knows it: relative to the folder of `kdeploy.toml` if it is below."""
+        """Return a path as the user knows it: relative to the folder of `kdeploy.toml` if it is inside."""
         return str(path.relative_to(self._root) if path.is_relative_to(self._root) else path)
 
     def _check_same(self, key: str, path: Path, name: str) -> None:

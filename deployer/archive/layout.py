@@ -1,4 +1,4 @@
-"""The bytes of a .mar around its members: a zip file in the only form that kdeploy writes.
+"""Encodes the headers and the directory of a .mar, a zip file in the only form that kdeploy writes.
 
 Sorted members without gaps, sizes before the data, no comments, a fixed date, mode 0644, and zip64 records
 only for numbers that need them. The same members give the same bytes. Source: PKWARE's APPNOTE.TXT, 4.3 and
@@ -29,7 +29,7 @@ _MAX16, _MAX32 = 0xFFFF, 0xFFFFFFFF
 _ZIP64_FROM = _MAX32  # the first number that needs zip64
 _PLAIN, _ZIP64 = 20, 45  # "version needed to extract"
 _UNIX = 3 << 8
-_TIME, _DATE = 0, 0x21  # midnight of 1 January 1980, the earliest possible
+_TIME, _DATE = 0, 0x21  # midnight of 1 January 1980, the earliest date in a zip file
 _MODE = (stat.S_IFREG | 0o644) << 16
 
 

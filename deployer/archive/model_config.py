@@ -1,4 +1,4 @@
-"""TorchServe's model-config.yaml, as it goes into an archive with requirements.
+"""Adds `useVenv` to TorchServe's model-config.yaml, for an archive with requirements.
 
 `useVenv` makes TorchServe install into a virtual environment that inherits the image's packages. Without it,
 pip downloads all of them again, torch included.

@@ -1,6 +1,6 @@
 """Writes a file or folder under a temporary name, and renames it when it is complete.
 
-The temporary lies beside the destination and is locked while its writer lives. The next writer removes
+The temporary is beside the destination and is locked while its writer lives. The next writer removes
 temporaries without a lock: their writers were killed.
 """
 

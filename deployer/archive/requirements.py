@@ -16,7 +16,7 @@ _COMMENT = re.compile(r"(^|\s+)#.*$")
 _EDITABLE = ("-e", "--editable")
 _PACKAGE_FILES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2")
 _LOGIN = re.compile(r"://(?P<user>[^\s/@:]*)(?::(?P<password>[^\s/@]*))?@")
-_TOKEN_FROM = 20  # characters of a user without a password: so many are a token, not a name
+_TOKEN_FROM = 20  # characters; a user of this length without a password is a token
 _VARIABLES = re.compile(r"(\$\{[A-Z0-9_]+\})*")  # as pip expands them
 
 

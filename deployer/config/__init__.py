@@ -1,6 +1,6 @@
-"""`kdeploy.toml` and what overrides it, folded once into a frozen `Config`.
+"""Merges `kdeploy.toml` and its overrides into one frozen `Config`.
 
-Nothing else in kdeploy reads this file, or the environment for settings.
+No other package of kdeploy reads this file, or settings from the environment.
 """
 
 from deployer.config.checks import check_root

@@ -1,4 +1,4 @@
-"""Rules about several values of a config, and about its texts. Pure."""
+"""Checks rules that involve several values of a config, and its texts. Pure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from deployer.config.keys import flatten
 from deployer.config.schema import NAME_PATTERN, Config
 from deployer.errors import ConfigError
 
-# A version that holds the tail of a release id could make one release's folder name the prefix of
-# another's, and KServe's downloader, which matches plain prefixes, would fetch both.
+# A version that contains the end of a release ID could make one release's folder name the prefix of
+# another's. KServe's downloader matches plain prefixes, and would download both.
 _RELEASE_TAIL = re.compile(r"-[0-9a-f]{12}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 

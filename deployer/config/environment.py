@@ -1,4 +1,4 @@
-"""The keys that environment variables set, apart from the variables that Kubernetes sets itself. Pure."""
+"""Finds the keys that environment variables set. Pure."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def keys_from_environment(
 ) -> Iterator[tuple[str, str, str]]:
     """Yield (variable, key, text) for each `KDEPLOY_*` variable that sets a key.
 
-    `data` is the content of the file, which names the targets. Ignored are variables of no table, and those
-    that Kubernetes sets for a Service whose name begins with `kdeploy`. Raises ConfigError for an unknown
-    variable of a table.
+    `data` is the content of the file, which names the targets. Ignores variables of no table, and those that
+    Kubernetes sets for a Service whose name begins with `kdeploy`. Raises ConfigError for an unknown variable
+    of a table.
     """
     names = {variable(key): key for key in KEYS}
     targets = data.get("targets")

@@ -1,4 +1,4 @@
-"""Dotted keys of the config, such as `serving.batch-size`: which exist, and the type of each. Pure."""
+"""Finds the dotted keys of the config, such as `serving.batch-size`, and their types. Pure."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def target_type(table: Any) -> type[Struct]:
 
 
 def type_of(path: Sequence[str], data: Any, where: str) -> Any:
-    """Return the type of a key in a config. `data` tells the kinds of its targets.
+    """Return the type of a key in a config. `data` has the kinds of its targets.
 
     Raises ConfigError, with `where`, for an unknown key.
     """

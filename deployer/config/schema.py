@@ -39,7 +39,7 @@ Quantity = Annotated[
 ]
 Ingress = Annotated[str, form(rf"https?://[^\s/@]+(/.*)?|{PORT_FORWARD}", _INGRESS)]
 Endpoint = Annotated[
-    str, form(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", "Write https://HOST, without credentials.")
+    str, form(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", "Write a URL (https://HOST), without credentials.")
 ]
 Text = Annotated[str, Meta(min_length=1)]
 Texts = tuple[str, ...]
@@ -88,9 +88,9 @@ class Serving(Table, frozen=True, kw_only=True):
     runtime: Annotated[
         Subdomain | None, about("ServingRuntime or ClusterServingRuntime of the cluster. Default: kdeploy's.")
     ] = None
-    min_workers: Annotated[Positive, about("Minimum of TorchServe workers.")] = 1
-    max_workers: Annotated[Positive, about("Maximum of TorchServe workers.")] = 1
-    batch_size: Annotated[Positive, about("Maximum of requests per call of the handler.")] = 1
+    min_workers: Annotated[Positive, about("Minimum number of TorchServe workers.")] = 1
+    max_workers: Annotated[Positive, about("Maximum number of TorchServe workers.")] = 1
+    batch_size: Annotated[Positive, about("Maximum number of requests per call of the handler.")] = 1
     max_batch_delay: Annotated[Positive, about("Milliseconds to wait for a full batch.")] = 50
     response_timeout: Annotated[Positive, about("Seconds after which a worker counts as hung.")] = 120
     drain_seconds: Annotated[Count, about("Seconds a replica accepts requests after SIGTERM.")] = 5
@@ -108,8 +108,10 @@ class Serving(Table, frozen=True, kw_only=True):
 class Scaling(Table, frozen=True, kw_only=True):
     """`[scaling]`: the number of replicas. Not part of the release: changing it restarts no pod."""
 
-    min_replicas: Annotated[Count, about("Minimum of replicas. 0 allows scale to zero on Knative.")] = 1
-    max_replicas: Annotated[Positive, about("Maximum of replicas.")] = 1
+    min_replicas: Annotated[
+        Count, about("Minimum number of replicas. 0 allows scale to zero on Knative.")
+    ] = 1
+    max_replicas: Annotated[Positive, about("Maximum number of replicas.")] = 1
 
 
 class Store(Table, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Folds defaults < `kdeploy.toml` < `KDEPLOY_*` < flags; each value keeps its source."""
+"""Merges defaults < `kdeploy.toml` < `KDEPLOY_*` < flags; each value keeps its source."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def load_settings(
     folder: Path,
     allow_no_project: bool = False,
 ) -> Settings:
-    """Fold the defaults, the file, the environment and the flags into one checked `Settings`.
+    """Merge the defaults, the file, the environment and the flags into one checked `Settings`.
 
     Without a `path` no file is read, and paths are relative to `folder`; with `allow_no_project` the target
     then is kubeconfig's cluster. `flags` maps dotted keys to text. Raises ConfigError, which names the source
@@ -99,7 +99,7 @@ def load_settings(
     """
     data = read_file(path) if path else copy.deepcopy(_NO_PROJECT) if allow_no_project else {}
     try:
-        config, sources = _fold(data, path, environment, flags)
+        config, sources = _merge(data, path, environment, flags)
     except RecursionError as error:
         raise ConfigError("a value is nested too deeply", where=str(path or FILE_NAME)) from error
     root = path.resolve().parent if path else folder.resolve()
@@ -120,7 +120,7 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"invalid TOML: {error}", where=str(path)) from error
 
 
-def _fold(
+def _merge(
     data: dict[str, Any], path: Path | None, environment: Mapping[str, str], flags: Mapping[str, str]
 ) -> tuple[Config, dict[str, str]]:
     """Return the checked config, and the source of each of its values."""
@@ -129,7 +129,7 @@ def _fold(
     overrides += [(key, text, f"--set {key}") for key, text in flags.items()]
     for key, text, source in overrides:
         value = _set(data, key, text, source)
-        # A table that was set whole replaces what was known of its entries.
+        # A value for a whole table replaces the sources of its entries.
         sources = {known: value for known, value in sources.items() if not known.startswith(f"{key}.")}
         sources.update(dict.fromkeys(flatten({key: value}), source))
     try:
@@ -141,7 +141,7 @@ def _fold(
 
 
 def _set(data: dict[str, Any], key: str, text: str, source: str) -> Any:
-    """Set a dotted key from text, as the type that the schema wants there, and return its value."""
+    """Set a dotted key from text, converted to the key's type, and return its value."""
     if fault := text_fault(key + text):
         raise ConfigError(fault, where=f"{source}: {key}", hint="Write the value in UTF-8.")
     *tables, last = path = key.split(".")
@@ -211,7 +211,7 @@ def _is_target(table: object) -> bool:
 
 
 def _hint(kind: Any, wrong: str) -> str | None:
-    """Return what to write as a value of a type; `wrong` ends with the value that was refused."""
+    """Return the hint for a wrong value of a type. `wrong` ends with the value."""
     values = choices(kind)
     return use_one_of(wrong.rpartition(" ")[2].strip("'"), values) if values else hint_of(kind)
 

@@ -14,7 +14,7 @@ import pytest
 pytestmark = pytest.mark.torchserve
 
 CLIENTS = 16
-LIMIT = 90  # maximum of seconds for a load
+LIMIT = 90  # maximum for a load, in seconds
 JSON = {"Content-Type": "application/json"}
 
 

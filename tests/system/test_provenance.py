@@ -26,7 +26,7 @@ def git(folder: Path, *arguments: str) -> str:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     if not shutil.which("git"):
-        pytest.skip("there is no git: install it")
+        pytest.skip("git not found: install it")
     git(tmp_path, "init", "-q")
     (tmp_path / "kdeploy.toml").write_text("")
     git(tmp_path, "add", ".")
