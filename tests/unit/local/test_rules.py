@@ -110,29 +110,31 @@ def test_old_revisions_are_dropped_and_their_numbers_are_not_reused() -> None:
     assert commit_traffic(apply(record, "r1")).latest == "demo-predictor-00041"
 
 
-def look(record: Record, seen: dict[str, Seen], *, stable: str | None = None, **more: Any) -> Observed:
+def observed_state(
+    record: Record, seen: dict[str, Seen], *, stable: str | None = None, **more: Any
+) -> Observed:
     return observe(record, build_document(record, seen, NOW, **more), seen, stable=stable)
 
 
 def test_the_status_distinguishes_loading_ready_lost_and_failed() -> None:
     record = apply(commit_traffic(apply(None, "a")), "b")
     seen = {FIRST: Seen(True), SECOND: Seen(False, "loading")}
-    loading = look(record, seen)
+    loading = observed_state(record, seen)
     assert (loading.phase, loading.message) == (Phase.PROGRESSING, f"{SECOND}: loading")
     assert (loading.wanted, loading.stable, loading.candidate) == ("b", "a", "b")
     assert loading.revisions == (Revision(FIRST, "a", ready=1, pods=1), Revision(SECOND, "b", pods=1))
     assert loading.replicas == (1, 2)
-    failed = look(note_failure(record, SECOND, "ImportError: torch"), {FIRST: Seen(True)})
+    failed = observed_state(note_failure(record, SECOND, "ImportError: torch"), {FIRST: Seen(True)})
     assert (failed.phase, failed.message) == (Phase.FAILED, "ImportError: torch")
     assert "kdeploy logs" in failed.hint
     assert [(s.release, s.percent) for s in failed.traffic] == [("a", 100)]
     assert failed.replicas == (1, 1)
     record = commit_traffic(record)
-    ready = look(record, {SECOND: Seen(True)})
+    ready = observed_state(record, {SECOND: Seen(True)})
     assert (ready.phase, ready.hint, ready.candidate) == (Phase.READY, "", None)
-    lost = look(record, {SECOND: Seen(False, "killed")})
+    lost = observed_state(record, {SECOND: Seen(False, "killed")})
     assert (lost.phase, lost.reason, lost.replicas) == (Phase.PROGRESSING, "RevisionLost", (0, 1))
-    down = look(record, {}, down="start it")
+    down = observed_state(record, {}, down="start it")
     assert (down.phase, down.reason, down.traffic, down.serving) == (Phase.STOPPED, NOT_RUNNING, (), None)
     assert (down.stable, down.revisions, down.replicas) == ("b", (), (0, 1))
 
@@ -150,13 +152,13 @@ def test_a_service_is_ready_when_actual_traffic_equals_wanted_traffic() -> None:
     record = commit_traffic(apply(None, "a"))
     canary = apply(record, "b", canary=10)
     seen = {FIRST: Seen(True), SECOND: Seen(True)}
-    assert look(canary, seen).phase is Phase.PROGRESSING
-    status = look(commit_traffic(canary), seen)
+    assert observed_state(canary, seen).phase is Phase.PROGRESSING
+    status = observed_state(commit_traffic(canary), seen)
     assert (status.phase, status.percent, status.stable) == (Phase.READY, 10, "a")
-    assert look(commit_traffic(canary), seen, stable="z").phase is Phase.PROGRESSING
+    assert observed_state(commit_traffic(canary), seen, stable="z").phase is Phase.PROGRESSING
     promoted = apply(commit_traffic(canary), "b")
-    assert look(promoted, seen).phase is Phase.PROGRESSING
-    assert look(commit_traffic(promoted), seen).phase is Phase.READY
+    assert observed_state(promoted, seen).phase is Phase.PROGRESSING
+    assert observed_state(commit_traffic(promoted), seen).phase is Phase.READY
 
 
 def test_scaling_creates_no_revision() -> None:
