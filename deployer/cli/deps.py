@@ -150,9 +150,10 @@ def duration(text: str, option: str, *, longest: float = 24 * 3600.0, zero: bool
         raise ConfigError(f"invalid duration {text!r}", where=option, hint=DURATIONS)
     seconds = float(match[1]) * _SECONDS[match[2] or "s"]
     if seconds > longest:
-        raise ConfigError(f"{text} is too long", where=option, hint=f"The maximum is {longest:g}s.")
+        what = f"invalid duration {text!r}: more than {longest:g}s"
+        raise ConfigError(what, where=option, hint=f"Write {longest:g}s or less.")
     if not seconds and not zero:
-        raise ConfigError(f"{text} is too short", where=option, hint=DURATIONS)
+        raise ConfigError(f"invalid duration {text!r}: must not be 0", where=option, hint=DURATIONS)
     return seconds
 
 
