@@ -1,4 +1,4 @@
-"""What applying documents would change in live objects, for display. Pure.
+"""Compares documents with live objects, for display. Pure.
 
 Additions by the API server and KServe's webhooks do not count as changes. Values of a Secret are never shown.
 """

@@ -1,4 +1,4 @@
-"""Which manager owns which field of a live object, and whether applying a document would change it. Pure.
+"""Compares documents with live objects by the managers of their fields. Pure.
 
 The API server records the managers of every field in `metadata.managedFields`. Fields that KServe's webhooks
 add to an InferenceService are not kdeploy's, so they do not count.
@@ -32,7 +32,7 @@ class Drift(Struct, frozen=True):
 
 
 def agrees(live: Document, wanted: Document) -> bool:
-    """Return whether applying a document would not change the live object.
+    """Return whether applying a document would leave the live object unchanged.
 
     On the local target no fields are managed, so labels and content are compared.
     """

@@ -1,4 +1,4 @@
-"""What a service on a cluster needs to read its model store: a ServiceAccount, and the Secret that it lists.
+"""How a service on a cluster reads its model store: the ServiceAccount, and the Secret that it lists.
 
 Only this type holds the Secret's values. Its repr hides them, and they are rendered only to be applied.
 """

@@ -62,7 +62,7 @@ def test_a_controller_that_does_not_run() -> None:
     assert found(config=config, controller={"status": {"availableReplicas": 1}}) == ["ok"]
 
 
-def test_pod_security() -> None:
+def test_pod_security_rejects_the_storage_initializer() -> None:
     assert secured(service(), storage_container=container()) == []
     assert secured(service(), namespace={"metadata": {}}, storage_container=container()) == []
     assert secured(service("pvc://models/x"), namespace=RESTRICTED, storage_container=container()) == []

@@ -96,7 +96,7 @@ def on_theirs(mode: str = "Standard") -> Bundle:
         ),
     ],
 )
-def test_accepted(good: Bundle, facts: ClusterFacts) -> None:
+def test_a_valid_release_is_accepted(good: Bundle, facts: ClusterFacts) -> None:
     assert refuse(check(good, facts)) == []
 
 
@@ -204,7 +204,7 @@ def test_accepted(good: Bundle, facts: ClusterFacts) -> None:
         ),
     ],
 )
-def test_rejected(bad: Bundle, facts: ClusterFacts, what: str) -> None:
+def test_an_invalid_release_is_rejected(bad: Bundle, facts: ClusterFacts, what: str) -> None:
     with pytest.raises(ConfigError, match=what) as caught:
         refuse(check(bad, facts))
     assert caught.value.where
@@ -232,7 +232,7 @@ def test_rejected(bad: Bundle, facts: ClusterFacts, what: str) -> None:
         ),
     ],
 )
-def test_warnings(doubtful: Bundle, facts: ClusterFacts, what: str) -> None:
+def test_a_doubtful_release_gets_a_warning(doubtful: Bundle, facts: ClusterFacts, what: str) -> None:
     (warning,) = refuse(check(doubtful, facts))
     assert warning.startswith(what)
 

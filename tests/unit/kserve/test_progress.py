@@ -120,7 +120,7 @@ def probe(message: str) -> Document:
             "pod digits-1: no claim",
         ),
         (
-            pod(main={"waiting": {"reason": "ContainerCreating"}}),  # the pod has got a node since
+            pod(main={"waiting": {"reason": "ContainerCreating"}}),  # the pod was scheduled since
             [
                 event("digits-1", "FailedScheduling", GPU, BEFORE),
                 event("digits-1", "Scheduled", "to n1", AFTER),

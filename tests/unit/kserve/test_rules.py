@@ -37,7 +37,7 @@ def broken(made: Bundle) -> list[Finding]:
         rendered(uri="https://account.blob.core.windows.net/models/digits/"),
     ],
 )
-def test_accepted(good: Bundle) -> None:
+def test_a_valid_release_is_accepted(good: Bundle) -> None:
     assert broken(good) == []
 
 
@@ -56,7 +56,7 @@ def test_accepted(good: Bundle) -> None:
         ),
     ],
 )
-def test_rejected(bad: Bundle, what: str, where: str) -> None:
+def test_an_invalid_release_is_rejected(bad: Bundle, what: str, where: str) -> None:
     (found,) = broken(bad)
     assert what in found.detail
     assert found.where.startswith(where)

@@ -1,4 +1,4 @@
-"""Why a release cannot become ready, as soon as that is certain. Pure: documents in, a failure out.
+"""Detects why a release cannot become ready, as soon as that is certain. Pure: documents in, a failure out.
 
 Only what concerns the release counts: its own pods and ReplicaSets, and conditions written after the last
 change. A failure that can pass by itself states how many seconds it must last.

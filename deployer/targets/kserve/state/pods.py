@@ -1,4 +1,4 @@
-"""What a pod's status and events report: its containers, their failures, and what delays it. Pure."""
+"""Reads a pod's status and events: its containers, their failures, and what delays it. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a release that is not ready yet waits for, in a word and a sentence. Pure."""
+"""Describes what an unready release waits for: a reason and a message. Pure."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _PROBES = {
 
 
 def describe_progress(service: Document, children: Children) -> tuple[str, str]:
-    """Return what a release that is not ready yet waits for; empty if that is unknown."""
+    """Return the reason and the message of what an unready release waits for; empty if that is unknown."""
     ingress = condition(service, "IngressReady")
     if condition(service, "PredictorReady").get("status") == "True" and ingress.get("status") != "True":
         reason = join(ingress.get("reason", ""), ingress.get("message", ""))

@@ -1,4 +1,4 @@
-"""When a release counts as ready or failed. Pure, except that it is given the time.
+"""Decides when a release counts as ready or failed. Pure: the caller passes the time.
 
 Times are seconds of any clock that never goes backwards.
 """

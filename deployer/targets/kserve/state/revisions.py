@@ -1,4 +1,4 @@
-"""Which release gets which requests, read from the objects of an InferenceService. Pure.
+"""Reads from the objects of an InferenceService which release gets which requests. Pure.
 
 In Standard mode KServe reports neither revisions nor traffic. There the predictor's ReplicaSets are the
 revisions, and their shares of the available pods are the traffic.

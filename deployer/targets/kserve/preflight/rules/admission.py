@@ -1,4 +1,4 @@
-"""Whether KServe's controller and Pod Security let a service start. Pure."""
+"""Checks that KServe's controller and Pod Security let a service start. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENFORCE = "pod-security.kubernetes.io/enforce"
 
 
 def check_frozen(live: Document | None) -> Iterator[Finding]:
-    """Yield the annotations of a live service that keep KServe from rolling out a release."""
+    """Report the annotations of a live service that keep KServe from rolling out a release."""
     if not live:
         return
     name, annotations = live["metadata"]["name"], live["metadata"].get("annotations", {})
@@ -28,7 +28,7 @@ def check_frozen(live: Document | None) -> Iterator[Finding]:
 
 
 def check_controller(_service: Document, facts: ClusterFacts) -> Iterator[Finding]:
-    """Yield whether KServe's controller runs."""
+    """Check whether KServe's controller runs."""
     controller, name = facts.controller, "KServe controller"
     if controller is UNSET or not facts.config:
         return
@@ -45,7 +45,7 @@ def check_controller(_service: Document, facts: ClusterFacts) -> Iterator[Findin
 
 
 def check_pod_security(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
-    """Yield whether Pod Security rejects KServe's storage-initializer, which has no security context."""
+    """Check whether Pod Security rejects KServe's storage-initializer, which has no security context."""
     namespace, container = facts.namespace, facts.storage_container
     labels = namespace["metadata"].get("labels", {}) if namespace else {}
     if labels.get(ENFORCE) != "restricted" or claim_of(service) or container is UNSET:

@@ -1,4 +1,4 @@
-"""Whether a node has room for one more pod of a service. Pure.
+"""Checks that a node has room for one more pod of a service. Pure.
 
 An update starts a new pod before it stops an old one, so on a full node it never starts. An autoscaler can
 add a node, so this warns and never refuses.
@@ -23,7 +23,7 @@ NONE = Decimal(0)
 
 
 def check_room(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
-    """Yield whether a node has room for one more pod."""
+    """Check whether a node has room for one more pod."""
     gpus, wanted = gpus_of(service), _requests(model_of(service))
     topic, where = ("GPU", "serving.gpu") if gpus else ("capacity", "serving.cpu")
     if facts.nodes is UNSET:
@@ -117,7 +117,7 @@ def _holds(amounts: Amounts, wanted: Amounts) -> bool:
 
 
 def _lacking(every: Iterable[Amounts], wanted: Amounts) -> str:
-    """Name what no node has enough of, GPUs first; everything if no single resource is short."""
+    """Name the resources that no node has enough of, or only GPUs; all of them if no single one is short."""
     known = list(every)
     most = {key: max((one.get(key, NONE) for one in known), default=NONE) for key in wanted}
     short = {key: amount for key, amount in wanted.items() if most[key] < amount} or dict(wanted)

@@ -1,4 +1,4 @@
-"""What KServe would reject or ignore on this cluster, found before the first write. Pure."""
+"""Checks before the first write what KServe would reject or ignore on this cluster. Pure."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _hosts(service: Document, facts: ClusterFacts) -> Iterator[str]:
 
 
 def _check_timeout(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
-    """Yield that a revision's timeout, which is also its pods' grace period, exceeds Knative's maximum."""
+    """Report that a revision's timeout, which is also its pods' grace period, exceeds Knative's maximum."""
     timeout = service["spec"]["predictor"].get("timeout")
     if mode_of(service) != "Knative" or timeout is None:
         return

@@ -1,4 +1,4 @@
-"""What KServe and Kubernetes would reject in the InferenceService itself. Pure."""
+"""Checks the InferenceService itself for what KServe and Kubernetes reject or ignore. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DOCUMENT_MAX = 1536 << 10  # bytes of an object, etcd's default limit
 
 
 def check_name(service: Document, _facts: ClusterFacts) -> Iterator[Finding]:
-    """Yield that KServe derives a wrong URL from the name."""
+    """Report that KServe derives a wrong URL from the name."""
     name = service["metadata"]["name"]
     if "-predictor" in name and mode_of(service) == "Knative":
         detail = f"invalid name {name}: KServe derives a wrong URL from a name that contains -predictor"
@@ -22,7 +22,7 @@ def check_name(service: Document, _facts: ClusterFacts) -> Iterator[Finding]:
 
 
 def check_scale_to_zero(service: Document, _facts: ClusterFacts) -> Iterator[Finding]:
-    """Yield that KServe ignores zero replicas."""
+    """Report that KServe ignores zero replicas."""
     if service["spec"]["predictor"].get("minReplicas") == 0 and mode_of(service) == "Standard":
         detail = "min-replicas = 0 does not scale to zero in Standard mode: KServe runs 1 replica"
         remedy = "Set `scaling.min-replicas = 1`, or use a cluster in Knative mode."
@@ -30,7 +30,7 @@ def check_scale_to_zero(service: Document, _facts: ClusterFacts) -> Iterator[Fin
 
 
 def check_canary(service: Document, _facts: ClusterFacts) -> Iterator[Finding]:
-    """Yield that KServe ignores the canary, or takes a percentage that is not one."""
+    """Report that KServe ignores the canary, or takes a percentage that is not one."""
     percent = service["spec"]["predictor"].get("canaryTrafficPercent")
     if percent is None:
         return
@@ -43,7 +43,7 @@ def check_canary(service: Document, _facts: ClusterFacts) -> Iterator[Finding]:
 
 
 def check_store(service: Document, _facts: ClusterFacts) -> Iterator[Finding]:
-    """Yield whether pods can reach the model store."""
+    """Check whether pods can reach the model store."""
     uri = model_of(service)["storageUri"]
     scheme, separator, _ = uri.partition("://")
     if scheme == "file" or not separator:
@@ -54,7 +54,7 @@ def check_store(service: Document, _facts: ClusterFacts) -> Iterator[Finding]:
 
 
 def check_size(service: Document, _facts: ClusterFacts) -> Iterator[Finding]:
-    """Yield that the API server does not accept a document of this size."""
+    """Report that the API server does not accept a document of this size."""
     size = len(msgspec.json.encode(service))
     if size > DOCUMENT_MAX:
         detail = f"the InferenceService has {size:,} bytes, but the API server accepts {DOCUMENT_MAX:,}"

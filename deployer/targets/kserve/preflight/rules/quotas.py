@@ -1,4 +1,4 @@
-"""Whether the quotas and limits of a namespace admit one more pod of a service. Pure."""
+"""Checks that the quotas and limits of a namespace admit one more pod of a service. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from deployer.targets.kserve.preflight.rules.inputs import ClusterFacts, model_o
 
 
 def check_quotas(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
-    """Yield which ResourceQuota or LimitRange rejects the pod."""
+    """Report every ResourceQuota and LimitRange that rejects the pod."""
     resources = model_of(service).get("resources", {})
     limits, requests = resources.get("limits", {}), resources.get("requests", {})
     found = [*_check_quotas(requests, limits, facts.quotas), *_check_ranges(requests, limits, facts.limits)]

@@ -1,4 +1,4 @@
-"""The runtime of a service: whether TorchServe can run on it, and whether Knative accepts its fields. Pure.
+"""Checks that a service can run on its runtime, and that Knative accepts its fields. Pure.
 
 Knative rejects some fields of a pod unless ConfigMap `knative-serving/config-features` allows them. kdeploy's
 own runtime uses none of them; a runtime of the cluster can.
@@ -30,7 +30,7 @@ _VOLUMES = {
 
 
 def check_runtime(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
-    """Yield whether the service can run on its runtime."""
+    """Check whether the service can run on its runtime."""
     model, runtime, where = model_of(service), facts.runtime, "serving.runtime"
     name = model.get("runtime")
     if runtime is UNSET:
@@ -58,7 +58,7 @@ def check_runtime(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
 
 
 def check_features(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
-    """Yield whether Knative accepts the service's pods."""
+    """Check whether Knative accepts the service's pods."""
     features = facts.features
     if mode_of(service) != "Knative" or features is UNSET:
         return
