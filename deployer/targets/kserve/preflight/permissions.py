@@ -106,7 +106,7 @@ def check_permissions(api: Api, namespace: str, wanted: Sequence[Permission]) ->
 def render_role(
     namespace: str, kinds: Collection[Resource], mode: str, more: Sequence[Permission] = ()
 ) -> list[Document]:
-    """Render an account for CI with what a rollout of some kinds needs, what helps it, and more."""
+    """Render an account for CI with the permissions to roll out some kinds, optional ones, and `more`."""
     verbs = _verbs(dict.fromkeys([*needed(mode, kinds), *more, *_permissions(OPTIONAL)]))
     labels = {"app.kubernetes.io/managed-by": "kdeploy"}
     metadata = {"name": ACCOUNT, "namespace": namespace, "labels": labels}

@@ -1,1 +1,1 @@
-"""Reads what KServe, Knative and Kubernetes wrote about a service. Pure: documents in, facts out."""
+"""Reads the objects that KServe, Knative and Kubernetes write for a service. Pure."""

@@ -47,7 +47,7 @@ ATTEMPTS = 3  # failed downloads before a release fails, if the next one could s
 # Seconds that a state must last before it counts as a failure.
 PULLS = 35.0  # the kubelet tries about three times to pull an image
 SETTLED = 1.0  # a gateway or the scheduler can correct itself right after
-SCALES_UP = 15.0  # an autoscaler looks every ten seconds, and then reports that it adds a node
+SCALES_UP = 15.0  # an autoscaler checks every ten seconds, and then reports that it adds a node
 STALE = 10.0  # KServe has processed this release by then
 TRIED_AGAIN = 60.0  # Kubernetes has most likely tried again to create a pod that was rejected before
 FIRST_TRACEBACK = 8.0  # a worker that fails again within this time does not recover by itself

@@ -48,7 +48,7 @@ class ReadinessEvaluator:
 
     @property
     def in_window(self) -> bool:
-        """Whether the service is Ready and only has to stay so."""
+        """Whether the service is Ready, and its window has not ended."""
         return self._ready_since is not None and self.recheck_at is not None
 
     def evaluate(self, service: Document, children: Children, now: float) -> Observed:
@@ -108,5 +108,5 @@ class ReadinessEvaluator:
         return False
 
     def recheck(self, time: float) -> None:
-        """Evaluate again at a time, if not before."""
+        """Schedule another evaluation at `time`, or earlier."""
         self.recheck_at = time if self.recheck_at is None else min(self.recheck_at, time)

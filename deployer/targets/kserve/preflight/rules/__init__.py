@@ -1,1 +1,1 @@
-"""Rules over documents and what was read of a cluster: findings out. Pure."""
+"""Rules that check a service against the facts about a cluster, and return findings. Pure."""
