@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import uuid4
 
 import msgspec
@@ -24,7 +24,6 @@ from msgspec import Meta, Struct
 from deployer.files import read_bytes
 
 ENTRIES = 4096
-FORMAT = "kdeploy digests 1"
 _AT_MOST = 64 << 20  # bytes
 
 _SECOND = 1_000_000_000
@@ -41,8 +40,8 @@ class _Known(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
 
 
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
-    format: str
     files: dict[str, _Known]
+    format: Literal["kdeploy digests 1"] = "kdeploy digests 1"
 
 
 class DigestCache:
@@ -86,7 +85,7 @@ class DigestCache:
         with contextlib.suppress(OSError, UnicodeEncodeError):
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                temporary.write_bytes(msgspec.json.encode(_File(format=FORMAT, files=kept)))
+                temporary.write_bytes(msgspec.json.encode(_File(kept)))
                 temporary.replace(self._path)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -98,10 +97,9 @@ class DigestCache:
 
     def _load(self) -> dict[str, _Known]:
         try:
-            file = msgspec.json.decode(read_bytes(self._path, _AT_MOST), type=_File)
+            return msgspec.json.decode(read_bytes(self._path, _AT_MOST), type=_File).files
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return {}  # missing, damaged or another program's: `save` replaces it
-        return file.files if file.format == FORMAT else {}
 
 
 def _stamp(stat: os.stat_result, sha256: str) -> _Known:
