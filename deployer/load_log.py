@@ -85,7 +85,7 @@ class _Worker:
             self._inside, self._message = False, True
 
     def _true(self) -> str:
-        """Return the last exception of this attempt that TorchServe did not raise instead of another."""
+        """Return the last exception of this attempt, except those that replace another one."""
         true = [error for error in self._raised if not _MISLEADING.match(error)]
         return (true or self._raised or [""])[-1]
 

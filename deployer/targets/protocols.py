@@ -150,8 +150,8 @@ class Reach(Protocol):
     def logs(self, reference: Reference, *, follow: bool = False, previous: bool = False) -> Iterator[str]:
         """Yield the log lines of running and failed servers.
 
-        With `follow`, also yield new lines until the service is deleted; with `previous`, yield those of the
-        instances before.
+        With `follow`, also yield new lines until the service is deleted; with `previous`, yield the lines of
+        the previous instances.
         """
 
 
