@@ -7,11 +7,11 @@ READY := $(VENV)/.ready
 # What `make full` adds to `make test`.
 MORE :=
 
-# Tests whose servers are patient, and that wait much: three at a time, for two cores. The rest measures real
-# TorchServes, and is left alone.
+# Tests that wait more than they compute: three at a time on two cores. The others measure real TorchServes and run
+# one by one.
 PAIRED := tests/cluster tests/contract tests/stores tests/system tests/examples $(filter-out %_torchserve.py, $(wildcard tests/handler/test_*.py))
 
-# Hundreds of processes start in the tests: each would compile kdeploy anew.
+# The tests start hundreds of processes. Without cached bytecode, each would compile kdeploy again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
@@ -48,10 +48,11 @@ full: setup  ## Run everything: the long tests, every fault of every request, te
 e2e: setup  ## Test on a real cluster with KServe, which KDEPLOY_E2E_CONTEXT names
 	@$(RUN) -m pytest tests/e2e
 
-lint: setup  ## Check style, formatting and which room may import which
+lint: setup  ## Check style, formatting, import contracts and the wording of docs/style.md
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -c "from importlinter.cli import lint_imports_command as lint; lint()"
+	@$(RUN) -m tests.style
 
 type: setup  ## Check types, strictly
 	@$(RUN) -m mypy

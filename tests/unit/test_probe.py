@@ -78,7 +78,7 @@ def test_no_model(management: Management) -> None:
         ("2026-11-25T10:00:00 ERROR: No matching distribution\n", "; pip: 2026-11-25T10:00:00 ERROR: No"),
     ],
 )
-def test_pip_that_runs_is_told_from_no_answer(pip_log: Path, log: str | None, said: str) -> None:
+def test_a_running_pip_differs_from_no_answer(pip_log: Path, log: str | None, said: str) -> None:
     if log:
         pip_log.write_text(log)
     assert said in missing(REFUSED)

@@ -1,4 +1,4 @@
-"""The KServe target: a namespace of a Kubernetes cluster, through the Kubernetes API alone."""
+"""The KServe target: a namespace of a Kubernetes cluster, through the Kubernetes API only."""
 
 from deployer.targets.kserve.target.cluster import Cluster
 
