@@ -150,7 +150,7 @@ class TestOthers:
         self, cluster: Cluster, kube: Kube, namespace: str
     ) -> None:
         roll(cluster, documents(namespace, mode="Standard"))
-        with pytest.raises(ConfigError, match="runs in Standard mode") as caught:
+        with pytest.raises(ConfigError, match="uses Standard mode") as caught:
             warned(cluster, documents(namespace, mode="Knative"))
         assert 'deployment-mode = "Standard"' in (caught.value.hint or "")
 
