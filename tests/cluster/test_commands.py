@@ -41,7 +41,7 @@ def test_status_list_plan_and_delete_work_on_a_cluster(
     assert ["serving", "now", rolled_out] in [line.split() for line in kdeploy("plan").out.splitlines()]
     assert kdeploy("releases").out.split()[-1] == "yes"
     assert "nothing to delete" in kdeploy("prune", "--keep", "1").err
-    assert "no container of" in kdeploy("logs").err
+    assert "no logs found for" in kdeploy("logs").err
     assert kdeploy("delete", "--yes").code == 0
     assert kdeploy("status").code == 11
 

@@ -432,7 +432,7 @@ def test_a_timeout_above_knatives_maximum_is_refused(
     knative = ("--set", "targets.production.deployment-mode=Knative")
     ended = kdeploy("rollout", *knative, "--set", "serving.response-timeout=700")
     assert (ended.code, proxy.writes()) == (3, [])
-    assert "and Knative allows 600 s for a revision" in ended.err
+    assert "but Knative allows 600 s" in ended.err
     kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": "knative-serving"}})
     put(
         "/api/v1/namespaces/knative-serving/configmaps",
