@@ -135,7 +135,7 @@ def test_the_environments_proxy_is_used_for_predictions_only(
 ) -> None:
     server.answering = guarded
     with proxying() as proxy:
-        proxy.leads["ingress.example:80"] = int(server.url.rpartition(":")[2])
+        proxy.routes["ingress.example:80"] = int(server.url.rpartition(":")[2])
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         ended = predict(*COOKIE, *TOKEN, "--ingress", "http://ingress.example")

@@ -30,6 +30,6 @@ def test_a_server_on_loopback_uses_no_proxy(s3_config: Store, proxy: Proxy, tmp_
 
 def test_any_other_server_uses_the_proxy(s3_config: Store, proxy: Proxy, tmp_path: Path) -> None:
     config = msgspec.structs.replace(s3_config, endpoint="http://s3.example")
-    proxy.leads["s3.example:80"] = int(str(s3_config.endpoint).rpartition(":")[2])
+    proxy.routes["s3.example:80"] = int(str(s3_config.endpoint).rpartition(":")[2])
     assert open_store(config, tmp_path).releases() == []
     assert {method for method, *_ in proxy.asked} == {"GET"}

@@ -20,7 +20,7 @@ class Proxy:
     """Connects `HOST:PORT` to a port of this machine. `asked` has (method, target, Host) of each request."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
-        self.leads: dict[str, int] = {}
+        self.routes: dict[str, int] = {}
         self.asked: list[tuple[str, str, str]] = []
         self.tunnels = True  # whether CONNECT is allowed
         self.strict = True  # whether the Host header of a whole URL is replaced by the URL's host
@@ -56,7 +56,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if not admitted or not self.proxy.tunnels:
             self._answer(403 if admitted else 407)
             return
-        with socket.create_connection(("127.0.0.1", self.proxy.leads[self.path])) as server:
+        with socket.create_connection(("127.0.0.1", self.proxy.routes[self.path])) as server:
             self.send_response_only(200, "Connection established")
             self.end_headers()
             _pump(self.connection, server)
@@ -69,7 +69,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._answer(407)
             return
         parts = urlsplit(self.path)
-        upstream = http.client.HTTPConnection("127.0.0.1", self.proxy.leads[f"{parts.netloc}:80"])
+        upstream = http.client.HTTPConnection("127.0.0.1", self.proxy.routes[f"{parts.netloc}:80"])
         headers = {name.title(): value for name, value in self.headers.items()}
         if self.proxy.strict:
             headers["Host"] = parts.netloc

@@ -23,7 +23,7 @@ HOST = "digits.team.example.com"
 SECRET = "s3cr3t-passw0rd"
 
 
-class Way:
+class Network:
     """An ingress named ingress.example, with and without TLS, proxies that connect to it, and their CA."""
 
     def __init__(self, folder: Path, opened: ExitStack) -> None:
@@ -38,7 +38,7 @@ class Way:
         self.secure = opened.enter_context(behind_tls(self.server, self.tls("ingress.example")))
         for proxy in (self.proxy, self.secure_proxy):
             plain = int(self.server.url.rpartition(":")[2])
-            proxy.leads = {"ingress.example:80": plain, "ingress.example:443": self.secure}
+            proxy.routes = {"ingress.example:80": plain, "ingress.example:443": self.secure}
         self.image = folder / "image.bin"
         self.image.write_bytes(b"x")
 
@@ -94,72 +94,72 @@ def behind_tls(server: Server, tls: ssl.SSLContext) -> Iterator[int]:
 
 
 @pytest.fixture
-def way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Way]:
+def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Network]:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
     with ExitStack() as opened:
-        yield Way(tmp_path, opened)
+        yield Network(tmp_path, opened)
 
 
 @pytest.fixture
-def through(way: Way, monkeypatch: pytest.MonkeyPatch) -> Way:
+def proxied(network: Network, monkeypatch: pytest.MonkeyPatch) -> Network:
     """The same, with the proxy in the environment."""
-    monkeypatch.setenv("HTTP_PROXY", way.proxy.url)
-    monkeypatch.setenv("HTTPS_PROXY", way.proxy.url)
-    return way
+    monkeypatch.setenv("HTTP_PROXY", network.proxy.url)
+    monkeypatch.setenv("HTTPS_PROXY", network.proxy.url)
+    return network
 
 
-def test_the_host_header_is_kept_by_a_tunnel_through_the_proxy(through: Way) -> None:
-    assert through.value("http://ingress.example") == HOST
-    assert through.proxy.asked == [("CONNECT", "ingress.example:80", "ingress.example:80")]
+def test_the_host_header_is_kept_by_a_tunnel_through_the_proxy(proxied: Network) -> None:
+    assert proxied.value("http://ingress.example") == HOST
+    assert proxied.proxy.asked == [("CONNECT", "ingress.example:80", "ingress.example:80")]
 
 
-def test_a_proxy_that_refuses_the_tunnel_gets_the_whole_url(through: Way) -> None:
-    through.proxy.tunnels = through.proxy.strict = False
-    assert through.value("http://ingress.example") == HOST
-    connect, post = through.proxy.asked
+def test_a_proxy_that_refuses_the_tunnel_gets_the_whole_url(proxied: Network) -> None:
+    proxied.proxy.tunnels = proxied.proxy.strict = False
+    assert proxied.value("http://ingress.example") == HOST
+    connect, post = proxied.proxy.asked
     assert connect[0] == "CONNECT"
     assert post == ("POST", "http://ingress.example/predictions/digits", HOST)
 
 
-def test_a_url_with_the_host_of_the_service_is_forwarded(through: Way) -> None:
-    assert through.value("http://ingress.example", None) == "ingress.example"
-    assert [method for method, *_ in through.proxy.asked] == ["POST"]
+def test_a_url_with_the_host_of_the_service_is_forwarded(proxied: Network) -> None:
+    assert proxied.value("http://ingress.example", None) == "ingress.example"
+    assert [method for method, *_ in proxied.proxy.asked] == ["POST"]
 
 
 @pytest.mark.parametrize("by", ["option", "variable"])
 def test_https_through_a_proxy_with_a_private_ca(
-    through: Way, by: str, monkeypatch: pytest.MonkeyPatch
+    proxied: Network, by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if by == "variable":
-        monkeypatch.setenv("SSL_CERT_FILE", str(through.bundle))
-    authority = through.bundle if by == "option" else None
-    assert through.value("https://ingress.example", authority=authority) == HOST
-    assert [asked[:2] for asked in through.proxy.asked] == [("CONNECT", "ingress.example:443")]
+        monkeypatch.setenv("SSL_CERT_FILE", str(proxied.bundle))
+    authority = proxied.bundle if by == "option" else None
+    assert proxied.value("https://ingress.example", authority=authority) == HOST
+    assert [asked[:2] for asked in proxied.proxy.asked] == [("CONNECT", "ingress.example:443")]
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_an_https_proxy_is_used(way: Way, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(f"{scheme}_proxy", way.secure_proxy.url)
-    monkeypatch.setenv("SSL_CERT_FILE", str(way.bundle))
-    assert way.value(f"{scheme}://ingress.example") == HOST
-    assert len(way.secure_proxy.asked) == 1
+def test_an_https_proxy_is_used(network: Network, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{scheme}_proxy", network.secure_proxy.url)
+    monkeypatch.setenv("SSL_CERT_FILE", str(network.bundle))
+    assert network.value(f"{scheme}://ingress.example") == HOST
+    assert len(network.secure_proxy.asked) == 1
 
 
-def test_an_untrusted_certificate_is_refused(through: Way) -> None:
-    error = through.error("https://ingress.example")
+def test_an_untrusted_certificate_is_refused(proxied: Network) -> None:
+    error = proxied.error("https://ingress.example")
     assert "TLS failed" in error.what
     assert "--certificate-authority" in error.hint
-    other = through.bundle.with_name("other.pem")
+    other = proxied.bundle.with_name("other.pem")
     trustme.CA().cert_pem.write_to_path(other)
-    assert "TLS failed" in through.error("https://ingress.example", authority=other).what
+    assert "TLS failed" in proxied.error("https://ingress.example", authority=other).what
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no PEM", b"\xff\xfe", "a folder", "endless"])
 @pytest.mark.parametrize("by", ["--certificate-authority", "SSL_CERT_FILE"])
 def test_an_invalid_certificate_file_is_refused(
-    way: Way, by: str, content: bytes | str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: Network, by: str, content: bytes | str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = Path("/dev/zero") if content == "endless" else tmp_path / "bundle"
     if content == "a folder":
@@ -169,58 +169,62 @@ def test_an_invalid_certificate_file_is_refused(
     if by == "SSL_CERT_FILE":
         monkeypatch.setenv(by, str(file))
     with pytest.raises(ConfigError, match="cannot read the certificates") as caught:
-        way.ask("https://ingress.example", authority=file if by.startswith("--") else None)
+        network.ask("https://ingress.example", authority=file if by.startswith("--") else None)
     assert caught.value.where == f"{by}: {file}"
 
 
-def test_a_bundle_can_have_comments_that_are_not_ascii(through: Way, tmp_path: Path) -> None:
+def test_a_bundle_can_have_comments_that_are_not_ascii(proxied: Network, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle.pem"
-    bundle.write_bytes("# Főtanúsítvány\n".encode() + b"\xff\n" + through.bundle.read_bytes())
-    assert through.value("https://ingress.example", authority=bundle) == HOST
+    bundle.write_bytes("# Főtanúsítvány\n".encode() + b"\xff\n" + proxied.bundle.read_bytes())
+    assert proxied.value("https://ingress.example", authority=bundle) == HOST
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("password", [SECRET, f"ü/:@ {SECRET}"])
 def test_a_proxy_with_a_password_is_used(
-    way: Way, scheme: str, password: str, monkeypatch: pytest.MonkeyPatch
+    network: Network, scheme: str, password: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from urllib.parse import quote
 
-    way.proxy.login = f"me:{password}"
-    named = way.proxy.url.replace("//", f"//me:{quote(password, safe='')}@")
+    network.proxy.login = f"me:{password}"
+    named = network.proxy.url.replace("//", f"//me:{quote(password, safe='')}@")
     monkeypatch.setenv(f"{scheme.upper()}_PROXY", named)
-    assert way.value(f"{scheme}://ingress.example", authority=way.bundle) == HOST
+    assert network.value(f"{scheme}://ingress.example", authority=network.bundle) == HOST
     monkeypatch.setenv(f"{scheme.upper()}_PROXY", named.replace(SECRET, f"{SECRET}x"))
-    error = way.error(f"{scheme}://ingress.example", authority=way.bundle)
-    assert f"cannot use the proxy {way.proxy.url}" in error.what
+    error = network.error(f"{scheme}://ingress.example", authority=network.bundle)
+    assert f"cannot use the proxy {network.proxy.url}" in error.what
     assert "407" in error.what
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_an_unreachable_proxy_is_an_error(way: Way, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_proxy_is_an_error(
+    network: Network, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://me:{SECRET}@127.0.0.1:{port}")
-    error = way.error(f"{scheme}://ingress.example", authority=way.bundle)
+    error = network.error(f"{scheme}://ingress.example", authority=network.bundle)
     assert f"cannot use the proxy http://127.0.0.1:{port}" in error.what
     assert "NO_PROXY" in error.hint
 
 
 @pytest.mark.parametrize("named", ["socks5://me:s3cr3t-passw0rd@proxy.example", "http://", "http://a:b:c"])
-def test_an_invalid_proxy_is_refused(way: Way, named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_proxy_is_refused(network: Network, named: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", named)
     with pytest.raises(ConfigError) as caught:
-        way.ask("http://ingress.example")
+        network.ask("http://ingress.example")
     assert caught.value.where == "HTTP_PROXY"
     assert SECRET not in str(caught.value)
 
 
-def test_loopback_and_hosts_in_no_proxy_use_no_proxy(through: Way, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert through.value(through.server.url) == HOST
-    assert through.value(through.server.url.replace("127.0.0.1", "localhost")) == HOST
+def test_loopback_and_hosts_in_no_proxy_use_no_proxy(
+    proxied: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert proxied.value(proxied.server.url) == HOST
+    assert proxied.value(proxied.server.url.replace("127.0.0.1", "localhost")) == HOST
     monkeypatch.setenv("no_proxy", "ingress.example")
-    assert "cannot resolve the name" in through.error("http://ingress.example").what
-    assert through.proxy.asked == []
+    assert "cannot resolve the name" in proxied.error("http://ingress.example").what
+    assert proxied.proxy.asked == []
 
 
 # Time limits
@@ -300,12 +304,12 @@ SLOW: dict[str, Answering] = {
 
 @pytest.mark.parametrize("what", SLOW)
 @pytest.mark.parametrize("how", ["direct", "tunnel"])
-def test_a_slow_server_times_out(what: str, how: str, way: Way) -> None:
-    way.image.write_bytes(b"x" * 5_000_000)
+def test_a_slow_server_times_out(what: str, how: str, network: Network) -> None:
+    network.image.write_bytes(b"x" * 5_000_000)
     with listening(SLOW[what]) as port:
         tunnel = None if how == "direct" else LocalTunnel(port)
         endpoint = Endpoint(f"http://127.0.0.1:{port}", HOST, tunnel)
-        [answer] = Client(endpoint, "digits", timeout=LIMIT).predict([way.image])
+        [answer] = Client(endpoint, "digits", timeout=LIMIT).predict([network.image])
     assert isinstance(answer, Failure)
     assert f"{LIMIT} s" in answer.error.what
     assert "--timeout" in (answer.error.hint or "")
@@ -326,25 +330,27 @@ class LocalTunnel:
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_slow_proxy_times_out(scheme: str, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_proxy_times_out(scheme: str, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     with listening(dripping(b"HTTP/1.1 200 Connection", b"x")) as port:
         monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://127.0.0.1:{port}")
         [answer] = Client(Endpoint(f"{scheme}://ingress.example", HOST), "digits", timeout=LIMIT).predict(
-            [way.image]
+            [network.image]
         )
     assert isinstance(answer, Failure)
     assert f"{LIMIT} s" in answer.error.what or "time" in answer.error.what
 
 
-def test_a_server_that_starts_no_handshake_times_out(way: Way) -> None:
+def test_a_server_that_starts_no_handshake_times_out(network: Network) -> None:
     with listening(dripping(b"", b"")) as port:
-        [answer] = Client(Endpoint(f"https://127.0.0.1:{port}"), "digits", timeout=LIMIT).predict([way.image])
+        [answer] = Client(Endpoint(f"https://127.0.0.1:{port}"), "digits", timeout=LIMIT).predict(
+            [network.image]
+        )
     assert isinstance(answer, Failure)
     assert f"{LIMIT} s" in answer.error.what
 
 
-def test_a_slow_server_behind_tls_times_out(way: Way) -> None:
-    tls = way.tls("127.0.0.1")
+def test_a_slow_server_behind_tls_times_out(network: Network) -> None:
+    tls = network.tls("127.0.0.1")
 
     def answer(client: socket.socket, over: threading.Event) -> None:
         with tls.wrap_socket(client, server_side=True) as secure:
@@ -352,13 +358,13 @@ def test_a_slow_server_behind_tls_times_out(way: Way) -> None:
 
     with listening(answer) as port:
         [answered] = Client(
-            Endpoint(f"https://127.0.0.1:{port}"), "digits", timeout=0.5, authority=way.bundle
-        ).predict([way.image])
+            Endpoint(f"https://127.0.0.1:{port}"), "digits", timeout=0.5, authority=network.bundle
+        ).predict([network.image])
     assert isinstance(answered, Failure)
     assert "is incomplete after 0.5 s" in answered.error.what
 
 
-def test_connections_are_reused_and_each_exchange_has_its_time_limit(way: Way) -> None:
-    way.server.answering = lambda asked: Reply(200, b"7")
-    answers = Client(Endpoint(way.server.url, HOST), "digits", timeout=20).predict([way.image] * 40)
+def test_connections_are_reused_and_each_exchange_has_its_time_limit(network: Network) -> None:
+    network.server.answering = lambda asked: Reply(200, b"7")
+    answers = Client(Endpoint(network.server.url, HOST), "digits", timeout=20).predict([network.image] * 40)
     assert [one.value for one in answers if isinstance(one, Prediction)] == [7] * 40
