@@ -67,9 +67,9 @@ def request_lines(endpoint: Endpoint, config: TargetConfig, name: str, protocol:
     """
     from urllib.parse import urlsplit
 
-    from deployer.predict.codecs import JSON, Payload, encode
+    from deployer.predict.codecs import JSON, encode
 
-    request = encode(protocol, name, Payload(_PIXEL))
+    request = encode(protocol, name, _PIXEL)
     wanted = urlsplit(endpoint.url + request.path)
     host, port = wanted.hostname or "", wanted.port or {"https": 443}.get(wanted.scheme, 80)
     lines = []

@@ -5,7 +5,7 @@ this package loads neither urllib3 nor Pillow.
 """
 
 from deployer.predict.client import Client, Failure, Prediction
-from deployer.predict.codecs import Payload, Protocol, Request
+from deployer.predict.codecs import Protocol, Request
 from deployer.predict.images import FittedImage, Resized, fit_image
 from deployer.predict.models import Models, RegisteredModel
 
@@ -14,7 +14,6 @@ __all__ = [
     "Failure",
     "FittedImage",
     "Models",
-    "Payload",
     "Prediction",
     "Protocol",
     "RegisteredModel",

@@ -15,7 +15,7 @@ from deployer.config import Serving
 from deployer.errors import PredictError
 from deployer.patience import PATIENCE, Patience
 from deployer.predict import codecs
-from deployer.predict.codecs import JSON, Payload, Protocol, Request
+from deployer.predict.codecs import JSON, Protocol, Request
 from deployer.predict.connection import Connection
 from deployer.predict.images import RAISE_LIMIT, FittedImage, Resized, fit_image, read_file
 from deployer.predict.predict_errors import SentRequest, explain
@@ -115,7 +115,7 @@ class Client:
         else:
             size = partial(codecs.request_size, protocol)
             fitted = fit_image(path, self._limit, request_size=size, resize=self._resize)
-        request = codecs.encode(protocol, self._model, Payload(fitted.data, fitted.content_type))
+        request = codecs.encode(protocol, self._model, fitted.data, fitted.content_type)
         if len(request.body) > self._limit:
             raise PredictError(
                 f"too large: the request has {len(request.body)} bytes, the limit is {self._limit}",

@@ -39,13 +39,6 @@ _FRAMES = {
 _HTML_STARTS = (b"<!doctype", b"<html", b"<head", b"<?xml")
 
 
-class Payload(Struct, frozen=True):
-    """The bytes of one file and their content type."""
-
-    data: bytes
-    content_type: str = BYTES
-
-
 class Request(Struct, frozen=True):
     """One POST. The response must have `rows` predictions; `whole` if the file itself is the request."""
 
@@ -73,13 +66,13 @@ def request_size(protocol: Protocol, size: int) -> int:
     return size if protocol == "plain" else len(head) + 4 * -(-size // 3) + len(tail)
 
 
-def encode(protocol: Protocol, model: str, payload: Payload) -> Request:
-    """Encode the request for one file.
+def encode(protocol: Protocol, model: str, data: bytes, content_type: str = BYTES) -> Request:
+    """Encode the request for the bytes of one file.
 
     Raises PredictError for invalid JSON, and for `instances` or `inputs` that are not a list.
     """
-    path, data = request_path(protocol, model), payload.data
-    if payload.content_type == JSON:
+    path = request_path(protocol, model)
+    if content_type == JSON:
         text, document = read_json(data)
         rows = 1 if protocol == "plain" else _own_rows(protocol, document)
         if rows is not None:
@@ -87,7 +80,7 @@ def encode(protocol: Protocol, model: str, payload: Payload) -> Request:
         if protocol == "v1":
             return Request(protocol, path, b'{"instances":[' + text + b"]}", JSON)
     if protocol == "plain":
-        return Request(protocol, path, data, payload.content_type)
+        return Request(protocol, path, data, content_type)
     head, tail = _FRAMES[protocol]
     return Request(protocol, path, head + base64.b64encode(data) + tail, JSON)
 

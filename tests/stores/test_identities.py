@@ -1,6 +1,6 @@
 """Profiles, processes, roles, single sign-on and web identity: boto3 finds the keys, obstore uses them.
 
-The far side of a sign-in hands out Swift's keys, so that a request to Swift shows who it came from.
+The simulated sign-in returns Swift's keys, so Swift accepts a request only if obstore used them.
 """
 
 from __future__ import annotations
@@ -104,37 +104,37 @@ def single_sign_on(home: Path) -> dict[str, str]:
     return {"AWS_PROFILE": "team"}
 
 
-WAYS = [keys, process, role, web_identity, single_sign_on]
+SOURCES = [keys, process, role, web_identity, single_sign_on]
 
 
-def configure(way: Callable[[Path], dict[str, str]], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def configure(source: Callable[[Path], dict[str, str]], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / ".aws").mkdir()
     # botocore read this when it was imported, with another home.
     cache = str(home / ".aws" / "sso" / "cache")
     monkeypatch.setattr("botocore.credentials.SSOProvider._SSO_TOKEN_CACHE_DIR", cache)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    for name, value in way(home).items():
+    for name, value in source(home).items():
         monkeypatch.setenv(name, value)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("source", SOURCES)
 def test_a_bucket_is_read_with(
-    way: Callable[[Path], dict[str, str]],
+    source: Callable[[Path], dict[str, str]],
     s3_config: Store,
     bare: Path,
     sign_in: type[SignIn],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    configure(way, bare, monkeypatch)
+    configure(source, bare, monkeypatch)
     store = open_store(s3_config, tmp_path)
     assert store.releases() == []
-    if way is keys:
+    if source is keys:
         access = store.access()
         assert access
         assert access.data["AWS_SECRET_ACCESS_KEY"] == s3.SECRET
-    elif way is web_identity:  # a machine's identity, which the cluster can have
+    elif source is web_identity:  # a machine's identity, which the cluster can have
         access = store.access()
         assert access
         assert access.data == {}
@@ -144,9 +144,9 @@ def test_a_bucket_is_read_with(
             store.access()
 
 
-@pytest.mark.parametrize("way", [role, web_identity, single_sign_on])
+@pytest.mark.parametrize("source", [role, web_identity, single_sign_on])
 def test_the_error_for_a_refused_sign_in_does_not_quote_the_response(
-    way: Callable[[Path], dict[str, str]],
+    source: Callable[[Path], dict[str, str]],
     s3_config: Store,
     bare: Path,
     sign_in: type[SignIn],
@@ -154,7 +154,7 @@ def test_the_error_for_a_refused_sign_in_does_not_quote_the_response(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    configure(way, bare, monkeypatch)
+    configure(source, bare, monkeypatch)
     sign_in.refused = True
     with pytest.raises(ConfigError, match="cannot get credentials") as caught:
         open_store(s3_config, tmp_path).releases()

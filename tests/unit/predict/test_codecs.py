@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from deployer.errors import PredictError
 from deployer.predict import codecs
-from deployer.predict.codecs import JSON, Payload, Request, decode, encode, request_path, request_size
+from deployer.predict.codecs import JSON, Request, decode, encode, request_path, request_size
 
 PROTOCOLS = ("plain", "v1", "v2")
 FILES = st.binary(max_size=200)
@@ -50,26 +50,26 @@ def test_each_protocol_has_its_path(protocol, path):
 
 
 def test_each_protocol_has_its_document():
-    file = Payload(b"two!")
+    file = b"two!"
     assert json.loads(encode("v1", "m", file).body) == {"instances": [{"data": "dHdvIQ=="}]}
     assert json.loads(encode("v2", "m", file).body) == {
         "inputs": [{"name": "input-0", "shape": [1], "datatype": "BYTES", "data": ["dHdvIQ=="]}]
     }
-    plain = encode("plain", "m", Payload(b"\xff\xd8", "image/jpeg"))
+    plain = encode("plain", "m", b"\xff\xd8", "image/jpeg")
     assert (plain.body, plain.content_type, plain.rows, plain.whole) == (b"\xff\xd8", "image/jpeg", 1, False)
 
 
 @given(FILES)
 def test_v1_and_v2_contain_the_bytes_of_the_file(data):
-    [v1] = json.loads(encode("v1", "m", Payload(data)).body)["instances"]
-    [v2] = json.loads(encode("v2", "m", Payload(data)).body)["inputs"]
+    [v1] = json.loads(encode("v1", "m", data).body)["instances"]
+    [v2] = json.loads(encode("v2", "m", data).body)["inputs"]
     assert base64.b64decode(v1["data"], validate=True) == data
     assert [base64.b64decode(row, validate=True) for row in v2["data"]] == [data]
 
 
 @given(FILES, st.sampled_from(PROTOCOLS))
 def test_the_size_of_a_request_is_known_before_it_is_encoded(data, protocol):
-    made = encode(protocol, "m", Payload(data))
+    made = encode(protocol, "m", data)
     assert request_size(protocol, len(data)) == len(made.body)
     assert made.rows == 1
 
@@ -81,51 +81,51 @@ def test_the_size_of_a_request_is_known_before_it_is_encoded(data, protocol):
 def test_a_json_file_is_one_instance_of_v1_and_unchanged_on_the_plain_path(value):
     if isinstance(value, dict):
         value.pop("instances", None)
-    file = Payload(json.dumps(value).encode(), JSON)
-    assert encode("plain", "m", file).body == file.data
-    made = encode("v1", "m", file)
+    file = json.dumps(value).encode()
+    assert encode("plain", "m", file, JSON).body == file
+    made = encode("v1", "m", file, JSON)
     assert json.loads(made.body) == {"instances": [value]}
     assert (made.rows, made.whole) == (1, False)
 
 
 @given(st.lists(VALUES, max_size=4))
 def test_a_json_file_that_is_a_v1_request_is_sent_unchanged(values):
-    file = Payload(json.dumps({"instances": values}).encode(), JSON)
-    made = encode("v1", "m", file)
-    assert made == Request("v1", "/v1/models/m:predict", file.data, JSON, len(values), whole=True)
+    file = json.dumps({"instances": values}).encode()
+    made = encode("v1", "m", file, JSON)
+    assert made == Request("v1", "/v1/models/m:predict", file, JSON, len(values), whole=True)
 
 
 def test_a_json_file_that_is_a_v2_request_is_sent_unchanged():
     tensor = {"name": "x", "shape": [2, 3], "datatype": "FP32", "data": [1, 2, 3, 4, 5, 6]}
-    file = Payload(json.dumps({"inputs": [tensor]}).encode(), JSON)
-    made = encode("v2", "m", file)
-    assert (made.body, made.rows, made.whole) == (file.data, 2, True)
+    file = json.dumps({"inputs": [tensor]}).encode()
+    made = encode("v2", "m", file, JSON)
+    assert (made.body, made.rows, made.whole) == (file, 2, True)
 
 
 def test_other_json_is_sent_as_bytes_in_v2():
-    file = Payload(b'{"a": 1}', JSON)
-    [tensor] = json.loads(encode("v2", "m", file).body)["inputs"]
-    assert base64.b64decode(tensor["data"][0]) == file.data
+    file = b'{"a": 1}'
+    [tensor] = json.loads(encode("v2", "m", file, JSON).body)["inputs"]
+    assert base64.b64decode(tensor["data"][0]) == file
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 def test_json_is_sent_in_utf_8(encoding):
-    file = Payload('{"a": "ü"}'.encode(encoding), JSON)
-    assert encode("plain", "m", file).body == '{"a": "ü"}'.encode()
-    assert json.loads(encode("v1", "m", file).body) == {"instances": [{"a": "ü"}]}
+    file = '{"a": "ü"}'.encode(encoding)
+    assert encode("plain", "m", file, JSON).body == '{"a": "ü"}'.encode()
+    assert json.loads(encode("v1", "m", file, JSON).body) == {"instances": [{"a": "ü"}]}
 
 
 @pytest.mark.parametrize("data", [b"{", b"", b"\xff\xfe\xff", b"[" * 100_000, b'"\xff"', b"1" * 5000])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_an_invalid_json_file_is_refused(data, protocol):
-    assert "invalid JSON" in refused(encode, protocol, "m", Payload(data, JSON))
+    assert "invalid JSON" in refused(encode, protocol, "m", data, JSON)
 
 
 def test_a_malformed_request_is_refused_before_it_is_sent():
-    assert '"instances" must be a list' in refused(encode, "v1", "m", Payload(b'{"instances": {}}', JSON))
+    assert '"instances" must be a list' in refused(encode, "v1", "m", b'{"instances": {}}', JSON)
     for inputs in (b"3", b"[]", b"[3]", b"[{}]", b'[{"shape": []}]', b'[{"shape": ["x"]}]'):
-        file = Payload(b'{"inputs": ' + inputs + b"}", JSON)
-        assert '"inputs" must be' in refused(encode, "v2", "m", file)
+        file = b'{"inputs": ' + inputs + b"}"
+        assert '"inputs" must be' in refused(encode, "v2", "m", file, JSON)
 
 
 # Responses
@@ -284,7 +284,7 @@ def test_a_deeply_nested_response_is_refused(protocol, depth, around):
     opening, closing = around.replace("{{", "{").replace("}}", "}").split("{}")
     answer = (opening * depth + "1" + closing * depth).encode()
     try:
-        [value] = decode(encode(protocol, "m", Payload(b"x")), answer)
+        [value] = decode(encode(protocol, "m", b"x"), answer)
     except PredictError as error:
         assert error.hint
     else:  # JSON too deep for Python's parser is read as text
@@ -294,4 +294,4 @@ def test_a_deeply_nested_response_is_refused(protocol, depth, around):
 
 def test_a_response_can_be_nested():
     nested = "[" * 90 + "1" + "]" * 90
-    assert decode(encode("plain", "m", Payload(b"x")), nested.encode()) == [json.loads(nested)]
+    assert decode(encode("plain", "m", b"x"), nested.encode()) == [json.loads(nested)]

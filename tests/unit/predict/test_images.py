@@ -21,7 +21,7 @@ from PIL import Image
 
 from deployer.errors import PredictError
 from deployer.predict import images
-from deployer.predict.codecs import Payload, encode, request_size
+from deployer.predict.codecs import encode, request_size
 from deployer.predict.images import read_file, sniff
 
 CORNERS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (235, 235, 235)}
@@ -186,7 +186,7 @@ def test_a_resized_image_is_decodable_and_within_the_limit(
     path = write(tmp_path / ("p.tiff" if mode == "CMYK" else "p.png"), picture, orientation)
     limit = max(request_size(protocol, 1500), int(share * request_size(protocol, path.stat().st_size)))
     fitted = fit_image(path, limit, request_size=partial(request_size, protocol))
-    wire = encode(protocol, "m", Payload(fitted.data, fitted.content_type)).body
+    wire = encode(protocol, "m", fitted.data, fitted.content_type).body
     assert len(wire) == request_size(protocol, len(fitted.data)) <= limit
     sent = opened(fitted.data)
     if fitted.resized is not None:

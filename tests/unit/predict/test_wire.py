@@ -279,7 +279,7 @@ def dripping(head: bytes, drop: bytes) -> Answering:
     return answer
 
 
-LIMIT = 0.2  # second: each of these tests takes that long
+LIMIT = 0.2  # seconds; each of these tests takes that long
 
 
 def deaf(client: socket.socket, over: threading.Event) -> None:
