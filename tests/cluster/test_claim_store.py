@@ -155,7 +155,7 @@ def test_the_pod_satisfies_restricted_pod_security(kdeploy: Kdeploy, kubelet: Ku
 
 
 def test_a_plan_creates_no_pod(kdeploy: Kdeploy, claim: None, proxy: Proxy) -> None:
-    assert "unless it is in the model store" in kdeploy("plan").out
+    assert "unless the release is in the model store" in kdeploy("plan").out
     documents = json.loads(kdeploy("render", "-o", "json").out)
     assert [document["kind"] for document in documents] == ["ServingRuntime", "InferenceService"]
     predictor = documents[-1]["spec"]["predictor"]
