@@ -136,6 +136,7 @@ def write_project(
     if not re.match(NAME_PATTERN, name) or len(name) > NAME_MAX:
         raise ConfigError(
             f"invalid model name {name!r}",
+            where="--name",
             hint=f"Use lower-case letters, digits and -, a letter first, at most {NAME_MAX} characters.",
         )
     config = _CONFIG.format(
@@ -146,7 +147,9 @@ def write_project(
     )
     if exists(folder / FILE_NAME) and not force:
         raise ConfigError(
-            "file already exists", where=str(folder / FILE_NAME), hint="Replace it with --force."
+            "file already exists",
+            where=str(folder / FILE_NAME),
+            hint="Run `kdeploy init --force` to replace it.",
         )
     optional = {folder / handler: _HANDLER, folder / ".gitignore": _IGNORED}
     files = {folder / FILE_NAME: config} | {path: text for path, text in optional.items() if not exists(path)}
@@ -155,5 +158,9 @@ def write_project(
         for path, text in files.items():
             path.write_text(text, "utf-8")
     except OSError as error:
-        raise ConfigError(f"cannot write the project: {error.strerror}", where=str(error.filename)) from error
+        raise ConfigError(
+            f"cannot write the project: {error.strerror}",
+            where=str(error.filename),
+            hint="Give yourself permission to write there, or choose another folder.",
+        ) from error
     return list(files)

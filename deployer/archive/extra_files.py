@@ -48,7 +48,7 @@ def _matches(pattern: str, root: Path) -> list[Path]:
     path = root / pattern
     if os.path.lexists(path):
         return [path]
-    hint = f"Paths are relative to {root}."
+    hint = f"Correct the path. It is relative to {root}."
     if not _MAGIC.intersection(pattern):
         raise ArchiveError(f"{pattern} not found", where=KEY, hint=hint)
     found = sorted(path for path in _glob(pattern, root) if not _is_left_out(path.name, is_folder(path)))

@@ -86,7 +86,7 @@ class Files:
                 yield opened
         except (OSError, ValueError) as error:
             what = unreadable(self._shown(path), error)
-            hint = hint or f"Paths are relative to {self._root}."
+            hint = hint or f"Correct the path. It is relative to {self._root}."
             raise ArchiveError(what, where=key, hint=hint) from error
 
     def _shown(self, path: Path) -> str:

@@ -93,6 +93,8 @@ def _invalid_value(error: Any) -> tuple[str, str | None]:
     message = message.removeprefix("Value error, ").rstrip(".")
     if closed := re.fullmatch(r"'(.*)' is not one of (.*)", message, re.DOTALL):
         return f"invalid value {closed[1]!r}", use_one_of(closed[1], re.findall(r"'(.*?)'", closed[2]))
+    if extra := re.fullmatch(r"Got unexpected extra argument(?:s|\(s\))? \((.*)\)", message, re.DOTALL):
+        return f"unexpected argument {extra[1].split(' ')[0]!r}", None
     if limit := re.fullmatch(r"Input should be (.*)", message):
         return f"invalid value: must be {limit[1].partition(',')[0]}", None
     return message[0].lower() + message[1:], None

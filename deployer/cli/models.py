@@ -68,14 +68,20 @@ def register(
     name: Annotated[
         str | None, typer.Option("--model-name", help="Name of the model. Default: the name in the archive.")
     ] = None,
-    workers: Annotated[int, typer.Option("--initial-workers", min=0, help="Number of workers to start.")] = 1,
+    workers: Annotated[
+        int, typer.Option("--initial-workers", min=0, metavar="N", help="Number of workers to start.")
+    ] = 1,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="Maximum number of requests in a batch.")
+        int | None,
+        typer.Option("--batch-size", min=1, metavar="N", help="Maximum number of requests in a batch."),
     ] = None,
     max_batch_delay: Annotated[
         int | None,
         typer.Option(
-            "--max-batch-delay", min=1, help="Maximum time to wait for a full batch, in milliseconds."
+            "--max-batch-delay",
+            min=1,
+            metavar="N",
+            help="Maximum time to wait for a full batch, in milliseconds.",
         ),
     ] = None,
     **where: Unpack[WhereServed],
@@ -97,10 +103,10 @@ def register(
 def scale(
     name: ModelName,
     min_workers: Annotated[
-        int | None, typer.Option("--min-workers", min=0, help="Minimum number of workers.")
+        int | None, typer.Option("--min-workers", min=0, metavar="N", help="Minimum number of workers.")
     ] = None,
     max_workers: Annotated[
-        int | None, typer.Option("--max-workers", min=0, help="Maximum number of workers.")
+        int | None, typer.Option("--max-workers", min=0, metavar="N", help="Maximum number of workers.")
     ] = None,
     version: Version = None,
     **where: Unpack[WhereServed],

@@ -41,8 +41,13 @@ def init(
     )
     for path in written:
         tell(f"wrote {path}")
-    weights = folder / serialized_file
-    first = "" if weights.exists() else f"copy your weights to {weights}, then "
+    needed = {"weights": serialized_file, "network": model_file}
+    missing = [
+        f"your {what} to {folder / name}"
+        for what, name in needed.items()
+        if name and not (folder / name).exists()
+    ]
+    first = f"copy {' and '.join(missing)}, then " if missing else ""
     change = "" if folder.resolve() == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
     tell(f"next: {first}run `{change}kdeploy rollout`")
 

@@ -63,10 +63,17 @@ def archive(
     config_file: Annotated[
         str | None, typer.Option("--config-file", "-c", help="The model-config.yaml of TorchServe.")
     ] = None,
-    runtime: Annotated[str | None, typer.Option("--runtime", help="python or python3.")] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option("--runtime", metavar="<python|python3>", help="Value of `runtime` in the manifest."),
+    ] = None,
     archive_format: Annotated[
         str | None,
-        typer.Option("--archive-format", help="zip-store, default (compressed), tgz or no-archive."),
+        typer.Option(
+            "--archive-format",
+            metavar="<zip-store|default|tgz|no-archive>",
+            help="Format of the archive: default is a compressed ZIP file, no-archive a folder.",
+        ),
     ] = None,
     export_path: Annotated[Path, typer.Option("--export-path", help="Folder for the archive.")] = Path(),
     force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite an existing archive.")] = False,
@@ -214,7 +221,9 @@ def verify(
 
 @spelled_out
 def prune(
-    keep: Annotated[int, typer.Option("--keep", min=1, help="Number of newest releases to keep.")],
+    keep: Annotated[
+        int, typer.Option("--keep", min=1, metavar="N", help="Number of newest releases to keep.")
+    ],
     min_age: Annotated[
         str, typer.Option("--min-age", help="Keep releases that are younger, such as 90s, 5m, 1h or 7d.")
     ] = "1h",

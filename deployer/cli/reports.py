@@ -41,7 +41,7 @@ def failure_of(status: Observed) -> RolloutFailedError:
     hint = status.hint or "Run `kdeploy logs` to see why."
     if stopped:
         remove = "Remove the annotation serving.kserve.io/stop to start it."
-        hint = "Run `kdeploy local start`." if status.reason == NOT_RUNNING else remove
+        hint = "Run `kdeploy local start` to start its services." if status.reason == NOT_RUNNING else remove
     what = "the service is stopped" if stopped else f"release {status.wanted} has failed"
     return RolloutFailedError(f"{what}: {view.reason_text(status)}", where=str(status.reference), hint=hint)
 

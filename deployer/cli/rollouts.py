@@ -60,6 +60,7 @@ def rollout(
         typer.Option(
             "--history-limit",
             min=1,
+            metavar="N",
             help="Length of the history, in rollouts (clusters only). Default: history-limit of the target.",
         ),
     ] = None,
@@ -142,4 +143,7 @@ def _refuse_options(command: typer.Context) -> None:
 def history(name: ServiceName = None, output: OutputFormat = "table", **where: Unpack[Where]) -> None:
     """List the rollouts of a service. The oldest is first."""
     target, reference = deps.locate(name, **where)
-    reports.print_history(target.journal.entries(reference), output)
+    entries = target.journal.entries(reference)
+    reports.print_history(entries, output)
+    if not entries:
+        tell(f"no rollouts found for {reference}")

@@ -74,7 +74,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     def located(self, where: str) -> str:
         """Return `kdeploy.toml: KEY` with the source of the key in place of the file's usual name."""
         file, _, key = where.partition(": ")
-        return f"{self.sources.get(key, self.path or FILE_NAME)}: {key}" if file == FILE_NAME else where
+        source = self.sources.get(key, str(self.path or FILE_NAME))
+        return _place(source, key) if file == FILE_NAME else where
 
 
 def find_file(start: Path) -> Path | None:
@@ -136,14 +137,14 @@ def _merge(
         config = msgspec.convert(data, Config)
     except msgspec.ValidationError as error:
         raise _explained(error, data, sources, path) from error
-    check_config(config, lambda key: f"{sources.get(key, path or FILE_NAME)}: {key}")
+    check_config(config, lambda key: _place(sources.get(key, str(path or FILE_NAME)), key))
     return config, sources
 
 
 def _set(data: dict[str, Any], key: str, text: str, source: str) -> Any:
     """Set a dotted key from text, converted to the key's type, and return its value."""
     if fault := text_fault(key + text):
-        raise ConfigError(fault, where=f"{source}: {key}", hint="Write the value in UTF-8.")
+        raise ConfigError(fault, where=_place(source, key), hint="Write the value in UTF-8.")
     *tables, last = path = key.split(".")
     table = data
     for name in tables:
@@ -189,7 +190,12 @@ def _explained(
     if field:
         hint = _hint(kind, "") if path else f"Run `kdeploy init` to write a {FILE_NAME}."
         return ConfigError(f"{key} is not set", where=source, hint=hint)
-    return ConfigError(_sentence(what), where=f"{source}: {key}", hint=_hint(kind, what))
+    return ConfigError(_sentence(what), where=_place(source, key), hint=_hint(kind, what))
+
+
+def _place(source: str, key: str) -> str:
+    """Return the place of a key in its source. The flag `--set KEY` names the key itself."""
+    return source if source == f"--set {key}" else f"{source}: {key}"
 
 
 def _source(path: list[str], sources: Mapping[str, str]) -> str | None:

@@ -72,7 +72,7 @@ WRONG_USAGE = [
     (["predict"], "missing argument FILES", "kdeploy predict FILES", "Run"),
     (["push", "--store"], "option '--store' requires an argument", "kdeploy push", "Run"),
     (["models", "scale", "--min-workers"], "requires an argument", "kdeploy models scale", "Run"),
-    (["push", "extra"], "unexpected extra argument", "kdeploy push", "Run"),
+    (["push", "extra"], "unexpected argument 'extra'", "kdeploy push", "Run"),
     (
         ["rollout", "--canary", "5", "history"],
         "options of history must follow its name",

@@ -111,7 +111,9 @@ def test_init_writes_a_project_and_keeps_existing_files(tmp_path: Path) -> None:
 
 def test_init_names_the_files_of_a_state_dict(tmp_path: Path) -> None:
     names = ["--serialized-file", 'we"ights.pth', "--model-file", "net.py", "--handler", "own.py"]
-    assert kdeploy("init", *names, folder=tmp_path).returncode == 0
+    ended = kdeploy("init", *names, folder=tmp_path)
+    assert ended.returncode == 0
+    assert 'copy your weights to we"ights.pth and your network to net.py, then run' in ended.stderr
     shown = json.loads(kdeploy("config", "-o", "json", folder=tmp_path).stdout)
     keys = ("model.serialized-file", "model.model-file", "model.handler")
     assert [shown[key]["value"] for key in keys] == ['we"ights.pth', "net.py", "own.py"]

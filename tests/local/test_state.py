@@ -183,7 +183,7 @@ def test_an_unreadable_log_is_an_error_and_a_missing_one_is_empty(tmp_path: Path
         (errno.ENOSPC, DiskFullError, "Free some space"),
         (errno.EDQUOT, DiskFullError, "Free some space"),
         (errno.EROFS, TargetError, "Mount the file system writable"),
-        (errno.EACCES, TargetError, "Allow yourself to read and write it"),
+        (errno.EACCES, TargetError, "Give yourself permission to read and write there"),
         (errno.EISDIR, TargetError, "out of the way"),
     ],
 )

@@ -127,9 +127,9 @@ def test_a_newcomer_serves_a_torchscript_model(reader: Reader) -> None:
 def test_a_newcomer_serves_a_state_dict(reader: Reader, handler: str) -> None:
     reader.follow(blocks(section(README, "Use it"))[:1])
     flags = "--serialized-file weights.pth --model-file network.py"
-    assert "`--serialized-file`" in README
-    assert "`--model-file`" in README
-    assert "`--handler`" in README
+    assert "--serialized-file " in README
+    assert "--model-file " in README
+    assert "--handler " in README
     reader.run(f"kdeploy init my-model {flags} {'--handler own.py' if handler else ''}".rstrip())
     reader.run("cd my-model")
     (reader.folder / "network.py").write_text(NETWORK)

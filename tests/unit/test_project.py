@@ -91,7 +91,7 @@ def test_a_release_is_found_by_its_id(folder: Folder, store: FolderStore) -> Non
     ("line", "flags", "where"),
     [
         ('handler = "none.py"', {}, "other.toml: model.handler"),
-        ('handler = "handler.py"', {"model.model-file": "x"}, "--set model.model-file: model.model-file"),
+        ('handler = "handler.py"', {"model.model-file": "x"}, "--set model.model-file"),
         ('handler = "handler.py"\n[torchserve]\nmodel_store = "x"', {}, "other.toml: torchserve.model_store"),
     ],
 )

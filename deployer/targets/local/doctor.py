@@ -179,6 +179,11 @@ def check_state(state: Path) -> tuple[int | None, Finding]:
         holder = State(state).holder()
     except TargetError as error:
         return None, failure(name, f"{error}; {error.hint}", _HERE, f"ls -la {shlex.quote(str(state))}/local")
+    nearest = next(place for place in (state / "local", state, *state.parents) if place.exists())
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        return holder, failure(
+            name, f"cannot write to {nearest}", _HERE, f"ls -ld {shlex.quote(str(nearest))}"
+        )
     running = f"supervisor running (pid {holder})" if holder else "no supervisor running"
     return holder, ok(name, f"{state}: {running}")
 

@@ -229,9 +229,13 @@ def _remedy(error: OSError, path: Path) -> str:
     remedy = _REMEDIES.get(error.errno or 0)
     if error.errno in (errno.EACCES, errno.EPERM):
         owner = _other_owner(path)
-        remedy = f"Run kdeploy as {owner}, who owns it" if owner else "Allow yourself to read and write it"
-    another = "set targets.local.state to another folder"
-    return f"{remedy}, or {another}." if remedy else f"{another.capitalize()}."
+        remedy = (
+            f"Run kdeploy as {owner}, who owns it"
+            if owner
+            else "Give yourself permission to read and write there"
+        )
+    another = "set `targets.local.state` to another folder"
+    return f"{remedy}, or {another}." if remedy else f"S{another[1:]}."
 
 
 def _other_owner(path: Path) -> str:

@@ -23,7 +23,7 @@ from deployer.targets.local.state import State, explained
 from deployer.targets.local.status import build_document, observe
 from deployer.targets.protocols import Endpoint, Target, Via, Watch
 
-_DOWN = "the supervisor is not running; run `kdeploy local start` to start it with its services"
+_DOWN = "the supervisor is not running"
 
 
 class OneNode:

@@ -329,6 +329,14 @@ def test_the_state_folder_must_be_readable(tmp_path):
     has_remedy(finding, "failure", "lock", "targets.local.state")
 
 
+def test_the_state_folder_must_be_writable(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    holder, finding = doctor.check_state(tmp_path / "none yet")
+    assert holder is None
+    has_remedy(finding, "failure", f"cannot write to {tmp_path}")
+    assert finding.remedy == f"ls -ld {tmp_path}"
+
+
 def test_a_low_limit_of_open_files_is_reported():
     is_ok(doctor.check_open_files(1024), "1024")
     is_ok(doctor.check_open_files(resource.RLIM_INFINITY), "unlimited")
