@@ -81,7 +81,7 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
         folder,
         clean_environment(
             KDEPLOY_TARGETS_LOCAL_INGRESS_PORT="0",
-            PIP_CONSTRAINT=str(ROOT / "constraints.txt"),
+            PIP_CONSTRAINT=(ROOT / "constraints.txt").as_uri(),  # pip splits a path at spaces
             PIP_DISABLE_PIP_VERSION_CHECK="1",
         ),
     )
