@@ -142,12 +142,21 @@ def test_a_plugin_that_cannot_run_is_an_error(spec: object, tmp_path: Path) -> N
         connect(write(tmp_path / "config", config(exec=spec)), None)
 
 
-def test_an_auth_provider_is_not_supported(tmp_path: Path) -> None:
-    provider = {"name": "oidc", "config": {"id-token": MARK}}
-    with pytest.raises(ConfigError, match="auth provider oidc is not supported") as caught:
+def test_an_auth_provider_gives_the_token(tmp_path: Path) -> None:
+    claims = base64.urlsafe_b64encode(b'{"exp": 9999999999}').decode().rstrip("=")
+    provider = {"name": "oidc", "config": {"id-token": f"e30.{claims}.x"}}
+    connection = connect(write(tmp_path / "config", config(**{"auth-provider": provider})), None)
+    assert connection.headers() == {"Authorization": f"Bearer e30.{claims}.x"}
+
+
+@pytest.mark.parametrize(
+    "provider", [{"name": "oidc", "config": {"id-token": MARK}}, {"name": "gcp", "config": MARK}, None, "x"]
+)
+def test_an_auth_provider_without_a_valid_token_is_an_error(provider: object, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="auth provider") as caught:
         connect(write(tmp_path / "config", config(**{"auth-provider": provider})), None)
+    assert MARK not in str(caught.value)
     assert "exec plugin" in (caught.value.hint or "")
-    assert connect(write(tmp_path / "config", config(**{"auth-provider": provider, "token": "x"})), None)
 
 
 def test_a_password_is_sent_as_basic_authentication(tmp_path: Path) -> None:

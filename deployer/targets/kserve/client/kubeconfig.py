@@ -11,6 +11,7 @@ import os
 import ssl
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,17 +138,44 @@ def _credentials(
         if given.token:
             return (lambda: f"Bearer {plugin.credential().token}"), certificate, key
         return str, (given.certificate or "").encode(), (given.key or "").encode()
-    if provider := user.get("auth-provider"):
-        name = provider.get("name") if isinstance(provider, dict) else None
-        raise ConfigError(
-            f"auth provider {name} is not supported",
-            where=where,
-            hint="Use an exec plugin instead, such as kubelogin for OpenID Connect.",
-        )
+    if "auth-provider" in user:
+        return _log_in(user["auth-provider"], where), certificate, key
     if "username" in user and "password" in user:
         pair = f"{user['username']}:{user['password']}".encode()
         return (lambda: f"Basic {base64.b64encode(pair).decode()}"), certificate, key
     return str, certificate, key
+
+
+def _log_in(provider: Any, where: str) -> Callable[[], str]:
+    """Return what makes the header of an auth provider: the kubernetes package refreshes its token."""
+    from kubernetes.client import Configuration
+    from kubernetes.config import load_kube_config_from_dict
+
+    document = {
+        "clusters": [{"name": "chosen", "cluster": {"server": ""}}],
+        "users": [{"name": "chosen", "user": {"auth-provider": provider}}],
+        "contexts": [{"name": "chosen", "context": {"cluster": "chosen", "user": "chosen"}}],
+        "current-context": "chosen",
+    }
+    configuration = Configuration()
+
+    def authorize() -> str:
+        reason = "it has no valid token"
+        try:
+            if header := configuration.get_api_key_with_prefix("BearerToken"):
+                return str(header)
+        except Exception as error:  # noqa: BLE001 - auth providers fail in any way, and quote their secrets
+            reason = type(error).__name__
+        raise ConfigError(
+            f"cannot log in with the kubeconfig's auth provider: {reason}",
+            where=where,
+            hint="Log in to the cluster again, or use an exec plugin such as kubelogin.",
+        )
+
+    with suppress(Exception):  # then there is no token, which authorize reports
+        load_kube_config_from_dict(document, client_configuration=configuration, persist_config=False)
+    authorize()
+    return authorize
 
 
 def _content(entry: _Entry, key: str, where: str) -> bytes:
