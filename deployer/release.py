@@ -74,7 +74,7 @@ class Traffic(Struct, frozen=True):
 def plan_release(config: Config, archive: Archive, runtime: dict[str, Any] | None = None) -> Release:
     """Return the release of a config and an archive whose digests are all known. Pure.
 
-    `runtime` is the spec of kdeploy's ServingRuntime; a release on a runtime of the cluster's own has none.
+    `runtime` is the spec of kdeploy's ServingRuntime, or None if the release uses a runtime of the cluster.
     """
     release = Release(
         id=f"{config.model.version}-{'0' * 12}",

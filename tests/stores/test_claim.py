@@ -32,7 +32,8 @@ class FaultyShell(FolderShell):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        # For each of the next runs with stdin: the bytes before the break, or those lost at the end.
+        # One number for each of the next runs with stdin: how many bytes arrive before the connection breaks,
+        # or how many are lost at the end.
         self.breaks: list[int] = []
         self.loses: list[int] = []
         self.dies = False  # kill this process instead of breaking
