@@ -165,7 +165,7 @@ def test_calls_row_by_row_have_no_time_limit():
     assert doubler.calls == [1] * 15
 
 
-# ---- the next call sees no change of a failed one
+# ---- changes of a failed call do not reach the next one
 
 
 def counts(values):
