@@ -111,6 +111,12 @@ def test_the_readme_works_as_printed(reader: Reader) -> None:
     assert '"class"' in output
 
 
+@pytest.mark.full
+def test_the_demo_sets_up_and_runs(reader: Reader) -> None:
+    demo = next(line for line in section(README, "See it work").splitlines() if line.startswith("make demo"))
+    reader.run(f"cd kdeploy && {demo}")
+
+
 def test_a_newcomer_serves_a_torchscript_model(reader: Reader) -> None:
     reader.follow(blocks(section(README, "Use it"))[:1])
     reader.run("kdeploy init my-model && cd my-model")
