@@ -326,7 +326,7 @@ class FirstProcess:
 
 
 async def main():
-    """Run the command of the command line behind the front."""
+    """Start TorchServe with the arguments of this program, behind the front."""
     return await FirstProcess(sys.argv[1:], dict(os.environ)).run()
 
 

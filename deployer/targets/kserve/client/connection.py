@@ -1,4 +1,4 @@
-"""The connection to one API server: it answers a request, or raises the error for the refusal."""
+"""The connection to one API server: sends requests and returns answers, or raises an error for a refusal."""
 
 from __future__ import annotations
 
