@@ -24,7 +24,7 @@ INSTEAD = {
     r"what serves": "the running release",
     r"(go|goes|going|went|gone) on": "continue",
     r"(is|are|was|were|be|been|being) (asked|told|said)": "name who asks or reports",
-    r"(?<!there )(?<!There )(is|are|was|were) no [a-z]": "is not a, or invalid X",
+    r"(?<!there )(?<!There )(is|are|was|were) no (?!longer)[a-z]+": "is not a, or invalid X",
     r"tells? of": "reports",
     r"(is|are|was|were) over": "has ended",
     r"(?<=,) too": "also",

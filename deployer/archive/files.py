@@ -41,7 +41,7 @@ class Files:
         self.members[name] = Member(name, len(content), sums_of(content).sha256, content)
 
     def add(self, key: str, file: str | Path, name: str | None = None, *, hint: str | None = None) -> str:
-        """Add a file under its own name, or `name`, and return that. Adding a file twice is no error.
+        """Add a file under its own name, or `name`, and return that. A file can be added twice.
 
         `ArchiveError`, at `key`, if the file cannot be read, or its name is invalid or another file's.
         """

@@ -31,7 +31,7 @@ def checkout(tmp_path: Path) -> Path:
     (tmp_path / "kdeploy.toml").write_text("")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-q", "-m", "one")
-    git(tmp_path, "tag", "-a", "v1", "-m", "a tag is no commit")
+    git(tmp_path, "tag", "-a", "v1", "-m", "a tag is not a commit")
     return tmp_path
 
 

@@ -116,7 +116,7 @@ def _give(session: Session, bundle: Bundle, entry: Document) -> None:
 
 
 def _keep_strategy(wanted: Document, live: Document) -> Document:
-    """Return a document with the live strategy: a different strategy is no reason for a rollout."""
+    """Return a document with the live strategy: a different strategy does not cause a rollout."""
     strategy = live["spec"]["predictor"].get("deploymentStrategy")
     predictor = {**wanted["spec"]["predictor"], "deploymentStrategy": strategy}
     predictor = {key: value for key, value in predictor.items() if value is not None}
