@@ -187,7 +187,7 @@ def _is_secret(schema: dict[str, Any]) -> bool:
 def _hook(kind: type) -> dict[str, Any]:
     if kind is Sealed:
         return _SECRET
-    raise NotImplementedError
+    raise NotImplementedError  # as msgspec asks of a hook that does not know a type
 
 
 _INTRODUCTION = """\
