@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import typer
 from typer.main import get_command
@@ -88,21 +88,19 @@ def _row(parameter: Any) -> str:
     """Return the row of one argument or option in a table."""
     argument = parameter.param_type_name == "argument"
     name = parameter.name.upper() if argument else ", ".join(parameter.opts + parameter.secondary_opts)
-    annotation = parameter.type_descriptor.annotation
-    values, default = {Path: "path", int: "number"}.get(annotation, ""), parameter.default
+    values, default = {"path": "path", "integer": "number"}.get(parameter.type.name, ""), parameter.default
+    lowest, highest = getattr(parameter.type, "min", None), getattr(parameter.type, "max", None)
     meaning = re.fullmatch(r"(.*?)(?: Default: (.*)\.)?", parameter.help or "")
     assert meaning
-    if get_origin(annotation) is Literal:
-        values = ", ".join(f"`{value}`" for value in get_args(annotation))
+    if choices := getattr(parameter.type, "choices", ()):
+        values = ", ".join(f"`{value}`" for value in choices)
     elif parameter.metavar:
         values = f"`{parameter.metavar}`".replace("|", "\\|")
-    if parameter.min is not None:
-        values = (
-            f"{parameter.min} to {parameter.max}" if parameter.max is not None else f"{parameter.min} or more"
-        )
+    if lowest is not None:
+        values = f"{lowest} or more" if highest is None else f"{lowest} to {highest}"
     if getattr(parameter, "multiple", False):
         values += ", repeatable"
-    if annotation is bool:
+    if getattr(parameter, "is_flag", False):
         default = parameter.opts[0] if default else None
     shown = "required" if parameter.required else f"`{default}`" if default is not None else ""
     return f"| `{name}` | {values} | {meaning[2] or shown} | {meaning[1]} |"

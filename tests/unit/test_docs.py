@@ -8,7 +8,7 @@ import shlex
 import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import pytest
 import tomli
@@ -158,9 +158,7 @@ def value_fault(option: Any, value: str) -> str:
 
 
 def choices(option: Any) -> tuple[str, ...]:
-    annotation = option.type_descriptor.annotation
-    kinds = [annotation, *get_args(annotation)]
-    return next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
+    return tuple(getattr(option.type, "choices", ()))
 
 
 @pytest.mark.parametrize(
