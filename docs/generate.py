@@ -88,7 +88,7 @@ def _row(parameter: Any) -> str:
     """Return the row of one argument or option in a table."""
     argument = parameter.param_type_name == "argument"
     name = parameter.name.upper() if argument else ", ".join(parameter.opts + parameter.secondary_opts)
-    values, default = {"path": "path", "integer": "number"}.get(parameter.type.name, ""), parameter.default
+    values, default = {"path": "path", "int": "number"}.get(parameter.type.name, ""), parameter.default
     lowest, highest = getattr(parameter.type, "min", None), getattr(parameter.type, "max", None)
     meaning = re.fullmatch(r"(.*?)(?: Default: (.*)\.)?", parameter.help or "")
     assert meaning

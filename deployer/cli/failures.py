@@ -90,11 +90,14 @@ def _names(parameter: Any) -> str:
 def _invalid_value(error: Any) -> tuple[str, str | None]:
     """Return what is wrong with a value, and the hint if the valid values are a closed set."""
     message = error.message or f"missing {error.param.param_type_name} {_names(error.param)}"
-    message = message.removeprefix("Value error, ").rstrip(".")
+    message = message.rstrip(".")
     if closed := re.fullmatch(r"'(.*)' is not one of (.*)", message, re.DOTALL):
         return f"invalid value {closed[1]!r}", use_one_of(closed[1], re.findall(r"'(.*?)'", closed[2]))
     if extra := re.fullmatch(r"Got unexpected extra argument(?:s|\(s\))? \((.*)\)", message, re.DOTALL):
         return f"unexpected argument {extra[1].split(' ')[0]!r}", None
-    if limit := re.fullmatch(r"Input should be (.*)", message):
-        return f"invalid value: must be {limit[1].partition(',')[0]}", None
+    if limit := re.fullmatch(r"(.*) is not in the range (?:(.*)<=)?x[<>]=(.*)", message):
+        wanted = f"from {limit[2]} to {limit[3]}" if limit[2] else f"{limit[3]} or more"
+        return f"invalid number '{limit[1]}': must be {wanted}", None
+    if number := re.fullmatch(r"('.*') is not a valid int(?: range)?", message, re.DOTALL):
+        return f"invalid number {number[1]}", None
     return message[0].lower() + message[1:], None
