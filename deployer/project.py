@@ -84,13 +84,14 @@ class Project:
         """Plan the archive of the current files, and emit each warning once."""
         with _located(self.settings):
             archive = plan_archive(self.settings.config.model, self.settings.root, self._digests)
-        for warning in archive.warnings:
+        warnings = (*self.settings.warnings, *archive.warnings)
+        for warning in warnings:
             if warning not in self._warned:
                 self._warned.add(warning)
                 self._emit(Warned(warning))
-        if archive.warnings and self._strict:
+        if warnings and self._strict:
             raise ArchiveError(
-                f"{len(archive.warnings)} warning(s), and --strict makes them errors",
+                f"{len(warnings)} warning(s), and --strict makes them errors",
                 hint="Fix them, or leave out `--strict`.",
             )
         return archive

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from deployer.config.model_config import UNWRAPPED
 from deployer.errors import ArchiveError
 
 MODEL_CONFIG = "model-config.yaml"  # the name if the user has none
 USE_VENV = b"useVenv: true\n"
-
-# What PyYAML's constructors raise, for `!!int ""` and the like.
-_UNWRAPPED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 def with_use_venv(content: bytes, path: str, *, wanted: bool) -> bytes:
@@ -44,7 +42,7 @@ def _mapping(content: bytes, path: str) -> dict[Any, Any]:
 
     try:
         config = yaml.safe_load(content)
-    except (yaml.YAMLError, *_UNWRAPPED) as error:
+    except (yaml.YAMLError, *UNWRAPPED) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else path
         what = getattr(error, "problem", None) or str(error).partition("\n")[0]

@@ -66,7 +66,9 @@ class Model(Table, frozen=True, kw_only=True):
     model_file: Annotated[str | None, about("Python file of the network's class, for a state dict.")] = None
     extra_files: Annotated[Texts, about("More files: paths, globs, or folders (their contents).")] = ()
     requirements_file: Annotated[str | None, about("Requirements that TorchServe installs on load.")] = None
-    config_file: Annotated[str | None, about("TorchServe's model-config.yaml.")] = None
+    config_file: Annotated[
+        str | None, about("TorchServe's model-config.yaml. It sets defaults of [serving].")
+    ] = None
     runtime: Annotated[Runtime, about("Interpreter of TorchServe's workers for this model.")] = "python"
     archive_format: Annotated[
         Format, about("Stored or deflated .mar, .tar.gz, or a folder. A model store needs a .mar.")
@@ -91,7 +93,7 @@ class Serving(Table, frozen=True, kw_only=True):
     min_workers: Annotated[Positive, about("Minimum number of TorchServe workers.")] = 1
     max_workers: Annotated[Positive, about("Maximum number of TorchServe workers.")] = 1
     batch_size: Annotated[Positive, about("Maximum number of requests per call of the handler.")] = 1
-    max_batch_delay: Annotated[Positive, about("Milliseconds to wait for a full batch.")] = 50
+    max_batch_delay: Annotated[Count, about("Milliseconds to wait for a full batch. 0: do not wait.")] = 50
     response_timeout: Annotated[Positive, about("Seconds after which a worker counts as hung.")] = 120
     drain_seconds: Annotated[Count, about("Seconds a replica accepts requests after SIGTERM.")] = 5
     startup_timeout: Annotated[Positive, about("Seconds a worker has to load the model.")] = 120

@@ -17,6 +17,7 @@ from msgspec import Struct
 from deployer.config.checks import check_config, text_fault
 from deployer.config.environment import keys_from_environment
 from deployer.config.keys import bare, choices, flatten, hint_of, type_of
+from deployer.config.model_config import read_model_config
 from deployer.config.schema import Config, TargetConfig, TorchServeValue
 from deployer.errors import ConfigError, use_one_of
 from deployer.files import is_file, read_text
@@ -49,13 +50,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     """A config, the folder that its paths are relative to, and the source of each value.
 
     `sources` maps dotted keys (`serving.batch-size`) to `default`, the file's path, the variable's
-    name or the flag.
+    name or the flag. `warnings` are about settings that have no effect.
     """
 
     config: Config
     root: Path
     path: Path | None
     sources: dict[str, str]
+    warnings: tuple[str, ...] = ()
 
     def values(self) -> Iterator[tuple[str, Any, str]]:
         """Yield every key with its value as plain data and its source, in the order of the schema."""
@@ -99,12 +101,12 @@ def load_settings(
     of the wrong value.
     """
     data = read_file(path) if path else copy.deepcopy(_NO_PROJECT) if allow_no_project else {}
+    root = path.resolve().parent if path else folder.resolve()
     try:
-        config, sources = _merge(data, path, environment, flags)
+        config, sources, warnings = _merge(data, path, environment, flags, root)
     except RecursionError as error:
         raise ConfigError("a value is nested too deeply", where=str(path or FILE_NAME)) from error
-    root = path.resolve().parent if path else folder.resolve()
-    return Settings(config=config, root=root, path=path, sources=sources)
+    return Settings(config=config, root=root, path=path, sources=sources, warnings=warnings)
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -122,9 +124,13 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def _merge(
-    data: dict[str, Any], path: Path | None, environment: Mapping[str, str], flags: Mapping[str, str]
-) -> tuple[Config, dict[str, str]]:
-    """Return the checked config, and the source of each of its values."""
+    data: dict[str, Any],
+    path: Path | None,
+    environment: Mapping[str, str],
+    flags: Mapping[str, str],
+    root: Path,
+) -> tuple[Config, dict[str, str], tuple[str, ...]]:
+    """Return the checked config, the source of each of its values, and warnings."""
     sources = {key: str(path) for key in flatten(data) if path}
     overrides = [(key, text, name) for name, key, text in keys_from_environment(environment, data)]
     overrides += [(key, text, f"--set {key}") for key, text in flags.items()]
@@ -133,12 +139,29 @@ def _merge(
         # A value for a whole table replaces the sources of its entries.
         sources = {known: value for known, value in sources.items() if not known.startswith(f"{key}.")}
         sources.update(dict.fromkeys(flatten({key: value}), source))
+    warnings = list(_apply_model_config(data, sources, root))
     try:
         config = msgspec.convert(data, Config)
     except msgspec.ValidationError as error:
         raise _explained(error, data, sources, path) from error
     check_config(config, lambda key: _place(sources.get(key, str(path or FILE_NAME)), key))
-    return config, sources
+    return config, sources, tuple(warnings)
+
+
+def _apply_model_config(data: dict[str, Any], sources: dict[str, str], root: Path) -> Iterator[str]:
+    """Take the settings of the model's model-config.yaml where nothing else sets them; yield warnings."""
+    model, serving = data.get("model"), data.setdefault("serving", {})
+    if not isinstance(model, dict) or not isinstance(serving, dict):
+        return  # the schema refuses it
+    file = read_model_config(model.get("config-file"), root)
+    for key, value in file.defaults(serving).items():
+        serving[key], sources[f"serving.{key}"] = value, str(root / file.file)
+    for key, overruled in file.overruled(serving):
+        place = _place(sources[f"serving.{key}"], f"serving.{key}")
+        yield f"{place}: {serving[key]} overrides {overruled}"
+    gpus = serving.get("gpu", 0)
+    if isinstance(gpus, int):
+        yield from file.doubts(gpus)
 
 
 def _set(data: dict[str, Any], key: str, text: str, source: str) -> Any:
