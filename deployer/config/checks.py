@@ -6,11 +6,12 @@ import itertools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
 from deployer.config.keys import flatten
-from deployer.config.schema import NAME_PATTERN, Config
+from deployer.config.schema import NAME_PATTERN, Config, Store
 from deployer.errors import ConfigError
 
 # A version that contains the end of a release ID could make one release's folder name the prefix of
@@ -50,11 +51,24 @@ def _store_faults(config: Config) -> Iterator[tuple[str, str, str]]:
     if sum(map(bool, (store.service_account, store.secret_name, store.service_account_annotations))) > 1:
         what = "service-account, secret-name and service-account-annotations exclude each other"
         yield "store", what, "Name an existing ServiceAccount, or configure the one that kdeploy creates."
+    if endpoint := store.cluster_endpoint:
+        yield from (("store.cluster-endpoint", *fault) for fault in _endpoint_faults(store, endpoint))
     if not config.targets:
         yield "targets", "no targets", 'Add [targets.local] with kind = "local".'
     for name in config.targets:
         if not re.match(NAME_PATTERN, name):
             yield "targets", f"invalid target name {name!r}", "Use lower-case letters, digits and -."
+
+
+def _endpoint_faults(store: Store, endpoint: str) -> Iterator[tuple[str, str]]:
+    """Yield why pods would not use an endpoint, and what to do."""
+    if store.uri.partition("://")[0] in ("gs", "az", "https", "pvc"):
+        yield "cluster-endpoint is only for s3:// stores", "Remove it."
+    if store.service_account or store.secret_name:
+        what = "cluster-endpoint has no effect with service-account or secret-name"
+        yield what, "Remove it. The existing object names the endpoint, in serving.kserve.io/s3-endpoint."
+    if urlsplit(endpoint).path.strip("/"):
+        yield "invalid endpoint of S3: it contains a path", "Write http://HOST:PORT or https://HOST."
 
 
 def _text_faults(config: Config) -> Iterator[tuple[str, str, str]]:

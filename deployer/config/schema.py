@@ -125,6 +125,9 @@ class Store(Table, frozen=True, kw_only=True):
     endpoint: Annotated[Endpoint | None, about("URL of an S3-compatible server. http:// disables TLS.")] = (
         None
     )
+    cluster_endpoint: Annotated[
+        Endpoint | None, about("URL at which pods reach the S3 server. Default: `endpoint`.")
+    ] = None
     region: Annotated[Label | None, about("Region of the bucket. Default: the environment's.")] = None
     virtual_hosted: Annotated[bool, about("Put the bucket into the host: https://BUCKET.s3.example.org.")] = (
         False

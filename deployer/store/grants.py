@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from msgspec import structs
+
 from deployer.config import Store
 from deployer.errors import ConfigError
 from deployer.storage_access import StorageAccess
 from deployer.store.credentials import Credentials
+from deployer.store.hosts import is_this_machine
 from deployer.store.location import Location
 
 _IDENTITY = "azure.workload.identity/"  # whose webhook changes labelled pods only
+_SVC = "http://minio.minio.svc:9000"
+_ADDRESS = f"Set `store.cluster-endpoint` to the address that pods use, such as {_SVC}."
+_CLOUD_ONLY = "KServe reads gs:// and az:// from the cloud only. Use an s3:// store, or a claim."
 _SETTINGS = "`store.service-account`, `store.secret-name` or `store.service-account-annotations`"
 
 
@@ -16,12 +22,14 @@ def plan_access(config: Store, location: Location, credentials: Credentials) -> 
     """Return how a service on a cluster reads an object store.
 
     Credentials found on this machine become a Secret if the config names nothing that exists on the cluster.
-    Raises ConfigError if they expire or are a person's login: kdeploy never stores these in a cluster.
+    Raises ConfigError if they expire or are a person's login: kdeploy never stores these in a cluster; or if
+    pods cannot reach the store's endpoint.
     """
     if config.service_account:
         return StorageAccess(account=config.service_account)
     if config.secret_name:
         return StorageAccess(secret=config.secret_name)
+    location = _seen_by_pods(config, location)
     annotations = _s3_annotations(config, location) if location.scheme == "s3" else {}
     if config.service_account_annotations:
         of_azure = any(name.startswith(_IDENTITY) for name in config.service_account_annotations)
@@ -38,6 +46,22 @@ def plan_access(config: Store, location: Location, credentials: Credentials) -> 
         )
     caution = "" if credentials.data else f"no credentials found that a cluster could use: set {_SETTINGS}"
     return StorageAccess(data=credentials.data, annotations=annotations, caution=caution)
+
+
+def _seen_by_pods(config: Store, location: Location) -> Location:
+    """Return a location with the endpoint that pods use. Raises ConfigError if they cannot reach it."""
+    if location.scheme == "s3" and config.cluster_endpoint:
+        location = structs.replace(location, endpoint=config.cluster_endpoint.rstrip("/"))
+        where = "store.cluster-endpoint"
+    else:
+        where = "store.endpoint" if config.endpoint else "the environment"
+    if is_this_machine(location.endpoint):
+        raise ConfigError(
+            f"a cluster cannot reach {location.host}: in a pod it is the pod itself, or unknown",
+            where=where,
+            hint=_ADDRESS if location.scheme == "s3" else _CLOUD_ONLY,
+        )
+    return location
 
 
 def _s3_annotations(config: Store, location: Location) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from deployer.config import Store
+from tests.stores.fixtures import IN_CLUSTER
 
 CONFIG = """
 [model]
@@ -24,6 +25,7 @@ def write_project(folder: Path, store: Store, *, window: float = 0.2) -> Path:
     """Write a project that uses a model store; return its folder."""
     folder.mkdir()
     where = f'\n[store]\nuri = "{store.uri}"\nendpoint = "{store.endpoint}"\n'
+    where += f'cluster-endpoint = "{store.cluster_endpoint or IN_CLUSTER}"\n'
     (folder / "kdeploy.toml").write_text(CONFIG.format(window=window) + where)
     (folder / "handler.py").write_text("def handle(data, context):\n    return data\n")
     (folder / "weights.pt").write_bytes(b"w" * 1000)

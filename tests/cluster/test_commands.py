@@ -209,6 +209,13 @@ def test_the_doctor_checks_the_documents_of_the_next_rollout(kdeploy: Kdeploy, p
     failed = {one["name"]: one["detail"] for one in json.loads(ended.out) if one["status"] == "failure"}
     assert failed.keys() == {"model store"}
     assert "the bucket does not exist" in failed["model store"]
+    forwarded = ("--set", "store.cluster-endpoint=http://localhost:9000")
+    ended = kdeploy("doctor", "-o", "json", *forwarded)
+    failed = {one["where"]: one["detail"] for one in json.loads(ended.out) if one["status"] == "failure"}
+    assert (ended.code, *failed) == (14, "store.cluster-endpoint")
+    for command in ("plan", "rollout"):
+        ended = kdeploy(command, *forwarded)
+        assert (ended.code, "a cluster cannot reach localhost:9000" in ended.err) == (3, True)
     assert proxy.writes() == []
 
 

@@ -14,6 +14,7 @@ from tests.stores import swift as s3
 from tests.stores.azurite import Azurite
 from tests.stores.swift import Swift
 
+IN_CLUSTER = "http://swift.stores.svc:8080"  # the address of the server that pods would use
 CLOUDS = ("AWS_", "AZURE_", "AZ_", "GOOGLE_", "CLOUDSDK_")
 
 
@@ -58,7 +59,7 @@ def s3_config(swift: Swift, bare: Path, monkeypatch: pytest.MonkeyPatch) -> Stor
     """A store in Swift, with its keys in the environment."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.SECRET)
-    return Store(uri=f"s3://models/{uuid.uuid4().hex}", endpoint=swift.url)
+    return Store(uri=f"s3://models/{uuid.uuid4().hex}", endpoint=swift.url, cluster_endpoint=IN_CLUSTER)
 
 
 @pytest.fixture

@@ -78,7 +78,9 @@ def test_temporary_credentials_are_refused_before_anything_is_stored(
         with pytest.raises(ConfigError, match="temporary or personal"):
             decide()
     assert (here.events, here.cluster.applied) == ([], None)
-    named = Here(msgspec.structs.replace(s3_config, service_account="models"), tmp_path)
+    named = Here(
+        msgspec.structs.replace(s3_config, service_account="models", cluster_endpoint=None), tmp_path
+    )
     bundle = named.rollouts.decide(look=False).bundle
     assert bundle.secret is None
     assert "planted-token" not in str(bundle.documents)
