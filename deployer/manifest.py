@@ -19,8 +19,9 @@ import msgspec
 
 from deployer import load_log
 from deployer.bundle import Bundle, Sealed
-from deployer.config import Scaling, Serving
+from deployer.config import Scaling, Serving, overlays_of
 from deployer.observed import Capabilities, Document, Reference
+from deployer.overlay import merge_all
 from deployer.properties import INFERENCE_PORT, MANAGEMENT_PORT, METRICS_PORT
 from deployer.release import Release, Traffic
 from deployer.shipped import shipped
@@ -49,12 +50,14 @@ def render(
     scaling: Scaling,
     traffic: Traffic | None = None,
     access: StorageAccess | None = None,
+    overlays: Sequence[Document] = (),
 ) -> Bundle:
     """Render the documents of a release.
 
     With `access`, the service runs as a ServiceAccount that can read the model store; the bundle's sealed
     Secret holds its credentials, if any. If `serving` names a runtime, it exists in the cluster, and none is
-    rendered.
+    rendered. `overlays` are the target's, and are merged after the release's own. A ServiceAccount that one
+    of them names exists in the cluster.
     """
     serving, reference = release.serving, Reference(namespace, release.name)
     # The local target only has kdeploy's own runtime.
@@ -80,8 +83,13 @@ def render(
         "pod_labels": access.pod_labels if access else {},
         **_timeouts(serving, capabilities, named),
     }
+    rendered = _document("inferenceservice.yaml.j2", values)
+    service = merge_all(rendered, overlays_of(serving), overlays)
+    account = service["spec"]["predictor"].get("serviceAccountName")
+    if account != rendered["spec"]["predictor"].get("serviceAccountName"):
+        access = None
     return Bundle(
-        service=_document("inferenceservice.yaml.j2", values),
+        service=service,
         runtime=None if named else _runtime_document(spec, namespace),
         account=_render_account(access, reference) if access else None,
         secret=render_secret(access, reference) if access else None,

@@ -12,7 +12,7 @@ import re
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta, Struct, structs
+from msgspec import UNSET, Meta, Struct, structs
 
 from deployer.archive import Archive, MemberRecord
 from deployer.archive.members import digest_records
@@ -21,6 +21,15 @@ from deployer.errors import IntegrityError, NotFoundError
 from deployer.properties import render_properties
 
 SCHEMA = 2
+# The settings of the first releases, which every record has. It has later ones only if they are set, so that
+# a release keeps its record and its ID when kdeploy gets another setting.
+_FIRST_SETTINGS = frozenset(
+    {
+        *("protocol_version", "image", "gpu_image", "runtime", "min_workers", "max_workers", "batch_size"),
+        *("max_batch_delay", "response_timeout", "drain_seconds", "startup_timeout", "gpu", "cpu", "memory"),
+        *("env", "max_request_size", "max_response_size"),
+    }
+)
 ID_PATTERN = r"^[A-Za-z0-9][-A-Za-z0-9_.]*-[0-9a-f]{12}$(?!\n)"
 
 
@@ -90,7 +99,7 @@ def plan_release(config: Config, archive: Archive, runtime: dict[str, Any] | Non
 
 def _identify(release: Release) -> str:
     """Return the ID of a release: a digest of all its fields, and of its archive's digest."""
-    identity = {**structs.asdict(release), "archive": release.archive.digest}
+    identity = {**structs.asdict(_written(release)), "archive": release.archive.digest}
     del identity["id"]
     digest = hashlib.sha256(msgspec.json.encode(identity, order="deterministic")).hexdigest()
     return f"{release.version}-{digest[:12]}"
@@ -98,7 +107,18 @@ def _identify(release: Release) -> str:
 
 def encode_release(release: Release) -> bytes:
     """Return the content of a release's `release.json`."""
-    return msgspec.json.format(msgspec.json.encode(release)) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(_written(release))) + b"\n"
+
+
+def _written(release: Release) -> Release:
+    """Return a release without the later settings that have their defaults, as its record has it."""
+    defaults = structs.asdict(Serving())
+    unset = {
+        name: UNSET
+        for name, value in structs.asdict(release.serving).items()
+        if name not in _FIRST_SETTINGS and value == defaults[name]
+    }
+    return structs.replace(release, serving=structs.replace(release.serving, **unset))
 
 
 def decode_release(data: bytes, *, where: str) -> Release:

@@ -7,6 +7,7 @@ again.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 from msgspec import structs
 
@@ -30,11 +31,18 @@ from deployer.targets.protocols import Target
 
 
 class Rollouts:
-    """Rolls out releases of a project from a model store to a target."""
+    """Rolls out releases of a project from a model store to a target, with the target's overlays."""
 
-    def __init__(self, project: Project, store: ModelStore, target: Target, emit: Emit) -> None:
+    def __init__(
+        self,
+        project: Project,
+        store: ModelStore,
+        target: Target,
+        emit: Emit,
+        overlays: Sequence[Document] = (),
+    ) -> None:
         self.target = target
-        self._project, self._store, self._emit = project, store, emit
+        self._project, self._store, self._emit, self._overlays = project, store, emit, overlays
 
     def decide(
         self,
@@ -77,6 +85,7 @@ class Rollouts:
             scaling=settings.config.scaling,
             traffic=traffic,
             access=access,
+            overlays=self._overlays,
         )
         if chosen is Strategy.RECREATE:
             bundle = bundle.recreating()

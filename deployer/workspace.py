@@ -9,7 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deployer.config import KServeTarget, LocalTarget, Settings, TargetConfig, find_file, load_settings
+from deployer.config import (
+    KServeTarget,
+    LocalTarget,
+    Settings,
+    TargetConfig,
+    find_file,
+    load_settings,
+    overlays_of,
+)
 from deployer.errors import ConfigError, use_one_of
 from deployer.events import Emit, Event, Warned
 from deployer.observed import Observed, Reference
@@ -117,7 +125,8 @@ class Workspace:
         """The rollouts of the project to the target."""
         from deployer.rollouts import Rollouts
 
-        return Rollouts(self.project, self.store, self.target, self._emit)
+        overlays = overlays_of(self.chosen[1])
+        return Rollouts(self.project, self.store, self.target, self._emit, overlays)
 
     def reference(self, name: str | None = None) -> Reference:
         """Return the namespace and name of a service. Default: the project's service."""

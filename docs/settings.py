@@ -54,9 +54,11 @@ def _value(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return " or ".join(f"`{json.dumps(value)}`" for value in schema["enum"])
     if schema["type"] == "array":
-        return "list of strings"
+        return "list of files" if "anyOf" in schema["items"] else "list of strings"
     if schema["type"] == "object":
-        return "table of strings"
+        return (
+            "table of strings" if schema.get("additionalProperties", {}).get("type") == "string" else "table"
+        )
     if schema["type"] in ("integer", "number"):
         return _number(schema)
     return {"string": "string", "boolean": "`true` or `false`"}[schema["type"]]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from deployer.errors import ArchiveError
+from deployer.leaks import has_login
 
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _REQUIREMENT = re.compile(rf"(?P<name>{_NAME})\s*(?:\[[^\]]*\])?\s*(?:[<>!~]=?|===?|[(@;]|--|$)")
@@ -15,9 +16,6 @@ _INCLUDED = re.compile(r"(?P<option>-r|-c|--requirement|--constraint)[\s=]*(?P<f
 _COMMENT = re.compile(r"(^|\s+)#.*$")
 _EDITABLE = ("-e", "--editable")
 _PACKAGE_FILES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2")
-_LOGIN = re.compile(r"://(?P<user>[^\s/@:]*)(?::(?P<password>[^\s/@]*))?@")
-_TOKEN_FROM = 20  # characters; a user of this length without a password is a token
-_VARIABLES = re.compile(r"(\$\{[A-Z0-9_]+\})*")  # as pip expands them
 
 
 class Requirements(Struct, frozen=True):
@@ -65,14 +63,12 @@ def read_requirements(content: bytes, path: str) -> Requirements:
 def refuse_credentials(text: str, path: str) -> None:
     """Raise `ArchiveError`, with file and line, for credentials: they would be in the model store."""
     for number, line in enumerate(text.splitlines(), start=1):
-        for found in _LOGIN.finditer(line):
-            secret = found["password"] or (found["user"] if len(found["user"]) >= _TOKEN_FROM else "")
-            if not _VARIABLES.fullmatch(secret):
-                raise ArchiveError(
-                    "a URL contains credentials, which everyone who reads the archive could read",
-                    where=f"{path}:{number}",
-                    hint="Write ${NAME} instead. pip replaces it by the serving container's variable NAME.",
-                )
+        if has_login(line):
+            raise ArchiveError(
+                "a URL contains credentials, which everyone who reads the archive could read",
+                where=f"{path}:{number}",
+                hint="Write ${NAME} instead. pip replaces it by the serving container's variable NAME.",
+            )
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:

@@ -1,6 +1,6 @@
 """Merges `kdeploy.toml` and its overrides into one frozen `Config`.
 
-No other package of kdeploy reads this file, or settings from the environment.
+No other package of kdeploy reads this file and its patches, or settings from the environment.
 """
 
 from deployer.config.checks import check_root
@@ -17,6 +17,9 @@ from deployer.config.schema import (
     Store,
     TargetConfig,
     TorchServeValue,
+    Variable,
+    VariableSource,
+    overlays_of,
 )
 from deployer.config.settings import FILE_NAME, Settings, find_file, json_schema, load_settings, read_file
 
@@ -35,9 +38,12 @@ __all__ = [
     "Store",
     "TargetConfig",
     "TorchServeValue",
+    "Variable",
+    "VariableSource",
     "check_root",
     "find_file",
     "json_schema",
     "load_settings",
+    "overlays_of",
     "read_file",
 ]

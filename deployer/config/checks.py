@@ -11,13 +11,13 @@ from urllib.parse import urlsplit
 import msgspec
 
 from deployer.config.keys import flatten
-from deployer.config.schema import NAME_PATTERN, Config, Store
+from deployer.config.schema import NAME_PATTERN, Config, Store, Variable
 from deployer.errors import ConfigError
+from deployer.overlay import variable_fault
 
 # A version that contains the end of a release ID could make one release's folder name the prefix of
 # another's. KServe's downloader matches plain prefixes, and would download both.
 _RELEASE_TAIL = re.compile(r"-[0-9a-f]{12}")
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def check_config(config: Config, where: Callable[[str], str]) -> None:
@@ -38,9 +38,9 @@ def _serving_faults(config: Config) -> Iterator[tuple[str, str, str]]:
         yield "serving.min-workers", "min-workers is more than max-workers", "Raise serving.max-workers."
     if scaling.min_replicas > scaling.max_replicas:
         yield "scaling.min-replicas", "min-replicas is more than max-replicas", "Raise scaling.max-replicas."
-    for name in serving.env:
-        if fault := _variable_fault(name):
-            yield "serving.env", f"invalid environment variable {name!r}: {fault}", "Remove it or rename it."
+    for name, value in serving.env.items():
+        if fault := _variable_fault(name, value):
+            yield f"serving.env.{name}", *fault
 
 
 def _store_faults(config: Config) -> Iterator[tuple[str, str, str]]:
@@ -95,9 +95,9 @@ def text_fault(text: str) -> str | None:
     return "it is not UTF-8" if re.search("[\ud800-\udfff]", text) else None
 
 
-def _variable_fault(name: str) -> str | None:
-    if name == "PYTHONPATH":
-        return "KServe refuses it"
-    if name.startswith("KDEPLOY_"):
-        return "kdeploy sets it, from serving.drain-seconds and serving.response-timeout"
-    return None if _ENV_NAME.fullmatch(name) else "a name consists of letters, digits and _"
+def _variable_fault(name: str, value: Variable) -> tuple[str, str] | None:
+    if isinstance(value, str):
+        return variable_fault(name, value)
+    if bool(value.secret) == bool(value.config_map):
+        return "name either a Secret or a ConfigMap", 'Write { secret = "NAME", key = "KEY" }.'
+    return variable_fault(name, "")

@@ -10,7 +10,14 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from msgspec import Meta, Struct, structs
 
-from deployer.config.schema import Config, KServeTarget, LocalTarget, TargetConfig
+from deployer.config.schema import (
+    Config,
+    KServeTarget,
+    LocalTarget,
+    TargetConfig,
+    Variable,
+    VariableSource,
+)
 from deployer.errors import ConfigError
 
 _SECRET = re.compile(r"key|secret|token|password|credential|sas", re.IGNORECASE)
@@ -48,6 +55,7 @@ def type_of(path: Sequence[str], data: Any, where: str) -> Any:
     kind: Any = Config
     for depth, name in enumerate(path):
         kind = target_type(data) if kind == TargetConfig else bare(kind)
+        kind = VariableSource if kind == bare(Variable) else kind
         if _is_table(kind):
             if name == kind.__struct_config__.tag_field:
                 return Literal["local", "kserve"]

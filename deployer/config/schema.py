@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
@@ -25,6 +25,7 @@ def form(pattern: str, hint: str, *, longest: int | None = None) -> Meta:
 
 _LOWER = "Use lower-case letters, digits and -"
 _LABEL = 'Use letters, digits, ".", "_" and "-", in quotes.'
+_SOURCE = '{ secret = "NAME", key = "KEY" }'
 _INGRESS = f"Write http://ADDRESS, https://HOST or {PORT_FORWARD}."
 Name = Annotated[
     str, form(_NAME, f"{_LOWER}, a letter first, at most {NAME_MAX} characters.", longest=NAME_MAX)
@@ -37,6 +38,7 @@ Python = Annotated[str, form(r"3\.[0-9]+", 'Write a version, such as "3.9".')]
 Quantity = Annotated[
     str, form(r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?", 'Write a quantity: "2Gi", "500m".')
 ]
+DataKey = Annotated[str, form("[-._A-Za-z0-9]+", f"Write {_SOURCE}.", longest=253)]
 Ingress = Annotated[str, form(rf"https?://[^\s/@]+(/.*)?|{PORT_FORWARD}", _INGRESS)]
 Endpoint = Annotated[
     str, form(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", "Write a URL (https://HOST), without credentials.")
@@ -77,6 +79,19 @@ class Model(Table, frozen=True, kw_only=True):
     image_modules: Annotated[Texts, about("Modules of the serving image that kdeploy does not know.")] = ()
 
 
+class VariableSource(Table, frozen=True, kw_only=True, omit_defaults=True):
+    """A variable's value: a key of a Secret or of a ConfigMap in the service's namespace."""
+
+    key: Annotated[DataKey, about("Key in the Secret or ConfigMap.")]
+    secret: Annotated[Subdomain | None, about("Name of the Secret.")] = None
+    config_map: Annotated[Subdomain | None, about("Name of the ConfigMap.")] = None
+
+
+Variable = Annotated[str | VariableSource, Meta(extra={"hint": f"Write text in quotes, or {_SOURCE}."})]
+Overlay = dict[str, Any]
+Patches = tuple[str | Overlay, ...]
+
+
 class Serving(Table, frozen=True, kw_only=True):
     """`[serving]`: how the model is served. Part of the release's identity."""
 
@@ -100,11 +115,16 @@ class Serving(Table, frozen=True, kw_only=True):
     gpu: Annotated[Count, about("GPUs per replica (nvidia.com/gpu): limit and request.")] = 0
     cpu: Annotated[Quantity, about("CPU per replica: limit and request.")] = "1"
     memory: Annotated[Quantity, about("Memory per replica: limit and request.")] = "2Gi"
-    env: Annotated[dict[str, str], about("Environment of the serving container. Not for secrets.")] = field(
-        default_factory=dict
-    )
+    env: Annotated[
+        dict[str, Variable],
+        about("Environment of the serving container: text, or a key of a Secret or ConfigMap."),
+    ] = field(default_factory=dict)
     max_request_size: Annotated[Positive, about("Maximum size of a request, in bytes.")] = 6_553_500
     max_response_size: Annotated[Positive, about("Maximum size of a response, in bytes.")] = 6_553_500
+    patches: Annotated[Patches, about("YAML files with more of `overlay`, merged before it.")] = ()
+    overlay: Annotated[Overlay, about("Fields to merge into the InferenceService.")] = field(
+        default_factory=dict
+    )
 
 
 class Scaling(Table, frozen=True, kw_only=True):
@@ -184,6 +204,10 @@ class KServeTarget(Table, frozen=True, kw_only=True, tag="kserve", tag_field="ki
     history_limit: Annotated[
         int, Meta(ge=1, le=1000), about("Rollouts per service that the journal on the cluster keeps.")
     ] = 20
+    patches: Annotated[Patches, about("YAML files with more of `overlay`, merged before it.")] = ()
+    overlay: Annotated[
+        Overlay, about("Fields to merge into the InferenceService on this target, after `serving.overlay`.")
+    ] = field(default_factory=dict)
 
 
 TargetConfig = LocalTarget | KServeTarget
@@ -203,3 +227,10 @@ class Config(Table, frozen=True, kw_only=True):
     torchserve: Annotated[dict[str, TorchServeValue], about("More keys of config.properties, verbatim.")] = (
         field(default_factory=dict)
     )
+
+
+def overlays_of(table: Serving | TargetConfig) -> tuple[Overlay, ...]:
+    """Return the overlays of a table in the order of merging; its files have been read."""
+    if isinstance(table, LocalTarget):
+        return ()
+    return tuple(one for one in (*table.patches, table.overlay) if one and isinstance(one, dict))

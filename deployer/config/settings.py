@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -18,7 +19,8 @@ from deployer.config.checks import check_config, text_fault
 from deployer.config.environment import keys_from_environment
 from deployer.config.keys import bare, choices, flatten, hint_of, type_of
 from deployer.config.model_config import read_model_config
-from deployer.config.schema import Config, TargetConfig, TorchServeValue
+from deployer.config.overlays import read_overlays
+from deployer.config.schema import Config, TargetConfig, TorchServeValue, Variable
 from deployer.errors import ConfigError, use_one_of
 from deployer.files import is_file, read_text
 
@@ -144,7 +146,9 @@ def _merge(
         config = msgspec.convert(data, Config)
     except msgspec.ValidationError as error:
         raise _explained(error, data, sources, path) from error
-    check_config(config, lambda key: _place(sources.get(key, str(path or FILE_NAME)), key))
+    where = partial(_where, sources, path)
+    config = read_overlays(config, root, where)
+    check_config(config, where)
     return config, sources, tuple(warnings)
 
 
@@ -182,6 +186,10 @@ def _set(data: dict[str, Any], key: str, text: str, source: str) -> Any:
 
 def _parse(text: str, kind: Any, source: str) -> Any:
     """Parse the text of a variable or flag: words and numbers as they are, the rest as JSON."""
+    if kind is Any:
+        with suppress(ValueError, RecursionError):
+            return json.loads(text)
+        return text
     if kind == TorchServeValue:
         return {"true": True, "false": False}.get(text.lower(), text)
     try:
@@ -202,9 +210,11 @@ def _explained(
     """Return the error for a config that does not fit the schema, with the source of the wrong value."""
     what, _, place = str(error).partition(" - at `$.")
     steps = [step for step in re.sub(r"\[.*?\]", "", place).rstrip("`").split(".") if step]
+    # msgspec's path does not contain the keys of a mapping.
     if place.startswith("targets["):
-        # msgspec's path does not contain the keys of a mapping.
-        steps.insert(1, next(name for name, table in data["targets"].items() if not _is_target(table)))
+        steps.insert(1, _first_misfit(data["targets"], TargetConfig))
+    elif place.startswith("serving.env["):
+        steps.insert(2, _first_misfit(data["serving"]["env"], Variable))
     field = re.fullmatch("Object (missing required|contains unknown) field `(.+)`", what, re.DOTALL)
     steps += [field[2]] if field else []
     source = _source(steps, sources) or str(path or FILE_NAME)
@@ -214,6 +224,11 @@ def _explained(
         hint = _hint(kind, "") if path else f"Run `kdeploy init` to write a {FILE_NAME}."
         return ConfigError(f"{key} is not set", where=source, hint=hint)
     return ConfigError(_sentence(what), where=_place(source, key), hint=_hint(kind, what))
+
+
+def _where(sources: Mapping[str, str], path: Path | None, key: str) -> str:
+    """Return the place where a key was set."""
+    return _place(_source(key.split("."), sources) or str(path or FILE_NAME), key)
 
 
 def _place(source: str, key: str) -> str:
@@ -231,12 +246,17 @@ def _source(path: list[str], sources: Mapping[str, str]) -> str | None:
     return None
 
 
-def _is_target(table: object) -> bool:
-    try:
-        msgspec.convert(table, TargetConfig)
-    except msgspec.ValidationError:
-        return False
-    return True
+def _first_misfit(table: Mapping[str, Any], kind: Any) -> str:
+    """Return the key of the first value that is not of a type."""
+
+    def fits(value: object) -> bool:
+        try:
+            msgspec.convert(value, kind)
+        except msgspec.ValidationError:
+            return False
+        return True
+
+    return next(name for name, value in table.items() if not fits(value))
 
 
 def _hint(kind: Any, wrong: str) -> str | None:

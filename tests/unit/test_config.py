@@ -16,10 +16,12 @@ from deployer.config import (
     KServeTarget,
     LocalTarget,
     Settings,
+    VariableSource,
     check_root,
     find_file,
     json_schema,
     load_settings,
+    overlays_of,
     read_file,
 )
 from deployer.config.keys import KEYS
@@ -403,6 +405,107 @@ class TestStore:
     def test_identities_for_the_store_exclude_each_other(self, tmp_path: Path) -> None:
         text = MINIMAL + '[store]\nservice-account = "a"\nsecret-name = "b"\n'
         assert "exclude each other" in refusal(tmp_path, text).what
+
+
+CLUSTER = MINIMAL + '[targets.far]\nkind = "kserve"\n'
+POOL = "spec:\n  predictor:\n    nodeSelector: {pool: gpu}\n"
+
+
+class TestVariables:
+    def test_a_variable_can_come_from_a_secret_or_a_config_map(self, tmp_path: Path) -> None:
+        lines = 'A = "1"\nB = { secret = "hf", key = "token" }\nC = { config-map = "c", key = "k" }\n'
+        assert load(tmp_path, f"{MINIMAL}[serving.env]\n{lines}").config.serving.env == {
+            "A": "1",
+            "B": VariableSource(secret="hf", key="token"),
+            "C": VariableSource(config_map="c", key="k"),
+        }
+        flags = {"serving.env.B.secret": "hf", "serving.env.B.key": "token"}
+        assert load(tmp_path, flags=flags).config.serving.env["B"] == VariableSource(secret="hf", key="token")
+
+    @pytest.mark.parametrize(
+        ("value", "what", "where"),
+        [
+            ('{ secret = "hf" }', "serving.env.B.key is not set", ""),
+            ('{ secrets = "hf", key = "k" }', "unknown key serving.env.B.secrets", ""),
+            ('{ key = "k" }', "either a Secret or a ConfigMap", ": serving.env.B"),
+            ('{ secret = "a", config-map = "b", key = "k" }', "either a Secret", ": serving.env.B"),
+            ('{ secret = "A!", key = "k" }', "invalid value", ": serving.env.B.secret"),
+            ('{ secret = "a", key = 1 }', "expected text", ": serving.env.B.key"),
+            ("1", "expected text or a table", ": serving.env.B"),
+            ('"hf_planted0123456789"', "the value of B looks like a token", ": serving.env.B"),
+            ('"https://me:planted@host/simple"', "looks like a URL with a password", ": serving.env.B"),
+        ],
+    )
+    def test_what_is_wrong_with_a_variable(self, tmp_path: Path, value: str, what: str, where: str) -> None:
+        error = refusal(tmp_path, f'{MINIMAL}[serving.env]\nA = "1"\nB = {value}\n')
+        assert what in error.what
+        assert (error.where or "").endswith(where)
+        assert error.hint
+        assert "planted" not in f"{error} {error.hint}"
+
+
+class TestOverlays:
+    def test_patch_files_are_read_and_come_before_the_overlay(self, tmp_path: Path) -> None:
+        (tmp_path / "pool.yaml").write_text(POOL)
+        lines = 'patches = ["pool.yaml"]\noverlay.spec.predictor.nodeSelector.zone = "a"\n'
+        config = load(tmp_path, f"{CLUSTER}{lines}[serving]\n{lines}").config
+        pool, zone = (
+            {"spec": {"predictor": {"nodeSelector": one}}} for one in ({"pool": "gpu"}, {"zone": "a"})
+        )
+        assert overlays_of(config.serving) == overlays_of(config.targets["far"]) == (pool, zone)
+        assert overlays_of(LocalTarget()) == overlays_of(KServeTarget()) == ()
+
+    def test_flags_set_fields_of_any_type(self, tmp_path: Path) -> None:
+        key = "targets.far.overlay.spec.predictor"
+        flags = {f"{key}.hostNetwork": "true", f"{key}.priorityClassName": "high", f"{key}.a": "[1]"}
+        overlay = load(tmp_path, CLUSTER, flags=flags).config.targets["far"].overlay  # type: ignore[union-attr]
+        assert overlay["spec"]["predictor"] == {"hostNetwork": True, "priorityClassName": "high", "a": [1]}
+
+    @pytest.mark.parametrize(
+        ("lines", "what", "where"),
+        [
+            ("overlay = 1", "expected a table", "kdeploy.toml: targets.far.overlay"),
+            (
+                "overlay.metadata.name = 'x'",
+                "cannot set metadata.name",
+                ": targets.far.overlay.metadata.name",
+            ),
+            ("overlay.spec.predictor.hostname = 2026-01-01", "not a value of JSON", "predictor.hostname"),
+            ("patches = ['pool.yaml', {status = 1}]", "cannot set status", "far.patches[1]: status"),
+            ("patches = ['no.yaml']", "file 'no.yaml' not found", ": targets.far.patches"),
+            ("patches = ['']", "cannot read '': Is a directory", ": targets.far.patches"),
+            (
+                "patches = ['replicas.yaml']",
+                "minReplicas: kdeploy sets it",
+                "replicas.yaml: spec.predictor.min",
+            ),
+            ("patches = ['list.yaml']", "an overlay is a table", "list.yaml"),
+            ("patches = ['empty.yaml']", "an overlay is a table", "empty.yaml"),
+            ("patches = ['broken.yaml']", "invalid YAML", "broken.yaml:2"),
+            ("patches = ['two.yaml']", "invalid YAML: but found another document", "two.yaml:"),
+            ("patches = ['control.yaml']", "invalid YAML: unacceptable character", "control.yaml"),
+            ("patches = ['endless.yaml']", "nested too deeply", "kdeploy.toml"),
+            ("patches = ['laughs.yaml']", "more than 20,000 values", "laughs.yaml"),
+        ],
+    )
+    def test_what_is_wrong_with_an_overlay(self, tmp_path: Path, lines: str, what: str, where: str) -> None:
+        (tmp_path / "pool.yaml").write_text(POOL)
+        (tmp_path / "replicas.yaml").write_text("spec: {predictor: {minReplicas: 2}}")
+        (tmp_path / "list.yaml").write_text("- op: add\n")
+        (tmp_path / "empty.yaml").write_text("# nothing\n")
+        (tmp_path / "broken.yaml").write_text("spec:\n\t- a")
+        (tmp_path / "two.yaml").write_text(f"{POOL}---\n{POOL}")
+        (tmp_path / "control.yaml").write_text("a: \x01")
+        (tmp_path / "endless.yaml").write_text("spec: &a\n  predictor: *a\n")
+        levels = [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]" for n in range(1, 9)]
+        (tmp_path / "laughs.yaml").write_text("\n".join(["l0: &l0 [lol]", *levels]))
+        error = refusal(tmp_path, f"{CLUSTER}{lines}\n")
+        assert what in error.what
+        assert where in (error.where or "")
+
+    def test_a_local_target_has_no_overlay(self, tmp_path: Path) -> None:
+        error = refusal(tmp_path, f'{MINIMAL}[targets.here]\nkind = "local"\noverlay = {{}}\n')
+        assert error.what == "unknown key targets.here.overlay"
 
 
 class TestHostileInput:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import copy
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from deployer.config import Scaling, Serving
+from deployer.config import Scaling, Serving, VariableSource
 from deployer.manifest import (
     _environment,
     _quote,
@@ -53,6 +55,7 @@ def documents(
     access: StorageAccess | None = None,
     capabilities: Capabilities = KNATIVE,
     scaling: Scaling = ONE,
+    overlays: Sequence[Document] = (),
 ) -> list[Document]:
     made_of = render(
         made,
@@ -62,6 +65,7 @@ def documents(
         scaling=scaling,
         traffic=Traffic(percent),
         access=access,
+        overlays=overlays,
     )
     return list(made_of.documents)
 
@@ -92,6 +96,77 @@ def without_programs(made: list[Document]) -> str:
 def test_golden(name: str, made: Release, percent: int, capabilities: Capabilities, scaling: Scaling) -> None:
     rendered = without_programs(documents(made, percent, capabilities=capabilities, scaling=scaling))
     assert rendered == (GOLDEN / f"{name}.yaml").read_text("utf-8")
+
+
+POOL: Document = {
+    "metadata": {"labels": {"team": "vision"}, "annotations": {"prometheus.io/scrape": "true"}},
+    "spec": {
+        "predictor": {
+            "nodeSelector": {"pool": "gpu"},
+            "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+            "topologySpreadConstraints": [
+                {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}
+            ],
+            "model": {"resources": {"requests": {"cpu": "500m"}, "limits": {"cpu": None}}},
+        }
+    },
+}
+REGISTRY: Document = {
+    "spec": {
+        "predictor": {
+            "imagePullSecrets": [{"name": "registry"}],
+            "serviceAccountName": "robot",
+            "securityContext": {"fsGroup": 1000},
+        }
+    }
+}
+SIDECAR: Document = {
+    "spec": {
+        "predictor": {
+            "containers": [{"name": "tunnel", "image": "tunnel:1", "resources": {"limits": {"cpu": "100m"}}}],
+            "initContainers": [{"name": "wait", "image": "wait:1"}],
+            "volumes": [{"name": "cache", "emptyDir": {}}],
+            "model": {
+                "env": [{"name": "HF_HOME", "value": "/cache"}],
+                "volumeMounts": [{"name": "cache", "mountPath": "/cache"}],
+            },
+        }
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "serving", "overlays", "capabilities"),
+    [
+        ("overlay-pool", {}, [POOL], STANDARD),
+        ("overlay-registry", {"patches": (POOL,)}, [REGISTRY], KNATIVE),
+        ("overlay-sidecar", {"overlay": SIDECAR, "env": {"HF_HOME": "/x", "A": "1"}}, [], STANDARD),
+    ],
+)
+def test_golden_overlays(
+    name: str, serving: dict[str, Any], overlays: list[Document], capabilities: Capabilities
+) -> None:
+    access = StorageAccess(account_annotations={"role": "x"})
+    made = documents(release(**serving), access=access, capabilities=capabilities, overlays=overlays)
+    kinds = [one["kind"] for one in made]
+    assert ("ServiceAccount" in kinds) == (REGISTRY not in overlays)
+    assert encode_yaml(made[-1:]).replace(RUNTIME_NAME, "kdeploy-torchserve-DIGEST") == (
+        (GOLDEN / f"{name}.yaml").read_text("utf-8")
+    )
+
+
+def test_a_variable_from_a_secret_or_a_config_map_is_a_reference() -> None:
+    env = {
+        "B": VariableSource(secret="hf", key='"k'),
+        "A": VariableSource(config_map="c", key="k"),
+        "C": "{{ x }}",
+    }
+    model = documents(release(env=env))[1]["spec"]["predictor"]["model"]
+    assert [one for one in model["env"] if not one["name"].startswith("KDEPLOY_")] == [
+        {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}},
+        {"name": "B", "valueFrom": {"secretKeyRef": {"name": "hf", "key": '"k'}}},
+        {"name": "C", "value": "{{ x }}"},
+    ]
 
 
 def test_a_container_starts_the_first_process() -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deployer.archive import Archive, Member
-from deployer.config import Config, Model, Scaling, Serving
+from deployer.config import Config, Model, Scaling, Serving, VariableSource
 from deployer.errors import IntegrityError, NotFoundError
 from deployer.release import Release, check_release_id, decode_release, encode_release, plan_release
 
@@ -55,6 +57,20 @@ def test_the_number_of_replicas_does_not_change_the_release() -> None:
     scaled = plan(scaling=Scaling(min_replicas=0, max_replicas=9))
     assert scaled == plan()
     assert b"replicas" not in encode_release(scaled)
+
+
+def test_a_release_of_the_first_version_keeps_its_record_and_its_id() -> None:
+    data = (Path(__file__).parents[1] / "golden" / "release-0.1.0.json").read_bytes()
+    assert encode_release(decode_release(data, where="here")) == data
+
+
+def test_a_later_setting_is_in_the_record_if_it_is_set() -> None:
+    assert b"overlay" not in encode_release(plan())
+    overlaid = plan(serving=Serving(overlay={"spec": {"predictor": {"hostname": "a"}}}))
+    assert overlaid.id != plan().id
+    assert decode_release(encode_release(overlaid), where="here") == overlaid
+    source = plan(serving=Serving(env={"A": VariableSource(secret="s", key="k")}))
+    assert decode_release(encode_release(source), where="here") == source
 
 
 def test_warnings_do_not_change_the_release() -> None:
