@@ -249,7 +249,7 @@ def _container_faults(container: Mapping[str, Any], place: str) -> Iterator[Faul
 
 
 def _list_faults(table: Mapping[str, Any], key: str, place: str) -> Iterator[Fault]:
-    """Yield what is wrong in a list that merges: it is no list, or its items have no names of their own."""
+    """Yield what is wrong in a list that merges: its type, items without a name, and names used twice."""
     items, by, seen = table.get(key, []), _KEYS[key], set()
     if not isinstance(items, list):
         yield Fault(f"{place}.{key}", f"{key} is not a list", "Write it as in a pod's specification.")

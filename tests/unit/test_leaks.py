@@ -59,7 +59,7 @@ def test_a_url_with_a_password(text: str) -> None:
         "model eyJ",
     ],
 )
-def test_other_texts_are_no_tokens(text: str) -> None:
+def test_other_texts_are_not_tokens(text: str) -> None:
     assert find_token(text) == ""
 
 
@@ -101,5 +101,5 @@ def test_a_name_and_a_value_together(name: str, value: str) -> None:
         ("JWKS_KEY", "https://login.example.org/0123456789abcdef"),
     ],
 )
-def test_ordinary_variables_are_no_credentials(name: str, value: str) -> None:
+def test_ordinary_variables_are_not_credentials(name: str, value: str) -> None:
     assert find_credential(name, value) == ""
