@@ -182,13 +182,17 @@ class Workspace:
             max_request_size=self.settings.config.serving.max_request_size,
         )
 
-    def predict(self, files: Iterable[str | Path], protocol: Protocol = "v1") -> list[Prediction | Failure]:
+    def predict(
+        self, files: Iterable[str | Path], protocol: Protocol | None = None
+    ) -> list[Prediction | Failure]:
         """Send one request for each file, several at a time, and return the results in the files' order.
 
-        A file without a prediction has a Failure, with the error.
+        Default: a V1 or V2 request is sent by its protocol, any other file by V1. A file without a
+        prediction has a Failure, with the error.
         """
         with self.client() as client:
-            return list(client.predict([Path(file) for file in files], protocol))
+            paths = [Path(file) for file in files]
+            return list(client.predict(paths, protocol or "v1", follow=protocol is None))
 
     @cached_property
     def node(self) -> OneNode:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from deployer import __version__
-from deployer.cli import local, models, project, releases, rollouts, services
+from deployer.cli import local, models, predict, project, releases, rollouts, services
 from deployer.cli.terminal import show
 
 _HELP = "Deploy trained PyTorch models to KServe, or to TorchServe on this machine."
@@ -53,7 +53,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "plan": releases.plan,
     "render": releases.render,
     "diff": services.diff,
-    "predict": services.predict,
+    "predict": predict.predict,
     "status": services.status,
     "list": services.list_services,
     "logs": services.logs,

@@ -67,7 +67,8 @@ def request_lines(endpoint: Endpoint, config: TargetConfig, name: str, protocol:
     """
     from urllib.parse import urlsplit
 
-    from deployer.predict.codecs import JSON, encode
+    from deployer.predict.codecs import encode
+    from deployer.predict.content import JSON
 
     request = encode(protocol, name, _PIXEL)
     wanted = urlsplit(endpoint.url + request.path)

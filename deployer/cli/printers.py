@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deployer.cli.options import Output
@@ -19,7 +19,6 @@ if TYPE_CHECKING:  # not loaded by `kdeploy --help`
     from deployer.events import Event
     from deployer.findings import Finding
     from deployer.observed import Document, Observed
-    from deployer.predict import Failure, Prediction
     from deployer.targets.local.protocol import Info, RevisionInfo
 
 
@@ -174,7 +173,8 @@ def print_json(data: Any) -> None:
 
     import msgspec
 
-    show(json.dumps(msgspec.to_builtins(data), indent=2))
+    encoding = (sys.stdout.encoding or "").lower().replace("-", "")
+    show(json.dumps(msgspec.to_builtins(data), indent=2, ensure_ascii=encoding != "utf8"))
 
 
 def print_yaml(data: Any) -> None:
@@ -245,35 +245,6 @@ def print_services(statuses: list[Observed], output: Output) -> None:
     ]
     columns = ["name", "namespace", "phase", "release", "traffic", "url"]
     print_rows(output, columns, rows, statuses, [s.reference.name for s in statuses])
-
-
-def print_answers(answers: Iterable[Prediction | Failure], output: Output) -> None:
-    """Print each prediction when it arrives, or all as JSON; then raise the first failure."""
-    import json
-
-    from deployer.predict import Failure
-
-    shown: list[dict[str, Any]] = []
-    failures: list[Exception] = []
-    for answer in answers:
-        name, resized = answer.name, answer.resized
-        if resized:
-            warn(resized.note, label="")
-        if isinstance(answer, Failure):
-            failures.append(answer.error)
-            outcome: dict[str, Any] = {"error": str(answer.error)}
-            value = f"error: {answer.error.what}"
-        else:
-            outcome = {"prediction": answer.value, "milliseconds": answer.milliseconds}
-            value = json.dumps(answer.value, ensure_ascii=False)
-        shown.append({"image": name, **outcome, "resized": resized})
-        if output == "table":
-            size = f"   resized by {resized.factor:g}: {resized.width}x{resized.height}" if resized else ""
-            show(cell(f"{name}   {value}{size}"))
-    if output != "table" and (not failures or len(shown) > 1):  # the error has it all
-        print_rows(output, [], [], shown, [answer["image"] for answer in shown])
-    if failures:
-        raise failures[0]
 
 
 def print_local(info: Info, output: Output) -> None:

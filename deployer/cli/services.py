@@ -1,21 +1,16 @@
-"""The commands diff, predict, status, list, logs and delete."""
+"""The commands diff, status, list, logs and delete."""
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deployer.cli import deps, next_steps, printers, reports
-from deployer.cli.headers import read_headers
 from deployer.cli.options import (
     Canary,
     ForceConflicts,
     OutputFormat,
-    Protocol,
     ReleaseId,
     ServiceName,
-    ServiceOption,
     Strict,
     Unpack,
     Where,
@@ -46,95 +41,6 @@ def diff(
     reports.print_differences(decision.changes, output)
     if decision.changes:
         raise typer.Exit(DIFFERENT)
-
-
-@spelled_out
-def predict(
-    files: Annotated[
-        list[Path],
-        typer.Argument(help="Files to send: images, JSON requests, or other input of the handler."),
-    ],
-    service: ServiceOption = None,
-    kserve: Annotated[
-        bool,
-        typer.Option(
-            "--kserve", help="Send requests through the ingress. For clusters, this is the default."
-        ),
-    ] = False,
-    ingress: Annotated[
-        str | None,
-        typer.Option(
-            "--ingress",
-            envvar="KDEPLOY_INGRESS",
-            metavar="URL|port-forward",
-            help="URL of the ingress, or port-forward (clusters only). Default: detected automatically.",
-        ),
-    ] = None,
-    protocol: Annotated[
-        Protocol | None,
-        typer.Option(
-            "--protocol",
-            help="Protocol of the requests. Default: v1 through the ingress, plain to TorchServe.",
-        ),
-    ] = None,
-    resize: Annotated[
-        bool,
-        typer.Option("--resize", help="Shrink images that exceed the maximum request size."),
-    ] = False,
-    header: Annotated[
-        list[str] | None,
-        typer.Option("--header", metavar="NAME:VALUE|@FILE", help="Send a header, or the headers in a file."),
-    ] = None,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            "--token",
-            metavar="@FILE|-",
-            help="Send the bearer token in a file or stdin. Default: KDEPLOY_TOKEN (ingress only).",
-        ),
-    ] = None,
-    cookie: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--cookie",
-            metavar="[NAME=]@FILE",
-            help="Send the cookie in a file. Default: KDEPLOY_COOKIE (ingress only).",
-        ),
-    ] = None,
-    authority: Annotated[
-        Path | None,
-        typer.Option(
-            "--certificate-authority",
-            metavar="FILE",
-            help="PEM file with the certificates to trust. Default: SSL_CERT_FILE, or the system's.",
-            show_default=False,
-        ),
-    ] = None,
-    timeout: Annotated[
-        str, typer.Option("--timeout", help="Maximum time for each request, such as 90s or 5m.")
-    ] = "60s",
-    output: OutputFormat = "table",
-    **where: Unpack[Where],
-) -> None:
-    """Send a prediction request for each file. Without --kserve, a local TorchServe is called directly."""
-    from deployer.predict import Client
-    from deployer.targets.protocols import Via
-
-    seconds = deps.duration(timeout, "--timeout", zero=False)
-    work = deps.workspace(ingress=ingress, allow_no_project=True, **where)
-    kserve = kserve or work.chosen[1].__struct_config__.tag == "kserve"
-    reference = work.reference(service)
-    with Client(
-        work.target.reach.endpoint(reference, Via.INGRESS if kserve else Via.DIRECT),
-        reference.name,
-        timeout=seconds,
-        headers=read_headers(header or [], token, cookie or [], os.environ if kserve else {}),
-        max_request_size=work.settings.config.serving.max_request_size,
-        resize=resize,
-        authority=authority,
-    ) as client:
-        answers = client.predict(files, protocol or ("v1" if kserve else "plain"))
-        printers.print_answers(answers, output)
 
 
 @spelled_out

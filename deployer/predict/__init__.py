@@ -1,7 +1,7 @@
 """Predictions: encode a file as a request, send it, decode the response.
 
-`codecs` and `predict_errors` are pure; `images` reads files; only `connection` opens connections. Importing
-this package loads neither urllib3 nor Pillow.
+`content`, `codecs`, `answers` and `predict_errors` are pure; `images` and `inputs` read files; only
+`connection` opens connections. Importing this package loads neither urllib3 nor Pillow.
 """
 
 from deployer.predict.client import Client, Failure, Prediction

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,10 +14,11 @@ from msgspec import Struct
 from deployer.config import Serving
 from deployer.errors import PredictError
 from deployer.patience import PATIENCE, Patience
-from deployer.predict import codecs
-from deployer.predict.codecs import JSON, Protocol, Request
+from deployer.predict import answers, codecs, content, inputs
+from deployer.predict.codecs import Protocol, Request
 from deployer.predict.connection import Connection
-from deployer.predict.images import RAISE_LIMIT, FittedImage, Resized, fit_image, read_file
+from deployer.predict.images import RAISE_LIMIT, FittedImage, Resized, fit_image, read_file, read_start
+from deployer.predict.inputs import Input
 from deployer.predict.predict_errors import SentRequest, explain
 from deployer.targets.protocols import Endpoint
 
@@ -30,7 +31,10 @@ U = TypeVar("U")
 
 
 class Prediction(Struct, frozen=True, kw_only=True):
-    """The prediction for one file; `resized` if a smaller image was sent instead."""
+    """The prediction for one input; `resized` if a smaller image was sent instead.
+
+    `value` is JSON, text, or bytes that are neither.
+    """
 
     name: str
     value: Any
@@ -39,7 +43,7 @@ class Prediction(Struct, frozen=True, kw_only=True):
 
 
 class Failure(Struct, frozen=True, kw_only=True):
-    """Why one file has no prediction; `milliseconds` is None if it was not sent."""
+    """Why one input has no prediction; `milliseconds` is None if it was not sent."""
 
     name: str
     error: PredictError
@@ -94,48 +98,74 @@ class Client:
         """Close the idle connections."""
         self._connection.close()
 
-    def predict(self, paths: Sequence[Path], protocol: Protocol = "plain") -> Iterator[Prediction | Failure]:
-        """Send every file, several at a time, and yield the results in the order of the files."""
-        return _in_order(partial(self._predict_one, protocol), paths, self._threads)
+    def predict(
+        self,
+        files: Iterable[Path | Input],
+        protocol: Protocol = "plain",
+        *,
+        follow: bool = False,
+        explain: bool = False,
+    ) -> Iterator[Prediction | Failure]:
+        """Send every file, several at a time, and yield the results in the order of the files.
 
-    def ask(self, request: Request) -> list[Any]:
-        """Send one request and return its predictions, one per row. Raises PredictError."""
+        Each line of a `.jsonl` file is an input. With `follow`, an input that is a V1 or V2 request is sent
+        by its protocol. With `explain`, request explanations.
+        """
+
+        def encode(fitted: FittedImage) -> Request:
+            own = codecs.own_protocol(fitted.data, fitted.content_type) if follow else None
+            return codecs.encode(
+                own or protocol, self._model, fitted.data, fitted.content_type, explain=explain
+            )
+
+        work = partial(self._predict_one, protocol, encode)
+        return _in_order(work, inputs.expand(files), self._threads)
+
+    def ask(self, request: Request) -> Any:
+        """Send one request and return its prediction. Raises PredictError."""
         response = self._connection.send(
             "POST", request.path, body=request.body, content_type=request.content_type
         )
         if not 200 <= response.status < 300:
             sent = SentRequest(self._model, self._host, len(request.body), self._limit)
             raise explain(response.status, *self._connection.without_secrets(response), sent)
-        return codecs.decode(request, response.body, response.headers.get("content-type", ""))
+        return answers.decode(request, response.body, response.headers.get("content-type", ""))
 
-    def prepare(self, path: Path, protocol: Protocol) -> tuple[Request, Resized | None]:
-        """Encode the request for one file, within the size limit, and report how its image was resized."""
-        if path.suffix.lower() == ".json":
-            fitted = FittedImage(read_file(path, self._limit), JSON)
-        else:
+    def _fit(self, given: Input, protocol: Protocol) -> FittedImage:
+        """Read an input within the size limit; with `resize`, shrink an image that exceeds it."""
+        content_type = given.content.content_type if given.content else ""
+        if given.path and not content.is_text(given.path.name):
+            content_type = content.sniff(read_start(given.path))
+        if content_type.startswith("image/"):
+            source = given.path or (given.content.data if given.content else b"")
             size = partial(codecs.request_size, protocol)
-            fitted = fit_image(path, self._limit, request_size=size, resize=self._resize)
-        request = codecs.encode(protocol, self._model, fitted.data, fitted.content_type)
-        if len(request.body) > self._limit:
-            raise PredictError(
-                f"too large: the request has {len(request.body)} bytes, the limit is {self._limit}",
-                hint=RAISE_LIMIT,
-            )
-        return request, fitted.resized
+            return fit_image(source, self._limit, name=given.name, request_size=size, resize=self._resize)
+        if given.content:
+            return given.content
+        assert given.path
+        return FittedImage(*content.identify(given.path.name, read_file(given.path, self._limit)))
 
-    def _predict_one(self, protocol: Protocol, path: Path) -> Prediction | Failure:
+    def _predict_one(
+        self, protocol: Protocol, encode: Callable[[FittedImage], Request], given: Input
+    ) -> Prediction | Failure:
         resized, started = None, None
         try:
-            request, resized = self.prepare(path, protocol)
+            fitted = self._fit(given, protocol)
+            resized, request = fitted.resized, encode(fitted)
+            if len(request.body) > self._limit:
+                raise PredictError(
+                    f"too large: the request has {len(request.body)} bytes, the limit is {self._limit}",
+                    hint=RAISE_LIMIT,
+                )
             started = self._clock.now()
-            values = self.ask(request)
+            value = self.ask(request)
         except PredictError as error:
-            error.where = error.where or path.name
+            error.where = error.where or given.name
             spent = None if started is None else 1e3 * (self._clock.now() - started)
-            return Failure(name=str(path), error=error, milliseconds=spent, resized=resized)
+            return Failure(name=given.name, error=error, milliseconds=spent, resized=resized)
         return Prediction(
-            name=str(path),
-            value=values if request.whole else values[0],
+            name=given.name,
+            value=value,
             milliseconds=1e3 * (self._clock.now() - started),
             resized=resized,
         )

@@ -18,12 +18,13 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from msgspec import Struct
 
 from deployer.errors import PredictError
 from deployer.files import open_nonblocking
+from deployer.predict.content import sniff
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,16 +35,6 @@ CLOSE_ENOUGH = 0.9  # of the largest scale that could fit
 OPAQUE = 255
 RAISE_LIMIT = "Raise `serving.max-request-size` in `kdeploy.toml`, then run `kdeploy rollout`."
 
-_SIGNATURES = (
-    (0, b"\xff\xd8\xff", "image/jpeg"),
-    (0, b"\x89PNG\r\n\x1a\n", "image/png"),
-    (0, b"GIF8", "image/gif"),
-    (8, b"WEBP", "image/webp"),
-    (0, b"BM", "image/bmp"),
-    (0, b"II*\0", "image/tiff"),
-    (0, b"MM\0*", "image/tiff"),
-    (4, b"ftypavif", "image/avif"),
-)
 # The formats that Pillow reads without another program (EPS would start Ghostscript).
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM")
 _MAX_SIDE = 65_500  # pixels; JPEG's limit
@@ -75,15 +66,22 @@ class FittedImage(Struct, frozen=True):
 
 
 def fit_image(
-    path: Path, max_bytes: int, *, request_size: Callable[[int], int] = int, resize: bool = False
+    source: Path | bytes,
+    max_bytes: int,
+    *,
+    name: str = "",
+    request_size: Callable[[int], int] = int,
+    resize: bool = False,
 ) -> FittedImage:
     """Return the file's bytes, or with `resize` those of the same image at the largest scale that fits.
 
     `request_size` returns the size of the request for a file's size; `max_bytes` limits the request. Raises
     PredictError, which names the file, if it is empty, unreadable or not a regular file, or if it must shrink
-    and `resize` is false, it is not a valid image or it exceeds Pillow's `MAX_IMAGE_PIXELS`.
+    and `resize` is false, it is not a valid image or it exceeds Pillow's `MAX_IMAGE_PIXELS`. `name` is the
+    name of an image without a file.
     """
-    with _opened(path) as (file, size):
+    name = name or str(source)
+    with _opened(source, name) as (file, size):
         wanted = request_size(size)
         if wanted <= max_bytes:
             data = file.read(size)
@@ -91,59 +89,58 @@ def fit_image(
         sizes = _sizes(wanted, max_bytes, as_json=wanted != size)
         if not resize:
             hint = f"{RAISE_LIMIT} Or add `--resize` to send a smaller image, which is another input."
-            raise PredictError(f"too large: {sizes}", where=path.name, hint=hint)
+            raise PredictError(f"too large: {sizes}", where=name, hint=hint)
         room = max(bisect_right(range(max_bytes + 1), max_bytes, key=request_size) - 1, 0)  # bytes of a file
         try:
             with _decoding:
                 data, kind, (width, height), factor = _shrink(file, size, room)
         except PredictError as error:
-            raise PredictError(
-                f"too large: {sizes}; {error.what}", where=path.name, hint=error.hint
-            ) from error
+            raise PredictError(f"too large: {sizes}; {error.what}", where=name, hint=error.hint) from error
     sent = f"{width}x{height} {kind} ({_readable(len(data))}), resized by {factor:g}"
-    note = f"{path.name}: {sizes}: sent as {sent}"
+    note = f"{name}: {sizes}: sent as {sent}"
     resized = Resized(factor=factor, width=width, height=height, format=kind, size=len(data), note=note)
     return FittedImage(data, f"image/{kind.lower()}", resized)
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:
-    """Return the bytes of a file that cannot shrink. Raises PredictError as `fit_image` does."""
-    with _opened(path) as (file, size):
+    """Return the bytes of a file that does not shrink. Raises PredictError as `fit_image` does."""
+    with _opened(path, str(path)) as (file, size):
         if size > max_bytes:
             sizes = _sizes(size, max_bytes, as_json=False)
-            raise PredictError(f"too large: {sizes}", where=path.name, hint=RAISE_LIMIT)
+            raise PredictError(f"too large: {sizes}", where=str(path), hint=RAISE_LIMIT)
         return file.read(size)
 
 
-def sniff(data: bytes) -> str:
-    """Return the content type for the first bytes of an image, or `application/octet-stream`."""
-    for offset, signature, content_type in _SIGNATURES:
-        if data.startswith(signature, offset):
-            return content_type
-    return "application/octet-stream"
+def read_start(path: Path) -> bytes:
+    """Return the first bytes of a file. Raises PredictError as `fit_image` does."""
+    with _opened(path, str(path)) as (file, _):
+        return file.read(64)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[io.BufferedReader, int]]:
+def _opened(path: Path | bytes, name: str) -> Iterator[tuple[BinaryIO, int]]:
     """Open a regular file that is not empty; yield it with its size."""
+    if isinstance(path, bytes):
+        yield io.BytesIO(path), len(path)
+        return
     try:
         with open(path, "rb", opener=open_nonblocking) as file:
             status = os.fstat(file.fileno())
             regular = stat.S_ISREG(status.st_mode)
             if not regular or not status.st_size:
                 what = "the file is empty" if regular else "not a regular file"
-                raise PredictError(what, where=path.name, hint="Pass a file with an image or JSON.")
+                raise PredictError(what, where=name, hint="Pass a file with an image or JSON.")
             yield file, status.st_size
     except IsADirectoryError as error:
         hint = f"Run `kdeploy predict {path}/*` to send its files."
-        raise PredictError("cannot read a folder", where=path.name, hint=hint) from error
+        raise PredictError("cannot read a folder", where=name, hint=hint) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         hint = f"Run `ls -l {path.parent}` to check the path and its permissions."
-        raise PredictError(f"cannot read the file: {reason}", where=path.name, hint=hint) from error
+        raise PredictError(f"cannot read the file: {reason}", where=name, hint=hint) from error
 
 
-def _shrink(file: io.BufferedReader, size: int, room: int) -> tuple[bytes, str, tuple[int, int], float]:
+def _shrink(file: BinaryIO, size: int, room: int) -> tuple[bytes, str, tuple[int, int], float]:
     """Return the image in at most `room` bytes, its format, its pixels, and the factor of its sides."""
     from PIL import Image
 

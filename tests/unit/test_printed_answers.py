@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from deployer.cli.options import Output
-from deployer.cli.printers import print_answers
+from deployer.cli.predictions import print_answers
 from deployer.errors import PredictError
 from deployer.predict import Failure, Prediction, Resized
 
@@ -51,7 +51,7 @@ def test_a_failure_reports_a_resized_image(capsys: pytest.CaptureFixture[str]) -
     failed = Failure(name="large.png", error=PredictError("refused"), resized=SMALLER)
     answer, _ = json.loads(printed("json", capsys, failed, ANSWERS[1]))
     assert answer["resized"]["factor"] == 0.4213
-    assert "resized by 0.4213" in printed("table", capsys, failed)
+    assert printed("table", capsys, failed) == ""  # the error and the note are on stderr
 
 
 @pytest.mark.parametrize("output", ["json", "yaml", "name"])
@@ -59,3 +59,43 @@ def test_if_the_only_file_fails_stdout_stays_empty(
     output: Output, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert printed(output, capsys, Failure(name="a.png", error=PredictError("refused"))) == ""
+
+
+def test_each_of_several_failures_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    failures = [
+        Failure(name=name, error=PredictError("refused", where=name, hint="Try another."))
+        for name in ("a.png", "b.png", "c.png")
+    ]
+    with pytest.raises(PredictError) as caught:
+        print_answers([failures[0], ANSWERS[1], *failures[1:]], "table")
+    assert (str(caught.value), caught.value.hint) == ("3 of 4 requests failed", "Try another.")
+    shown = capsys.readouterr()
+    assert shown.out == "small.png   3\n"
+    assert shown.err == "error: a.png: refused\nerror: b.png: refused\nerror: c.png: refused\n"
+
+
+def test_the_only_failure_is_raised_with_its_file(capsys: pytest.CaptureFixture[str]) -> None:
+    failed = Failure(name="a.png", error=PredictError("refused", where="a.png"))
+    with pytest.raises(PredictError, match=r"a\.png: refused"):
+        print_answers([failed, ANSWERS[1]], "table")
+    assert capsys.readouterr() == ("small.png   3\n", "")
+
+
+def test_numbers_are_rounded_in_the_table_only(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"p": 0.98765432109, "all": [1 / 3, 12345678, 1e-9, 1234.56789], "é": True}
+    answer = Prediction(name="a.png", value=value, milliseconds=1)
+    assert printed("table", capsys, answer) == (
+        'a.png   {"p": 0.987654, "all": [0.333333, 12345678, 1e-09, 1234.57], "é": true}\n'
+    )
+    out = printed("json", capsys, answer)
+    assert json.loads(out)[0]["prediction"] == value
+    assert "é" in out
+
+
+def test_bytes_are_printed_as_base64(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = Prediction(name="a.png", value=b"\x89PNG\r\n\x1a\n\xff", milliseconds=1)
+    with pytest.raises(
+        PredictError, match=r"a\.png: the response has 9 bytes \(image/png\), not JSON or text"
+    ):
+        print_answers([answer], "table")
+    assert json.loads(printed("json", capsys, answer))[0]["prediction"] == "iVBORw0KGgr/"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import signal
 import socket
@@ -20,7 +21,7 @@ from PIL import Image
 import deployer
 from deployer.errors import PredictError
 from deployer.patience import Retry
-from deployer.predict import Client, Failure, Prediction
+from deployer.predict import Client, Failure, Prediction, inputs
 from deployer.predict import connection as wire
 from deployer.targets.protocols import Endpoint
 from tests.clocks import patience
@@ -109,18 +110,120 @@ def test_json_files_are_sent_as_json(server, tmp_path):
     assert [answer.value for answer in ask(server, [one, many], "v1")] == [{"x": 1}, [1, 2]]
 
 
+TALK = {"inputs": [{"role": "user", "text": "hi"}], "parameters": {"n": 1}}
+V2 = {"inputs": [{"name": "x", "shape": [1], "datatype": "BYTES", "data": ["a"]}]}
+
+
+def echo(asked) -> Reply:
+    return Reply(200, json.dumps([asked.path, asked.headers["content-type"], asked.body.decode()]).encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sent"),
+    [
+        ("t.txt", b"one two\nthree", b"one two\nthree"),
+        ("t.csv", b"\xef\xbb\xbfa,b\r\n1,2\r\n", b"a,b\r\n1,2\r\n"),
+        ("review", "très bien".encode(), "très bien".encode()),
+        ("notes.txt", "text".encode("utf-16"), b"text"),
+    ],
+)
+def test_a_text_file_is_the_same_text_in_each_protocol(server, tmp_path, name, content, sent):
+    (path := tmp_path / name).write_bytes(content)
+    server.answering = lambda asked: Reply(200, b"{}")
+    for protocol in ("plain", "v1", "v2"):
+        ask(server, [path], protocol)
+    plain, v1, v2 = (asked.body for asked in server.asked)
+    assert plain == sent
+    assert json.loads(v1) == {"instances": [{"data": sent.decode()}]}
+    assert json.loads(v2)["inputs"][0]["data"] == [sent.decode()]
+
+
+@pytest.mark.parametrize(
+    ("document", "path"),
+    [
+        (TALK, "/predictions/digits"),
+        (V2, "/v2/models/digits/infer"),
+        ({"instances": [1, 2]}, "/v1/models/digits:predict"),
+    ],
+)
+def test_a_request_is_sent_by_its_own_protocol_if_none_is_named(server, tmp_path, document, path):
+    server.answering = echo
+    (file := tmp_path / "talk.json").write_text(json.dumps(document))
+    (same := tmp_path / "talk").write_text(json.dumps(document))
+    with Client(Endpoint(server.url), "digits") as client:
+        for answer in client.predict([file, same], "plain", follow=True):
+            assert answer.value == [path, "application/json", json.dumps(document)]
+        [answer] = client.predict([file], "plain")
+        assert answer.value[0] == "/predictions/digits"
+
+
+def test_each_line_of_a_jsonl_file_is_a_request_with_its_own_error(server, tmp_path):
+    server.answering = lambda asked: Reply(200, asked.body)
+    (path := tmp_path / "rows.jsonl").write_text('{"x": 1}\n\n{"x": \n[3]\n')
+    first, second, third = ask(server, [path])
+    assert (first.name, first.value) == (f"{path}:1", {"x": 1})
+    assert (third.name, third.value) == (f"{path}:4", [3])
+    assert str(error_of(second)).startswith(f"{path}:3: invalid JSON")
+    [missing] = ask(server, [tmp_path / "no.jsonl"])
+    assert "No such file" in error_of(missing).what
+
+
+def test_stdin_and_data_are_json_an_image_or_text(server, picture):
+    server.answering = lambda asked: Reply(200, json.dumps(asked.headers["content-type"]).encode())
+    given = [
+        b'{"x": 1}',
+        b"[1]",
+        b"7",
+        b"hello",
+        b"{x",
+        b"[INST] hi [/INST]",
+        picture.read_bytes(),
+        b"\xff\xfe",
+    ]
+    answers = ask(server, [inputs.of_bytes(inputs.STDIN, data) for data in given])
+    assert [answer.value for answer in answers] == [
+        *["application/json"] * 3,
+        *["text/plain"] * 3,
+        "image/png",
+        "application/octet-stream",
+    ]
+    [answer] = ask(server, [inputs.of_bytes(inputs.DATA, b"{x: 1}")])
+    assert "invalid JSON" in error_of(answer).what
+    with pytest.raises(PredictError, match="the input is empty"):
+        inputs.of_bytes(inputs.STDIN, b"\n")
+
+
+def test_an_image_from_stdin_is_resized(server):
+    data = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)).save(
+        data, "PNG"
+    )
+    server.answering = like_torchserve
+    [answer] = ask(
+        server, [inputs.of_bytes(inputs.STDIN, data.getvalue())], "v1", max_request_size=30_000, resize=True
+    )
+    assert answer.resized.note.startswith("stdin: ")
+
+
+def test_explanations_are_requested(server, picture):
+    server.answering = lambda asked: Reply(200, json.dumps({"explanations": [asked.path]}).encode())
+    with Client(Endpoint(server.url), "digits") as client:
+        [answer] = client.predict([picture], "v1", explain=True)
+    assert answer.value == "/v1/models/digits:explain"
+
+
 def test_a_large_image_is_resized_to_the_limit_and_the_result_reports_it(server, tmp_path):
     path = tmp_path / "large.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)).save(path)
     server.answering = like_torchserve
     for protocol in ("plain", "v1", "v2"):
         [answer] = ask(server, [path], protocol, max_request_size=30_000, resize=True)
-        assert answer.resized.note.startswith("large.png: ")
+        assert answer.resized.note.startswith(f"{path}: ")
         assert answer.resized.factor == answer.resized.width / 200 < 1
         assert 15_000 < len(server.asked[-1].body) <= 30_000
     [answer] = ask(server, [path], "v1", max_request_size=30_000)
     assert answer.milliseconds is None
-    assert str(error_of(answer)).startswith("large.png: ")
+    assert str(error_of(answer)).startswith(f"{path}: ")
     assert len(server.asked) == 3
 
 
@@ -152,7 +255,7 @@ def test_results_are_in_order_and_a_failure_affects_no_other_file(server, pictur
     assert [answer.name for answer in answers] == [str(path) for path in [missing, *paths]]
     values = [answer.value if isinstance(answer, Prediction) else None for answer in answers]
     assert values == [None, 1, 2, None, 4, 5, None, 7, 8]
-    assert error_of(answers[3]).where == "3.bin"
+    assert error_of(answers[3]).where == str(paths[2])
 
 
 def test_the_number_of_concurrent_requests_is_limited(server, tmp_path):

@@ -22,7 +22,8 @@ from PIL import Image
 from deployer.errors import PredictError
 from deployer.predict import images
 from deployer.predict.codecs import encode, request_size
-from deployer.predict.images import read_file, sniff
+from deployer.predict.content import sniff
+from deployer.predict.images import read_file
 
 CORNERS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (235, 235, 235)}
 # For each EXIF orientation, the operation that was applied to the upright image before it was stored.
@@ -84,7 +85,7 @@ fit_image = partial(images.fit_image, resize=True)
 def refused(path: Path, limit: int = 1000, **options) -> PredictError:
     with pytest.raises(PredictError) as caught:
         fit_image(path, limit, **options)
-    assert caught.value.where == path.name
+    assert caught.value.where == str(path)
     assert caught.value.hint
     return caught.value
 
@@ -138,7 +139,7 @@ def test_the_note_has_the_sizes_and_the_scale(tmp_path):
     )
     assert resized.factor == round(width / 1200, 4) < 1
     assert resized.note == (
-        f"image.jpg: {measure(size) / 1e6:.1f} MB as JSON, limit 400.0 kB: "
+        f"{path}: {measure(size) / 1e6:.1f} MB as JSON, limit 400.0 kB: "
         f"sent as {width}x{height} JPEG ({len(fitted.data) / 1e3:.1f} kB), resized by {resized.factor:g}"
     )
     assert fitted.content_type == "image/jpeg"
@@ -379,7 +380,7 @@ def test_hostile_bytes_become_an_image_or_one_error(tmp_path, suffix, data):
     try:
         fitted = fit_image(path, len(raw) - 1)
     except PredictError as error:
-        assert error.where == path.name
+        assert error.where == str(path)
     else:
         assert len(fitted.data) < len(raw)
 
