@@ -109,6 +109,7 @@ def predict(
     from deployer.predict import Client
     from deployer.targets.protocols import Via
 
+    seconds = None if timeout is None else deps.duration(timeout, "--timeout", zero=False)
     inputs = list(_inputs(files or [], data, token))
     work = deps.workspace(ingress=ingress, allow_no_project=True, **where)
     name, target = work.chosen
@@ -121,15 +122,10 @@ def predict(
         )
     kserve = kserve or on_cluster
     reference, serving = work.reference(service), work.settings.config.serving
-    seconds = (
-        max(60.0, serving.response_timeout + 10.0)
-        if timeout is None
-        else deps.duration(timeout, "--timeout", zero=False)
-    )
     with Client(
         work.target.reach.endpoint(reference, Via.INGRESS if kserve else Via.DIRECT),
         reference.name,
-        timeout=seconds,
+        timeout=seconds or max(60.0, serving.response_timeout + 10.0),
         headers=read_headers(header or [], token, cookie or [], os.environ if kserve else {}),
         max_request_size=serving.max_request_size,
         resize=resize,
