@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from deployer.archive import Archive, DigestCache, digest_archive, plan_archive, write_archive
-from deployer.config import Settings
+from deployer.archive.members import file_name
+from deployer.config import LocalTarget, Settings
 from deployer.errors import ArchiveError, ConfigError, NotFoundError
-from deployer.events import Archiving, Emit, Progressed, Pushed, Warned
+from deployer.events import Archiving, Emit, Noted, Progressed, Pushed, Warned
 from deployer.files import exists
 from deployer.manifest import render_runtime
 from deployer.release import Release, check_release_id, plan_release
@@ -48,6 +50,10 @@ class Project:
                 return self._pushed(release, Stored(store.uri(release), 0))
             return self._pushed(release, store.put(release, staging))
 
+    def contents(self) -> Archive:
+        """Return the planned model archive of the config. Reads only small files, writes nothing."""
+        return self._planned()
+
     def export(self, folder: Path, *, force: bool = False) -> Path:
         """Write the model archive to a folder, in the format of the config, and return its path."""
         archive = self._planned()
@@ -83,12 +89,21 @@ class Project:
     def _planned(self) -> Archive:
         """Plan the archive of the current files, and emit each warning once."""
         with _located(self.settings):
-            archive = plan_archive(self.settings.config.model, self.settings.root, self._digests)
+            archive = plan_archive(
+                self.settings.config.model,
+                self.settings.root,
+                self._digests,
+                outputs=_outputs(self.settings),
+            )
         warnings = (*self.settings.warnings, *archive.warnings)
         for warning in warnings:
             if warning not in self._warned:
                 self._warned.add(warning)
                 self._emit(Warned(warning))
+        for note in archive.notes:
+            if note not in self._warned:
+                self._warned.add(note)
+                self._emit(Noted(note))
         if warnings and self._strict:
             raise ArchiveError(
                 f"{len(warnings)} warning(s), and --strict makes them errors",
@@ -107,6 +122,16 @@ class Project:
     def _pushed(self, release: Release, stored: Stored) -> Release:
         self._emit(Pushed(release=release.id, uri=stored.uri, bytes_written=stored.bytes_written))
         return release
+
+
+def _outputs(settings: Settings) -> list[Path]:
+    """Return the paths that kdeploy writes to: model store, local state, and exported archive."""
+    config = settings.config
+    store = config.store.uri.removeprefix("file://")
+    states = [target.state for target in config.targets.values() if isinstance(target, LocalTarget)]
+    names = [] if "://" in store else [store]
+    archives = [file_name(config.model.name, kind) for kind in ("zip-store", "tgz")]
+    return [settings.root / name for name in (*names, *states, *archives)]
 
 
 @contextmanager

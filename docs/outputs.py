@@ -42,6 +42,22 @@ class Plan(Struct, forbid_unknown_fields=True):
     documents: tuple[Document, ...]
 
 
+class ArchivedFile(Struct, forbid_unknown_fields=True):
+    """A file of a model archive. `source` is null if kdeploy makes it, `sha256` if it was not read yet."""
+
+    name: str
+    bytes: int
+    sha256: str | None
+    source: str | None
+
+
+class Contents(Struct, forbid_unknown_fields=True):
+    """The files of a model archive. `path` is null with `--list`, which writes no archive."""
+
+    path: str | None
+    files: tuple[ArchivedFile, ...]
+
+
 class ChangedDocument(Struct, forbid_unknown_fields=True):
     """A document that would change; the values of a Secret are hidden."""
 
@@ -83,6 +99,7 @@ OUTPUTS: dict[str, Any] = {
     "config": dict[str, Setting],
     "doctor": list[Finding],
     "push": Release,
+    "archive": Contents,
     "releases": list[Release],
     "plan": Plan,
     "render": list[Document],

@@ -12,6 +12,7 @@ from deployer.archive.digests import DigestCache
 from deployer.archive.members import Member, Source, name_fault
 from deployer.archive.stream import open_source, sums_of, unreadable
 from deployer.errors import ArchiveError
+from deployer.files import is_file
 
 OURS = "kdeploy_"  # the prefix of kdeploy's own members
 
@@ -87,6 +88,9 @@ class Files:
         except (OSError, ValueError) as error:
             what = unreadable(self._shown(path), error)
             hint = hint or f"Correct the path. It is relative to {self._root}."
+            if path.is_symlink() and isinstance(error, FileNotFoundError):
+                what = f"{self._shown(path)} is a broken link to {path.readlink()}"
+                hint = "Fetch the file, for example with `dvc pull` or `git annex get`, or remove the link."
             raise ArchiveError(what, where=key, hint=hint) from error
 
     def _shown(self, path: Path) -> str:
@@ -100,4 +104,16 @@ class Files:
                 return
         what = f"two files would have the name {name}: {self._shown(other)} and {self._shown(path)}"
         hint = f"Rename one of them. {other_key.rpartition(' ')[2]} names the first."
+        if key == other_key:
+            shown = [f'"{self._shown(package_folder(one))}/"' for one in (other, path)]
+            folders = " and ".join(dict.fromkeys(shown))
+            hint = f"Rename one of them, or write {folders}: a / at the end keeps the folder in the archive."
         raise ArchiveError(what, where=key, hint=hint)
+
+
+def package_folder(file: Path) -> Path:
+    """Return the folder of a file, or of the outermost Python package that it is part of."""
+    folder = file.parent
+    while is_file(folder / "__init__.py") and is_file(folder.parent / "__init__.py"):
+        folder = folder.parent
+    return folder

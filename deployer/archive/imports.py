@@ -10,10 +10,13 @@ import ast
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
+from deployer.archive.files import package_folder
 from deployer.archive.members import Source
 from deployer.archive.requirements import Requirements
 from deployer.config import Model
+from deployer.files import is_file
 
 # The packages of TorchServe's image for KServe: TorchServe, its requirements/common.txt, common_gpu.txt and
 # torch_linux.txt, its kubernetes/kserve/requirements.txt, and what torch, captum and transformers need.
@@ -49,10 +52,12 @@ def doubtful_imports(
     names: Iterable[str],
     model: Model,
     requirements: Requirements,
+    root: Path,
 ) -> Iterator[str]:
     """Yield a warning for each imported module that the serving container may lack.
 
-    `names` are those of all members of the archive.
+    `names` are those of all members of the archive. A module beside kdeploy.toml, in the folder `root`, or
+    beside the importing file can be added.
     """
     on_path = any(b"sys.path" in source.content for source, _ in parsed)  # any folder can be on it
     held = _modules_of(names, anywhere=on_path) | image_modules(int(model.python.partition(".")[2]))
@@ -65,17 +70,43 @@ def doubtful_imports(
         for line, module in sorted(_imports(tree)):
             if module.startswith("."):
                 if "/" not in source.name:
-                    yield (
-                        f"{source.path}:{line}: imports {module}, but the top of the archive is not a "
-                        f"package; write `import {module.lstrip('.')}`"
-                    )
-            elif not (requirements.open or known(module)):
+                    yield f"{source.path}:{line}: imports {module}, but {_no_package(source, module, root)}"
+            elif known(module):
+                continue
+            elif extra := _extra_file(module, source, root):
                 held.add(module)  # one warning per module
+                yield (
+                    f"{source.path}:{line}: imports {module}, which is not in the archive; "
+                    f"write {extra} into model.extra-files"
+                )
+            elif not requirements.open:
+                held.add(module)
                 yield (
                     f"{source.path}:{line}: imports {module}, which is neither in the archive nor in its "
                     "requirements; add it to model.requirements-file or model.extra-files, or, if the "
                     "serving image has it, to model.image-modules"
                 )
+
+
+def _no_package(source: Source, module: str, root: Path) -> str:
+    """Return why a relative import fails at the top of the archive, and how to write it."""
+    folder = package_folder(root / source.path)
+    if is_file(folder / "__init__.py") and folder != root:
+        shown = folder.relative_to(root) if folder.is_relative_to(root) else folder
+        return f'not from its package; write "{shown}/" (the / keeps the folder) into model.extra-files'
+    return f"the top of the archive is not a package; write `import {module.lstrip('.')}`"
+
+
+def _extra_file(module: str, source: Source, root: Path) -> str | None:
+    """Return the entry of `model.extra-files` for a module beside kdeploy.toml or beside its importer."""
+    for folder in (root, (root / source.path).parent):
+        path = folder / module
+        shown = path.relative_to(root) if path.is_relative_to(root) else path
+        if any(path.glob("*.py")):
+            return f'"{shown}/" (the / keeps the folder)'
+        if is_file(path.with_name(f"{module}.py")):
+            return f'"{shown}.py"'
+    return None
 
 
 def image_modules(minor: int) -> set[str]:

@@ -12,7 +12,7 @@ import difflib
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from deployer.archive.imports import doubtful_imports
 from deployer.archive.members import Source
@@ -34,11 +34,13 @@ def check_sources(
     model: Model,
     entry: tuple[str | None, str | None],
     requirements: Requirements,
+    root: Path,
 ) -> tuple[str, ...]:
     """Check an archive's Python files against the serving image, and return warnings.
 
     `names` are those of all members; `entry` is the handler's file (None for TorchServe's own) and its
-    function. `ArchiveError` if the handler or the model file cannot work.
+    function; `root` is the folder of kdeploy.toml. `ArchiveError` if the handler or the model file
+    cannot work.
     """
     handler, function = entry
     model_file = PurePosixPath(model.model_file).name if model.model_file else None
@@ -56,7 +58,7 @@ def check_sources(
         parsed.append((source, tree))
         if source.name == handler:
             check_entry_point(tree, source.path, function)
-    return (*doubts, *doubtful_imports(parsed, names, model, requirements))
+    return (*doubts, *doubtful_imports(parsed, names, model, requirements, root))
 
 
 def _minor(python: str) -> int:

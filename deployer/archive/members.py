@@ -42,18 +42,19 @@ class Source(Struct, frozen=True):
 
 
 class Archive(Struct, frozen=True, kw_only=True):
-    """A planned model archive: its members, sorted by name, and warnings about them."""
+    """A planned model archive: its members, sorted by name, and warnings and notes about them."""
 
     name: str
     version: str
     format: str
     members: tuple[Member, ...]
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def file_name(self) -> str:
         """The name of the file or folder, as torch-model-archiver would choose it."""
-        return self.name + _SUFFIXES[self.format]
+        return file_name(self.name, self.format)
 
     @property
     def size(self) -> int:
@@ -79,6 +80,11 @@ class Archive(Struct, frozen=True, kw_only=True):
     def digest(self) -> str:
         """`sha256:` and the digest of all members, independent of the format. `ValueError` unless sealed."""
         return digest_records(self.records)
+
+
+def file_name(name: str, archive_format: str) -> str:
+    """Return the name of an archive's file or folder."""
+    return name + _SUFFIXES[archive_format]
 
 
 def digest_records(records: Iterable[MemberRecord]) -> str:

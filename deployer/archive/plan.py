@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from deployer.archive.digests import DigestCache
 from deployer.archive.extra_files import KEY as EXTRA_FILES_KEY
-from deployer.archive.extra_files import extra_files
+from deployer.archive.extra_files import ExtraFiles
 from deployer.archive.files import OURS, Files
 from deployer.archive.lint import HANDLER_KEY, check_sources
 from deployer.archive.members import Archive, names_fault
@@ -48,9 +48,12 @@ class _Handler(NamedTuple):
     function: str | None = None
 
 
-def plan_archive(model: Model, root: Path, digests: DigestCache) -> Archive:
+def plan_archive(
+    model: Model, root: Path, digests: DigestCache, *, outputs: Collection[Path] = ()
+) -> Archive:
     """Plan the archive of a model whose paths are relative to the folder `root`. Writes nothing.
 
+    `outputs` are paths that kdeploy writes, such as the model store: no folder or glob packs them.
     Files above 256 KiB are not read: their digest comes from `digests`, or stays unknown. Raises
     `ArchiveError`, at the key of `kdeploy.toml` or the file and line, for errors that packing or TorchServe
     would certainly run into. The archive's `warnings` name likely ones.
@@ -64,7 +67,8 @@ def plan_archive(model: Model, root: Path, digests: DigestCache) -> Archive:
         files.add(MODEL_FILE_KEY, model.model_file)
     if model.serialized_file is not None:
         _add_weights(files, root, model.serialized_file)
-    for name, path in extra_files(model.extra_files, root):
+    extras = ExtraFiles(root, outputs)
+    for name, path in extras.find(model.extra_files):
         files.add(EXTRA_FILES_KEY, path, name)
     requirements = _add_requirements(files, model.requirements_file)
     config_file = _add_config(files, model)
@@ -81,7 +85,11 @@ def plan_archive(model: Model, root: Path, digests: DigestCache) -> Archive:
         version=model.version,
         format=model.archive_format,
         members=tuple(member for _, member in sorted(files.members.items())),
-        warnings=check_sources(sources, files.members, model, entry, requirements),
+        warnings=(
+            *extras.warnings(),
+            *check_sources(sources, files.members, model, entry, requirements, root),
+        ),
+        notes=tuple(extras.notes()),
     )
 
 

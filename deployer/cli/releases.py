@@ -11,6 +11,7 @@ from deployer.cli.next_steps import command, tell_next
 from deployer.cli.options import (
     Canary,
     LongConfigFile,
+    Output,
     OutputFormat,
     ReleaseId,
     Sets,
@@ -54,7 +55,10 @@ def archive(
         typer.Option("--model-file", help="Python file with the class of the network, for a state dict."),
     ] = None,
     extra_files: Annotated[
-        str | None, typer.Option("--extra-files", help="More files, globs or folders, separated by commas.")
+        str | None,
+        typer.Option(
+            "--extra-files", help="More files, globs or folders (their contents), separated by commas."
+        ),
     ] = None,
     requirements_file: Annotated[
         str | None,
@@ -77,6 +81,14 @@ def archive(
     ] = None,
     export_path: Annotated[Path, typer.Option("--export-path", help="Folder for the archive.")] = Path(),
     force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite an existing archive.")] = False,
+    list_only: Annotated[
+        bool,
+        typer.Option("--list", help="List the files of the archive with their sizes, and write nothing."),
+    ] = False,
+    output: Annotated[
+        Output,
+        typer.Option("--output", "-o", help="Output format. json and yaml list the files of the archive."),
+    ] = "table",
     strict: Strict = False,
     config: LongConfigFile = None,
     sets: Sets = None,
@@ -90,7 +102,10 @@ def archive(
         "handler": handler,
         "serialized-file": serialized_file,
         "model-file": model_file,
-        "extra-files": json.dumps(extra_files.split(",")) if extra_files else None,
+        # torch-model-archiver takes the contents of a folder with or without a / at the end.
+        "extra-files": json.dumps([one.rstrip("/") or one for one in extra_files.split(",")])
+        if extra_files
+        else None,
         "requirements-file": requirements_file,
         "config-file": config_file,
         "runtime": runtime,
@@ -99,7 +114,28 @@ def archive(
     given = [f"model.{key}={value}" for key, value in flags.items() if value is not None]
     sets = [*(sets or []), *given]
     work = deps.workspace(strict=strict, config=config, sets=sets, search=model_name is None)
-    show(str(work.project.export(export_path, force=force)))
+    path = None if list_only else str(work.project.export(export_path, force=force))
+    if path and output == "table":
+        show(path)
+        return
+    members = work.project.contents().members
+    files = [
+        {
+            "name": member.name,
+            "bytes": member.size,
+            "sha256": member.sha256,
+            "source": None if isinstance(member.source, bytes) else str(member.source),
+        }
+        for member in members
+    ]
+    rows = [
+        (file["name"], printers.size_text(member.size), file["source"] or "kdeploy")
+        for file, member in zip(files, members, strict=True)
+    ]
+    names = [path] if path else [member.name for member in members]
+    printers.print_rows(output, ["name", "size", "source"], rows, {"path": path, "files": files}, names)
+    if output == "table":
+        tell(f"{len(members)} files, {printers.size_text(sum(member.size for member in members))}")
 
 
 @spelled_out

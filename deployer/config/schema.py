@@ -66,7 +66,9 @@ class Model(Table, frozen=True, kw_only=True):
     handler: Annotated[Text, about("A file, `file.py:function`, or the name of a TorchServe handler.")]
     serialized_file: Annotated[str | None, about("Weights: .pt, .pth, TorchScript.")] = None
     model_file: Annotated[str | None, about("Python file of the network's class, for a state dict.")] = None
-    extra_files: Annotated[Texts, about("More files: paths, globs, or folders (their contents).")] = ()
+    extra_files: Annotated[
+        Texts, about("More files: paths, globs, folders (their contents), or FOLDER/ with its name.")
+    ] = ()
     requirements_file: Annotated[str | None, about("Requirements that TorchServe installs on load.")] = None
     config_file: Annotated[
         str | None, about("TorchServe's model-config.yaml. It sets defaults of [serving].")

@@ -39,6 +39,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         "config",
         "push",
+        "archive --list",
+        "archive",
         "releases",
         "plan",
         "render",

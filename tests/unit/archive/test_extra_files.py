@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployer.archive import DigestCache, plan_archive, verify_archive, write_archive
-from deployer.archive.extra_files import _glob, extra_files
+from deployer.archive.extra_files import ExtraFiles, _glob
 from deployer.archive.members import name_fault, names_fault
 from deployer.config import Model
 from deployer.errors import ArchiveError, KdeployError
@@ -39,18 +39,105 @@ def test_paths_globs_and_folders(plan, root):
     assert extras(archive) == {"a.txt", "b.txt", "one.json", "two.json", "x", "deep/y", "w[1].txt"}
     assert extras(plan(extra_files=(str(root / "a.txt"),))) == {"a.txt"}
     assert extras(plan(extra_files=("**/*.json",))) == {"one.json", "two.json"}
-    assert extras(plan(extra_files=("./assets/",))) == {"x", "deep/y"}
+    assert extras(plan(extra_files=("./assets",))) == {"x", "deep/y"}
+
+
+def test_a_folder_with_a_slash_at_the_end_keeps_its_name(plan, root):
+    put(root, "net/__init__.py", "net/layers/__init__.py", "prep/__init__.py", "src/lib/a.py", "src/app/b.py")
+    archive = plan(extra_files=("net/", "prep/"))
+    assert extras(archive) == {"net/__init__.py", "net/layers/__init__.py", "prep/__init__.py"}
+    assert extras(plan(extra_files=("src/lib/",))) == {"lib/a.py"}
+    assert extras(plan(extra_files=("src/*/",))) == {"lib/a.py", "app/b.py"}
+    assert extras(plan(extra_files=(f"{root}/src/",))) == {"src/lib/a.py", "src/app/b.py"}
+    assert extras(plan(extra_files=("src/lib/../app/",))) == {"app/b.py"}
+    (root / "linked").symlink_to("src/lib")
+    assert extras(plan(extra_files=("linked/",))) == {"linked/a.py"}
+
+
+@pytest.mark.parametrize("pattern", [".", "./", "net/..", "net/../"])
+def test_the_project_itself_has_no_name_in_the_archive(plan, root, pattern):
+    put(root, "net/__init__.py", "labels.json")
+    assert extras(plan(extra_files=(pattern,))) == {"net/__init__.py", "labels.json"}
+
+
+def test_two_files_of_one_name_can_keep_their_folders(plan, root):
+    put(root, "net/__init__.py", "prep/__init__.py", "net/sub/__init__.py", "a/x", "b/x")
+    for patterns, folders in (
+        (("net", "prep"), '"net/" and "prep/"'),
+        (("net/**/*.py",), 'write "net/": a /'),
+        (("a", "b"), '"a/" and "b/"'),
+    ):
+        with pytest.raises(ArchiveError, match="two files would have the name") as caught:
+            plan(extra_files=patterns)
+        assert folders in caught.value.hint
+    assert len(extras(plan(extra_files=("net/", "prep/", "a/", "b/")))) == 5
 
 
 def test_caches_and_hidden_folders_are_left_out(plan, root):
     put(
         root,
-        "a/keep.py", "a/.env", "a/__pycache__/keep.pyc", "a/.git/config", "a/sub/.DS_Store", "a/sub/x",
+        "a/keep.py", "a/.keep", "a/.git", "a/venv/pyvenv.cfg", "a/venv/bin/python",
+        "a/__pycache__/keep.pyc", "a/.hg/config", "a/sub/.DS_Store", "a/sub/x",
         "a/.DS_Store",
         "a/__MACOSX/y",
     )  # fmt: skip
-    assert extras(plan(extra_files=("a",))) == {"keep.py", ".env", "sub/x"}
+    assert extras(plan(extra_files=("a",))) == {"keep.py", ".keep", "sub/x"}
     assert extras(plan(extra_files=("a/*",))) == {"keep.py", "x"}
+    assert extras(plan(extra_files=("a/**/*",))) == {"keep.py", "x"}
+    assert extras(plan(extra_files=("a/.hg", "a/.git"))) == {"config", ".git"}  # named
+
+
+KEY = b"-----BEGIN RSA PRIVATE KEY-----\nMIIE"
+
+
+def test_secrets_are_packed_only_if_they_are_named(plan, root):
+    secrets = [
+        "a/.env", "a/.env.local", "a/prod.env", "a/.netrc", "a/sub/.npmrc", "a/id_rsa", "a/store.p12",
+        "a/kubeconfig", "a/credentials.json", "a/kaggle.json",
+    ]  # fmt: skip
+    put(root, "a/keep.json", "a/cert.pem", "a/id_rsa.pub", "a/environment.py", *secrets)
+    (root / "a" / "tls.pem").write_bytes(KEY)
+    (root / "a" / "robot.json").write_bytes(b'{"private_key": "%s"}' % KEY.replace(b"\n", b"\\n"))
+    (root / "a" / "large.json").write_bytes(b" " * 70_000 + KEY)  # not a key file
+    os.mkfifo(root / "pipe.json")
+    found = plan(extra_files=("a",))
+    kept = {"keep.json", "cert.pem", "id_rsa.pub", "environment.py", "large.json"}
+    assert extras(found) == kept
+    (note,) = found.notes
+    assert note.startswith("left out as possible secrets: a/.env, ")
+    assert {"a/tls.pem", "a/robot.json", *secrets} == set(
+        note.removeprefix("left out as possible secrets: ").partition(". To pack")[0].split(", ")
+    )
+    assert extras(plan(extra_files=("a/*",))) == kept
+    named = plan(extra_files=("a/.env", "a/tls.pem"))
+    assert extras(named) == {".env", "tls.pem"}
+    assert named.notes == ()
+    with pytest.raises(ArchiveError, match="matches only files that are left out") as caught:
+        plan(extra_files=("a/*.p12",))
+    assert "a/store.p12" in caught.value.hint
+    with pytest.raises(ArchiveError, match="device or pipe"):
+        plan(extra_files=("pipe*",))
+
+
+@pytest.mark.parametrize("pattern", [".", "*", "**/*", "state/..", "releases*", "state/*"])
+def test_what_kdeploy_writes_is_never_packed(plan, root, pattern):
+    put(
+        root, "kdeploy.toml", "a.txt", "sub/kdeploy.toml", "releases/m/1/x.mar", "m.mar",
+        ".kdeploy/digests.json", "state/b.txt", "state/run/pid",
+    )  # fmt: skip
+    (root / "releases-link").symlink_to("releases")
+    (root / "old").symlink_to("m.mar")
+    outputs = [root / "releases", root / "m.mar", root / "state" / "run"]
+    model = Model(name="m", version="1", handler="handler.py", extra_files=("a.txt", pattern))
+    digests = DigestCache(root / "digests-of-the-test")
+    try:
+        archive = plan_archive(model, root, digests, outputs=outputs)
+    except ArchiveError as error:
+        assert (pattern, error.what) == ("releases*", "releases* matches no file")
+        return
+    assert {name.rpartition("/")[2] for name in extras(archive)} <= {"a.txt", "b.txt"}
+    named = Model(name="m", version="1", handler="handler.py", extra_files=("kdeploy.toml", "m.mar"))
+    assert extras(plan_archive(named, root, digests, outputs=outputs)) == {"kdeploy.toml", "m.mar"}
 
 
 def test_a_file_can_be_named_more_than_once(plan, root):
@@ -119,24 +206,87 @@ def test_a_weights_file_with_a_reserved_name(plan, root):
         assert caught.value.where == "kdeploy.toml: model.serialized-file"
 
 
-def test_links(plan, root):
-    put(root, "outside.txt", "a/real.txt", "a/sub/deep.txt", "b/x")
+def test_links_are_followed_under_their_own_names(plan, root):
+    put(root, "outside.txt", "a/real.txt", "a/sub/deep.txt", "b/x", "b/more/y")
     (root / "a" / "inside.txt").symlink_to("real.txt")
-    assert extras(plan(extra_files=("a",))) == {"real.txt", "inside.txt", "sub/deep.txt"}
-    (root / "link.txt").symlink_to("outside.txt")
-    assert extras(plan(extra_files=("link.txt",))) == {"link.txt"}
-    (root / "folder").symlink_to("b")
-    assert extras(plan(extra_files=("folder",))) == {"x"}
     (root / "a" / "out.txt").symlink_to("../outside.txt")
-    with pytest.raises(ArchiveError, match="leads out of"):
-        plan(extra_files=("a",))
-    (root / "a" / "out.txt").unlink()
-    (root / "a" / "loop").symlink_to(".")
-    with pytest.raises(ArchiveError, match="link to a folder"):
-        plan(extra_files=("a",))
-    (root / "a" / "loop").unlink()
+    (root / "a" / "folder").symlink_to("../b")
+    (root / "link.txt").symlink_to("outside.txt")
+    (root / "top").symlink_to("b")
+    archive = plan(extra_files=("a", "link.txt"))
+    assert extras(archive) == {
+        "real.txt", "inside.txt", "sub/deep.txt", "out.txt", "folder/x", "folder/more/y", "link.txt",
+    }  # fmt: skip
+    assert archive.warnings == ()
+    assert extras(plan(extra_files=("top",))) == {"x", "more/y"}
     (root / "a" / "dangling").symlink_to("gone")
-    with pytest.raises(ArchiveError, match="dangling not found"):
+    with pytest.raises(ArchiveError, match="a/dangling is a broken link to gone") as caught:
+        plan(extra_files=("a",))
+    assert "dvc pull" in caught.value.hint
+
+
+def test_weights_that_are_a_broken_link(plan, root):
+    (root / "weights.pt").unlink()
+    (root / "weights.pt").symlink_to(".git/annex/objects/x")
+    with pytest.raises(ArchiveError, match=r"weights\.pt is a broken link to \.git/annex") as caught:
+        plan()
+    assert "git annex get" in caught.value.hint
+
+
+def test_a_link_that_leads_out_of_the_project_is_a_warning(plan, root, tmp_path):
+    put(tmp_path, "elsewhere/secret.txt", "elsewhere/deep/z")
+    put(root, "a/x")
+    (root / "a" / "one.txt").symlink_to(tmp_path / "elsewhere" / "secret.txt")
+    (root / "a" / "deep").symlink_to(tmp_path / "elsewhere" / "deep")
+    for pattern in ("a", "a/*", "a/"):
+        archive = plan(extra_files=(pattern,))
+        assert {name.rpartition("/")[2] for name in extras(archive)} == {"x", "one.txt", "z"}
+        (warning,) = archive.warnings
+        assert f"model.extra-files: {pattern} contains a link that leads out of the project" in warning
+        assert "elsewhere" in warning
+    assert plan(extra_files=("a/one.txt", "a/deep/")).warnings == ()  # named
+
+
+def test_a_snapshot_of_hugging_faces_cache(plan, root, tmp_path):
+    for cache in (root / "cache" / "models--x", tmp_path / "hub" / "models--x"):
+        put(cache, "blobs/1", "blobs/2", "snapshots/abc/README.md")
+        (cache / "snapshots/abc/1_Pooling").mkdir()
+        (cache / "snapshots/abc/config.json").symlink_to("../../blobs/1")
+        (cache / "snapshots/abc/1_Pooling/config.json").symlink_to("../../../blobs/2")
+        archive = plan(extra_files=(str(cache / "snapshots/abc"),))
+        assert extras(archive) == {"README.md", "config.json", "1_Pooling/config.json"}
+        assert archive.warnings == ()
+        assert extras(plan(extra_files=(str(cache / "snapshots/abc") + "/",))) == {
+            "abc/README.md", "abc/config.json", "abc/1_Pooling/config.json",
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("target", [".", "..", "../a", "../b"])
+def test_a_link_to_a_folder_that_contains_it(plan, root, target):
+    put(root, "a/x", "b/y")
+    (root / "a" / "loop").symlink_to(target)
+    (root / "b" / "back").symlink_to("../a")
+    with pytest.raises(ArchiveError, match="is a link to a folder that contains it") as caught:
+        plan(extra_files=("a",))
+    assert caught.value.where == "kdeploy.toml: model.extra-files"
+
+
+def test_links_that_multiply_files_have_a_limit(plan, root, monkeypatch):
+    monkeypatch.setattr("deployer.archive.extra_files._AT_MOST", 200)
+    put(root, "l0/x")
+    for level in range(1, 12):  # 2 ** 11 paths
+        (root / f"l{level}").mkdir()
+        for name in "ab":
+            (root / f"l{level}" / name).symlink_to(f"../l{level - 1}")
+    with pytest.raises(ArchiveError, match="more than 200 files"):
+        plan(extra_files=("l11",))
+    assert len(extras(plan(extra_files=("l3",)))) == 8
+
+
+def test_a_device_is_refused(plan, root):
+    put(root, "a/x")
+    (root / "a" / "zero").symlink_to("/dev/zero")
+    with pytest.raises(ArchiveError, match="device or pipe, not a file"):
         plan(extra_files=("a",))
 
 
@@ -165,7 +315,7 @@ def test_a_folder_without_permissions(plan, root, pattern, mode):
     try:
         with as_unprivileged_user(root):
             try:
-                names = [name for name, _ in extra_files((pattern,), root)]
+                names = [name for name, _ in ExtraFiles(root).find((pattern,))]
             except ArchiveError as error:
                 assert error.where == "kdeploy.toml: model.extra-files"
                 return
