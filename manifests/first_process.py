@@ -16,6 +16,7 @@ import asyncio
 import codecs
 import contextlib
 import errno
+import json
 import os
 import re
 import resource
@@ -31,6 +32,7 @@ from urllib.parse import urlsplit
 from deployer.load_log import LoadLog, pip_errors
 from manifests.front import Front
 from manifests.probe import missing
+from manifests.status import Status
 
 CANNOT_LOAD = 78  # the model cannot be loaded: EX_CONFIG of sysexits.h
 PORT_TAKEN = 75  # another process has a port: EX_TEMPFAIL
@@ -126,6 +128,12 @@ def address_of(entries, key, port):
     return address.hostname, address.port or 80
 
 
+def read_models(entries):
+    """Return the version of every model in the snapshot of a config.properties, by name."""
+    models = json.loads(entries.get("model_snapshot", "{}")).get("models", {})
+    return {name: next(iter(versions)) for name, versions in models.items()}
+
+
 def write_private(text, port):
     """Write a copy of a config.properties with this loopback port for inference; return its path."""
     lines = [line for line in text.splitlines() if line.partition("=")[0].strip() != "inference_address"]
@@ -203,7 +211,7 @@ class FirstProcess:
         self._memory = Memory(environment.get("KDEPLOY_CGROUP", ""))
         self._loop = asyncio.get_running_loop()
         self._events = asyncio.Queue()
-        self._front = Front(free_port())
+        self._front = None
         self._child = self._output = None
         self._ended = False
 
@@ -214,8 +222,10 @@ class FirstProcess:
             self._loop.add_signal_handler(number, self._events.put_nowait, (SIGNAL, number))
         try:
             text, entries = read_configuration(self._command, self._environment)
-            await self._front.listen(*address_of(entries, "inference_address", 8080))
             management = address_of(entries, "management_address", 8081)[1]
+            status = Status(read_models(entries), lambda: missing(management))
+            self._front = Front(free_port(), status)
+            await self._front.listen(*address_of(entries, "inference_address", 8080))
             self._start(write_private(text, self._front.upstream_port))
         except (OSError, ValueError) as error:
             taken = getattr(error, "errno", None) == errno.EADDRINUSE

@@ -22,10 +22,11 @@ from manifests.http_messages import (
     Head,
     find_head,
 )
+from manifests.upstream import Upstream
 
 LINGER = 1.0  # seconds that a client gets to close a connection that the front has closed
 
-_REASONS = {400: "Bad Request", 503: "Service Unavailable"}
+_REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 503: "Service Unavailable"}
 
 
 class Client(asyncio.Protocol):
@@ -43,6 +44,7 @@ class Client(asyncio.Protocol):
         self._last = False  # this response is the connection's last
         self._awaits_continue = False  # the client sends the body only after 100 Continue
         self._eof = self._ending = self._discarding = self._blocked = False
+        self._telling = None  # the answer that the front gives itself, while it is found out
 
     def connection_made(self, transport):
         """Register; with a write buffer limit of 0, a slow client pauses TorchServe."""
@@ -70,6 +72,8 @@ class Client(asyncio.Protocol):
         self.front.clients.discard(self)
         self._ending = True
         self._leave()
+        if self._telling:
+            self._telling.cancel()
         if self.upstream:
             self.upstream.abort()
 
@@ -103,14 +107,17 @@ class Client(asyncio.Protocol):
             self.transport.write_eof()
             asyncio.get_running_loop().call_later(LINGER, self.transport.close)
 
-    def reply(self, status, text):
-        """Answer a request with an error, as the connection's last, and discard the rest of its body."""
-        data = json.dumps({"error": text}).encode() + b"\n"
+    def reply(self, status, document, last=True):
+        """Answer a request without TorchServe, and discard the rest of its body."""
+        self._telling = None
+        self._last = self._last or last or self._body is not None
+        data = json.dumps(document).encode() + b"\n"
         head = f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: application/json\r\n"
-        head += f"Content-Length: {len(data)}\r\nConnection: close\r\n"
+        head += f"Content-Length: {len(data)}\r\n"
+        head += "Connection: close\r\n" if self._last else ""
         head += "Retry-After: 1\r\n\r\n" if status == 503 else "\r\n"
         self.transport.write(head.encode() + (b"" if self._method == b"HEAD" else data))
-        self._answering, self._last, self._discarding, self._blocked = False, True, True, False
+        self._answering, self._discarding, self._blocked = False, True, False
         self.advance()
         self._settle()
 
@@ -142,7 +149,7 @@ class Client(asyncio.Protocol):
             if self.upstream:
                 self.upstream.abort()
                 self.upstream = None
-            self.reply(400, text)
+            self.reply(400, {"error": text})
 
     def _step(self):
         """Forward one part of the received bytes; return False if they have to wait."""
@@ -174,7 +181,7 @@ class Client(asyncio.Protocol):
         head, self._ahead = Head(self._ahead[:size], REQUEST), self._ahead[size:]
         body = Body(head.framing(otherwise=0))
         self._method = head.line[1]
-        old = head.line[2] == b"0"
+        old = head.line[3] == b"0"
         self._last = b"close" in head.options or (old and b"keep-alive" not in head.options)
         self._body = None if body.done else body
         self._awaits_continue = head.expects
@@ -183,12 +190,22 @@ class Client(asyncio.Protocol):
         return True
 
     def _route(self, head):
-        """Forward a request's head. Routes that the front answers itself belong here: they call `reply`."""
+        """Forward a request's head, or answer the request without TorchServe."""
+        status = self.front.status
+        question = status and self._method in (b"GET", b"HEAD") and status.find(head.line[2])
+        if question:
+            self._telling = asyncio.ensure_future(self._tell(question))
+            return
         # Connection options apply to one connection, not to the next.
         data = head.without_connection() if head.options else head.data
         if self.upstream is None:
             self.upstream = Upstream(self)
         self.upstream.send(data)
+
+    async def _tell(self, question):
+        """Answer a question about readiness or metadata."""
+        status, document = await self.front.status.answer(question, draining=self.front.draining)
+        self.reply(status, document, last=self.front.draining and not self._ahead)
 
     def answer(self, data):
         """Forward bytes of TorchServe's response."""
@@ -231,13 +248,13 @@ class Client(asyncio.Protocol):
     def lost(self, error, text="TorchServe ended before it answered"):
         """Answer with an error, if still possible, after the connection to TorchServe was lost."""
         self.upstream, self._blocked = None, False
-        if self._ending:
+        if self._ending or self._telling:
             return
         if not self._answering:
             if self._body is not None:
                 self.end()
         elif self._answer_body is None:
-            self.reply(503, text)
+            self.reply(503, {"error": text})
         elif self._answer_body.framing == UNTIL_CLOSE and error is None:
             self._answering, self._answer_body = False, None
             self._settle()
@@ -276,90 +293,13 @@ class Client(asyncio.Protocol):
             self.transport.resume_reading()
 
 
-class Upstream(asyncio.Protocol):
-    """The connection to TorchServe of one client."""
-
-    def __init__(self, client):
-        self.client = client
-        self.transport = None
-        self._waiting = b""
-        self._connecting = asyncio.ensure_future(self._connect())
-
-    async def _connect(self):
-        try:
-            loop = asyncio.get_running_loop()
-            await loop.create_connection(lambda: self, "127.0.0.1", self.client.front.upstream_port)
-        except OSError as error:
-            self.client.lost(error, "TorchServe does not listen: it is starting, or has ended")
-
-    def connection_made(self, transport):
-        """Send the bytes that have waited."""
-        self.transport = transport
-        if self.client is _NO_CLIENT:
-            return transport.abort()
-        transport.set_write_buffer_limits(high=0)
-        return self.client.advance()
-
-    def send(self, data):
-        """Add bytes that the next `flush` sends."""
-        self._waiting += data
-
-    def flush(self):
-        """Send the added bytes in one piece, once there is a connection."""
-        if self.transport and self._waiting:
-            data, self._waiting = self._waiting, b""
-            self.transport.write(data)
-
-    def data_received(self, data):
-        """Forward a response."""
-        try:
-            self.client.answer(data)
-        except BadMessageError as error:
-            self.transport.abort()
-            self.connection_lost(error)
-
-    def pause_writing(self):
-        """Pause the client while TorchServe does not read."""
-        self.client.block(True)
-
-    def resume_writing(self):
-        """Resume the client."""
-        self.client.block(False)
-
-    def hold(self, held):
-        """Pause or resume reading the response."""
-        if self.transport:
-            (self.transport.pause_reading if held else self.transport.resume_reading)()
-
-    def connection_lost(self, error):
-        """Report the loss to the client's side, once."""
-        client, self.client = self.client, _NO_CLIENT
-        client.lost(error)
-
-    def abort(self):
-        """Close without reporting it: the client has left, or has its response."""
-        self.client = _NO_CLIENT
-        self._connecting.cancel()
-        if self.transport:
-            self.transport.abort()
-
-
-class _NoClient:
-    """The client of an aborted connection to TorchServe: ignores every call."""
-
-    def __getattr__(self, _name):
-        return lambda *_: None
-
-
-_NO_CLIENT = _NoClient()
-
-
 class Front:
     """All connections, and the number of requests in flight."""
 
-    def __init__(self, upstream_port):
-        """Forward to TorchServe at this loopback port."""
+    def __init__(self, upstream_port, status=None):
+        """Forward to TorchServe at this loopback port; `status` answers about readiness and metadata."""
         self.upstream_port = upstream_port
+        self.status = status
         self.clients = set()
         self.in_flight = 0
         self.idle = asyncio.Event()

@@ -6,7 +6,7 @@ HEAD_MAX = 64 << 10  # bytes of a head
 LINE_MAX = 4 << 10  # bytes between two chunks
 CHUNKED, UNTIL_CLOSE = -1, -2  # how a body without a length ends
 
-REQUEST = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) [^ \r\n]+ HTTP/1\.([01])\r\n")
+REQUEST = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([^ \r\n]+) HTTP/1\.([01])\r\n")
 ANSWER = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])[ \r]")
 _FIELD = re.compile(
     rb"\r\n(content-length|transfer-encoding|connection|expect)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE

@@ -7,11 +7,13 @@ import contextlib
 import json
 import socket
 import struct
+import threading
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from manifests.front import Front
+from manifests.status import Status
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\nok"
 GET = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -54,11 +56,13 @@ class Place:
         return got
 
 
-def within(script: Script | None, test: Callable[[Place, Front], Awaitable[None]]) -> None:
+def within(
+    script: Script | None, test: Callable[[Place, Front], Awaitable[None]], status: Status | None = None
+) -> None:
     async def run() -> None:
         place = Place(script or (lambda reader, writer: always(place, reader, writer)))
         server = await asyncio.start_server(place.serve, "127.0.0.1", 0, limit=1 << 20)
-        front = Front(server.sockets[0].getsockname()[1])
+        front = Front(server.sockets[0].getsockname()[1], status)
         await front.listen("127.0.0.1", 0)
         assert front._server
         place.port = front._server.sockets[0].getsockname()[1]
@@ -450,3 +454,83 @@ def test_a_response_that_is_not_http_becomes_a_503() -> None:
         assert (await place.ask(GET)).startswith(b"HTTP/1.1 503 ")
 
     within(script, check)
+
+
+READY = b"GET /v2/health/ready HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def answers(data: bytes) -> list[tuple[int, bytes]]:
+    """Return the status and the body of every response in these bytes."""
+    found = []
+    while data:
+        head, _, data = data.partition(b"\r\n\r\n")
+        size = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+        found.append((int(head.split()[1]), data[:size]))
+        data = data[size:]
+    return found
+
+
+def test_questions_about_readiness_are_answered_between_requests_of_one_connection() -> None:
+    async def test(place: Place, _front: Front) -> None:
+        close = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        got = answers(await place.ask(GET + READY + GET + READY + close))
+        ready = (200, b'{"ready": true}\n')
+        assert got == [(200, b"ok"), ready, (200, b"ok"), ready, (200, b"ok")]
+        assert len(place.heads) == 3
+        assert place.connections == 1
+
+    within(None, test, Status({"m": "1"}, lambda: ""))
+
+
+def test_a_question_with_a_body_is_answered_and_its_body_discarded() -> None:
+    async def test(place: Place, _front: Front) -> None:
+        body = b"x" * 200_000
+        asked = READY.replace(b"\r\n\r\n", b"\r\nContent-Length: 200000\r\n\r\n") + body
+        assert answers(await place.ask(asked)) == [(503, b'{"ready": false, "error": "no worker"}\n')]
+        assert place.heads == []
+
+    within(None, test, Status({"m": "1"}, lambda: "no worker"))
+
+
+def test_a_client_that_leaves_while_its_question_is_answered_does_no_harm() -> None:
+    looking, leave = threading.Event(), threading.Event()
+
+    def look() -> str:
+        looking.set()
+        assert leave.wait(5)
+        return ""
+
+    async def test(place: Place, front: Front) -> None:
+        _, writer = await place.open()
+        writer.write(READY)
+        await asyncio.to_thread(looking.wait, 5)
+        reset = struct.pack("ii", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        writer.transport.abort()
+        await asyncio.wait_for(front.idle.wait(), 5)
+        leave.set()
+        assert answers(await place.ask(READY.replace(b"1.1", b"1.0"))) == [(200, b'{"ready": true}\n')]
+
+    within(None, test, Status({"m": "1"}, look))
+
+
+def test_a_draining_server_is_not_ready_and_still_answers_requests() -> None:
+    async def test(place: Place, front: Front) -> None:
+        front.drain()
+        assert answers(await place.ask(READY)) == [
+            (503, b'{"ready": false, "error": "the server is draining"}\n')
+        ]
+        assert (await place.ask(GET)).endswith(b"ok")
+
+    within(None, test, Status({"m": "1"}, lambda: ""))
+
+
+def test_a_head_request_gets_no_body_and_a_post_goes_to_torchserve() -> None:
+    async def test(place: Place, _front: Front) -> None:
+        head = await place.ask(READY.replace(b"GET", b"HEAD").replace(b"1.1", b"1.0"))
+        assert head.startswith(b"HTTP/1.1 200")
+        assert head.endswith(b"\r\n\r\n")
+        await place.ask(READY.replace(b"GET", b"POST").replace(b"1.1", b"1.0"))
+        assert place.heads[0].startswith(b"POST /v2/health/ready")
+
+    within(None, test, Status({"m": "1"}, lambda: ""))

@@ -20,6 +20,7 @@ from manifests.first_process import (
     address_of,
     compose,
     read_configuration,
+    read_models,
     redact,
     write_private,
 )
@@ -114,6 +115,12 @@ def test_torchserve_gets_a_private_configuration_with_another_address(tmp_path: 
     )
     assert path.stat().st_mode & 0o77 == 0
     path.unlink()
+
+
+def test_the_models_are_those_of_the_snapshot() -> None:
+    snapshot = '{"models": {"a": {"1.0": {}}, "b": {"2": {}}}}'
+    assert read_models({"model_snapshot": snapshot}) == {"a": "1.0", "b": "2"}
+    assert read_models({}) == {}
 
 
 def test_addresses_are_read_the_way_torchserve_reads_them() -> None:
