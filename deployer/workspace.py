@@ -249,5 +249,6 @@ def open_node(config: LocalTarget, folder: Path, *, gpus: int = 0) -> OneNode:
         namespace=config.namespace,
         ingress_host=config.ingress_host,
         ingress_port=config.ingress_port,
+        torchserve_port=config.torchserve_port,
         gpus=gpus,
     )

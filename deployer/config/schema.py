@@ -48,6 +48,7 @@ Texts = tuple[str, ...]
 Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
+FixedPort = Annotated[int, Meta(ge=1, le=65535)]
 Runtime = Literal["python", "python3"]
 Format = Literal["zip-store", "default", "tgz", "no-archive"]
 AccessMode = Literal["ReadWriteMany", "ReadWriteOnce"]
@@ -182,6 +183,10 @@ class LocalTarget(Table, frozen=True, kw_only=True, tag="local", tag_field="kind
     namespace: Annotated[Namespace, about("Namespace of the services.")] = "default"
     ingress_host: Annotated[str, about("Address that the ingress listens on.")] = "127.0.0.1"
     ingress_port: Annotated[Port, about("Port of the ingress. 0: any free one.")] = 8081
+    torchserve_port: Annotated[
+        FixedPort | None,
+        about("Another port of the ingress, which needs no Host header if there is one service."),
+    ] = None
     state: Annotated[Text, about("Folder of the supervisor's state.")] = ".kdeploy"
 
 

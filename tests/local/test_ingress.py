@@ -103,6 +103,28 @@ def test_large_bodies_are_streamed_in_both_directions() -> None:
     within(check)
 
 
+def test_the_fixed_port_needs_no_host_while_there_is_one_service() -> None:
+    async def check(setup: Setup, session: aiohttp.ClientSession, url: str) -> None:
+        fixed = Ingress(setup.routes, any_host=True)
+        await fixed.listen("127.0.0.1", 0)
+        try:
+            for place, host, status in (
+                (fixed.url, "any.example.org", 200),
+                (url, "any.example.org", 404),
+                (url, "localhost:80", 200),
+            ):
+                async with session.get(place + "/count", headers={"Host": host}) as answer:
+                    assert answer.status == status
+            setup.routes.set(Reference("default", "other"), Route([]))
+            async with session.get(fixed.url + "/count", headers={"Host": "any.example.org"}) as answer:
+                assert answer.status == 404
+                assert "other.default.example.com" in (await answer.json())["hosts"]
+        finally:
+            await fixed.close()
+
+    within(check)
+
+
 def test_headers_are_forwarded_without_hop_by_hop_headers() -> None:
     async def check(setup: Setup, session: aiohttp.ClientSession, url: str) -> None:
         path = "/v1/models/a%2Fb:predict?x=%20y"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import resource
 import shutil
@@ -100,6 +101,44 @@ def test_the_ingress_keeps_its_port_moves_with_its_config_and_names_the_key_of_a
         assert open_node(state, port).start().ingress == f"http://127.0.0.1:{port}"
     finally:
         node.stop()
+
+
+def test_the_fixed_port_can_be_added_moved_and_removed(tmp_path: Path) -> None:
+    state = tmp_path / ".kdeploy"
+
+    def start(port: int | None) -> str | None:
+        node = OneNode(
+            state=state, namespace="default", ingress_host="127.0.0.1", ingress_port=0, torchserve_port=port
+        )
+        return node.start().torchserve
+
+    def status(url: str) -> int:
+        with contextlib.closing(http.client.HTTPConnection(url.removeprefix("http://"), timeout=5)) as client:
+            client.request("GET", "/predictions/demo", headers={"Host": "any.example.org"})
+            return client.getresponse().status
+
+    first, second = free_ports(2)
+    try:
+        assert start(None) is None
+        for port in (first, second):
+            assert start(port) == f"http://127.0.0.1:{port}"
+            assert status(f"http://127.0.0.1:{port}") == 404  # there is no service
+        with pytest.raises(ConnectionError):
+            status(f"http://127.0.0.1:{first}")
+        with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(TargetError) as caught:
+            start(taken.getsockname()[1])
+        assert caught.value.where == "targets.local.torchserve-port"
+        assert start(None) is None
+        with pytest.raises(ConnectionError):
+            status(f"http://127.0.0.1:{second}")
+    finally:
+        open_node(state).stop()
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [server.getsockname()[1] for server in servers]
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "999.1.1.1", "unknown.invalid"])
@@ -238,7 +277,8 @@ def test_predictions_and_commands_work_with_thousands_of_idle_connections(
     local.mkdir(parents=True)
     # The supervisor cannot raise a hard limit. Requests on loopback must ignore the proxies.
     proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"), "http://127.0.0.1:9")
-    daemon = [sys.executable, "-m", "deployer.targets.local", str(client.state), "127.0.0.1", "0"]
+    daemon = [sys.executable, "-m", "deployer.targets.local", str(client.state)]
+    daemon.append('{"host": "127.0.0.1", "port": 0}')
     supervisor = subprocess.Popen(
         ["sh", "-c", 'ulimit -n 1024 && exec "$@"', "sh", *daemon],
         env={**os.environ, **proxies},

@@ -1,4 +1,4 @@
-"""The supervisor process: `python -m deployer.targets.local STATE HOST PORT`. Commands start it.
+"""The supervisor process: `python -m deployer.targets.local STATE ADDRESS`. Commands start it.
 
 Writes one line of JSON to stdout: that it is ready, or why it cannot start. Its stderr is its log.
 """
@@ -17,13 +17,13 @@ import msgspec
 from deployer.errors import KdeployError
 from deployer.targets.local.logs import RateLimit
 from deployer.targets.local.processes import raise_open_files
-from deployer.targets.local.protocol import ALREADY_RUNNING, Failure
+from deployer.targets.local.protocol import ALREADY_RUNNING, Address, Failure
 from deployer.targets.local.state import State
 
 
 def main() -> int:
     """Run the supervisor of a state folder, and return an exit status."""
-    folder, host, port = sys.argv[1:]
+    folder, address = sys.argv[1:]
     state = State(Path(folder))
     handler = logging.StreamHandler()
     handler.addFilter(RateLimit())
@@ -34,21 +34,21 @@ def main() -> int:
         lock = state.acquire()
         if lock is None:
             return ALREADY_RUNNING
-        asyncio.run(_supervise(state, lock, host, int(port)))
+        asyncio.run(_supervise(state, lock, msgspec.json.decode(address, type=Address)))
     except KdeployError as error:
         _report(Failure.of(error))
         return 1
     return 0
 
 
-async def _supervise(state: State, lock: int, host: str, port: int) -> None:
+async def _supervise(state: State, lock: int, address: Address) -> None:
     from deployer.targets.local.api import Api
     from deployer.targets.local.supervisor import Supervisor
 
     supervisor = Supervisor(state, lock, os.environ)
     api = Api(supervisor)
     try:
-        await supervisor.open(host, port)
+        await supervisor.open(address)
         await api.open()
         _report(Failure())
         await supervisor.serve()

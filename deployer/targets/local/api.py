@@ -11,7 +11,7 @@ from aiohttp import web
 
 from deployer.errors import KdeployError
 from deployer.observed import Live, Reference
-from deployer.targets.local.protocol import Failure, Noted, Wanted
+from deployer.targets.local.protocol import Address, Failure, Noted, Wanted
 from deployer.targets.local.supervisor import Supervisor
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -59,8 +59,7 @@ class Api:
         return _json(self._supervisor.info())
 
     async def _ingress(self, request: web.Request) -> web.Response:
-        wanted = await request.json()
-        await self._supervisor.listen(wanted["host"], wanted["port"])
+        await self._supervisor.listen(msgspec.json.decode(await request.read(), type=Address))
         return _json(self._supervisor.info())
 
     async def _stop(self, _request: web.Request) -> web.Response:

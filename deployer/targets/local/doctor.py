@@ -108,6 +108,7 @@ def checks(
     state: Path,
     ingress_host: str = "127.0.0.1",
     ingress_port: int = 8081,
+    torchserve_port: int | None = None,
     gpus: int = 0,
     environment: Mapping[str, str] = os.environ,
     run: Run = run_program,
@@ -125,6 +126,7 @@ def checks(
         *(check_package(name, why, version_of(name)) for name, why in PACKAGES.items()),
         of_state,
         check_port(ingress_host, ingress_port, holder),
+        *([check_port(ingress_host, torchserve_port, holder, kind="torchserve")] if torchserve_port else []),
         *check_gpu(run, version_of, gpus),
         check_disk("disk for the state", state),
         check_disk("disk for temporary files", temporary),
@@ -188,10 +190,20 @@ def check_state(state: Path) -> tuple[int | None, Finding]:
     return holder, ok(name, f"{state}: {running}")
 
 
-def check_port(host: str, port: int, supervisor: int | None, holder_of: HolderOf = port_holder) -> Finding:
-    """Check that the ingress can listen there, or that this project's supervisor (a pid) already does."""
-    name, address = "ingress port", f"{host}:{port}"
-    another = "kdeploy rollout --set targets.local.ingress-port=0"
+def check_port(
+    host: str,
+    port: int,
+    supervisor: int | None,
+    holder_of: HolderOf = port_holder,
+    *,
+    kind: str = "ingress",
+) -> Finding:
+    """Check that the ingress can listen there, or that this project's supervisor (a pid) already does.
+
+    `kind` is the first word of the key that sets the port.
+    """
+    name, address = f"{kind} port", f"{host}:{port}"
+    another = f"kdeploy rollout --set targets.local.{kind}-port={0 if kind == 'ingress' else port + 1}"
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         with socket.socket(family, socket.SOCK_STREAM) as server:

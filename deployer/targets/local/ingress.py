@@ -27,6 +27,7 @@ from deployer.targets.local.connections import Connections, Limits, client_of, r
 from deployer.targets.local.routing import Route, Routes, Upstream
 
 HOST_KEY, PORT_KEY = "targets.local.ingress-host", "targets.local.ingress-port"
+TORCHSERVE_PORT_KEY = "targets.local.torchserve-port"
 
 _CHUNK = 1 << 16
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -41,10 +42,10 @@ _ADDED_BY_CLIENT = ("User-Agent", "Content-Type", "Accept", "Accept-Encoding")
 
 
 class Ingress:
-    """A reverse proxy for a set of routes."""
+    """A reverse proxy for a set of routes. With `any_host`, an unknown Host leads to the only service."""
 
-    def __init__(self, routes: Routes, limits: Limits | None = None) -> None:
-        self._routes = routes
+    def __init__(self, routes: Routes, limits: Limits | None = None, *, any_host: bool = False) -> None:
+        self._routes, self._any_host = routes, any_host
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, socket_factory=_open_socket),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
@@ -76,7 +77,9 @@ class Ingress:
         try:
             site = site or await _start(self._runner, host, port)
         except OSError as error:
-            raise _cannot_listen(host, port, error) from error
+            raise _cannot_listen(
+                host, port, error, TORCHSERVE_PORT_KEY if self._any_host else PORT_KEY
+            ) from error
         if self._site:
             await self._site.stop()
         self._site, self._wanted = site, (host, port)
@@ -93,6 +96,8 @@ class Ingress:
         try:
             asked = _read(request)
             route = self._routes.find(asked.host)
+            if route is None and self._any_host:
+                route = self._routes.only()
             if route is None:
                 return _not_found(asked.host, self._routes.names())
             for _ in range(2):
@@ -252,14 +257,15 @@ async def _start(runner: web.ServerRunner, host: str, port: int) -> web.TCPSite:
     return site
 
 
-def _cannot_listen(host: str, port: int, error: OSError) -> TargetError:
+def _cannot_listen(host: str, port: int, error: OSError, port_key: str) -> TargetError:
     # asyncio's text repeats the address.
     known = error.errno in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL)
     reason = os.strerror(error.errno or 0) if known else error.strerror or error
     key, hint = HOST_KEY, f"Set {HOST_KEY} to an address of this machine."
     if known and error.errno != errno.EADDRNOTAVAIL:
-        key = PORT_KEY
-        hint = f"End the process that listens there, or set {PORT_KEY} to another port; 0 takes a free one."
+        key = port_key
+        hint = f"End the process that listens there, or set {port_key} to another port"
+        hint += "; 0 takes a free one." if port_key == PORT_KEY else "."
     return TargetError(f"the ingress cannot listen on {host}:{port}: {reason}", where=key, hint=hint)
 
 

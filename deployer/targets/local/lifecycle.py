@@ -14,7 +14,7 @@ import msgspec
 from deployer.errors import TargetError
 from deployer.targets.local.connection import NotAnsweringError, NotRunningError, call
 from deployer.targets.local.launch import INSTALL_HINT
-from deployer.targets.local.protocol import ALREADY_RUNNING, Failure, Info
+from deployer.targets.local.protocol import ALREADY_RUNNING, Address, Failure, Info
 from deployer.targets.local.state import State, explained
 
 _START_TIMEOUT = 60.0
@@ -33,7 +33,7 @@ def read_info(state: State) -> Info | None:
         return None
 
 
-def start(state: State, host: str, port: int) -> Info:
+def start(state: State, address: Address) -> Info:
     """Start the supervisor unless it is running, and wait until it answers. Raises TargetError."""
     state.create()
     end = time.monotonic() + _START_TIMEOUT
@@ -45,7 +45,7 @@ def start(state: State, host: str, port: int) -> Info:
         except NotRunningError:
             if time.monotonic() > end:
                 raise
-        _spawn(state, host, port, end)
+        _spawn(state, address, end)
 
 
 def stop(state: State) -> bool:
@@ -81,14 +81,20 @@ def stop(state: State) -> bool:
         os.close(lock)
 
 
-def _spawn(state: State, host: str, port: int, end: float) -> None:
+def _spawn(state: State, address: Address, end: float) -> None:
     """Start a supervisor, and wait for the line that says that it is ready."""
     with explained(state.supervisor_log, "cannot write the supervisor's log"):
         log = state.supervisor_log.open("ab")
     with log:
         position = log.tell()
         child = subprocess.Popen(
-            [sys.executable, "-m", "deployer.targets.local", str(state.root.parent), host, str(port)],
+            [
+                sys.executable,
+                "-m",
+                "deployer.targets.local",
+                str(state.root.parent),
+                msgspec.json.encode(address),
+            ],
             cwd=state.root,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -11,6 +11,14 @@ from deployer.journal import Entry, JournalEvent
 ALREADY_RUNNING = 3  # the supervisor's exit status if another one holds the state folder
 
 
+class Address(Struct, frozen=True):
+    """What the ingress listens on: a host, its port, and the fixed port of TorchServe, if there is one."""
+
+    host: str
+    port: int
+    torchserve_port: int | None = None
+
+
 class RevisionInfo(Struct, frozen=True, kw_only=True):
     """A running TorchServe: its share of the traffic, its process, and its loopback URLs."""
 
@@ -36,11 +44,15 @@ class ServiceInfo(Struct, frozen=True, kw_only=True):
 
 
 class Info(Struct, frozen=True, kw_only=True):
-    """A supervisor and its services. `pid` is None if it is not running."""
+    """A supervisor and its services. `pid` is None if it is not running.
+
+    `torchserve` is the URL of the fixed port, if there is one.
+    """
 
     state: str
     pid: int | None = None
     ingress: str | None = None
+    torchserve: str | None = None
     services: tuple[ServiceInfo, ...] = ()
 
 

@@ -6,6 +6,7 @@ percentage.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable
 
 from msgspec import Struct
@@ -60,11 +61,27 @@ class Routes:
             self._routes.pop(host, None)
 
     def find(self, host: str) -> Route | None:
-        """Return the route for a Host header, ignoring its port and its case."""
+        """Return the route for a Host header, ignoring its port and its case.
+
+        `localhost` and IP addresses lead to the only service. Other unknown names do not, so that a web page
+        whose name resolves to this machine cannot send requests to it.
+        """
         name, colon, port = host.rpartition(":")
-        bare = name if colon and port.isdigit() else host
-        return self._routes.get(bare.lower().rstrip("."))
+        bare = (name if colon and port.isdigit() else host).lower().rstrip(".")
+        return self._routes.get(bare) or (self.only() if _is_this_machine(bare) else None)
+
+    def only(self) -> Route | None:
+        """Return the route of the only service; None if there is none, or more than one."""
+        routes = set(self._routes.values())
+        return routes.pop() if len(routes) == 1 else None
 
     def names(self) -> list[str]:
         """Return all Hosts."""
         return sorted(self._routes)
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return host == "localhost" or bool(ipaddress.ip_address(host.strip("[]")))
+    except ValueError:
+        return False

@@ -21,7 +21,7 @@ from deployer.observed import Document, Reference
 from deployer.targets.local.ingress import Ingress
 from deployer.targets.local.logs import keep_small
 from deployer.targets.local.processes import INSTANCE_MARK, STATE_MARK, end_marked
-from deployer.targets.local.protocol import Info
+from deployer.targets.local.protocol import Address, Info
 from deployer.targets.local.revisions import Record, append_entry, check_bundle, set_desired
 from deployer.targets.local.routing import Routes
 from deployer.targets.local.service import Service, now
@@ -48,6 +48,7 @@ class Supervisor:
         self._lock = lock
         self._routes = Routes()
         self.ingress = Ingress(self._routes)
+        self.torchserve: Ingress | None = None  # listens on the fixed port of TorchServe, if there is one
         self._session = aiohttp.ClientSession(trust_env=False)  # TorchServe is on loopback: no proxies
         self._context = Context(
             session=self._session,
@@ -57,20 +58,26 @@ class Supervisor:
             marks={STATE_MARK: str(state.root), INSTANCE_MARK: secrets.token_hex(8)},
         )
 
-    async def open(self, host: str, port: int) -> None:
+    async def open(self, address: Address) -> None:
         """Clean up after a killed supervisor, listen, and restore the services. Raises TargetError."""
         await asyncio.to_thread(sweep, self.state)
-        await self.listen(host, port)
+        await self.listen(address)
         for reference, record in self.state.read_records().items():
             self._adopt(reference, record)
 
-    async def listen(self, host: str, port: int) -> None:
+    async def listen(self, address: Address) -> None:
         """Make the ingress listen on an address. Raises TargetError if it cannot."""
         last = _Listened()
         with contextlib.suppress(OSError, msgspec.MsgspecError):
             last = msgspec.json.decode(self.state.ingress_path.read_bytes(), type=_Listened)
-        await self.ingress.listen(host, port, last_port=last.port)
+        await self.ingress.listen(address.host, address.port, last_port=last.port)
         self.state.write(self.state.ingress_path, msgspec.json.encode(_Listened(self.ingress.port)))
+        if self.torchserve and not address.torchserve_port:
+            await self.torchserve.close()
+            self.torchserve = None
+        elif address.torchserve_port:
+            self.torchserve = self.torchserve or Ingress(self._routes, any_host=True)
+            await self.torchserve.listen(address.host, address.torchserve_port)
 
     async def serve(self) -> None:
         """Run until a signal, a request to stop, or the removal of the state folder."""
@@ -87,6 +94,8 @@ class Supervisor:
     async def close(self) -> None:
         """End the ingress and every TorchServe."""
         await self.ingress.close()
+        if self.torchserve:
+            await self.torchserve.close()
         await asyncio.gather(
             *(service.close() for service in self.services.values()), *self._deleting.values()
         )
@@ -142,6 +151,7 @@ class Supervisor:
             state=str(self.state.root.parent),
             pid=os.getpid(),
             ingress=self.ingress.url,
+            torchserve=self.torchserve.url if self.torchserve else None,
             services=tuple(service.info() for _, service in sorted(self.services.items(), key=str)),
         )
 

@@ -17,7 +17,7 @@ from deployer.observed import Capabilities, Document, Live, Observed, Phase, Ref
 from deployer.targets.local import lifecycle
 from deployer.targets.local.connection import NotRunningError, call, stream_lines
 from deployer.targets.local.logs import read_logs, read_previous
-from deployer.targets.local.protocol import Info, Noted, RevisionInfo, ServiceInfo, Wanted
+from deployer.targets.local.protocol import Address, Info, Noted, RevisionInfo, ServiceInfo, Wanted
 from deployer.targets.local.revisions import Record, check_bundle
 from deployer.targets.local.state import State, explained
 from deployer.targets.local.status import build_document, observe
@@ -30,10 +30,17 @@ class OneNode:
     """A one-node KServe on this machine: its supervisor and its target."""
 
     def __init__(
-        self, *, state: Path, namespace: str, ingress_host: str, ingress_port: int, gpus: int = 0
+        self,
+        *,
+        state: Path,
+        namespace: str,
+        ingress_host: str,
+        ingress_port: int,
+        torchserve_port: int | None = None,
+        gpus: int = 0,
     ) -> None:
         self._state = State(state)
-        self._ingress = (ingress_host, ingress_port)
+        self._address = Address(ingress_host, ingress_port, torchserve_port)
         self._folder, self._namespace, self._gpus = state, namespace, gpus
 
     @property
@@ -47,11 +54,10 @@ class OneNode:
 
         Raises TargetError, for example if the ingress's port is in use.
         """
-        host, port = self._ingress
-        info = lifecycle.start(self._state, host, port)
-        if _listens(info, host, port):
+        info = lifecycle.start(self._state, self._address)
+        if _listens(info, self._address):
             return info
-        answer = call(self._state, "PUT", "/ingress", {"host": host, "port": port})
+        answer = call(self._state, "PUT", "/ingress", self._address)
         return msgspec.convert(answer, Info)
 
     def stop(self) -> bool:
@@ -73,8 +79,13 @@ class OneNode:
         """Check whether this machine has what the target needs. Changes nothing."""
         from deployer.targets.local import doctor
 
-        host, port = self._ingress
-        return doctor.checks(state=self._folder, ingress_host=host, ingress_port=port, gpus=self._gpus)
+        return doctor.checks(
+            state=self._folder,
+            ingress_host=self._address.host,
+            ingress_port=self._address.port,
+            torchserve_port=self._address.torchserve_port,
+            gpus=self._gpus,
+        )
 
 
 class _Target:
@@ -223,10 +234,11 @@ def _path(reference: Reference) -> str:
     return f"/services/{reference.namespace}/{reference.name}"
 
 
-def _listens(info: Info, host: str, port: int) -> bool:
-    shown = f"[{host}]" if ":" in host else host
-    address, _, actual = (info.ingress or "").removeprefix("http://").rpartition(":")
-    return address == shown and (not port or actual == str(port))
+def _listens(info: Info, address: Address) -> bool:
+    shown = f"[{address.host}]" if ":" in address.host else address.host
+    host, _, port = (info.ingress or "").removeprefix("http://").rpartition(":")
+    fixed = f"http://{shown}:{address.torchserve_port}" if address.torchserve_port else None
+    return host == shown and address.port in (0, int(port)) and info.torchserve == fixed
 
 
 def _find(info: Info, reference: Reference) -> ServiceInfo:

@@ -44,3 +44,22 @@ def test_the_hosts_of_a_removed_service_are_unknown() -> None:
     for _ in range(2):
         routes.remove(OTHER)
     assert routes.names() == ["demo.default.example.com", "demo.default.svc.cluster.local"]
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8081", "127.0.0.1:8081", "[::1]:80", "192.0.2.7"])
+def test_the_only_service_is_found_by_an_address_of_this_machine(host: str) -> None:
+    routes, route = Routes(), Route([])
+    assert routes.find(host) is None
+    routes.set(DEMO, route)
+    assert routes.find(host) is route
+    routes.set(OTHER, Route([]))
+    assert routes.find(host) is None
+
+
+@pytest.mark.parametrize(
+    "host", ["", "localhost.evil.example", "evil.example:8081", "demo", "1.2.3", "::1.example"]
+)
+def test_another_name_does_not_lead_to_the_only_service(host: str) -> None:
+    routes = Routes()
+    routes.set(DEMO, Route([]))
+    assert routes.find(host) is None
