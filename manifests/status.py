@@ -1,6 +1,6 @@
 """Answers about readiness and metadata, as the V1 and V2 protocols define them.
 
-TorchServe has none of these paths on its inference port, and those of its own V2 mode say ready while every
+TorchServe has none of these paths on its inference port, and those of its V2 mode say ready while every
 worker dies. Here a model is ready if the management API reports a READY worker, until the server drains.
 """
 
