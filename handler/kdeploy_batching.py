@@ -105,6 +105,7 @@ class Batcher:
         if owners != list(range(len(processors))):
             context.request_ids = {row: ids[owner] for row, owner in enumerate(owners)}
             context.request_processor = [processors[owner] for owner in owners]
+            context.metrics.request_ids = context.request_ids
         try:
             answers = self.entry(data, context)
             if isinstance(answers, list) and len(answers) == len(rows):
@@ -117,6 +118,7 @@ class Batcher:
             raise
         finally:
             context.request_ids, context.request_processor = ids, processors
+            context.metrics.request_ids = ids
 
     def _give_up(self, rows, failure):
         """Let rows fail with the error of their batch."""
