@@ -556,7 +556,7 @@ class TestHostileInput:
         assert name.replace("-", "a").isalnum()
 
 
-CLUSTER = '[targets.prod]\nkind = "kserve"\n'
+PROD = '[targets.prod]\nkind = "kserve"\n'
 
 
 class TestOtherNames:
@@ -564,13 +564,13 @@ class TestOtherNames:
         ("lines", "key", "old", "new"),
         [
             (
-                CLUSTER + 'deployment-mode = "RawDeployment"',
+                PROD + 'deployment-mode = "RawDeployment"',
                 "targets.prod.deployment-mode",
                 "RawDeployment",
                 "Standard",
             ),
             (
-                CLUSTER + 'deployment-mode = "Serverless"',
+                PROD + 'deployment-mode = "Serverless"',
                 "targets.prod.deployment-mode",
                 "Serverless",
                 "Knative",
@@ -596,7 +596,7 @@ class TestOtherNames:
     @pytest.mark.parametrize("source", ["flag", "variable"])
     def test_they_are_accepted_from_every_source(self, source: str, tmp_path: Path) -> None:
         path = tmp_path / "kdeploy.toml"
-        path.write_text(MINIMAL + CLUSTER)
+        path.write_text(MINIMAL + PROD)
         key = "targets.prod.deployment-mode"
         flags = {key: "RawDeployment"} if source == "flag" else {}
         variables = {"KDEPLOY_TARGETS_PROD_DEPLOYMENT_MODE": "RawDeployment"} if source == "variable" else {}
@@ -609,12 +609,12 @@ class TestOtherNames:
     @pytest.mark.parametrize(
         ("lines", "hint"),
         [
-            (CLUSTER + 'deployment-mode = "ModelMesh"', "Use one of: Knative, Standard."),
+            (PROD + 'deployment-mode = "ModelMesh"', "Use one of: Knative, Standard."),
             (
-                CLUSTER + 'deployment-mode = "standard"',
+                PROD + 'deployment-mode = "standard"',
                 "Use one of: Knative, Standard. Did you mean Standard?",
             ),
-            (CLUSTER + 'deployment-mode = "knativ"', "Use one of: Knative, Standard. Did you mean Knative?"),
+            (PROD + 'deployment-mode = "knativ"', "Use one of: Knative, Standard. Did you mean Knative?"),
             ('[store]\nclaim-access-mode = "ROX"', "Use one of: ReadWriteMany, ReadWriteOnce."),
             ('archive-format = "zip"', "no-archive. Did you mean zip-store?"),
             ('[targets.prod]\nkind = "kserv"', "Use one of: local, kserve. Did you mean kserve?"),

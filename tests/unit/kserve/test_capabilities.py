@@ -50,7 +50,7 @@ def test_missing_settings_are_kserves_defaults(incomplete: Document) -> None:
     assert found.host("digits-predictor", "team") == "digits-predictor-team.example.com"
 
 
-def test_former_names_of_modes_are_translated_and_modelmesh_is_no_default() -> None:
+def test_former_names_of_modes_are_translated_and_modelmesh_is_ignored() -> None:
     modes = ("Serverless", "Knative", "RawDeployment", "Standard", "ModelMesh", None)
     found = [
         read_config(config_map(deploy={"defaultDeploymentMode": mode})).deployment_mode for mode in modes
