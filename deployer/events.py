@@ -70,5 +70,36 @@ class StatusChanged(Struct, frozen=True):
     status: Observed
 
 
+class Loading(Struct, frozen=True):
+    """TorchServe loads the working folder; `names` are the files that changed.
+
+    `restart`: TorchServe starts again, else only its worker.
+    """
+
+    names: tuple[str, ...]
+    restart: bool
+
+
+class Loaded(Struct, frozen=True):
+    """The working folder is served; loading it took `seconds`."""
+
+    seconds: float
+
+
+class LoadFailed(Struct, frozen=True):
+    """The working folder cannot be served until it changes."""
+
+    what: str
+    where: str | None = None
+    hint: str | None = None
+
+
+class Logged(Struct, frozen=True):
+    """A line that the handler or TorchServe wrote."""
+
+    line: str
+
+
 Event = Warned | Noted | Archiving | Progressed | Pushed | Applying | Applied | Unchanged | StatusChanged
+DevEvent = Warned | Loading | Loaded | LoadFailed | Logged
 Emit = Callable[[Event], None]

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from deployer import __version__
-from deployer.cli import local, models, predict, project, releases, rollouts, services
+from deployer.cli import dev, local, models, predict, project, releases, rollouts, services
 from deployer.cli.terminal import show
 
 _HELP = "Deploy trained PyTorch models to KServe, or to TorchServe on this machine."
@@ -49,6 +49,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "init": project.init,
     "config": project.config,
     "doctor": project.doctor,
+    "dev": dev.dev,
     "push": releases.push,
     "plan": releases.plan,
     "render": releases.render,

@@ -30,7 +30,7 @@ def read_logs(
     logs = find()
     while logs:
         for name, path in logs:
-            data, positions[path] = _read(path, positions.get(path, 0))
+            data, positions[path] = read_lines(path, positions.get(path, 0))
             yield from _lines(data, name if len(logs) > 1 else "")
         if not follow:
             return
@@ -43,7 +43,7 @@ def read_previous(logs: list[tuple[str, Path]]) -> Iterator[str]:
     for name, path in logs:
         older = path.with_suffix(".log.1")
         if older.is_file():
-            yield from _lines(_read(older, 0)[0], name if len(logs) > 1 else "")
+            yield from _lines(read_lines(older, 0)[0], name if len(logs) > 1 else "")
         else:
             yield f"[{name}] no previous log"
 
@@ -88,7 +88,7 @@ def _lines(data: str, name: str) -> Iterator[str]:
     return (prefix + line for line in data.splitlines() if not _PROBE.search(line))
 
 
-def _read(path: Path, position: int) -> tuple[str, int]:
+def read_lines(path: Path, position: int) -> tuple[str, int]:
     """Read whole lines from a position; a file that has become shorter is read from the start."""
     with explained(path, "cannot read a log"):
         try:

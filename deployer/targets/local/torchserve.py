@@ -65,6 +65,7 @@ class TorchServe:
         *,
         proven: bool,
         changed: Callable[[], None],
+        recovery: float = RECOVERY_DEADLINE,
     ) -> None:
         self.revision = revision
         self.upstream = Upstream(revision.name)
@@ -75,6 +76,7 @@ class TorchServe:
         self._context = context
         self._log = log
         self._proven = proven
+        self._recovery = recovery
         self._changed = changed
         self._process: Process | None = None
         self._launch: Launch | None = None
@@ -189,7 +191,7 @@ class TorchServe:
                 await asyncio.to_thread(keep_small, self._log)
             elif not (self.upstream.ready and 0 < misses < _MISSES):
                 self._see(ready=False, reason=self._why(missing) if was_ready else missing)
-            patience = RECOVERY_DEADLINE if was_ready else PROGRESS_DEADLINE
+            patience = self._recovery if was_ready else PROGRESS_DEADLINE
             if loop.time() - last_ready > patience:
                 return f"not ready after {patience:g} s: {self.upstream.reason}"
             await asyncio.wait({ended}, timeout=RUNNING if self.upstream.ready else STARTING)
