@@ -20,7 +20,7 @@ from deployer.archive.plan import MANIFEST
 from deployer.bundle import Bundle
 from deployer.config import Config, Settings
 from deployer.errors import ConfigError
-from deployer.events import Emit, Event, Warned
+from deployer.events import Emit, Event
 from deployer.manifest import render, render_runtime
 from deployer.observed import Capabilities
 from deployer.project import Project
@@ -56,7 +56,7 @@ class WorkingFolder:
         self._folder = folder
         self._namespace = namespace
         self._emit = emit
-        self._warned: set[str] = set()
+        self._emitted: list[Event] = []
         self._settings = load()
         self.name = self._settings.config.model.name
         self._mirror = Mirror(folder / "model-store" / f"{self.name}.mar")
@@ -86,7 +86,7 @@ class WorkingFolder:
                 where="model.name",
                 hint="Stop `kdeploy dev` and start it again.",
             )
-        archive = _with_entry_point(Project(settings, self._once).outline())
+        archive = _with_entry_point(Project(settings, self._once).contents())
         self._sources = {m.name: m.source for m in archive.members if isinstance(m.source, Path)}
         config = _for_one_worker(settings.config)
         release = plan_release(config, _with_all_digests(archive), render_runtime())
@@ -132,9 +132,9 @@ class WorkingFolder:
         path.write_text(text, "utf-8")
 
     def _once(self, event: Event) -> None:
-        """Emit each warning once, not at every change."""
-        if isinstance(event, Warned) and event.message not in self._warned:
-            self._warned.add(event.message)
+        """Emit each warning and each note once, not at every change."""
+        if event not in self._emitted:
+            self._emitted.append(event)
             self._emit(event)
 
     def _watched(self) -> set[Path]:

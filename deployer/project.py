@@ -36,10 +36,6 @@ class Project:
         self._archive = digest_archive(self._plan_archive(), self._digests)
         return self._release(self._archive)
 
-    def outline(self) -> Archive:
-        """Return the archive of the config. The digests of large files can be unknown: they are not read."""
-        return self._planned()
-
     def push(self, store: ModelStore) -> Release:
         """Build the model archive and write it to a model store, unless the release is stored already."""
         archive, self._archive = self._archive or self._plan_archive(), None

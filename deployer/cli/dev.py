@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deployer.cli import deps, next_steps, printers
+from deployer.cli import deps, next_steps, predictions
 from deployer.cli.options import Protocol, Unpack, WhereLocal, spelled_out
 from deployer.cli.terminal import show, tell, warn
 from deployer.errors import KdeployError
@@ -29,8 +29,9 @@ def dev(
         ),
     ] = None,
     protocol: Annotated[
-        Protocol, typer.Option("--protocol", help="Protocol of the prediction requests.")
-    ] = "plain",
+        Protocol | None,
+        typer.Option("--protocol", help="Protocol of the prediction requests, as of `kdeploy predict`."),
+    ] = None,
     port: Annotated[
         int | None,
         typer.Option(
@@ -100,15 +101,17 @@ def _local_target(settings: "Settings", named: str | None) -> "LocalTarget":
 
 
 def _predict(
-    endpoint: "Endpoint", name: str, files: list[Path], protocol: Protocol, settings: "Settings"
+    endpoint: "Endpoint", name: str, files: list[Path], protocol: Protocol | None, settings: "Settings"
 ) -> None:
     """Send a request for each file, and print the answers or the first error."""
     from deployer.predict import Client
 
-    limit = settings.config.serving.max_request_size
+    serving = settings.config.serving
+    seconds = serving.response_timeout + 10.0
     try:
-        with Client(endpoint, name, max_request_size=limit) as client:
-            printers.print_answers(client.predict(files, protocol), "table")
+        with Client(endpoint, name, timeout=seconds, max_request_size=serving.max_request_size) as client:
+            answers = client.predict(files, protocol or "plain", follow=protocol is None)
+            predictions.print_answers(answers, "table")
     except KdeployError as error:
         _tell_error(error.what, error.where)  # the log above has the traceback
 
@@ -118,8 +121,8 @@ def _print(event: "DevEvent | Event", shown: Callable[[str], str] = str) -> None
 
     if isinstance(event, events.Logged):
         show(shown(event.line))
-    elif isinstance(event, events.Warned):
-        warn(event.message)
+    elif isinstance(event, events.Warned | events.Noted):
+        warn(event.message, label="warning: " if isinstance(event, events.Warned) else "")
     elif isinstance(event, events.Loading):
         tell(_loading_text(event.names, event.restart))
     elif isinstance(event, events.Loaded):
