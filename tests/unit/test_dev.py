@@ -88,7 +88,7 @@ def test_a_saved_handler_needs_a_worker_and_a_changed_setting_a_start(working: W
     assert '"batchSize":4' in (working.folder / "config" / "config.properties").read_text()
 
 
-def test_one_worker_serves_whatever_the_project_wants(working: Working):
+def test_one_worker_serves_even_if_the_project_wants_more(working: Working):
     working.write("kdeploy.toml", TOML + "[serving]\nmin-workers = 3\nmax-workers = 4\n")
     working.look()
     properties = (working.folder / "config" / "config.properties").read_text()

@@ -248,7 +248,7 @@ class _Server:
             return
         await self.show_last_lines()
         reason = self._reasons.reason
-        # TorchServe would try again and again, also after it is told to run no worker.
+        # TorchServe would try again and again, also with a minimum of no workers.
         await self._stop()
         raise _cannot_load(reason or "TorchServe does not answer")
 

@@ -42,7 +42,7 @@ def test_only_changed_members_are_written_and_named(mirror: Mirror, tmp_path: Pa
     assert contents(mirror)["handler.py"] == b"b"
 
 
-def test_a_save_that_changes_nothing_is_no_change(mirror: Mirror, tmp_path: Path):
+def test_a_save_that_changes_nothing_is_not_named(mirror: Mirror, tmp_path: Path):
     source = tmp_path / "handler.py"
     source.write_text("a")
     mirror.update(archive(handler_py=source))
