@@ -90,10 +90,25 @@ class RolloutTimeoutError(KdeployError):
 
 
 class PredictError(KdeployError):
-    """A prediction request failed."""
+    """A prediction request failed: the model or its server answered with an error, or with nothing usable."""
 
     exit_code = 10
     code = "prediction-failed"
+
+
+class InputRefusedError(PredictError):
+    """The model or its server refused an input: it is invalid or too large."""
+
+    exit_code = 17
+    code = "input-refused"
+
+
+class NotReachedError(PredictError):
+    """A prediction request did not reach the model."""
+
+    exit_code = 18
+    code = "not-reached"
+    retryable = True
 
 
 class NotFoundError(KdeployError):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from deployer.config import Serving
-from deployer.errors import PredictError
+from deployer.errors import NotReachedError, PredictError
 from deployer.patience import PATIENCE, Patience
 from deployer.predict import answers, codecs, content, inputs
 from deployer.predict.codecs import Protocol, Request
@@ -81,6 +81,7 @@ class Client:
         self._connection = Connection(
             endpoint,
             failure=PredictError,
+            unreached=NotReachedError,
             timeout=timeout,
             headers=headers,
             connections=threads,
@@ -127,7 +128,14 @@ class Client:
             "POST", request.path, body=request.body, content_type=request.content_type
         )
         if not 200 <= response.status < 300:
-            sent = SentRequest(self._model, self._host, len(request.body), self._limit)
+            sent = SentRequest(
+                self._model,
+                self._host,
+                len(request.body),
+                self._limit,
+                request.protocol,
+                request.content_type,
+            )
             raise explain(response.status, *self._connection.without_secrets(response), sent)
         return answers.decode(request, response.body, response.headers.get("content-type", ""))
 

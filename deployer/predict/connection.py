@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
@@ -40,10 +41,10 @@ class Response(Struct, frozen=True):
 
 
 class Connection:
-    """Keeps connections to one endpoint; every error is a `failure`. Threads can share it.
+    """Keeps connections to one endpoint. Threads can share it.
 
-    `timeout` is in seconds, for a whole exchange; `authority` is a PEM file of the certificates to trust
-    instead of the usual ones.
+    An error is a `failure`, or `unreached` if the server has received nothing. `timeout` is in seconds, for a
+    whole exchange; `authority` is a PEM file of the certificates to trust instead of the usual ones.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Connection:
         endpoint: Endpoint,
         *,
         failure: type[KdeployError],
+        unreached: type[KdeployError] | None = None,
         timeout: float,
         headers: Mapping[str, str] | None = None,
         connections: int = 1,
@@ -60,6 +62,7 @@ class Connection:
         from deployer.predict import wire
 
         self.failure = failure
+        self.unreached = unreached or failure
         self.address = _address(endpoint.url, failure)
         self.timeout = timeout
         self._headers = _checked(headers or {}, failure)
@@ -71,10 +74,20 @@ class Connection:
         self._patience = patience
         self._deadline = wire.Deadline(patience.clock.now)
         self._tunnel = tunnel = endpoint.tunnel
-        self._proxy = None if tunnel else find_proxy(self.address)
         parts = urlsplit(self.address)
+        named = urlsplit(f"//{endpoint.host or parts.netloc}")
+        # NO_PROXY can except the address or, as for curl, the name of the service.
+        direct = tunnel or not find_proxy(f"{parts.scheme}://{named.netloc}")
+        self._proxy = None if direct else find_proxy(self.address)
         tls = tls_context(authority) if parts.scheme == "https" else None
-        open_pool = partial(wire.open_pool, self._deadline, connections=connections, tls=tls)
+        self._server_name = endpoint.server_name or (named.hostname if _is_ip(parts.hostname) else None)
+        open_pool = partial(
+            wire.open_pool,
+            self._deadline,
+            connections=connections,
+            tls=tls,
+            server_name=self._server_name,
+        )
         self._forwarded = partial(open_pool, proxy=self._proxy)
         if tunnel:
             self._pool = open_pool(open_socket=lambda _host, _port: tunnel.open())
@@ -110,7 +123,7 @@ class Connection:
             failures += 1
             pause = retry.pause(failures)
             if failures >= retry.attempts or not self._deadline.allows(pause):
-                raise self.failure(
+                raise self.unreached(
                     f"connection refused: {self.address}",
                     hint="Run `kdeploy status`. If the service does not run, run `kdeploy rollout`.",
                 )
@@ -156,7 +169,7 @@ class Connection:
                 return None
             fault = self._tunnel.fault if self._tunnel else None
             if fault:
-                raise self.failure(fault.what, where=fault.where, hint=fault.hint) from error
+                raise self.unreached(fault.what, where=fault.where, hint=fault.hint) from error
             raise self._explain(error, len(body)) from error
 
     def _read(self, response: BaseHTTPResponse) -> Response:
@@ -179,7 +192,7 @@ class Connection:
         return Response(response.status, headers, body)
 
     def _refused_by_proxy(self, why: str) -> KdeployError:
-        return self.failure(
+        return self.unreached(
             f"{self.address}: cannot use the proxy {address_of(self._proxy or '')[0]}: {why}",
             hint="Check HTTPS_PROXY and HTTP_PROXY. NO_PROXY lists hosts that need no proxy.",
         )
@@ -192,6 +205,7 @@ class Connection:
         if isinstance(error, exceptions.ProtocolError) and isinstance(error.args[-1], TimeoutError):
             error = exceptions.TimeoutError(error)
         cause = _cause(error)
+        named = f", asked for {self._server_name}" if self._server_name else ""
         # A class is listed before its base classes.
         table: tuple[tuple[type[Exception], str, str], ...] = (
             (
@@ -206,11 +220,7 @@ class Connection:
                 f"{_SEE_ADDRESS} On a cluster, `--ingress port-forward` uses another path.",
             ),
             (exceptions.TimeoutError, f"no response within {self.timeout:g} s", _LONGER),
-            (
-                exceptions.SSLError,
-                f"TLS failed: {cause}",
-                "Check that the server uses https. Pass its CA's certificate with `--certificate-authority`.",
-            ),
+            (exceptions.SSLError, f"TLS failed{named}: {cause}", _tls_hint(cause)),
             (
                 exceptions.ProtocolError,
                 f"the connection was closed before the response was complete ({sent} bytes were to be sent)",
@@ -219,7 +229,25 @@ class Connection:
             (Exception, str(error), _SEE_ADDRESS),
         )
         what, hint = next((what, hint) for kind, what, hint in table if isinstance(error, kind))
-        return self.failure(f"{self.address}: {what}", hint=hint)
+        early = (exceptions.NewConnectionError, exceptions.ConnectTimeoutError, exceptions.SSLError)
+        failure = self.unreached if isinstance(error, early) else self.failure
+        return failure(f"{self.address}: {what}", hint=hint)
+
+
+def _tls_hint(cause: str) -> str:
+    if "mismatch" in cause:
+        return "The certificate must have the host of the service's URL. Run `kdeploy status` to see it."
+    if "CERTIFICATE_VERIFY_FAILED" in cause:
+        return "Name a PEM file with its CA's certificate: SSL_CERT_FILE, or `--certificate-authority FILE`."
+    return "Check that the server uses https."
+
+
+def _is_ip(host: str | None) -> bool:
+    try:
+        ip_address((host or "").partition("%")[0])
+    except ValueError:
+        return False
+    return True
 
 
 def _cause(error: Exception) -> str:

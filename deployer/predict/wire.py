@@ -96,10 +96,14 @@ def open_pool(
     *,
     connections: int,
     tls: ssl.SSLContext | None = None,
+    server_name: str | None = None,
     open_socket: Callable[[str, int], socket.socket] | None = None,
     proxy: str | None = None,
 ) -> urllib3.PoolManager:
-    """Return a pool of connections, which `open_socket` opens if they are not direct."""
+    """Return a pool of connections, which `open_socket` opens if they are not direct.
+
+    TLS asks for and verifies `server_name`, or the host of the URL.
+    """
 
     def open_timed(self: connection.HTTPConnection) -> Any:
         self.timeout = deadline.left(CONNECT_TIMEOUT)
@@ -125,6 +129,8 @@ def open_pool(
         ConnectionCls = Secure
 
     options: dict[str, Any] = {"maxsize": connections, "retries": False, "ssl_context": tls}
+    if server_name:
+        options["server_hostname"] = server_name
     if proxy:
         url, headers = address_of(proxy)
         to_proxy = tls_context() if url.startswith("https:") else None

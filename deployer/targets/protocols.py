@@ -48,11 +48,16 @@ class Tunnel(Protocol):
 
 
 class Endpoint(Struct, frozen=True):
-    """The destination of a request: a base URL, the Host header if the ingress needs one, and a tunnel."""
+    """The destination of a request: a base URL, the Host header if the ingress needs one, and a tunnel.
+
+    `server_name` is the name that TLS asks for and verifies. Default: the host of the URL, or that of the
+    Host header if the URL has an IP address.
+    """
 
     url: str
     host: str | None = None
     tunnel: Tunnel | None = None
+    server_name: str | None = None
 
 
 Watch = Generator[Observed, None, None]  # closing it ends the watch

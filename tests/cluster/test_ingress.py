@@ -51,7 +51,7 @@ def test_a_load_balancer_is_the_ingress(
     kube.merge(f"{istio}/status", {"status": {"loadBalancer": {"ingress": [{"hostname": "lb.example.com"}]}}})
     Play(kube, reference.namespace).ready(url="https://digits.example.com")
     assert cluster.reach.endpoint(reference) == Endpoint(
-        url="https://lb.example.com:443", host="digits.example.com"
+        url="https://lb.example.com:443", host="digits.example.com", server_name="digits.example.com"
     )
 
 

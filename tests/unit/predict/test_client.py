@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 import deployer
-from deployer.errors import PredictError
+from deployer.errors import NotReachedError, PredictError
 from deployer.patience import Retry
 from deployer.predict import Client, Failure, Prediction, inputs
 from deployer.predict import connection as wire
@@ -341,6 +341,7 @@ def test_a_refused_connection_is_retried(picture):
     with Client(Endpoint(url), "digits", patience=patience(pauses.append)) as client:
         [answer] = client.predict([picture])
     error = error_of(answer)
+    assert isinstance(error, NotReachedError)
     assert error.what == f"connection refused: {url}"
     assert "kdeploy status" in error.hint
     assert "kdeploy rollout" in error.hint
@@ -410,6 +411,7 @@ def test_an_early_413_is_read_although_the_server_stopped_reading(tmp_path):
 def test_a_server_that_does_not_respond_times_out(picture):
     with listener(lambda connection: None) as url:
         error = asked_once(url, picture, timeout=0.2)
+    assert type(error) is PredictError  # it can have reached the model
     assert error.what == f"{url}: no response within 0.2 s"
     assert "--timeout" in error.hint
 
@@ -426,6 +428,7 @@ def test_the_size_of_a_response_is_limited(picture, monkeypatch):
 
 def test_a_name_that_cannot_be_resolved_is_an_error(picture):
     error = asked_once("http://no-such-host.invalid:8080", picture)
+    assert isinstance(error, NotReachedError)
     assert "http://no-such-host.invalid:8080: cannot resolve the name" in error.what
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deployer.errors import InputRefusedError, NotReachedError, PredictError
 from deployer.predict.predict_errors import TEXT_MAX, SentRequest, explain, read_refusal
 
 SENT = SentRequest(model="digits", host="digits.default.example.com", size=900, limit=1000)
@@ -153,7 +154,7 @@ RECORDED = [
         400,
         {},
         b'{"error": "the body is not valid JSON: x", "row": 2}',
-        "does not accept this input (handler: row 2: the body",
+        "the model refused this input (handler: row 2: the body",
         "Compare",
     ),
     (
@@ -217,9 +218,25 @@ RECORDED = [
         422,
         {},
         b'{"error": "no digit", "row": 3}',
-        "failed on this input (handler: row 3",
-        "traceback",
+        "the model refused this input (handler: row 3",
+        "the input that the handler expects",
     ),
+    (
+        403,
+        {},
+        b'{"error": "denied", "row": 0}',
+        "the model refused this input (handler: row 0: denied",
+        "Comp",
+    ),
+    (403, {}, b'{"response": "denied"}', "the model refused this input (model: denied)", "Compare"),
+    (
+        400,
+        {},
+        b'{"error": "inputs[0] needs a unique name, a string"}',
+        "the server refused the request, before the model (model server: inputs[0]",
+        "--protocol",
+    ),
+    (504, ENVOY, b"", "time limit", "max-revision-timeout-seconds"),
     (301, {"location": "https://models.example.com/v1"}, b"", "redirected to https://models", "proxy"),
     (307, {}, b"", "redirected to no address", "proxy"),
     (500, {}, b"", "the server failed", "kdeploy logs"),
@@ -241,6 +258,67 @@ def test_each_error_has_its_sender_the_reason_and_a_hint(status, headers, body, 
     assert words in error.what
     assert hint in error.hint
     assert "\n" not in error.what
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (400, b'{"error": "no digit", "row": 0}', InputRefusedError),
+        (400, b'{"error": "\\"instances\\" must be a list"}', InputRefusedError),
+        (403, b'{"response": "denied"}', InputRefusedError),
+        (413, b"", InputRefusedError),
+        (403, b"RBAC: access denied", NotReachedError),
+        (404, b"", NotReachedError),
+        (401, b"", NotReachedError),
+        (302, b"", NotReachedError),
+        (503, b"no healthy upstream", NotReachedError),
+        (429, b"", NotReachedError),
+        (500, b'{"error": "ValueError: 7", "row": 0}', PredictError),
+        (507, b"", PredictError),
+        (504, b"", PredictError),
+        (500, b"", PredictError),
+    ],
+)
+def test_the_kind_says_whether_the_model_refused_failed_or_was_not_reached(status, body, kind):
+    assert type(explain(status, {}, body, SENT)) is kind
+
+
+@pytest.mark.parametrize(
+    ("text", "protocol", "content_type", "hint"),
+    [
+        (
+            "TypeError: bytearray indices must be integers or slices, not str",
+            "plain",
+            "image/png",
+            "--protocol json",
+        ),
+        (
+            "AttributeError: 'bytearray' object has no attribute 'get'",
+            "plain",
+            "image/png",
+            "--protocol json",
+        ),
+        ("UnicodeDecodeError: 'utf-8' codec can't decode byte 0x89", "plain", "image/png", "--protocol json"),
+        (
+            "JSONDecodeError: Expecting value: line 1 column 1 (char 0)",
+            "plain",
+            "text/plain",
+            "--protocol json",
+        ),
+        ("TypeError: a bytes-like object is required, not 'str'", "plain", "image/png", "--protocol json"),
+        ("KeyError: 'data'", "plain", "image/png", "--protocol v1"),
+        ("KeyError: 'instances'", "plain", "application/json", "--protocol v1"),
+        ("KeyError: 'cat'", "plain", "image/png", "traceback"),
+        ("TypeError: string indices must be integers, not 'str'", "v2", "application/json", "--protocol v1"),
+        ("TypeError: string indices must be integers, not 'str'", "v1", "application/json", "traceback"),
+    ],
+)
+def test_the_hint_names_the_protocol_that_a_handler_reads(text, protocol, content_type, hint):
+    body = json.dumps({"error": text, "row": 0}).encode()
+    sent = SentRequest("digits", None, 1, 2, protocol, content_type)
+    error = explain(500, {}, body, sent)
+    assert "the handler failed on this input" in error.what
+    assert hint in error.hint
 
 
 def test_the_error_mentions_a_missing_host_header():

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from deployer.errors import ConfigError, PredictError
+from deployer.errors import ConfigError, NotReachedError, PredictError
 from deployer.predict import Client, Failure, Prediction
 from deployer.targets.protocols import Endpoint
 from tests.unit.predict.loopback import Reply, Server
@@ -225,6 +225,67 @@ def test_loopback_and_hosts_in_no_proxy_use_no_proxy(
     monkeypatch.setenv("no_proxy", "ingress.example")
     assert "cannot resolve the name" in proxied.error("http://ingress.example").what
     assert proxied.proxy.asked == []
+
+
+def test_no_proxy_can_name_the_service(proxied: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", ".team.example.com")
+    assert "cannot resolve the name" in proxied.error("http://ingress.example").what
+    assert proxied.proxy.asked == []
+
+
+# TLS with the host of the service
+
+
+@pytest.fixture
+def gateway(network: Network) -> Iterator[tuple[int, list[str | None]]]:
+    """A gateway with a certificate for the host of the service, as KServe's; the names that TLS asks for."""
+    asked: list[str | None] = []
+    context = network.tls(HOST)
+    context.sni_callback = lambda _socket, name, _context: asked.append(name)
+    with behind_tls(network.server, context) as port:
+        yield port, asked
+
+
+@pytest.mark.parametrize("host", [HOST, f"{HOST}:8443"])
+def test_an_address_is_verified_by_the_host_of_the_service(
+    network: Network, gateway: tuple[int, list[str | None]], host: str
+) -> None:
+    port, asked = gateway
+    assert network.value(f"https://127.0.0.1:{port}", host, authority=network.bundle) == host
+    assert asked == [HOST]
+
+
+def test_a_proxied_address_is_verified_by_the_host_of_the_service(
+    proxied: Network, gateway: tuple[int, list[str | None]]
+) -> None:
+    port, asked = gateway
+    proxied.proxy.routes |= {"203.0.113.9:443": port, "[2001:db8::1]:443": port, "lb.example:443": port}
+    for address in ("203.0.113.9", "[2001:db8::1]"):
+        assert proxied.value(f"https://{address}", authority=proxied.bundle) == HOST
+    endpoint = Endpoint("https://lb.example", HOST, server_name=HOST)
+    [answer] = Client(endpoint, "digits", authority=proxied.bundle).predict([proxied.image])
+    assert isinstance(answer, Prediction)
+    assert asked == [HOST] * 3
+
+
+def test_a_certificate_for_another_host_is_refused(
+    network: Network, gateway: tuple[int, list[str | None]]
+) -> None:
+    port, _ = gateway
+    answer = network.ask(f"https://127.0.0.1:{port}", "other.example.com", authority=network.bundle)
+    assert isinstance(answer, Failure)
+    assert isinstance(answer.error, NotReachedError)
+    assert "TLS failed, asked for other.example.com: " in answer.error.what
+    assert "kdeploy status" in str(answer.error.hint)
+
+
+def test_an_address_with_an_untrusted_certificate_names_the_variable(
+    network: Network, gateway: tuple[int, list[str | None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"https://127.0.0.1:{gateway[0]}"
+    assert "SSL_CERT_FILE" in str(network.error(url).hint)
+    monkeypatch.setenv("SSL_CERT_FILE", str(network.bundle))
+    assert network.value(url) == HOST
 
 
 # Time limits

@@ -39,13 +39,18 @@ def find_ingress(api: Api, service: Document, url: str, named: str | None) -> En
     """Return the endpoint for a URL of a service, on the ingress that is `named` or on the one found.
 
     If the ingress has no address outside the cluster, or `named` is PORT_FORWARD, the API server forwards to
-    one of its pods. The URL's path prefix is kept, and its host is the Host header. Raises TargetError.
+    one of its pods. The URL's path prefix is kept, and its host is the Host header; on the address that was
+    found, TLS verifies that host. Raises TargetError.
     """
     namespace = service["metadata"]["namespace"]
     search = _Search(api, urlsplit(url), f"{namespace}/{service['metadata']['name']}")
     address = search.address() if named is None else named
     if address and address != PORT_FORWARD:
-        return Endpoint(url=address.rstrip("/") + search.wanted.path.rstrip("/"), host=search.wanted.netloc)
+        return Endpoint(
+            url=address.rstrip("/") + search.wanted.path.rstrip("/"),
+            host=search.wanted.netloc,
+            server_name=search.wanted.hostname if named is None and search.wanted.scheme == "https" else None,
+        )
     return search.forward((namespace, deployment_name(service)) if is_standard(service) else None)
 
 
