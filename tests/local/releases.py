@@ -136,11 +136,14 @@ def make_bundle(
     folder: Path,
     *,
     canary: int | None = None,
-    env: dict[str, str] | None = None,
+    env: dict[str, str | Document] | None = None,
     namespace: str = "default",
     replicas: int = 1,
 ) -> Bundle:
-    """Make a bundle with a ServingRuntime and an InferenceService like those that kdeploy renders."""
+    """Make a bundle with a ServingRuntime and an InferenceService like those that kdeploy renders.
+
+    A value of `env` is text, or the source of a value.
+    """
     runtime, called = _runtime()
     drain = {"KDEPLOY_DRAIN_SECONDS": str(DRAIN), "KDEPLOY_GRACE_SECONDS": str(DRAIN + 60)}
     predictor: Document = {
@@ -150,7 +153,10 @@ def make_bundle(
             "modelFormat": {"name": "pytorch"},
             "runtime": called,
             "storageUri": folder.as_uri() + "/",
-            "env": [{"name": key, "value": value} for key, value in {**drain, **(env or {})}.items()],
+            "env": [
+                {"name": key, "value" if isinstance(value, str) else "valueFrom": value}
+                for key, value in {**drain, **(env or {})}.items()
+            ],
         },
     }
     if canary is not None:

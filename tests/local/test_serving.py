@@ -298,6 +298,23 @@ def test_the_services_environment_variables_reach_the_handler(demo: Client, stor
     assert demo.ask("/predictions/demo")[1] == {"release": "a", "mode": "tést"}
 
 
+def test_a_variable_of_a_secret_is_taken_from_the_command_and_not_stored(
+    demo: Client, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = {"secretKeyRef": {"name": "hf", "key": "token"}}
+    bundle = make_bundle("demo", A, store / "a", env={"MODE": source})
+    [unset] = demo.target.services.check(bundle)
+    assert (unset.status, unset.where) == ("failure", "serving.env.MODE")
+    monkeypatch.setenv("MODE", "planted-value")
+    assert demo.target.services.check(bundle) == []
+    status = demo.rollout("demo", A, store / "a", env={"MODE": source})
+    assert status.phase is Phase.READY
+    assert demo.ask("/predictions/demo", {})[1] == {"release": "a", "mode": "planted-value"}
+    files = [path for path in demo.state.rglob("*") if path.is_file()]
+    assert files
+    assert not any(b"planted-value" in path.read_bytes() for path in files)
+
+
 def test_a_bundle_that_cannot_be_served_is_refused_and_changes_nothing(on_a: Client, tmp_path: Path) -> None:
     bundle = make_bundle("demo", B, tmp_path)
     bundle.service["spec"]["predictor"]["model"]["storageUri"] = "s3://bucket/demo/"

@@ -71,7 +71,7 @@ class Api:
 
     async def _apply(self, request: web.Request) -> web.Response:
         wanted = msgspec.json.decode(await request.read(), type=Wanted)
-        return _json(await self._supervisor.apply(wanted.bundle, wanted.entry, wanted.expect))
+        return _json(await self._supervisor.apply(wanted))
 
     async def _get(self, request: web.Request) -> web.Response:
         service = self._supervisor.find(_reference(request))

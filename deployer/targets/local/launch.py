@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from deployer.errors import TargetError
 from deployer.properties import MODELS_MOUNT, decode_properties, encode_properties
-from deployer.targets.local.revisions import Revision, release_folder
+from deployer.targets.local.revisions import Revision, referenced_variables, release_folder
 
 PIP_LOG = "pip.log"
 TERMINATION_LOG = "/dev/termination-log"  # where a container writes why it ended
@@ -88,9 +88,13 @@ def plan_launch(
     entries = decode_properties(_read(Path(config.removeprefix(_CONFIG_FLAG))))
     entries.pop("model_store", None)  # the command has it as a flag, which can contain any letter
     limit = entries.get("max_request_size", "")
+    for name, place in referenced_variables(revision.predictor).items():
+        if name not in environment:
+            raise unset_variable(name, place)
     variables = {
         variable["name"]: _local(str(variable.get("value", "")), mounts)
         for variable in (*container.get("env", ()), *model.get("env", ()))
+        if "valueFrom" not in variable  # a cluster's; those of Secrets and ConfigMaps are in the environment
     }
     if "PIP_LOG" in variables:
         variables["PIP_LOG"] = str(logs / PIP_LOG)  # with the logs, which are kept when the process ends
@@ -102,6 +106,15 @@ def plan_launch(
         message_path=message_path,
         grace=float(revision.predictor.get("timeout", KNATIVE_TIMEOUT)),
         max_request_size=int(limit) if limit.isdigit() else None,
+    )
+
+
+def unset_variable(name: str, place: str) -> TargetError:
+    """Return the error for a variable whose value is in a cluster's object, and that is not set here."""
+    return TargetError(
+        f"variable {name} is not set: on this machine it replaces {place}",
+        where=f"serving.env.{name}",
+        hint=f"Run `read -rs {name} && export {name}`, enter the value, and run the command again.",
     )
 
 

@@ -57,11 +57,18 @@ class Info(Struct, frozen=True, kw_only=True):
 
 
 class Wanted(Struct, frozen=True):
-    """A bundle to apply, with its journal entry."""
+    """A bundle to apply, with its journal entry, and the values of its confidential variables.
+
+    The supervisor keeps the values in memory only.
+    """
 
     bundle: Bundle
     entry: Entry
     expect: int | None = None
+    variables: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"Wanted({self.bundle.reference}, variables {', '.join(self.variables)})"
 
 
 class Noted(Struct, frozen=True):

@@ -165,6 +165,20 @@ def check_bundle(bundle: Bundle) -> None:
         )
 
 
+def referenced_variables(predictor: Document) -> dict[str, str]:
+    """Return the variables of a model whose values are in a cluster's objects, with the place of each.
+
+    On this machine they come from the environment of the command that rolls out.
+    """
+    kinds = {"secretKeyRef": "Secret", "configMapKeyRef": "ConfigMap"}
+    return {
+        variable["name"]: f"key {source['key']} of {kinds[kind]} {source['name']}"
+        for variable in predictor["model"].get("env", ())
+        for kind, source in variable.get("valueFrom", {}).items()
+        if kind in kinds and not source.get("optional")
+    }
+
+
 def hosts(reference: Reference) -> tuple[str, str]:
     """Return the two Hosts of a service: the external one, and the cluster-local one."""
     name = f"{reference.name}.{reference.namespace}"

@@ -49,10 +49,10 @@ class Service:
         """The name of the service."""
         return self.record.reference
 
-    def replace(self, record: Record) -> None:
-        """Make a record, which has been written, the wanted state."""
+    def replace(self, record: Record, context: Context) -> None:
+        """Make a record, which has been written, the wanted state; `context` is for new TorchServes."""
         dropped = {r.name for r in self.record.revisions} - {r.name for r in record.revisions}
-        self.record = record
+        self.record, self._context = record, context
         for name in dropped:
             self._state.remove_logs(self.reference, name)
         self.reconcile()

@@ -16,12 +16,12 @@ import msgspec
 
 from deployer.bundle import Bundle
 from deployer.errors import NotFoundError, TargetError
-from deployer.journal import Entry, check_expected
+from deployer.journal import check_expected
 from deployer.observed import Document, Reference
 from deployer.targets.local.ingress import Ingress
 from deployer.targets.local.logs import keep_small
 from deployer.targets.local.processes import INSTANCE_MARK, STATE_MARK, end_marked
-from deployer.targets.local.protocol import Address, Info
+from deployer.targets.local.protocol import Address, Info, Wanted
 from deployer.targets.local.revisions import Record, append_entry, check_bundle, set_desired
 from deployer.targets.local.routing import Routes
 from deployer.targets.local.service import Service, now
@@ -63,7 +63,7 @@ class Supervisor:
         await asyncio.to_thread(sweep, self.state)
         await self.listen(address)
         for reference, record in self.state.read_records().items():
-            self._adopt(reference, record)
+            self._adopt(reference, record, self._context)
 
     async def listen(self, address: Address) -> None:
         """Make the ingress listen on an address. Raises TargetError if it cannot."""
@@ -103,12 +103,13 @@ class Supervisor:
         await self._session.close()
         self.state.remove_alias()
 
-    async def apply(self, bundle: Bundle, entry: Entry, expect: int | None) -> int:
+    async def apply(self, wanted: Wanted) -> int:
         """Make a bundle the wanted state of its service, and return the number of its entry.
 
         If a service of that name is being deleted, waits for the end: the revisions and logs of the new one
         have the same names. Raises TargetError or ConflictError, with nothing changed.
         """
+        bundle, entry, expect = wanted.bundle, wanted.entry, wanted.expect
         check_bundle(bundle)
         reference = bundle.reference
         while reference in self._deleting:
@@ -120,10 +121,12 @@ class Supervisor:
         record = set_desired(before, bundle.service, self._runtime(bundle), time)
         record = append_entry(record, entry, time)
         self.state.write_record(record)
+        environment = {**self._context.environment, **wanted.variables}
+        context = msgspec.structs.replace(self._context, environment=environment)
         if known:
-            known.replace(record)
+            known.replace(record, context)
         else:
-            self._adopt(reference, record)
+            self._adopt(reference, record, context)
         return record.history[-1].number
 
     async def delete(self, reference: Reference) -> bool:
@@ -155,8 +158,8 @@ class Supervisor:
             services=tuple(service.info() for _, service in sorted(self.services.items(), key=str)),
         )
 
-    def _adopt(self, reference: Reference, record: Record) -> None:
-        service = Service(record, self.state, self._routes, self._context)
+    def _adopt(self, reference: Reference, record: Record, context: Context) -> None:
+        service = Service(record, self.state, self._routes, context)
         self.services[reference] = service
         service.reconcile()
 

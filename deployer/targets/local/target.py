@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,16 +10,17 @@ import msgspec
 
 from deployer.bundle import Bundle
 from deployer.errors import ConfigError, NotFoundError, TargetError
-from deployer.findings import Finding
+from deployer.findings import Finding, failure
 from deployer.inuse import releases_named
 from deployer.journal import Entry, JournalEvent
 from deployer.managed_fields import agrees
 from deployer.observed import Capabilities, Document, Live, Observed, Phase, Reference
 from deployer.targets.local import lifecycle
 from deployer.targets.local.connection import NotRunningError, call, stream_lines
+from deployer.targets.local.launch import unset_variable
 from deployer.targets.local.logs import read_logs, read_previous
 from deployer.targets.local.protocol import Address, Info, Noted, RevisionInfo, ServiceInfo, Wanted
-from deployer.targets.local.revisions import Record, check_bundle
+from deployer.targets.local.revisions import Record, check_bundle, referenced_variables
 from deployer.targets.local.state import State, explained
 from deployer.targets.local.status import build_document, observe
 from deployer.targets.protocols import Endpoint, Target, Via, Watch
@@ -101,9 +103,11 @@ class _Target:
         return self._node.examine()
 
     def check(self, bundle: Bundle, *, wait: bool = True) -> list[Finding]:  # noqa: ARG002
-        """Raise TargetError for a bundle that the target cannot serve; there are no other findings."""
+        """Check that the confidential variables are set. Raises TargetError if it cannot serve the bundle."""
         check_bundle(bundle)
-        return []
+        variables = referenced_variables(bundle.service["spec"]["predictor"])
+        unset = [unset_variable(name, place) for name, place in variables.items() if name not in os.environ]
+        return [failure("environment", one.what, one.where or "", one.hint or "") for one in unset]
 
     def role(self, bundle: Bundle) -> list[Document]:
         """Raise ConfigError: only a cluster has accounts and permissions."""
@@ -123,7 +127,9 @@ class _Target:
 
     def apply(self, bundle: Bundle, entry: Entry, *, expect: int | None = None) -> int:
         """Make a bundle the wanted state; start the supervisor if needed. Raises TargetError."""
-        wanted = Wanted(bundle.without_secret(), entry, expect)
+        names = referenced_variables(bundle.service["spec"]["predictor"])
+        variables = {name: os.environ[name] for name in names if name in os.environ}
+        wanted = Wanted(bundle.without_secret(), entry, expect, variables)
         before = self.entries(bundle.reference)
         self._node.start()
         try:

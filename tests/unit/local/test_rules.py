@@ -12,10 +12,12 @@ from msgspec import structs
 
 from deployer.bundle import Bundle
 from deployer.errors import TargetError
+from deployer.journal import Provenance, plan_entry
 from deployer.manifest import first_process
 from deployer.observed import NOT_RUNNING, Observed, Phase, Revision
 from deployer.targets.local.launch import Launch, Ports, plan_launch
 from deployer.targets.local.logs import read_logs, read_previous
+from deployer.targets.local.protocol import Wanted
 from deployer.targets.local.revisions import (
     HISTORY,
     Line,
@@ -236,6 +238,35 @@ def test_a_launch_replaces_paths_and_ports_and_nothing_else(tmp_path: Path) -> N
     assert "inference_address=http://127.0.0.1:1" in properties
     assert "grpc_management_port=5" in properties
     assert not any(line.startswith("model_store") for line in properties)
+
+
+SOURCES = {
+    "MODE": {"secretKeyRef": {"name": "hf", "key": "token"}},
+    "LEVEL": {"configMapKeyRef": {"name": "c", "key": "k"}},
+    "MAYBE": {"secretKeyRef": {"name": "other", "key": "k", "optional": True}},
+    "POD": {"fieldRef": {"fieldPath": "metadata.name"}},
+}
+
+
+def test_a_variable_of_a_secret_or_config_map_comes_from_the_environment(tmp_path: Path) -> None:
+    folder = make_release(tmp_path / "a", "demo", "")
+    found = launch(folder, {"MODE": "/tmp/x", "LEVEL": ""}, env=SOURCES).environment
+    assert (found["MODE"], found["LEVEL"]) == ("/tmp/x", "")
+    assert not {"MAYBE", "POD"} & found.keys()
+    for name, place in (("MODE", "key token of Secret hf"), ("LEVEL", "key k of ConfigMap c")):
+        here = {"MODE": "", "LEVEL": ""}
+        del here[name]
+        with pytest.raises(TargetError, match=f"variable {name} is not set.* it replaces {place}") as caught:
+            launch(folder, here, env=SOURCES)
+        assert caught.value.where == f"serving.env.{name}"
+        assert f"export {name}" in (caught.value.hint or "")
+
+
+def test_the_message_to_the_supervisor_hides_the_values_of_variables() -> None:
+    bundle = make_bundle("demo", "a", Path("/store/a"))
+    wanted = Wanted(bundle, plan_entry(bundle, Provenance()), None, {"MODE": "planted"})
+    assert "planted" not in repr(wanted)
+    assert "MODE" in repr(wanted)
 
 
 def test_a_missing_or_damaged_release_is_an_error(tmp_path: Path) -> None:
