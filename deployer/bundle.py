@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct, structs
 
 from deployer.observed import RELEASE_LABEL, Document, Reference
+from deployer.overlay import overlay_of
 
 
 class Sealed:
@@ -40,6 +41,11 @@ class Bundle(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def release(self) -> str:
         """The release ID; empty for a service that kdeploy did not render."""
         return str(self.service["metadata"].get("labels", {}).get(RELEASE_LABEL, ""))
+
+    @property
+    def overlay(self) -> str:
+        """The digest of the target's overlays; empty without any."""
+        return overlay_of(self.service)
 
     @property
     def percent(self) -> int:

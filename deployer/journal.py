@@ -174,8 +174,15 @@ def _is_applying(entry: Entry, now: str) -> bool:
     return entry.outcome == Outcome.APPLYING and abs((until - since).total_seconds()) <= BOUND
 
 
-def last_ready(entries: Sequence[Entry], release: str) -> Entry | None:
-    """Return the newest entry of another release that became Ready with all requests and has its bundle."""
+def last_ready(entries: Sequence[Entry], failed: Entry) -> Entry | None:
+    """Return the newest entry that became Ready with all requests and has its bundle.
+
+    Its release, or the target's overlay, is not that of the `failed` entry.
+    """
     ready = (one for one in entries if one.outcome == Outcome.READY and one.percent == 100 and one.bundle)
-    others = (one for one in ready if one.release != release)
+    others = (one for one in ready if _identity(one) != _identity(failed))
     return max(others, key=lambda entry: entry.number, default=None)
+
+
+def _identity(entry: Entry) -> tuple[str, str]:
+    return entry.release, entry.bundle.overlay if entry.bundle else ""

@@ -146,6 +146,11 @@ def merge_all(service: Document, of_release: Sequence[Document], of_target: Sequ
     return label
 
 
+def overlay_of(document: Document) -> str:
+    """Return the digest of the target's overlays that a document was rendered with; empty without any."""
+    return str(document["metadata"].get("labels", {}).get(OVERLAY_LABEL, ""))
+
+
 def find_faults(overlay: Any) -> Iterator[Fault]:
     """Yield what is wrong in an overlay: what is not JSON, what has no name, and what kdeploy owns."""
     broken = next(_json_faults(overlay), None)

@@ -7,12 +7,12 @@ again.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from msgspec import structs
 
 from deployer.bundle import Bundle
-from deployer.config import check_root
+from deployer.config import check_root, overlays_of
 from deployer.diff import compare
 from deployer.errors import ConfigError, KdeployError
 from deployer.events import Emit, Noted, Unchanged, Warned
@@ -20,6 +20,7 @@ from deployer.findings import Finding, failure, ok, refuse
 from deployer.journal import JournalEvent, Outcome, plan_entry
 from deployer.manifest import render, render_secret
 from deployer.observed import Document, Observed, Phase, Reference
+from deployer.overlay import overlay_of
 from deployer.project import Project
 from deployer.provenance import find_provenance
 from deployer.release import Release, Traffic
@@ -73,9 +74,6 @@ class Rollouts:
         live = services.get(reference) if look else None
         standard = capabilities.deployment_mode == "Standard"
         traffic, note = decide_traffic(percent, release.id, live) if look else (Traffic(percent), "")
-        chosen, caution = decide_strategy(
-            strategy, release.id, live.status if live else None, standard=standard
-        )
         access = None if capabilities.local_storage_only else access or self._store.access()
         bundle = render(
             release,
@@ -87,6 +85,8 @@ class Rollouts:
             access=access,
             overlays=self._overlays,
         )
+        kept = release.id if live is None or overlay_of(live.document) == bundle.overlay else None
+        chosen, caution = decide_strategy(strategy, kept, live.status if live else None, standard=standard)
         if chosen is Strategy.RECREATE:
             bundle = bundle.recreating()
         unchanged = bool(live and services.serves(bundle, live))
@@ -94,6 +94,7 @@ class Rollouts:
         if check and (thorough or not unchanged):
             self._check_local_storage(capabilities.local_storage_only)
             findings = tuple(services.check(bundle, wait=wait))
+            findings += tuple(self._try_overlays(release, bundle, findings))
         tried = preview and all(one.status != "failure" for one in findings)
         diffs = [compare(*pair) for pair in services.preview(bundle)] if tried else []
         return Decision(
@@ -129,10 +130,10 @@ class Rollouts:
         for warning in (*refuse(decision.findings), *(() if decision.unchanged else decision.warnings)):
             self._emit(Warned(warning))
 
-    def check_admission(self, decision: Decision) -> Finding:
-        """Have the target validate the documents of a decision. Changes nothing."""
+    def check_admission(self, bundle: Bundle) -> Finding:
+        """Have the target validate the documents of a bundle. Changes nothing."""
         try:
-            self.target.services.preview(decision.bundle)
+            self.target.services.preview(bundle)
         except KdeployError as error:
             return failure("admission", error.what, error.where or "", error.hint or "")
         return ok("admission", "the target accepts the documents")
@@ -183,6 +184,16 @@ class Rollouts:
         )
         Runner(self.target, self._emit, self._seal).run(plan)
         return release
+
+    def _try_overlays(
+        self, release: Release, bundle: Bundle, findings: Sequence[Finding]
+    ) -> Iterator[Finding]:
+        """Have the target validate a bundle with overlays, unless a check failed; yield a failure."""
+        overlaid = self._overlays or overlays_of(release.serving)
+        if overlaid and all(one.status != "failure" for one in findings):
+            admission = self.check_admission(bundle)
+            if admission.status == "failure":
+                yield admission
 
     def _newest(self, reference: Reference) -> int | None:
         """Return the number of the newest journal entry: 0 without entries, None if it cannot be read."""

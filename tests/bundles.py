@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from deployer.bundle import Bundle
@@ -45,6 +46,7 @@ def make_bundle(
     scaling: Scaling | None = None,
     access: StorageAccess | None = None,
     runtime: Document | None = RUNTIME,
+    overlays: Sequence[Document] = (),
     **serving: Any,
 ) -> Bundle:
     """Render a release's documents."""
@@ -56,6 +58,7 @@ def make_bundle(
         scaling=scaling or Scaling(),
         traffic=Traffic(percent),
         access=access,
+        overlays=overlays,
     )
 
 

@@ -92,5 +92,5 @@ def doctor(output: OutputFormat = "table", **where: Unpack[Where]) -> None:
             findings.append(failure(name, str(error.what), error.where or "", error.hint or ""))
         else:
             if not any(finding.status == "failure" for finding in findings):
-                findings.append(rollouts.check_admission(decision))
+                findings.append(rollouts.check_admission(decision.bundle))
     printers.print_findings(findings, output)

@@ -173,12 +173,13 @@ def _read(state: Rollout, entries: Sequence[Entry]) -> Step:
     if state.stage is Stage.REPLACED:
         return _failed(state, _replaced(state, entries)), ()
     assert state.error
-    entry = last_ready(entries, state.release)
+    entry = last_ready(entries, state.plan.entry)
     if entry is None or entry.bundle is None:
         nothing = f"Nothing to roll back to: no other release of {state.plan.bundle.reference} was Ready."
         error = _reworded(state.error, hint=f"{nothing} {state.error.hint}")
         return structs.replace(state, stage=Stage.DONE, error=error), ()
-    strategy, warning = decide_strategy(None, entry.release, state.seen, standard=state.plan.standard)
+    kept = entry.release if entry.release != state.release else None
+    strategy, warning = decide_strategy(None, kept, state.seen, standard=state.plan.standard)
     bundle = entry.bundle.recreating() if strategy is Strategy.RECREATE else entry.bundle
     restored = structs.replace(
         state.plan.entry,
@@ -190,7 +191,11 @@ def _read(state: Rollout, entries: Sequence[Entry]) -> Step:
         strategy=strategy.value,
         parent=entry.number,
     )
-    notes = (Noted(f"rolling back to release {entry.release}"), *((Noted(warning),) if warning else ()))
+    earlier = "" if kept else f" as in entry {entry.number} of the history"
+    notes = (
+        Noted(f"rolling back to release {entry.release}{earlier}"),
+        *((Noted(warning),) if warning else ()),
+    )
     state = structs.replace(state, stage=Stage.RESTORING, restored=restored)
     return state, (*notes, Apply(bundle, restored, state.number))
 

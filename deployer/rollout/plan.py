@@ -77,12 +77,13 @@ def decide_traffic(percent: int, release_id: str, live: Live | None) -> tuple[Tr
 
 
 def decide_strategy(
-    requested: Strategy | None, release_id: str, seen: Observed | None, *, standard: bool
+    requested: Strategy | None, release_id: str | None, seen: Observed | None, *, standard: bool
 ) -> tuple[Strategy, str]:
     """Return how pods are replaced, and a warning about the effect.
 
-    By default, old pods stop first if no release of a live service answers requests: the pods of a release
-    that never became ready would keep the resources that the new ones need. Raises ConfigError for RECREATE
+    `release_id` is the release whose pods stay; None if the target's overlay changes and all are replaced. By
+    default, old pods stop first if no release of a live service answers requests: the pods of a release that
+    never became ready would keep the resources that the new ones need. Raises ConfigError for RECREATE
     outside Standard mode.
     """
     if requested is Strategy.RECREATE and not standard:

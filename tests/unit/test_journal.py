@@ -149,10 +149,22 @@ def test_the_last_ready_entry_of_another_release() -> None:
         entry(release=B, outcome=Outcome.READY, number=3),
         entry(release=C, outcome=Outcome.FAILED, number=4),
     ]
-    assert [last_ready(entries, other) for other in (C, B)] == [entries[2], entries[0]]
-    assert last_ready(entries[:1], A) is None
+    assert [last_ready(entries, one) for one in (entries[3], entries[2])] == [entries[2], entries[0]]
+    assert last_ready(entries[:1], entries[0]) is None
     unreadable = Entry(number=5, outcome=Outcome.READY)  # written by another version of kdeploy
-    assert last_ready([*entries, unreadable], C) == entries[2]
+    assert last_ready([*entries, unreadable], entries[3]) == entries[2]
+
+
+def test_the_last_ready_entry_of_the_same_release_with_another_overlay() -> None:
+    pools = [[{"spec": {"predictor": {"nodeSelector": {"pool": pool}}}}] for pool in "ab"]
+    first, second = (make_bundle(A, overlays=overlays) for overlays in pools)
+    entries = [
+        entry(release=A, bundle=make_bundle(A), outcome=Outcome.READY, number=1),
+        entry(release=A, bundle=first, outcome=Outcome.READY, number=2),
+        entry(release=A, bundle=second, outcome=Outcome.FAILED, number=3),
+    ]
+    assert last_ready(entries, entries[2]) == entries[1]
+    assert last_ready(entries, entries[1]) == entries[0]
 
 
 def test_an_author_has_the_user_and_the_account() -> None:

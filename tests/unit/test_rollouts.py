@@ -98,11 +98,11 @@ class World:
     def events(self) -> list[Event]:
         return self.folder.events
 
-    def open(self, **flags: str) -> Rollouts:
-        """Open the project, as each command does."""
+    def open(self, *overlays: Document, **flags: str) -> Rollouts:
+        """Open the project, as each command does, with the target's overlays."""
         project = self.folder.project(**flags)
         self.calls.clear()
-        return Rollouts(project, self.store, self.memory.target, self.events.append)
+        return Rollouts(project, self.store, self.memory.target, self.events.append, overlays)
 
     def rollout(self, release_id: str | None = None, **more: object) -> Release:
         return self.open().rollout(release_id, **{"timeout": 30.0, **more})  # type: ignore[arg-type]
@@ -123,6 +123,46 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
+
+
+class TestOverlays:
+    POOLS = tuple({"spec": {"predictor": {"nodeSelector": {"pool": pool}}}} for pool in "ab")
+
+    def test_a_changed_overlay_of_the_target_is_rolled_out_with_the_same_release(self, world: World) -> None:
+        release = world.open(self.POOLS[0]).rollout(timeout=30.0)
+        again = world.open(self.POOLS[0])
+        assert again.decide().unchanged
+        changed = world.open(self.POOLS[1])
+        decision = changed.decide(preview=True)
+        assert (decision.release, decision.unchanged) == (release, False)
+        [diff] = decision.changes
+        assert {one.path for one in diff.changes} == {
+            "metadata.labels.kdeploy.dev/overlay",
+            "spec.predictor.nodeSelector.pool",
+        }
+        assert changed.rollout(timeout=30.0) == release
+        assert [event for event in world.events if isinstance(event, Pushed)][-1].bytes_written == 0
+        assert world.outcomes() == [(release.id, Outcome.READY), (release.id, Outcome.READY)]
+        live = world.memory.get(DEMO)
+        assert live
+        assert live.document["spec"]["predictor"]["nodeSelector"] == {"pool": "b"}
+        plain = world.open()
+        assert not plain.decide().unchanged
+        plain.rollout(timeout=30.0)
+        assert world.open().decide().unchanged
+
+    def test_pods_of_the_same_release_that_do_not_answer_stop_first(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        release = world.open(self.POOLS[0]).rollout(timeout=30.0)
+        live = world.memory.get(DEMO)
+        assert live
+        pods = (Revision("r1", release.id, pods=1),)
+        stuck = msgspec.structs.replace(live.status, traffic=(), revisions=pods)
+        monkeypatch.setattr(world.memory, "get", lambda _: Live(live.document, stuck))
+        world.memory.features = {"deployment_mode": "Standard"}
+        chosen = [world.open(pool).decide().strategy for pool in self.POOLS]
+        assert chosen == [Strategy.ROLLING, Strategy.RECREATE]
 
 
 class TestRollout:
@@ -334,11 +374,26 @@ class TestDecision:
 
     def test_check_admission_returns_the_error_of_the_target(self, world: World) -> None:
         rollouts = world.open()
-        assert rollouts.check_admission(rollouts.decide()).status == "ok"
+        assert rollouts.check_admission(rollouts.decide().bundle).status == "ok"
         world.memory.refusal = TargetError("the webhook denied it", where="spec.predictor", hint="raise it")
-        found = rollouts.check_admission(rollouts.decide())
+        found = rollouts.check_admission(rollouts.decide().bundle)
         assert (found.status, found.detail) == ("failure", "the webhook denied it")
         assert (found.where, found.remedy) == ("spec.predictor", "raise it")
+
+    def test_overlays_are_validated_before_the_first_write(self, world: World) -> None:
+        world.memory.refusal = TargetError("unknown field spec.predictor.nope", where="spec.predictor")
+        overlay = {"spec": {"predictor": {"nope": 1}}}
+        overlaid = {"serving.overlay": msgspec.json.encode(overlay).decode()}
+        for rollouts in (world.open(overlay), world.open(**overlaid)):
+            with pytest.raises(ConfigError, match=r"unknown field spec\.predictor\.nope"):
+                rollouts.rollout(timeout=30.0)
+            assert world.store.releases() == []
+            assert "apply" not in world.calls
+        world.memory.refusal = None
+        assert world.open(overlay).decide(check=True).findings == ()
+        world.memory.found = [failure("x", "broken", "", "")]
+        world.memory.refusal = TargetError("not asked")
+        assert [one.detail for one in world.open(overlay).decide(check=True).findings] == ["broken"]
 
     def test_is_stored_is_none_if_the_lookup_has_side_effects(self, world: World) -> None:
         rollouts = world.open()

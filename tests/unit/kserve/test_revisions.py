@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from deployer.observed import Document, Observed, Phase
+from deployer.observed import NOT_SWITCHED, Document, Observed, Phase
+from deployer.overlay import OVERLAY_LABEL
 from deployer.targets.kserve.state.children import (
     Children,
     deployment_name,
     is_standard,
+    name_of,
     own_children,
     release_of,
+    release_pods,
 )
 from deployer.targets.kserve.state.revisions import find_url, observe, observe_briefly, split_replica_sets
 from tests.unit.kserve.documents import A, B, condition, pod, replica_set, revision, service
@@ -54,6 +57,39 @@ def test_only_the_predictors_own_objects_count() -> None:
     explainer["metadata"]["labels"]["component"] = "explainer"
     own = own_children(service(mode="Knative"), Children(revisions=[explainer, revision(A)]))
     assert [release_of(one) for one in own.revisions] == [A]
+
+
+def overlaid(document: Document, digest: str = "0123456789ab") -> Document:
+    document["metadata"]["labels"][OVERLAY_LABEL] = digest
+    return document
+
+
+def test_pods_with_another_overlay_of_the_target_are_old_ones() -> None:
+    wanted = overlaid(service(A, **READY))
+    old, new = replica_set(A, 9, wanted=1, available=1), overlaid(replica_set(A, 10, wanted=1, available=1))
+    before = observe(wanted, Children(replica_sets=[old]))  # KServe has not updated the Deployment
+    assert (before.phase, before.reason) == (Phase.PROGRESSING, NOT_SWITCHED)
+    assert before.message == "pods without the target's current overlay still answer"
+    assert observe(wanted, Children(replica_sets=[old, new])).phase is Phase.PROGRESSING
+    assert observe(wanted, Children(replica_sets=[new])).phase is Phase.READY
+    assert observe(service(A, **READY), Children(replica_sets=[new])).phase is Phase.PROGRESSING
+    pods = [overlaid(pod(A, name="new")), overlaid(pod(A, name="older"), "ba9876543210"), pod(A, name="old")]
+    assert [name_of(one) for one in release_pods(wanted, Children(pods=pods))] == ["new"]
+
+
+def test_in_knative_mode_the_requests_have_to_go_to_the_revision_with_the_overlay() -> None:
+    old, new = revision(A, 1), overlaid(revision(A, 2))
+    names = [name_of(one) for one in (old, new)]
+
+    def seen(answering: str) -> Observed:
+        predictor = {"latestCreatedRevision": names[1], "latestReadyRevision": names[1]}
+        traffic = [{"revisionName": answering, "percent": 100}]
+        status = {"components": {"predictor": {**predictor, "traffic": traffic}}}
+        return observe(
+            overlaid(service(A, mode="Knative", **READY, **status)), Children(revisions=[old, new])
+        )
+
+    assert [seen(name).phase for name in names] == [Phase.PROGRESSING, Phase.READY]
 
 
 def test_a_predictor_with_a_name() -> None:

@@ -238,6 +238,23 @@ class TestRollback:
         assert apply.bundle == apply.entry.bundle == READY_A.bundle.recreating()
         assert apply.entry.strategy == "recreate"
 
+    def test_a_changed_overlay_that_fails_is_rolled_back_to_the_overlay_before(self) -> None:
+        overlaid = make_bundle(B, overlays=[{"spec": {"predictor": {"nodeSelector": {"pool": "none"}}}}])
+        of = Plan(bundle=overlaid, entry=make_entry(overlaid), timeout=5.0, rollback=True, standard=True)
+        plain = structs.replace(
+            make_entry(make_bundle(B)), number=6, outcome=Outcome.READY, percent=100, events=()
+        )
+        stuck = observed(Phase.FAILED, revisions=(Revision("r2", B, pods=1),))
+        state, actions = engine.step(waiting(of, stuck), engine.Read([READY_A, plain]))
+        assert actions[0] == Noted(f"rolling back to release {B} as in entry 6 of the history")
+        apply = actions[-1]
+        assert isinstance(apply, Apply)
+        assert plain.bundle
+        assert (apply.bundle, apply.entry.parent) == (plain.bundle.recreating(), 6)
+        state, _ = engine.step(state, engine.Applied(8))
+        error = end(state, engine.Seen(observed(Phase.READY)))
+        assert f"{B} is restored and Ready" in (error.hint or "")
+
     def test_a_rollback_uses_the_current_state(self) -> None:
         state, _ = engine.step(
             waiting(plan(rollback=True, standard=True), observed(Phase.PROGRESSING)), engine.Elapsed()

@@ -116,7 +116,7 @@ def test_a_release_that_cannot_load_never_gets_a_request(
         world.rollout(B, percent, rollback=again)
     except RolloutFailedError as error:
         entries = world.faulty.memory.entries(DEMO)
-        good = last_ready(entries, B)
+        good = last_ready(entries, make_entry(make_bundle(B)))
         restored = good.release if again and good else None
         assert ("is restored and Ready" in (error.hint or "")) == bool(restored)
         if restored:

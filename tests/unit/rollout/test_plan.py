@@ -81,6 +81,13 @@ class TestStrategy:
             "",
         )
 
+    def test_pods_without_the_current_overlay_stop_first_too(self) -> None:
+        for seen, chosen in (
+            (live(B, running=(B,)), Strategy.RECREATE),
+            (live(B, (B, 100)), Strategy.ROLLING),
+        ):
+            assert decide_strategy(None, None, seen.status, standard=True)[0] is chosen
+
     def test_recreate_needs_standard_mode(self) -> None:
         with pytest.raises(ConfigError, match="Standard mode"):
             decide_strategy(Strategy.RECREATE, B, None, standard=False)

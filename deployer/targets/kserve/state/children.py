@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import Struct, structs
 
 from deployer.observed import RELEASE_LABEL, Document
+from deployer.overlay import overlay_of
 
 SERVICE_LABEL = "serving.kserve.io/inferenceservice"
 COMPONENT_LABEL = "component"
@@ -52,9 +53,14 @@ def release_of(document: Document) -> str | None:
     return label
 
 
+def is_of_release(service: Document, document: Document) -> bool:
+    """Return whether an object belongs to the service's release, with the service's overlay."""
+    return (release_of(document), overlay_of(document)) == (release_of(service), overlay_of(service))
+
+
 def of_release(service: Document, documents: Iterable[Document]) -> list[Document]:
-    """Return the objects that belong to the service's release."""
-    return [one for one in documents if release_of(one) == release_of(service)]
+    """Return the objects that belong to the service's release, with the service's overlay."""
+    return [one for one in documents if is_of_release(service, one)]
 
 
 def is_standard(service: Document) -> bool:

@@ -22,6 +22,7 @@ from deployer.targets.kserve.state.children import (
     conditions,
     event_time,
     events_about,
+    is_of_release,
     is_terminating,
     name_of,
     of_release,
@@ -234,7 +235,7 @@ def _explain_gpu(failure: Failure, service: Document, children: Children) -> Fai
     if any(is_terminating(pod) and _holds_gpu(pod) for pod in children.pods):
         return None
     for pod in own_children(service, children).pods:
-        if release_of(pod) != release_of(service) and _holds_gpu(pod):
+        if not is_of_release(service, pod) and _holds_gpu(pod):
             hint = (
                 f"Pod {name_of(pod)} of release {release_of(pod)} holds a GPU. Stop it first with `kdeploy "
                 "rollout --strategy recreate`; the service does not answer until the new pod is ready."
@@ -265,7 +266,7 @@ def _diagnose_pod_creation(service: Document, own: Children, before: Sequence[Do
 
 def _diagnose_deadline(service: Document, own: Children, before: Sequence[Document]) -> Failure | None:
     """Detect that the Deployment or the revision of the release has exceeded its deadline."""
-    others = [name_of(one) for one in own.replica_sets if release_of(one) != release_of(service)]
+    others = [name_of(one) for one in own.replica_sets if not is_of_release(service, one)]
     for one in filter(_is_observed, own.deployments):
         late = condition(one, "Progressing")
         error = late.get("message", "")

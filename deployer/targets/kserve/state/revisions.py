@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 from msgspec import structs
 
-from deployer.observed import Document, Observed, Revision, Share, read_observed
+from deployer.observed import NOT_SWITCHED, Document, Observed, Phase, Revision, Share, read_observed
 from deployer.targets.kserve.state.children import (
     Children,
     deployment_name,
+    is_of_release,
     is_standard,
     is_terminating,
     name_of,
@@ -45,12 +46,29 @@ def observe(service: Document, children: Children, *, stable: str | None = None)
     revisions = tuple(
         Revision(name_of(one), release_of(one), _count(one, ready), _count(one, pods)) for one in made
     )
+    status = _without_others(status, [name_of(one) for one in made if not is_of_release(service, one)])
     return structs.replace(
         status,
         replicas=(sum(one.ready for one in revisions), wanted),
         revisions=revisions,
         holding=tuple(describe_held(pod) for pod in children.pods if is_terminating(pod)),
     )
+
+
+def _without_others(status: Observed, others: Sequence[str]) -> Observed:
+    """Return a status that is not Ready while another revision is the newest or gets the requests.
+
+    Revisions of one release differ if the target's overlay has changed in between.
+    """
+    answering = {share.revision for share in status.traffic if share.percent}
+    if (
+        status.phase is not Phase.READY
+        or status.percent < 100
+        or not {status.revision, *answering} & {*others}
+    ):
+        return status
+    message = "pods without the target's current overlay still answer"
+    return structs.replace(status, phase=Phase.PROGRESSING, reason=NOT_SWITCHED, message=message)
 
 
 def observe_briefly(service: Document, sets: Sequence[Document], releases: dict[str, str | None]) -> Observed:

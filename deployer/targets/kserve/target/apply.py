@@ -9,7 +9,7 @@ from deployer.journal import Entry
 from deployer.managed_fields import agrees
 from deployer.observed import Document, Reference
 from deployer.targets.kserve.client.resources import CONTROLLER_REVISION, SECRET, Resource
-from deployer.targets.kserve.state.children import release_of
+from deployer.targets.kserve.state.children import is_of_release
 from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE, SERVING_RUNTIME, resource_of
 from deployer.targets.kserve.target.journal import Journal
 from deployer.targets.kserve.target.session import Session
@@ -81,7 +81,7 @@ def apply_bundle(
     changed = before is not None and before["metadata"]["generation"] != after["metadata"]["generation"]
     return Applied(
         number=rollout.number,
-        fresh=before is None or release_of(before) != release_of(after),
+        fresh=before is None or not is_of_release(after, before),
         spec_before=(before or {}).get("status", {}).get("modelStatus", {}) if changed else None,
     )
 
