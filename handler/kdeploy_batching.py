@@ -48,14 +48,16 @@ class Batcher:
 
     def run(self, requests, context):
         """Set a value for each row of every request, or the request's failure."""
-        joined = [] if self.one_row else [request for request in requests if not request.separate]
+        joined = [request for request in requests if not (request.separate or request.whole)]
+        joined = [] if self.one_row else joined
         if sum(len(request.rows) for request in joined) > 1:  # a single row gets no second call
             joined = [request for request in joined if request.keep_copies()]
         together = set(joined)
         calls = [[(request, row) for request in joined for row in range(len(request.rows))]]
         for request in requests:
             if request not in together:
-                calls += [[(request, row)] for row in range(len(request.rows))]
+                rows = [(request, row) for row in range(len(request.rows))]
+                calls += [rows] if request.whole else [[row] for row in rows]
         self._detect_one_row_handler(self._divide(calls, context))
 
     def _divide(self, calls, context):
@@ -70,7 +72,7 @@ class Batcher:
                 self._give_up(rows, failure)
             elif rows:
                 found, parts = self._try(rows, context, again=failure is not None)
-                made.append((len(rows), found))
+                made.append((1 if rows[0][0].whole else len(rows), found))
                 waiting += [(part, found) for part in reversed(parts)]
         return made
 
@@ -80,17 +82,18 @@ class Batcher:
             answers = self._call(rows, context, again)
         except (Exception, SystemExit) as error:  # handlers can call a program's main(), which exits
             processors = context.request_processor
-            if all(map(_is_streaming, processors)) or device_is_lost(context):
+            if all(map(is_streaming, processors)) or device_is_lost(context):
                 raise  # all requests fail: TorchServe ends the streams, or answers 507
-            failure = explain(error)
-            if len(rows) == 1:
-                logger.warning("Row %d of a request failed", rows[0][1], exc_info=True)
+            failure, indivisible = explain(error), len(rows) == 1 or rows[0][0].whole
+            if indivisible:
+                level = logging.DEBUG if rows[0][0].is_trial else logging.WARNING
+                logger.log(level, "Row %d of a request failed", rows[0][1], exc_info=True)
             elif failure.kind is not WrongCountError:
                 self._warn(failure, exc_info=True)
             for request, row in rows:  # a streamed answer cannot be undone
-                if not request.failure and (len(rows) == 1 or _is_streaming(processors[request.index])):
-                    request.fail(failure.status, failure.message, row)
-            return failure, _parts(rows, getattr(error, "as_for_one_row", False))
+                if not request.failure and (indivisible or is_streaming(processors[request.index])):
+                    request.fail(failure, row)
+            return failure, [] if indivisible else _parts(rows, getattr(error, "as_for_one_row", False))
         for (request, _), answer in zip(rows, answers):
             request.values.append(answer)
         return None, []
@@ -108,12 +111,12 @@ class Batcher:
             context.metrics.request_ids = context.request_ids
         try:
             answers = self.entry(data, context)
-            if isinstance(answers, list) and len(answers) == len(rows):
+            if isinstance(answers, list) and _is_count(len(answers), rows):
                 return answers
             raise WrongCountError(answers, len(rows))
         except (Exception, SystemExit):
             for owner, state in before.items():
-                if not _is_streaming(processors[owner]):
+                if not is_streaming(processors[owner]):
                     vars(processors[owner]).update(state)
             raise
         finally:
@@ -126,7 +129,7 @@ class Batcher:
         message = f"the batch failed, with no time to try this row by itself: {failure.message}"
         for request, row in rows:
             if not request.failure:
-                request.fail(failure.status, message, row)
+                request.fail(failure._replace(message=message), row)
 
     def _detect_one_row_handler(self, made):
         """Call the handler row by row from now on if every call with several rows failed, and no other."""
@@ -146,12 +149,18 @@ class Batcher:
             logger.warning("A batch failed and was divided: %s", failure.message, exc_info=exc_info)
 
 
+def _is_count(answers, rows):
+    """Return whether there is an answer for each row. A handler can combine the rows of a whole request."""
+    return answers == len(rows) or (rows[0][0].whole and 0 < answers < len(rows))
+
+
 def _parts(rows, one_by_one):
     size = 1 if one_by_one else (len(rows) + 1) // 2
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def _is_streaming(processor):
+def is_streaming(processor):
+    """Return whether a piece of the answer to a request was sent."""
     return processor.get_response_header(STREAMING) is not None
 
 

@@ -17,9 +17,12 @@ from pathlib import Path
 
 from kdeploy_batching import STREAMING, Batcher
 from kdeploy_limits import DEFAULTS, GuardedSocket, UnsendableError, check_head, check_size, read_limits
-from kdeploy_protocols import read_request, write_json, write_value
+from kdeploy_protocols import JSON, Settings, read_request
+from kdeploy_readings import Readings, sources_of
+from kdeploy_values import write_json, write_value
 
 SETTINGS = "kdeploy_handler.json"
+DEFAULT_SETTINGS = Settings()
 
 logger = logging.getLogger(__name__)
 
@@ -27,18 +30,19 @@ logger = logging.getLogger(__name__)
 class Adapter:
     """Answers whole batches with one handler, `entry(data, context)`."""
 
-    def __init__(self, entry, limits=DEFAULTS, clock=time.monotonic):
+    def __init__(self, entry, settings=DEFAULT_SETTINGS, limits=DEFAULTS, sources=(), clock=time.monotonic):
+        self.settings = settings
         self.limits = limits
         self.batcher = Batcher(entry, limits.response_timeout, clock)
+        self.readings = Readings(self.batcher, sources)
 
     def answer(self, data, context):
         """Answer every request of a batch. Returns a list as long as `data`."""
         if inspect.iscoroutinefunction(self.batcher.entry):
             return self.batcher.entry(data, context)  # TorchServe awaits it, and does not batch
         context.cl_socket = GuardedSocket(context.cl_socket, self.limits.response_size)
-        requests = [read_request(index, row, context) for index, row in enumerate(data)]
-        self.batcher.run([request for request in requests if request.rows], context)
-        return [self._write(request, context) for request in requests]
+        requests = [read_request(index, row, context, self.settings) for index, row in enumerate(data)]
+        return [self._write(request, context) for request in self.readings.answer(requests, context)]
 
     def _write(self, request, context):
         """Return a request's answer as bytes. An answer that cannot be sent fails only this request."""
@@ -55,11 +59,7 @@ class Adapter:
 
     def _write_values(self, request, context):
         check_head(context, request.index)
-        if request.write:
-            answer = request.write(request.values).encode()
-            context.set_response_content_type(request.index, "application/json")
-        else:
-            answer = write_value(request.values[0])
+        answer = request.write(request.values) if request.write else write_value(request.values[0])
         check_size(len(answer), self.limits.response_size)
         # TorchServe's stopping criteria need the value itself.
         wants_value = getattr(context, "stopping_criteria", None) and not request.write
@@ -71,7 +71,7 @@ class Adapter:
         for name in set(headers) - {STREAMING}:  # they belong to the handler's answer
             del headers[name]
         context.set_response_status(status, "", request.index)
-        context.set_response_content_type(request.index, "application/json")
+        context.set_response_content_type(request.index, JSON)
         answer = write_json(body).encode()
         try:
             check_size(len(answer), self.limits.response_size)
@@ -80,10 +80,9 @@ class Adapter:
         return answer[: self.limits.response_size]
 
 
-def load_handler(context):
+def load_handler(context, handler):
     """Import and initialize `file.py`, `file.py:function` or a TorchServe handler; return its entry."""
     model_dir = Path(context.system_properties["model_dir"])
-    handler = json.loads((model_dir / SETTINGS).read_text(encoding="utf-8"))["handler"]
     context.manifest["model"]["handler"] = handler
     name, _, function = handler.partition(":")
     stem = Path(name.removesuffix(".py")).name
@@ -103,6 +102,14 @@ def load_handler(context):
     return entry
 
 
+def load_adapter(context):
+    """Load the handler that the archive names, and return the adapter for it."""
+    model_dir = Path(context.system_properties["model_dir"])
+    settings = json.loads((model_dir / SETTINGS).read_text(encoding="utf-8"))
+    entry = load_handler(context, settings.pop("handler"))
+    return Adapter(entry, Settings(**settings), read_limits(context), sources_of(model_dir))
+
+
 _adapter = None
 
 
@@ -114,6 +121,6 @@ def handle(data, context):
     """
     global _adapter  # noqa: PLW0603
     if data is None:
-        _adapter = Adapter(load_handler(context), read_limits(context))
+        _adapter = load_adapter(context)
         return None
     return _adapter.answer(data, context)

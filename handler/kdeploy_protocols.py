@@ -1,271 +1,191 @@
-"""Reads requests as rows for the user's handler, and writes the handler's values as answers.
+"""Recognizes the protocol of a request, reads its rows, and writes the handler's values as its answer.
 
-The body of a request decides its protocol, not the URL:
+The body decides:
 
-* A JSON object with `instances` is V1. Each instance is a row. The answer is `{"predictions": [...]}`.
-* A JSON object whose `inputs` is a list of objects is V2. Each slice of a tensor along its first dimension is
-  a row. With several tensors, a row is `{name: slice}`.
+* A JSON object with a list of `instances` is V1. Each instance is a row. The answer is
+  `{"predictions": [...]}`.
+* A JSON object with tensors as `inputs` is V2 (see kdeploy_v2.py).
 * Any other body (raw bytes, form fields, other JSON) is one row, in TorchServe's form. The answer is the
   handler's value.
-
-A handler can read a row of V1 or V2 in each of the common ways. The row is the instance or slice itself (a
-dict, list or string), and its own `body`; a list or string is also its own `data`. So `row["data"]`,
-`row["body"]["data"]`, `row.get("data") or row.get("body")` and `torch.as_tensor(rows)` return the value. A
-number, true, false or null cannot have keys, so its row is `{"data": value, "body": value}`.
 """
 
-import base64
-import io
 import json
 import logging
-import pickle
-import sys
-from itertools import chain
-from math import prod
+from typing import NamedTuple
 
-MAX_DIMENSIONS = 64  # numpy's limit
+from kdeploy_readings import OBJECTS, REQUEST, Body
+from kdeploy_requests import Pickled, Request
+from kdeploy_rows import make_explained_row, make_nested_row, make_row
+from kdeploy_v2 import HEADER_LENGTH, BadRequestError, Rows, is_v2, read_v2, write_v2
+from kdeploy_values import write_json
 
-_INTEGERS = {f"{sign}INT{bits}": {int} for sign in ("", "U") for bits in (8, 16, 32, 64)}
-_FLOATS = {datatype: {int, float} for datatype in ("FP16", "BF16", "FP32", "FP64")}
-DATATYPES = {"BOOL": {bool}, "BYTES": {str}, **_INTEGERS, **_FLOATS}
-_CONSTANT = {str, int, float, bool, type(None)}
+JSON, BINARY = "application/json", "application/octet-stream"
+API_HEADER = "kdeploy-api"  # set by the container's front: v1, v2 or torchserve, by the path
+
+_NOT_KEYS = {"instances", "data", "body"}  # of V1, which a handler cannot read in a row
 
 logger = logging.getLogger("kdeploy_handler")
 
 
-class BadRequestError(ValueError):
-    """The body of a V1 or V2 request is invalid. The message is for the client."""
+class Settings(NamedTuple):
+    """`model.body` and `model.v2-rows` of kdeploy.toml."""
+
+    body: str = "adapter"
+    v2_rows: str = "tensor"
 
 
-class Request:
-    """One request of a batch: its rows, and how to write their values."""
+class Asked:
+    """A V1 or V2 request, which can be read in several ways (see kdeploy_readings.py).
 
-    def __init__(self, index, rows, write=None, separate=False, failure=None):
+    Raises BadRequestError. On TorchServe's own paths, V2 is checked only when it is read as VALUES.
+    """
+
+    def __init__(self, index, row, body, binary, context, settings, by_path):
         self.index = index
-        self.rows = rows
-        self.write = write  # values -> JSON; None: the only value is the answer
-        self.separate = separate  # whether each row needs its own call
-        self.failure = failure  # (status, {"error": message, ...})
-        self.values = []
-        self._copies = None
+        self.by_path = by_path
+        self.key = "instances" if isinstance(body.get("instances"), list) else "inputs"
+        self.explain = is_set(context, index, "explain")
+        self.separate = self.explain or is_set(context, index, "describe")
+        self._row = row
+        self._body = body
+        self._binary = binary
+        self._settings = settings
+        self._context = context
+        self._kept = self._tracked = None
+        self._rows = None if by_path else self._read_rows()
 
-    def keep_copies(self):
-        """Copy the rows, so that `take` can return them again. False if they are nested too deeply."""
+    def keep(self):
+        """Copy the body, so that it can be read again after a call. False if it is nested too deeply."""
         try:
-            self._copies = [row if _is_flat(row) else pickle.dumps(row, -1) for row in self.rows]
+            self._kept = Pickled(self._body)
         except RecursionError:
             return False
         return True
 
-    def take(self, number, again=False):
-        """Return a row for one call, which can change it. `again`: as it was before the first call."""
-        row = self._copies[number] if again else self.rows[number]
-        if type(row) is bytes:  # a pickled copy: rows of TorchServe and of JSON are never bytes
-            row = pickle.loads(row)  # noqa: S301
-        return make_row(row) if self.write else dict(row)
+    @property
+    def looked_up(self):
+        """Whether the handler has looked up `instances` or `inputs` in the body, as REQUEST."""
+        return self._tracked is not None and self._tracked.looked_up
 
-    def fail(self, status, message, number):
-        """Let the request fail, with a message for the client about row `number`."""
-        self.failure = status, {"error": message, "row": number}
+    def read(self, reading, again=False):
+        """Return the request for one reading; `again`: the handler has got it. Raises BadRequestError."""
+        if again:
+            self._body = self._kept.load()
+        if reading == REQUEST:
+            return Request(self.index, [self._as_torchserves()], separate=self.separate)
+        rows = self._read_rows() if again or self._rows is None else self._rows
+        make = make_explained_row if self.explain else make_nested_row if reading == OBJECTS else make_row
+        return Request(
+            self.index,
+            rows.values,
+            dress=lambda row, value: make(value, rows.keys(row)),
+            write=lambda values: self._write(rows, values),
+            separate=self.separate,
+            whole=rows.whole,
+        )
 
+    def _as_torchserves(self):
+        """Return TorchServe's row, with the body as JSON."""
+        key = "data" if self._row.get("body") is None else "body"
+        if self.by_path or self._binary is not None:
+            return self._row
+        if self._kept is None:  # known: the type of the body is exactly dict
+            return {**self._row, key: self._body}
+        self._tracked = Body(self._body, self.key)
+        return {**self._row, key: self._tracked}
 
-def _is_flat(row):
-    """Return whether a row holds only constants: `take` copies the row itself in any case."""
-    values = row.values() if type(row) is dict else row if type(row) is list else [row]
-    return _CONSTANT.issuperset(map(type, values))
+    def _read_rows(self):
+        if self.key == "inputs":
+            return read_v2(self._body, self._binary, self._settings.v2_rows)
+        keys = {key: value for key, value in self._body.items() if key not in _NOT_KEYS}
+        return Rows(self._body["instances"], lambda _: keys)
 
-
-class _Object(dict):
-    """An object that is its own `body`. Its keys, length and iteration do not contain `body`."""
-
-    def __missing__(self, key):
-        if key == "body":
-            return self
-        raise KeyError(key)
-
-    def __contains__(self, key):
-        return key == "body" or super().__contains__(key)
-
-    def get(self, key, default=None):
-        return super().get(key, self if key == "body" else default)
-
-
-class _Bare:
-    """Makes a row that is not an object its own `data` and `body`."""
-
-    def __getitem__(self, key):
-        return self if isinstance(key, str) and key in ("data", "body") else super().__getitem__(key)
-
-    def get(self, key, default=None):
-        return self if key in ("data", "body") else default
-
-
-class _List(_Bare, list): ...
-
-
-class _Text(_Bare, str): ...
-
-
-_ROW_TYPES = {dict: _Object, list: _List, str: _Text}
-
-
-def make_row(value):
-    """Return the row of one instance or slice, readable in each of the ways in the module's docstring."""
-    row_type = _ROW_TYPES.get(type(value))
-    return row_type(value) if row_type else _Object(data=value, body=value)
+    def _write(self, rows, values):
+        """Return the answer for a handler's values, and set its headers."""
+        context = self._context
+        context.set_response_content_type(self.index, JSON)
+        if self.key == "instances":
+            return write_json({"explanations" if self.explain else "predictions": values}).encode()
+        model = context.model_name, context.manifest["model"].get("modelVersion")
+        answer, json_size = write_v2(self._body, rows, values, model)
+        if json_size:
+            context.set_response_content_type(self.index, BINARY)
+            context.set_response_header(self.index, HEADER_LENGTH, str(json_size))
+        return answer
 
 
-def read_request(index, row, context):
-    """Read one request of TorchServe's batch. An invalid one is returned as failed, without rows."""
+def read_request(index, row, context, settings):
+    """Read one request of TorchServe's batch: an `Asked` for V1 or V2, else a `Request`.
+
+    An invalid one is returned as failed.
+    """
     # TorchServe's handlers read both headers only at row 0, and apply them to the whole call.
-    explain = context.get_request_header(index, "explain") == "True"
-    separate = explain or context.get_request_header(index, "describe") == "True"
+    separate = is_set(context, index, "explain") or is_set(context, index, "describe")
     try:
-        body = _protocol_body(row)
-        if body is None:
-            return Request(index, [row], separate=separate)
-        rows, write = _read_v1(body, explain) if "instances" in body else _read_v2(body, context)
-        return Request(index, rows, write, separate)
+        if settings.body == "adapter":
+            headers = _headers(context, index)
+            by_path = headers.get(API_HEADER) == "torchserve"
+            body, binary = _protocol_body(row, headers, by_path)
+            if body is not None:
+                return Asked(index, row, body, binary, context, settings, by_path)
+        return Request(index, [row], separate=separate)
     except BadRequestError as error:
-        return Request(index, [], failure=(400, {"error": str(error)}))
+        return Request(index, failure=(400, {"error": str(error)}))
     except Exception as error:  # unexpected; only this request fails
         logger.warning("Cannot read a request", exc_info=True)
-        return Request(index, [], failure=(500, {"error": f"cannot read the request: {error!r}"}))
+        return Request(index, failure=(500, {"error": f"cannot read the request: {error!r}"}))
 
 
-def _protocol_body(row):
-    """Return the body of a request if it is a V1 or V2 object, else None."""
+def is_set(context, index, header):
+    """Return whether TorchServe has set one of its headers of a request."""
+    return context.get_request_header(index, header) == "True"
+
+
+def _headers(context, index):
+    """Return the HTTP headers of a request by lower-case name. TorchServe adds objects, about form fields."""
+    headers = context.get_all_request_header(index).items()
+    return {name.lower(): value for name, value in headers if isinstance(value, str)}
+
+
+def _protocol_body(row, headers, by_path):
+    """Return the body of a request if it is a V1 or V2 object, else None; and the binary data after it."""
+    if headers.get("content-type", "").lower().startswith("multipart/"):
+        return None, None
     # TorchServe parses a body only if its type is exactly application/json. With gRPC, it is in `data`.
-    body = row.get("data") if row.get("body") is None else row["body"]
-    if isinstance(body, (bytes, bytearray, str)):
-        body = _parse(body)
-    if not isinstance(body, dict):
-        return None
-    inputs = body.get("inputs")
-    is_v2 = isinstance(inputs, list) and all(isinstance(tensor, dict) for tensor in inputs)
-    return body if is_v2 or "instances" in body else None
+    body, binary = row.get("data") if row.get("body") is None else row["body"], None
+    length = headers.get(HEADER_LENGTH.lower())
+    if isinstance(body, (bytes, bytearray)) and length is not None:
+        body, binary = _split(body, length)
+    elif isinstance(body, (bytes, bytearray, str)):
+        body = _parse(body, must_parse=not by_path)
+    if not isinstance(body, dict) or not (isinstance(body.get("instances"), list) or is_v2(body)):
+        return None, None
+    return body, binary
 
 
-def _parse(body):
+def _split(body, length):
+    """Return the JSON and the binary data of a V2 request. Raises BadRequestError."""
+    size = int(length) if length.isascii() and length.isdigit() else -1
+    if not 0 <= size <= len(body):
+        raise BadRequestError(f"{HEADER_LENGTH} must be the bytes of JSON at the start of the body")
+    return _loads(bytes(body[:size])), bytes(body[size:])
+
+
+def _parse(body, must_parse):
     """Return a JSON object with our keys, or None. The first bytes tell it from an image."""
     body = body.encode(errors="surrogatepass") if isinstance(body, str) else body
     if body[:64].lstrip()[:1] != b"{" or not (b'"instances"' in body or b'"inputs"' in body):
         return None
     try:
+        return _loads(body)
+    except BadRequestError:
+        if must_parse:
+            raise
+        return None
+
+
+def _loads(body):
+    try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
         raise BadRequestError(f"invalid JSON in the body: {error}") from error
-
-
-def _read_v1(body, explain):
-    """Return the rows of a V1 request, and the function that writes its answer."""
-    if not isinstance(body["instances"], list):
-        raise BadRequestError('"instances" must be a list')
-    key = "explanations" if explain else "predictions"
-    return body["instances"], lambda values: write_json({key: values})
-
-
-def _read_v2(body, context):
-    """Return the rows of a V2 request, and the function that writes its answer."""
-    rows, name = _rows_of_v2(body["inputs"])
-    return rows, lambda values: _write_v2(context, body, name, values)
-
-
-def _rows_of_v2(tensors):
-    """Return the rows of a V2 request, and its output's name: the input's, or output-0 for several."""
-    slices = {}
-    for position, tensor in enumerate(tensors):
-        name = tensor.get("name")
-        if not isinstance(name, str) or name in slices:
-            raise BadRequestError(f"inputs[{position}] needs a unique name, a string")
-        slices[name] = _slices(f"inputs[{position}]", tensor)
-    lengths = {len(values) for values in slices.values()}
-    if len(lengths) != 1:
-        raise BadRequestError(f'"inputs" have different first dimensions (the batch): {sorted(lengths)}')
-    if len(slices) == 1:
-        return slices[name], name
-    return [{name: values[row] for name, values in slices.items()} for row in range(*lengths)], "output-0"
-
-
-def _slices(where, tensor):
-    """Return the slices of a tensor along its first dimension. A slice with one string is the string."""
-    shape, datatype = tensor.get("shape"), tensor.get("datatype")
-    if not (isinstance(datatype, str) and datatype in DATATYPES):
-        raise BadRequestError(f"{where}: datatype must be one of {', '.join(DATATYPES)}")
-    sizes = shape if isinstance(shape, list) and 0 < len(shape) <= MAX_DIMENSIONS else [None]
-    # Only the batch can be empty: [10**12, 0] would otherwise have that many empty slices.
-    if not all(type(size) is int and size >= (place > 0) for place, size in enumerate(sizes)):
-        raise BadRequestError(f"{where}: shape must be a list of whole numbers, starting with the batch")
-    values = _row_major(where, tensor.get("data"), shape)
-    if not set(map(type, values)) <= DATATYPES[datatype]:
-        raise BadRequestError(f"{where}: data has a value that is not {datatype}")
-    if datatype == "BYTES" and prod(shape[1:]) == 1:
-        return values
-    for size in reversed(shape[1:]):
-        values = [values[start : start + size] for start in range(0, len(values), size)]
-    return values
-
-
-def _row_major(where, data, shape):
-    """Return the values of `data`, which is flat, or nested according to `shape`."""
-    nested = isinstance(data, list) and any(isinstance(value, list) for value in data[:1])
-    values = [data]
-    for size in shape if nested else [prod(shape)]:
-        if not all(isinstance(value, list) and len(value) == size for value in values):
-            raise BadRequestError(f"{where}: data must be the values of shape {shape}, flat or nested")
-        values = list(chain.from_iterable(values))
-    return values
-
-
-def write_value(value):
-    """Return a handler's value as the bytes that TorchServe sends. Raises TypeError or ValueError."""
-    torch = sys.modules.get("torch")
-    if torch and isinstance(value, torch.Tensor):
-        stream = io.BytesIO()
-        torch.save(value, stream)
-        return stream.getvalue()
-    if isinstance(value, (bytes, bytearray)):
-        return value
-    return (value if isinstance(value, str) else json.dumps(value, indent=2)).encode()
-
-
-def _write_v2(context, body, name, values):
-    datatype, shape, data = _tensor(json.loads(json.dumps(values, default=_leaf)))
-    version = context.manifest["model"].get("modelVersion")
-    answer = {"model_name": context.model_name, "model_version": version}
-    if body.get("id") is not None:
-        answer["id"] = body["id"]
-    answer["outputs"] = [{"name": name, "shape": shape, "datatype": datatype, "data": data}]
-    return write_json(answer)
-
-
-def _tensor(values):
-    """Return datatype, shape and data: a tensor if the values nest evenly, else one JSON string per value."""
-    shape, flat = [len(values)], values
-    while flat and all(isinstance(value, list) for value in flat) and len(set(map(len, flat))) == 1:
-        shape.append(len(flat[0]))
-        flat = list(chain.from_iterable(flat))
-    kinds = set(map(type, flat))
-    if kinds == {int} and min(flat) >= -(2**63) and max(flat) < 2**63:
-        return "INT64", shape, flat
-    for datatype, kind in (("BOOL", [{bool}]), ("FP64", [{float}, {int, float}]), ("BYTES", [{str}])):
-        if kinds in kind:
-            return datatype, shape, flat
-    return "BYTES", shape[:1], [value if isinstance(value, str) else write_json(value) for value in values]
-
-
-def write_json(value):
-    """Return standard JSON. NaN and infinities, which JSON does not have, become null."""
-    try:
-        return json.dumps(value, default=_leaf, allow_nan=False)
-    except ValueError:
-        return json.dumps(json.loads(json.dumps(value, default=_leaf), parse_constant=lambda _: None))
-
-
-def _leaf(value):
-    """Return the JSON value of bytes, or of a value of numpy or torch, without importing either."""
-    if isinstance(value, (bytes, bytearray)):
-        return base64.b64encode(value).decode("ascii")
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"no JSON for {type(value).__name__}")

@@ -74,7 +74,7 @@ def plan_archive(
     config_file = _add_config(files, model)
     for name, content in _adapter().items():
         files.add_own(name, content)
-    files.add_own(SETTINGS, json.dumps({"handler": handler.written}).encode() + b"\n")
+    files.add_own(SETTINGS, _settings(model, handler.written))
     files.add_own(MANIFEST, _manifest(model, config_file))
     if fault := names_fault(files.members):
         raise ArchiveError(fault, where=EXTRA_FILES_KEY)
@@ -91,6 +91,16 @@ def plan_archive(
         ),
         notes=tuple(extras.notes()),
     )
+
+
+def _settings(model: Model, handler: str) -> bytes:
+    """Return what the adapter reads: the handler, and the settings that are not its defaults."""
+    settings = {"handler": handler}
+    if model.body != "adapter":
+        settings["body"] = model.body
+    if model.v2_rows != "tensor":
+        settings["v2_rows"] = model.v2_rows
+    return json.dumps(settings).encode() + b"\n"
 
 
 def _builtin_handlers() -> Collection[str]:

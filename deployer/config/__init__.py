@@ -7,7 +7,6 @@ from deployer.config.checks import check_root
 from deployer.config.schema import (
     NAME_MAX,
     NAME_PATTERN,
-    OLD_MODES,
     PORT_FORWARD,
     Config,
     KServeTarget,
@@ -28,7 +27,6 @@ __all__ = [
     "FILE_NAME",
     "NAME_MAX",
     "NAME_PATTERN",
-    "OLD_MODES",
     "PORT_FORWARD",
     "Config",
     "KServeTarget",

@@ -23,11 +23,6 @@ def form(pattern: str, hint: str, *, longest: int | None = None) -> Meta:
     return Meta(pattern=rf"^({pattern})$(?!\n)", max_length=longest, extra={"hint": hint})
 
 
-def formerly(names: dict[str, str]) -> Meta:
-    """Accept other names of values, which users know from elsewhere, for those of a closed set."""
-    return Meta(extra={"formerly": names})
-
-
 _LOWER = "Use lower-case letters, digits and -"
 _LABEL = 'Use letters, digits, ".", "_" and "-", in quotes.'
 _SOURCE = '{ secret = "NAME", key = "KEY" }'
@@ -56,13 +51,8 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 FixedPort = Annotated[int, Meta(ge=1, le=65535)]
 Runtime = Literal["python", "python3"]
 Format = Literal["zip-store", "default", "tgz", "no-archive"]
-# kubectl's short names.
-AccessMode = Annotated[
-    Literal["ReadWriteMany", "ReadWriteOnce"], formerly({"RWX": "ReadWriteMany", "RWO": "ReadWriteOnce"})
-]
-# The names before KServe 0.16, which many clusters and guides still use.
-OLD_MODES = {"Serverless": "Knative", "RawDeployment": "Standard"}
-DeploymentMode = Annotated[Literal["Knative", "Standard"], formerly(OLD_MODES)]
+AccessMode = Literal["ReadWriteMany", "ReadWriteOnce"]
+DeploymentMode = Literal["Knative", "Standard"]
 
 
 class Table(Struct, frozen=True, rename="kebab", forbid_unknown_fields=True):
@@ -89,6 +79,14 @@ class Model(Table, frozen=True, kw_only=True):
         Format, about("Stored or deflated .mar, .tar.gz, or a folder. A model store needs a .mar.")
     ] = "zip-store"
     python: Annotated[Python, about("Python of the serving image. Handlers must parse on it.")] = "3.9"
+    body: Annotated[
+        Literal["adapter", "handler"],
+        about("Who reads V1 and V2 bodies. `handler`: it gets requests as TorchServe has them."),
+    ] = "adapter"
+    v2_rows: Annotated[
+        Literal["tensor", "first-dimension"],
+        about("A row of V2: an input, as in KServe's envelope, or a slice along the first dimension."),
+    ] = "tensor"
     image_modules: Annotated[Texts, about("Modules of the serving image that kdeploy does not know.")] = ()
 
 

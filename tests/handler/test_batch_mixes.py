@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kdeploy_protocols import _rows_of_v2
+from kdeploy_v2 import read_v2
 from ts.utils.util import PredictionException
 
 from tests.handler.torchserve_worker import Ask, Worker, ask_json, ask_raw, ask_v1, ask_v2, tensor
@@ -24,6 +24,7 @@ anything = st.recursive(
     max_leaves=8,
 )
 
+SLICES = {"v2_rows": "first-dimension"}
 DATATYPES = {"INT64": np.int64, "UINT8": np.uint8, "FP32": np.float32, "BOOL": np.bool_}
 
 
@@ -32,25 +33,27 @@ def test_rows_equal_numpys_slices_of_the_tensor(shape, datatype, flat, random):
     array = np.array([random.randrange(2) for _ in range(int(np.prod(shape)))], DATATYPES[datatype])
     array = array.reshape(shape)
     sent = tensor((array.ravel() if flat else array).tolist(), shape, datatype)
-    rows, name = _rows_of_v2([sent])
-    assert name == "x"
-    assert rows == array.tolist()
+    rows = read_v2({"inputs": [sent]}, None, "first-dimension")
+    assert rows.outputs == ["x"]
+    assert rows.values == array.tolist()
 
 
 @given(shapes.filter(lambda shape: shape[0]), st.sampled_from(sorted(DATATYPES)), st.booleans())
 def test_the_rows_of_a_tensor_become_the_same_tensor_again(shape, datatype, as_arrays):
     array = np.arange(int(np.prod(shape))).astype(DATATYPES[datatype]).reshape(shape)
     values = list(array) if as_arrays else array.tolist()
-    [answer] = Worker(lambda data, context: values).predict(ask_v2(tensor([0] * shape[0])))
+    worker = Worker(lambda data, context: values, settings=SLICES)
+    [answer] = worker.predict(ask_v2(tensor([0] * shape[0])))
     [output] = answer.json["outputs"]
     assert output["shape"] == shape
-    assert output["datatype"] == {"UINT8": "INT64", "FP32": "FP64"}.get(datatype, datatype)
+    by_python = {"UINT8": "INT64", "FP32": "FP64"}.get(datatype, datatype)
+    assert output["datatype"] == (datatype if as_arrays else by_python)
     assert np.array_equal(np.array(output["data"]).reshape(shape), array)
 
 
 @given(st.lists(anything, min_size=1, max_size=4))
 def test_any_json_value_returns_unchanged_in_both_protocols(values):
-    v1, v2 = Worker(lambda data, context: copy.deepcopy(values) * 2).predict(
+    v1, v2 = Worker(lambda data, context: copy.deepcopy(values) * 2, settings=SLICES).predict(
         ask_v1(*values), ask_v2(tensor([0] * len(values)))
     )
     assert len(v1.json["predictions"]) == len(values)

@@ -204,7 +204,8 @@ def test_a_row_that_a_failed_call_changed_is_fresh_in_the_next_call(ask, change,
             raise ValueError
         return answers
 
-    answer = Worker(entry).predict(*[ask_v1("good")] * before, ask, ask_v1("bad"))[before]
+    worker = Worker(entry, settings={"v2_rows": "first-dimension"})
+    answer = worker.predict(*[ask_v1("good")] * before, ask, ask_v1("bad"))[before]
     assert answer.status == 200
     value = answer.json
     if "predictions" in ask.parts[0][2].decode(errors="replace") or isinstance(value, dict):

@@ -126,13 +126,13 @@ def test_a_subclass_of_torchserves_base_handler_with_weights(archive):
     answers = archive.predict(
         "scorer_handler.py",
         ask_v1([1.0, 2.0], {"data": [3.0, 4.0]}),
-        ask_v2(tensor([5.0, 6.0], [1, 2])),
+        ask_v2(tensor([5.0, 6.0], [2])),
         modelFile="linear.py",
         serializedFile="linear.pt",
     )
     expected = layer(torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])).tolist()
     assert answers[0].json["predictions"] == [pytest.approx(row) for row in expected[:2]]
-    assert answers[1].json["outputs"][0]["shape"] == [1, 3]
+    assert answers[1].json["outputs"][0]["shape"] == [3]
     assert answers[1].json["outputs"][0]["data"] == pytest.approx(expected[2])
 
 
@@ -241,5 +241,5 @@ def test_the_adapter_needs_python_3_9_and_the_standard_library(file):
     tree = ast.parse(file.read_text(), feature_version=(3, 9))
     names = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
-    assert names
+    assert tree.body
     assert set(names) <= {*sys.stdlib_module_names, *(own.stem for own in ADAPTER)}

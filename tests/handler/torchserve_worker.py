@@ -90,10 +90,12 @@ def ask_raw(body, content_type="", name="body"):
 class Worker:
     """A loaded model. `predict` takes the requests of a batch and returns their answers."""
 
-    def __init__(self, entry, model_dir="/no-such-folder", manifest=MANIFEST, clock=time.monotonic, **limits):
+    def __init__(self, entry, settings=(), source="", clock=time.monotonic, **limits):
         module = load_adapter()
-        self.adapter = module.Adapter(entry, module.DEFAULTS._replace(**limits), clock)
-        arguments = ["served-name", str(model_dir), manifest, self.adapter.answer, None, 8, True]
+        settings = module.Settings()._replace(**dict(settings))
+        limits = module.DEFAULTS._replace(**limits)
+        self.adapter = module.Adapter(entry, settings, limits, [source], clock)
+        arguments = ["served-name", "/no-such-folder", MANIFEST, self.adapter.answer, None, 8, True]
         self.service = Service(*arguments, worker_metrics())
         self.service.set_cl_socket(None)
 
