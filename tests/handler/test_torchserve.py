@@ -64,7 +64,7 @@ def v2_bytes(*rows):
 def v2_tensor(number):
     tensor = {"name": "x", "shape": [2, 2], "datatype": "INT64", "data": [number, 1, number, 2]}
     body = json.dumps({"id": str(number), "inputs": [tensor]}).encode()
-    saw = [str(number), [number, 1], [number, 2]]
+    saw = [str(number), [[number, 1], [number, 2]]]
     return Call("/v2/models/batched/infer", body, JSON, saw=saw, read=v2_rows)
 
 
@@ -104,6 +104,11 @@ def classic_own(text):
     body = json.dumps({"data": base64.b64encode(text.encode()).decode()}).encode()
     saw = {"picture": text, "handler": "classic_handler.py"}
     return Call("/v1/models/classic:predict", body, JSON, saw=saw, read=lambda answer: answer)
+
+
+def bad_v2(datatype, data):
+    tensor = {"name": "x", "shape": [1], "datatype": datatype, "data": data}
+    return Call("/v2/models/batched/infer", json.dumps({"inputs": [tensor]}).encode(), JSON)
 
 
 def failing(call, status):
@@ -197,15 +202,13 @@ def test_a_one_row_handler_under_the_same_load(torchserve):
 
 
 def test_an_error_fails_only_its_own_request(torchserve):
-    bad = {"inputs": [{"name": "x", "shape": [3], "datatype": "FP32", "data": [1]}]}
-    bad_v2 = Call("/v2/models/batched/infer", json.dumps(bad).encode(), JSON)
-    bad_v1 = Call("/predictions/batched", b'{"instances": 3}', JSON)
+    bad_v1 = Call("/predictions/batched", b'{"instances": [3', JSON)
     kinds = [
         lambda text: v1(text),
         lambda text: failing(v1(text, "poison"), 500),
         lambda text: own_json(text),
         lambda text: failing(raw("refused"), 422),
-        lambda text: failing(bad_v2, 400),
+        lambda text: failing(bad_v2("FP32", [1, 2]), 400),
         lambda text: failing(bad_v1, 400),
         lambda text: failing(raw("array"), 500),  # the handler's answer cannot be JSON
         lambda text: v2_bytes(text),
@@ -222,7 +225,7 @@ def test_an_error_fails_only_its_own_request(torchserve):
         (v1("a", "poison"), 500, {"error": "ValueError: poison", "row": 1}),
         (v1("refused"), 422, {"error": "no such digit", "row": 0}),
         (v1("array"), 200, {"predictions": [[0, 1, 2]]}),
-        (Call("/predictions/batched", b'{"instances": 3}'), 400, {"error": '"instances" must be a list'}),
+        (bad_v2("BYTES", [5]), 400, {"error": "inputs[0]: data has a value that is not BYTES"}),
         (v1(path="/v1/models/batched:explain"), 200, {"explanations": []}),
     ],
 )
