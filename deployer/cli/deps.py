@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from deployer.cli.failures import INTERRUPTED
 from deployer.cli.options import Unpack, Where, WhereStored
-from deployer.cli.terminal import plain
+from deployer.cli.terminal import StoppedError, plain, tell
 from deployer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -158,11 +159,17 @@ def duration(text: str, option: str, *, longest: float = 24 * 3600.0, zero: bool
 
 
 def confirm(action: str) -> None:
-    """Ask for confirmation. Raises ConfigError if stdin is not a terminal."""
+    """Ask for confirmation, and end the command without it. Raises ConfigError if stdin is not a terminal."""
     if not sys.stdin.isatty():
         raise ConfigError(
             f"cannot ask whether to {action}: stdin is not a terminal",
             where="--yes",
             hint="Confirm with `--yes`.",
         )
-    typer.confirm(plain(f"Do you want to {action}?"), abort=True, err=True)
+    try:
+        confirmed = typer.confirm(plain(f"Do you want to {action}?"), err=True)
+    except typer.Abort as error:  # Ctrl-C, or the end of stdin
+        raise StoppedError("nothing was changed") from error
+    if not confirmed:
+        tell("canceled: nothing was changed")
+        raise typer.Exit(INTERRUPTED)

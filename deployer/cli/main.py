@@ -30,6 +30,7 @@ from deployer.cli.failures import (
 from deployer.cli.terminal import (
     ReaderGoneError,
     StoppedError,
+    UnfollowedError,
     draw,
     hold_messages,
     plain,
@@ -122,10 +123,10 @@ def _call(arguments: list[str], received: list[int]) -> Ended:
         with deps.opened:
             code = _commands()(arguments, prog_name="kdeploy", standalone_mode=False) or 0
         return _interrupted(received) if code == INTERRUPTED else code  # Typer returns this code for Ctrl-C
-    except (KeyboardInterrupt, typer.Abort):
-        return _interrupted(received)
-    except StoppedError as error:
+    except (KeyboardInterrupt, typer.Abort, StoppedError) as error:
         return _interrupted(received, str(error))
+    except UnfollowedError:
+        return TERMINATED if received else INTERRUPTED
     except typer.Exit as error:
         return error.exit_code
     except ReaderGoneError:

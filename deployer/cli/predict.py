@@ -11,6 +11,7 @@ import typer
 from deployer.cli import deps, predictions
 from deployer.cli.headers import read_headers
 from deployer.cli.options import OutputFormat, Protocol, ServiceOption, Unpack, Where, spelled_out
+from deployer.cli.terminal import StoppedError
 from deployer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -109,6 +110,8 @@ def predict(
     from deployer.predict import Client
     from deployer.targets.protocols import Via
 
+    if not files and data is None:
+        raise typer.BadParameter("missing argument FILE, -, or --data", ctx=call, param_hint="FILE")
     seconds = None if timeout is None else deps.duration(timeout, "--timeout", zero=False)
     inputs = list(_inputs(files or [], data, token))
     work = deps.workspace(ingress=ingress, allow_no_project=True, **where)
@@ -134,17 +137,16 @@ def predict(
         answers = client.predict(
             inputs, protocol or ("v1" if kserve else "plain"), follow=protocol is None, explain=explain
         )
-        predictions.print_answers(answers, output)
+        try:
+            predictions.print_answers(answers, output)
+        except KeyboardInterrupt as error:
+            raise StoppedError("the inputs without a line above have no result") from error
 
 
 def _inputs(files: list[str], data: str | None, token: str | None) -> "Iterator[Path | Input]":
-    """Yield the inputs of the command line. Raises ConfigError without one, or if two options read stdin."""
+    """Yield the inputs of the command line. Raises ConfigError if two of them read stdin."""
     from deployer.predict.inputs import DATA, STDIN, find_file, of_bytes
 
-    if not files and data is None:
-        raise ConfigError(
-            "no input", where="FILE", hint="Pass a file, - for stdin, or `--data '{\"x\": 1}'`."
-        )
     if [*files, data, token].count("-") + (data == "@-") > 1:
         raise ConfigError("stdin can be read only once", where="-", hint="Remove one of the two.")
     for file in files:

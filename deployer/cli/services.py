@@ -18,7 +18,7 @@ from deployer.cli.options import (
     Yes,
     spelled_out,
 )
-from deployer.cli.terminal import show, tell, warn
+from deployer.cli.terminal import UnfollowedError, show, tell, warn
 from deployer.errors import DIFFERENT, ConfigError, KdeployError
 
 if TYPE_CHECKING:
@@ -98,9 +98,12 @@ def logs(
         )
     target, reference = deps.locate(name, **where)
     silent = True
-    for line in target.reach.logs(reference, follow=follow, previous=previous):
-        show(line)
-        silent = False
+    try:
+        for line in target.reach.logs(reference, follow=follow, previous=previous):
+            show(line)
+            silent = False
+    except KeyboardInterrupt as error:
+        raise UnfollowedError if follow else error from error
     if silent:
         tell(f"no logs found for {reference}")
 

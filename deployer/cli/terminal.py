@@ -32,6 +32,10 @@ class StoppedError(Exception):
     """Ctrl-C or SIGTERM stopped the command; the text is its progress."""
 
 
+class UnfollowedError(Exception):
+    """Ctrl-C or SIGTERM ended a command that prints until it is stopped: no error, as for kubectl."""
+
+
 class _Messages:
     """Holds messages back with `-o json`; `kept` has the warnings until the command ends."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import pty
 import re
 import shlex
 import signal
@@ -76,7 +77,7 @@ WRONG_USAGE = [
     (["prune", "--keep", "-1"], "invalid number '-1': must be 1 or more", "kdeploy prune --keep", "Run"),
     (["prune", "--keep", "few"], "invalid number 'few'", "kdeploy prune --keep", "Run"),
     (["prune"], "missing option --keep", "kdeploy prune --keep", "Run `kdeploy prune --help`"),
-    (["predict"], "missing argument FILES", "kdeploy predict FILES", "Run"),
+    (["predict"], "missing argument FILE", "kdeploy predict FILE", "Run"),
     (["push", "--store"], "option '--store' requires an argument", "kdeploy push", "Run"),
     (["models", "scale", "--min-workers"], "requires an argument", "kdeploy models scale", "Run"),
     (["push", "extra"], "unexpected argument 'extra'", "kdeploy push", "Run"),
@@ -327,5 +328,46 @@ def test_no_message_names_a_file_of_the_checkout() -> None:
     hints = [
         (place, text) for place, text in texts() if re.search(r"docs/|examples/|\.md\b|manifests/", text)
     ]
-    allowed = {"scaffold.py", "shipped.py", "__init__.py"}
+    allowed = {"predict/content.py", "scaffold.py", "shipped.py", "__init__.py"}
     assert [one for one in hints if one[0].partition(":")[0] not in allowed] == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"n\n", "canceled: nothing was changed\n"),
+        (b"\n", "canceled: nothing was changed\n"),
+        (b"\x04", "error: interrupted: nothing was changed\n"),
+        (b"\x03", "error: interrupted: nothing was changed\n"),
+    ],
+    ids=["no", "default", "end of input", "Ctrl-C"],
+)
+def test_a_declined_prompt_says_that_nothing_was_changed(tmp_path: Path, answer: bytes, said: str) -> None:
+    master, slave = pty.openpty()
+    code = (
+        "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+        "from deployer.cli import main; main(['delete', 'digits', '--target=laptop'])"
+    )
+    (tmp_path / "kdeploy.toml").write_text(PROJECT)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdin=slave,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert child.stderr is not None
+    shown = b""
+    while b"[y/N]" not in shown:
+        byte = child.stderr.read(1)
+        assert byte, shown
+        shown += byte
+    os.write(master, answer)
+    _, err = child.communicate(timeout=30)
+    os.close(master)
+    os.close(slave)
+    assert child.returncode == 130
+    assert said in err.decode()
+    assert "Traceback" not in err.decode()
