@@ -70,6 +70,10 @@ class Files:
         self._origins[name] = (path, key)
         return name
 
+    def shown(self, name: str) -> str:
+        """Return the path of an added file as the user knows it."""
+        return self._shown(self._origins[name][0])
+
     def content(self, key: str, name: str) -> bytes:
         """Return the bytes of an added file. `ArchiveError`, at `key`, if there are more than 8 MiB."""
         path, size = self._origins[name][0], self.members[name].size

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from deployer.archive.imports import doubtful_imports
 from deployer.archive.members import Source
+from deployer.archive.newer_python import newer_python
 from deployer.archive.requirements import Requirements
 from deployer.config import Model
 from deployer.errors import ArchiveError
@@ -58,7 +59,19 @@ def check_sources(
         parsed.append((source, tree))
         if source.name == handler:
             check_entry_point(tree, source.path, function)
+        required = source.name in (handler, model_file)
+        doubts += _check_python(tree, source, _minor(model.python), required=required)
     return (*doubts, *doubtful_imports(parsed, names, model, requirements, root))
+
+
+def _check_python(tree: ast.Module, source: Source, minor: int, *, required: bool) -> Iterator[str]:
+    """Yield warnings about code that fails on Python 3.`minor`. `ArchiveError` if a required file fails."""
+    for fault in newer_python(tree, minor):
+        where = f"{source.path}:{fault.line}"
+        if fault.certain and required:
+            what = f"{fault.what}, and the serving image has Python 3.{minor}"
+            raise ArchiveError(what, where=where, hint=fault.hint)
+        yield f"{where}: {fault.what}, and the serving image has Python 3.{minor}. {fault.hint}"
 
 
 def _minor(python: str) -> int:

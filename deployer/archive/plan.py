@@ -21,7 +21,7 @@ from deployer.archive.files import OURS, Files
 from deployer.archive.lint import HANDLER_KEY, check_sources
 from deployer.archive.members import Archive, names_fault
 from deployer.archive.model_config import MODEL_CONFIG, USE_VENV, with_use_venv
-from deployer.archive.requirements import Requirements, read_requirements, refuse_credentials
+from deployer.archive.requirement_files import add_requirements
 from deployer.archive.stream import unreadable
 from deployer.config import Model
 from deployer.errors import ArchiveError
@@ -33,7 +33,6 @@ MANIFEST = "MAR-INF/MANIFEST.json"
 
 MODEL_FILE_KEY = "kdeploy.toml: model.model-file"
 WEIGHTS_KEY = "kdeploy.toml: model.serialized-file"
-REQUIREMENTS_KEY = "kdeploy.toml: model.requirements-file"
 CONFIG_KEY = "kdeploy.toml: model.config-file"
 
 _CREATED_ON = "01/01/1980 00:00:00"  # a fixed date, so that the same inputs give the same bytes
@@ -70,7 +69,7 @@ def plan_archive(
     extras = ExtraFiles(root, outputs)
     for name, path in extras.find(model.extra_files):
         files.add(EXTRA_FILES_KEY, path, name)
-    requirements = _add_requirements(files, model.requirements_file)
+    requirements = add_requirements(files, model.requirements_file, int(model.python.partition(".")[2]))
     config_file = _add_config(files, model)
     for name, content in _adapter().items():
         files.add_own(name, content)
@@ -87,6 +86,7 @@ def plan_archive(
         members=tuple(member for _, member in sorted(files.members.items())),
         warnings=(
             *extras.warnings(),
+            *requirements.warnings,
             *check_sources(sources, files.members, model, entry, requirements, root),
         ),
         notes=tuple(extras.notes()),
@@ -140,26 +140,6 @@ def _add_weights(files: Files, root: Path, file: str) -> None:
             if _ZIP_END not in weights.read(_ZIP_END_WITHIN):
                 hint = "Save or copy the weights again."
                 raise ArchiveError(f"{file} is truncated", where=WEIGHTS_KEY, hint=hint)
-
-
-def _add_requirements(files: Files, file: str | None) -> Requirements:
-    """Add a requirements file. The files that it names must be in the archive: pip looks for them there."""
-    if file is None:
-        return Requirements()
-    content = files.content(REQUIREMENTS_KEY, files.add(REQUIREMENTS_KEY, file))
-    requirements = read_requirements(content, file)
-    for line, included in requirements.included:
-        if "://" in included or included.startswith("/") or "$" in included:
-            continue
-        name = posixpath.normpath(included)
-        if name not in files.members:
-            raise ArchiveError(
-                f"{included} is not in the archive",
-                where=f"{file}:{line}",
-                hint=f"Add {included} to model.extra-files.",
-            )
-        refuse_credentials(files.content(REQUIREMENTS_KEY, name).decode("utf-8", "replace"), included)
-    return requirements
 
 
 def _add_config(files: Files, model: Model) -> str | None:

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,9 @@ from deployer.cli.options import (
 )
 from deployer.cli.terminal import show, tell, warn
 from deployer.errors import IntegrityError, StoreError
+
+if TYPE_CHECKING:
+    from deployer.archive import Archive
 
 _DECADE = 10 * 365 * 86400.0  # seconds
 
@@ -118,24 +121,25 @@ def archive(
     if path and output == "table":
         show(path)
         return
-    members = work.project.contents().members
-    files = [
-        {
-            "name": member.name,
-            "bytes": member.size,
-            "sha256": member.sha256,
-            "source": None if isinstance(member.source, bytes) else str(member.source),
-        }
-        for member in members
-    ]
-    rows = [
-        (file["name"], printers.size_text(member.size), file["source"] or "kdeploy")
-        for file, member in zip(files, members, strict=True)
-    ]
-    names = [path] if path else [member.name for member in members]
+    _print_contents(work.project.contents(), work.settings.root, path, output)
+
+
+def _print_contents(planned: "Archive", root: Path, path: str | None, output: Output) -> None:
+    """Print the files of an archive. `path` is that of the archive, or None if it is not written."""
+    files, rows = [], []
+    for member in planned.members:
+        source = None if isinstance(member.source, bytes) else member.source
+        inside = source and source.is_relative_to(root)
+        shown = source.relative_to(root) if source and inside else source or "made by kdeploy"
+        rows.append((member.name, printers.size_text(member.size), shown))
+        from_file = str(source) if source else None
+        files.append(
+            {"name": member.name, "bytes": member.size, "sha256": member.sha256, "source": from_file}
+        )
+    names = [path] if path else [member.name for member in planned.members]
     printers.print_rows(output, ["name", "size", "source"], rows, {"path": path, "files": files}, names)
     if output == "table":
-        tell(f"{len(members)} files, {printers.size_text(sum(member.size for member in members))}")
+        tell(f"{len(planned.members)} files, {printers.size_text(planned.size)}")
 
 
 @spelled_out

@@ -7,6 +7,7 @@ import pty
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -110,10 +111,26 @@ def served(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     project = Project(tmp_path_factory.mktemp("a project ü") / "digits")
     project.environment |= PLANTED
     shutil.copytree(trained, project.folder)
+    _add_wheel(project.folder)
     project.run("rollout")
     yield project
     project.run("local", "stop")
     assert project.processes() == []
+
+
+def _add_wheel(folder: Path) -> None:
+    """Add a wheel to the project, which pip must find in the archive: no index has it."""
+    (folder / "wheels").mkdir()
+    info = "ofourown-1.0.dist-info"
+    with zipfile.ZipFile(folder / "wheels" / "ofourown-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("ofourown.py", "")
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: ofourown\nVersion: 1.0\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    with (folder / "requirements.txt").open("a") as requirements:
+        requirements.write("./wheels/ofourown-1.0-py3-none-any.whl\n")
+    toml = folder / "kdeploy.toml"
+    toml.write_text(toml.read_text("utf-8").replace("[model]", '[model]\nextra-files = ["wheels/"]'), "utf-8")
 
 
 @pytest.fixture

@@ -263,3 +263,34 @@ def test_the_standard_library_of_another_python(minor):
     assert {"os", "distutils", "telnetlib", "zoneinfo", "torch", "PIL"} <= modules
     assert ("tomllib" in modules) is (minor >= 11)
     assert "sklearn" not in modules
+
+
+def test_a_module_beside_the_project_names_its_entry_of_extra_files(plan, root):
+    for folder in ("net", "src", "src/prep"):
+        (root / folder).mkdir()
+    (root / "net" / "__init__.py").write_text("from .ops import x")
+    (root / "net" / "ops.py").write_text("x = 1")
+    (root / "tools.py").write_text("")
+    (root / "src" / "prep" / "ops.py").write_text("")
+    (root / "src" / "near.py").write_text("")
+    (root / "src" / "main.py").write_text(
+        "import net\nimport tools\nimport prep\nimport near\ndef handle(data, context): ..."
+    )
+    extras = (
+        '"net/" (the / keeps the folder)',
+        '"tools.py"',
+        '"src/prep/" (the / keeps the folder)',
+        '"src/near.py"',
+    )
+    assert plan(handler="src/main.py").warnings == tuple(
+        f"src/main.py:{line}: imports {name}, which is not in the archive; write {extra} into model.extra-files"
+        for line, (name, extra) in enumerate(zip(("net", "tools", "prep", "near"), extras, strict=True), 1)
+    )
+    files = ("net/", "tools.py", "src/prep/", "src/near.py")
+    assert plan(handler="src/main.py", extra_files=files).warnings == ()
+    flat = plan(handler="src/main.py", extra_files=("net", *files[1:])).warnings
+    package = 'write "net/" (the / keeps the folder) into model.extra-files'
+    assert flat == (
+        f"net/__init__.py:1: imports .ops, but not from its package; {package}",
+        f"src/main.py:1: imports net, which is not in the archive; {package}",
+    )

@@ -42,26 +42,149 @@ def test_lines_that_pip_accepts(line, names):
     [
         "git+https://host/repo",
         "git+https://host/repo.git@main#egg=mine",
-        "-e ./mine",
-        "./mine",
-        "/opt/mine",
-        "file:///opt/mine",
-        "mine/",
-        "./x.zip",
-        "./wheels/Foo-1.0-py3-none-any.whl",
-        "foo-1.0.tar.gz",
+        "-e git+https://host/repo.git@main#egg=mine",
+        "https://host/foo-1.0.tar.gz",
+        "-r https://host/base.txt",
+        "-r $BASE/base.txt",
+        "-e ${HERE}/mine",
     ],
 )
 def test_lines_that_can_install_any_module(line):
-    assert read(line) == Requirements(open=True)
+    found = read(line)
+    assert (found.open, found.places, found.warnings) == (True, (), ())
+
+
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("-e ./mine", "mine"),
+        ("--editable=mine/", "mine"),
+        ("./mine[fast]", "mine"),
+        (".", "."),
+        ("./x.zip", "x.zip"),
+        ("./wheels/Foo-1.0-py3-none-any.whl", "wheels/Foo-1.0-py3-none-any.whl"),
+        ("foo-1.0.tar.gz", "foo-1.0.tar.gz"),
+        ("../lib", "../lib"),
+    ],
+)
+def test_lines_that_name_a_place_in_the_archive(line, place):
+    assert read(f"numpy\n{line}") == Requirements(("numpy",), places=((2, place),), open=True)
 
 
 def test_included_files():
     found = read("-r base.txt\n--requirement=more.txt\n-cc.txt\n--constraint d.txt\nnumpy")
     assert found == Requirements(
-        ("numpy",), ((1, "base.txt"), (2, "more.txt"), (3, "c.txt"), (4, "d.txt")), open=True
+        ("numpy",),
+        ((1, "-r", "base.txt"), (2, "-r", "more.txt"), (3, "-c", "c.txt"), (4, "-c", "d.txt")),
     )
-    assert not read("-c c.txt\nnumpy").open
+
+
+@pytest.mark.parametrize(
+    ("line", "place", "hint"),
+    [
+        (
+            "certifi @ file:///croot/certifi_1/work/certifi",
+            "file:///croot/certifi_1/work/certifi",
+            "`certifi==",
+        ),
+        ("mkl-fft @ file:///opt/conda/mkl", "file:///opt/conda/mkl", "`mkl-fft==VERSION`"),
+        ("a[b] @ file:///C:/wheels/a-1-py3-none-any.whl", "file:///C:/wheels", "`a==VERSION`"),
+        ("file:///opt/mine", "file:///opt/mine", "pip wheel"),
+        ("file:wheels/a-1.0-py3-none-any.whl", "file:wheels", "`./a-1.0-py3-none-any.whl`"),
+        ("git+file:///home/jo/mine", "git+file:///home/jo/mine", "pip wheel"),
+        ("-e git+file:///home/jo/mine#egg=mine", "git+file:///home/jo/mine#egg=mine", "pip wheel"),
+        ("/opt/mine", "/opt/mine", "pip wheel"),
+        ("-e /home/jo/mine", "/home/jo/mine", "pip wheel"),
+        ("~/mine-1.0.tar.gz", "~/mine-1.0.tar.gz", "`./mine-1.0.tar.gz`"),
+        ("C:\\wheels\\a-1.0-py3-none-any.whl", "C:\\wheels", "`./a-1.0-py3-none-any.whl`"),
+        ("C:/mine", "C:/mine", "pip wheel"),
+        (".\\mine", ".\\mine", "pip wheel"),
+        ("-r /opt/base.txt", "/opt/base.txt", "relative to the requirements file"),
+        ("-c file:///opt/c.txt", "file:///opt/c.txt", "relative"),
+        ("--find-links=/opt/wheels", "/opt/wheels", "`./FILE.whl`"),
+        ("-f file:///opt/wheels", "file:///opt/wheels", "`./FILE.whl`"),
+        ("--index-url file:///opt/simple", "file:///opt/simple", "`./FILE.whl`"),
+    ],
+)
+def test_places_on_this_machine_are_refused(line, place, hint):
+    with pytest.raises(ArchiveError, match="is a place on this machine") as caught:
+        read(f"numpy\n# why\n{line}")
+    assert caught.value.what.startswith(place)
+    assert caught.value.where == "requirements.txt:3"
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("line", "what", "hint"),
+    [
+        ("torch==2.4.0+cu121", "torch==2.4.0+cu121 is a build of this machine", "`torch==2.4.0`"),
+        ("jaxlib===0.4.1+cuda12 --hash=sha256:0", "jaxlib==0.4.1+cuda12", "--extra-index-url"),
+        ("pkg-resources==0.0.0", "pkg-resources", "Remove the line"),
+        ("numpy=1.26.4=py311h64a7726_0", "invalid requirement", "`numpy==1.26.4`"),
+        ("a @ wheels/x.whl", "wheels/x.whl is not a URL", "`./FILE.whl`"),
+        ("git@host:jo/mine.git", "is not a URL", "https://"),
+        ("numpy==2.4.6", "numpy ==2.4.6 needs a newer Python than 3.9", "numpy 2.0 or older"),
+        ("scipy>=1.14,<2", "scipy >=1.14,<2 needs a newer Python", "1.13"),
+        ("Scikit_Learn ~= 1.7", "scikit-learn ~= 1.7 needs", "1.6"),
+        ("./torch-2.4-cp311-cp311-linux_x86_64.whl", "is a wheel for cp311", "serving container"),
+        ("a @ https://host/a-1-cp310-cp310-linux_x86_64.whl#x", "is a wheel for cp310", ""),
+        ("./a-1.0-py3-none-macosx_11_0_arm64.whl", "is a wheel for macosx_11_0_arm64", ""),
+        ("./a-1.0-py2-none-any.whl", "is a wheel for py2", ""),
+    ],
+)
+def test_what_the_serving_container_cannot_install(line, what, hint):
+    with pytest.raises(ArchiveError) as caught:
+        read(f"pyyaml\n{line}")
+    assert what in caught.value.what
+    assert caught.value.where == "requirements.txt:2"
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--extra-index-url https://download.pytorch.org/whl/cu121\ntorch==2.4.0+cu121",
+        "torch==2.4.0+cu121\n-f https://host/wheels.html",
+        "torch==2.4.0+cu121 ; sys_platform == 'win32'",
+        "pywin32 @ file:///C:/pywin32 ; sys_platform == 'win32'",
+        "numpy==2.4.6 ; python_version >= '3.11'",
+        "numpy==2.0.2",
+        "numpy<3",
+        "numpy",
+        "numpy>=1.26,<2.3",
+        "pandas==2.3.3",
+        "a @ https://host/a-1-cp39-cp39-manylinux2014_x86_64.whl",
+        "a @ https://host/a-1-cp36-abi3-manylinux1_x86_64.manylinux2010_x86_64.whl",
+        "a @ https://host/a-1-py2.py3-none-any.whl",
+        "a @ https://host/a-1-1-py38-none-any.whl",
+        "a @ https://host/odd.whl",
+        "a @ https://host/a.whl ; python_version > '3'",
+    ],
+)
+def test_what_the_serving_container_can_install(line):
+    assert read(line).warnings == ()
+
+
+def test_another_python():
+    assert read_requirements(b"numpy==2.4.6", "r.txt", minor=11).distributions == ("numpy",)
+    assert read_requirements(b"./a-1-cp311-cp311-linux_x86_64.whl", "r.txt", minor=11).open
+    with pytest.raises(ArchiveError, match=r"newer Python than 3\.10"):
+        read_requirements(b"numpy==2.3", "r.txt", minor=10)
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("-e git+ssh://git@host/jo/mine.git@abc#egg=mine", "needs git and an SSH key"),
+        ("mine @ git+ssh://git@host/jo/mine.git", "needs git and an SSH key"),
+        ("--index-url http://localhost:3141/root/pypi", "is an address of this machine"),
+        ("--extra-index-url=http://127.0.0.1:8080/simple", "is an address of this machine"),
+    ],
+)
+def test_lines_that_can_fail_are_warnings(line, what):
+    (warning,) = read(f"numpy\n{line}").warnings
+    assert warning.startswith("requirements.txt:2: ")
+    assert what in warning
 
 
 @pytest.mark.parametrize(
@@ -110,9 +233,36 @@ def test_a_login_without_a_secret(line):
     assert read(f"numpy\n{line}").distributions == ("numpy",)
 
 
-def test_a_file_that_is_not_utf8():
-    with pytest.raises(ArchiveError, match="not UTF-8"):
-        read_requirements(b"numpy\xff", "requirements.txt")
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"]
+)
+def test_the_encodings_that_pip_reads(encoding):
+    mark = "" if encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32") else "\ufeff"
+    content = f"{mark}pyyaml # é\r\npackaging\r\n".encode(encoding)
+    assert read_requirements(content, "r.txt").distributions == ("pyyaml", "packaging")
+
+
+def test_an_encoding_named_in_a_comment():
+    content = "# -*- coding: latin-1 -*-\n# é\nnumpy".encode("latin-1")
+    assert read_requirements(content, "r.txt").distributions == ("numpy",)
+    for name in (b"none", b"utf-8"):
+        with pytest.raises(ArchiveError, match="is not") as caught:
+            read_requirements(b"# coding=" + name + b"\n# \xe9\nnumpy", "r.txt")
+        assert caught.value.hint == "Save it as UTF-8."
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"numpy\xff", "not UTF-8"),
+        (b"\xff\xfea", "not UTF-16"),
+        ("numpy".encode("utf-16-le"), "NUL bytes, as UTF-16 without a byte order mark"),
+    ],
+)
+def test_a_file_in_no_encoding_of_pip(content, what):
+    with pytest.raises(ArchiveError, match=what) as caught:
+        read_requirements(content, "requirements.txt")
+    assert (caught.value.where, caught.value.hint) == ("requirements.txt", "Save it as UTF-8.")
 
 
 @given(st.binary(max_size=60))
