@@ -283,7 +283,8 @@ def test_a_module_beside_the_project_names_its_entry_of_extra_files(plan, root):
         '"src/near.py"',
     )
     assert plan(handler="src/main.py").warnings == tuple(
-        f"src/main.py:{line}: imports {name}, which is not in the archive; write {extra} into model.extra-files"
+        f"src/main.py:{line}: imports {name}, which is not in the archive; "
+        f"write {extra} into model.extra-files"
         for line, (name, extra) in enumerate(zip(("net", "tools", "prep", "near"), extras, strict=True), 1)
     )
     files = ("net/", "tools.py", "src/prep/", "src/near.py")
