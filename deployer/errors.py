@@ -188,5 +188,7 @@ def did_you_mean(value: str, choices: Collection[str]) -> str:
     """Return ` Did you mean X?` with the nearest value of a closed set, or nothing if none is near."""
     import difflib
 
-    near = difflib.get_close_matches(value.lower(), choices, n=1)
-    return f" Did you mean {near[0]}?" if near else ""
+    known, typed = {choice.lower(): choice for choice in choices}, value.lower()
+    near = difflib.get_close_matches(typed, known, n=1)
+    near = near or [choice for choice in known if len(typed) > 1 and choice.startswith(typed)]
+    return f" Did you mean {known[near[0]]}?" if near else ""

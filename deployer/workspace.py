@@ -19,7 +19,7 @@ from deployer.config import (
     overlays_of,
 )
 from deployer.errors import ConfigError, use_one_of
-from deployer.events import Emit, Event, Warned
+from deployer.events import Emit, Event, Noted, Warned
 from deployer.observed import Observed, Reference
 
 if TYPE_CHECKING:  # each is imported when it is first used
@@ -57,6 +57,8 @@ def open_workspace(
     loaded = load_settings(
         find_file(folder), environment=os.environ, flags=dict(settings or {}), folder=folder
     )
+    for note in loaded.notes:
+        emit(Noted(note))
     return Workspace(loaded, target, emit, strict=strict)
 
 

@@ -49,6 +49,7 @@ def workspace(
     """
     from deployer.cli.printers import Viewer
     from deployer.config import LocalTarget, find_file, load_settings
+    from deployer.events import Noted
     from deployer.workspace import Workspace, choose_target
 
     flags: dict[str, str] = {}
@@ -88,7 +89,10 @@ def workspace(
             given.pop("ingress", None)
         flags |= {f"targets.{name}.{key}": value for key, value in given.items()}
         loaded = load()
-    work = Workspace(loaded, named, emit or Viewer(), strict=strict, force_conflicts=force_conflicts)
+    emit = emit or Viewer()
+    for note in loaded.notes:
+        emit(Noted(note))
+    work = Workspace(loaded, named, emit, strict=strict, force_conflicts=force_conflicts)
     return opened.enter_context(work)
 
 

@@ -7,6 +7,7 @@ from deployer.config.checks import check_root
 from deployer.config.schema import (
     NAME_MAX,
     NAME_PATTERN,
+    OLD_MODES,
     PORT_FORWARD,
     Config,
     KServeTarget,
@@ -27,6 +28,7 @@ __all__ = [
     "FILE_NAME",
     "NAME_MAX",
     "NAME_PATTERN",
+    "OLD_MODES",
     "PORT_FORWARD",
     "Config",
     "KServeTarget",

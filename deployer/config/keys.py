@@ -80,6 +80,14 @@ def choices(kind: Any) -> list[str]:
     return [value for inner in get_args(kind) for value in choices(inner)]
 
 
+def renamed(kind: Any) -> dict[str, str]:
+    """Return the other names that a type accepts, each with the value that it stands for."""
+    names: dict[str, str] = {}
+    for inner in get_args(kind):
+        names |= (inner.extra or {}).get("formerly", {}) if isinstance(inner, Meta) else renamed(inner)
+    return names
+
+
 def hint_of(kind: Any) -> str | None:
     """Return the hint of a type's form, or None."""
     for inner in get_args(kind):

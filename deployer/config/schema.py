@@ -23,6 +23,11 @@ def form(pattern: str, hint: str, *, longest: int | None = None) -> Meta:
     return Meta(pattern=rf"^({pattern})$(?!\n)", max_length=longest, extra={"hint": hint})
 
 
+def formerly(names: dict[str, str]) -> Meta:
+    """Accept other names of values, which users know from elsewhere, for those of a closed set."""
+    return Meta(extra={"formerly": names})
+
+
 _LOWER = "Use lower-case letters, digits and -"
 _LABEL = 'Use letters, digits, ".", "_" and "-", in quotes.'
 _SOURCE = '{ secret = "NAME", key = "KEY" }'
@@ -51,8 +56,13 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 FixedPort = Annotated[int, Meta(ge=1, le=65535)]
 Runtime = Literal["python", "python3"]
 Format = Literal["zip-store", "default", "tgz", "no-archive"]
-AccessMode = Literal["ReadWriteMany", "ReadWriteOnce"]
-DeploymentMode = Literal["Knative", "Standard"]
+# kubectl's short names.
+AccessMode = Annotated[
+    Literal["ReadWriteMany", "ReadWriteOnce"], formerly({"RWX": "ReadWriteMany", "RWO": "ReadWriteOnce"})
+]
+# The names before KServe 0.16, which many clusters and guides still use.
+OLD_MODES = {"Serverless": "Knative", "RawDeployment": "Standard"}
+DeploymentMode = Annotated[Literal["Knative", "Standard"], formerly(OLD_MODES)]
 
 
 class Table(Struct, frozen=True, rename="kebab", forbid_unknown_fields=True):

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from deployer.config.checks import check_config, text_fault
 from deployer.config.environment import keys_from_environment
-from deployer.config.keys import bare, choices, flatten, hint_of, type_of
+from deployer.config.keys import bare, choices, flatten, hint_of, renamed, type_of
 from deployer.config.model_config import read_model_config
 from deployer.config.overlays import read_overlays
 from deployer.config.schema import Config, TargetConfig, TorchServeValue, Variable
@@ -52,7 +52,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """A config, the folder that its paths are relative to, and the source of each value.
 
     `sources` maps dotted keys (`serving.batch-size`) to `default`, the file's path, the variable's
-    name or the flag. `warnings` are about settings that have no effect.
+    name or the flag. `warnings` are about settings that have no effect, `notes` about values with another
+    name.
     """
 
     config: Config
@@ -60,6 +61,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     path: Path | None
     sources: dict[str, str]
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def values(self) -> Iterator[tuple[str, Any, str]]:
         """Yield every key with its value as plain data and its source, in the order of the schema."""
@@ -105,10 +107,9 @@ def load_settings(
     data = read_file(path) if path else copy.deepcopy(_NO_PROJECT) if allow_no_project else {}
     root = path.resolve().parent if path else folder.resolve()
     try:
-        config, sources, warnings = _merge(data, path, environment, flags, root)
+        return _merge(data, path, environment, flags, root)
     except RecursionError as error:
         raise ConfigError("a value is nested too deeply", where=str(path or FILE_NAME)) from error
-    return Settings(config=config, root=root, path=path, sources=sources, warnings=warnings)
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -131,8 +132,8 @@ def _merge(
     environment: Mapping[str, str],
     flags: Mapping[str, str],
     root: Path,
-) -> tuple[Config, dict[str, str], tuple[str, ...]]:
-    """Return the checked config, the source of each of its values, and warnings."""
+) -> Settings:
+    """Return the checked settings."""
     sources = {key: str(path) for key in flatten(data) if path}
     overrides = [(key, text, name) for name, key, text in keys_from_environment(environment, data)]
     overrides += [(key, text, f"--set {key}") for key, text in flags.items()]
@@ -141,7 +142,8 @@ def _merge(
         # A value for a whole table replaces the sources of its entries.
         sources = {known: value for known, value in sources.items() if not known.startswith(f"{key}.")}
         sources.update(dict.fromkeys(flatten({key: value}), source))
-    warnings = list(_apply_model_config(data, sources, root))
+    notes = tuple(_rename(data, sources))
+    warnings = tuple(_apply_model_config(data, sources, root))
     try:
         config = msgspec.convert(data, Config)
     except msgspec.ValidationError as error:
@@ -149,7 +151,20 @@ def _merge(
     where = partial(_where, sources, path)
     config = read_overlays(config, root, where)
     check_config(config, where)
-    return config, sources, tuple(warnings)
+    return Settings(config=config, root=root, path=path, sources=sources, warnings=warnings, notes=notes)
+
+
+def _rename(data: dict[str, Any], sources: Mapping[str, str]) -> Iterator[str]:
+    """Replace other names of values, in place; yield a note for each."""
+    for key, value in flatten(data).items():
+        path = key.split(".")
+        with suppress(ConfigError):  # an unknown key, which is reported later
+            if isinstance(value, str) and (name := renamed(type_of(path, data, "")).get(value)):
+                table = data
+                for step in path[:-1]:
+                    table = table[step]
+                table[path[-1]] = name
+                yield f"{_place(sources.get(key, FILE_NAME), key)}: {value} is read as {name}"
 
 
 def _apply_model_config(data: dict[str, Any], sources: dict[str, str], root: Path) -> Iterator[str]:
@@ -190,6 +205,8 @@ def _parse(text: str, kind: Any, source: str) -> Any:
         with suppress(ValueError, RecursionError):
             return json.loads(text)
         return text
+    if text in renamed(kind):
+        return text  # replaced when all values are known
     if kind == TorchServeValue:
         return {"true": True, "false": False}.get(text.lower(), text)
     try:

@@ -556,6 +556,80 @@ class TestHostileInput:
         assert name.replace("-", "a").isalnum()
 
 
+PROD = '[targets.prod]\nkind = "kserve"\n'
+
+
+class TestOtherNames:
+    @pytest.mark.parametrize(
+        ("lines", "key", "old", "new"),
+        [
+            (
+                PROD + 'deployment-mode = "RawDeployment"',
+                "targets.prod.deployment-mode",
+                "RawDeployment",
+                "Standard",
+            ),
+            (
+                PROD + 'deployment-mode = "Serverless"',
+                "targets.prod.deployment-mode",
+                "Serverless",
+                "Knative",
+            ),
+            (
+                '[store]\nuri = "pvc://m"\nclaim-access-mode = "RWO"',
+                "store.claim-access-mode",
+                "RWO",
+                "ReadWriteOnce",
+            ),
+        ],
+    )
+    def test_names_known_from_elsewhere_are_accepted_with_a_note(
+        self, lines: str, key: str, old: str, new: str, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "kdeploy.toml"
+        path.write_text(MINIMAL + lines)
+        settings = load_settings(path, environment={}, flags={}, folder=tmp_path)
+        values = {name: (value, source) for name, value, source in settings.values()}
+        assert values[key] == (new, str(path))
+        assert settings.notes == (f"{path}: {key}: {old} is read as {new}",)
+
+    @pytest.mark.parametrize("source", ["flag", "variable"])
+    def test_they_are_accepted_from_every_source(self, source: str, tmp_path: Path) -> None:
+        path = tmp_path / "kdeploy.toml"
+        path.write_text(MINIMAL + PROD)
+        key = "targets.prod.deployment-mode"
+        flags = {key: "RawDeployment"} if source == "flag" else {}
+        variables = {"KDEPLOY_TARGETS_PROD_DEPLOYMENT_MODE": "RawDeployment"} if source == "variable" else {}
+        settings = load_settings(path, environment=variables, flags=flags, folder=tmp_path)
+        target = settings.config.targets["prod"]
+        assert isinstance(target, KServeTarget)
+        assert target.deployment_mode == "Standard"
+        assert settings.notes[0].endswith("RawDeployment is read as Standard")
+
+    @pytest.mark.parametrize(
+        ("lines", "hint"),
+        [
+            (PROD + 'deployment-mode = "ModelMesh"', "Use one of: Knative, Standard."),
+            (
+                PROD + 'deployment-mode = "standard"',
+                "Use one of: Knative, Standard. Did you mean Standard?",
+            ),
+            (PROD + 'deployment-mode = "knativ"', "Use one of: Knative, Standard. Did you mean Knative?"),
+            ('[store]\nclaim-access-mode = "ROX"', "Use one of: ReadWriteMany, ReadWriteOnce."),
+            ('archive-format = "zip"', "no-archive. Did you mean zip-store?"),
+            ('[targets.prod]\nkind = "kserv"', "Use one of: local, kserve. Did you mean kserve?"),
+        ],
+    )
+    def test_other_values_get_the_choices_and_the_nearest_one(
+        self, lines: str, hint: str, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "kdeploy.toml"
+        path.write_text(MINIMAL + lines)
+        with pytest.raises(ConfigError, match="invalid value") as caught:
+            load_settings(path, environment={}, flags={}, folder=tmp_path)
+        assert (caught.value.hint or "").endswith(hint)
+
+
 class TestSchema:
     def test_the_schema_accepts_the_reference_file(self, tmp_path: Path) -> None:
         jsonschema.Draft202012Validator.check_schema(json_schema())

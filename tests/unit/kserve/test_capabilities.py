@@ -50,12 +50,12 @@ def test_missing_settings_are_kserves_defaults(incomplete: Document) -> None:
     assert found.host("digits-predictor", "team") == "digits-predictor-team.example.com"
 
 
-def test_former_names_of_modes_are_translated() -> None:
-    modes = ("Serverless", "Knative", "RawDeployment", "Standard")
+def test_former_names_of_modes_are_translated_and_modelmesh_is_ignored() -> None:
+    modes = ("Serverless", "Knative", "RawDeployment", "Standard", "ModelMesh", None)
     found = [
         read_config(config_map(deploy={"defaultDeploymentMode": mode})).deployment_mode for mode in modes
     ]
-    assert found == ["Knative", "Knative", "Standard", "Standard"]
+    assert found == ["Knative", "Knative", "Standard", "Standard", None, None]
 
 
 def test_a_gateway_is_ignored_without_the_gateway_api() -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 from msgspec import Struct
 
+from deployer.config import OLD_MODES
 from deployer.observed import Document
 
 KSERVE_NAMESPACE = "kserve"
-_MODES = {"Serverless": "Knative", "RawDeployment": "Standard"}  # their names before KServe 0.16
 
 
 class KServeConfig(Struct, frozen=True, kw_only=True):
@@ -35,7 +35,8 @@ class KServeConfig(Struct, frozen=True, kw_only=True):
 def read_config(document: Document) -> KServeConfig:
     """Read KServe's ConfigMap; missing and invalid values get the defaults."""
     ingress = _json(document, "ingress")
-    mode = _json(document, "deploy").get("defaultDeploymentMode")
+    mode = str(_json(document, "deploy").get("defaultDeploymentMode"))
+    mode = OLD_MODES.get(mode, mode)
     named = {
         "domain": ingress.get("ingressDomain"),
         "domain_template": ingress.get("domainTemplate"),
@@ -43,7 +44,7 @@ def read_config(document: Document) -> KServeConfig:
         "path_template": ingress.get("pathTemplate"),
         "ingress_class": ingress.get("ingressClassName"),
         "gateway": ingress.get("kserveIngressGateway") if ingress.get("enableGatewayApi") is True else None,
-        "deployment_mode": _MODES.get(str(mode), mode),
+        "deployment_mode": mode if mode in OLD_MODES.values() else None,  # ModelMesh does not load a .mar
     }
     return KServeConfig(**{key: str(value) for key, value in named.items() if value})
 
