@@ -48,18 +48,19 @@ def render(
     namespace: str,
     capabilities: Capabilities,
     scaling: Scaling,
+    service: str | None = None,
     traffic: Traffic | None = None,
     access: StorageAccess | None = None,
     overlays: Sequence[Document] = (),
 ) -> Bundle:
-    """Render the documents of a release.
+    """Render the documents of a release. The default of `service` is the model's name.
 
     With `access`, the service runs as a ServiceAccount that can read the model store; the bundle's sealed
     Secret holds its credentials, if any. If `serving` names a runtime, it exists in the cluster, and none is
     rendered. `overlays` are the target's, and are merged after the release's own. A ServiceAccount that one
     of them names exists in the cluster.
     """
-    serving, reference = release.serving, Reference(namespace, release.name)
+    serving, reference = release.serving, Reference(namespace, service or release.name)
     # The local target only has kdeploy's own runtime.
     named = None if capabilities.local_storage_only else serving.runtime
     spec = release.runtime or render_runtime()
@@ -68,7 +69,7 @@ def render(
         "KDEPLOY_GRACE_SECONDS": str(serving.drain_seconds + serving.response_timeout),
     }
     values = {
-        "name": release.name,
+        "name": reference.name,
         "namespace": namespace,
         "release": release,
         "serving": serving,
@@ -79,17 +80,17 @@ def render(
         "deployment_mode": capabilities.deployment_mode,
         "runtime": named or runtime_name(spec),
         "env": serving.env if named else {**serving.env, **drain},
-        "service_account": access.service_account(release.name) if access else "",
+        "service_account": access.service_account(reference.name) if access else "",
         "pod_labels": access.pod_labels if access else {},
         **_timeouts(serving, capabilities, named),
     }
     rendered = _document("inferenceservice.yaml.j2", values)
-    service = merge_all(rendered, overlays_of(serving), overlays)
-    account = service["spec"]["predictor"].get("serviceAccountName")
+    merged = merge_all(rendered, overlays_of(serving), overlays)
+    account = merged["spec"]["predictor"].get("serviceAccountName")
     if account != rendered["spec"]["predictor"].get("serviceAccountName"):
         access = None
     return Bundle(
-        service=service,
+        service=merged,
         runtime=None if named else _runtime_document(spec, namespace),
         account=_render_account(access, reference) if access else None,
         secret=render_secret(access, reference) if access else None,

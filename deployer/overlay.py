@@ -50,7 +50,7 @@ _OTHER_MODELS = (
 
 # What kdeploy owns, with what to do instead.
 _OWNED: dict[Path, str] = {
-    ("metadata", "name"): "Set `model.name`.",
+    ("metadata", "name"): "Set `service.name`.",
     ("metadata", "namespace"): "Set `namespace` of the target.",
     (*_PREDICTOR, "minReplicas"): "Set `scaling.min-replicas`.",
     (*_PREDICTOR, "maxReplicas"): "Set `scaling.max-replicas`.",

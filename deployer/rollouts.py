@@ -67,7 +67,7 @@ class Rollouts:
         """
         release = self._project.find(release_id, self._store) if release_id else self._project.plan()
         services, settings = self.target.services, self._project.settings
-        reference = Reference(services.namespace, release.name)
+        reference = Reference(services.namespace, settings.service(None))
         capabilities = services.capabilities()
         # The journal is read before the service, so that a rollout in between is noticed.
         newest = self._newest(reference) if look and percent < 100 else None
@@ -81,6 +81,7 @@ class Rollouts:
             namespace=services.namespace,
             capabilities=capabilities,
             scaling=settings.config.scaling,
+            service=reference.name,
             traffic=traffic,
             access=access,
             overlays=self._overlays,

@@ -43,19 +43,25 @@ def open_workspace(
     folder: str | Path = ".",
     *,
     target: str | None = None,
+    service: str | None = None,
     settings: Mapping[str, str] | None = None,
     emit: Emit = ignore,
     strict: bool = False,
 ) -> Workspace:
     """Open the project of the `kdeploy.toml` in a folder, or in the nearest folder above it.
 
-    `target` is a target's name; it can be left out if there is only one. `settings` overrides keys of
-    `kdeploy.toml`, with values as after `--set`: `{"serving.batch-size": "4"}`. `emit` is called with every
-    event. With `strict`, a warning about the model archive is an error. Raises ConfigError.
+    `target` is a target's name; it can be left out if there is only one, or a default. `service` is one of
+    the project's services. `settings` overrides keys of `kdeploy.toml`, with values as after `--set`:
+    `{"serving.batch-size": "4"}`. `emit` is called with every event. With `strict`, a warning about the model
+    archive is an error. Raises ConfigError.
     """
     folder = Path(folder).absolute()
     loaded = load_settings(
-        find_file(folder), environment=os.environ, flags=dict(settings or {}), folder=folder
+        find_file(folder),
+        environment=os.environ,
+        flags=dict(settings or {}),
+        folder=folder,
+        service=service,
     )
     for note in loaded.notes:
         emit(Noted(note))
@@ -136,6 +142,7 @@ class Workspace:
 
     def push(self) -> Release:
         """Build the model archive and upload it to the model store, unless the release is stored already."""
+        self.settings.service(None)  # with several services, the release is the one of the chosen service
         return self.project.push(self.store)
 
     def rollout(
@@ -176,9 +183,10 @@ class Workspace:
         from deployer.predict import Client
 
         reference = self.reference()
+        endpoint = self.target.reach.endpoint(reference)
         return Client(
-            self.target.reach.endpoint(reference),
-            reference.name,
+            endpoint,
+            endpoint.model or reference.name,
             timeout=timeout,
             headers=headers,
             max_request_size=self.settings.config.serving.max_request_size,
@@ -210,10 +218,14 @@ class Workspace:
 
     @cached_property
     def _cluster(self) -> Cluster:
-        """The target's cluster; for a local target, kubeconfig's current one, which has the store's claim."""
+        """The cluster of the target, or of the store's claim: the only one of the targets.
+
+        Without any, it is kubeconfig's current one.
+        """
         from deployer.targets.kserve import Cluster
 
-        _, config = self.chosen
+        clusters = [one for one in self.settings.config.targets.values() if isinstance(one, KServeTarget)]
+        config = clusters[0] if len(clusters) == 1 else self.chosen[1]
         cluster = Cluster(
             config if isinstance(config, KServeTarget) else KServeTarget(),
             self.settings.config.store,
@@ -223,13 +235,18 @@ class Workspace:
 
 
 def choose_target(settings: Settings, name: str | None) -> tuple[str, TargetConfig]:
-    """Return the name and configuration of a target. Default: KDEPLOY_TARGET, then the only target."""
+    """Return the name and configuration of a target.
+
+    Default: KDEPLOY_TARGET, then `default-target`, then the only target.
+    """
     targets = settings.config.targets
     named_by = "--target" if name else "KDEPLOY_TARGET"
-    name = name or os.environ.get("KDEPLOY_TARGET")
+    name = name or os.environ.get("KDEPLOY_TARGET") or settings.config.default_target
     if name is None and len(targets) != 1:
         raise ConfigError(
-            f"several targets: {', '.join(targets)}", where="kdeploy.toml", hint="Choose one with `--target`."
+            f"several targets: {', '.join(targets)}",
+            where="kdeploy.toml",
+            hint="Choose one with `--target`, or set default-target.",
         )
     name = name or next(iter(targets))
     if name not in targets:

@@ -11,6 +11,8 @@ from deployer.config import json_schema
 # The tables of kdeploy.toml, in the order of the page, and the schema's name of each.
 TABLES = {
     "`[model]`": "Model",
+    "`[service]`": "Service",
+    "`[services.NAME]`": "ServiceTables",
     "`[serving]`": "Serving",
     "`[scaling]`": "Scaling",
     "`[store]`": "Store",

@@ -40,6 +40,7 @@ def make_bundle(
     release: str = A,
     *,
     service: Reference = DEMO,
+    model: str = "",
     percent: int = 100,
     capabilities: Capabilities = KNATIVE,
     storage_uri: str = "",
@@ -49,13 +50,15 @@ def make_bundle(
     overlays: Sequence[Document] = (),
     **serving: Any,
 ) -> Bundle:
-    """Render a release's documents."""
+    """Render a release's documents. The default of `model` is the name of the service."""
+    model = model or service.name
     return render(
-        make_release(release, service.name, runtime=runtime, **serving),
-        storage_uri=storage_uri or f"s3://models/{service.name}/{release}/",
+        make_release(release, model, runtime=runtime, **serving),
+        storage_uri=storage_uri or f"s3://models/{model}/{release}/",
         namespace=service.namespace,
         capabilities=capabilities,
         scaling=scaling or Scaling(),
+        service=service.name,
         traffic=Traffic(percent),
         access=access,
         overlays=overlays,

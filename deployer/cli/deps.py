@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from deployer.cli.failures import INTERRUPTED
-from deployer.cli.options import Unpack, Where, WhereStored
+from deployer.cli.options import Unpack, Where, WhereProject, WhereStored
 from deployer.cli.terminal import StoppedError, plain, tell
 from deployer.errors import ConfigError
 
@@ -40,7 +40,7 @@ def workspace(
     ingress: str | None = None,
     search: bool = True,
     allow_no_project: bool = False,
-    **where: Unpack[WhereStored],
+    **where: Unpack[WhereProject],
 ) -> Workspace:
     """Open what the flags of a command name; a flag such as --store is short for `--set` of its key.
 
@@ -69,7 +69,12 @@ def workspace(
 
     def load() -> Settings:
         return load_settings(
-            path, environment=os.environ, flags=flags, folder=here, allow_no_project=allow_no_project
+            path,
+            environment=os.environ,
+            flags=flags,
+            folder=here,
+            service=where.get("service"),
+            allow_no_project=allow_no_project,
         )
 
     loaded, named = load(), where.get("target")

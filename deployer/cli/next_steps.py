@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from deployer.cli.options import Unpack, WhereStored
+from deployer.cli.options import Unpack, WhereProject, WhereStored
 from deployer.cli.terminal import tell
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def print_request(
         f"send requests to {address}"
         + (f", with the header Host: {endpoint.host}:" if endpoint.host else ":")
     )
-    for line in request_lines(endpoint, config, reference.name, protocol):
+    for line in request_lines(endpoint, config, endpoint.model or reference.name, protocol):
         write(f"  {line}")
 
 
@@ -97,7 +97,7 @@ def request_lines(endpoint: Endpoint, config: TargetConfig, name: str, protocol:
     return lines
 
 
-def command(*words: str, **where: Unpack[WhereStored]) -> str:
+def command(*words: str, **where: Unpack[WhereProject]) -> str:
     """Format a kdeploy command in backticks, with the target options, quoted for the shell."""
     flags = [
         f"--{'set' if name == 'sets' else name}={one}"

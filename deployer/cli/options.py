@@ -27,7 +27,11 @@ ConfigFile = Annotated[Path | None, Option("--config", "-c", help=_CONFIG)]
 LongConfigFile = Annotated[Path | None, Option("--config", help=_CONFIG)]
 TargetName = Annotated[
     str | None,
-    Option("--target", "-t", help="Name of the target. Default: KDEPLOY_TARGET, or the only target."),
+    Option(
+        "--target",
+        "-t",
+        help="Name of the target. Default: KDEPLOY_TARGET, default-target, or the only target.",
+    ),
 ]
 Namespace = Annotated[
     str | None,
@@ -77,7 +81,7 @@ ReleaseId = Annotated[
         "--release", help="ID of a release in the model store. Default: the release of the project as it is."
     ),
 ]
-_SERVICE = "Name of the service. Default: model.name in kdeploy.toml."
+_SERVICE = "Name of the service. Default: service.name in kdeploy.toml, or model.name."
 ServiceName = Annotated[str | None, Argument(help=_SERVICE)]
 ServiceOption = Annotated[str | None, Option("--service", help=_SERVICE)]
 Yes = Annotated[bool, Option("--yes", "-y", help="Do not ask for confirmation.")]
@@ -103,6 +107,12 @@ class WhereStored(Where, total=False):
     """The options of every command that uses the model store."""
 
     store: StoreUri
+
+
+class WhereProject(WhereStored, total=False):
+    """The options of every command on the project's release for one of its services."""
+
+    service: ServiceOption
 
 
 class WhereServed(Where, total=False):

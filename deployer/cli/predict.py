@@ -125,9 +125,10 @@ def predict(
         )
     kserve = kserve or on_cluster
     reference, serving = work.reference(service), work.settings.config.serving
+    endpoint = work.target.reach.endpoint(reference, Via.INGRESS if kserve else Via.DIRECT)
     with Client(
-        work.target.reach.endpoint(reference, Via.INGRESS if kserve else Via.DIRECT),
-        reference.name,
+        endpoint,
+        endpoint.model or reference.name,
         timeout=seconds or max(60.0, serving.response_timeout + 10.0),
         headers=read_headers(header or [], token, cookie or [], os.environ if kserve else {}),
         max_request_size=serving.max_request_size,

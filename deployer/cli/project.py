@@ -7,7 +7,15 @@ from typing import Annotated
 import typer
 
 from deployer.cli import deps, printers
-from deployer.cli.options import ConfigFile, OutputFormat, Sets, Unpack, Where, spelled_out
+from deployer.cli.options import (
+    ConfigFile,
+    OutputFormat,
+    ServiceOption,
+    Sets,
+    Unpack,
+    Where,
+    spelled_out,
+)
 from deployer.cli.terminal import tell
 
 
@@ -71,7 +79,7 @@ def config(
 
 
 @spelled_out
-def doctor(output: OutputFormat = "table", **where: Unpack[Where]) -> None:
+def doctor(service: ServiceOption = None, output: OutputFormat = "table", **where: Unpack[Where]) -> None:
     """Check that a target is ready for a rollout. Every problem has a hint."""
     from deployer.errors import IntegrityError, KdeployError, StoreError
     from deployer.findings import failure
@@ -79,7 +87,7 @@ def doctor(output: OutputFormat = "table", **where: Unpack[Where]) -> None:
     if machine := deps.this_machine(**where):
         printers.print_findings(machine.services.examine(), output)
         return
-    work = deps.workspace(**where)
+    work = deps.workspace(service=service, **where)
     findings = list(work.target.services.examine())
     if not any(finding.status == "failure" for finding in findings):
         try:

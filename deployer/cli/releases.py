@@ -18,6 +18,7 @@ from deployer.cli.options import (
     StrategyName,
     Strict,
     Unpack,
+    WhereProject,
     WhereStored,
     Yes,
     spelled_out,
@@ -32,7 +33,7 @@ _DECADE = 10 * 365 * 86400.0  # seconds
 
 
 @spelled_out
-def push(strict: Strict = False, output: OutputFormat = "name", **where: Unpack[WhereStored]) -> None:
+def push(strict: Strict = False, output: OutputFormat = "name", **where: Unpack[WhereProject]) -> None:
     """Build the model archive and upload it to the model store. Prints the release ID."""
     release = deps.workspace(strict=strict, **where).push()
     printers.print_rows(output, ["release"], [[release.id]], release, [release.id])
@@ -148,7 +149,7 @@ def plan(
     strategy: StrategyName = None,
     strict: Strict = False,
     output: OutputFormat = "table",
-    **where: Unpack[WhereStored],
+    **where: Unpack[WhereProject],
 ) -> None:
     """Show what a rollout would do."""
     from deployer.rollout.plan import Strategy
@@ -196,7 +197,7 @@ def render(
         typer.Option("--rbac", help="Print the ServiceAccount, Role and RoleBinding for a CI job instead."),
     ] = False,
     output: OutputFormat = "yaml",
-    **where: Unpack[WhereStored],
+    **where: Unpack[WhereProject],
 ) -> None:
     """Print the Kubernetes documents of a rollout, for GitOps."""
     rollouts = deps.workspace(**where).rollouts

@@ -18,6 +18,7 @@ from deployer.cli.options import (
     Strict,
     Unpack,
     Where,
+    WhereProject,
     WhereStored,
     spelled_out,
 )
@@ -74,7 +75,7 @@ def rollout(
     ] = None,
     strict: Strict = False,
     output: OutputFormat = "name",
-    **where: Unpack[WhereStored],
+    **where: Unpack[WhereProject],
 ) -> None:
     """Roll out a release and wait until it is ready. Pushes the release first if needed."""
     if command.invoked_subcommand:
@@ -121,12 +122,15 @@ def rollout(
         _tell_next(work, done.serving.protocol_version if wait else None, **where)
 
 
-def _tell_next(work: "Workspace", protocol: Protocol | None, **where: Unpack[WhereStored]) -> None:
+def _tell_next(
+    work: "Workspace", protocol: Protocol | None, service: str | None = None, **where: Unpack[WhereStored]
+) -> None:
     if protocol is None:
-        next_steps.tell_next(f"run {next_steps.command('status', **where)} to see when the release is ready")
+        status = next_steps.command("status", *([service] if service else []), **where)
+        next_steps.tell_next(f"run {status} to see when the release is ready")
         return
     next_steps.print_request(work.target, work.chosen[1], work.reference(), protocol, tell)
-    next_steps.tell_predict(None, **where)
+    next_steps.tell_predict(service, **where)
 
 
 def _refuse_options(command: typer.Context) -> None:

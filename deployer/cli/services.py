@@ -14,7 +14,7 @@ from deployer.cli.options import (
     Strict,
     Unpack,
     Where,
-    WhereStored,
+    WhereProject,
     Yes,
     spelled_out,
 )
@@ -32,7 +32,7 @@ def diff(
     force_conflicts: ForceConflicts = False,
     strict: Strict = False,
     output: OutputFormat = "table",
-    **where: Unpack[WhereStored],
+    **where: Unpack[WhereProject],
 ) -> None:
     """Show what a rollout would change on the target. The exit code is 15 if there are changes."""
     rollouts = deps.workspace(strict=strict, force_conflicts=force_conflicts, **where).rollouts

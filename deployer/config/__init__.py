@@ -5,6 +5,7 @@ No other package of kdeploy reads this file and its patches, or settings from th
 
 from deployer.config.checks import check_root
 from deployer.config.schema import (
+    MODEL_NAME_MAX,
     NAME_MAX,
     NAME_PATTERN,
     OLD_MODES,
@@ -26,6 +27,7 @@ from deployer.config.settings import FILE_NAME, Settings, find_file, json_schema
 
 __all__ = [
     "FILE_NAME",
+    "MODEL_NAME_MAX",
     "NAME_MAX",
     "NAME_PATTERN",
     "OLD_MODES",

@@ -11,25 +11,41 @@ from urllib.parse import urlsplit
 import msgspec
 
 from deployer.config.keys import flatten
-from deployer.config.schema import NAME_PATTERN, Config, Store, Variable
-from deployer.errors import ConfigError
+from deployer.config.schema import NAME_MAX, NAME_PATTERN, Config, Store, Variable
+from deployer.errors import ConfigError, use_one_of
 from deployer.overlay import variable_fault
 
 # A version that contains the end of a release ID could make one release's folder name the prefix of
 # another's. KServe's downloader matches plain prefixes, and would download both.
 _RELEASE_TAIL = re.compile(r"-[0-9a-f]{12}")
+SERVICE_NAMES = f"Use lower-case letters, digits and -, a letter first, at most {NAME_MAX} characters."
 
 
 def check_config(config: Config, where: Callable[[str], str]) -> None:
     """Raise ConfigError for the first broken rule; `where` returns the place where a key was set."""
     for key, what, hint in itertools.chain(
-        _serving_faults(config), _store_faults(config), _text_faults(config)
+        _service_faults(config),
+        _serving_faults(config),
+        _store_faults(config),
+        _target_faults(config),
+        _text_faults(config),
     ):
         raise ConfigError(what, where=where(key), hint=hint)
 
 
-def _serving_faults(config: Config) -> Iterator[tuple[str, str, str]]:
+def is_service_name(name: str) -> bool:
+    """Return whether KServe accepts a name for an InferenceService."""
+    return len(name) <= NAME_MAX and re.match(NAME_PATTERN, name) is not None
+
+
+def _service_faults(config: Config) -> Iterator[tuple[str, str, str]]:
     """Yield the key of each value that breaks a rule, what is wrong, and what to do."""
+    for name in config.services:
+        if not is_service_name(name):
+            yield "services", f"invalid service name {name!r}", SERVICE_NAMES
+
+
+def _serving_faults(config: Config) -> Iterator[tuple[str, str, str]]:
     version, serving, scaling = config.model.version, config.serving, config.scaling
     if _RELEASE_TAIL.search(version):
         what = f"invalid version {version!r}: - and 12 hex digits are the end of a release ID"
@@ -53,11 +69,17 @@ def _store_faults(config: Config) -> Iterator[tuple[str, str, str]]:
         yield "store", what, "Name an existing ServiceAccount, or configure the one that kdeploy creates."
     if endpoint := store.cluster_endpoint:
         yield from (("store.cluster-endpoint", *fault) for fault in _endpoint_faults(store, endpoint))
+
+
+def _target_faults(config: Config) -> Iterator[tuple[str, str, str]]:
     if not config.targets:
         yield "targets", "no targets", 'Add [targets.local] with kind = "local".'
     for name in config.targets:
         if not re.match(NAME_PATTERN, name):
             yield "targets", f"invalid target name {name!r}", "Use lower-case letters, digits and -."
+    default = config.default_target
+    if default is not None and default not in config.targets:
+        yield "default-target", f"unknown target {default!r}", use_one_of(default, config.targets)
 
 
 def _endpoint_faults(store: Store, endpoint: str) -> Iterator[tuple[str, str]]:

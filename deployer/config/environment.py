@@ -16,7 +16,7 @@ _TORCHSERVE = f"{_PREFIX}TORCHSERVE_"
 _IP, _URL = r"([0-9.]+ | [0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)", r"(tcp|udp|sctp)://.+:[0-9]+"
 # Kubernetes sets these in each container for every Service of its namespace.
 _SERVICE_LINK = re.compile(
-    rf"""{_PREFIX}.+_(
+    rf"""{_PREFIX}(.+_)?(
         SERVICE_HOST={_IP} | SERVICE_PORT(_[A-Z0-9_]+)?=[0-9]+ | PORT={_URL} |
         PORT_[0-9]+_(TCP|UDP|SCTP) (={_URL} | _PROTO=(tcp|udp|sctp) | _PORT=[0-9]+ | _ADDR={_IP})
     )""",

@@ -14,6 +14,7 @@ from deployer.config.schema import (
     Config,
     KServeTarget,
     LocalTarget,
+    ServiceTables,
     TargetConfig,
     Variable,
     VariableSource,
@@ -52,6 +53,8 @@ def type_of(path: Sequence[str], data: Any, where: str) -> Any:
 
     Raises ConfigError, with `where`, for an unknown key.
     """
+    if path[0] == "services" and len(path) > 3 and path[2] in fields(ServiceTables):
+        return type_of(path[2:], None, where)
     kind: Any = Config
     for depth, name in enumerate(path):
         kind = target_type(data) if kind == TargetConfig else bare(kind)

@@ -9,6 +9,7 @@ from msgspec import Meta, Struct, field
 _NAME = "[a-z]([-a-z0-9]*[a-z0-9])?"
 NAME_PATTERN = rf"^{_NAME}$(?!\n)"
 NAME_MAX = 46  # keeps Knative's latest-NAME-predictor and KServe's label isvc.NAME-predictor within 63
+MODEL_NAME_MAX = 63
 PORT_FORWARD = "port-forward"  # the value of `ingress` for requests through the API server
 
 
@@ -34,6 +35,14 @@ _SOURCE = '{ secret = "NAME", key = "KEY" }'
 _INGRESS = f"Write http://ADDRESS, https://HOST or {PORT_FORWARD}."
 Name = Annotated[
     str, form(_NAME, f"{_LOWER}, a letter first, at most {NAME_MAX} characters.", longest=NAME_MAX)
+]
+ModelName = Annotated[
+    str,
+    form(
+        "[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?",
+        f'Use letters, digits, ".", "_" and "-", at most {MODEL_NAME_MAX} characters.',
+        longest=MODEL_NAME_MAX,
+    ),
 ]
 Namespace = Annotated[str, form("[a-z0-9]([-a-z0-9]*[a-z0-9])?", f"{_LOWER}.", longest=63)]
 # The names of most Kubernetes objects.
@@ -72,7 +81,7 @@ class Table(Struct, frozen=True, rename="kebab", forbid_unknown_fields=True):
 class Model(Table, frozen=True, kw_only=True):
     """`[model]`: the content of the model archive. Paths are relative to the file's own folder."""
 
-    name: Annotated[Name, about("Name of the model, its archive and its InferenceService.")]
+    name: Annotated[ModelName, about("Name of the model in URLs, and of its archive.")]
     version: Annotated[Label, about("Version of the model. The release ID starts with it.")]
     handler: Annotated[Text, about("A file, `file.py:function`, or the name of a TorchServe handler.")]
     serialized_file: Annotated[str | None, about("Weights: .pt, .pth, TorchScript.")] = None
@@ -98,6 +107,26 @@ class Model(Table, frozen=True, kw_only=True):
         about("A row of V2: an input, as in KServe's envelope, or a slice along the first dimension."),
     ] = "tensor"
     image_modules: Annotated[Texts, about("Modules of the serving image that kdeploy does not know.")] = ()
+
+
+class Service(Table, frozen=True, kw_only=True):
+    """`[service]`: the InferenceService. Not part of the release."""
+
+    name: Annotated[Name | None, about("Name of the InferenceService. Default: the model's.")] = None
+
+
+class ServiceTables(Table, frozen=True, kw_only=True):
+    """`[services.NAME]`: one of several services of the project, chosen by `--service`."""
+
+    serving: Annotated[dict[str, Any], about("Keys of [serving] with another value for this service.")] = (
+        field(default_factory=dict)
+    )
+    scaling: Annotated[dict[str, Any], about("Keys of [scaling] with another value for this service.")] = (
+        field(default_factory=dict)
+    )
+    torchserve: Annotated[
+        dict[str, Any], about("Keys of [torchserve] with another value for this service.")
+    ] = field(default_factory=dict)
 
 
 class VariableSource(Table, frozen=True, kw_only=True, omit_defaults=True):
@@ -242,7 +271,14 @@ TorchServeValue = str | int | float | bool
 class Config(Table, frozen=True, kw_only=True):
     """All of `kdeploy.toml`."""
 
+    default_target: Annotated[
+        str | None, about("Target of a command without --target and KDEPLOY_TARGET.")
+    ] = None
     model: Model
+    service: Service = field(default_factory=Service)
+    services: Annotated[dict[str, ServiceTables], about("Several services of the project, by name.")] = field(
+        default_factory=dict
+    )
     serving: Serving = field(default_factory=Serving)
     scaling: Scaling = field(default_factory=Scaling)
     store: Store = field(default_factory=Store)

@@ -6,7 +6,7 @@ import copy
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -15,12 +15,13 @@ from typing import Any, get_origin
 import msgspec
 from msgspec import Struct
 
-from deployer.config.checks import check_config, text_fault
+from deployer.config.checks import SERVICE_NAMES, check_config, is_service_name, text_fault
 from deployer.config.environment import keys_from_environment
 from deployer.config.keys import bare, choices, flatten, hint_of, renamed, type_of
 from deployer.config.model_config import read_model_config
 from deployer.config.overlays import read_overlays
-from deployer.config.schema import Config, TargetConfig, TorchServeValue, Variable
+from deployer.config.schema import Config, ServiceTables, TargetConfig, TorchServeValue, Variable
+from deployer.config.services import merge_service
 from deployer.errors import ConfigError, use_one_of
 from deployer.files import is_file, read_text
 
@@ -70,12 +71,27 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     def service(self, name: str | None) -> str:
         """Return the given service name, else the project's. Raises ConfigError if there is none."""
-        if name or self.path or "model.name" in self.sources:
-            return name or self.config.model.name
-        raise ConfigError(
-            f"no service name, and no {FILE_NAME} in this folder or above",
-            hint="Pass the name, as in `kdeploy status NAME`. Run `kdeploy list` to list the services.",
-        )
+        config = self.config
+        if name or config.service.name:
+            return name or config.service.name or ""
+        if not self.path and "model.name" not in self.sources:
+            raise ConfigError(
+                f"no service name, and no {FILE_NAME} in this folder or above",
+                hint="Pass the name, as in `kdeploy status NAME`. Run `kdeploy list` to list the services.",
+            )
+        if config.services:
+            raise ConfigError(
+                f"several services: {', '.join(config.services)}",
+                where=self.located(f"{FILE_NAME}: services"),
+                hint="Name one, as in `kdeploy rollout --service NAME`, or set service.name as the default.",
+            )
+        if not is_service_name(config.model.name):
+            raise ConfigError(
+                f"the model's name {config.model.name!r} cannot be the name of a service",
+                where=self.located(f"{FILE_NAME}: model.name"),
+                hint=f"Set service.name. {SERVICE_NAMES}",
+            )
+        return config.model.name
 
     def located(self, where: str) -> str:
         """Return `kdeploy.toml: KEY` with the source of the key in place of the file's usual name."""
@@ -96,9 +112,12 @@ def load_settings(
     environment: Mapping[str, str],
     flags: Mapping[str, str],
     folder: Path,
+    service: str | None = None,
     allow_no_project: bool = False,
 ) -> Settings:
     """Merge the defaults, the file, the environment and the flags into one checked `Settings`.
+
+    `service` is the service to choose among several.
 
     Without a `path` no file is read, and paths are relative to `folder`; with `allow_no_project` the target
     then is kubeconfig's cluster. `flags` maps dotted keys to text. Raises ConfigError, which names the source
@@ -107,7 +126,11 @@ def load_settings(
     data = read_file(path) if path else copy.deepcopy(_NO_PROJECT) if allow_no_project else {}
     root = path.resolve().parent if path else folder.resolve()
     try:
-        return _merge(data, path, environment, flags, root)
+        settings = _merge(copy.deepcopy(data), path, environment, flags, root, service)
+        for other in settings.config.services:  # so that a mistake does not wait until the service is chosen
+            if other != settings.config.service.name:
+                _merge(copy.deepcopy(data), path, environment, flags, root, other)
+        return settings
     except RecursionError as error:
         raise ConfigError("a value is nested too deeply", where=str(path or FILE_NAME)) from error
 
@@ -132,16 +155,17 @@ def _merge(
     environment: Mapping[str, str],
     flags: Mapping[str, str],
     root: Path,
+    service: str | None,
 ) -> Settings:
     """Return the checked settings."""
     sources = {key: str(path) for key in flatten(data) if path}
     overrides = [(key, text, name) for name, key, text in keys_from_environment(environment, data)]
     overrides += [(key, text, f"--set {key}") for key, text in flags.items()]
-    for key, text, source in overrides:
-        value = _set(data, key, text, source)
-        # A value for a whole table replaces the sources of its entries.
-        sources = {known: value for known, value in sources.items() if not known.startswith(f"{key}.")}
-        sources.update(dict.fromkeys(flatten({key: value}), source))
+    # What chooses a service, or changes one, comes before the service's own values.
+    of_services = [one for one in overrides if one[0].startswith(("service.", "services."))]
+    _override(data, sources, of_services)
+    sources |= merge_service(data, service, str(path or FILE_NAME))
+    _override(data, sources, [one for one in overrides if one not in of_services])
     notes = tuple(_rename(data, sources))
     warnings = tuple(_apply_model_config(data, sources, root))
     try:
@@ -181,6 +205,18 @@ def _apply_model_config(data: dict[str, Any], sources: dict[str, str], root: Pat
     gpus = serving.get("gpu", 0)
     if isinstance(gpus, int):
         yield from file.doubts(gpus)
+
+
+def _override(
+    data: dict[str, Any], sources: dict[str, str], overrides: Iterable[tuple[str, str, str]]
+) -> None:
+    """Set keys from texts, and note their sources."""
+    for key, text, source in overrides:
+        value = _set(data, key, text, source)
+        # A value for a whole table replaces the sources of its entries.
+        for known in [known for known in sources if known.startswith(f"{key}.")]:
+            del sources[known]
+        sources.update(dict.fromkeys(flatten({key: value}), source))
 
 
 def _set(data: dict[str, Any], key: str, text: str, source: str) -> Any:
@@ -230,6 +266,8 @@ def _explained(
     # msgspec's path does not contain the keys of a mapping.
     if place.startswith("targets["):
         steps.insert(1, _first_misfit(data["targets"], TargetConfig))
+    elif place.startswith("services["):
+        steps.insert(1, _first_misfit(data["services"], ServiceTables))
     elif place.startswith("serving.env["):
         steps.insert(2, _first_misfit(data["serving"]["env"], Variable))
     field = re.fullmatch("Object (missing required|contains unknown) field `(.+)`", what, re.DOTALL)
@@ -250,7 +288,9 @@ def _where(sources: Mapping[str, str], path: Path | None, key: str) -> str:
 
 def _place(source: str, key: str) -> str:
     """Return the place of a key in its source. The flag `--set KEY` names the key itself."""
-    return source if source == f"--set {key}" else f"{source}: {key}"
+    if source == f"--set {key}":
+        return source
+    return f"{source}.{key}" if ": " in source else f"{source}: {key}"  # of a service's tables
 
 
 def _source(path: list[str], sources: Mapping[str, str]) -> str | None:

@@ -13,6 +13,7 @@ from msgspec import Struct, structs
 from deployer.bundle import Bundle
 from deployer.errors import ConfigError, NotFoundError
 from deployer.findings import Finding
+from deployer.inuse import model_of
 from deployer.journal import Entry, JournalEvent, Outcome, add_event, check_expected, write_time
 from deployer.managed_fields import agrees
 from deployer.observed import (
@@ -166,7 +167,11 @@ class MemoryTarget:
                 hint="Run `kdeploy status` to list the running releases.",
             )
         path = f"/{release}" if release else ""
-        return Endpoint(f"http://{via.value}.invalid{path}", host=f"{reference.name}.{reference.namespace}")
+        return Endpoint(
+            f"http://{via.value}.invalid{path}",
+            host=f"{reference.name}.{reference.namespace}",
+            model=model_of(served.bundle.service),
+        )
 
     def logs(self, reference: Reference, *, follow: bool = False, previous: bool = False) -> Iterator[str]:  # noqa: ARG002
         """Yield nothing: no server is running."""

@@ -51,13 +51,15 @@ class Endpoint(Struct, frozen=True):
     """The destination of a request: a base URL, the Host header if the ingress needs one, and a tunnel.
 
     `server_name` is the name that TLS asks for and verifies. Default: the host of the URL, or that of the
-    Host header if the URL has an IP address.
+    Host header if the URL has an IP address. `model` is the name of the model in paths. Default: the name of
+    the service.
     """
 
     url: str
     host: str | None = None
     tunnel: Tunnel | None = None
     server_name: str | None = None
+    model: str | None = None
 
 
 Watch = Generator[Observed, None, None]  # closing it ends the watch

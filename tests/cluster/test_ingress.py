@@ -46,12 +46,15 @@ def test_a_load_balancer_is_the_ingress(
     cluster: Cluster, kube: Kube, reference: Reference, istio: str
 ) -> None:
     kube.merge(f"{istio}/status", {"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.9"}]}}})
-    wanted = Endpoint(url="http://203.0.113.9:8080/serving/digits", host="digits.team.example.com")
+    wanted = Endpoint("http://203.0.113.9:8080/serving/digits", "digits.team.example.com", model="digits")
     assert cluster.reach.endpoint(reference) == wanted
     kube.merge(f"{istio}/status", {"status": {"loadBalancer": {"ingress": [{"hostname": "lb.example.com"}]}}})
     Play(kube, reference.namespace).ready(url="https://digits.example.com")
     assert cluster.reach.endpoint(reference) == Endpoint(
-        url="https://lb.example.com:443", host="digits.example.com", server_name="digits.example.com"
+        "https://lb.example.com:443",
+        "digits.example.com",
+        server_name="digits.example.com",
+        model="digits",
     )
 
 
@@ -120,7 +123,7 @@ def test_one_release_is_reached_by_the_url_of_its_tag(kubeconfig: Path, kube: Ku
         play.ready_knative(new, traffic)
         for release, tag in ((A, "prev"), (B, "latest")):
             one = cluster.reach.endpoint(reference, release=release)
-            assert one == Endpoint(url="http://127.0.0.1:9", host=f"{tag}-{domain}")
+            assert one == Endpoint("http://127.0.0.1:9", f"{tag}-{domain}", model="digits")
         with pytest.raises(NotFoundError, match=r"release 1\.2-cccccccccccc has no URL"):
             cluster.reach.endpoint(reference, release="1.2-cccccccccccc")
         # A release with all traffic is reached by the service's URL.

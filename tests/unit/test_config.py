@@ -206,7 +206,7 @@ class TestRefusals:
             (MINIMAL + "[serving]\nbatchsize = 8\n", "unknown key serving.batchsize", "serving.batch-size"),
             (MINIMAL + "batch-size = 8\n", "unknown key model.batch-size", "serving.batch-size"),
             (MINIMAL + "[servin]\n", "unknown key servin", "serving"),
-            (MINIMAL + "[zzz]\n", "unknown key zzz", "Keys of this table: model"),
+            (MINIMAL + "[zzz]\n", "unknown key zzz", "Keys of this table: default-target, model"),
             (MINIMAL + '[targets.x]\nkind = "local"\nport = 1\n', "targets.x.port", "ingress-port"),
             (MINIMAL + '[targets.x]\nkind = "nomad"\ncontext = "eu"\n', "nomad", "local"),
             (MINIMAL + '[targets.x]\nkind = ["local"]\n', "expected text", "local"),
@@ -216,8 +216,9 @@ class TestRefusals:
             (MINIMAL.replace('"1.0"', "1.0"), "expected text, got a number", "in quotes"),
             (MINIMAL.replace("1.0", "1.0-0123456789ab"), "12 hex digits", "Shorten"),
             (MINIMAL.replace("1.0", "1/0"), "invalid value", "letters, digits"),
-            (MINIMAL.replace("digits", "My_Model"), "invalid value", "lower-case"),
-            (MINIMAL.replace("digits", "a" * 47), "46", "46 characters"),
+            (MINIMAL.replace("digits", "My Model"), "invalid value", "letters, digits"),
+            (MINIMAL.replace("digits", "a" * 64), "63", "63 characters"),
+            (MINIMAL + f'[service]\nname = "{"a" * 47}"\n', "46", "46 characters"),
             (MINIMAL + "[serving]\nbatch-size = 0\n", ">= 1", None),
             (MINIMAL + 'runtime = "pythn3"\n', "invalid value 'pythn3'", "python3. Did you mean python3?"),
             (
@@ -233,7 +234,7 @@ class TestRefusals:
             (MINIMAL + '[serving.env]\n"A=B" = "x"\n', "'A=B': a name consists of letters", "rename it"),
             (MINIMAL + '[serving.env]\nA = "\\u0000"\n', "it contains a NUL byte", "UTF-8"),
             (MINIMAL + '[serving]\nmemory = "lots"\n', "invalid value", "2Gi"),
-            ("[model]\n", "model.name is not set", "lower-case"),
+            ("[model]\n", "model.name is not set", "letters, digits"),
             ("", "model is not set", None),
             ("model = 3\n", "expected a table, got a whole number", None),
             ("targets = 3\n" + MINIMAL, "expected a table", None),
@@ -543,14 +544,14 @@ class TestHostileInput:
     def test_any_name_is_a_dns_label_or_refused(
         self, tmp_path_factory: pytest.TempPathFactory, name: str
     ) -> None:
-        flags = {"model.name": name, "model.version": "1", "model.handler": "h.py"}
+        flags = {"model.name": "a", "model.version": "1", "model.handler": "h.py", "service.name": name}
         try:
             settings = load_settings(
                 None, environment={}, flags=flags, folder=tmp_path_factory.mktemp("fuzz")
             )
         except ConfigError:
             return
-        assert settings.config.model.name == name
+        assert settings.service(None) == name
         assert name.isascii()
         assert name[0].isalpha()
         assert name.replace("-", "a").isalnum()
@@ -644,7 +645,7 @@ class TestSchema:
         shown = {
             line.lstrip("# ").split(" =")[0] for line in REFERENCE.read_text().splitlines() if " = " in line
         }
-        wanted = {key.rsplit(".", 1)[-1] for key in KEYS} - {"targets", "torchserve", "env"}
+        wanted = {key.rsplit(".", 1)[-1] for key in KEYS} - {"services", "targets", "torchserve", "env"}
         for kind in (LocalTarget, KServeTarget):
             wanted |= {field.encode_name for field in msgspec.structs.fields(kind)}
         assert wanted <= shown

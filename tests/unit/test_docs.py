@@ -31,7 +31,7 @@ OUR_SOURCES = [
     *(ROOT / "manifests").iterdir(),
     *(ROOT / "tests").rglob("*.py"),
 ]
-TABLES = "model|serving|scaling|store|targets|torchserve"
+TABLES = "default-target|model|service|services|serving|scaling|store|targets|torchserve"
 FILES = {"py", "pt", "pth", "mar", "onnx", "toml"}
 
 
@@ -233,6 +233,8 @@ def is_key(key: str) -> bool:
     if key in fields_of(Config):
         return True
     table, *rest = key.split(".")
+    if table == "services":
+        return len(rest) < 2 or rest[1:] == ["serving"] or is_key(".".join(rest[1:]))
     if table == "targets":
         fields = {*fields_of(LocalTarget), *fields_of(KServeTarget), "kind"}
         return len(rest) == 1 or (len(rest) == 2 and rest[1] in fields)

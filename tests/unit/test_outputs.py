@@ -91,7 +91,7 @@ HOW_TO = [
 def test_the_settings_of_a_how_to_page_render_without_a_cluster(
     piece: Code, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (project / "kdeploy.toml").write_text(f"{PROJECT}\n{textwrap.dedent(piece.text)}")
+    (project / "kdeploy.toml").write_text(f"{textwrap.dedent(piece.text)}\n{PROJECT}")
     for name in [name for name in os.environ if name.startswith(("AWS_", "AZURE_", "GOOGLE_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("KUBECONFIG", str(project / "none"))

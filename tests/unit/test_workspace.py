@@ -66,6 +66,34 @@ def test_an_unknown_target_is_an_error_that_says_where_it_was_named(
     assert caught.value.hint == "Use one of: laptop, cluster."
 
 
+def test_the_default_target_is_used_if_no_other_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "kdeploy.toml").write_text('default-target = "cluster"\n' + TWO_TARGETS)
+    with open_workspace(folder) as workspace:
+        assert workspace.chosen[0] == "cluster"
+    monkeypatch.setenv("KDEPLOY_TARGET", "laptop")
+    with open_workspace(folder) as workspace:
+        assert workspace.chosen[0] == "laptop"
+    with open_workspace(folder, target="cluster") as workspace:
+        assert workspace.chosen[0] == "cluster"
+
+
+def test_a_push_of_one_of_several_services_needs_no_target(folder: Path) -> None:
+    (folder / "handler.py").write_text("def handle(data, context):\n    return data\n")
+    services = "[services.a]\n[services.b.serving]\nbatch-size = 8\n"
+    (folder / "kdeploy.toml").write_text(TWO_TARGETS + services)
+    pushed = set()
+    for service in ("a", "b"):
+        with open_workspace(folder, service=service) as workspace:
+            release = workspace.push()
+            pushed.add(release.id)
+            assert workspace.store.find("digits", release.id) == release
+    assert len(pushed) == 2
+    with open_workspace(folder) as workspace, pytest.raises(ConfigError, match="several services: a, b"):
+        workspace.push()
+
+
 def test_only_a_local_target_has_a_node(folder: Path) -> None:
     with (
         open_workspace(folder, target="cluster") as workspace,

@@ -11,7 +11,7 @@ import msgspec
 from deployer.bundle import Bundle
 from deployer.errors import ConfigError, NotFoundError, TargetError
 from deployer.findings import Finding, failure
-from deployer.inuse import releases_named
+from deployer.inuse import model_of, releases_named
 from deployer.journal import Entry, JournalEvent
 from deployer.managed_fields import agrees
 from deployer.observed import Capabilities, Document, Live, Observed, Phase, Reference
@@ -210,11 +210,13 @@ class _Target:
     ) -> Endpoint:
         info = msgspec.convert(call(self._state, "GET", "/info"), Info)
         service = _find(info, reference)
+        record = self._state.read_record(reference)
+        model = model_of(record.service) if record else None
         if via is Via.INGRESS and release is None:
-            return Endpoint(url=info.ingress or "", host=service.host)
+            return Endpoint(url=info.ingress or "", host=service.host, model=model)
         server = _server(service, reference, release)
         urls = {Via.MANAGEMENT: server.management, Via.METRICS: server.metrics}
-        return Endpoint(url=urls.get(via, server.inference) or "")
+        return Endpoint(url=urls.get(via, server.inference) or "", model=model)
 
     def logs(self, reference: Reference, *, follow: bool = False, previous: bool = False) -> Iterator[str]:
         if self._state.read_record(reference) is None:

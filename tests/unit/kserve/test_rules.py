@@ -44,7 +44,7 @@ def test_a_valid_release_is_accepted(good: Bundle) -> None:
 @pytest.mark.parametrize(
     ("bad", "what", "where"),
     [
-        (rendered(name="my-predictor", mode="Knative"), "derives a wrong URL", "model.name"),
+        (rendered(name="my-predictor", mode="Knative"), "derives a wrong URL", "service.name"),
         (rendered(percent=10), "a canary has no effect in Standard mode", "--canary"),
         (rendered(mode="Knative", percent=-1), "invalid percentage -1", "--canary"),
         (rendered(uri="file:///store/digits/"), "cannot read a model store in a folder", "store.uri"),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec import structs
+
 from deployer.errors import ConfigError, NotFoundError, TargetError
+from deployer.inuse import model_of
 from deployer.observed import Document, Reference
 from deployer.properties import INFERENCE_PORT, METRICS_PORT
 from deployer.targets.kserve.client.port_forward import Forward
@@ -59,7 +62,8 @@ class Reach:
         if not url:
             hint = "Run `kdeploy status` to see why."
             raise TargetError("the service has no URL yet", where=str(reference), hint=hint)
-        return find_ingress(self._session.api, service, url, self._session.config.ingress)
+        found = find_ingress(self._session.api, service, url, self._session.config.ingress)
+        return structs.replace(found, model=model_of(service))
 
     def logs(self, reference: Reference, *, follow: bool = False, previous: bool = False) -> Iterator[str]:
         """Yield the log lines of every container of every pod of the service. Raises NotFoundError."""
@@ -75,7 +79,8 @@ class Reach:
             if is_ready(pod) and not is_terminating(pod) and release in (None, release_of(pod)):
                 metadata = pod["metadata"]
                 tunnel = Forward(self._session.connection, metadata["namespace"], metadata["name"], port)
-                return Endpoint(url=f"http://{metadata['name']}:{port}", tunnel=tunnel)
+                url = f"http://{metadata['name']}:{port}"
+                return Endpoint(url=url, tunnel=tunnel, model=model_of(service))
         what = f"no pod of release {release} is ready" if release else "no pod is ready"
         where = f"{service['metadata']['namespace']}/{service['metadata']['name']}"
         raise NotFoundError(what, where=where, hint="Run `kdeploy status` to see what is running.")

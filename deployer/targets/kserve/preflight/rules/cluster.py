@@ -106,10 +106,10 @@ def _check_host(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
     ):
         if size > limit and not url:
             detail = f"{what} has {size} characters, but DNS allows {limit}"
-            remedy = f"Shorten the name of the model or the namespace by {size - limit}."
+            remedy = f"Shorten the name of the service or the namespace by {size - limit}."
             if mode == "Standard" and not facts.config:
                 remedy += " If KServe's `domainTemplate` is not its default, set `domain-template`."
-            yield failure("host name", detail, "model.name", remedy)
+            yield failure("host name", detail, "service.name", remedy)
             return
     yield ok("host name", url or next(iter(names), "unknown: KServe's domainTemplate uses more than names"))
 

@@ -18,7 +18,7 @@ def check_name(service: Document, _facts: ClusterFacts) -> Iterator[Finding]:
     name = service["metadata"]["name"]
     if "-predictor" in name and mode_of(service) == "Knative":
         detail = f"invalid name {name}: KServe derives a wrong URL from a name that contains -predictor"
-        yield failure("name", detail, "model.name", "Choose another name.")
+        yield failure("name", detail, "service.name", "Choose another name.")
 
 
 def check_scale_to_zero(service: Document, _facts: ClusterFacts) -> Iterator[Finding]:
