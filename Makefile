@@ -59,7 +59,7 @@ type: setup  ## Check types, strictly
 
 bench: setup  ## Measure speed side by side with its peers
 	@echo "== bench/: on a quiet machine, or the figures mean nothing"
-	@for bench in archive.py "archive.py --over-4-gib" commands.py batching.py front.py ingress.py upload.py waiting.py cluster.py events.py; do echo "== $$bench"; $(RUN) bench/$$bench || failed=1; done; exit $${failed:-0}
+	@for bench in archive.py "archive.py --over-4-gib" commands.py batching.py front.py ingress.py upload.py waiting.py cluster.py events.py dev.py; do echo "== $$bench"; $(RUN) bench/$$bench || failed=1; done; exit $${failed:-0}
 
 docs: setup  ## Write the reference pages and the README's picture from the code and a real run
 	@$(RUN) -m docs.generate
