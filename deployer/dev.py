@@ -37,7 +37,7 @@ _Stamps = dict[Path, tuple[int, int, int] | None]
 
 
 class Change(Struct, frozen=True):
-    """What to serve: its documents, and the names of the files that changed.
+    """What to serve: its documents, and the names of the files that changed; none the first time.
 
     `restart`: TorchServe has to start again, because it reads these files only then.
     """
@@ -97,7 +97,8 @@ class WorkingFolder:
         if restart:
             self._write_properties(release.config_properties)
         self._failed = False
-        return Change(bundle, tuple(sorted(names)), restart) if names or restart or failed else None
+        shown = tuple(sorted(names)) if before else ()
+        return Change(bundle, shown, restart) if names or restart or failed else None
 
     def failure(self) -> str:
         """Return why the handler that was loaded last cannot be loaded; empty if it can."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from deployer.workspace import Workspace
 
 DURATIONS = "Write a duration such as 90s, 5m, 1h or 7d."
+DECADE = 10 * 365 * 86400.0  # seconds
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 opened = ExitStack()  # closed at the end of the command

@@ -29,8 +29,6 @@ from deployer.errors import IntegrityError, StoreError
 if TYPE_CHECKING:
     from deployer.archive import Archive
 
-_DECADE = 10 * 365 * 86400.0  # seconds
-
 
 @spelled_out
 def push(strict: Strict = False, output: OutputFormat = "name", **where: Unpack[WhereProject]) -> None:
@@ -283,7 +281,7 @@ def prune(
     """Delete old releases from the model store. Keeps those that a target serves or has in its history."""
     from deployer import prune as pruning
 
-    age = deps.duration(min_age, "--min-age", longest=_DECADE)
+    age = deps.duration(min_age, "--min-age", longest=deps.DECADE)
     work = deps.workspace(**where)
     name, store = work.settings.config.model.name, work.store
     targets = deps.open_targets(ignore_target or [], **where)

@@ -89,17 +89,33 @@ def logs(
     previous: Annotated[
         bool, typer.Option("--previous", "-p", help="Print the logs of the previous container instance.")
     ] = False,
+    tail: Annotated[
+        int | None,
+        typer.Option(
+            "--tail", min=0, metavar="N", help="Number of last lines of each container. Default: all lines."
+        ),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since", metavar="DURATION", help="Print only newer lines, such as of the last 90s, 5m or 1h."
+        ),
+    ] = None,
     **where: Unpack[Where],
 ) -> None:
-    """Print the logs of the containers of a service."""
+    """Print the logs of the containers of a service, without the requests of readiness probes."""
+    from deployer.targets.log_lines import Part
+
     if follow and previous:
         raise ConfigError(
             "--follow and --previous cannot be combined", where="--follow", hint="Remove one of the two."
         )
+    seconds = None if since is None else deps.duration(since, "--since", longest=deps.DECADE, zero=False)
     target, reference = deps.locate(name, **where)
     silent = True
+    part = Part(tail=tail, since=seconds)
     try:
-        for line in target.reach.logs(reference, follow=follow, previous=previous):
+        for line in target.reach.logs(reference, follow=follow, previous=previous, part=part):
             show(line)
             silent = False
     except KeyboardInterrupt as error:

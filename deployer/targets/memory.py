@@ -27,6 +27,7 @@ from deployer.observed import (
     read_observed,
 )
 from deployer.patience import Clock
+from deployer.targets.log_lines import WHOLE, Part
 from deployer.targets.protocols import Endpoint, Target, Via, Watch
 
 INTERVAL = 1.0  # seconds between two observations of a watch
@@ -173,7 +174,14 @@ class MemoryTarget:
             model=model_of(served.bundle.service),
         )
 
-    def logs(self, reference: Reference, *, follow: bool = False, previous: bool = False) -> Iterator[str]:  # noqa: ARG002
+    def logs(
+        self,
+        reference: Reference,
+        *,
+        follow: bool = False,  # noqa: ARG002
+        previous: bool = False,  # noqa: ARG002
+        part: Part = WHOLE,  # noqa: ARG002
+    ) -> Iterator[str]:
         """Yield nothing: no server is running."""
         self._find(reference)
         return iter(())

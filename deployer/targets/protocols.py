@@ -18,6 +18,7 @@ from deployer.errors import KdeployError
 from deployer.findings import Finding
 from deployer.journal import Entry, JournalEvent
 from deployer.observed import Capabilities, Document, Live, Observed, Reference
+from deployer.targets.log_lines import WHOLE, Part
 
 if TYPE_CHECKING:
     import socket
@@ -154,11 +155,13 @@ class Reach(Protocol):
         yet, and ConfigError for a `via` that this target does not support.
         """
 
-    def logs(self, reference: Reference, *, follow: bool = False, previous: bool = False) -> Iterator[str]:
-        """Yield the log lines of running and failed servers.
+    def logs(
+        self, reference: Reference, *, follow: bool = False, previous: bool = False, part: Part = WHOLE
+    ) -> Iterator[str]:
+        """Yield the log lines of running and failed servers, without the requests of readiness probes.
 
-        With `follow`, also yield new lines until the service is deleted; with `previous`, yield the lines of
-        the previous instances.
+        `part` applies to each log as it is now. With `follow`, also yield new lines until the service is
+        deleted; with `previous`, yield the lines of the previous instances.
         """
 
 

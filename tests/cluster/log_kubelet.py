@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import threading
+from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -80,7 +81,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/plain")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        sent = 0
+        if "sinceSeconds" in query:
+            began = datetime.now(timezone.utc) - timedelta(seconds=int(query["sinceSeconds"][0]))
+            since = began.isoformat()
+        sent = max(len(owner.lines) - int(query.get("tailLines", ["1000000"])[0]), 0)
         while True:
             with owner.changed:
                 fresh, sent = owner.lines[sent:], len(owner.lines)

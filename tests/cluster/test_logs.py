@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta, timezone
 
 import pytest
 
 from deployer.errors import NotFoundError, TargetError
 from deployer.targets.kserve import Cluster
+from deployer.targets.log_lines import Part
 from tests.cluster.calls import roll
 from tests.cluster.kube import Kube
 from tests.cluster.log_kubelet import LogKubelet
@@ -155,3 +157,50 @@ def test_an_api_server_that_keeps_failing_is_an_error(
         list(quick.reach.logs(play.reference, follow=follow))
     assert caught.value.where
     assert caught.value.hint
+
+
+PROBE = '[INFO ] x ACCESS_LOG - /127.0.0.1:5 "GET /models/demo HTTP/1.1" 200 1'
+
+
+def probed(count: int) -> list[str]:
+    """Return lines of a handler, each before 200 requests of the probe."""
+    return [
+        f"2026-01-01T00:00:{n:02}.{m:09}Z {PROBE if m else f'line {n}'}"
+        for n in range(count)
+        for m in range(201)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("follow", "tail", "shown"),
+    [(False, 0, []), (False, 1, [5]), (True, 1, [5]), (True, 4, [2, 3, 4, 5]), (False, 99, range(6))],
+)
+def test_the_last_lines_are_counted_without_those_of_the_probe(
+    cluster: Cluster, play: Play, kubelet: LogKubelet, follow: bool, tail: int, shown: Iterable[int]
+) -> None:
+    kubelet.say(*probed(6))
+    lines = cluster.reach.logs(play.reference, follow=follow, part=Part(tail=tail))
+    found = [next(lines) for _ in shown]
+    if follow:
+        kubelet.say("2026-01-01T00:00:09.000000000Z new")
+        assert next(lines).endswith(": new")
+        kubelet.end()
+        cluster.services.delete(play.reference)
+    assert [line.partition(": ")[2] for line in found] == [f"line {n}" for n in shown]
+    assert list(lines) == []
+
+
+@pytest.mark.parametrize("follow", [False, True])
+@pytest.mark.parametrize("tail", [None, 9])
+def test_older_lines_are_left_out(
+    cluster: Cluster, play: Play, kubelet: LogKubelet, follow: bool, tail: int | None
+) -> None:
+    now = datetime.now(timezone.utc)
+    ages = (7200, 3000, 10)
+    kubelet.say(*(f"{now - timedelta(seconds=age):%Y-%m-%dT%H:%M:%S.000000000}Z {age}" for age in ages))
+    lines = cluster.reach.logs(play.reference, follow=follow, part=Part(tail=tail, since=3600.0))
+    assert [next(lines).partition(": ")[2] for _ in range(2)] == ["3000", "10"]
+    if follow:
+        kubelet.end()
+        cluster.services.delete(play.reference)
+    assert list(lines) == []

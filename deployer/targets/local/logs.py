@@ -5,45 +5,49 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from deployer.targets.local.state import explained
+from deployer.targets.log_lines import WHOLE, Part, is_probe, last, since
 
 _INTERVAL = 0.2  # seconds between two reads with `follow`
 _LOG_MAX = 4 << 20
-# The supervisor probes several times a second while a model loads; logs show only users' requests.
-_PROBE = re.compile(r'ACCESS_LOG - /127\.0\.0\.1:\d+ "GET /models(\?limit=1000|/[^ ]+) HTTP/1\.1" 200 ')
 
 
 def read_logs(
-    find: Callable[[], list[tuple[str, Path]]], *, follow: bool, sleep: Callable[[float], None] = time.sleep
+    find: Callable[[], list[tuple[str, Path]]],
+    *,
+    follow: bool,
+    part: Part = WHOLE,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[str]:
     """Yield the lines of the logs that `find` returns, with the revision as prefix if there are several.
 
-    With `follow`, also yields new lines and the logs of new revisions, until `find` returns none.
+    `part` chooses among the lines that are there. With `follow`, also yields new lines and the logs of new
+    revisions, until `find` returns none.
     """
     positions: dict[Path, int] = {}
     logs = find()
     while logs:
         for name, path in logs:
             data, positions[path] = read_lines(path, positions.get(path, 0))
-            yield from _lines(data, name if len(logs) > 1 else "")
+            yield from _lines(data, name if len(logs) > 1 else "", part)
         if not follow:
             return
         sleep(_INTERVAL)
-        logs = find()
+        logs, part = find(), WHOLE
 
 
-def read_previous(logs: list[tuple[str, Path]]) -> Iterator[str]:
+def read_previous(logs: list[tuple[str, Path]], part: Part = WHOLE) -> Iterator[str]:
     """Yield the older lines of each log, which `keep_small` moved to NAME.1."""
     for name, path in logs:
         older = path.with_suffix(".log.1")
         if older.is_file():
-            yield from _lines(read_lines(older, 0)[0], name if len(logs) > 1 else "")
+            yield from _lines(read_lines(older, 0)[0], name if len(logs) > 1 else "", part)
         else:
             yield f"[{name}] no previous log"
 
@@ -83,9 +87,13 @@ def keep_small(log: Path) -> None:
             os.truncate(log, 0)
 
 
-def _lines(data: str, name: str) -> Iterator[str]:
+def _lines(data: str, name: str, part: Part) -> Iterator[str]:
     prefix = f"[{name}] " if name else ""
-    return (prefix + line for line in data.splitlines() if not _PROBE.search(line))
+    lines: Sequence[str] = [line for line in data.splitlines() if not is_probe(line)]
+    if part.since is not None:
+        began = datetime.now() - timedelta(seconds=part.since)  # noqa: DTZ005 - TorchServe logs local time
+        lines = since(lines, began.isoformat(timespec="milliseconds").replace(".", ","))
+    return (prefix + line for line in last(lines, part.tail))
 
 
 def read_lines(path: Path, position: int) -> tuple[str, int]:

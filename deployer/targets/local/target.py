@@ -23,6 +23,7 @@ from deployer.targets.local.protocol import Address, Info, Noted, RevisionInfo, 
 from deployer.targets.local.revisions import Record, check_bundle, referenced_variables
 from deployer.targets.local.state import State, explained
 from deployer.targets.local.status import build_document, observe
+from deployer.targets.log_lines import WHOLE, Part
 from deployer.targets.protocols import Endpoint, Target, Via, Watch
 
 _DOWN = "the supervisor is not running"
@@ -220,7 +221,9 @@ class _Target:
         urls = {Via.MANAGEMENT: server.management, Via.METRICS: server.metrics}
         return Endpoint(url=urls.get(via, server.inference) or "", model=model)
 
-    def logs(self, reference: Reference, *, follow: bool = False, previous: bool = False) -> Iterator[str]:
+    def logs(
+        self, reference: Reference, *, follow: bool = False, previous: bool = False, part: Part = WHOLE
+    ) -> Iterator[str]:
         if self._state.read_record(reference) is None:
             raise _not_found(reference)
 
@@ -231,7 +234,7 @@ class _Target:
             names = dict.fromkeys([*(line.revision for line in record.traffic), record.latest])
             return [(name, self._state.log_path(reference, name)) for name in names]
 
-        return read_previous(find()) if previous else read_logs(find, follow=follow)
+        return read_previous(find(), part) if previous else read_logs(find, follow=follow, part=part)
 
 
 def _down(record: Record) -> Live:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from deployer.targets.local.revisions import (
     release_folder,
 )
 from deployer.targets.local.status import Seen, build_document, observe
+from deployer.targets.log_lines import Part
 from tests.local.releases import ANSWER, make_bundle, make_release, want
 
 NOW = "2026-01-01T00:00:00Z"
@@ -62,6 +64,32 @@ def test_a_canary_shares_traffic_with_the_last_full_rollout() -> None:
     assert split(promoted) == [(THIRD, 100)]
     assert (promoted.rolled_out, promoted.previous) == (THIRD, FIRST)
     assert promoted.in_use == {"a", "c"}
+
+
+def test_the_last_lines_of_each_log_and_all_new_ones(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.log", tmp_path / "b.log"
+    first.write_text("1\n2\n3\n")
+    second.write_text("1\n")
+    logs = [("a", first), ("b", second)]
+    assert list(read_logs(lambda: logs, follow=False, part=Part(tail=2))) == ["[a] 2", "[a] 3", "[b] 1"]
+    lines = read_logs(lambda: logs, follow=True, part=Part(tail=0), sleep=lambda _: append(first, "4\n5\n"))
+    assert [next(lines), next(lines)] == ["[a] 4", "[a] 5"]
+    (tmp_path / "a.log.1").write_text("x\ny\n")
+    assert list(read_previous(logs[:1], Part(tail=1))) == ["y"]
+
+
+def test_logs_since_some_seconds(tmp_path: Path) -> None:
+    log, now = tmp_path / "a.log", datetime.now()  # noqa: DTZ005
+    lines = [f"{(now - timedelta(seconds=age)).isoformat()[:23].replace('.', ',')} {age}" for age in (90, 30)]
+    log.write_text("\n".join([*lines, "of 30", ""]))
+    shown = list(read_logs(lambda: [("a", log)], follow=False, part=Part(since=60.0)))
+    assert shown == [lines[1], "of 30"]
+    assert list(read_logs(lambda: [("a", log)], follow=False, part=Part(since=10.0))) == []
+
+
+def append(path: Path, text: str) -> None:
+    with path.open("a") as file:
+        file.write(text)
 
 
 def test_logs_show_requests_but_not_the_supervisors_probes(tmp_path: Path) -> None:

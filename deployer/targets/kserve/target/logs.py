@@ -6,6 +6,7 @@ repeated, and none is missing.
 
 from __future__ import annotations
 
+import math
 import queue
 import re
 import threading
@@ -21,10 +22,12 @@ from deployer.targets.kserve.client.resources import POD
 from deployer.targets.kserve.client.watch import Watching
 from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE
 from deployer.targets.kserve.target.read import selections
+from deployer.targets.log_lines import WHOLE, Part, is_probe, last
 
 LAST_LINES = 20  # lines that a failure shows
 TAIL_LINES = 400  # lines that hold several tracebacks
 
+_STARTS = ("sinceSeconds", "tailLines")  # parameters that say where a log begins
 _DAY = 86400.0  # seconds
 _LASTED = 5.0  # seconds after which a log that breaks off counts as a new failure
 _LAG = 1.0  # seconds by which a pod's status is behind its container
@@ -44,10 +47,10 @@ def last_lines(
         return ()
 
 
-def read_logs(api: Api, pods: Sequence[Document], *, previous: bool) -> Iterator[str]:
+def read_logs(api: Api, pods: Sequence[Document], *, previous: bool, part: Part = WHOLE) -> Iterator[str]:
     """Yield the lines of every container after its pod's name; with `previous`, those of its run before.
 
-    If a container has no log, one line says why. Raises TargetError.
+    `part` applies to each container. If a container has no log, one line says why. Raises TargetError.
     """
     for pod in pods:
         for container in _started(pod):
@@ -57,15 +60,17 @@ def read_logs(api: Api, pods: Sequence[Document], *, previous: bool) -> Iterator
                 continue
             try:
                 log = _Log(api, pod["metadata"], container["name"])
-                yield from (f"{start}: {line}" for line in log.read(**_of_the_run(previous)))
+                lines = log.read_part(part, **_of_the_run(previous))
+                yield from (f"{start}: {line}" for line in lines)
             except NoLogError as error:
                 yield f"{start}: no log: {error.what}"
 
 
-def follow_logs(api: Api, reference: Reference) -> Iterator[str]:
+def follow_logs(api: Api, reference: Reference, part: Part = WHOLE) -> Iterator[str]:
     """Yield the lines of every container as they arrive, also those of new pods.
 
-    Ends when the service is deleted. Raises TargetError if a log broke off and cannot be resumed.
+    `part` applies to the containers that have started by now. Ends when the service is deleted. Raises
+    TargetError if a log broke off and cannot be resumed.
     """
     lines: queue.SimpleQueue[str | KdeployError] = queue.SimpleQueue()
     followed: dict[tuple[str, str], _Followed] = {}
@@ -84,8 +89,10 @@ def follow_logs(api: Api, reference: Reference) -> Iterator[str]:
                 for container in _started(pod):
                     this = (pod["metadata"]["uid"], container["name"])
                     if this not in followed:
-                        followed[this] = _Followed(_Log(api, pod["metadata"], container["name"]), send)
+                        log = _Log(api, pod["metadata"], container["name"])
+                        followed[this] = _Followed(log, send, part)
                     followed[this].update(container)
+            part = WHOLE if watching.complete else part
             while not lines.empty():
                 line = lines.get()
                 if isinstance(line, KdeployError):
@@ -105,11 +112,40 @@ class _Log:
         self._second: datetime | None = None
         self._since: dict[str, str] = {}
         self._read: Counter[str] = Counter()
+        self._lines = 0  # the number of lines received
+
+    def read_part(self, part: Part, **options: str) -> Iterator[str]:
+        """Yield a part of the lines, to the end; with `follow`, to that of the container.
+
+        Raises NoLogError, TargetError.
+        """
+        if part.since is not None:
+            options["sinceSeconds"] = str(max(math.ceil(part.since), 1))
+        if part.tail is not None:
+            follow = options.pop("follow", None)
+            yield from self._read_last(part.tail, options)
+            if follow is None:
+                return
+            options["follow"] = follow
+        yield from self.read(**options)
+
+    def _read_last(self, count: int, options: dict[str, str]) -> Sequence[str]:
+        """Read the last lines. The probe's are not counted, so this reads more until there are enough."""
+        asked = 2 * count + 100
+        while True:
+            self._second, self._since, self._lines = None, {}, 0
+            self._read.clear()
+            shown = list(self.read(**options, tailLines=str(asked)))
+            if len(shown) >= count or self._lines < asked:
+                return last(shown, count)
+            asked *= 8
 
     def read(self, **options: str) -> Iterator[str]:
         """Yield the lines not read before, to the end. Raises NoLogError, TargetError."""
         breaks, patience = 0, self.patience
         while True:
+            if self._since:  # after the first lines, their time says where to go on
+                options = {name: value for name, value in options.items() if name not in _STARTS}
             response = self._api.open_log(*self._place, {**options, **self._since})
             began = patience.clock.now()
             try:
@@ -125,9 +161,10 @@ class _Log:
             patience.clock.sleep(patience.retry.pause(breaks) if breaks > 1 else 0.0)
 
     def _new(self, lines: Iterator[str]) -> Iterator[str]:
-        """Yield the texts of lines without their times, except the lines read before."""
+        """Yield the texts of lines without their times, except the probe's and those read before."""
         before = self._read.copy()
         for line in lines:
+            self._lines += 1
             time_ = _TIME.match(line)
             if before[line]:
                 before[line] -= 1
@@ -135,7 +172,8 @@ class _Log:
                 yield line
             else:
                 self._remember(line, time_)
-                yield line[time_.end() :]
+                if not is_probe(line):
+                    yield line[time_.end() :]
 
     def _remember(self, line: str, time_: re.Match[str]) -> None:
         second = datetime.fromisoformat(time_["second"] + time_["zone"].replace("Z", "+00:00"))
@@ -150,8 +188,8 @@ class _Log:
 class _Followed:
     """A container whose log a thread reads while it runs, and again when it runs again."""
 
-    def __init__(self, log: _Log, send: Callable[[str | KdeployError | None], None]) -> None:
-        self._log, self._send = log, send
+    def __init__(self, log: _Log, send: Callable[[str | KdeployError | None], None], part: Part) -> None:
+        self._log, self._send, self._part = log, send, part
         self._run = -1  # the container's restart count when its log was last opened
         self._reading = False
         self._reported = ""  # why there is no log right now
@@ -168,7 +206,8 @@ class _Followed:
         # An API server can end the log of a running container, and the status of an ended one arrives late.
         self._log.patience.clock.sleep(_LAG if again else 0.0)
         try:
-            for line in self._log.read(follow="true"):
+            part, self._part = self._part, WHOLE
+            for line in self._log.read_part(part, follow="true"):
                 self._send(f"{self._log.name}: {line}")
             self._reported = ""
         except NoLogError as error:

@@ -26,6 +26,7 @@ from deployer.targets.kserve.state.revisions import find_url
 from deployer.targets.kserve.target.ingress import find_ingress
 from deployer.targets.kserve.target.logs import follow_logs, read_logs
 from deployer.targets.kserve.target.session import Session
+from deployer.targets.log_lines import WHOLE, Part
 from deployer.targets.protocols import Endpoint, Via
 
 
@@ -65,12 +66,14 @@ class Reach:
         found = find_ingress(self._session.api, service, url, self._session.config.ingress)
         return structs.replace(found, model=model_of(service))
 
-    def logs(self, reference: Reference, *, follow: bool = False, previous: bool = False) -> Iterator[str]:
+    def logs(
+        self, reference: Reference, *, follow: bool = False, previous: bool = False, part: Part = WHOLE
+    ) -> Iterator[str]:
         """Yield the log lines of every container of every pod of the service. Raises NotFoundError."""
         service, api = self._session.get(reference), self._session.api
         if follow:
-            return follow_logs(api, reference)
-        return read_logs(api, self._list(POD, service), previous=previous)
+            return follow_logs(api, reference, part)
+        return read_logs(api, self._list(POD, service), previous=previous, part=part)
 
     def _pod(self, service: Document, release: str | None, port: int) -> Endpoint:
         """Return the address of a ready pod, of one release or of any."""
