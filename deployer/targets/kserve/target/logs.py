@@ -144,7 +144,7 @@ class _Log:
         """Yield the lines not read before, to the end. Raises NoLogError, TargetError."""
         breaks, patience = 0, self.patience
         while True:
-            if self._since:  # after the first lines, their time says where to go on
+            if self._since:  # after the first lines, reading continues at their time
                 options = {name: value for name, value in options.items() if name not in _STARTS}
             response = self._api.open_log(*self._place, {**options, **self._since})
             began = patience.clock.now()
