@@ -7,10 +7,6 @@ READY := $(VENV)/.ready
 # What `make full` adds to `make test`.
 MORE :=
 
-# Tests that wait more than they compute: three at a time on two cores. The others measure real TorchServes and run
-# one by one.
-PAIRED := tests/cluster tests/contract tests/stores tests/system tests/examples $(filter-out %_torchserve.py, $(wildcard tests/handler/test_*.py))
-
 # The tests start hundreds of processes. Without cached bytecode, each would compile kdeploy again.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -22,11 +18,12 @@ help:  ## Show this
 
 setup: $(READY)  ## Make .venv with everything that the demo and the tests need
 
+# Python compiles a module when it is first imported. To compile all of torch here takes a minute more.
 $(READY): pyproject.toml constraints.txt
 	@echo "== setting up $(VENV): about a minute with a warm pip, a few without"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "kdeploy needs Python 3.10 or newer; name one with: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local,examples,dev]'
+	@$(RUN) -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[local,examples,dev]'
 	@touch $@
 
 demo: setup  ## Train the example, push it, roll it out, ask it through the ingress, stop it again
@@ -35,12 +32,12 @@ demo: setup  ## Train the example, push it, roll it out, ask it through the ingr
 unit: setup  ## Run the unit tests: half a minute on two cores
 	@$(RUN) -m pytest -q -n 2 --hypothesis-profile quick tests/unit
 
-# The unit tests cover every branch of the pure modules; tests/effects.py finds which modules those are.
+# The unit tests cover every branch of the pure modules; tests/effects.py finds which modules those are. The other tests
+# wait more than they compute: three files at a time on two cores.
 test: setup  ## Run the tests that a change must pass: real TorchServes on loopback, ten minutes on two cores
 	@$(RUN) -m pytest -n 2 $(MORE) tests/unit --cov=deployer --cov-branch --cov-report=
 	@$(RUN) -m coverage report --include="$$($(RUN) -m tests.effects)" --skip-covered --show-missing --fail-under=100
-	@$(RUN) -m pytest -n 3 --dist loadfile $(MORE) $(PAIRED)
-	@$(RUN) -m pytest $(MORE) tests --ignore tests/unit --ignore tests/e2e $(PAIRED:%=--ignore %)
+	@$(RUN) -m pytest -n 3 --dist loadfile $(MORE) tests --ignore tests/unit --ignore tests/e2e
 
 full: setup  ## Run everything: the long tests, every fault of every request, ten times the examples of any input
 	@KDEPLOY_TESTS_FULL=1 $(MAKE) test MORE="-m 'full or not full'"

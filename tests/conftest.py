@@ -37,11 +37,11 @@ def pytest_configure() -> None:
 
 
 class _Dealer(LoadFileScheduling):
-    """Distributes files to workers, and most tests in tests/cluster one by one."""
+    """Distributes files to workers, and the guides and most tests in tests/cluster one by one."""
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
-        return nodeid if re.match("tests/cluster/test_(?!faults|killed)", file) else file
+        return nodeid if re.match("tests/system|tests/cluster/test_(?!faults|killed)", file) else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:

@@ -10,7 +10,7 @@ import urllib3
 
 from .conftest import Project
 
-pytestmark = pytest.mark.torchserve
+pytestmark = [pytest.mark.torchserve, pytest.mark.long]
 
 CONFIG = """
 [model]

@@ -23,7 +23,7 @@ from tests.stores.planted import MARK, contents, holders
 
 from .conftest import Project
 
-pytestmark = pytest.mark.torchserve
+pytestmark = [pytest.mark.torchserve, pytest.mark.long]
 
 V1 = "/v1/models/digits:predict"
 

@@ -28,7 +28,7 @@ from tests.local.releases import (
     make_release,
 )
 
-pytestmark = pytest.mark.torchserve
+pytestmark = [pytest.mark.torchserve, pytest.mark.long]
 
 DEMO = Reference("default", "demo")
 A, B = "1.0-aaaaaaaaaaaa", "1.0-bbbbbbbbbbbb"

@@ -26,6 +26,7 @@ from deployer.targets.local.connection import call
 from tests.local.client import Client
 from tests.local.releases import make_bundle
 
+pytestmark = pytest.mark.long
 DEMO = Reference("default", "demo")
 A, B = "1.0-aaaaaaaaaaaa", "1.0-bbbbbbbbbbbb"
 

@@ -129,7 +129,7 @@ def test_a_newcomer_serves_a_torchscript_model(reader: Reader) -> None:
     assert len(reader.commands) < 10
 
 
-@pytest.mark.parametrize("handler", ["", "own.py"])
+@pytest.mark.parametrize("handler", [pytest.param("", marks=pytest.mark.full), "own.py"])
 def test_a_newcomer_serves_a_state_dict(reader: Reader, handler: str) -> None:
     reader.follow(blocks(section(README, "Use it"))[:1])
     flags = "--serialized-file weights.pth --model-file network.py"
