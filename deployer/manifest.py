@@ -34,9 +34,7 @@ MARGIN = 10  # seconds added to the longest request, and to the first process's 
 RUNTIME_PREFIX = "kdeploy-torchserve-"
 
 # The parts of the first process, in the order of their imports.
-_PARTS = (
-    "probe.py", "http_messages.py", "apis.py", "status.py", "upstream.py", "front.py", "first_process.py"
-)  # fmt: skip
+_PARTS = ("probe.py", "http_messages.py", "status.py", "upstream.py", "front.py", "first_process.py")
 _IMPORT_OF_A_PART = re.compile(r"^from (deployer|manifests)\.\w+ import (\([^)]*\)|.*)\n", re.MULTILINE)
 
 # Texts that PyYAML does not quote, and that other readers such as Go's read as a number or a boolean.

@@ -92,6 +92,7 @@ class Project:
                 self.settings.config.model,
                 self.settings.root,
                 self._digests,
+                serving=self.settings.config.serving,
                 outputs=_outputs(self.settings),
             )
         warnings = (*self.settings.warnings, *archive.warnings)

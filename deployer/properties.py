@@ -14,6 +14,7 @@ from deployer.errors import ConfigError
 
 MODELS_MOUNT = "/mnt/models"  # where KServe mounts the release
 INFERENCE_PORT, MANAGEMENT_PORT, METRICS_PORT = 8080, 8081, 8082
+METRICS_CONFIG = "kdeploy_metrics.yaml"  # in the model archive; the first process unpacks it
 GRPC_INFERENCE_PORT, GRPC_MANAGEMENT_PORT = 7070, 7071
 
 # Keys that other parts of kdeploy depend on (probes, ports, batches), with the reason.
@@ -48,6 +49,8 @@ def render_properties(config: Config, *, requirements: bool) -> str:
         "grpc_management_port": GRPC_MANAGEMENT_PORT,
         "enable_metrics_api": True,
         "metrics_mode": "prometheus",
+        # Without a metrics.yaml, the metrics of a handler are published as it names them.
+        "model_metrics_auto_detect": config.serving.metrics_config is None,
         "disable_token_authorization": True,
         "install_py_dep_per_model": requirements,
         "job_queue_size": 1000,
@@ -59,6 +62,9 @@ def render_properties(config: Config, *, requirements: bool) -> str:
         _check_entry(key, value)
         entries[key] = value
     entries["model_store"] = f"{MODELS_MOUNT}/model-store"
+    if config.serving.metrics_config is not None:
+        _check_metrics(config)
+        entries["metrics_config"] = METRICS_CONFIG
     entries["model_snapshot"] = _model_snapshot(config)
     return encode_properties(entries)
 
@@ -81,6 +87,22 @@ def _model_snapshot(config: Config) -> str:
         "models": {config.model.name: {config.model.version: version}},
     }
     return json.dumps(snapshot, separators=(",", ":"))
+
+
+def _check_metrics(config: Config) -> None:
+    """Raise ConfigError if the metrics configuration is set twice, or nothing would unpack it."""
+    if "metrics_config" in config.torchserve:
+        raise ConfigError(
+            "serving.metrics-config is set, too",
+            where="kdeploy.toml: torchserve.metrics_config",
+            hint="Remove one of the two.",
+        )
+    if config.serving.runtime:
+        raise ConfigError(
+            f"ServingRuntime {config.serving.runtime} cannot read the metrics configuration",
+            where="kdeploy.toml: serving.metrics-config",
+            hint="Remove serving.runtime, to use kdeploy's own runtime.",
+        )
 
 
 def _check_entry(key: str, value: TorchServeValue) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -207,8 +207,6 @@ class Workspace:
     @cached_property
     def node(self) -> OneNode:
         """The local target's supervisor. Raises ConfigError if the target is a cluster."""
-        from deployer.archive.stock_handlers import needed_packages
-
         name, config = self.chosen
         if not isinstance(config, LocalTarget):
             raise ConfigError(
@@ -216,9 +214,7 @@ class Workspace:
                 where=f"targets.{name}",
                 hint='Choose a target of `kind = "local"` with `--target`.',
             )
-        packages = needed_packages(self.settings.config.model, self.settings.root)
-        gpus = self.settings.config.serving.gpu
-        return open_node(config, self.settings.root, gpus=gpus, packages=packages)
+        return open_node(config, self.settings.root, gpus=self.settings.config.serving.gpu)
 
     @cached_property
     def _cluster(self) -> Cluster:
@@ -263,7 +259,7 @@ def unknown_target(name: str, where: str, known: Collection[str]) -> ConfigError
     return ConfigError(f"unknown target {name!r}", where=where, hint=use_one_of(name, known))
 
 
-def open_node(config: LocalTarget, folder: Path, *, gpus: int = 0, packages: Sequence[str] = ()) -> OneNode:
+def open_node(config: LocalTarget, folder: Path, *, gpus: int = 0) -> OneNode:
     """Open a local target, whose state folder is relative to `folder`. Starts nothing."""
     from deployer.targets.local import OneNode
 
@@ -274,5 +270,4 @@ def open_node(config: LocalTarget, folder: Path, *, gpus: int = 0, packages: Seq
         ingress_port=config.ingress_port,
         torchserve_port=config.torchserve_port,
         gpus=gpus,
-        packages=packages,
     )

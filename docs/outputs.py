@@ -15,6 +15,7 @@ from deployer.journal import Entry
 from deployer.managed_fields import Drift
 from deployer.observed import Document, Observed
 from deployer.predict import Resized
+from deployer.predict.metrics import Metric
 from deployer.predict.models import RegisteredModel
 from deployer.release import Release, Traffic
 from deployer.rollout.plan import Strategy
@@ -111,6 +112,7 @@ OUTPUTS: dict[str, Any] = {
     "list": list[Observed],
     "predict": list[Answer],
     "local status": Info,
+    "metrics": list[Metric],
     "models list": list[RegisteredModel],
     "models describe": list[dict[str, Any]],
 }

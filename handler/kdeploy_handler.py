@@ -20,6 +20,7 @@ from kdeploy_limits import DEFAULTS, GuardedSocket, UnsendableError, check_head,
 from kdeploy_protocols import JSON, Settings, read_request
 from kdeploy_readings import Readings, sources_of
 from kdeploy_values import write_json, write_value
+from kdeploy_warm_up import warm_up
 
 SETTINGS = "kdeploy_handler.json"
 DEFAULT_SETTINGS = Settings()
@@ -122,5 +123,6 @@ def handle(data, context):
     global _adapter  # noqa: PLW0603
     if data is None:
         _adapter = load_adapter(context)
+        warm_up(_adapter.answer, context)
         return None
     return _adapter.answer(data, context)

@@ -26,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+import zipfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -134,14 +135,36 @@ def read_models(entries):
     return {name: next(iter(versions)) for name, versions in models.items()}
 
 
-def write_private(text, port):
-    """Write a copy of a config.properties with this loopback port for inference; return its path."""
-    lines = [line for line in text.splitlines() if line.partition("=")[0].strip() != "inference_address"]
-    lines.append(f"inference_address=http://127.0.0.1:{port}\n")
-    handle, path = tempfile.mkstemp(prefix="kdeploy-", suffix=".properties")
-    with open(handle, "w", encoding="latin-1") as file:
-        file.write("\n".join(lines))
+def write_private(text, changes):
+    """Write a copy of a config.properties with other values of some keys; return its path."""
+    lines = [line for line in text.splitlines() if line.partition("=")[0].strip() not in changes]
+    lines += [f"{key}={value}" for key, value in changes.items()]
+    return write_temporary("".join(line + "\n" for line in lines).encode("latin-1"), ".properties")
+
+
+def write_temporary(data, suffix):
+    """Write a new temporary file; return its path."""
+    handle, path = tempfile.mkstemp(prefix="kdeploy-", suffix=suffix)
+    with open(handle, "wb") as file:
+        file.write(data)
     return path
+
+
+def unpack_metrics(command, entries):
+    """Unpack the metrics configuration of a model archive; return its path, or nothing if there is none.
+
+    TorchServe's frontend reads it before it unpacks the archive.
+    """
+    name = entries.get("metrics_config", "")
+    if not name or "/" in name:
+        return ""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model-store", default=entries.get("model_store"))
+    store = parser.parse_known_args(command)[0].model_store
+    [versions] = json.loads(entries["model_snapshot"])["models"].values()
+    [version] = versions.values()
+    with zipfile.ZipFile(Path(store, version["marName"])) as archive:
+        return write_temporary(archive.read(name), ".yaml")
 
 
 def free_port():
@@ -226,8 +249,12 @@ class FirstProcess:
             status = Status(read_models(entries), lambda: missing(management))
             self._front = Front(free_port(), status)
             await self._front.listen(*address_of(entries, "inference_address", 8080))
-            self._start(write_private(text, self._front.upstream_port))
-        except (OSError, ValueError) as error:
+            changes = {"inference_address": f"http://127.0.0.1:{self._front.upstream_port}"}
+            metrics = unpack_metrics(self._command, entries)
+            if metrics:
+                changes["metrics_config"] = metrics
+            self._start(write_private(text, changes))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             taken = getattr(error, "errno", None) == errno.EADDRINUSE
             status = PORT_TAKEN if taken else CANNOT_LOAD
             return self._fail(status, f"cannot start TorchServe: {error}")

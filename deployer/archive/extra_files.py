@@ -27,13 +27,13 @@ class ExtraFiles:
     """Finds extra files. `outputs` are paths that kdeploy writes; a folder or glob leaves them out.
 
     `secrets` are the files that were left out because they can contain secrets. `leading_out` maps a pattern
-    to the links below it that lead out of the project.
+    to the links below it that lead out of the project. `key` is the key of the patterns, for errors.
     """
 
-    def __init__(self, root: Path, outputs: Collection[Path] = ()) -> None:
+    def __init__(self, root: Path, outputs: Collection[Path] = (), key: str = KEY) -> None:
         self.secrets: list[Path] = []
         self.leading_out: dict[str, list[Path]] = {}
-        self._root = root
+        self._root, self._key = root, key
         self._outputs = set(map(os.path.realpath, outputs))
         self._output_names = {Path(output).name for output in self._outputs}
 
@@ -54,7 +54,7 @@ class ExtraFiles:
         except OSError as error:
             raise ArchiveError(
                 f"cannot list {error.filename}: {error.strerror}",
-                where=KEY,
+                where=self._key,
                 hint="Check its permissions with `ls -ld`, or name the files that the model needs.",
             ) from error
 
@@ -63,13 +63,13 @@ class ExtraFiles:
 
     def _matches(self, pattern: str) -> list[Path]:
         if not pattern.strip() or "\0" in pattern:
-            raise ArchiveError(f"invalid path {pattern!r}", where=KEY)
+            raise ArchiveError(f"invalid path {pattern!r}", where=self._key)
         path = self._root / pattern
         if os.path.lexists(path):
             return [path]
         hint = f"Correct the path. It is relative to {self._root}."
         if not _MAGIC.intersection(pattern):
-            raise ArchiveError(f"{pattern} not found", where=KEY, hint=hint)
+            raise ArchiveError(f"{pattern} not found", where=self._key, hint=hint)
         matches = sorted(_glob(pattern, self._root, self._is_entered))
         found = [match for match in matches if self._is_packed(match)]
         for match in found:
@@ -77,9 +77,9 @@ class ExtraFiles:
                 self._check_link(match, pattern, [*_homes(match.parent), os.path.realpath(self._root)])
         if matches and not found:
             hint = f"Name the files that the model needs, such as {self._shown(matches[0])}."
-            raise ArchiveError(f"{pattern} matches only files that are left out", where=KEY, hint=hint)
+            raise ArchiveError(f"{pattern} matches only files that are left out", where=self._key, hint=hint)
         if not found:
-            raise ArchiveError(f"{pattern} matches no file", where=KEY, hint=hint)
+            raise ArchiveError(f"{pattern} matches no file", where=self._key, hint=hint)
         return found
 
     def _is_packed(self, path: Path) -> bool:
@@ -122,7 +122,7 @@ class ExtraFiles:
                     folders.append((path, (*way, _entered(path, way)) if path.is_symlink() else way))
             if count > _AT_MOST:
                 hint = "Name the files that the model needs."
-                raise ArchiveError(f"{pattern} has more than {_AT_MOST:,} files", where=KEY, hint=hint)
+                raise ArchiveError(f"{pattern} has more than {_AT_MOST:,} files", where=self._key, hint=hint)
             pending += reversed(folders)
 
     def _check_link(self, link: Path, pattern: str, homes: Collection[str]) -> None:

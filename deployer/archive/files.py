@@ -41,7 +41,15 @@ class Files:
         """Set the content of a member, instead of its file's."""
         self.members[name] = Member(name, len(content), sums_of(content).sha256, content)
 
-    def add(self, key: str, file: str | Path, name: str | None = None, *, hint: str | None = None) -> str:
+    def add(
+        self,
+        key: str,
+        file: str | Path,
+        name: str | None = None,
+        *,
+        hint: str | None = None,
+        ours: bool = False,
+    ) -> str:
         """Add a file under its own name, or `name`, and return that. A file can be added twice.
 
         `ArchiveError`, at `key`, if the file cannot be read, or its name is invalid or another file's.
@@ -51,7 +59,7 @@ class Files:
         if fault := name_fault(name):
             raise ArchiveError(f"invalid file name {name!r}: {fault}", where=key, hint="Rename the file.")
         # A folder of a reserved name would hide a module of the adapter.
-        if name.startswith(OURS) or name.partition("/")[0].upper() == "MAR-INF":
+        if (name.startswith(OURS) and not ours) or name.partition("/")[0].upper() == "MAR-INF":
             what = f"kdeploy reserves the name of {self._shown(path)}"
             raise ArchiveError(what, where=key, hint="Rename the file.")
         if name in self.members:

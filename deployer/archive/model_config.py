@@ -20,12 +20,12 @@ def with_use_venv(content: bytes, path: str, *, wanted: bool) -> bytes:
 
     `ArchiveError` if the file is not a YAML mapping, or nothing can be appended to it.
     """
-    config = _mapping(content, path)
+    config = read_mapping(content, path)
     if not wanted or "useVenv" in config:
         return content
     whole = content + (b"" if content.endswith(b"\n") else b"\n") + USE_VENV
     try:
-        appended = _mapping(whole, path)
+        appended = read_mapping(whole, path)
     except ArchiveError:
         appended = {}
     if appended.get("useVenv") is not True or len(appended) != len(config) + 1:
@@ -37,7 +37,8 @@ def with_use_venv(content: bytes, path: str, *, wanted: bool) -> bytes:
     return whole
 
 
-def _mapping(content: bytes, path: str) -> dict[Any, Any]:
+def read_mapping(content: bytes, path: str) -> dict[Any, Any]:
+    """Parse a YAML mapping. Raises ArchiveError, at the line if there is one."""
     import yaml
 
     try:

@@ -22,8 +22,9 @@ from deployer.archive.lint import HANDLER_KEY, check_sources
 from deployer.archive.members import Archive, names_fault
 from deployer.archive.model_config import MODEL_CONFIG, USE_VENV, with_use_venv
 from deployer.archive.requirement_files import add_requirements
+from deployer.archive.serving_files import add_serving_files
 from deployer.archive.stream import unreadable
-from deployer.config import Model
+from deployer.config import Model, Serving
 from deployer.errors import ArchiveError
 from deployer.shipped import shipped
 
@@ -48,10 +49,16 @@ class _Handler(NamedTuple):
 
 
 def plan_archive(
-    model: Model, root: Path, digests: DigestCache, *, outputs: Collection[Path] = ()
+    model: Model,
+    root: Path,
+    digests: DigestCache,
+    *,
+    serving: Serving | None = None,
+    outputs: Collection[Path] = (),
 ) -> Archive:
     """Plan the archive of a model whose paths are relative to the folder `root`. Writes nothing.
 
+    `serving` can name files, too.
     `outputs` are paths that kdeploy writes, such as the model store: no folder or glob packs them.
     Files above 256 KiB are not read: their digest comes from `digests`, or stays unknown. Raises
     `ArchiveError`, at the key of `kdeploy.toml` or the file and line, for errors that packing or TorchServe
@@ -69,6 +76,7 @@ def plan_archive(
     extras = ExtraFiles(root, outputs)
     for name, path in extras.find(model.extra_files):
         files.add(EXTRA_FILES_KEY, path, name)
+    add_serving_files(files, serving or Serving(), root)
     requirements = add_requirements(files, model.requirements_file, int(model.python.partition(".")[2]))
     config_file = _add_config(files, model)
     for name, content in _adapter().items():

@@ -58,6 +58,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "status": services.status,
     "list": services.list_services,
     "logs": services.logs,
+    "metrics": services.metrics,
     "delete": services.delete,
     "releases": releases.releases,
     "verify": releases.verify,

@@ -194,11 +194,21 @@ def render(
         bool,
         typer.Option("--rbac", help="Print the ServiceAccount, Role and RoleBinding for a CI job instead."),
     ] = False,
+    monitoring: Annotated[
+        bool, typer.Option("--monitoring", help="Print a PodMonitor and a Grafana dashboard instead.")
+    ] = False,
     output: OutputFormat = "yaml",
     **where: Unpack[WhereProject],
 ) -> None:
     """Print the Kubernetes documents of a rollout, for GitOps."""
-    rollouts = deps.workspace(**where).rollouts
+    work = deps.workspace(**where)
+    if monitoring:
+        from deployer.monitoring import render_monitoring
+
+        documents = render_monitoring(work.reference(), work.settings.config.model.name)
+        printers.print_documents(documents, output)
+        return
+    rollouts = work.rollouts
     if rbac:
         printers.print_documents(rollouts.role(release), output)
         return

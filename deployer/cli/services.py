@@ -125,6 +125,36 @@ def logs(
 
 
 @spelled_out
+def metrics(
+    name: ServiceName = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also print the metrics of the server and the machine.")
+    ] = False,
+    output: OutputFormat = "table",
+    **where: Unpack[Where],
+) -> None:
+    """Print the metrics that a service's model reports. If there are several pods, it reads one of them."""
+    from deployer.predict.metrics import read_metrics
+    from deployer.targets.protocols import Via
+
+    target, reference = deps.locate(name, **where)
+    found = read_metrics(target.reach.endpoint(reference, Via.METRICS))
+    found = [metric for metric in found if everything or metric.model is not None]
+    if not found:
+        tell(f"{reference.name} has reported nothing yet: send a request, or add `--all`")
+    rows = [
+        (
+            metric.name,
+            metric.kind,
+            ", ".join(f"{k}={v}" for k, v in metric.labels.items()),
+            f"{metric.value:g}",
+        )
+        for metric in found
+    ]
+    printers.print_rows(output, ["name", "kind", "labels", "value"], rows, found, [one.name for one in found])
+
+
+@spelled_out
 def delete(name: ServiceName = None, yes: Yes = False, **where: Unpack[Where]) -> None:
     """Delete a service. Its releases stay in the model store."""
     target, reference = deps.locate(name, **where)

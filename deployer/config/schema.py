@@ -171,6 +171,12 @@ class Serving(Table, frozen=True, kw_only=True):
     ] = field(default_factory=dict)
     max_request_size: Annotated[Positive, about("Maximum size of a request, in bytes.")] = 6_553_500
     max_response_size: Annotated[Positive, about("Maximum size of a response, in bytes.")] = 6_553_500
+    metrics_config: Annotated[
+        str | None, about("TorchServe's metrics.yaml: names, units and dimensions of metrics.")
+    ] = None
+    warm_up: Annotated[
+        Texts, about("Sample requests that a worker answers before it is ready: paths, globs or folders.")
+    ] = ()
     patches: Annotated[Patches, about("YAML files with more of `overlay`, merged before it.")] = ()
     overlay: Annotated[Overlay, about("Fields to merge into the InferenceService.")] = field(
         default_factory=dict
@@ -258,6 +264,12 @@ class KServeTarget(Table, frozen=True, kw_only=True, tag="kserve", tag_field="ki
     history_limit: Annotated[
         int, Meta(ge=1, le=1000), about("Rollouts per service that the journal on the cluster keeps.")
     ] = 20
+    metrics_config: Annotated[
+        str | None, about("TorchServe's metrics.yaml: names, units and dimensions of metrics.")
+    ] = None
+    warm_up: Annotated[
+        Texts, about("Sample requests that a worker answers before it is ready: paths, globs or folders.")
+    ] = ()
     patches: Annotated[Patches, about("YAML files with more of `overlay`, merged before it.")] = ()
     overlay: Annotated[
         Overlay, about("Fields to merge into the InferenceService on this target, after `serving.overlay`.")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from manifests.first_process import (
     read_configuration,
     read_models,
     redact,
+    unpack_metrics,
     write_private,
 )
 
@@ -109,12 +112,28 @@ def test_torchserve_gets_a_private_configuration_with_another_address(tmp_path: 
     command = ["torchserve", "--foreground", *form.format(original).split(), "--ncs"]
     text, entries = read_configuration(command, environment)
     assert entries == {"inference_address": "http://0.0.0.0:8080", "model_store": "/caf\\u00e9", "x": "1=2"}
-    path = Path(write_private(text, 1234))
+    path = Path(write_private(text, {"inference_address": "http://127.0.0.1:1234"}))
     assert path.read_text() == (
         "# a=b\nmodel_store=/caf\\u00e9\nx=1=2\ninference_address=http://127.0.0.1:1234\n"
     )
     assert path.stat().st_mode & 0o77 == 0
     path.unlink()
+
+
+def test_the_metrics_configuration_is_unpacked_from_the_archive(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "m.mar", "w") as archive:
+        archive.writestr("kdeploy_metrics.yaml", "ts_metrics: {}")
+    snapshot = json.dumps({"models": {"m": {"1.0": {"marName": "m.mar"}}}})
+    entries = {"model_snapshot": snapshot, "metrics_config": "kdeploy_metrics.yaml"}
+    for command, more in (
+        (["torchserve", f"--model-store={tmp_path}"], {}),
+        ([], {"model_store": str(tmp_path)}),
+    ):
+        path = Path(unpack_metrics(command, {**entries, **more}))
+        assert path.read_text() == "ts_metrics: {}"
+        path.unlink()
+    assert unpack_metrics([], {}) == ""
+    assert unpack_metrics([], {"metrics_config": "/a/file/of/the/image.yaml"}) == ""
 
 
 def test_the_models_are_those_of_the_snapshot() -> None:

@@ -116,3 +116,27 @@ def test_no_value_makes_a_second_entry(value: str) -> None:
 
 def test_comments_and_blank_lines_are_ignored() -> None:
     assert decode_properties("# a=b\n\n  c = d=e \nnonsense\n") == {"c": "d=e"}
+
+
+def test_metrics_of_the_handler_are_published_as_it_names_them_or_by_a_file() -> None:
+    assert rendered()["model_metrics_auto_detect"] == "true"
+    entries = rendered(serving=Serving(metrics_config="monitoring/metrics.yaml"))
+    assert entries["model_metrics_auto_detect"] == "false"
+    assert entries["metrics_config"] == "kdeploy_metrics.yaml"
+    assert rendered(torchserve={"metrics_config": "/image/m.yaml"})["metrics_config"] == "/image/m.yaml"
+
+
+@pytest.mark.parametrize(
+    ("more", "where"),
+    [
+        ({"torchserve": {"metrics_config": "/image/m.yaml"}}, "kdeploy.toml: torchserve.metrics_config"),
+        (
+            {"serving": Serving(metrics_config="m.yaml", runtime="theirs")},
+            "kdeploy.toml: serving.metrics-config",
+        ),
+    ],
+)
+def test_a_metrics_file_that_nothing_would_read_is_an_error(more: dict[str, object], where: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        rendered(**{"serving": Serving(metrics_config="m.yaml"), **more})
+    assert caught.value.where == where

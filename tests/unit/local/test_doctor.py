@@ -388,17 +388,3 @@ def test_the_checks_run_without_the_local_extra(tmp_path):
     has_remedy(found["Java"], "failure", "Java not found")
     is_ok(found["Python"])
     is_ok(found["ingress port"])
-
-
-def test_a_stock_handler_names_the_lines_for_the_requirements():
-    versions = {"torch": "2.13.0+cpu"}.get
-    (found,) = doctor.check_handler(("captum", "torchvision"), versions)
-    assert (found.status, found.name, found.where) == ("failure", "handler", "kdeploy.toml: model.handler")
-    assert "imports captum and torchvision" in found.detail
-    assert found.remedy.startswith(
-        "Add to the file of model.requirements-file: captum, torchvision==0.28.*. Or run "
-    )
-    (found,) = doctor.check_handler(("torchvision",), {}.get)
-    assert "model.requirements-file: torchvision. Or" in found.remedy
-    assert doctor.check_handler(("captum",), {"captum": "0.9.0"}.get) == []
-    assert doctor.check_handler((), versions) == []

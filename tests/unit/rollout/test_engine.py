@@ -126,8 +126,7 @@ class TestFailure:
         )
         assert error.where == "default/demo"
         assert error.hint == (
-            "Add the line `foo` to the file of model.requirements-file, or add the module to "
-            "model.extra-files, then run `kdeploy rollout` again. "
+            f"Fix the cause, then run `kdeploy rollout` again. "
             f"{B} stays applied and takes over if it becomes ready. "
             f"Run `kdeploy rollout --release {A}` to go back."
         )
