@@ -68,12 +68,13 @@ class ChangedDocument(Struct, forbid_unknown_fields=True):
 
 
 class Answer(Struct, forbid_unknown_fields=True):
-    """The prediction for one file, or the error in its place."""
+    """The prediction for one input, or the error: both if the prediction says that the model refused it."""
 
     image: str
     resized: Resized | None
     prediction: Any | UnsetType = UNSET
     milliseconds: float | UnsetType = UNSET
+    saved: str | UnsetType = UNSET
     error: str | UnsetType = UNSET
 
 

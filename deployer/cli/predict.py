@@ -66,6 +66,23 @@ def predict(
         bool,
         typer.Option("--resize", help="Shrink images that exceed the maximum request size."),
     ] = False,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            "--save",
+            metavar="FOLDER",
+            help="Write each answer to a file in this folder: the picture with detections, classes and masks "
+            "drawn on it, else the answer itself.",
+            show_default=False,
+        ),
+    ] = None,
+    upright: Annotated[
+        bool,
+        typer.Option(
+            "--upright",
+            help="Boxes and masks count from the upright picture: the handler applies its EXIF orientation.",
+        ),
+    ] = False,
     header: Annotated[
         list[str] | None,
         typer.Option("--header", metavar="NAME:VALUE|@FILE", help="Send a header, or the headers in a file."),
@@ -107,7 +124,9 @@ def predict(
     **where: Unpack[Where],
 ) -> None:
     """Send a prediction request for each input. Without --kserve, a local TorchServe is called directly."""
+    from deployer.cli.saving import Saver
     from deployer.predict import Client
+    from deployer.predict.inputs import find_pictures
     from deployer.targets.protocols import Via
 
     if not files and data is None:
@@ -139,7 +158,7 @@ def predict(
             inputs, protocol or ("v1" if kserve else "plain"), follow=protocol is None, explain=explain
         )
         try:
-            predictions.print_answers(answers, output)
+            predictions.print_answers(answers, output, Saver(save, find_pictures(inputs), upright=upright))
         except KeyboardInterrupt as error:
             raise StoppedError("the inputs without a line above have no result") from error
 

@@ -1,7 +1,8 @@
 """Predictions: encode a file as a request, send it, decode the response.
 
-`content`, `codecs`, `answers` and `predict_errors` are pure; `images` and `inputs` read files; only
-`connection` opens connections. Importing this package loads neither urllib3 nor Pillow.
+`content`, `codecs`, `answers`, `predict_errors`, and `vision` with `boxes` and `masks` are pure; `images`,
+`inputs` and `drawing` read files; only `connection` opens connections. Importing this package loads neither
+urllib3 nor Pillow.
 """
 
 from deployer.predict.client import Client, Failure, Prediction

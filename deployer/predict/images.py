@@ -140,6 +140,18 @@ def _opened(path: Path | bytes, name: str) -> Iterator[tuple[BinaryIO, int]]:
         raise PredictError(f"cannot read the file: {reason}", where=name, hint=hint) from error
 
 
+def open_picture(source: Path | bytes) -> Image.Image:
+    """Open an image as `fit_image` does, with its pixels as they are stored. Raises as Pillow does."""
+    from PIL import Image
+
+    Image.init()
+    formats = [name for name in _FORMATS if name in Image.OPEN]
+    opened = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
+    if opened.width * opened.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+        raise Image.DecompressionBombError("it has more pixels than can be decoded safely")
+    return opened
+
+
 def _shrink(file: BinaryIO, size: int, room: int) -> tuple[bytes, str, tuple[int, int], float]:
     """Return the image in at most `room` bytes, its format, its pixels, and the factor of its sides."""
     from PIL import Image

@@ -9,7 +9,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from deployer.errors import PredictError
-from deployer.predict.content import JSON, identify, is_lines
+from deployer.predict.content import JSON, identify, is_lines, is_text
 from deployer.predict.images import FittedImage, read_file
 
 LINES_MAX = 1 << 30  # bytes of a .jsonl file
@@ -49,6 +49,18 @@ def _of_file(path: Path) -> Iterator[Input]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             yield Input(name=f"{path}:{number}", content=FittedImage(line, JSON))
+
+
+def find_pictures(given: Iterable[Path | Input]) -> dict[str, Path | bytes]:
+    """Return the inputs that are not text or JSON by their names: those that can be images."""
+    files = {str(one): one for one in given if isinstance(one, Path) and not is_text(one.name)}
+    others = {one.name: one.content for one in given if isinstance(one, Input)}
+    images = {
+        name: content.data
+        for name, content in others.items()
+        if content and content.content_type.startswith("image/")
+    }
+    return {**files, **images}
 
 
 def find_file(text: str) -> Path:
