@@ -31,10 +31,19 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 MARGIN = 10  # seconds added to the longest request, and to the first process's drain
+USER = 1000  # model-server, the user of TorchServe's images
 RUNTIME_PREFIX = "kdeploy-torchserve-"
 
 # The parts of the first process, in the order of their imports.
-_PARTS = ("probe.py", "http_messages.py", "status.py", "upstream.py", "front.py", "first_process.py")
+_PARTS = (
+    "probe.py",
+    "places.py",
+    "http_messages.py",
+    "status.py",
+    "upstream.py",
+    "front.py",
+    "first_process.py",
+)
 _IMPORT_OF_A_PART = re.compile(r"^from (deployer|manifests)\.\w+ import (\([^)]*\)|.*)\n", re.MULTILINE)
 
 # Texts that PyYAML does not quote, and that other readers such as Go's read as a number or a boolean.
@@ -81,6 +90,7 @@ def render(
         "runtime": named or runtime_name(spec),
         "env": serving.env if named else {**serving.env, **drain},
         "service_account": access.service_account(reference.name) if access else "",
+        "user": 0 if named or capabilities.assigns_user else USER,
         "pod_labels": access.pod_labels if access else {},
         **_timeouts(serving, capabilities, named),
     }

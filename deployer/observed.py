@@ -108,6 +108,7 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     deployment_mode: str
     canary: bool
     local_storage_only: bool = False  # the model store must be on this machine's disk
+    assigns_user: bool = False  # the namespace assigns the user that pods run as
 
 
 class Live(Struct, frozen=True):

@@ -68,7 +68,7 @@ class Rollouts:
         release = self._project.find(release_id, self._store) if release_id else self._project.plan()
         services, settings = self.target.services, self._project.settings
         reference = Reference(services.namespace, settings.service(None))
-        capabilities = services.capabilities()
+        capabilities = services.capabilities(look=look)
         # The journal is read before the service, so that a rollout in between is noticed.
         newest = self._newest(reference) if look and percent < 100 else None
         live = services.get(reference) if look else None

@@ -32,6 +32,7 @@ from urllib.parse import urlsplit
 
 from deployer.load_log import LoadLog, pip_errors
 from manifests.front import Front
+from manifests.places import with_places
 from manifests.probe import missing
 from manifests.status import Status
 
@@ -309,7 +310,7 @@ class FirstProcess:
 
     def _start(self, configuration):
         """Start TorchServe in another process group, so that signals for this one do not reach it."""
-        environment = {**self._environment, "TS_CONFIG_FILE": configuration}
+        environment = {**with_places(self._environment), "TS_CONFIG_FILE": configuration}
         environment.pop("TS_INFERENCE_ADDRESS", None)
         source, sink = os.pipe()
         self._child = os.posix_spawnp(

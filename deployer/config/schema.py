@@ -63,6 +63,9 @@ Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 FixedPort = Annotated[int, Meta(ge=1, le=65535)]
+USER_OF_NAMESPACE = "namespace"  # the value of `run-as-user` for a user that the namespace assigns
+_USER = 'Write a user ID, or "namespace".'
+User = Annotated[int, Meta(ge=1, le=2**31 - 1, extra={"hint": _USER})] | Literal["namespace"]
 Runtime = Literal["python", "python3"]
 Format = Literal["zip-store", "default", "tgz", "no-archive"]
 # kubectl's short names.
@@ -264,12 +267,10 @@ class KServeTarget(Table, frozen=True, kw_only=True, tag="kserve", tag_field="ki
     history_limit: Annotated[
         int, Meta(ge=1, le=1000), about("Rollouts per service that the journal on the cluster keeps.")
     ] = 20
-    metrics_config: Annotated[
-        str | None, about("TorchServe's metrics.yaml: names, units and dimensions of metrics.")
+    run_as_user: Annotated[
+        User | None,
+        about('User ID of pods, or "namespace". Default: 1000; on OpenShift, the one that it assigns.'),
     ] = None
-    warm_up: Annotated[
-        Texts, about("Sample requests that a worker answers before it is ready: paths, globs or folders.")
-    ] = ()
     patches: Annotated[Patches, about("YAML files with more of `overlay`, merged before it.")] = ()
     overlay: Annotated[
         Overlay, about("Fields to merge into the InferenceService on this target, after `serving.overlay`.")
@@ -306,4 +307,13 @@ def overlays_of(table: Serving | TargetConfig) -> tuple[Overlay, ...]:
     """Return the overlays of a table in the order of merging; its files have been read."""
     if isinstance(table, LocalTarget):
         return ()
-    return tuple(one for one in (*table.patches, table.overlay) if one and isinstance(one, dict))
+    own = (_run_as(table.run_as_user),) if isinstance(table, KServeTarget) else ()
+    return tuple(one for one in (*own, *table.patches, table.overlay) if one and isinstance(one, dict))
+
+
+def _run_as(user: int | str | None) -> Overlay:
+    """Return the overlay that sets the user of pods, or leaves it to the namespace."""
+    if user is None:
+        return {}
+    context = {"runAsUser": None if user == USER_OF_NAMESPACE else user}
+    return {"spec": {"predictor": {"model": {"securityContext": context}}}}

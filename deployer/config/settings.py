@@ -318,8 +318,9 @@ def _first_misfit(table: Mapping[str, Any], kind: Any) -> str:
 
 def _hint(kind: Any, wrong: str) -> str | None:
     """Return the hint for a wrong value of a type. `wrong` ends with the value."""
-    values = choices(kind)
-    return use_one_of(wrong.rpartition(" ")[2].strip("'"), values) if values else hint_of(kind)
+    if (hint := hint_of(kind)) or not (values := choices(kind)):
+        return hint
+    return use_one_of(wrong.rpartition(" ")[2].strip("'"), values)
 
 
 def _sentence(what: str) -> str:

@@ -59,7 +59,7 @@ class MemoryTarget:
         """This object as a target."""
         return Target(services=self, journal=self, reach=self)
 
-    def capabilities(self) -> Capabilities:
+    def capabilities(self, *, look: bool = True) -> Capabilities:  # noqa: ARG002
         """Return the capabilities of KServe in Knative mode."""
         return Capabilities(deployment_mode="Knative", canary=True)
 

@@ -73,8 +73,11 @@ class Services(Protocol):
     def namespace(self) -> str:
         """The namespace of references that name none."""
 
-    def capabilities(self) -> Capabilities:
-        """Read the target's capabilities. Changes nothing."""
+    def capabilities(self, *, look: bool = True) -> Capabilities:
+        """Read the target's capabilities. Changes nothing.
+
+        Without `look`, read only what no document can be rendered without.
+        """
 
     def examine(self) -> Sequence[Finding]:
         """Check whether the target can serve releases. Changes nothing."""

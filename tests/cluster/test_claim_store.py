@@ -154,6 +154,20 @@ def test_the_pod_satisfies_restricted_pod_security(kdeploy: Kdeploy, kubelet: Ku
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
+def test_the_pod_has_the_user_of_the_namespace_or_of_the_target(
+    kdeploy: Kdeploy, kubelet: Kubelet, claim: None, kube: Kube, namespace: str
+) -> None:
+    assert kdeploy("releases").code == 0
+    annotations = {"openshift.io/sa.scc.uid-range": "1000650000/10000"}
+    kube.merge(f"/api/v1/namespaces/{namespace}", {"metadata": {"annotations": annotations}})
+    assert kdeploy("releases").code == 0
+    assert kdeploy("releases", "--set", "targets.production.run-as-user=2000").code == 0
+    keys = ("runAsUser", "runAsGroup", "fsGroup")
+    contexts = [pod["spec"]["securityContext"] for pod in kubelet.pods]
+    assert [[one.get(key) for key in keys] for one in contexts] == [[1000] * 3, [None] * 3, [2000] * 3]
+    assert all(one["runAsNonRoot"] for one in contexts)
+
+
 def test_a_plan_creates_no_pod(kdeploy: Kdeploy, claim: None, proxy: Proxy) -> None:
     assert "unless the release is in the model store" in kdeploy("plan").out
     documents = json.loads(kdeploy("render", "-o", "json").out)

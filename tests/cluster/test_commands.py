@@ -25,7 +25,29 @@ def test_a_second_rollout_of_a_release_writes_nothing(
     assert (ended.code, ended.out) == (0, f"{rolled_out}\n")
     assert f"unchanged: {namespace}/digits is Ready with release {rolled_out}" in ended.err
     assert proxy.writes() == []
-    assert len(proxy.requests) <= 5
+    assert len(proxy.requests) <= 6
+
+
+def test_pods_have_the_user_of_the_namespace_if_it_assigns_one(
+    kdeploy: Kdeploy, kube: Kube, namespace: str
+) -> None:
+    path = f"/api/v1/namespaces/{namespace}"
+    services = f"/apis/serving.kserve.io/v1beta1/namespaces/{namespace}/inferenceservices/digits"
+
+    def rolled_out_as(*more: str) -> tuple[int | None, str]:
+        ended = kdeploy("rollout", "--no-wait", *more)
+        assert ended.code == 0, ended.err
+        model = kube.get(services)["spec"]["predictor"]["model"]
+        return model.get("securityContext", {}).get("runAsUser"), ended.out
+
+    _, release = first = rolled_out_as()
+    assert first == (1000, release)
+    annotations = {"openshift.io/sa.scc.uid-range": "1000650000/10000"}
+    kube.merge(path, {"metadata": {"annotations": annotations}})
+    assert rolled_out_as() == (None, release)  # the release is the same
+    chosen = ("--set", "targets.production.run-as-user=2000")
+    assert rolled_out_as(*chosen) == (2000, release)
+    assert "assigns 1000650000/10000" in kdeploy("plan", *chosen).err
 
 
 def test_status_list_plan_and_delete_work_on_a_cluster(

@@ -95,6 +95,8 @@ def make_release(
             archive.writestr("requirements.txt", requirements)
         for path, data in (extra or {}).items():
             archive.writestr(path, data)
+        if "model-config.yaml" in (extra or {}):
+            model["configFile"] = "model-config.yaml"
         archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"runtime": "python", "model": model}))
     version = {
         "defaultVersion": True,

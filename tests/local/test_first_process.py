@@ -20,7 +20,8 @@ import pytest
 from deployer.targets.local.launch import plan_launch
 from deployer.targets.local.processes import START_MARK, end_marked, find_marked
 from deployer.targets.local.torchserve import _free_ports
-from tests.local.releases import ANSWER, make_bundle, make_release, want
+from tests.local.releases import ANSWER, make_bundle, make_noisy_package, make_release, want
+from tests.users import USER, as_unknown_user
 
 pytestmark = [pytest.mark.torchserve, pytest.mark.long]
 
@@ -59,10 +60,34 @@ def handle(data, context):
 """
 
 
+# What handlers and their libraries do with a home, a name and temporary files.
+AT_HOME = """
+import getpass
+import os
+import tempfile
+from pathlib import Path
+
+import noisy
+
+
+def handle(data, context):
+    if data is None:
+        return None
+    cache = Path.home() / ".cache" / "weights"
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / "file").write_text("x")
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(b"x")
+    return [{"name": getpass.getuser(), "ids": [os.getuid(), os.getgid()], "word": noisy.WORD} for _ in data]
+"""
+
+
 class Container:
     """A release's container as a process of this machine, without a supervisor."""
 
-    def __init__(self, root: Path, folder: Path, env: dict[str, str], python: str | None) -> None:
+    def __init__(
+        self, root: Path, folder: Path, env: dict[str, str], python: str | None, image: Path | None
+    ) -> None:
         self.root = root
         (root / "logs").mkdir(parents=True)
         (root / "cgroup").mkdir()
@@ -80,11 +105,18 @@ class Container:
         self.message_path = plan.message_path
         self.log = root / "container.log"
         self.mark = {START_MARK: root.name}
+        command = [python or plan.command[0], *plan.command[1:]]
+        environment = {**plan.environment, "KDEPLOY_CGROUP": str(root / "cgroup"), **self.mark}
+        if image:  # an unknown user, in an image whose home belongs to another one
+            command = as_unknown_user(command)
+            for name in ("LOG_LOCATION", "METRICS_LOCATION", "USER", "LOGNAME"):
+                environment.pop(name, None)
+            environment |= {"HOME": str(image), "TEMP": str(image / "tmp")}
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
-                [python or plan.command[0], *plan.command[1:]],
-                cwd=root,
-                env={**plan.environment, "KDEPLOY_CGROUP": str(root / "cgroup"), **self.mark},
+                command,
+                cwd=image or root,
+                env=environment,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
@@ -92,13 +124,19 @@ class Container:
 
     def ask(self, body: object = None, kept: http.client.HTTPConnection | None = None) -> tuple[int, Any]:
         """Send a request on a new or a kept connection; return the status and the Connection header."""
+        return self.answer(body, kept)[:2]
+
+    def answer(
+        self, body: object = None, kept: http.client.HTTPConnection | None = None
+    ) -> tuple[int, Any, bytes]:
+        """Send a request; return the status, the Connection header and the body."""
         connection = kept or http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         connection.request(
             "POST", "/predictions/demo", json.dumps(body or {}), {"Content-Type": "application/json"}
         )
         answer = connection.getresponse()
-        answer.read()
-        return answer.status, answer.getheader("Connection")
+        content = answer.read()
+        return answer.status, answer.getheader("Connection"), content
 
     def ready(self) -> Container:
         """Wait until the container answers."""
@@ -129,11 +167,16 @@ def open_container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callabl
     containers: list[Container] = []
 
     def start(
-        handler: str, *, env: dict[str, str] | None = None, python: str | None = None, **release: Any
+        handler: str,
+        *,
+        env: dict[str, str] | None = None,
+        python: str | None = None,
+        image: Path | None = None,
+        **release: Any,
     ) -> Container:
         root = tmp_path_factory.mktemp("container")
         folder = make_release(root / "release", "demo", handler, **release)
-        containers.append(Container(root / f"c{time.monotonic_ns()}", folder, env or {}, python))
+        containers.append(Container(root / f"c{time.monotonic_ns()}", folder, env or {}, python, image))
         return containers[-1]
 
     yield start
@@ -187,6 +230,25 @@ def test_the_message_of_a_worker_killed_for_memory_has_the_limit(
     assert container.message().splitlines()[0] == (
         "the worker ran out of memory: the container's limit is 150Mi; raise serving.memory"
     )
+
+
+def test_a_user_that_the_image_does_not_know_installs_requirements_and_serves(
+    open_container: Callable[..., Container], tmp_path: Path
+) -> None:
+    image = tmp_path / "model-server"
+    (image / "tmp").mkdir(parents=True)
+    for folder in (image / "tmp", image):
+        folder.chmod(0o555)
+    package = make_noisy_package(tmp_path / "noisy")
+    virtual = {"model-config.yaml": b"useVenv: true\n"}
+    container = open_container(AT_HOME, image=image, requirements=f"{package}\n", extra=virtual).ready()
+    status, _, content = container.answer({})
+    assert (status, json.loads(content)) == (
+        200,
+        {"name": "torchserve", "ids": [USER, 0], "word": "quiet"},
+    )
+    container.process.send_signal(signal.SIGINT)
+    assert container.ended() == 0
 
 
 def test_a_signal_while_the_model_loads_ends_the_process_without_a_failure(

@@ -618,6 +618,7 @@ class TestOtherNames:
             (PROD + 'deployment-mode = "knativ"', "Use one of: Knative, Standard. Did you mean Knative?"),
             ('[store]\nclaim-access-mode = "ROX"', "Use one of: ReadWriteMany, ReadWriteOnce."),
             ('archive-format = "zip"', "no-archive. Did you mean zip-store?"),
+            (PROD + 'run-as-user = "root"', 'Write a user ID, or "namespace".'),
             ('[targets.prod]\nkind = "kserv"', "Use one of: local, kserve. Did you mean kserve?"),
         ],
     )

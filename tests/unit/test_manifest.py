@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from deployer.config import Scaling, Serving, VariableSource
+from deployer.config import KServeTarget, Scaling, Serving, VariableSource, overlays_of
 from deployer.manifest import (
     _environment,
     _quote,
@@ -167,6 +167,27 @@ def test_a_variable_from_a_secret_or_a_config_map_is_a_reference() -> None:
         {"name": "B", "valueFrom": {"secretKeyRef": {"name": "hf", "key": '"k'}}},
         {"name": "C", "value": "{{ x }}"},
     ]
+
+
+def user_of(capabilities: Capabilities, serving: dict[str, Any], *overlays: Document) -> int | None:
+    model = documents(release(**serving), capabilities=capabilities, overlays=overlays)[-1]["spec"][
+        "predictor"
+    ]["model"]
+    user: int | None = model.get("securityContext", {}).get("runAsUser")
+    return user
+
+
+def test_the_user_is_the_images_unless_the_namespace_or_the_target_chooses_it() -> None:
+    assigned = structs.replace(STANDARD, assigns_user=True)
+    chosen = overlays_of(KServeTarget(run_as_user=2000))
+    left = overlays_of(KServeTarget(run_as_user="namespace"))
+    assert user_of(STANDARD, {}) == 1000
+    assert user_of(assigned, {}) is None
+    assert user_of(assigned, {}, *chosen) == 2000
+    assert user_of(STANDARD, {}, *chosen) == 2000
+    assert user_of(STANDARD, {}, *left) is None
+    assert user_of(STANDARD, {"runtime": "theirs"}) is None
+    assert "runAsUser" not in str(render_runtime()["containers"][0]["securityContext"])
 
 
 def test_a_container_starts_the_first_process() -> None:

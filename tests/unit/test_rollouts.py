@@ -65,7 +65,7 @@ class RecordedTarget(MemoryTarget):
         self.features: dict[str, object] = {}
         self.secrets: list[Sealed | None] = []
 
-    def capabilities(self) -> Capabilities:
+    def capabilities(self, *, look: bool = True) -> Capabilities:
         return msgspec.structs.replace(super().capabilities(), **self.features)
 
     def get(self, reference: Reference) -> Live | None:

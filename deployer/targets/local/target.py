@@ -97,7 +97,7 @@ class _Target:
     def __init__(self, node: OneNode, state: State, namespace: str) -> None:
         self._node, self._state, self.namespace = node, state, namespace
 
-    def capabilities(self) -> Capabilities:
+    def capabilities(self, *, look: bool = True) -> Capabilities:  # noqa: ARG002
         return Capabilities(deployment_mode="Knative", canary=True, local_storage_only=True)
 
     def examine(self) -> list[Finding]:

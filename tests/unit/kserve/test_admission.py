@@ -12,6 +12,7 @@ from deployer.targets.kserve.preflight.rules.admission import (
     check_controller,
     check_frozen,
     check_pod_security,
+    check_user,
 )
 from deployer.targets.kserve.preflight.rules.inputs import ClusterFacts
 from deployer.targets.kserve.state.settings import KServeConfig
@@ -78,3 +79,48 @@ def test_each_part_of_the_security_context_is_needed(missing: str) -> None:
     context = {key: value for key, value in CONTEXT.items() if key != missing}
     (one,) = secured(service(), namespace=RESTRICTED, storage_container=container(**context))
     assert one.status == "failure"
+
+
+RANGE = "openshift.io/sa.scc.uid-range"
+
+
+def runtime_with(**context: Any) -> Document:
+    return {"spec": {"containers": [{"name": "kserve-container", "securityContext": context}]}}
+
+
+@pytest.mark.parametrize(
+    ("annotations", "runtime", "pod", "own", "status"),
+    [
+        ({RANGE: "1000650000/10000"}, {"runAsNonRoot": True}, {}, {}, "ok"),
+        ({RANGE: "1000650000/10000"}, {}, {}, {"runAsUser": 1000}, "warning"),
+        ({RANGE: "1000650000/10000"}, {"runAsUser": 1000}, {}, {}, "warning"),  # a runtime of the cluster
+        ({RANGE: "1000650000/10000"}, {}, {"runAsUser": 1000}, {}, "warning"),
+        ({RANGE: "1000650000/10000"}, {"runAsUser": 1000}, {}, {"runAsUser": 1000659999}, "ok"),
+        ({RANGE: "1000650000/10000"}, {}, {}, {"runAsUser": 1000660000}, "warning"),
+        ({RANGE: "1000-2000"}, {}, {}, {"runAsUser": 2000}, "ok"),
+        ({RANGE: "1000-2000"}, {}, {}, {"runAsUser": 2001}, "warning"),
+        ({RANGE: "any"}, {}, {}, {"runAsUser": 1000}, "warning"),
+        ({}, {"runAsNonRoot": True}, {}, {}, "warning"),
+        (None, {"runAsNonRoot": True}, {}, {"runAsUser": 1000}, None),
+        ({}, {}, {}, {}, None),
+    ],
+)
+def test_the_user_of_pods_fits_the_namespace(
+    annotations: dict[str, str] | None, runtime: Document, pod: Document, own: Document, status: str | None
+) -> None:
+    made = service()
+    made["spec"]["predictor"] |= {"securityContext": pod}
+    made["spec"]["predictor"]["model"] |= {"securityContext": own}
+    namespace = {"metadata": {"name": "team", "annotations": annotations}}
+    facts = ClusterFacts(namespace=namespace, runtime=runtime_with(**runtime))
+    assert [one.status for one in check_user(made, facts)] == ([status] if status else [])
+    assert list(check_user(made, ClusterFacts())) == []
+
+
+def test_the_warning_about_the_user_names_both_and_the_way_out() -> None:
+    made = service()
+    made["spec"]["predictor"]["model"] |= {"securityContext": {"runAsUser": 1000}}
+    namespace = {"metadata": {"annotations": {RANGE: "1000650000/10000"}}}
+    (one,) = check_user(made, ClusterFacts(namespace=namespace))
+    assert one.detail == "pods run as user 1000, but namespace team assigns 1000650000/10000"
+    assert 'run-as-user = "namespace"' in one.remedy

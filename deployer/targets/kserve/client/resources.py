@@ -46,6 +46,13 @@ CLAIM = Resource("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
 STORAGE_CLASS = Resource("storage.k8s.io", "v1", "storageclasses", "StorageClass", namespaced=False)
 GATEWAY = Resource("gateway.networking.k8s.io", "v1", "gateways", "Gateway")
 HTTP_ROUTE = Resource("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
+SECURITY_CONSTRAINT = Resource(
+    "security.openshift.io",
+    "v1",
+    "securitycontextconstraints",
+    "SecurityContextConstraints",
+    namespaced=False,
+)
 QUOTA = Resource("", "v1", "resourcequotas", "ResourceQuota")
 LIMIT_RANGE = Resource("", "v1", "limitranges", "LimitRange")
 SECRET = Resource("", "v1", "secrets", "Secret")

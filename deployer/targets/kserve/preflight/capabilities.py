@@ -9,7 +9,13 @@ from msgspec import UNSET, UnsetType
 from deployer.errors import RefusedError
 from deployer.observed import Document
 from deployer.targets.kserve.client.api import Api
-from deployer.targets.kserve.client.resources import CONFIG_MAP, DEPLOYMENT
+from deployer.targets.kserve.client.resources import (
+    CONFIG_MAP,
+    DEPLOYMENT,
+    NAMESPACE,
+    SECURITY_CONSTRAINT,
+)
+from deployer.targets.kserve.preflight.rules.admission import USER_RANGE
 from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE, KNATIVE_SERVICE
 from deployer.targets.kserve.state.settings import (
     KSERVE_NAMESPACE,
@@ -27,6 +33,7 @@ class Discovery:
 
     def __init__(self, api: Api) -> None:
         self._api = api
+        self._namespaces: dict[str, Document | None] = {}
 
     @cached_property
     def kserve(self) -> bool:
@@ -55,6 +62,20 @@ class Discovery:
     def config(self) -> KServeConfig | None:
         """KServe's settings; None if this user cannot read them."""
         return _read_config(self._api)
+
+    def namespace(self, name: str) -> Document | None:
+        """Return a namespace, or None if it does not exist. Raises RefusedError."""
+        if name not in self._namespaces:
+            self._namespaces[name] = self._api.get(NAMESPACE, None, name)
+        return self._namespaces[name]
+
+    def assigns_user(self, namespace: str) -> bool:
+        """Return whether a namespace assigns the user of its pods, as on OpenShift."""
+        try:
+            found = self.namespace(namespace)
+        except RefusedError:
+            return SECURITY_CONSTRAINT.plural in self._api.kinds(SECURITY_CONSTRAINT)
+        return USER_RANGE in ((found or {}).get("metadata", {}).get("annotations") or {})
 
     @property
     def mode(self) -> str:

@@ -20,7 +20,6 @@ from deployer.targets.kserve.client.resources import (
     CONFIG_MAP,
     GATEWAY,
     LIMIT_RANGE,
-    NAMESPACE,
     NODE,
     NODE_POOL,
     POD,
@@ -61,7 +60,7 @@ def _first(api: Api, discovery: Discovery, bundle: Bundle) -> Reads:
     service = bundle.service
     namespace, runtime = service["metadata"]["namespace"], model_of(service)["runtime"]
     reads: Reads = {
-        "namespace": lambda: api.get(NAMESPACE, None, namespace),
+        "namespace": lambda: discovery.namespace(namespace),
         "config": lambda: discovery.config,
         "controller": lambda: discovery.controller,
         "nodes": lambda: api.list(NODE, None)[0],

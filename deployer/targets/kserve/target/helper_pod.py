@@ -148,6 +148,9 @@ class HelperPod:
         document: Document = yaml.safe_load((shipped("manifests") / "helper-pod.yaml").read_text("utf-8"))
         document["metadata"] |= {"name": self._name, "namespace": namespace}
         document["spec"]["containers"][0]["image"] = self._image
+        context, user = document["spec"]["securityContext"], self._session.user
+        if user:
+            context |= dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"), user)
         document["spec"]["volumes"][0]["persistentVolumeClaim"] = {"claimName": self._claim}
         return document
 

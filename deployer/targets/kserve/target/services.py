@@ -50,10 +50,12 @@ class Services:
         """The namespace of references without one: the configured one, or the context's."""
         return self._session.namespace
 
-    def capabilities(self) -> Capabilities:
-        """Find the deployment mode, and whether canaries work."""
-        mode = self._session.mode
-        return Capabilities(deployment_mode=mode, canary=mode == "Knative")
+    def capabilities(self, *, look: bool = True) -> Capabilities:
+        """Find the deployment mode, whether canaries work, and who chooses the user of pods."""
+        session, mode = self._session, self._session.mode
+        unknown = look and session.config.run_as_user is None
+        assigned = unknown and session.discovery.assigns_user(self.namespace)
+        return Capabilities(deployment_mode=mode, canary=mode == "Knative", assigns_user=assigned)
 
     def examine(self) -> list[Finding]:
         """Check whether the cluster can serve releases, and this user can roll them out."""

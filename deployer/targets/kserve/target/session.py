@@ -6,6 +6,7 @@ from functools import cached_property
 
 from deployer.config import KServeTarget, Store
 from deployer.errors import NotFoundError
+from deployer.manifest import USER
 from deployer.observed import Document, Reference
 from deployer.patience import Patience
 from deployer.targets.kserve.client.api import Api
@@ -45,6 +46,14 @@ class Session:
     def mode(self) -> str:
         """The deployment mode: the configured one, or KServe's default."""
         return self.config.deployment_mode or self.discovery.mode
+
+    @property
+    def user(self) -> int | None:
+        """The user of a pod that kdeploy itself creates; None if the namespace assigns it."""
+        chosen = self.config.run_as_user
+        if isinstance(chosen, int):
+            return chosen
+        return None if chosen or self.discovery.assigns_user(self.namespace) else USER
 
     def find(self, reference: Reference) -> Document | None:
         """Return an InferenceService, or None if it does not exist."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from msgspec import UNSET
 
+from deployer.config import USER_OF_NAMESPACE
 from deployer.findings import Finding, failure, ok, warning
 from deployer.observed import Document
 from deployer.targets.kserve.preflight.rules.inputs import ClusterFacts, claim_of
+from deployer.targets.kserve.state.children import SERVING_CONTAINER
 
 STOP = "serving.kserve.io/stop"
 FROZEN = "serving.kserve.io/disable-auto-update"
+USER_RANGE = "openshift.io/sa.scc.uid-range"  # START/SIZE or START-END
 ENFORCE = "pod-security.kubernetes.io/enforce"
 
 
@@ -60,6 +64,44 @@ def check_pod_security(service: Document, facts: ClusterFacts) -> Iterator[Findi
         f"`kubectl label namespace {service['metadata']['namespace']} {ENFORCE}=baseline --overwrite`"
     )
     yield failure("Pod Security", detail, "ClusterStorageContainer default", remedy)
+
+
+def check_user(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
+    """Check whether the namespace lets pods run as their user: on OpenShift, it assigns a range."""
+    if not facts.namespace:
+        return
+    name = service["metadata"]["namespace"]
+    assigned = (facts.namespace["metadata"].get("annotations") or {}).get(USER_RANGE)
+    context = _context(service, facts)
+    user, where = context.get("runAsUser"), "run-as-user"
+    if assigned is None:
+        if user is None and context.get("runAsNonRoot"):
+            detail = f"namespace {name} assigns no user to pods, and the image's user is not a number"
+            yield warning("user", detail, where, "Remove `run-as-user` of this target, or set a number.")
+    elif user is None or user in _read_range(assigned):
+        yield ok("user", f"the namespace assigns {assigned}")
+    else:
+        detail = f"pods run as user {user}, but namespace {name} assigns {assigned}"
+        remedy = f'Set `run-as-user = "{USER_OF_NAMESPACE}"` for this target, or grant the anyuid constraint.'
+        yield warning("user", detail, where, remedy)
+
+
+def _context(service: Document, facts: ClusterFacts) -> Document:
+    """Return the security context of the serving container: the runtime's, then the pod's, then its own."""
+    containers = ((facts.runtime or {}).get("spec") or {}).get("containers") or []
+    runtime: Document = next((one for one in containers if one.get("name") == SERVING_CONTAINER), {})
+    predictor = service["spec"]["predictor"]
+    levels = (predictor, runtime, predictor["model"])
+    return {key: value for one in levels for key, value in (one.get("securityContext") or {}).items()}
+
+
+def _read_range(text: str) -> range:
+    """Read START/SIZE or START-END; empty if it is neither."""
+    found = re.fullmatch(r"(\d+)([/-])(\d+)", text.strip())
+    if not found:
+        return range(0)
+    start, number = int(found[1]), int(found[3])
+    return range(start, start + number if found[2] == "/" else number + 1)
 
 
 def _is_restricted(context: Document) -> bool:

@@ -14,6 +14,7 @@ from deployer.targets.kserve.preflight.rules.admission import (
     check_controller,
     check_frozen,
     check_pod_security,
+    check_user,
 )
 from deployer.targets.kserve.preflight.rules.capacity import check_room
 from deployer.targets.kserve.preflight.rules.documents import (
@@ -200,6 +201,7 @@ _RULES = (
     check_runtime,
     check_features,
     check_pod_security,
+    check_user,
     check_quotas,
     check_room,
     _check_timeout,
