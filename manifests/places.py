@@ -1,4 +1,4 @@
-"""Gives TorchServe places that it can write to, whatever the container's user.
+"""Gives TorchServe places that it can write to, as any user.
 
 OpenShift runs a container as a user of the namespace's own, in group 0. The image does not know that user: it
 has no name, its home is `/`, and the image's folders belong to another user.

@@ -58,6 +58,6 @@ def test_an_unknown_user_gets_a_home_a_temporary_folder_and_a_name(tmp_path: Pat
 
 
 def test_folders_that_the_user_can_write_stay(tmp_path: Path) -> None:
-    *places, name, found, _, _ = run(tmp_path, HOME=str(tmp_path), LOGNAME="somebody")
+    *places, name, found, _, _ = run(tmp_path, HOME=str(tmp_path), LOGNAME="someone")
     assert places == [str(tmp_path), None, None]
-    assert (name, found) == (None, "somebody")
+    assert (name, found) == (None, "someone")
