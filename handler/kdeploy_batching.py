@@ -14,7 +14,7 @@ import sys
 import time
 from typing import NamedTuple
 
-STREAMING = "ts_stream_next"  # the header of a streamed answer
+from kdeploy_streams import STREAMING, Pieces
 
 logger = logging.getLogger("kdeploy_handler")
 
@@ -102,17 +102,19 @@ class Batcher:
         """Call the handler. In the context, index i is the request of row i."""
         data = [request.take(row, again) for request, row in rows]
         owners = [request.index for request, _ in rows]
+        pieces = Pieces([at for at, (request, _) in enumerate(rows) if request.write])
         # The context is changed in place, not copied: handlers keep it, set attributes, check its class.
         ids, processors = context.request_ids, context.request_processor
         before = {owner: _copy_of_state(processors[owner]) for owner in set(owners)}
-        if owners != list(range(len(processors))):
+        if pieces or owners != list(range(len(processors))):
             context.request_ids = {row: ids[owner] for row, owner in enumerate(owners)}
-            context.request_processor = [processors[owner] for owner in owners]
+            context.request_processor = [pieces.processor(at, processors[of]) for at, of in enumerate(owners)]
             context.metrics.request_ids = context.request_ids
+            context.cl_socket.pieces = pieces
         try:
             answers = self.entry(data, context)
             if isinstance(answers, list) and _is_count(len(answers), rows):
-                return answers
+                return [pieces.joined(at, answer) for at, answer in enumerate(answers)]
             raise WrongCountError(answers, len(rows))
         except (Exception, SystemExit):
             for owner, state in before.items():
@@ -122,6 +124,7 @@ class Batcher:
         finally:
             context.request_ids, context.request_processor = ids, processors
             context.metrics.request_ids = ids
+            context.cl_socket.pieces = None
 
     def _give_up(self, rows, failure):
         """Let rows fail with the error of their batch."""

@@ -15,15 +15,18 @@ import logging
 import time
 from pathlib import Path
 
-from kdeploy_batching import STREAMING, Batcher
-from kdeploy_limits import DEFAULTS, GuardedSocket, UnsendableError, check_head, check_size, read_limits
+from kdeploy_batching import Batcher
+from kdeploy_limits import DEFAULTS, UnsendableError, check_head, check_size, read_limits
 from kdeploy_protocols import JSON, Settings, read_request
 from kdeploy_readings import Readings, sources_of
+from kdeploy_streams import STREAMING, WorkerSocket, end_continuous_batching
 from kdeploy_values import write_json, write_value
 from kdeploy_warm_up import warm_up
 
 SETTINGS = "kdeploy_handler.json"
 DEFAULT_SETTINGS = Settings()
+
+_NO_STREAM = "V1 and V2 cannot be streamed with continuous batching: send the request to /predictions/NAME"
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +44,14 @@ class Adapter:
         """Answer every request of a batch. Returns a list as long as `data`."""
         if inspect.iscoroutinefunction(self.batcher.entry):
             return self.batcher.entry(data, context)  # TorchServe awaits it, and does not batch
-        context.cl_socket = GuardedSocket(context.cl_socket, self.limits.response_size)
+        context.cl_socket = WorkerSocket(context.cl_socket, self.limits.response_size)
         requests = [read_request(index, row, context, self.settings) for index, row in enumerate(data)]
         return [self._write(request, context) for request in self.readings.answer(requests, context)]
 
     def _write(self, request, context):
         """Return a request's answer as bytes. An answer that cannot be sent fails only this request."""
+        if request.write and not request.failure and getattr(context, "stopping_criteria", None):
+            request.failure = 501, {"error": _NO_STREAM}
         if not request.failure:
             try:
                 return self._write_values(request, context)
@@ -63,11 +68,11 @@ class Adapter:
         answer = request.write(request.values) if request.write else write_value(request.values[0])
         check_size(len(answer), self.limits.response_size)
         # TorchServe's stopping criteria need the value itself.
-        wants_value = getattr(context, "stopping_criteria", None) and not request.write
-        return request.values[0] if wants_value else answer
+        return request.values[0] if getattr(context, "stopping_criteria", None) else answer
 
     def _write_failure(self, request, context):
         status, body = request.failure
+        end_continuous_batching(context, request.index)
         headers = context.get_response_headers(request.index)
         for name in set(headers) - {STREAMING}:  # they belong to the handler's answer
             del headers[name]

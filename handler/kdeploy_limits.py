@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import re
-import struct
 from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
@@ -72,48 +71,3 @@ def check_head(context, index):
 
 def _matches(form, text):
     return isinstance(text, str) and form.fullmatch(text)
-
-
-class GuardedSocket:
-    """The worker's connection for handlers that stream. A piece that is too large fails in the handler."""
-
-    def __init__(self, socket, limit):
-        self._socket = socket
-        self._limit = limit
-
-    def __getattr__(self, name):
-        return getattr(self._socket, name)
-
-    def sendall(self, message):
-        """Send a message. Raises UnsendableError if TorchServe would kill the worker for it."""
-        if len(message) > self._limit:
-            for size in answer_sizes(message):
-                check_size(size, self._limit, "a streamed piece of the answer")
-        self._socket.sendall(message)
-
-
-def answer_sizes(message):
-    """Return the size of each answer in a message from a worker to TorchServe, in bytes."""
-    position, sizes = 0, []
-
-    def number():
-        nonlocal position
-        position += 4
-        return struct.unpack_from("!i", message, position - 4)[0]
-
-    def skip():
-        nonlocal position
-        size = number()
-        position += size
-        return size
-
-    number()  # the code and the text of the batch
-    skip()
-    while skip() >= 0:  # the ID of the request, or -1 at the end
-        skip()  # content type, status and phrase
-        number()
-        skip()
-        for _ in range(2 * number()):  # the names and values of headers
-            skip()
-        sizes.append(skip())
-    return sizes

@@ -54,6 +54,11 @@ class Asked:
         self._kept = self._tracked = None
         self._rows = None if by_path else self._read_rows()
 
+    @property
+    def has_bare_rows(self):
+        """Whether a row is not an object, so that VALUES and OBJECTS differ."""
+        return not self.explain and any(type(row) is not dict for row in self._rows.values)
+
     def keep(self):
         """Copy the body, so that it can be read again after a call. False if it is nested too deeply."""
         try:

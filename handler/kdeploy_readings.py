@@ -37,7 +37,7 @@ class Readings:
     def __init__(self, batcher, sources=()):
         self._batcher = batcher
         self._known = {}  # instances or inputs -> reading
-        self._named = {
+        self._named = {  # whether `request` is to be tried
             key: any(re.search(rf"""["']{key}["']""", text) for text in sources)
             for key in ("instances", "inputs")
         }
@@ -55,16 +55,18 @@ class Readings:
         known = self._known.get(asked.key)
         if known and not asked.by_path:
             return _Plan(asked.read(known), asked)
-        order = [REQUEST, VALUES, OBJECTS] if asked.by_path or self._named[asked.key] else [VALUES, OBJECTS]
-        if not asked.keep():
-            return _Plan(asked.read(REQUEST if asked.by_path else VALUES), asked)
+        order = [REQUEST, VALUES, OBJECTS]
+        if not (asked.by_path or self._named[asked.key]):
+            order = [VALUES, OBJECTS] if asked.has_bare_rows else [VALUES]
+        if len(order) > 1 and not asked.keep():
+            order = order[:1] if asked.by_path else [VALUES]
         plan = _Plan(asked.read(order[0]), asked, order)
         if order[0] == REQUEST and not asked.by_path:
             self._try(plan.request, context)
             if not asked.looked_up:
                 return _Plan(asked.read(VALUES, again=True), asked, [VALUES, OBJECTS])
             if plan.request.values:
-                self._known[asked.key] = REQUEST
+                self._keep(asked, REQUEST)
         return plan
 
     def _settle(self, plan, context):
@@ -82,12 +84,17 @@ class Readings:
             self._try(answered, context)
         if answered.failure is None:
             if reading and answered.values and not asked.by_path:
-                self._known.setdefault(asked.key, reading)
+                self._keep(asked, reading)
             return answered
         failed = answered if _is_lookup(plan.request) and not _is_lookup(answered) else plan.request
         if asked and failed.write and _UNREAD.search(failed.failure[1]["error"]):
             failed.failure[1]["error"] += f"; {_HINT}"
         return failed
+
+    def _keep(self, asked, reading):
+        self._named[asked.key] = False
+        if reading == REQUEST or asked.has_bare_rows:
+            self._known.setdefault(asked.key, reading)
 
     def _try(self, request, context):
         request.is_trial = True

@@ -6,7 +6,8 @@ import logging
 import numpy as np
 import pytest
 import torch
-from kdeploy_limits import DEFAULTS, answer_sizes, read_limits
+from kdeploy_limits import DEFAULTS, read_limits
+from kdeploy_streams import parse_message
 from ts.handler_utils.utils import send_intermediate_predict_response
 from ts.protocol.otf_message_handler import create_predict_response
 
@@ -182,6 +183,10 @@ def streamed(*pieces, limit=LIMIT):
     worker, recorder = Worker(entry, response_size=limit), Recorder()
     worker.service.set_cl_socket(recorder)
     return worker, recorder
+
+
+def answer_sizes(message):
+    return [len(answer.body) for answer in parse_message(message)[1]]
 
 
 def test_the_sum_of_streamed_pieces_has_no_limit():
