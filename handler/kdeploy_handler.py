@@ -26,6 +26,7 @@ from kdeploy_warm_up import warm_up
 SETTINGS = "kdeploy_handler.json"
 DEFAULT_SETTINGS = Settings()
 
+_NO_DATA = "TorchServe first calls a function with data=None: load the model and return None then"
 _NO_STREAM = "V1 and V2 cannot be streamed with continuous batching: send the request to /predictions/NAME"
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ def load_handler(context, handler):
     module = importlib.import_module(stem if is_file else f"ts.torch_handler.{stem}")
     if function or hasattr(module, "handle"):
         entry = getattr(module, function or "handle")
-        entry(None, context)
+        _initialize(entry, context)
         return entry
     classes = [kind for _, kind in inspect.getmembers(module, inspect.isclass) if hasattr(kind, "handle")]
     classes = [kind for kind in classes if kind.__module__ == module.__name__]
@@ -106,6 +107,16 @@ def load_handler(context, handler):
     entry = service.handle
     service.initialize(context)
     return entry
+
+
+def _initialize(entry, context):
+    """Make the first call of a function. An error that its missing data can explain says so."""
+    try:
+        entry(None, context)
+    except (TypeError, AttributeError) as error:
+        if "NoneType" in str(error):
+            error.args = (f"{error}; {_NO_DATA}",)
+        raise
 
 
 def load_adapter(context):

@@ -205,7 +205,22 @@ FAILURES = {
     "a function that fails without data": (
         "def handle(data, context): return len(data)",
         TypeError,
-        "NoneType",
+        "'NoneType' has no len.*; TorchServe first calls a function with data=None",
+    ),
+    "a function that iterates without data": (
+        "def handle(data, context): return [row['body'] for row in data]",
+        TypeError,
+        "NoneType.* is not iterable; TorchServe first calls a function with data=None",
+    ),
+    "a function that reads without data": (
+        "def handle(data, context): return [data.pop()]",
+        AttributeError,
+        "no attribute 'pop'; TorchServe first calls a function with data=None",
+    ),
+    "a function that fails otherwise": (
+        "def handle(data, context): open(5.5)",
+        TypeError,
+        "^[^;]*$",
     ),
 }
 

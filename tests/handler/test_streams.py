@@ -79,7 +79,7 @@ def test_v1_and_v2_get_whole_json_and_other_requests_their_pieces(entry):
     assert (answers[3].body, answers[3].headers["ts_stream_next"]) == (b"e", "false")
 
 
-def test_nothing_is_sent_for_v1_alone():
+def test_nothing_is_sent_for_v1():
     answers, sent = streamed(by_word, ask_v1("a b"), ask_v1("c d", "e f"))
     assert sent == []
     assert [answer.json["predictions"] for answer in answers] == [["a b"], ["c d", "e f"]]
