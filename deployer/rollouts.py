@@ -7,14 +7,14 @@ again.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from msgspec import structs
 
 from deployer.bundle import Bundle
 from deployer.config import check_root, overlays_of
 from deployer.diff import compare
-from deployer.errors import ConfigError, KdeployError
+from deployer.errors import ConfigError, KdeployError, RolloutFailedError
 from deployer.events import Emit, Noted, Unchanged, Warned
 from deployer.findings import Finding, failure, ok, refuse
 from deployer.journal import JournalEvent, Outcome, plan_entry
@@ -94,8 +94,7 @@ class Rollouts:
         findings: tuple[Finding, ...] = ()
         if check and (thorough or not unchanged):
             self._check_local_storage(capabilities.local_storage_only)
-            findings = tuple(services.check(bundle, wait=wait))
-            findings += tuple(self._try_overlays(release, bundle, findings))
+            findings = self._check(release, bundle, wait=wait)
         tried = preview and all(one.status != "failure" for one in findings)
         diffs = [compare(*pair) for pair in services.preview(bundle)] if tried else []
         return Decision(
@@ -186,15 +185,16 @@ class Rollouts:
         Runner(self.target, self._emit, self._seal).run(plan)
         return release
 
-    def _try_overlays(
-        self, release: Release, bundle: Bundle, findings: Sequence[Finding]
-    ) -> Iterator[Finding]:
-        """Have the target validate a bundle with overlays, unless a check failed; yield a failure."""
-        overlaid = self._overlays or overlays_of(release.serving)
-        if overlaid and all(one.status != "failure" for one in findings):
-            admission = self.check_admission(bundle)
-            if admission.status == "failure":
-                yield admission
+    def _check(self, release: Release, bundle: Bundle, *, wait: bool) -> tuple[Finding, ...]:
+        """Return the findings about a bundle; only the target's refusal if it rejects what overlays made."""
+        if self._overlays or overlays_of(release.serving):
+            try:
+                self.target.services.preview(bundle)
+            except RolloutFailedError as error:
+                return (failure("overlay", error.what, "overlay", error.hint or ""),)
+            except KdeployError:
+                pass  # the checks find out why
+        return tuple(self.target.services.check(bundle, wait=wait))
 
     def _newest(self, reference: Reference) -> int | None:
         """Return the number of the newest journal entry: 0 without entries, None if it cannot be read."""

@@ -24,12 +24,14 @@ from deployer.targets.kserve.client.resources import (
     NODE_POOL,
     POD,
     QUOTA,
+    SECRET,
     STORAGE_CLASS,
 )
 from deployer.targets.kserve.preflight.capabilities import Discovery
 from deployer.targets.kserve.preflight.rules.admission import ENFORCE
 from deployer.targets.kserve.preflight.rules.capacity import gives_gpu_back, has_gpu, large_nodes
 from deployer.targets.kserve.preflight.rules.inputs import ClusterFacts, claim_of, mode_of, model_of
+from deployer.targets.kserve.preflight.rules.references import named_objects, pull_secrets
 from deployer.targets.kserve.preflight.rules.runtimes import flags_of
 from deployer.targets.kserve.state.kinds import (
     CLUSTER_SERVING_RUNTIME,
@@ -52,7 +54,11 @@ def read_facts(
     found = _read(_first(api, discovery, bundle))
     found |= _read(_second(api, discovery, bundle, found))
     return ClusterFacts(
-        live=live, domain_template=target.domain_template, makes_claim=bool(store.create_claim), **found
+        live=live,
+        domain_template=target.domain_template,
+        makes_claim=bool(store.create_claim),
+        named=_read_named(api, bundle.service),
+        **found,
     )
 
 
@@ -99,6 +105,19 @@ def _second(api: Api, discovery: Discovery, bundle: Bundle, found: Mapping[str, 
     if claim.get("status", {}).get("phase") == "Pending" and (name := claim["spec"].get("storageClassName")):
         reads["storage_class"] = lambda: api.get(STORAGE_CLASS, None, name)
     return reads
+
+
+def _read_named(api: Api, service: Document) -> dict[tuple[str, str], Any]:
+    """Return the keys of the Secrets and ConfigMaps that the pods name; no value is kept."""
+    resources = {"Secret": SECRET, "ConfigMap": CONFIG_MAP}
+    objects = sorted({one.object for one in (*named_objects(service), *pull_secrets(service))})
+
+    def read(kind: str, name: str) -> frozenset[str] | None:
+        found = api.get(resources[kind], service["metadata"]["namespace"], name)
+        return None if found is None else frozenset({**found.get("data", {}), **found.get("binaryData", {})})
+
+    reads = [partial(_try, partial(read, *one)) for one in objects]
+    return dict(zip(objects, ask_all(reads), strict=True))
 
 
 def _read(reads: Reads) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from deployer.targets.kserve.preflight.rules.inputs import (
     unchecked,
 )
 from deployer.targets.kserve.preflight.rules.quotas import check_quotas
+from deployer.targets.kserve.preflight.rules.references import check_references
 from deployer.targets.kserve.preflight.rules.runtimes import check_features, check_runtime
 from deployer.targets.kserve.state.children import is_standard
 from deployer.targets.kserve.state.settings import KSERVE_NAMESPACE, KServeConfig
@@ -200,6 +201,7 @@ _RULES = (
     _check_host,
     check_runtime,
     check_features,
+    check_references,
     check_pod_security,
     check_user,
     check_quotas,

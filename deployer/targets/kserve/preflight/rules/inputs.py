@@ -11,6 +11,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from deployer.findings import Finding
 from deployer.observed import Document
+from deployer.quantity import parse_quantity
 from deployer.targets.kserve.state.children import MODE_ANNOTATION
 from deployer.targets.kserve.state.settings import KServeConfig
 
@@ -41,6 +42,8 @@ class ClusterFacts(Struct, frozen=True, kw_only=True):
     storage_class: Seen = UNSET
     runtime: Seen = UNSET
     gateway: Seen = UNSET
+    # The keys of the Secrets and ConfigMaps that pods name, by kind and name; as Seen if there are none.
+    named: dict[tuple[str, str], frozenset[str] | UnsetType | None] = {}
 
 
 def mode_of(service: Document) -> str:
@@ -56,7 +59,7 @@ def model_of(service: Document) -> dict[str, Any]:
 
 def gpus_of(service: Document) -> int:
     """Return how many GPUs one pod requests."""
-    return int(model_of(service).get("resources", {}).get("limits", {}).get(GPU, 0))
+    return int(parse_quantity(model_of(service).get("resources", {}).get("limits", {}).get(GPU)) or 0)
 
 
 def claim_of(service: Document) -> str:

@@ -1,7 +1,7 @@
 """Checks that a service can run on its runtime, and that Knative accepts its fields. Pure.
 
-Knative rejects some fields of a pod unless ConfigMap `knative-serving/config-features` allows them. kdeploy's
-own runtime uses none of them; a runtime of the cluster can.
+Knative rejects some fields of a pod, others unless ConfigMap `knative-serving/config-features` allows them.
+kdeploy's own runtime uses none of them; an overlay and a runtime of the cluster can.
 """
 
 from __future__ import annotations
@@ -16,11 +16,32 @@ from deployer.targets.kserve.preflight.rules.inputs import ClusterFacts, mode_of
 
 _ON_BY_DEFAULT = "kubernetes.podspec-volumes-emptydir"
 _POD = {
-    "affinity": "kubernetes.podspec-affinity",
-    "hostIPC": "kubernetes.podspec-hostipc",
-    "nodeSelector": "kubernetes.podspec-nodeselector",
-    "tolerations": "kubernetes.podspec-tolerations",
+    field: f"kubernetes.podspec-{name or field.lower()}"
+    for field, name in {
+        "affinity": "",
+        "dnsConfig": "",
+        "dnsPolicy": "",
+        "hostAliases": "",
+        "hostIPC": "",
+        "hostNetwork": "",
+        "hostPID": "",
+        "initContainers": "init-containers",
+        "nodeSelector": "",
+        "priorityClassName": "",
+        "runtimeClassName": "",
+        "schedulerName": "",
+        "securityContext": "",
+        "shareProcessNamespace": "",
+        "tolerations": "",
+        "topologySpreadConstraints": "",
+    }.items()
 }
+# Fields that no flag allows.
+_REJECTED = (
+    *("activeDeadlineSeconds", "hostname", "hostUsers", "nodeName", "os", "overhead", "preemptionPolicy"),
+    *("priority", "readinessGates", "resourceClaims", "restartPolicy", "schedulingGates"),
+    *("setHostnameAsFQDN", "subdomain"),
+)
 _VOLUMES = {
     "csi": "kubernetes.podspec-volumes-csi",
     "emptyDir": "kubernetes.podspec-volumes-emptydir",
@@ -60,7 +81,13 @@ def check_runtime(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
 def check_features(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
     """Check whether Knative accepts the service's pods."""
     features = facts.features
-    if mode_of(service) != "Knative" or features is UNSET:
+    if mode_of(service) != "Knative":
+        return
+    for field in _REJECTED:
+        if service["spec"]["predictor"].get(field) is not None:
+            detail, place = f"Knative rejects {field} of a pod", f"spec.predictor.{field} of the overlay"
+            yield failure("Knative features", detail, place, "Remove it, or use a cluster in Standard mode.")
+    if features is UNSET:
         return
     flags = (features or {}).get("data") or {}
     wanted = flags_of(service, facts.runtime or None)
@@ -68,7 +95,8 @@ def check_features(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
     for flag, field in missing.items():
         detail = f"Knative rejects {field} while its feature {flag} is off"
         remedy = f'Set `{flag}: "enabled"` in ConfigMap knative-serving/config-features.'
-        yield failure("Knative features", detail, "serving.runtime", remedy)
+        place = "overlay" if flag in flags_of(service, None) else "serving.runtime"
+        yield failure("Knative features", detail, place, remedy)
     if wanted and not missing:
         yield ok("Knative features", ", ".join(wanted))
 
@@ -88,7 +116,8 @@ def _needed(spec: Document) -> Iterator[tuple[str, str]]:
     yield from ((flag, field) for field, flag in _POD.items() if spec.get(field))
     for volume in spec.get("volumes", []):
         yield from ((flag, f"volumes.{kind}") for kind, flag in _VOLUMES.items() if kind in volume)
-    for container in spec.get("containers", []):
+    model = [spec["model"]] if "model" in spec else []
+    for container in [*spec.get("containers", []), *spec.get("initContainers", []), *model]:
         if container.get("securityContext", {}).get("capabilities", {}).get("add"):
             yield "kubernetes.containerspec-addcapabilities", "capabilities.add"
         sources = [variable.get("valueFrom", {}) for variable in container.get("env", [])]
