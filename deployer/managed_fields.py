@@ -74,6 +74,20 @@ def compare_with_applied(live: Document, applied: Document) -> list[Drift]:
     return found
 
 
+def find_dropped(sent: Any, stored: Any, path: str = "") -> Iterator[str]:
+    """Yield the paths of fields that a server did not store: those that are not in its schema."""
+    if isinstance(sent, dict) and isinstance(stored, dict):
+        for key, value in sent.items():
+            place = f"{path}.{key}".lstrip(".")
+            if key in stored:
+                yield from find_dropped(value, stored[key], place)
+            elif value not in (None, {}, [], ""):
+                yield place
+    elif isinstance(sent, list) and isinstance(stored, list) and len(sent) == len(stored):
+        for number, (one, other) in enumerate(zip(sent, stored, strict=True)):
+            yield from find_dropped(one, other, f"{path}[{number}]")
+
+
 def leave_to_others(wanted: Document, live: Document, paths: Sequence[Path]) -> Document:
     """Return a document without those of the fields that another manager holds."""
     for path in paths:

@@ -62,6 +62,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "delete": services.delete,
     "releases": releases.releases,
     "verify": releases.verify,
+    "copy": releases.copy,
     "prune": releases.prune,
     "archive": releases.archive,
 }

@@ -269,6 +269,26 @@ def verify(
 
 
 @spelled_out
+def copy(
+    release: Annotated[str, typer.Argument(help="Release ID.")],
+    to: Annotated[str, typer.Option("--to", metavar="STORE", help="URI of the other model store.")],
+    **where: Unpack[WhereStored],
+) -> None:
+    """Copy a release to another model store. Compares every byte, and overwrites nothing."""
+    from deployer.store.copy import copy_release
+
+    work = deps.workspace(**where)
+    found = work.project.find(release, work.store)
+    where["store"] = to
+    stored = copy_release(found, work.store, deps.workspace(**where).store)
+    if stored.bytes_written:
+        tell(f"copied release {found.id}: {printers.size_text(stored.bytes_written)} to {stored.uri}")
+    else:
+        tell(f"unchanged: release {found.id} is in {stored.uri}")
+    show(found.id)
+
+
+@spelled_out
 def prune(
     keep: Annotated[
         int, typer.Option("--keep", min=1, metavar="N", help="Number of newest releases to keep.")

@@ -31,13 +31,23 @@ class FileStore(ModelStore):
         with self._damage(release):
             check_outline(tail, size, release.archive.members)
         if digest is None:
-            self._compare_archive(release, size)
+            with self._local_archive(release, size) as path:
+                self._compare_archive(release, path)
         elif digest != release.archive.digest:
             raise self._damaged(release, f"{archive_name(release)} was replaced")
 
     def verify(self, release: Release) -> None:
         """Compare every stored byte with the release. Raises IntegrityError."""
-        self._compare_archive(release, self._compare_files(release))
+        with self.archive(release):
+            pass
+
+    @contextmanager
+    def archive(self, release: Release) -> Iterator[Path]:
+        """Provide the archive as a file on this machine, after comparing every stored byte."""
+        size = self._compare_files(release)
+        with self._local_archive(release, size) as path:
+            self._compare_archive(release, path)
+            yield path
 
     def close(self) -> None:
         """Do nothing: a store without a connection needs no closing."""
@@ -53,9 +63,9 @@ class FileStore(ModelStore):
             raise self._damaged(release, "config.properties was changed")
         return found[archive_name(release)]
 
-    def _compare_archive(self, release: Release, size: int) -> None:
+    def _compare_archive(self, release: Release, path: Path) -> None:
         """Compare every byte of the archive. Raises IntegrityError."""
-        with self._local_archive(release, size) as path, self._damage(release):
+        with self._damage(release):
             verify_archive(path, release.archive.members)
 
     @contextmanager

@@ -76,6 +76,12 @@ class ModelStore(Protocol):
     def verify(self, release: Release) -> None:
         """Compare every stored byte with the release. Raises IntegrityError."""
 
+    def archive(self, release: Release) -> AbstractContextManager[Path]:
+        """Provide the archive of a release as a file on this machine, after comparing every stored byte.
+
+        The file is only read. Raises IntegrityError.
+        """
+
     def delete(self, release: Release) -> int:
         """Remove a release and return the bytes that this freed."""
 

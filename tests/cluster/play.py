@@ -9,12 +9,14 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from deployer.bundle import Bundle
 from deployer.config import Scaling, Serving
 from deployer.manifest import render, render_runtime, runtime_name
 from deployer.observed import RELEASE_LABEL, Capabilities, Document, Reference
+from deployer.overlay import OVERLAY_LABEL
 from deployer.release import ArchiveRecord, Release, Traffic
 from deployer.storage_access import StorageAccess
 from deployer.targets.kserve.state.children import SERVICE_LABEL
@@ -36,6 +38,7 @@ def documents(
     mode: str = "Standard",
     percent: int = 100,
     access: StorageAccess | None = None,
+    overlays: Sequence[Document] = (),
     **serving: Any,
 ) -> Bundle:
     """Render a release as kdeploy does, with a Secret if `access` has credentials."""
@@ -56,6 +59,7 @@ def documents(
         scaling=Scaling(**replicas),
         traffic=Traffic(percent),
         access=access,
+        overlays=overlays,
     )
 
 
@@ -65,6 +69,7 @@ class Play:
     def __init__(self, kube: Kube, namespace: str, name: str = "digits") -> None:
         self.kube, self.namespace, self.name = kube, namespace, name
         self.reference = Reference(namespace, name)
+        self.overlay = ""  # the service's label of that name, which KServe copies
         self._core = f"/api/v1/namespaces/{namespace}"
         self._apps = f"/apis/apps/v1/namespaces/{namespace}"
         self._service = f"/apis/serving.kserve.io/v1beta1/namespaces/{namespace}/inferenceservices/{name}"
@@ -122,6 +127,7 @@ class Play:
             "component": "predictor",
             RELEASE_LABEL: release,
             "app": f"isvc.{self.name}-predictor",
+            **({OVERLAY_LABEL: self.overlay} if self.overlay else {}),
         }
 
     def deployment(self, release: str, conditions: list[Document] | None = None, **status: Any) -> Document:
@@ -155,9 +161,10 @@ class Play:
     ) -> Document:
         """Create or change the ReplicaSet of a release."""
         document = self._recorded("04", "ReplicaSet")[0]
-        name, path = f"{self.name}-predictor-{release[-6:]}", f"{self._apps}/replicasets"
+        template = release[-6:] + self.overlay[:4]
+        name, path = f"{self.name}-predictor-{template}", f"{self._apps}/replicasets"
         if self.kube.request("GET", f"{path}/{name}")[0] == 404:
-            self._relabel(document, release, release[-6:])
+            self._relabel(document, release, template)
             document["metadata"]["name"] = name
             document["spec"]["replicas"] = replicas
             self.kube.create(path, document)

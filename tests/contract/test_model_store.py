@@ -19,6 +19,7 @@ from deployer.config import Config, Model, Store
 from deployer.errors import IntegrityError, KdeployError, StoreError
 from deployer.release import Release, plan_release
 from deployer.store import ModelStore, Stored
+from deployer.store.copy import copy_release
 from deployer.store.folder import FolderStore
 from deployer.store.open import open_store
 from tests.contract.sides import Side, side_of
@@ -213,6 +214,25 @@ def test_a_release_has_the_time_of_its_push(store: ModelStore, push: Push) -> No
 
 def flipped(content: bytes) -> bytes:
     return content.replace(b"weights", b"weightt")
+
+
+def test_a_release_is_copied_to_another_store_as_it_is(
+    store: ModelStore, side: Side, push: Push, tmp_path: Path
+) -> None:
+    release, _ = push()
+    other = open_store(Store(uri="other"), tmp_path)
+    assert copy_release(release, store, other).bytes_written > 0
+    other.verify(release)
+    assert other.find("digits", release.id) == release
+    assert copy_release(release, store, other) == Stored(other.uri(release), 0)
+    store.delete(release)
+    assert copy_release(release, other, store).bytes_written > 0  # and back
+    store.verify(release)
+    other.delete(release)
+    side.write(release, ARCHIVE, flipped(side.read(release, ARCHIVE)))
+    with pytest.raises(IntegrityError, match=r"digits\.mar"):
+        copy_release(release, store, other)
+    assert other.releases() == []
 
 
 def test_a_renamed_release_is_an_error(store: ModelStore, side: Side, push: Push) -> None:

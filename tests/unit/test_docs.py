@@ -257,6 +257,8 @@ def test_every_toml_block_is_a_valid_kdeploy_toml(piece: Code, tmp_path: Path) -
     )
     file = tmp_path / "kdeploy.toml"
     file.write_text(f"{piece.text}\n{model}")
+    for patch in re.findall(r'patches = \["(.+?)"\]', piece.text):
+        (tmp_path / patch).write_text("spec: {}\n")
     assert load_settings(file, environment={}, flags={}, folder=tmp_path).path == file
 
 

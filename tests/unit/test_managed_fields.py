@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from deployer.managed_fields import Drift, agrees, compare_with_applied, leave_to_others, owned
+from deployer.managed_fields import (
+    Drift,
+    agrees,
+    compare_with_applied,
+    find_dropped,
+    leave_to_others,
+    owned,
+)
 from deployer.observed import Document
 
 OURS = {
@@ -38,6 +45,14 @@ def live(fields: Document = OURS, **predictor: Any) -> Document:
         entry({"f:status": {"f:url": {}}}, "kserve", "Update", time="3"),
     ]
     return document
+
+
+def test_fields_that_a_server_does_not_know_are_named() -> None:
+    sent = {"a": {"b": 1, "c": None, "d": {}}, "l": [{"x": 1, "y": 2}], "m": [1]}
+    stored = {"a": {"b": 2}, "l": [{"x": 1, "z": 3}], "m": [], "n": 1}
+    assert list(find_dropped(sent, stored)) == ["l[0].y"]
+    assert list(find_dropped({"a": {"nope": {"x": 1}}, "b": 1}, {"a": {}})) == ["a.nope", "b"]
+    assert list(find_dropped(sent, sent)) == []
 
 
 def test_an_applied_document_agrees() -> None:

@@ -99,7 +99,10 @@ class Api:
         If the object is being deleted, wait until it is gone and apply the document again. Raises
         ConflictError if that takes too long, or if another manager holds a field and `force` is off.
         """
-        query = {**_OURS, "force": str(force).lower(), **({"dryRun": "All"} if dry_run else {})}
+        # Strict: a new API server would drop a field that is not in its schema, and only warn.
+        query = {**_OURS, "force": str(force).lower(), "fieldValidation": "Strict"}
+        if dry_run:
+            query["dryRun"] = "All"
         place = _place(document)
         applied = self._ask("PATCH", resource, *place, query, body=document, content_type=_APPLY)
         if dry_run or "deletionTimestamp" not in applied["metadata"]:

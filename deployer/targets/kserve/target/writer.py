@@ -6,8 +6,8 @@ time later, even if they were applied again or got another owner in between.
 
 from __future__ import annotations
 
-from deployer.errors import ConflictError, NotFoundError
-from deployer.managed_fields import leave_to_others
+from deployer.errors import ConflictError, NotFoundError, RolloutFailedError
+from deployer.managed_fields import find_dropped, leave_to_others
 from deployer.observed import Document, Reference
 from deployer.targets.kserve.client.api_errors import OutdatedError
 from deployer.targets.kserve.client.resources import CONTROLLER_REVISION, Resource
@@ -37,9 +37,18 @@ class Writer:
         return document if live is None or self._session.force else leave_to_others(document, live, _SCALED)
 
     def preview(self, resource: Resource, document: Document) -> tuple[Document | None, Document]:
-        """Apply a document in a dry run: return the live object or None, and the object that would result."""
+        """Apply a document in a dry run: return the live object or None, and the object that would result.
+
+        Raises RolloutFailedError for a field that the cluster does not know: it would be dropped silently.
+        """
         live = self.find(resource, document)
         after = self._apply(resource, document, live, dry_run=True)
+        for path in find_dropped(self.wanted(document, live), after):
+            raise RolloutFailedError(
+                f"unknown field {path}",
+                where=f"{document['kind']} {document['metadata']['name']}",
+                hint=f"Correct or remove it: `kubectl explain {resource.full_name}.spec` lists the fields.",
+            )
         return live, after if live else document
 
     def await_deletion(self) -> None:
