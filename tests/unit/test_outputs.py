@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import textwrap
 from pathlib import Path
 
@@ -92,6 +93,8 @@ def test_the_settings_of_a_how_to_page_render_without_a_cluster(
     piece: Code, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (project / "kdeploy.toml").write_text(f"{textwrap.dedent(piece.text)}\n{PROJECT}")
+    for patch in re.findall(r'patches = \["(.+?)"\]', piece.text):
+        (project / patch).write_text("spec: {}\n")
     for name in [name for name in os.environ if name.startswith(("AWS_", "AZURE_", "GOOGLE_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("KUBECONFIG", str(project / "none"))
