@@ -8,6 +8,8 @@ from pathlib import Path
 
 from deployer.archive import Archive, DigestCache, digest_archive, plan_archive, write_archive
 from deployer.archive.members import file_name
+from deployer.archive.plan import Packed
+from deployer.archive.ready import files_of
 from deployer.config import LocalTarget, Settings
 from deployer.errors import ArchiveError, ConfigError, NotFoundError
 from deployer.events import Archiving, Emit, Noted, Progressed, Pushed, Warned
@@ -17,6 +19,7 @@ from deployer.release import Release, check_release_id, plan_release
 from deployer.store import ModelStore, Stored
 
 DIGESTS = Path(".kdeploy", "digests.json")  # the digests of unchanged files
+UNPACKED = Path(".kdeploy", "unpacked")  # the files of finished archives
 
 
 class Project:
@@ -88,12 +91,14 @@ class Project:
     def _planned(self) -> Archive:
         """Plan the archive of the current files, and emit each warning once."""
         with _located(self.settings):
+            ready = self.settings.ready
             archive = plan_archive(
                 self.settings.config.model,
                 self.settings.root,
                 self._digests,
                 serving=self.settings.config.serving,
                 outputs=_outputs(self.settings),
+                packed=Packed(ready.folder, tuple(files_of(ready.folder)), ready.manifest) if ready else None,
             )
         warnings = (*self.settings.warnings, *archive.warnings)
         for warning in warnings:

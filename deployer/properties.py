@@ -59,7 +59,7 @@ def render_properties(config: Config, *, requirements: bool) -> str:
         "number_of_gpu": config.serving.gpu,
     }
     for key, value in config.torchserve.items():
-        _check_entry(key, value)
+        check_entry(key, value)
         entries[key] = value
     entries["model_store"] = f"{MODELS_MOUNT}/model-store"
     if config.serving.metrics_config is not None:
@@ -105,7 +105,8 @@ def _check_metrics(config: Config) -> None:
         )
 
 
-def _check_entry(key: str, value: TorchServeValue) -> None:
+def check_entry(key: str, value: TorchServeValue) -> None:
+    """Raise ConfigError for an entry of `[torchserve]` that kdeploy reserves, or that is not one line."""
     where = f"kdeploy.toml: torchserve.{key}"
     if key in _OURS:
         raise ConfigError(f"kdeploy reserves {key}: {_OURS[key]}", where=where, hint="Remove the line.")

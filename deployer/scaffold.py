@@ -111,7 +111,7 @@ def answer(output):
     return {"class": int(scores.argmax()), "confidence": float(scores.max())}
 '''
 
-_IGNORED = ".kdeploy/\nmodel-store/\n"
+IGNORED = ".kdeploy/\nmodel-store/\n"
 
 
 def suggest_name(folder: Path) -> str:
@@ -151,7 +151,7 @@ def write_project(
             where=str(folder / FILE_NAME),
             hint="Run `kdeploy init --force` to replace it.",
         )
-    optional = {folder / handler: _HANDLER, folder / ".gitignore": _IGNORED}
+    optional = {folder / handler: _HANDLER, folder / ".gitignore": IGNORED}
     files = {folder / FILE_NAME: config} | {path: text for path, text in optional.items() if not exists(path)}
     try:
         folder.mkdir(parents=True, exist_ok=True)

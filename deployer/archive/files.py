@@ -26,7 +26,7 @@ class Files:
     def __init__(self, root: Path, digests: DigestCache) -> None:
         self.members: dict[str, Member] = {}
         self.sources: dict[str, Source] = {}
-        self._root = root
+        self.root = root
         self._digests = digests
         self._origins: dict[str, tuple[Path, str]] = {}  # path and key of each file of the user's
 
@@ -54,7 +54,7 @@ class Files:
 
         `ArchiveError`, at `key`, if the file cannot be read, or its name is invalid or another file's.
         """
-        path = self._root / file
+        path = self.root / file
         name = path.name if name is None else name
         if fault := name_fault(name):
             raise ArchiveError(f"invalid file name {name!r}: {fault}", where=key, hint="Rename the file.")
@@ -99,7 +99,7 @@ class Files:
                 yield opened
         except (OSError, ValueError) as error:
             what = unreadable(self._shown(path), error)
-            hint = hint or f"Correct the path. It is relative to {self._root}."
+            hint = hint or f"Correct the path. It is relative to {self.root}."
             if path.is_symlink() and isinstance(error, FileNotFoundError):
                 what = f"{self._shown(path)} is a broken link to {path.readlink()}"
                 hint = "Fetch the file, for example with `dvc pull` or `git annex get`, or remove the link."
@@ -107,7 +107,7 @@ class Files:
 
     def _shown(self, path: Path) -> str:
         """Return a path as the user knows it: relative to the folder of `kdeploy.toml` if it is inside."""
-        return str(path.relative_to(self._root) if path.is_relative_to(self._root) else path)
+        return str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
 
     def _check_same(self, key: str, path: Path, name: str) -> None:
         other, other_key = self._origins[name]

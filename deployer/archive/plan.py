@@ -10,9 +10,9 @@ import difflib
 import io
 import json
 import posixpath
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from deployer.archive.digests import DigestCache
 from deployer.archive.extra_files import KEY as EXTRA_FILES_KEY
@@ -37,6 +37,7 @@ WEIGHTS_KEY = "kdeploy.toml: model.serialized-file"
 CONFIG_KEY = "kdeploy.toml: model.config-file"
 
 _CREATED_ON = "01/01/1980 00:00:00"  # a fixed date, so that the same inputs give the same bytes
+_ARCHIVES = (".mar", ".war")
 _ZIP_START, _ZIP_END, _ZIP_END_WITHIN = b"PK\x03\x04", b"PK\x05\x06", 22 + 0xFFFF
 
 
@@ -48,6 +49,14 @@ class _Handler(NamedTuple):
     function: str | None = None
 
 
+class Packed(NamedTuple):
+    """A finished archive in place of the model's files: its folder, its names and files, and its manifest."""
+
+    folder: Path
+    files: Sequence[tuple[str, Path]]
+    manifest: Mapping[str, Any]
+
+
 def plan_archive(
     model: Model,
     root: Path,
@@ -55,26 +64,28 @@ def plan_archive(
     *,
     serving: Serving | None = None,
     outputs: Collection[Path] = (),
+    packed: Packed | None = None,
 ) -> Archive:
     """Plan the archive of a model whose paths are relative to the folder `root`. Writes nothing.
 
     `serving` can name files, too.
     `outputs` are paths that kdeploy writes, such as the model store: no folder or glob packs them.
+    With `packed`, the model's paths are relative to that folder.
     Files above 256 KiB are not read: their digest comes from `digests`, or stays unknown. Raises
     `ArchiveError`, at the key of `kdeploy.toml` or the file and line, for errors that packing or TorchServe
     would certainly run into. The archive's `warnings` name likely ones.
     """
     handler = _parse_handler(model.handler)
-    files = Files(root, digests)
+    files = Files(packed.folder if packed else root, digests)
     if handler.file is not None:
         near = difflib.get_close_matches(handler.written, _builtin_handlers(), n=1)
         files.add(HANDLER_KEY, handler.file, hint=f"Did you mean TorchServe's {near[0]}?" if near else None)
     if model.model_file is not None:
         files.add(MODEL_FILE_KEY, model.model_file)
     if model.serialized_file is not None:
-        _add_weights(files, root, model.serialized_file)
+        _add_weights(files, model.serialized_file)
     extras = ExtraFiles(root, outputs)
-    for name, path in extras.find(model.extra_files):
+    for name, path in packed.files if packed else extras.find(model.extra_files):
         files.add(EXTRA_FILES_KEY, path, name)
     add_serving_files(files, serving or Serving(), root)
     requirements = add_requirements(files, model.requirements_file, int(model.python.partition(".")[2]))
@@ -82,7 +93,7 @@ def plan_archive(
     for name, content in _adapter().items():
         files.add_own(name, content)
     files.add_own(SETTINGS, _settings(model, handler.written))
-    files.add_own(MANIFEST, _manifest(model, config_file))
+    files.add_own(MANIFEST, _manifest(model, config_file, packed.manifest if packed else {}))
     if fault := names_fault(files.members):
         raise ArchiveError(fault, where=EXTRA_FILES_KEY)
     entry = (posixpath.basename(handler.file) if handler.file else None, handler.function)
@@ -118,6 +129,8 @@ def _builtin_handlers() -> Collection[str]:
 
 
 def _parse_handler(value: str) -> _Handler:
+    if value.endswith(_ARCHIVES):
+        raise _is_archive(value, HANDLER_KEY)
     if value in _builtin_handlers():
         return _Handler(value, None)
     folder, written = posixpath.split(value)
@@ -138,14 +151,24 @@ def _parse_handler(value: str) -> _Handler:
     return _Handler(written, posixpath.join(folder, f"{module}.py"), function or None)
 
 
-def _add_weights(files: Files, root: Path, file: str) -> None:
+def _is_archive(file: str, key: str) -> ArchiveError:
+    hint = f"Run `kdeploy push --mar {file}` to release it, or `kdeploy init --from-mar {file}` to unpack it."
+    return ArchiveError(f"{file} is a model archive", where=key, hint=hint)
+
+
+def _add_weights(files: Files, file: str) -> None:
+    if file.endswith(_ARCHIVES):
+        raise _is_archive(file, WEIGHTS_KEY)
     name = files.add(WEIGHTS_KEY, file)
     if files.members[name].size == 0:
         raise ArchiveError(f"{file} is empty", where=WEIGHTS_KEY, hint="Save the weights again.")
-    with files.open(WEIGHTS_KEY, root / file) as weights:
+    with files.open(WEIGHTS_KEY, files.root / file) as weights:
         if weights.read(len(_ZIP_START)) == _ZIP_START:  # torch.save writes a zip
             weights.seek(max(0, weights.seek(0, io.SEEK_END) - _ZIP_END_WITHIN))
-            if _ZIP_END not in weights.read(_ZIP_END_WITHIN):
+            end = weights.read(_ZIP_END_WITHIN)
+            if MANIFEST.encode() in end:
+                raise _is_archive(file, WEIGHTS_KEY)
+            if _ZIP_END not in end:
                 hint = "Save or copy the weights again."
                 raise ArchiveError(f"{file} is truncated", where=WEIGHTS_KEY, hint=hint)
 
@@ -174,8 +197,8 @@ def _adapter() -> dict[str, bytes]:
         raise ArchiveError(what, where=str(folder), hint="Reinstall kdeploy.") from error
 
 
-def _manifest(model: Model, config_file: str | None) -> bytes:
-    """Return MANIFEST.json as torch-model-archiver makes it, except for the date."""
+def _manifest(model: Model, config_file: str | None, before: Mapping[str, Any]) -> bytes:
+    """Return MANIFEST.json as torch-model-archiver makes it, except for the date, and other keys `before`."""
     from model_archiver.model_archiver_config import ModelArchiverConfig
     from model_archiver.model_packaging_utils import ModelExportUtils
 
@@ -191,4 +214,6 @@ def _manifest(model: Model, config_file: str | None) -> bytes:
             config_file=config_file,
         )
     )
-    return json.dumps({**json.loads(text), "createdOn": _CREATED_ON}, indent=2).encode()
+    made = json.loads(text)
+    described = {**before.get("model", {}), **made["model"]}
+    return json.dumps({**before, **made, "model": described, "createdOn": _CREATED_ON}, indent=2).encode()

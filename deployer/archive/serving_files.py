@@ -26,7 +26,7 @@ def add_serving_files(files: Files, serving: Serving, root: Path) -> None:
     """Add the files that `[serving]` names. Raises ArchiveError."""
     if serving.metrics_config is not None:
         path = serving.metrics_config
-        files.add(METRICS_KEY, path, METRICS_CONFIG, ours=True)
+        files.add(METRICS_KEY, root / path, METRICS_CONFIG, ours=True)
         _check_metrics(read_mapping(files.content(METRICS_KEY, METRICS_CONFIG), path), path)
     found = ExtraFiles(root, (), WARM_UP_KEY).find(serving.warm_up)
     samples = [file for _, file in found if not file.name.endswith(EXPECTED)]

@@ -67,6 +67,12 @@ def workspace(
         flags["store.uri"] = store
     here = _here()
     path = where.get("config") or (find_file(here) if search else None)
+    ready = None
+    if (mar := where.get("mar")) is not None:
+        from deployer.archive.ready import take_archive
+        from deployer.project import UNPACKED
+
+        ready = take_archive(mar, (path.resolve().parent if path else here) / UNPACKED)
 
     def load() -> Settings:
         return load_settings(
@@ -75,6 +81,7 @@ def workspace(
             flags=flags,
             folder=here,
             service=where.get("service"),
+            ready=ready,
             allow_no_project=allow_no_project,
         )
 

@@ -84,6 +84,14 @@ ReleaseId = Annotated[
 _SERVICE = "Name of the service. Default: service.name in kdeploy.toml, or model.name."
 ServiceName = Annotated[str | None, Argument(help=_SERVICE)]
 ServiceOption = Annotated[str | None, Option("--service", help=_SERVICE)]
+ModelArchive = Annotated[
+    Path | None,
+    Option(
+        "--mar",
+        metavar="FILE",
+        help="A finished model archive (.mar, .tar.gz or its folder) in place of the files in kdeploy.toml.",
+    ),
+]
 Yes = Annotated[bool, Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
@@ -113,6 +121,7 @@ class WhereProject(WhereStored, total=False):
     """The options of every command on the project's release for one of its services."""
 
     service: ServiceOption
+    mar: ModelArchive
 
 
 class WhereServed(Where, total=False):

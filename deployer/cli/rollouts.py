@@ -1,6 +1,7 @@
 """`kdeploy rollout`: rolls out a release, and lists earlier rollouts."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -123,7 +124,11 @@ def rollout(
 
 
 def _tell_next(
-    work: "Workspace", protocol: Protocol | None, service: str | None = None, **where: Unpack[WhereStored]
+    work: "Workspace",
+    protocol: Protocol | None,
+    service: str | None = None,
+    mar: Path | None = None,  # noqa: ARG001 - the next commands need no archive
+    **where: Unpack[WhereStored],
 ) -> None:
     if protocol is None:
         status = next_steps.command("status", *([service] if service else []), **where)

@@ -24,7 +24,15 @@ from deployer.config.schema import (
     VariableSource,
     overlays_of,
 )
-from deployer.config.settings import FILE_NAME, Settings, find_file, json_schema, load_settings, read_file
+from deployer.config.settings import (
+    FILE_NAME,
+    ReadyArchive,
+    Settings,
+    find_file,
+    json_schema,
+    load_settings,
+    read_file,
+)
 
 __all__ = [
     "FILE_NAME",
@@ -38,6 +46,7 @@ __all__ = [
     "KServeTarget",
     "LocalTarget",
     "Model",
+    "ReadyArchive",
     "Scaling",
     "Serving",
     "Settings",

@@ -108,6 +108,9 @@ def _unknown_key(path: Sequence[str], known: Collection[str], where: str) -> Con
             where=where,
             hint="Remove it. kdeploy reads credentials from the cloud tools' variables and files.",
         )
+    if list(table) == ["model"] and name in ("archive", "mar"):
+        hint = "Run `kdeploy push --mar FILE` to release a finished archive, without this key."
+        return ConfigError(f"unknown key {key}", where=where, hint=hint)
     elsewhere = {other.rpartition(".")[2]: other for other in KEYS}
     candidates = [".".join([*table, near]) for near in difflib.get_close_matches(name, known, 1, 0.5)]
     candidates += [elsewhere[near] for near in difflib.get_close_matches(name, elsewhere, 1, 0.8)]

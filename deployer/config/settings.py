@@ -38,6 +38,9 @@ _NO_PROJECT: dict[str, Any] = {
     "targets": {"cluster": {"kind": "kserve"}},
 }
 
+# Keys of `[model]` that a finished archive replaces.
+_FILES = ("handler", "serialized-file", "model-file", "extra-files", "requirements-file", "config-file")
+
 # msgspec's names of types, in plain words.
 _TYPES = {
     "str": "text",
@@ -47,6 +50,18 @@ _TYPES = {
     "object": "a table",
     "array": "a list",
 }
+
+
+class ReadyArchive(Struct, frozen=True):
+    """A finished model archive in place of the project's files.
+
+    `folder` has its files, `manifest` its MANIFEST.json, and `model` the keys of `[model]` that stand for it.
+    """
+
+    path: Path
+    folder: Path
+    manifest: dict[str, Any]
+    model: dict[str, str]
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -63,6 +78,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     sources: dict[str, str]
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    ready: ReadyArchive | None = None
 
     def values(self) -> Iterator[tuple[str, Any, str]]:
         """Yield every key with its value as plain data and its source, in the order of the schema."""
@@ -113,12 +129,12 @@ def load_settings(
     flags: Mapping[str, str],
     folder: Path,
     service: str | None = None,
+    ready: ReadyArchive | None = None,
     allow_no_project: bool = False,
 ) -> Settings:
     """Merge the defaults, the file, the environment and the flags into one checked `Settings`.
 
-    `service` is the service to choose among several.
-
+    `service` is the service to choose among several, `ready` an archive that replaces the project's files.
     Without a `path` no file is read, and paths are relative to `folder`; with `allow_no_project` the target
     then is kubeconfig's cluster. `flags` maps dotted keys to text. Raises ConfigError, which names the source
     of the wrong value.
@@ -126,10 +142,10 @@ def load_settings(
     data = read_file(path) if path else copy.deepcopy(_NO_PROJECT) if allow_no_project else {}
     root = path.resolve().parent if path else folder.resolve()
     try:
-        settings = _merge(copy.deepcopy(data), path, environment, flags, root, service)
+        settings = _merge(copy.deepcopy(data), path, environment, flags, root, service, ready)
         for other in settings.config.services:  # so that a mistake does not wait until the service is chosen
             if other != settings.config.service.name:
-                _merge(copy.deepcopy(data), path, environment, flags, root, other)
+                _merge(copy.deepcopy(data), path, environment, flags, root, other, ready)
         return settings
     except RecursionError as error:
         raise ConfigError("a value is nested too deeply", where=str(path or FILE_NAME)) from error
@@ -156,6 +172,7 @@ def _merge(
     flags: Mapping[str, str],
     root: Path,
     service: str | None,
+    ready: ReadyArchive | None,
 ) -> Settings:
     """Return the checked settings."""
     sources = {key: str(path) for key in flatten(data) if path}
@@ -167,7 +184,8 @@ def _merge(
     sources |= merge_service(data, service, str(path or FILE_NAME))
     _override(data, sources, [one for one in overrides if one not in of_services])
     notes = tuple(_rename(data, sources))
-    warnings = tuple(_apply_model_config(data, sources, root))
+    warnings = list(_apply_ready(data, sources, ready)) if ready else []
+    warnings += _apply_model_config(data, sources, ready.folder if ready else root)
     try:
         config = msgspec.convert(data, Config)
     except msgspec.ValidationError as error:
@@ -175,7 +193,15 @@ def _merge(
     where = partial(_where, sources, path)
     config = read_overlays(config, root, where)
     check_config(config, where)
-    return Settings(config=config, root=root, path=path, sources=sources, warnings=warnings, notes=notes)
+    return Settings(
+        config=config,
+        root=root,
+        path=path,
+        sources=sources,
+        warnings=tuple(warnings),
+        notes=notes,
+        ready=ready,
+    )
 
 
 def _rename(data: dict[str, Any], sources: Mapping[str, str]) -> Iterator[str]:
@@ -189,6 +215,22 @@ def _rename(data: dict[str, Any], sources: Mapping[str, str]) -> Iterator[str]:
                     table = table[step]
                 table[path[-1]] = name
                 yield f"{_place(sources.get(key, FILE_NAME), key)}: {value} is read as {name}"
+
+
+def _apply_ready(data: dict[str, Any], sources: dict[str, str], ready: ReadyArchive) -> Iterator[str]:
+    """Take the model's files from a finished archive, and what else is not set; yield warnings."""
+    model = data.setdefault("model", {})
+    if not isinstance(model, dict):
+        return  # the schema refuses it
+    for key in _FILES:
+        model.pop(key, None)
+        sources.pop(f"model.{key}", None)
+    for key, value in ready.model.items():
+        if key not in model:
+            model[key], sources[f"model.{key}"] = value, str(ready.path)
+        elif model[key] != value:
+            place = _place(sources.get(f"model.{key}", FILE_NAME), f"model.{key}")
+            yield f"{place}: {model[key]} replaces {value} of {ready.path.name}"
 
 
 def _apply_model_config(data: dict[str, Any], sources: dict[str, str], root: Path) -> Iterator[str]:
