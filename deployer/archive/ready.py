@@ -249,7 +249,7 @@ def _remove_stale(cache: Path) -> None:
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Raise an ArchiveError, with the path, for whatever is wrong with an archive."""
+    """Raise an ArchiveError, with the path, for all that is wrong with an archive."""
     try:
         yield
     except ArchiveError as error:

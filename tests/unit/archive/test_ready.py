@@ -253,7 +253,7 @@ class TestHostile:
         path.write_bytes(content)
         assert what in refusal(path).what
 
-    def test_weights_alone_are_not_a_model_archive(self, tmp_path: Path) -> None:
+    def test_weights_are_not_a_model_archive(self, tmp_path: Path) -> None:
         assert "MANIFEST.json is missing" in refusal(write_zip(tmp_path / "x.mar", {"data.pkl": b""})).what
 
     def test_a_missing_file_is_not_found(self, tmp_path: Path) -> None:
