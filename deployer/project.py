@@ -15,7 +15,7 @@ from deployer.errors import ArchiveError, ConfigError, NotFoundError
 from deployer.events import Archiving, Emit, Noted, Progressed, Pushed, Warned
 from deployer.files import exists
 from deployer.manifest import render_runtime
-from deployer.release import Release, check_release_id, plan_release
+from deployer.release import Release, is_complete_id, match_ids, plan_release
 from deployer.store import ModelStore, Stored
 
 DIGESTS = Path(".kdeploy", "digests.json")  # the digests of unchanged files
@@ -68,9 +68,21 @@ class Project:
         return path
 
     def find(self, release_id: str, store: ModelStore) -> Release:
-        """Return a release of this model from a model store. Raises NotFoundError."""
+        """Return a release of this model from a model store, by its ID or the start of the ID or its digits.
+
+        Raises NotFoundError, and ConfigError if there are several.
+        """
         name = self.settings.config.model.name
-        release = store.find(name, check_release_id(release_id))
+        if is_complete_id(release_id):
+            release = store.find(name, release_id)
+        else:
+            known = {release.id: release for release in store.releases(name)}
+            matching = match_ids(release_id, known)
+            if len(matching) > 1:
+                raise ConfigError(
+                    f"ambiguous release ID {release_id!r}", hint=f"Use one of: {', '.join(matching)}."
+                )
+            release = known[matching[0]] if matching else None
         if release is None:
             raise NotFoundError(
                 f"release {release_id} of {name} not found in the model store",

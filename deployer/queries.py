@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from deployer.errors import NotFoundError
 from deployer.journal import Entry, Outcome
 from deployer.managed_fields import Drift, compare_with_applied
 from deployer.observed import Live, Reference
 from deployer.rollouts import correct_outcome
-from deployer.targets.protocols import Target
+from deployer.targets.protocols import Target, not_found
 
 
 def inspect(target: Target, reference: Reference) -> Live:
     """Return a live service, with the reason if it is not ready. Raises NotFoundError."""
     live = target.services.inspect(reference)
     if live is None:
-        raise NotFoundError(
-            f"service {reference} not found",
-            hint="Run `kdeploy list` to list the services, or `kdeploy rollout` to create this one.",
-        )
+        raise not_found(reference, target.services.place)
     return live
 
 
@@ -27,6 +23,14 @@ def read_journal(target: Target, live: Live) -> list[Entry]:
     """Return the journal of a live service; if its release became Ready later, the newest entry says so."""
     correct_outcome(target, live.status)
     return target.journal.entries(live.status.reference)
+
+
+def read_history(target: Target, reference: Reference) -> list[Entry]:
+    """Return the journal of a service, which can outlive it. Raises NotFoundError if there is neither."""
+    entries = target.journal.entries(reference)
+    if not entries and target.services.get(reference) is None:
+        raise not_found(reference, target.services.place)
+    return entries
 
 
 def find_drift(live: Live, entries: Sequence[Entry]) -> list[Drift]:

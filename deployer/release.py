@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Collection
 from typing import Annotated, Any
 
 import msgspec
@@ -30,6 +31,7 @@ _FIRST_SETTINGS = frozenset(
         *("env", "max_request_size", "max_response_size"),
     }
 )
+_PART_OF_AN_ID = r"^[A-Za-z0-9][-A-Za-z0-9_.]*$(?!\n)"
 ID_PATTERN = r"^[A-Za-z0-9][-A-Za-z0-9_.]*-[0-9a-f]{12}$(?!\n)"
 
 
@@ -142,11 +144,16 @@ def decode_release(data: bytes, *, where: str) -> Release:
     return release
 
 
-def check_release_id(text: str) -> str:
-    """Return `text` if it is a valid release ID. Raises NotFoundError otherwise, as for a path or pattern."""
-    if not re.match(ID_PATTERN, text):
+def is_complete_id(text: str) -> bool:
+    """Return whether `text` is a release ID. Raises NotFoundError if it cannot even be a part of one."""
+    if not re.match(_PART_OF_AN_ID, text):
         raise NotFoundError(
             f"invalid release ID {text!r}",
             hint="An ID looks like 1.0-3f2a9c71d0be. Run `kdeploy releases` to list them.",
         )
-    return text
+    return bool(re.match(ID_PATTERN, text))
+
+
+def match_ids(text: str, ids: Collection[str]) -> list[str]:
+    """Return the IDs that begin with a text, or whose 12 hex digits do."""
+    return [one for one in ids if one.startswith(text) or one.rpartition("-")[2].startswith(text)]

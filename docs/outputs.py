@@ -84,6 +84,13 @@ class Status(Observed, frozen=True, kw_only=True):
     drift: tuple[Drift, ...]
 
 
+class StoredRelease(Release, frozen=True, kw_only=True):
+    """A release in the model store: when it was pushed (UTC), and whether a target needs it."""
+
+    pushed: str
+    in_use: bool
+
+
 class Error(Struct, forbid_unknown_fields=True):
     """What a command that fails prints to stderr."""
 
@@ -102,7 +109,7 @@ OUTPUTS: dict[str, Any] = {
     "doctor": list[Finding],
     "push": Release,
     "archive": Contents,
-    "releases": list[Release],
+    "releases": list[StoredRelease],
     "plan": Plan,
     "render": list[Document],
     "diff": list[ChangedDocument],

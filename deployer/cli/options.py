@@ -78,7 +78,8 @@ StrategyName = Annotated[
 ReleaseId = Annotated[
     str | None,
     Option(
-        "--release", help="ID of a release in the model store. Default: the release of the project as it is."
+        "--release",
+        help="ID, or its start, of a release in the model store. Default: the project as it is.",
     ),
 ]
 _SERVICE = "Name of the service. Default: service.name in kdeploy.toml, or model.name."

@@ -213,6 +213,11 @@ def time_text(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
 
 
+def iso_time(seconds: float) -> str:
+    """Format a time, in seconds since the epoch, in UTC, as Kubernetes does."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
 def print_table(
     columns: Sequence[str], rows: Sequence[Sequence[object]], write: Callable[[str], None] = show
 ) -> None:

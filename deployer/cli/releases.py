@@ -227,21 +227,40 @@ def render(
 @spelled_out
 def releases(output: OutputFormat = "table", **where: Unpack[WhereStored]) -> None:
     """List the releases of this model in the model store. The oldest is first."""
+    import msgspec
+
     from deployer.prune import read_use
 
     work = deps.workspace(**where)
-    found = work.store.releases(work.settings.config.model.name)
+    found = work.store.dated(work.settings.config.model.name)
     use = read_use(deps.open_targets(**where))
     for name, error in use.unreachable.items():
         warn(f"cannot find out which releases target {name} needs: {error}")
-    rows = [(r.id, printers.size_text(r.archive.size), "yes" if r.id in use.releases else "") for r in found]
-    printers.print_rows(output, ["release", "size", "in use"], rows, found, [r.id for r in found])
+    rows = [
+        (
+            release.id,
+            printers.time_text(pushed),
+            printers.size_text(release.archive.size),
+            "yes" if release.id in use.releases else "",
+        )
+        for pushed, release in found
+    ]
+    data = [
+        {
+            **msgspec.to_builtins(release),
+            "pushed": printers.iso_time(pushed),
+            "in_use": release.id in use.releases,
+        }
+        for pushed, release in found
+    ]
+    columns = ["release", "pushed", "size", "in use"]
+    printers.print_rows(output, columns, rows, data, [release.id for _, release in found])
 
 
 @spelled_out
 def verify(
     release: Annotated[
-        str | None, typer.Argument(help="Release ID. Default: all releases of this model.")
+        str | None, typer.Argument(help="Release ID, or its start. Default: all releases of this model.")
     ] = None,
     **where: Unpack[WhereStored],
 ) -> None:

@@ -151,8 +151,10 @@ def _refuse_options(command: typer.Context) -> None:
 @spelled_out
 def history(name: ServiceName = None, output: OutputFormat = "table", **where: Unpack[Where]) -> None:
     """List the rollouts of a service. The oldest is first."""
+    from deployer import queries
+
     target, reference = deps.locate(name, **where)
-    entries = target.journal.entries(reference)
+    entries = queries.read_history(target, reference)
     reports.print_history(entries, output)
     if not entries:
         tell(f"no rollouts found for {reference}")

@@ -175,8 +175,8 @@ def _read(state: Rollout, entries: Sequence[Entry]) -> Step:
     assert state.error
     entry = last_ready(entries, state.plan.entry)
     if entry is None or entry.bundle is None:
-        nothing = f"Nothing to roll back to: no other release of {state.plan.bundle.reference} was Ready."
-        error = _reworded(state.error, hint=f"{nothing} {state.error.hint}")
+        nothing = f"; nothing to roll back to: no other release of {state.plan.bundle.reference} was Ready"
+        error = _reworded(state.error, more=nothing)
         return structs.replace(state, stage=Stage.DONE, error=error), ()
     kept = entry.release if entry.release != state.release else None
     strategy, warning = decide_strategy(None, kept, state.seen, standard=state.plan.standard)
@@ -250,7 +250,8 @@ def _timed_out(state: Rollout) -> KdeployError:
     return RolloutTimeoutError(
         f"timed out after {state.plan.timeout:g} s waiting for release {release}{why}",
         where=str(state.plan.bundle.reference),
-        hint=f"{release} stays applied and takes over when it is ready: check `kdeploy status`.{way_back}",
+        hint=f"{release} stays applied and takes over when it is ready: check `kdeploy status`"
+        + (f", or {way_back}." if way_back else "."),
     )
 
 
@@ -263,7 +264,8 @@ def _cannot_become_ready(state: Rollout) -> KdeployError:
     return RolloutFailedError(
         f"release {release} cannot become ready{why}{log}",
         where=str(seen.reference),
-        hint=f"{fix.removesuffix('.')}. {release} stays applied and {then}.{way_back}",
+        hint=f"{fix.removesuffix('.')}. {release} stays applied and {then}"
+        + (f"; {way_back}." if way_back else "."),
     )
 
 
@@ -275,4 +277,4 @@ def _explain(seen: Observed | None) -> tuple[str, str]:
     other = next((one.release for one in seen.traffic if one.percent and one.release != seen.wanted), None)
     if other is None:
         return why, ""
-    return f"{why}; {other} still answers requests", f" Run `kdeploy rollout --release {other}` to go back."
+    return f"{why}; {other} still answers requests", f"run `kdeploy rollout --release {other}` to go back"

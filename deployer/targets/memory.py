@@ -28,7 +28,7 @@ from deployer.observed import (
 )
 from deployer.patience import Clock
 from deployer.targets.log_lines import WHOLE, Part
-from deployer.targets.protocols import Endpoint, Target, Via, Watch
+from deployer.targets.protocols import Endpoint, Target, Via, Watch, not_found
 
 INTERVAL = 1.0  # seconds between two observations of a watch
 
@@ -49,6 +49,7 @@ class MemoryTarget:
 
     def __init__(self, *, namespace: str = "default", clock: Clock | None = None, lag: int = 0) -> None:
         self.namespace = namespace
+        self.place = "memory"
         self.broken: dict[str, str] = {}
         self.lag = lag
         self.served: dict[Reference, Served] = {}
@@ -188,7 +189,7 @@ class MemoryTarget:
 
     def _find(self, reference: Reference) -> Served:
         if reference not in self.served:
-            raise NotFoundError(f"service {reference} not found", hint="Run `kdeploy list` to list services.")
+            raise not_found(reference, self.place)
         return self.served[reference]
 
     def _reconcile(self, served: Served) -> None:

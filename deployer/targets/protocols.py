@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec import Struct
 
 from deployer.bundle import Bundle
-from deployer.errors import KdeployError
+from deployer.errors import KdeployError, NotFoundError
 from deployer.findings import Finding
 from deployer.journal import Entry, JournalEvent
 from deployer.observed import Capabilities, Document, Live, Observed, Reference
@@ -72,6 +72,10 @@ class Services(Protocol):
     @property
     def namespace(self) -> str:
         """The namespace of references that name none."""
+
+    @property
+    def place(self) -> str:
+        """Where the services are, for messages: the cluster, or a folder of this machine."""
 
     def capabilities(self, *, look: bool = True) -> Capabilities:
         """Read the target's capabilities. Changes nothing.
@@ -166,6 +170,15 @@ class Reach(Protocol):
         `part` applies to each log as it is now. With `follow`, also yield new lines until the service is
         deleted; with `previous`, yield the lines of the previous instances.
         """
+
+
+def not_found(reference: Reference, place: str) -> NotFoundError:
+    """Return the error for a service that does not exist in a place."""
+    return NotFoundError(
+        f"service {reference} not found",
+        where=place,
+        hint="Run `kdeploy list` to list the services, or `kdeploy rollout` to create this one.",
+    )
 
 
 class Target(Struct, frozen=True):

@@ -66,7 +66,7 @@ def test_a_model_that_cannot_be_loaded_shows_its_traceback(
     )
     assert lines[1:3] == ["  |   File handler.py, line 12, in initialize", "  | last line"]
     assert f"{failed} stays applied and takes over if it becomes ready" in lines[3]
-    assert lines[3].endswith(f"Run `kdeploy rollout --release {rolled_out}` to go back.")
+    assert lines[3].endswith(f"; run `kdeploy rollout --release {rolled_out}` to go back.")
     status = kdeploy("status")
     assert status.code == 8
     rows = dict(line.split(None, 1) for line in status.out.splitlines()[1:])
@@ -169,7 +169,7 @@ class TestRollbackOnFailure:
         with meanwhile(lambda: fail_to_load(play)):
             ended = kdeploy(*BROKEN, "--rollback-on-failure")
         assert ended.code == 8
-        assert f"Nothing to roll back to: no other release of {play.reference} was Ready." in ended.err
+        assert f"; nothing to roll back to: no other release of {play.reference} was Ready" in ended.err
 
     def test_rollback_on_failure_needs_wait(self, kdeploy: Kdeploy) -> None:
         ended = kdeploy("rollout", "--no-wait", "--rollback-on-failure")

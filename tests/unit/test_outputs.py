@@ -47,7 +47,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "render",
         "rollout --dry-run client",
         "list",
-        "rollout history",
         "local status",
     ],
 )
@@ -71,6 +70,8 @@ def test_an_error_is_what_is_documented(
         ["plan", "-o", "json"],
         ["--debug", "plan", "-o", "json"],
         ["plan", "--no", "-o", "json"],
+        ["rollout", "history", "-o", "json"],
+        ["status", "-o", "json"],
     ):
         with pytest.raises(SystemExit):
             main(arguments)

@@ -87,6 +87,29 @@ def test_a_release_is_found_by_its_id(folder: Folder, store: FolderStore) -> Non
         project.find("../..", store)
 
 
+def test_a_release_is_found_by_the_start_of_its_id_or_of_its_digits(
+    folder: Folder, store: FolderStore
+) -> None:
+    first = folder.project().push(store)
+    folder.change(b"x")
+    second = folder.project(model__version="2.0").push(store)
+    project, digits = folder.project(), second.id.rpartition("-")[2]
+    for short in ("2", "2.0-", second.id[:-1], digits, digits[:11]):
+        assert project.find(short, store) == second
+    assert project.find(first.id[:10], store) == first
+    with pytest.raises(NotFoundError, match=r"release 3\.0 of demo not found"):
+        project.find("3.0", store)
+
+
+def test_an_ambiguous_id_names_the_releases(folder: Folder, store: FolderStore) -> None:
+    ids = [folder.project().push(store).id]
+    folder.change(b"x")
+    ids.append(folder.project().push(store).id)
+    with pytest.raises(ConfigError, match=r"ambiguous release ID '1\.0'") as caught:
+        folder.project().find("1.0", store)
+    assert all(one in (caught.value.hint or "") for one in ids)
+
+
 @pytest.mark.parametrize(
     ("line", "flags", "where"),
     [

@@ -8,7 +8,7 @@ from msgspec import structs
 from deployer.errors import NotFoundError, TargetError
 from deployer.journal import Entry, JournalEvent, Outcome
 from deployer.observed import Document, Live, Reference
-from deployer.queries import find_drift, inspect, read_journal
+from deployer.queries import find_drift, inspect, read_history, read_journal
 from deployer.targets.memory import MemoryTarget
 from tests.bundles import DEMO, A, B, make_bundle, make_entry
 from tests.clocks import FakeClock
@@ -25,6 +25,19 @@ def test_a_missing_service_is_an_error() -> None:
     with pytest.raises(NotFoundError, match="service default/demo not found") as caught:
         inspect(MemoryTarget(clock=FakeClock()).target, DEMO)
     assert "kdeploy rollout" in (caught.value.hint or "")
+    assert caught.value.where == "memory"
+
+
+def test_the_history_of_a_missing_service_is_an_error() -> None:
+    with pytest.raises(NotFoundError, match="service default/demo not found"):
+        read_history(MemoryTarget(clock=FakeClock()).target, DEMO)
+
+
+def test_a_service_that_others_made_has_an_empty_history() -> None:
+    memory = memory_with(A)
+    assert len(read_history(memory.target, DEMO)) == 1
+    memory.served[DEMO].entries.clear()
+    assert read_history(memory.target, DEMO) == []
 
 
 class TestJournal:

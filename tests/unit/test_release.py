@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from deployer.archive import Archive, Member
 from deployer.config import Config, Model, Scaling, Serving, VariableSource
 from deployer.errors import IntegrityError, NotFoundError
-from deployer.release import Release, check_release_id, decode_release, encode_release, plan_release
+from deployer.release import Release, decode_release, encode_release, is_complete_id, match_ids, plan_release
 
 MODEL = Model(name="digits", version="1.0", handler="h.py")
 
@@ -28,7 +28,7 @@ def plan(sha256: str = "a" * 64, **config: object) -> Release:
 def test_the_id_is_the_version_and_twelve_hex() -> None:
     made = plan()
     assert made.id.startswith("1.0-")
-    assert check_release_id(made.id) == made.id
+    assert is_complete_id(made.id)
     assert made.label == f"digits/{made.id}"
     assert made.archive.size == 3
 
@@ -133,11 +133,28 @@ def test_any_bytes_are_refused(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["../../etc-0123456789ab/..", "1.0", "", "1.0-0123456789ab\n", "1.0-0123456789aB"]
+    "text", ["../../etc-0123456789ab/..", "", "-", "*", "1.0-0123456789ab\n", "1.0-\x00", ".."]
 )
 def test_an_invalid_id_is_refused(text: str) -> None:
     with pytest.raises(NotFoundError, match="invalid release ID"):
-        check_release_id(text)
+        is_complete_id(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("1.0-0a", ["1.0-0a1111111111"]),
+        ("1.0-0", ["1.0-0a1111111111", "1.0-0b2222222222"]),
+        ("0b2", ["1.0-0b2222222222"]),
+        ("1", ["1.0-0a1111111111", "1.0-0b2222222222", "2-1c3333333333"]),
+        ("2", ["2-1c3333333333"]),
+        ("a1111111111", []),
+        ("1.0-0A", []),
+    ],
+)
+def test_the_start_of_an_id_or_of_its_digits_is_enough(text: str, found: list[str]) -> None:
+    assert not is_complete_id(text)
+    assert match_ids(text, ["1.0-0a1111111111", "1.0-0b2222222222", "2-1c3333333333"]) == found
 
 
 VERSION = st.from_regex(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,20}[A-Za-z0-9])?", fullmatch=True)

@@ -24,7 +24,7 @@ from deployer.targets.local.revisions import Record, check_bundle, referenced_va
 from deployer.targets.local.state import State, explained
 from deployer.targets.local.status import build_document, observe
 from deployer.targets.log_lines import WHOLE, Part
-from deployer.targets.protocols import Endpoint, Target, Via, Watch
+from deployer.targets.protocols import Endpoint, Target, Via, Watch, not_found
 
 _DOWN = "the supervisor is not running"
 
@@ -96,6 +96,7 @@ class _Target:
 
     def __init__(self, node: OneNode, state: State, namespace: str) -> None:
         self._node, self._state, self.namespace = node, state, namespace
+        self.place = str(state.root.parent)
 
     def capabilities(self, *, look: bool = True) -> Capabilities:  # noqa: ARG002
         return Capabilities(deployment_mode="Knative", canary=True, local_storage_only=True)
@@ -166,13 +167,13 @@ class _Target:
         if lifecycle.read_info(self._state) is None:
             live = self.get(reference)
             if live is None:
-                raise _not_found(reference)
+                raise not_found(reference, self.place)
             yield live.status
             raise NotRunningError(_DOWN)
         query = f"?stable={stable}" if stable else ""
         for observed in stream_lines(self._state, f"{_path(reference)}/watch{query}", timeout):
             if observed is None:
-                raise _not_found(reference)
+                raise not_found(reference, self.place)
             yield msgspec.convert(observed, Observed)
 
     def list_all(self, namespace: str | None = None) -> list[Observed]:
@@ -210,7 +211,7 @@ class _Target:
         self, reference: Reference, via: Via = Via.INGRESS, *, release: str | None = None
     ) -> Endpoint:
         info = msgspec.convert(call(self._state, "GET", "/info"), Info)
-        service = _find(info, reference)
+        service = _find(info, reference, self.place)
         record = self._state.read_record(reference)
         model = model_of(record.service) if record else None
         if via is Via.INGRESS and release is None:
@@ -223,7 +224,7 @@ class _Target:
         self, reference: Reference, *, follow: bool = False, previous: bool = False, part: Part = WHOLE
     ) -> Iterator[str]:
         if self._state.read_record(reference) is None:
-            raise _not_found(reference)
+            raise not_found(reference, self.place)
 
         def find() -> list[tuple[str, Path]]:
             record = self._state.read_record(reference)
@@ -252,11 +253,11 @@ def _listens(info: Info, address: Address) -> bool:
     return host == shown and address.port in (0, int(port)) and info.torchserve == fixed
 
 
-def _find(info: Info, reference: Reference) -> ServiceInfo:
+def _find(info: Info, reference: Reference, place: str) -> ServiceInfo:
     for service in info.services:
         if (service.namespace, service.name) == (reference.namespace, reference.name):
             return service
-    raise _not_found(reference)
+    raise not_found(reference, place)
 
 
 def _server(service: ServiceInfo, reference: Reference, release: str | None) -> RevisionInfo:
@@ -272,7 +273,3 @@ def _server(service: ServiceInfo, reference: Reference, release: str | None) -> 
         what = f"release {release} of {reference}" if release else f"service {reference}"
         raise TargetError(f"{what} does not answer requests yet", hint="Run `kdeploy status` to see why.")
     return max(found, key=lambda r: (r.ready, r.percent))
-
-
-def _not_found(reference: Reference) -> NotFoundError:
-    return NotFoundError(f"service {reference} not found", hint="Run `kdeploy list` to list services.")

@@ -126,9 +126,9 @@ class TestFailure:
         )
         assert error.where == "default/demo"
         assert error.hint == (
-            f"Fix the cause, then run `kdeploy rollout` again. "
-            f"{B} stays applied and takes over if it becomes ready. "
-            f"Run `kdeploy rollout --release {A}` to go back."
+            "Fix the cause, then run `kdeploy rollout` again. "
+            f"{B} stays applied and takes over if it becomes ready; "
+            f"run `kdeploy rollout --release {A}` to go back."
         )
 
     def test_without_another_release_the_hint_has_no_command_to_go_back(self) -> None:
@@ -154,7 +154,7 @@ class TestFailure:
             f"timed out after 5 s waiting for release {B}: loading; {A} still answers requests"
         )
         assert "takes over when it is ready" in (error.hint or "")
-        assert (error.hint or "").endswith(f"Run `kdeploy rollout --release {A}` to go back.")
+        assert (error.hint or "").endswith(f"or run `kdeploy rollout --release {A}` to go back.")
 
     def test_a_timeout_without_a_status(self) -> None:
         assert end(waiting(), engine.Elapsed()).what == f"timed out after 5 s waiting for release {B}"
@@ -276,11 +276,11 @@ class TestRollback:
     @pytest.mark.parametrize("entries", [[], [structs.replace(READY_A, bundle=None)]])
     def test_a_rollback_without_an_earlier_release(self, entries: list[Entry]) -> None:
         error = end(self.RECALLING, engine.Read(entries))
-        assert error.what == f"release {B} cannot become ready: OOMKilled"
-        assert error.hint == (
-            "Nothing to roll back to: no other release of default/demo was Ready. "
-            f"Fix it. {B} stays applied and takes over if it becomes ready."
+        assert error.what == (
+            f"release {B} cannot become ready: OOMKilled; "
+            "nothing to roll back to: no other release of default/demo was Ready"
         )
+        assert error.hint == f"Fix it. {B} stays applied and takes over if it becomes ready."
 
     @pytest.mark.parametrize(
         ("state", "event", "message"),

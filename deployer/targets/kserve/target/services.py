@@ -50,6 +50,11 @@ class Services:
         """The namespace of references without one: the configured one, or the context's."""
         return self._session.namespace
 
+    @property
+    def place(self) -> str:
+        """The cluster, as its kubeconfig names it."""
+        return self._session.connection.where
+
     def capabilities(self, *, look: bool = True) -> Capabilities:
         """Find the deployment mode, whether canaries work, and who chooses the user of pods."""
         session, mode = self._session, self._session.mode

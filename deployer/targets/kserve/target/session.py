@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cached_property
 
 from deployer.config import KServeTarget, Store
-from deployer.errors import NotFoundError
 from deployer.manifest import USER
 from deployer.observed import Document, Reference
 from deployer.patience import Patience
@@ -14,6 +13,7 @@ from deployer.targets.kserve.client.connection import Connection
 from deployer.targets.kserve.client.kubeconfig import connect
 from deployer.targets.kserve.preflight.capabilities import Discovery
 from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE
+from deployer.targets.protocols import not_found
 
 
 class Session:
@@ -63,7 +63,7 @@ class Session:
         """Return an InferenceService. Raises NotFoundError."""
         if found := self.find(reference):
             return found
-        raise NotFoundError(f"service {reference} not found", hint="Run `kdeploy list` to see the services.")
+        raise not_found(reference, self.connection.where)
 
     def close(self) -> None:
         """Close the connections, if there are any."""
