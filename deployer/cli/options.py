@@ -20,7 +20,7 @@ else:
 Output = Literal["table", "json", "yaml", "name"]
 DryRun = Literal["client", "server"]
 Strategy = Literal["rolling", "recreate"]
-Protocol = Literal["plain", "json", "v1", "v2"]
+Protocol = Literal["plain", "json", "v1", "v2", "grpc-v2"]
 
 _CONFIG = "Path to kdeploy.toml. Default: the nearest one in this folder or a parent folder."
 ConfigFile = Annotated[Path | None, Option("--config", "-c", help=_CONFIG)]

@@ -55,8 +55,9 @@ def predict(
         Protocol | None,
         typer.Option(
             "--protocol",
-            help='Protocol of the requests; json sends {"data": base64} to TorchServe\'s own path. '
-            "Default: that of a V1 or V2 request, else v1 through the ingress and plain to TorchServe.",
+            help='Protocol of the requests; json sends {"data": base64} to TorchServe\'s own path, '
+            "grpc-v2 needs kdeploy[kserve]. Default: that of a V1 or V2 request, else v1 through the ingress "
+            "and plain to TorchServe.",
         ),
     ] = None,
     explain: Annotated[
@@ -144,7 +145,8 @@ def predict(
         )
     kserve = kserve or on_cluster
     reference, serving = work.reference(service), work.settings.config.serving
-    endpoint = work.target.reach.endpoint(reference, Via.INGRESS if kserve else Via.DIRECT)
+    via = Via.GRPC if protocol == "grpc-v2" else Via.INGRESS if kserve else Via.DIRECT
+    endpoint = work.target.reach.endpoint(reference, via)
     with Client(
         endpoint,
         endpoint.model or reference.name,

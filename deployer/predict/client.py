@@ -17,6 +17,7 @@ from deployer.patience import PATIENCE, Patience
 from deployer.predict import answers, codecs, content, inputs
 from deployer.predict.codecs import Protocol, Request
 from deployer.predict.connection import Connection
+from deployer.predict.grpc_connection import GrpcConnection
 from deployer.predict.images import RAISE_LIMIT, FittedImage, Resized, fit_image, read_file, read_start
 from deployer.predict.inputs import Input
 from deployer.predict.predict_errors import SentRequest, explain
@@ -78,6 +79,10 @@ class Client:
         self._resize = resize
         self._threads = threads
         self._clock = patience.clock
+        self._open_grpc = partial(
+            GrpcConnection, endpoint, timeout=timeout, headers=headers or {}, authority=authority
+        )
+        self._grpc: GrpcConnection | None = None
         self._connection = Connection(
             endpoint,
             failure=PredictError,
@@ -98,6 +103,8 @@ class Client:
     def close(self) -> None:
         """Close the idle connections."""
         self._connection.close()
+        if self._grpc:
+            self._grpc.close()
 
     def predict(
         self,
@@ -110,7 +117,7 @@ class Client:
         """Send every file, several at a time, and yield the results in the order of the files.
 
         Each line of a `.jsonl` file is an input. With `follow`, an input that is a V1 or V2 request is sent
-        by its protocol. With `explain`, request explanations.
+        by its protocol. With `explain`, request explanations. Raises ConfigError if gRPC is not installed.
         """
 
         def encode(fitted: FittedImage) -> Request:
@@ -119,11 +126,15 @@ class Client:
                 own or protocol, self._model, fitted.data, fitted.content_type, explain=explain
             )
 
+        if protocol == "grpc-v2":
+            self._grpc = self._grpc or self._open_grpc()
         work = partial(self._predict_one, protocol, encode)
         return _in_order(work, inputs.expand(files), self._threads)
 
     def ask(self, request: Request) -> Any:
         """Send one request and return its prediction. Raises PredictError."""
+        if self._grpc and request.protocol == "grpc-v2":
+            return answers.decode(request, self._grpc.infer(self._model, request.body))
         response = self._connection.send(
             "POST", request.path, body=request.body, content_type=request.content_type
         )

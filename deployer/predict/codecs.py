@@ -6,6 +6,7 @@
 | json | `/predictions/NAME` | `{"data":"<base64>"}` |
 | v1 | `/v1/models/NAME:predict` | `{"instances":[{"data":"<base64>"}]}` |
 | v2 | `/v2/models/NAME/infer` | one BYTES tensor of a base64 string, shape `[1]` |
+| grpc-v2 | `ModelInfer` | the same |
 
 V1 and V2 have text in the place of base64. JSON is sent unchanged on the plain path, and if it is a request
 of the protocol. Any other JSON becomes one instance of V1, or text in V2, which has no tensor of objects. The
@@ -25,13 +26,14 @@ from msgspec import Struct
 from deployer.errors import PredictError
 from deployer.predict.content import BYTES, JSON, read_json
 
-Protocol = Literal["plain", "json", "v1", "v2"]
+Protocol = Literal["plain", "json", "v1", "v2", "grpc-v2"]
 
 _FRAMES = {
     "json": (b'{"data":', b"}"),
     "v1": (b'{"instances":[{"data":', b"}]}"),
     "v2": (b'{"inputs":[{"name":"input-0","shape":[1],"datatype":"BYTES","data":[', b"]}]}"),
 }
+_FRAMES["grpc-v2"] = _FRAMES["v2"]
 _TENSOR = {"shape", "datatype", "data"}
 
 
@@ -50,7 +52,16 @@ class Request(Struct, frozen=True):
 
 
 def request_path(protocol: Protocol, model: str, *, explain: bool = False) -> str:
-    """Return the path of the model's predictions or explanations at the endpoint."""
+    """Return the path of the model's predictions or explanations at the endpoint.
+
+    Raises PredictError for explanations in gRPC, which does not have them.
+    """
+    if protocol == "grpc-v2":
+        if explain:
+            raise PredictError(
+                "gRPC has no explanations", hint="Use `--protocol v1` or `--protocol v2` with `--explain`."
+            )
+        return "inference.GRPCInferenceService/ModelInfer"
     model = quote(model, safe="")
     if protocol == "v1":
         return f"/v1/models/{model}:{'explain' if explain else 'predict'}"

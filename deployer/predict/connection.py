@@ -80,7 +80,7 @@ class Connection:
         direct = tunnel or not find_proxy(f"{parts.scheme}://{named.netloc}")
         self._proxy = None if direct else find_proxy(self.address)
         tls = tls_context(authority) if parts.scheme == "https" else None
-        self._server_name = endpoint.server_name or (named.hostname if _is_ip(parts.hostname) else None)
+        self._server_name = server_name_of(endpoint)
         open_pool = partial(
             wire.open_pool,
             self._deadline,
@@ -232,6 +232,12 @@ class Connection:
         early = (exceptions.NewConnectionError, exceptions.ConnectTimeoutError, exceptions.SSLError)
         failure = self.unreached if isinstance(error, early) else self.failure
         return failure(f"{self.address}: {what}", hint=hint)
+
+
+def server_name_of(endpoint: Endpoint) -> str | None:
+    """Return the name that TLS asks for and verifies, if it is not the host of the URL."""
+    named = urlsplit(f"//{endpoint.host or ''}").hostname
+    return endpoint.server_name or (named if _is_ip(urlsplit(endpoint.url).hostname) else None)
 
 
 def _tls_hint(cause: str) -> str:

@@ -31,6 +31,7 @@ class Via(enum.Enum):
     DIRECT = "direct"
     MANAGEMENT = "management"
     METRICS = "metrics"
+    GRPC = "grpc"  # the ingress of a cluster, or the port of a server on this machine
 
 
 class Tunnel(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -180,6 +181,21 @@ def test_text_in_another_encoding_is_sent_by_the_plain_protocol_only():
     assert encode("plain", "m", data, "text/csv").body == data
     for protocol in ("v1", "v2"):
         assert "the text is not UTF-8" in refused(encode, protocol, "m", data, "text/csv")
+
+
+# gRPC
+
+
+def test_grpc_carries_what_v2_carries():
+    tensor = {"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}
+    for data, content_type in (
+        (b"a b", "text/plain"),
+        (b"\xff", BYTES),
+        (json.dumps({"inputs": [tensor]}).encode(), JSON),
+    ):
+        v2, made = (encode(protocol, "m", data, content_type) for protocol in ("v2", "grpc-v2"))
+        assert (made.body, made.rows, made.whole) == (v2.body, v2.rows, v2.whole)
+    assert "gRPC has no explanations" in refused(partial(encode, explain=True), "grpc-v2", "m", b"x")
 
 
 # JSON
