@@ -17,6 +17,14 @@ INFERENCE_PORT, MANAGEMENT_PORT, METRICS_PORT = 8080, 8081, 8082
 METRICS_CONFIG = "kdeploy_metrics.yaml"  # in the model archive; the first process unpacks it
 GRPC_INFERENCE_PORT, GRPC_MANAGEMENT_PORT = 7070, 7071
 
+# Entries that `[torchserve]` can change.
+DEFAULTS: dict[str, TorchServeValue] = {
+    "grpc_inference_port": GRPC_INFERENCE_PORT,
+    "grpc_management_port": GRPC_MANAGEMENT_PORT,
+    "enable_metrics_api": True,
+    "metrics_mode": "prometheus",
+    "disable_token_authorization": True,
+}
 # Keys that other parts of kdeploy depend on (probes, ports, batches), with the reason.
 _OURS = {
     "inference_address": "kdeploy's ServingRuntime fixes the ports",
@@ -45,13 +53,9 @@ def render_properties(config: Config, *, requirements: bool) -> str:
         # The management API has no authentication, so only the pod can reach it.
         "management_address": f"http://127.0.0.1:{MANAGEMENT_PORT}",
         "metrics_address": f"http://0.0.0.0:{METRICS_PORT}",
-        "grpc_inference_port": GRPC_INFERENCE_PORT,
-        "grpc_management_port": GRPC_MANAGEMENT_PORT,
-        "enable_metrics_api": True,
-        "metrics_mode": "prometheus",
+        **DEFAULTS,
         # Without a metrics.yaml, the metrics of a handler are published as it names them.
         "model_metrics_auto_detect": config.serving.metrics_config is None,
-        "disable_token_authorization": True,
         "install_py_dep_per_model": requirements,
         "job_queue_size": 1000,
         "max_request_size": config.serving.max_request_size,

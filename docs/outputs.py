@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from deployer.adopt.found import Adopted
 from deployer.bundle import Sealed
 from deployer.diff import Change
 from deployer.findings import Finding
@@ -105,6 +106,7 @@ class Error(Struct, forbid_unknown_fields=True):
 
 # The arguments of each command, and the type of what it prints.
 OUTPUTS: dict[str, Any] = {
+    "adopt": list[Adopted],
     "config": dict[str, Setting],
     "doctor": list[Finding],
     "push": Release,

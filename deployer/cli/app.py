@@ -47,6 +47,7 @@ def root(
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "init": project.init,
+    "adopt": project.adopt,
     "config": project.config,
     "doctor": project.doctor,
     "dev": dev.dev,

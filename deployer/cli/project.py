@@ -2,7 +2,7 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +16,21 @@ from deployer.cli.options import (
     Where,
     spelled_out,
 )
-from deployer.cli.terminal import tell
+from deployer.cli.terminal import show, tell, warn
+
+if TYPE_CHECKING:
+    from deployer.adopt.project import Written
+
+FromMar = Annotated[
+    Path | None,
+    typer.Option("--from-mar", metavar="FILE", help="Model archive to unpack: .mar, .tar.gz or its folder."),
+]
+Properties = Annotated[
+    Path | None,
+    typer.Option(
+        "--properties", metavar="FILE", help="With --from-mar: the config.properties of its TorchServe."
+    ),
+]
 
 
 def init(
@@ -34,9 +48,20 @@ def init(
     handler: Annotated[
         str, typer.Option("--handler", help="File with your handler. Created if it does not exist.")
     ] = "handler.py",
+    from_mar: FromMar = None,
+    properties: Properties = None,
+    isvc: Annotated[
+        Path | None,
+        typer.Option(
+            "--isvc", metavar="FILE", help="With --from-mar: the YAML of the InferenceService that serves it."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing kdeploy.toml.")] = False,
 ) -> None:
-    """Create a project: a kdeploy.toml and a handler."""
+    """Create a project: a kdeploy.toml and a handler, or from a model archive that exists."""
+    if from_mar or properties or isvc:
+        _init_from_mar(folder, name, from_mar, properties, isvc, force=force)
+        return
     from deployer.scaffold import suggest_name, write_project
 
     written = write_project(
@@ -58,6 +83,82 @@ def init(
     first = f"copy {' and '.join(missing)}, then " if missing else ""
     change = "" if folder.resolve() == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
     tell(f"next: {first}run `{change}kdeploy rollout`")
+
+
+def _init_from_mar(
+    folder: Path,
+    name: str | None,
+    mar: Path | None,
+    properties: Path | None,
+    isvc: Path | None,
+    *,
+    force: bool,
+) -> None:
+    from deployer.adopt.project import read_yaml_service, write_project
+    from deployer.errors import ConfigError
+
+    if not mar:
+        option = "--properties" if properties else "--isvc"
+        raise ConfigError(
+            f"{option} needs a model archive",
+            where=option,
+            hint="Add `--from-mar FILE`. For a service of a cluster, run `kdeploy adopt NAME`.",
+        )
+    service = read_yaml_service(isvc) if isvc else None
+    written = write_project(folder, mar=mar, properties=properties, service=service, name=name, force=force)
+    rows = [(line.field, line.fate, line.becomes) for line in written.lines]
+    if rows:
+        printers.print_table(["field", "", "where or why"], rows, tell)
+    _tell_written(written)
+    change = "" if folder.resolve() == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
+    target = " --target local --store model-store" if service else ""
+    tell(f"next: run `{change}kdeploy rollout{target}`")
+
+
+def _tell_written(written: "Written") -> None:
+    for path in written.paths:
+        tell(f"wrote {path}")
+    if written.fault:
+        fault = written.fault
+        warn(f"kdeploy.toml needs a correction: {fault.what} ({fault.where}). {fault.hint or ''}".strip())
+
+
+@spelled_out
+def adopt(
+    name: Annotated[str, typer.Argument(help="Name of the InferenceService.")],
+    from_mar: FromMar = None,
+    properties: Properties = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the kdeploy.toml without writing it.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing kdeploy.toml.")] = False,
+    output: OutputFormat = "table",
+    **where: Unpack[Where],
+) -> None:
+    """Write the kdeploy.toml for a service that others created. Changes nothing on the cluster."""
+    from deployer.adopt.project import write_project
+    from deployer.errors import ConfigError
+    from deployer.queries import inspect
+
+    work = deps.workspace(allow_no_project=True, **where)
+    if work.chosen[1].__struct_config__.tag != "kserve":
+        raise ConfigError("adopt needs a cluster", where="--target", hint="Choose a target of kind kserve.")
+    service = inspect(work.target, work.reference(name)).document
+    written = write_project(
+        Path(), mar=from_mar, properties=properties, service=service, force=force, dry_run=dry_run
+    )
+    if dry_run:
+        show(written.text)
+        return
+    rows = [(line.field, line.fate, line.becomes) for line in written.lines]
+    fields = [line.field for line in written.lines]
+    printers.print_rows(output, ["field", "fate", "where or why"], rows, written.lines, fields)
+    _tell_written(written)
+    first = "" if from_mar else "put the model's files into `[model]`, "
+    tell(
+        f"next: {first}run `kdeploy diff --force-conflicts` to see the changes, "
+        "then `kdeploy rollout --force-conflicts`"
+    )
 
 
 def config(
