@@ -131,7 +131,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     (folder / "handler.py").write_text(HANDLER)
     (folder / "extra").mkdir()
     (folder / "extra" / "labels.json").write_text(json.dumps(["dark", "light"]))
-    (folder / "extra" / "MANIFEST.json").write_text('{"createdBy": "somebody"}')
+    (folder / "extra" / "MANIFEST.json").write_text('{"createdBy": "vision"}')
     (folder / "extra" / "requirements.txt").write_text("pillow\n")
     (folder / "config.properties").write_text(PROPERTIES)
     (folder / "isvc.yaml").write_text(SERVICE)

@@ -99,8 +99,8 @@ def test_a_project_is_not_overwritten(kdeploy: Kdeploy, live: str, empty: Path) 
 
 
 def test_a_service_that_does_not_exist_is_not_found(kdeploy: Kdeploy, empty: Path) -> None:
-    ended = kdeploy("adopt", "nobody")
-    assert (ended.code, "nobody not found" in ended.err) == (11, True)
+    ended = kdeploy("adopt", "letters")
+    assert (ended.code, "letters not found" in ended.err) == (11, True)
     assert list(empty.iterdir()) == []
 
 

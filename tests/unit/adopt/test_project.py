@@ -127,7 +127,7 @@ def test_a_service_with_the_name_of_the_model_needs_no_name(
     assert "[service]" not in (folder / "kdeploy.toml").read_text()
 
 
-def test_a_value_that_kdeploy_refuses_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_value_that_kdeploy_refuses_is_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mar(folder.parent)
     document = service({"resources": {"limits": {"memory": "much"}}})
     (folder / "isvc.yaml").write_text(yaml.safe_dump(document))

@@ -89,7 +89,7 @@ class TestModel:
         "value",
         ["{", "[]", "{}", '{"models": 3}', '{"models": {"a": 3}}', '{"models": {"a": {"1": 3}}}', "3"],
     )
-    def test_what_is_no_snapshot_is_left_out(self, value: str) -> None:
+    def test_an_invalid_snapshot_is_left_out(self, value: str) -> None:
         found = read_properties(f"model_snapshot={value}\n")
         assert found.tables == {}
         assert fate(found, "model_snapshot") == ("left out", "it is not JSON of models")
