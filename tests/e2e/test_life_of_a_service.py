@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from typing import Any
@@ -77,6 +78,42 @@ def test_a_long_request_outlives_an_update(project: Project) -> None:
     request.join()
     assert ended.code == 0, ended.err
     assert answers == [(200, {"predictions": [{"marker": "2"}]})]
+
+
+def test_a_variable_of_a_secret_reaches_the_handler(project: Project, core: Any) -> None:
+    namespace = project.reference.namespace
+    variable = ("--set", 'serving.env={"TOKEN": {"secret": "e2e", "key": "token"}}')
+    project.write("3.1", initialize='import os; assert os.environ["TOKEN"] == "from the Secret"')
+    missing = project.rollout(*variable)
+    assert missing.code == 3
+    assert f"Secret e2e not found in namespace {namespace}" in missing.err
+    secret = {"metadata": {"name": "e2e"}, "stringData": {"token": "from the Secret"}}
+    core.create_namespaced_secret(namespace, secret)
+    ended = project.rollout(*variable)
+    assert ended.code == 0, ended.err
+    assert "from the Secret" not in project.run("render", *variable).out
+
+
+def test_an_overlay_of_the_target_arrives_in_the_pods_of_the_same_release(
+    project: Project, core: Any
+) -> None:
+    release = serving(project)
+    sidecar = {"name": "sidecar", "image": "busybox:1.37", "command": ["sleep", "100000"]}
+    predictor = {"containers": [sidecar], "model": {"resources": {"requests": {"cpu": "100m"}}}}
+    overlay = {"metadata": {"labels": {"team": "e2e"}}, "spec": {"predictor": predictor}}
+    flags = ("--release", release, "--set", f"targets.e2e.overlay={json.dumps(overlay)}")
+    with Load(project.endpoint()) as load:
+        ended = project.rollout(*flags)
+    assert ended.code == 0, ended.err
+    assert load.failures == []
+    assert "archiving" not in ended.err
+    pods = core.list_namespaced_pod(project.reference.namespace, label_selector="team=e2e").items
+    assert pods
+    for pod in pods:
+        containers = {one.name: one for one in pod.spec.containers}
+        assert "sidecar" in containers
+        assert containers["kserve-container"].resources.requests["cpu"] == "100m"
+    assert project.run("diff", *flags).code == 0
 
 
 class TestFailures:
