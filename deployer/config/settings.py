@@ -17,10 +17,17 @@ from msgspec import Struct
 
 from deployer.config.checks import SERVICE_NAMES, check_config, is_service_name, text_fault
 from deployer.config.environment import keys_from_environment
-from deployer.config.keys import bare, choices, flatten, hint_of, renamed, type_of
+from deployer.config.keys import bare, choices, fields, flatten, hint_of, renamed, type_of
 from deployer.config.model_config import read_model_config
 from deployer.config.overlays import read_overlays
-from deployer.config.schema import Config, ServiceTables, TargetConfig, TorchServeValue, Variable
+from deployer.config.schema import (
+    Config,
+    ServiceTables,
+    TargetConfig,
+    TorchServeValue,
+    Variable,
+    VariableSource,
+)
 from deployer.config.services import merge_service
 from deployer.errors import ConfigError, use_one_of
 from deployer.files import is_file, read_text
@@ -285,6 +292,12 @@ def _parse(text: str, kind: Any, source: str) -> Any:
         return text
     if text in renamed(kind):
         return text  # replaced when all values are known
+    if bare(kind) == bare(Variable):
+        with suppress(ValueError, RecursionError):
+            value = json.loads(text)
+            if isinstance(value, dict) and value.keys() <= {*fields(VariableSource)}:
+                return value
+        return text
     if kind == TorchServeValue:
         return {"true": True, "false": False}.get(text.lower(), text)
     try:

@@ -422,6 +422,9 @@ class TestVariables:
         }
         flags = {"serving.env.B.secret": "hf", "serving.env.B.key": "token"}
         assert load(tmp_path, flags=flags).config.serving.env["B"] == VariableSource(secret="hf", key="token")
+        flags = {"serving.env.B": '{"secret": "hf", "key": "token"}', "serving.env.C": '{"level": 1}'}
+        found = load(tmp_path, flags=flags).config.serving.env
+        assert found == {"B": VariableSource(secret="hf", key="token"), "C": '{"level": 1}'}
 
     @pytest.mark.parametrize(
         ("value", "what", "where"),
