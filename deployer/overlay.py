@@ -153,8 +153,7 @@ def overlay_of(document: Document) -> str:
 
 def find_faults(overlay: Any) -> Iterator[Fault]:
     """Yield what is wrong in an overlay: what is not JSON, what has no name, and what kdeploy owns."""
-    broken = next(_json_faults(overlay), None)
-    if broken:
+    if broken := _json_fault(overlay):
         yield broken  # nothing else can be read
         return
     yield from _owned_faults(overlay)
@@ -165,25 +164,31 @@ def find_faults(overlay: Any) -> Iterator[Fault]:
     yield from _container_faults(model if isinstance(model, dict) else {}, _join(_MODEL))
 
 
-def _json_faults(overlay: Any) -> Iterator[Fault]:
+def _json_fault(overlay: Any) -> Fault | None:
+    """Return the first value that is not JSON, or not the table that it has to be."""
     if not isinstance(overlay, dict):
-        yield Fault("", "an overlay is a table", "Begin it with `spec`, as an InferenceService does.")
-        return
+        return Fault("", "an overlay is a table", "Begin it with `spec`, as an InferenceService does.")
     for count, (path, value) in enumerate(_walk(overlay)):
         if count == VALUES_MAX:
-            yield Fault(
-                "", f"it has more than {VALUES_MAX:,} values", "Remove aliases and what is not needed."
-            )
-            return
-        key, known = path[-1:], isinstance(value, dict | list | str | bool | int | float | None)
-        if key and not isinstance(key[0], str):
-            yield Fault(_join(path), f"the key {key[0]} is not text", "Write it in quotes.")
-        elif any(isinstance(text, str) and _NOT_TEXT.search(text) for text in (*key, value)):
-            yield Fault(_join(path[:-1]), "it contains a NUL byte or is not UTF-8", "Write it in UTF-8.")
-        elif not known or (isinstance(value, float) and not math.isfinite(value)):
-            yield Fault(_join(path), f"{value} is not a value of JSON", "Write it in quotes.")
-        elif path in _TABLES and not isinstance(value, dict | None):
-            yield Fault(_join(path), f"{_join(path)} is not a table", "Write it as in a pod's specification.")
+            hint = "Remove aliases and what is not needed."
+            return Fault("", f"it has more than {VALUES_MAX:,} values", hint)
+        if fault := _value_fault(path, value):
+            return Fault(_join(path), *fault)
+    return None
+
+
+def _value_fault(path: tuple[Any, ...], value: Any) -> tuple[str, str] | None:
+    key = path[-1] if path else ""
+    if not isinstance(key, str):
+        return f"the key {key} is not text", "Write it in quotes."
+    if any(isinstance(text, str) and _NOT_TEXT.search(text) for text in (key, value)):
+        return "it contains a NUL byte or is not UTF-8", "Write it in UTF-8."
+    known = isinstance(value, dict | list | str | bool | int | float | None)
+    if not known or (isinstance(value, float) and not math.isfinite(value)):
+        return f"{value} is not a value of JSON", "Write it in quotes."
+    if path in _TABLES and not isinstance(value, dict | None):
+        return f"{_join(path)} is not a table", "Write it as in a pod's specification."
+    return None
 
 
 def _walk(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
