@@ -89,7 +89,7 @@ class WorkingFolder:
         archive = _with_entry_point(Project(settings, self._once).contents())
         self._sources = {m.name: m.source for m in archive.members if isinstance(m.source, Path)}
         config = _for_one_worker(settings.config)
-        release = plan_release(config, _with_all_digests(archive), render_runtime())
+        release = plan_release(config, _with_all_digests(archive), render_runtime(config.serving))
         bundle = self._render(release, config)
         names = self._mirror.update(archive)
         before, self._served = self._served, (bundle, release.config_properties)

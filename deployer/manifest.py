@@ -22,7 +22,7 @@ from deployer.bundle import Bundle, Sealed
 from deployer.config import Scaling, Serving, overlays_of
 from deployer.observed import Capabilities, Document, Reference
 from deployer.overlay import merge_all
-from deployer.properties import INFERENCE_PORT, MANAGEMENT_PORT, METRICS_PORT
+from deployer.properties import GRPC_PORT, INFERENCE_PORT, MANAGEMENT_PORT, METRICS_PORT
 from deployer.release import Release, Traffic
 from deployer.shipped import shipped
 from deployer.storage_access import StorageAccess
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 MARGIN = 10  # seconds added to the longest request, and to the first process's drain
 USER = 1000  # model-server, the user of TorchServe's images
+GRPC = "grpc-v2"  # the protocol version
 RUNTIME_PREFIX = "kdeploy-torchserve-"
 
 # The parts of the first process, in the order of their imports.
@@ -42,6 +43,8 @@ _PARTS = (
     "status.py",
     "upstream.py",
     "front.py",
+    "grpc_messages.py",
+    "grpc_front.py",
     "first_process.py",
 )
 _IMPORT_OF_A_PART = re.compile(r"^from (deployer|manifests)\.\w+ import (\([^)]*\)|.*)\n", re.MULTILINE)
@@ -72,7 +75,7 @@ def render(
     serving, reference = release.serving, Reference(namespace, service or release.name)
     # The local target only has kdeploy's own runtime.
     named = None if capabilities.local_storage_only else serving.runtime
-    spec = release.runtime or render_runtime()
+    spec = release.runtime or render_runtime(serving)
     drain = {  # seconds after SIGTERM, for the first process
         "KDEPLOY_DRAIN_SECONDS": str(serving.drain_seconds),
         "KDEPLOY_GRACE_SECONDS": str(serving.drain_seconds + serving.response_timeout),
@@ -92,6 +95,7 @@ def render(
         "service_account": access.service_account(reference.name) if access else "",
         "user": 0 if named or capabilities.assigns_user else USER,
         "pod_labels": access.pod_labels if access else {},
+        "grpc_port": GRPC_PORT if serving.protocol_version == GRPC and not named else None,
         **_timeouts(serving, capabilities, named),
     }
     rendered = _document("inferenceservice.yaml.j2", values)
@@ -107,12 +111,16 @@ def render(
     )
 
 
-def render_runtime() -> Document:
-    """Render the spec of kdeploy's own ServingRuntime, which is part of every release that uses it."""
+def render_runtime(serving: Serving | None = None) -> Document:
+    """Render the spec of kdeploy's own ServingRuntime, which is part of every release that uses it.
+
+    It depends on the protocol version: a runtime for gRPC has another port.
+    """
     values = {
         "image": Serving().image,
         "inference_port": INFERENCE_PORT,
         "metrics_port": METRICS_PORT,
+        "grpc_port": GRPC_PORT if serving and serving.protocol_version == GRPC else None,
         "probe": f"{_part('probe.py')}\n\nraise SystemExit(missing({MANAGEMENT_PORT}) or None)\n",
         "program": first_process(),
     }

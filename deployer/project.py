@@ -134,7 +134,7 @@ class Project:
 
     def _release(self, archive: Archive) -> Release:
         with _located(self.settings):
-            return plan_release(self.settings.config, archive, render_runtime())
+            return plan_release(self.settings.config, archive, render_runtime(self.settings.config.serving))
 
     def _pushed(self, release: Release, stored: Stored) -> Release:
         self._emit(Pushed(release=release.id, uri=stored.uri, bytes_written=stored.bytes_written))

@@ -15,6 +15,7 @@ from deployer.errors import ConfigError
 MODELS_MOUNT = "/mnt/models"  # where KServe mounts the release
 INFERENCE_PORT, MANAGEMENT_PORT, METRICS_PORT = 8080, 8081, 8082
 METRICS_CONFIG = "kdeploy_metrics.yaml"  # in the model archive; the first process unpacks it
+GRPC_PORT = 9000  # of the first process, for the protocol version grpc-v2
 GRPC_INFERENCE_PORT, GRPC_MANAGEMENT_PORT = 7070, 7071
 
 # Entries that `[torchserve]` can change.

@@ -32,6 +32,7 @@ from urllib.parse import urlsplit
 
 from deployer.load_log import LoadLog, pip_errors
 from manifests.front import Front
+from manifests.grpc_front import GrpcFront
 from manifests.places import with_places
 from manifests.probe import missing
 from manifests.status import Status
@@ -235,7 +236,7 @@ class FirstProcess:
         self._memory = Memory(environment.get("KDEPLOY_CGROUP", ""))
         self._loop = asyncio.get_running_loop()
         self._events = asyncio.Queue()
-        self._front = None
+        self._front = self._grpc = None
         self._child = self._output = None
         self._ended = False
 
@@ -250,17 +251,24 @@ class FirstProcess:
             status = Status(read_models(entries), lambda: missing(management))
             self._front = Front(free_port(), status)
             await self._front.listen(*address_of(entries, "inference_address", 8080))
+            if "KDEPLOY_GRPC_ADDRESS" in self._environment:
+                self._grpc = self._serve_grpc(status, entries)
             changes = {"inference_address": f"http://127.0.0.1:{self._front.upstream_port}"}
             metrics = unpack_metrics(self._command, entries)
             if metrics:
                 changes["metrics_config"] = metrics
             self._start(write_private(text, changes))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (ImportError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             taken = getattr(error, "errno", None) == errno.EADDRINUSE
             status = PORT_TAKEN if taken else CANNOT_LOAD
             return self._fail(status, f"cannot start TorchServe: {error}")
         threading.Thread(target=self._watch, args=(management,), daemon=True).start()
         return await self._live()
+
+    def _serve_grpc(self, status, entries):
+        """Serve gRPC before the front. Raises ImportError without grpcio."""
+        limits = [int(entries.get(f"max_{kind}_size", 6_553_500)) for kind in ("request", "response")]
+        return GrpcFront(self._environment["KDEPLOY_GRPC_ADDRESS"], self._front.port, status, limits)
 
     async def _live(self):
         """Handle events until the end; return the exit status."""
@@ -288,8 +296,14 @@ class FirstProcess:
             seconds = self._drain_seconds if number == signal.SIGTERM else 0
             # Another signal, or TorchServe has ended.
             return await asyncio.wait_for(self._events.get(), seconds)
-        waits = {asyncio.ensure_future(one) for one in (self._front.close(), self._events.get())}
+        waits = {asyncio.ensure_future(one) for one in (self._close(end), self._events.get())}
         return await asyncio.wait(waits, timeout=end - self._loop.time(), return_when=asyncio.FIRST_COMPLETED)
+
+    async def _close(self, end):
+        """Accept no more requests, and wait for those in flight. Requests in gRPC are the front's, too."""
+        if self._grpc:
+            await self._loop.run_in_executor(None, self._grpc.close, max(end - self._loop.time(), 0))
+        await self._front.close()
 
     async def _explain(self):
         """Report why the model cannot be loaded; return the exit status."""

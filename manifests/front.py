@@ -311,6 +311,7 @@ class Front:
         """Listen. Raises OSError."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: Client(self), host, port, backlog=1024)
+        self.port = self._server.sockets[0].getsockname()[1]
 
     def count(self, change):
         """Add to the number of requests in flight."""

@@ -30,7 +30,7 @@ class Status:
 
     def __init__(self, models, look):
         """`models` has a version for each name; `look` returns why a model is not ready, and can block."""
-        self._models, self._look = models, look
+        self._models, self.look = models, look
         self._looking = None
 
     def find(self, path):
@@ -58,7 +58,7 @@ class Status:
     async def reason(self):
         """Return why the models are not ready; empty if they are. Concurrent callers share one look."""
         if self._looking is None or self._looking.done():
-            self._looking = asyncio.get_running_loop().run_in_executor(None, self._look)
+            self._looking = asyncio.get_running_loop().run_in_executor(None, self.look)
         return await asyncio.shield(self._looking)
 
     def _missing(self, name, version):

@@ -119,8 +119,9 @@ def rollout(
         printers.print_yaml(live.document)
     else:
         printers.print_rows(output, ["release"], [[done.id]], live and live.status, [done.id])
-    if output in ("table", "name") and sys.stdout.isatty():
-        _tell_next(work, done.serving.protocol_version if wait else None, **where)
+    protocol = done.serving.protocol_version
+    if output in ("table", "name") and sys.stdout.isatty() and protocol != "grpc-v2":
+        _tell_next(work, protocol if wait else None, **where)
 
 
 def _tell_next(

@@ -59,7 +59,8 @@ def status(name: ServiceName = None, output: OutputFormat = "table", **where: Un
     reports.print_status(live, entries, queries.find_drift(live, entries), output)
     if output == "table" and live.status.serving:
         protocol = live.document["spec"]["predictor"].get("model", {}).get("protocolVersion", "v1")
-        next_steps.print_request(target, work.chosen[1], reference, protocol, show)
+        if protocol != "grpc-v2":  # curl cannot send it
+            next_steps.print_request(target, work.chosen[1], reference, protocol, show)
     if live.status.phase.value in ("Failed", "Stopped"):
         raise reports.failure_of(live.status)
     if output == "table" and live.status.serving:

@@ -149,7 +149,8 @@ class Serving(Table, frozen=True, kw_only=True):
     """`[serving]`: how the model is served. Part of the release's identity."""
 
     protocol_version: Annotated[
-        Literal["v1", "v2"], about("Protocol that the InferenceService declares. The archive answers both.")
+        Literal["v1", "v2", "grpc-v2"],
+        about("Protocol of the InferenceService. v1 and v2: it answers both. grpc-v2: V2 in gRPC."),
     ] = "v1"
     image: Annotated[Text, about("TorchServe's image.")] = "pytorch/torchserve-kfs:0.12.0"
     gpu_image: Annotated[Text, about("TorchServe's image if `gpu` is not 0.")] = (

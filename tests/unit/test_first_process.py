@@ -149,11 +149,13 @@ def test_addresses_are_read_the_way_torchserve_reads_them() -> None:
         address_of({"a": "unix:/tmp/socket"}, "a", 1)
 
 
-def test_the_program_needs_only_python_3_9() -> None:
+def test_the_program_needs_only_python_3_9_and_for_grpc_two_packages_of_kserves_images() -> None:
     tree = ast.parse(first_process(), feature_version=(3, 9))
     imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
     names = {name for node in imports for name in _modules(node)}
-    assert names - {"__future__"} <= sys.stdlib_module_names
+    assert names - {"__future__", "grpc", "google"} <= sys.stdlib_module_names
+    top = {name for node in imports if node in tree.body for name in _modules(node)}
+    assert not top & {"grpc", "google"}
     assert not any(isinstance(node, (ast.Match, ast.TryStar)) for node in ast.walk(tree))
 
 

@@ -320,3 +320,25 @@ def test_a_template_with_a_missing_value_fails() -> None:
 def test_the_filter_accepts_only_texts() -> None:
     with pytest.raises(TypeError):
         _quote(1)
+
+
+@pytest.mark.parametrize(("capabilities", "name"), [(KNATIVE, "h2c"), (STANDARD, "grpc")])
+def test_grpc_has_its_own_runtime_with_one_port(capabilities: Capabilities, name: str) -> None:
+    made = documents(release(protocol_version="grpc-v2"), capabilities=capabilities)
+    runtime, service = (
+        next(d for d in made if d["kind"] == k) for k in ("ServingRuntime", "InferenceService")
+    )
+    assert runtime["metadata"]["name"] != RUNTIME_NAME
+    assert runtime["spec"]["protocolVersions"] == ["grpc-v2"]
+    [container] = runtime["spec"]["containers"]
+    assert container["ports"] == [{"containerPort": 9000, "protocol": "TCP"}]
+    assert {"name": "KDEPLOY_GRPC_ADDRESS", "value": "0.0.0.0:9000"} in container["env"]
+    model = service["spec"]["predictor"]["model"]
+    # Kubernetes merges ports by containerPort, so the container has one.
+    assert model["ports"] == [{"containerPort": 9000, "name": name, "protocol": "TCP"}]
+    assert model["protocolVersion"] == "grpc-v2"
+
+
+def test_a_runtime_of_the_cluster_keeps_its_ports() -> None:
+    [service] = documents(release(protocol_version="grpc-v2", runtime="theirs"))
+    assert "ports" not in service["spec"]["predictor"]["model"]

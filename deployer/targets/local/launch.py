@@ -24,6 +24,7 @@ from deployer.targets.local.revisions import Revision, referenced_variables, rel
 
 PIP_LOG = "pip.log"
 TERMINATION_LOG = "/dev/termination-log"  # where a container writes why it ended
+GRPC_ADDRESS = "KDEPLOY_GRPC_ADDRESS"  # where the first process serves gRPC; unset if it does not
 CGROUP = "/sys/fs/cgroup"  # the container's cgroup; on this machine it contains other processes
 KNATIVE_TIMEOUT = 300.0  # seconds that a revision gets to end; Knative's default
 INSTALL_HINT = "Run `pip install 'kdeploy[local]'`."
@@ -44,6 +45,7 @@ class Ports(Struct, frozen=True):
     grpc_inference: int
     grpc_management: int
     worker: int
+    grpc: int  # of the first process, if the protocol version is grpc-v2
 
 
 class Launch(Struct, frozen=True):
@@ -59,6 +61,7 @@ class Launch(Struct, frozen=True):
     message_path: Path
     grace: float
     max_request_size: int | None
+    serves_grpc: bool
 
 
 def plan_launch(
@@ -98,6 +101,11 @@ def plan_launch(
     }
     if "PIP_LOG" in variables:
         variables["PIP_LOG"] = str(logs / PIP_LOG)  # with the logs, which are kept when the process ends
+    if GRPC_ADDRESS in variables:
+        variables[GRPC_ADDRESS] = f"127.0.0.1:{ports.grpc}"
+        if importlib.util.find_spec("grpc") is None:
+            what = "package grpcio not found; serving.protocol-version = grpc-v2 needs it"
+            raise TargetError(what, hint="Run `pip install 'kdeploy[kserve]'`.")
     return Launch(
         command=tuple(part for word in command for part in _program(word)),
         environment={**_environment(environment, temporary, logs), **variables},
@@ -106,6 +114,7 @@ def plan_launch(
         message_path=message_path,
         grace=float(revision.predictor.get("timeout", KNATIVE_TIMEOUT)),
         max_request_size=int(limit) if limit.isdigit() else None,
+        serves_grpc=GRPC_ADDRESS in variables,
     )
 
 

@@ -31,6 +31,7 @@ class RevisionInfo(Struct, frozen=True, kw_only=True):
     inference: str | None
     management: str | None
     metrics: str | None
+    grpc: str | None = None
     draining: bool = False
 
 

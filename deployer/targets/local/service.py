@@ -134,6 +134,7 @@ class Service:
                 inference=server.url("inference"),
                 management=server.url("management"),
                 metrics=server.url("metrics"),
+                grpc=server.url("grpc"),
                 draining=server in self._draining,
             )
             for server in [*self._running.values(), *self._draining]

@@ -217,7 +217,10 @@ class _Target:
         if via is Via.INGRESS and release is None:
             return Endpoint(url=info.ingress or "", host=service.host, model=model)
         server = _server(service, reference, release)
-        urls = {Via.MANAGEMENT: server.management, Via.METRICS: server.metrics}
+        if via is Via.GRPC and server.grpc is None:
+            hint = 'Set `protocol-version = "grpc-v2"` in `[serving]`, then run `kdeploy rollout`.'
+            raise ConfigError("the release does not serve gRPC", where=str(reference), hint=hint)
+        urls = {Via.MANAGEMENT: server.management, Via.METRICS: server.metrics, Via.GRPC: server.grpc}
         return Endpoint(url=urls.get(via, server.inference) or "", model=model)
 
     def logs(

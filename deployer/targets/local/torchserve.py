@@ -85,8 +85,10 @@ class TorchServe:
         self._task.add_done_callback(_report)
 
     def url(self, name: str) -> str | None:
-        """Return the URL of one of its ports; None if it is not running."""
-        return f"http://127.0.0.1:{getattr(self.ports, name)}" if self.ports else None
+        """Return the URL of one of its ports; None if nothing listens there."""
+        if not self.ports or not self._launch or (name == "grpc" and not self._launch.serves_grpc):
+            return None
+        return f"http://127.0.0.1:{getattr(self.ports, name)}"
 
     async def drain(self) -> None:
         """End it like a pod: it keeps serving for its drain seconds and answers requests in flight."""

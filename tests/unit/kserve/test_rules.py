@@ -66,3 +66,9 @@ def test_an_invalid_release_is_rejected(bad: Bundle, what: str, where: str) -> N
 def test_every_failure_is_found() -> None:
     bad = rendered(min_replicas=0, percent=10, uri="file:///x/y")
     assert [one.name for one in broken(bad)] == ["replicas", "canary", "model store"]
+
+
+def test_a_service_in_grpc_is_said_not_to_answer_rest() -> None:
+    [finding] = broken(rendered(protocol_version="grpc-v2"))
+    assert (finding.status, finding.where) == ("warning", "serving.protocol-version")
+    assert "it does not answer V1, V2 and curl" in finding.detail

@@ -233,7 +233,7 @@ def launch(folder: Path, environment: dict[str, str], **more: Any) -> Launch:
     record = want(None, make_bundle("demo", "a", folder, **more))
     return plan_launch(
         record.revision(record.latest),
-        ports=Ports(1, 2, 3, 4, 5, 6),
+        ports=Ports(1, 2, 3, 4, 5, 6, 7),
         temporary=Path("/private/1"),
         logs=Path("/logs/x"),
         environment=environment,

@@ -20,6 +20,7 @@ from deployer.targets.kserve.preflight.rules.capacity import check_room
 from deployer.targets.kserve.preflight.rules.documents import (
     check_canary,
     check_name,
+    check_protocol,
     check_scale_to_zero,
     check_size,
     check_store,
@@ -210,6 +211,7 @@ _RULES = (
     _check_claim,
     _check_gateway,
     check_name,
+    check_protocol,
     check_scale_to_zero,
     check_canary,
     check_store,

@@ -29,6 +29,14 @@ def check_scale_to_zero(service: Document, _facts: ClusterFacts) -> Iterator[Fin
         yield warning("replicas", detail, "scaling.min-replicas", remedy)
 
 
+def check_protocol(service: Document, _facts: ClusterFacts) -> Iterator[Finding]:
+    """Report that a service in gRPC does not answer REST."""
+    if model_of(service).get("protocolVersion") == "grpc-v2":
+        detail = "with grpc-v2, the only port of the service is gRPC: it does not answer V1, V2 and curl"
+        remedy = 'Send requests in gRPC, or set `serving.protocol-version = "v2"`.'
+        yield warning("protocol", detail, "serving.protocol-version", remedy)
+
+
 def check_canary(service: Document, _facts: ClusterFacts) -> Iterator[Finding]:
     """Report that KServe ignores the canary, or takes a percentage that is not one."""
     percent = service["spec"]["predictor"].get("canaryTrafficPercent")
