@@ -140,7 +140,8 @@ def read_models(entries):
 def write_private(text, changes):
     """Write a copy of a config.properties with other values of some keys; return its path."""
     lines = [line for line in text.splitlines() if line.partition("=")[0].strip() not in changes]
-    lines += [f"{key}={value}" for key, value in changes.items()]
+    # Java's form of what is not ASCII, as in JSON; the launcher reads UTF-8.
+    lines += [f"{key}={json.dumps(value)[1:-1]}" for key, value in changes.items()]
     return write_temporary("".join(line + "\n" for line in lines).encode("latin-1"), ".properties")
 
 

@@ -1,4 +1,4 @@
-"""Converts documents to the models of KServe's SDK and back. Runs in the SDK's environment."""
+"""Converts documents to the models of KServe's SDK and back, in a process that only does this."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ from deployer.config import Scaling, Serving
 from deployer.manifest import render
 from deployer.observed import Capabilities, Document
 from deployer.release import ArchiveRecord, Release, Traffic
-from tests.stores.installed import SDK, environment
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 KINDS = ("InferenceService", "ServingRuntime")
 VARIANTS = (
     Serving(),
+    Serving(protocol_version="grpc-v2"),
     Serving(protocol_version="v2", env={"A": "1", "B": 'it\'s "b"'}),
     Serving(gpu=2, cpu="4", memory="16Gi", batch_size=8, max_workers=2, response_timeout=300),
 )
@@ -55,7 +56,7 @@ def rendered() -> list[Document]:
 
 def round_trip(documents: list[Document]) -> list[Document]:
     ended = subprocess.run(
-        [environment(*SDK), Path(__file__).with_name("kserve_sdk.py")],
+        [sys.executable, Path(__file__).with_name("kserve_sdk.py")],
         input=json.dumps(documents),
         capture_output=True,
         text=True,

@@ -208,28 +208,30 @@ def test_readiness_tells_the_truth_while_the_only_worker_is_dead(echo: Client) -
     [revision] = echo.node.info().services[0].revisions
     address = (revision.inference or "").removeprefix("http://")
 
-    def ready(path: str) -> tuple[int, dict[str, Any]]:
+    def ask(path: str, *instances: str) -> tuple[int, dict[str, Any]]:
         connection = http.client.HTTPConnection(address, timeout=10)
-        connection.request("GET", path)
+        body = json.dumps({"instances": instances}) if instances else None
+        connection.request("POST" if body else "GET", path, body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
 
-    assert ready("/v2/health/ready") == (200, {"ready": True})
-    _, answer = echo.ask("/v1/models/echo:predict", {"instances": ["pid"]}, host=HOST["Host"])
+    assert ask("/v2/health/ready") == (200, {"ready": True})
+    _, answer = ask("/v1/models/echo:predict", "pid")
     [worker] = answer["predictions"]
     os.kill(worker, signal.SIGKILL)
     lost = "model echo has no READY worker"
-    while ready("/v2/health/ready")[0] == 200:  # TorchServe notices the end of its socket
+    while ask("/v2/health/ready")[0] == 200:  # TorchServe notices the end of its socket
         pass
-    assert ready("/v1/models/echo")[1] == {"name": "echo", "ready": False, "error": lost}
-    assert ready("/v2/models/echo/ready")[0] == 503
-    assert ready("/v2/health/live") == (200, {"live": True})
-    while ready("/v2/health/ready")[0] != 200:
+    assert ask("/v1/models/echo")[1] == {"name": "echo", "ready": False, "error": lost}
+    assert ask("/v2/models/echo/ready")[0] == 503
+    assert ask("/v2/health/live") == (200, {"live": True})
+    while ask("/v2/health/ready")[0] != 200:
         pass
-    _, answer = echo.ask("/v1/models/echo:predict", {"instances": ["warm"]}, host=HOST["Host"])
+    _, answer = ask("/v1/models/echo:predict", "warm")
     assert answer == {"predictions": [3]}  # the new worker has answered the samples, too
 
 
+@pytest.mark.full
 def test_a_sample_that_fails_fails_the_rollout_with_its_name(echo: Client, folder: Path) -> None:
     sample = folder / "samples" / "bad.json"
     sample.write_text(json.dumps({"instances": ["refuse"]}))

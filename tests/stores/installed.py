@@ -18,7 +18,6 @@ import pytest
 
 SWIFT = ("swift", "2.38.3")
 AZURITE = ("azurite", "3.37.0")
-SDK = ("kserve", "0.21.0", "kubernetes<37")  # newer clients do not accept its models
 DOWNLOADERS = ("0.21.0", "0.16.0")  # of KServe: the newest, and the oldest on PyPI
 
 # The cache of the user: tests set another HOME later.

@@ -112,9 +112,11 @@ def test_torchserve_gets_a_private_configuration_with_another_address(tmp_path: 
     command = ["torchserve", "--foreground", *form.format(original).split(), "--ncs"]
     text, entries = read_configuration(command, environment)
     assert entries == {"inference_address": "http://0.0.0.0:8080", "model_store": "/caf\\u00e9", "x": "1=2"}
-    path = Path(write_private(text, {"inference_address": "http://127.0.0.1:1234"}))
+    changes = {"inference_address": "http://127.0.0.1:1234", "metrics_config": "/été"}
+    path = Path(write_private(text, changes))
     assert path.read_text() == (
         "# a=b\nmodel_store=/caf\\u00e9\nx=1=2\ninference_address=http://127.0.0.1:1234\n"
+        "metrics_config=/\\u00e9t\\u00e9\n"
     )
     assert path.stat().st_mode & 0o77 == 0
     path.unlink()

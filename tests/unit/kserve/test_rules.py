@@ -68,7 +68,7 @@ def test_every_failure_is_found() -> None:
     assert [one.name for one in broken(bad)] == ["replicas", "canary", "model store"]
 
 
-def test_a_service_in_grpc_is_said_not_to_answer_rest() -> None:
+def test_a_service_in_grpc_gets_a_warning_that_it_does_not_answer_rest() -> None:
     [finding] = broken(rendered(protocol_version="grpc-v2"))
     assert (finding.status, finding.where) == ("warning", "serving.protocol-version")
     assert "it does not answer V1, V2 and curl" in finding.detail
