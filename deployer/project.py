@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deployer.archive import Archive, DigestCache, digest_archive, plan_archive, write_archive
-from deployer.archive.members import file_name
 from deployer.archive.plan import Packed
 from deployer.archive.ready import files_of
 from deployer.config import LocalTarget, Settings
@@ -142,13 +141,12 @@ class Project:
 
 
 def _outputs(settings: Settings) -> list[Path]:
-    """Return the paths that kdeploy writes to: model store, local state, and exported archive."""
+    """Return the paths that kdeploy writes to: the model store and the state of local targets."""
     config = settings.config
     store = config.store.uri.removeprefix("file://")
     states = [target.state for target in config.targets.values() if isinstance(target, LocalTarget)]
     names = [] if "://" in store else [store]
-    archives = [file_name(config.model.name, kind) for kind in ("zip-store", "tgz")]
-    return [settings.root / name for name in (*names, *states, *archives)]
+    return [settings.root / name for name in (*names, *states)]
 
 
 @contextmanager

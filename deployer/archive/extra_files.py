@@ -24,16 +24,24 @@ _AT_MOST = 100_000  # files and folders of one folder; links can make a small fo
 
 
 class ExtraFiles:
-    """Finds extra files. `outputs` are paths that kdeploy writes; a folder or glob leaves them out.
+    """Finds extra files. A folder or glob leaves out `outputs`, paths that kdeploy writes, and `archives`.
+
+    `archives` are file names of the model's archive, which can be in any folder.
 
     `secrets` are the files that were left out because they can contain secrets. `leading_out` maps a pattern
     to the links below it that lead out of the project. `key` is the key of the patterns, for errors.
     """
 
-    def __init__(self, root: Path, outputs: Collection[Path] = (), key: str = KEY) -> None:
+    def __init__(
+        self,
+        root: Path,
+        outputs: Collection[Path] = (),
+        archives: Collection[str] = (),
+        key: str = KEY,
+    ) -> None:
         self.secrets: list[Path] = []
         self.leading_out: dict[str, list[Path]] = {}
-        self._root, self._key = root, key
+        self._root, self._archives, self._key = root, archives, key
         self._outputs = set(map(os.path.realpath, outputs))
         self._output_names = {Path(output).name for output in self._outputs}
 
@@ -97,6 +105,8 @@ class ExtraFiles:
         return not self._is_output(path) and (path.name.startswith(".") or not is_left_out(path, folder=True))
 
     def _is_output(self, path: Path) -> bool:
+        if path.name in self._archives:
+            return True
         possible = path.name in self._output_names or path.is_symlink()
         return possible and os.path.realpath(path) in self._outputs
 

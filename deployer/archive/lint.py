@@ -11,12 +11,12 @@ import ast
 import difflib
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from deployer.archive.imports import doubtful_imports
 from deployer.archive.members import Source
-from deployer.archive.newer_python import newer_python
+from deployer.archive.newer_python import imported_modules, newer_python
 from deployer.archive.requirements import Requirements
 from deployer.config import Model
 from deployer.errors import ArchiveError
@@ -40,28 +40,41 @@ def check_sources(
     """Check an archive's Python files against the serving image, and return warnings.
 
     `names` are those of all members; `entry` is the handler's file (None for TorchServe's own) and its
-    function; `root` is the folder of kdeploy.toml. `ArchiveError` if the handler or the model file
-    cannot work.
+    function; `root` is the folder of kdeploy.toml. `ArchiveError` if the handler, the model file or a file
+    that they import cannot work.
     """
     handler, function = entry
     model_file = PurePosixPath(model.model_file).name if model.model_file else None
     newer = _minor(model.python) > sys.version_info.minor  # the image's Python knows more than this one
     doubts: list[str] = []
     parsed: list[tuple[Source, ast.Module]] = []
+    invalid: dict[str, ArchiveError] = {}
     for source in sources:
         try:
-            tree = parse(source, model.python)
+            parsed.append((source, parse(source, model.python)))
         except ArchiveError as error:
-            if source.name in (handler, model_file) and not newer:
-                raise
-            doubts.append(str(error))
-            continue
-        parsed.append((source, tree))
+            invalid[source.name] = error
+    trees = {source.name: tree for source, tree in parsed}
+    required = _required([name for name in (handler, model_file) if name], trees, invalid)
+    for name, error in invalid.items():
+        if name in required and not newer:
+            raise error
+        doubts.append(str(error))
+    for source, tree in parsed:
         if source.name == handler:
             check_entry_point(tree, source.path, function)
-        required = source.name in (handler, model_file)
-        doubts += _check_python(tree, source, _minor(model.python), required=required)
+        doubts += _check_python(tree, source, _minor(model.python), required=source.name in required)
     return (*doubts, *doubtful_imports(parsed, names, model, requirements, root))
+
+
+def _required(names: list[str], trees: Mapping[str, ast.Module], invalid: Collection[str]) -> Collection[str]:
+    """Return the files that are certainly imported: those with these names, and what they import."""
+    for name in names:  # grows
+        for module in imported_modules(trees[name], name) if name in trees else ():
+            path = module.replace(".", "/")
+            files = (file for file in (f"{path}.py", f"{path}/__init__.py") if file not in names)
+            names += [file for file in files if file in trees or file in invalid]
+    return names
 
 
 def _check_python(tree: ast.Module, source: Source, minor: int, *, required: bool) -> Iterator[str]:

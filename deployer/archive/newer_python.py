@@ -72,6 +72,21 @@ def newer_python(tree: ast.Module, minor: int) -> list[Fault]:
     return sorted(first.values())
 
 
+def imported_modules(tree: ast.Module, name: str) -> Iterator[str]:
+    """Yield the dotted names that a file certainly imports, and their packages. `name` is its path."""
+    for node, certain, _, _ in _walk(tree):
+        found: list[str] = []
+        if certain and isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif certain and isinstance(node, ast.ImportFrom):
+            package = name.split("/")[: -node.level] if node.level else []
+            origin = ".".join([*package, *([node.module] if node.module else [])])
+            found = [f"{origin}.{alias.name}".lstrip(".") for alias in node.names]
+        for module in found:
+            parts = module.split(".")
+            yield from (".".join(parts[:count]) for count in range(1, len(parts) + 1))
+
+
 class _Finder:
     """Knows what the names of a module mean: those that it imports, and the built-in types."""
 

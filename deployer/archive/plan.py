@@ -19,7 +19,7 @@ from deployer.archive.extra_files import KEY as EXTRA_FILES_KEY
 from deployer.archive.extra_files import ExtraFiles
 from deployer.archive.files import OURS, Files
 from deployer.archive.lint import HANDLER_KEY, check_sources
-from deployer.archive.members import Archive, names_fault
+from deployer.archive.members import Archive, file_name, names_fault
 from deployer.archive.model_config import MODEL_CONFIG, USE_VENV, with_use_venv
 from deployer.archive.requirement_files import add_requirements
 from deployer.archive.serving_files import add_serving_files
@@ -84,7 +84,8 @@ def plan_archive(
         files.add(MODEL_FILE_KEY, model.model_file)
     if model.serialized_file is not None:
         _add_weights(files, model.serialized_file)
-    extras = ExtraFiles(root, outputs)
+    archives = [file_name(model.name, kind) for kind in ("zip-store", "tgz")]
+    extras = ExtraFiles(root, outputs, archives)
     for name, path in packed.files if packed else extras.find(model.extra_files):
         files.add(EXTRA_FILES_KEY, path, name)
     add_serving_files(files, serving or Serving(), root)

@@ -35,7 +35,7 @@ def add_requirements(files: Files, file: str | None, minor: int) -> Requirements
     for name in names:  # grows
         shown = files.shown(name)
         content = _in_utf8(files, name, shown)
-        requirements = read_requirements(content, shown, minor=minor, included=bool(read))
+        requirements = read_requirements(content, shown, minor=minor, by=read[0] if read else None)
         _check_places(files.members, requirements, shown)
         for included in _included(files, requirements, name, shown):
             if included not in names:

@@ -49,12 +49,14 @@ class Requirements(Struct, frozen=True):
     `distributions` have normalized names. `included` are the files that it names, with the line and `-r` or
     `-c`; `places` are the wheels and folders in the archive, with the line. `open` is true if it can install
     more than `distributions`: it names URLs, folders, or requirements files outside of the archive.
+    `has_index`: whether it names an index or a page of packages.
     """
 
     distributions: tuple[str, ...] = ()
     included: tuple[tuple[int, str, str], ...] = ()
     places: tuple[tuple[int, str], ...] = ()
     open: bool = False
+    has_index: bool = False
     warnings: tuple[str, ...] = ()
 
 
@@ -168,7 +170,10 @@ def _instead(place: str, name: str | None) -> str:
     if not name and file.endswith(_PACKAGE_FILES):
         return f"Add the file to model.extra-files, and write `./{file}`; or write `NAME==VERSION`."
     if name:
-        return f"Write `{name}==VERSION`, or add its wheel to model.extra-files and write `./FILE.whl`."
+        return (
+            f"Write `{name}==VERSION`, as `pip list --format=freeze` does, or add its wheel to model.extra-files "
+            "and write `./FILE.whl`."
+        )
     return (
         "Build a wheel of it with `pip wheel`, add that to model.extra-files, and write `./FILE.whl`; or "
         "write `NAME==VERSION`."
@@ -191,18 +196,21 @@ def decode_requirements(content: bytes, path: str) -> str:
     return text
 
 
-def read_requirements(content: bytes, path: str, *, minor: int = 9, included: bool = False) -> Requirements:
+def read_requirements(
+    content: bytes, path: str, *, minor: int = 9, by: Requirements | None = None
+) -> Requirements:
     """Read a requirements file. `ArchiveError`, with file and line, if pip on Python 3.`minor` refuses it.
 
-    Only a file that another one includes can be empty.
+    A file that another one includes, `by`, can be empty, and pip uses the indexes of both for it.
     """
     text = decode_requirements(content, path)
     refuse_credentials(text, path)
     lines = list(_logical_lines(text))
-    if not lines and not included:
+    if not lines and not by:
         hint = "List the packages that the handler needs, or remove model.requirements-file."
         raise ArchiveError("the requirements file is empty", where=path, hint=hint)
-    reader = _Reader(path, minor, has_index=any(_INDEX.match(line) for _, line in lines))
+    has_index = bool(by and by.has_index) or any(_INDEX.match(line) for _, line in lines)
+    reader = _Reader(path, minor, has_index=has_index)
     for number, line in lines:
         reader.read(number, line)
     return Requirements(
@@ -210,6 +218,7 @@ def read_requirements(content: bytes, path: str, *, minor: int = 9, included: bo
         included=tuple(reader.included),
         places=tuple(reader.places),
         open=reader.is_open,
+        has_index=has_index,
         warnings=tuple(reader.warnings),
     )
 

@@ -123,11 +123,10 @@ def test_secrets_are_packed_only_if_they_are_named(plan, root):
 def test_what_kdeploy_writes_is_never_packed(plan, root, pattern):
     put(
         root, "kdeploy.toml", "a.txt", "sub/kdeploy.toml", "releases/m/1/x.mar", "m.mar",
-        ".kdeploy/digests.json", "state/b.txt", "state/run/pid",
+        "sub/m.mar", "sub/m.tar.gz", ".kdeploy/digests.json", "state/b.txt", "state/run/pid",
     )  # fmt: skip
     (root / "releases-link").symlink_to("releases")
-    (root / "old").symlink_to("m.mar")
-    outputs = [root / "releases", root / "m.mar", root / "state" / "run"]
+    outputs = [root / "releases", root / "state" / "run"]
     model = Model(name="m", version="1", handler="handler.py", extra_files=("a.txt", pattern))
     digests = DigestCache(root / "digests-of-the-test")
     try:

@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from deployer.archive.newer_python import Fault, newer_python
+from deployer.archive.newer_python import Fault, imported_modules, newer_python
 from deployer.errors import ArchiveError
 
 FUTURE = "from __future__ import annotations\n"
@@ -176,3 +176,41 @@ def test_the_handler_is_refused_and_other_files_are_warned_about(plan, root):
     assert caught.value.where == "net.py:2"
     (warning, _) = sorted(plan(extra_files=("net.py",)).warnings, key=lambda text: "net.py" not in text)
     assert warning.startswith("net.py:2: `int | None` in an annotation needs Python 3.10")
+
+
+@pytest.mark.parametrize(
+    ("text", "modules"),
+    [
+        ("import a.b as c, d", {"a", "a.b", "d"}),
+        ("from a.b import c", {"a", "a.b", "a.b.c"}),
+        ("from .x import y", {"net", "net.sub", "net.sub.x", "net.sub.x.y"}),
+        ("from .. import z", {"net", "net.z"}),
+        ("try:\n import a\nexcept ImportError:\n import b", set()),
+        ("def f():\n import a", set()),
+        ("if TYPE_CHECKING:\n import a", set()),
+    ],
+)
+def test_the_modules_that_a_file_certainly_imports(text, modules):
+    assert set(imported_modules(ast.parse(text), "net/sub/file.py")) == modules
+
+
+@pytest.mark.parametrize("broken", ["class A:\n x: int | None = 1\n", "match x:\n case 1: pass\n"])
+def test_a_file_that_the_handler_imports_is_refused_like_the_handler(plan, root, broken):
+    for file in ("net/__init__.py", "net/ops.py", "net/more.py", "tools.py"):
+        (root / file).parent.mkdir(exist_ok=True)
+        (root / file).write_text("")
+    files = ("net/", "tools.py")
+    handler = "import net.ops\ndef handle(data, context):\n import tools\n"
+    (root / "handler.py").write_text(handler)
+    (root / "tools.py").write_text(broken)
+    (root / "net" / "more.py").write_text(broken)
+    assert len(plan(extra_files=files).warnings) == 2
+    (root / "net" / "ops.py").write_text("from . import more")
+    with pytest.raises(ArchiveError) as caught:
+        plan(extra_files=files)
+    assert caught.value.where.startswith("net/more.py:")
+    (root / "net" / "more.py").write_text("")
+    (root / "net" / "__init__.py").write_text(broken)
+    with pytest.raises(ArchiveError) as caught:
+        plan(extra_files=files)
+    assert caught.value.where.startswith("net/__init__.py:")

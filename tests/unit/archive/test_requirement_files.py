@@ -81,6 +81,14 @@ def test_included_files_are_read_with_their_own_lines(plan, root):
         assert caught.value.where == f"req/more/deep.txt{where}"
 
 
+def test_an_included_file_uses_the_index_of_the_first(plan, root):
+    write(root, r_txt="-r base.txt", base_txt="torch==2.4.0+cpu")
+    with pytest.raises(ArchiveError, match="build of this machine"):
+        plan(requirements_file="r.txt", extra_files=("base.txt",))
+    write(root, r_txt="--extra-index-url https://host/whl\n-r base.txt")
+    plan(requirements_file="r.txt", extra_files=("base.txt",))
+
+
 def test_credentials_in_an_included_file(plan, root):
     write(root, r_txt="-c c.txt\nnumpy", c_txt="# https://jo:secret@host/")
     with pytest.raises(ArchiveError, match="contains credentials") as caught:
