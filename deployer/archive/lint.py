@@ -51,9 +51,11 @@ def check_sources(
     invalid: dict[str, ArchiveError] = {}
     for source in sources:
         try:
-            parsed.append((source, parse(source, model.python)))
-        except ArchiveError as error:
-            invalid[source.name] = error
+            tree = parse(source, model.python)
+        except ArchiveError as fault:
+            invalid[source.name] = fault
+            continue
+        parsed.append((source, tree))
     trees = {source.name: tree for source, tree in parsed}
     required = _required([name for name in (handler, model_file) if name], trees, invalid)
     for name, error in invalid.items():

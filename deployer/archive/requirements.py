@@ -171,8 +171,8 @@ def _instead(place: str, name: str | None) -> str:
         return f"Add the file to model.extra-files, and write `./{file}`; or write `NAME==VERSION`."
     if name:
         return (
-            f"Write `{name}==VERSION`, as `pip list --format=freeze` does, or add its wheel to model.extra-files "
-            "and write `./FILE.whl`."
+            f"Write `{name}==VERSION`, as `pip list --format=freeze` does, or add its wheel to "
+            "model.extra-files and write `./FILE.whl`."
         )
     return (
         "Build a wheel of it with `pip wheel`, add that to model.extra-files, and write `./FILE.whl`; or "

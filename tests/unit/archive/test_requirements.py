@@ -34,7 +34,7 @@ def read(text: str) -> Requirements:
     ],
 )
 def test_lines_that_pip_accepts(line, names):
-    assert read(line) == Requirements(tuple(names))
+    assert read(line) == Requirements(tuple(names), has_index="--index-url" in line)
 
 
 @pytest.mark.parametrize(
