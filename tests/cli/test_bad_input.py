@@ -216,7 +216,7 @@ def test_the_error_names_why_the_handler_cannot_be_loaded(bare: Project) -> None
     (bare.folder / "handler.py").write_text("import no_such_module\n" + HANDLER)
     ended = bare.run("rollout", code=8)
     assert "No module named 'no_such_module'" in ended.stderr
-    assert "kdeploy logs" in ended.stderr
+    assert "hint: Add the line `no_such_module` to the file of model.requirements-file" in ended.stderr
     assert "no_such_module" in bare.run("logs").stdout
     # With a valid handler, the same command succeeds.
     (bare.folder / "handler.py").write_text(HANDLER)
