@@ -29,11 +29,13 @@ def folder(tmp_path: Path) -> Project:
 
 
 FLAGS = ["--model-name", "digits", "--version", "2.0", "--handler", "handler.py"]
-MORE = ["--serialized-file", "weights.pt", "--extra-files", "labels.json,weights.pt.txt"]
+MORE = ["--serialized-file", "weights.pt", "--extra-files", "labels.json,weights.pt.txt,assets/"]
 
 
 def test_archive_accepts_the_flags_of_torch_model_archiver(folder: Project) -> None:
     (folder.folder / "weights.pt.txt").write_text("x")
+    (folder.folder / "assets" / "deep").mkdir(parents=True)
+    (folder.folder / "assets" / "deep" / "y.txt").write_text("y")
     (folder.folder / "theirs").mkdir()
     path = Path(folder.run("archive", *FLAGS, *MORE).stdout.strip())
     theirs = [

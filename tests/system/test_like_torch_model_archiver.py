@@ -70,7 +70,7 @@ def members(path: Path) -> dict[str, bytes]:
         {"handler": "image_classifier", "model_file": "src/net.py"},
         {"handler": "src/my_handler.py"},
         {"handler": "src/my_handler:predict", "archive_format": "default"},
-        {"handler": "src/my_handler.py", "extra_files": ("assets", "g*.txt", "./index_to_name.json", "src/")},
+        {"handler": "src/my_handler.py", "extra_files": ("assets", "g*.txt", "./index_to_name.json", "src")},
         {"handler": "base_handler", "requirements_file": "requirements.txt", "config_file": "own.yaml"},
         {"handler": "base_handler", "runtime": "python3", "config_file": "own.yaml"},
     ],
