@@ -129,7 +129,9 @@ class ExtraFiles:
                 if not is_folder(path):
                     yield path
                 else:
-                    folders.append((path, (*way, _entered(path, way)) if path.is_symlink() else way))
+                    folders.append(
+                        (path, (*way, _entered(path, way, self._key)) if path.is_symlink() else way)
+                    )
             if count > _AT_MOST:
                 hint = "Name the files that the model needs."
                 raise ArchiveError(f"{pattern} has more than {_AT_MOST:,} files", where=self._key, hint=hint)
@@ -169,12 +171,12 @@ def _homes(folder: Path) -> list[str]:
     return [str(real)] + [str(one.parent) for one in (real, *real.parents) if one.name == "snapshots"]
 
 
-def _entered(link: Path, way: Collection[str]) -> str:
+def _entered(link: Path, way: Collection[str], key: str) -> str:
     """Return the folder that a link leads to. `ArchiveError` if that contains the link."""
     target = os.path.realpath(link)
     if target in way or Path(os.path.realpath(link.parent)).is_relative_to(target):
         hint = "Remove the link, or name the files that the model needs."
-        raise ArchiveError(f"{link} is a link to a folder that contains it", where=KEY, hint=hint)
+        raise ArchiveError(f"{link} is a link to a folder that contains it", where=key, hint=hint)
     return target
 
 

@@ -28,7 +28,7 @@ def add_serving_files(files: Files, serving: Serving, root: Path) -> None:
         path = serving.metrics_config
         files.add(METRICS_KEY, root / path, METRICS_CONFIG, ours=True)
         _check_metrics(read_mapping(files.content(METRICS_KEY, METRICS_CONFIG), path), path)
-    found = ExtraFiles(root, (), WARM_UP_KEY).find(serving.warm_up)
+    found = ExtraFiles(root, key=WARM_UP_KEY).find(serving.warm_up)
     samples = [file for _, file in found if not file.name.endswith(EXPECTED)]
     if len(samples) > _MOST_SAMPLES:
         what = f"{len(samples)} warm-up samples; at most {_MOST_SAMPLES} are allowed"
