@@ -252,9 +252,9 @@ def test_missing_settings_are_named(archive):
 
 
 @pytest.mark.parametrize("file", ADAPTER, ids=lambda file: file.stem)
-def test_the_adapter_needs_python_3_9_and_the_standard_library(file):
+def test_the_adapter_needs_python_3_9_the_standard_library_and_torchserve(file):
     tree = ast.parse(file.read_text(), feature_version=(3, 9))
     names = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
     assert tree.body
-    assert set(names) <= {*sys.stdlib_module_names, *(own.stem for own in ADAPTER)}
+    assert set(names) <= {"ts.context", *sys.stdlib_module_names, *(own.stem for own in ADAPTER)}
