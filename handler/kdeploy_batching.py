@@ -94,8 +94,11 @@ class Batcher:
                 if not request.failure and (indivisible or is_streaming(processors[request.index])):
                     request.fail(failure, row)
             return failure, [] if indivisible else _parts(rows, getattr(error, "as_for_one_row", False))
-        for (request, _), answer in zip(rows, answers):
-            request.values.append(answer)
+        if len(rows) == 1:
+            rows[0][0].values.extend(answers)
+        else:
+            for (request, _), answer in zip(rows, answers):
+                request.values.append(answer)
         return None, []
 
     def _call(self, rows, context, again):
@@ -153,8 +156,15 @@ class Batcher:
 
 
 def _is_count(answers, rows):
-    """Return whether there is an answer for each row. A handler can combine the rows of a whole request."""
-    return answers == len(rows) or (rows[0][0].whole and 0 < answers < len(rows))
+    """Return whether this number of answers fits the rows.
+
+    That is one for each row. As with KServe's envelope, a handler can also combine the inputs of a V2
+    request, and return a longer list for the only row of a V1 request.
+    """
+    request = rows[0][0]
+    fewer = request.whole and 0 < answers < len(rows)
+    more = request.any_count and len(rows) == 1 and answers > 1
+    return answers == len(rows) or fewer or more
 
 
 def _parts(rows, one_by_one):

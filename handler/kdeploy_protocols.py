@@ -80,7 +80,7 @@ class Asked:
             return Request(self.index, [self._as_torchserves()], separate=self.separate)
         rows = self._read_rows() if again or self._rows is None else self._rows
         make = make_explained_row if self.explain else make_nested_row if reading == OBJECTS else make_row
-        return Request(
+        request = Request(
             self.index,
             rows.values,
             dress=lambda row, value: make(value, rows.keys(row)),
@@ -88,6 +88,8 @@ class Asked:
             separate=self.separate,
             whole=rows.whole,
         )
+        request.any_count = self.key == "instances" and len(rows.values) == 1
+        return request
 
     def _as_torchserves(self):
         """Return TorchServe's row, with the body as JSON."""
@@ -130,7 +132,12 @@ def read_request(index, row, context, settings):
         if settings.body == "adapter":
             headers = _headers(context, index)
             by_path = headers.get(API_HEADER) == "torchserve"
-            body, binary = _protocol_body(row, headers, by_path)
+            body, binary = None, None
+            try:
+                body, binary = _protocol_body(row, headers)
+            except BadRequestError:
+                if not by_path:
+                    raise
             if body is not None:
                 return Asked(index, row, body, binary, context, settings, by_path)
         return Request(index, [row], separate=separate)
@@ -152,7 +159,7 @@ def _headers(context, index):
     return {name.lower(): value for name, value in headers if isinstance(value, str)}
 
 
-def _protocol_body(row, headers, by_path):
+def _protocol_body(row, headers):
     """Return the body of a request if it is a V1 or V2 object, else None; and the binary data after it."""
     if headers.get("content-type", "").lower().startswith("multipart/"):
         return None, None
@@ -162,7 +169,7 @@ def _protocol_body(row, headers, by_path):
     if isinstance(body, (bytes, bytearray)) and length is not None:
         body, binary = _split(body, length)
     elif isinstance(body, (bytes, bytearray, str)):
-        body = _parse(body, must_parse=not by_path)
+        body = _parse(body)
     if not isinstance(body, dict) or not (isinstance(body.get("instances"), list) or is_v2(body)):
         return None, None
     return body, binary
@@ -176,17 +183,12 @@ def _split(body, length):
     return _loads(bytes(body[:size])), bytes(body[size:])
 
 
-def _parse(body, must_parse):
+def _parse(body):
     """Return a JSON object with our keys, or None. The first bytes tell it from an image."""
     body = body.encode(errors="surrogatepass") if isinstance(body, str) else body
     if body[:64].lstrip()[:1] != b"{" or not (b'"instances"' in body or b'"inputs"' in body):
         return None
-    try:
-        return _loads(body)
-    except BadRequestError:
-        if must_parse:
-            raise
-        return None
+    return _loads(body)
 
 
 def _loads(body):

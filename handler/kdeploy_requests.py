@@ -23,6 +23,7 @@ class Request:
         self.failure = failure  # (status, {"error": message, ...})
         self.error = None  # the class of the handler's error
         self.values = []
+        self.any_count = False  # whether an only row can have any number of values
         self.is_trial = False  # whether another reading follows if this one fails
         self._copies = None
 

@@ -150,13 +150,37 @@ def test_leaving_out_a_bad_row_does_not_turn_batching_off(warnings):
     assert len([record for record in warnings.records if "A batch failed" in record.message]) == 1
 
 
-@pytest.mark.parametrize("value", [{"class": 1}, "text", None, (1, 2), [1, 2, 3]], ids=str)
+@pytest.mark.parametrize("value", [{"class": 1}, "text", None, (1, 2), []], ids=str)
 def test_a_wrong_number_of_answers_for_one_row_is_an_error(value):
     answers = Worker(lambda data, context: value).predict(ask_v1("a"), ask_raw(b"b"))
     for answer in answers:
         assert answer.status == 500
         assert answer.json["row"] == 0
         assert "for 1 row(s), not a list of 1" in answer.json["error"]
+
+
+@pytest.mark.parametrize(
+    "ask", [ask_raw(b"b"), ask_v1("a", "b"), ask_v2(tensor([1]))], ids=["own", "v1", "v2"]
+)
+def test_three_answers_are_an_error(ask):
+    [answer] = Worker(lambda data, context: [1, 2, 3]).predict(ask)
+    assert answer.status == 500
+    assert "returned a list of 3" in answer.json["error"]
+
+
+def test_the_only_instance_of_a_request_can_have_several_predictions():
+    """With KServe's envelope, the list that a handler returns is the predictions."""
+
+    def entry(data, context):
+        return [number for row in data for number in range(row["x"])]
+
+    for _ in range(2):
+        answers = Worker(entry).predict(ask_v1({"x": 2}), ask_v1({"x": 3}), ask_v1({"x": 3}, explain="True"))
+        assert [answer.json for answer in answers] == [
+            {"predictions": [0, 1]},
+            {"predictions": [0, 1, 2]},
+            {"explanations": [0, 1, 2]},
+        ]
 
 
 def test_a_second_call_gets_fresh_rows_if_the_handler_changes_them():

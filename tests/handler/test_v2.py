@@ -7,6 +7,8 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from ts.torch_handler.base_handler import BaseHandler
+from ts.torch_handler.request_envelope.kserve import KServeEnvelope
 from ts.torch_handler.request_envelope.kservev2 import KServev2Envelope
 
 from tests.handler.torchserve_worker import Ask, Worker, ask_json, ask_raw, ask_v1, ask_v2, tensor
@@ -81,11 +83,9 @@ SAMPLES = {
 HANDLERS = [Classes(), Scores(), Labels(), Maps(), Arrays()]
 
 
-def with_envelope(entry, ask):
+def with_envelope(entry, ask, version=KServev2Envelope):
     """Return TorchServe's answer with KServe's envelope, at batch 1."""
-    worker = Worker(
-        lambda data, context: KServev2Envelope(entry).handle(data, context), settings={"body": "handler"}
-    )
+    worker = Worker(lambda data, context: version(entry).handle(data, context), settings={"body": "handler"})
     return worker.predict(ask)[0]
 
 
@@ -142,6 +142,46 @@ def test_two_inputs_need_one_or_two_answers(answers):
     [answer] = Worker(lambda data, context: answers).predict(ask_v2(tensor([1]), tensor([1], name="y")))
     assert answer.status == 500
     assert "for 2 row(s)" in answer.json["error"]
+
+
+V1_SAMPLES = {
+    "a picture": {"instances": [{"data": "QUJD"}]},
+    "two pictures": {"instances": [{"data": "QUJD"}, {"data": "REVG", "target": 1}]},
+    "a tensor": {"instances": [{"data": IMAGE}]},
+}
+
+
+@pytest.mark.parametrize(("body", "entry"), product(V1_SAMPLES.values(), HANDLERS[:4]))
+@pytest.mark.parametrize("headers", [{}, {"explain": "True"}], ids=str)
+@pytest.mark.parametrize("count", [1, 8])
+def test_v1_answers_are_those_of_kserves_envelope(body, entry, headers, count):
+    expected = with_envelope(entry, ask_json(body, **headers), KServeEnvelope).json
+    for answer in Worker(entry).predict(*[ask_json(body, **headers)] * count):
+        assert answer.json == expected
+
+
+@pytest.mark.parametrize("version", [KServeEnvelope, KServev2Envelope])
+def test_torchserves_own_explanation_is_that_of_the_envelope(version):
+    class Explainer(BaseHandler):
+        def initialize(self, context):
+            self.context = context
+
+        def preprocess(self, data):
+            return torch.tensor([row["data"] for row in data], dtype=torch.float64)
+
+        def get_insights(self, tensor_data, raw, target):
+            attributions = (tensor_data * (target + 1)).tolist()
+            return attributions * 2 if version is KServeEnvelope else [[*attributions[0], *raw]]
+
+    service = Explainer()
+    worker = Worker(service.handle)
+    service.initialize(worker.context)
+    row = {"data": [1.5, 2], "target": 2}
+    body = {"instances": [row]} if version is KServeEnvelope else {"id": "1", "inputs": [tensor([1.5, 2])]}
+    # It explains only the first row, and returns a list of any length.
+    expected = with_envelope(service.handle, ask_json(body, explain="True"), version).json
+    [answer] = worker.predict(ask_json(body, explain="True"))
+    assert answer.json == {**expected, **({} if version is KServeEnvelope else {"model_name": "served-name"})}
 
 
 # ---- loose forms
