@@ -86,9 +86,14 @@ _PARTS = {
 }
 _FIXED = {"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService"}
 _TEXTS = ("labels", "annotations", "nodeSelector")  # tables whose values are texts
+# What has to be a table, because kdeploy has entries in it or reads it.
 _TABLES = {
-    *(("metadata",), ("spec",), _PREDICTOR, _MODEL),
-    *((*path, name) for path in (("metadata",), _PREDICTOR) for name in _TEXTS),
+    *(("metadata",), ("metadata", "labels"), ("metadata", "annotations"), ("spec",), _PREDICTOR, _MODEL),
+}
+_TABLES_OR_NULL = {
+    *((*_PREDICTOR, name) for name in (*_TEXTS, "securityContext", "affinity")),
+    *((*_MODEL, name) for name in ("resources", "securityContext", "readinessProbe")),
+    *((*_MODEL, "resources", name) for name in ("requests", "limits")),
 }
 _MOUNT = "/mnt/models"
 _NAMED = {
@@ -186,7 +191,9 @@ def _value_fault(path: tuple[Any, ...], value: Any) -> tuple[str, str] | None:
     known = isinstance(value, dict | list | str | bool | int | float | None)
     if not known or (isinstance(value, float) and not math.isfinite(value)):
         return f"{value} is not a value of JSON", "Write it in quotes."
-    if path in _TABLES and not isinstance(value, dict | None):
+    if (path in _TABLES and not isinstance(value, dict)) or (
+        path in _TABLES_OR_NULL and not isinstance(value, dict | None)
+    ):
         return f"{_join(path)} is not a table", "Write it as in a pod's specification."
     return None
 
@@ -247,6 +254,10 @@ def _container_faults(container: Mapping[str, Any], place: str) -> Iterator[Faul
         name, value = str(item.get("name")), item.get("value")
         if fault := variable_fault(name, value if isinstance(value, str) else ""):
             yield Fault(f"{place}.env.{name}", *fault)
+        elif not isinstance(item.get("valueFrom", {}), dict):
+            yield Fault(
+                f"{place}.env.{name}", "valueFrom is not a table", "Write it as in a pod's specification."
+            )
         elif "value" in item and not isinstance(value, str):
             yield Fault(
                 f"{place}.env.{name}", f"expected text, got {json.dumps(value)}", "Write it in quotes."

@@ -57,6 +57,16 @@ def test_every_object_that_a_pod_needs_is_found() -> None:
     }
 
 
+def test_sources_that_the_api_server_would_reject_do_no_harm() -> None:
+    pod = {
+        "containers": [{"name": "a", "envFrom": [{"secretRef": {}}, {"configMapRef": "x"}]}],
+        "volumes": [{"name": "v", "secret": "x"}],
+        "model": {"env": [{"name": "A", "valueFrom": {"secretKeyRef": {}}}]},
+    }
+    service = documents("team", overlay={"spec": {"predictor": pod}}).service
+    assert {one.object for one in named_objects(service)} == {("Secret", "None")}
+
+
 def test_a_missing_object_or_key_is_a_failure() -> None:
     named = {("Secret", "hf"): None, ("ConfigMap", "c"): frozenset({"other"})}
     missing, without = references(named=named)[:2]

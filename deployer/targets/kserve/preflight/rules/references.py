@@ -89,10 +89,11 @@ def _pull_remedy(one: Named, namespace: str) -> str:
 def _of_container(container: dict[str, Any], place: str) -> Iterator[Named]:
     for variable in container.get("env", []):
         for kind, source in _sources(variable.get("valueFrom", {}), "secretKeyRef", "configMapKeyRef"):
-            yield Named(kind, source["name"], source["key"], f"serving.env.{variable['name']}")
+            key = str(source.get("key", ""))
+            yield Named(kind, str(source.get("name")), key, f"serving.env.{variable['name']}")
     for whole in container.get("envFrom", []):
         for kind, source in _sources(whole, "secretRef", "configMapRef"):
-            yield Named(kind, source["name"], field=f"{place}.envFrom")
+            yield Named(kind, str(source.get("name")), field=f"{place}.envFrom")
 
 
 def _of_volume(volume: dict[str, Any]) -> Iterator[Named]:
@@ -108,5 +109,5 @@ def _sources(table: dict[str, Any], secret: str, config_map: str) -> Iterator[tu
     """Yield the kind and the fields of each source that a pod cannot start without."""
     for field, kind in ((secret, "Secret"), (config_map, "ConfigMap")):
         source = table.get(field)
-        if source and not source.get("optional"):
+        if isinstance(source, dict) and not source.get("optional"):
             yield kind, source
