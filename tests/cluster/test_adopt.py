@@ -108,10 +108,12 @@ def test_the_adopted_service_is_rolled_out_with_its_own_fields(
     kdeploy: Kdeploy, live: str, empty: Path, kube: Kube, s3_config: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert kdeploy("adopt", "pipeline-test08", "--from-mar", "../pipeline.mar").code == 0
+    secret = {"metadata": {"name": "hf"}, "stringData": {"token": "x"}}
+    kube.create(f"/api/v1/namespaces/{live.split('/')[5]}/secrets", secret)
     monkeypatch.setenv("KDEPLOY_STORE_ENDPOINT", s3_config.endpoint or "")
     where = ("--store", s3_config.uri)
     refused = kdeploy("rollout", "--no-wait", *where)
-    assert (refused.code, "field conflict" in refused.err) == (3, True)
+    assert (refused.code, "field conflict" in refused.err) == (12, True)
     ended = kdeploy("rollout", "--no-wait", *where, "--force-conflicts")
     assert ended.code == 0, ended.err
     document = kube.get(live)
