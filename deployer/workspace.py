@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from deployer.config import (
     KServeTarget,
     LocalTarget,
+    ReadyArchive,
     Settings,
     TargetConfig,
     find_file,
@@ -44,6 +45,7 @@ def open_workspace(
     *,
     target: str | None = None,
     service: str | None = None,
+    mar: str | Path | None = None,
     settings: Mapping[str, str] | None = None,
     emit: Emit = ignore,
     strict: bool = False,
@@ -51,21 +53,35 @@ def open_workspace(
     """Open the project of the `kdeploy.toml` in a folder, or in the nearest folder above it.
 
     `target` is a target's name; it can be left out if there is only one, or a default. `service` is one of
-    the project's services. `settings` overrides keys of `kdeploy.toml`, with values as after `--set`:
-    `{"serving.batch-size": "4"}`. `emit` is called with every event. With `strict`, a warning about the model
-    archive is an error. Raises ConfigError.
+    the project's services, `mar` a finished model archive in place of its files. `settings` overrides keys of
+    `kdeploy.toml`, with values as after `--set`: `{"serving.batch-size": "4"}`. `emit` is called with every
+    event. With `strict`, a warning about the model archive is an error. Raises ConfigError, and ArchiveError
+    for `mar`.
     """
     folder = Path(folder).absolute()
+    path = find_file(folder)
     loaded = load_settings(
-        find_file(folder),
+        path,
         environment=os.environ,
         flags=dict(settings or {}),
         folder=folder,
         service=service,
+        ready=open_mar(Path(mar), path, folder) if mar else None,
     )
     for note in loaded.notes:
         emit(Noted(note))
     return Workspace(loaded, target, emit, strict=strict)
+
+
+def open_mar(mar: Path, path: Path | None, folder: Path) -> ReadyArchive:
+    """Read a finished model archive for the project of the `kdeploy.toml` at `path`, or in `folder`.
+
+    Raises ArchiveError.
+    """
+    from deployer.archive.ready import take_archive
+    from deployer.project import UNPACKED
+
+    return take_archive(mar, (path.resolve().parent if path else folder) / UNPACKED)
 
 
 class Workspace:

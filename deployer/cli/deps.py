@@ -51,7 +51,7 @@ def workspace(
     from deployer.cli.printers import Viewer
     from deployer.config import LocalTarget, find_file, load_settings
     from deployer.events import Noted
-    from deployer.workspace import Workspace, choose_target
+    from deployer.workspace import Workspace, choose_target, open_mar
 
     flags: dict[str, str] = {}
     for item in where.get("sets") or []:
@@ -67,12 +67,7 @@ def workspace(
         flags["store.uri"] = store
     here = _here()
     path = where.get("config") or (find_file(here) if search else None)
-    ready = None
-    if (mar := where.get("mar")) is not None:
-        from deployer.archive.ready import take_archive
-        from deployer.project import UNPACKED
-
-        ready = take_archive(mar, (path.resolve().parent if path else here) / UNPACKED)
+    ready = open_mar(mar, path, here) if (mar := where.get("mar")) else None
 
     def load() -> Settings:
         return load_settings(

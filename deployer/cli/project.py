@@ -164,6 +164,7 @@ def adopt(
 def config(
     config: ConfigFile = None,
     sets: Sets = None,
+    service: ServiceOption = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of kdeploy.toml.")] = False,
     output: OutputFormat = "table",
 ) -> None:
@@ -173,7 +174,7 @@ def config(
 
         printers.print_json(json_schema())
         return
-    rows = list(deps.workspace(config=config, sets=sets).settings.values())
+    rows = list(deps.workspace(config=config, sets=sets, service=service).settings.values())
     data = {key: {"value": value, "source": source} for key, value, source in rows}
     shown = [(key, printers.value_text(value), source) for key, value, source in rows]
     printers.print_rows(output, ["key", "value", "source"], shown, data, [key for key, _, _ in rows])

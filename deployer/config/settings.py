@@ -106,7 +106,8 @@ class Settings(Struct, frozen=True, kw_only=True):
             raise ConfigError(
                 f"several services: {', '.join(config.services)}",
                 where=self.located(f"{FILE_NAME}: services"),
-                hint="Name one, as in `kdeploy rollout --service NAME`, or set service.name as the default.",
+                hint="Name one, as in `kdeploy rollout --service NAME` and `kdeploy status NAME`, "
+                "or set service.name as the default.",
             )
         if not is_service_name(config.model.name):
             raise ConfigError(

@@ -11,6 +11,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -205,6 +206,50 @@ def test_each_request_of_a_batch_gets_its_own_answer(project: Project) -> None:
     assert answers == [
         (200, {"response": "light" if shade else "dark", "sum": 4.0 if shade else 0.0}) for shade in shades
     ]
+
+
+def test_predict_uses_the_name_of_the_model(project: Project) -> None:
+    (project.folder / "request.json").write_text(json.dumps({"data": picture(255)}))
+    for flags in ([], ["--kserve"]):
+        ended = project.run("predict", "request.json", "--target", "local", "-o", "json", *flags)
+        assert json.loads(ended.stdout)[0]["prediction"] == {"response": "light", "sum": 4.0}
+
+
+def test_an_archive_made_by_hand_is_released_as_it_is(project: Project) -> None:
+    """It has packages, a text as its model file, weights with a fixed name, and a key in its manifest."""
+    handler = (
+        "from pathlib import Path\n"
+        "from lib.deep import shout\n"
+        "class Handler:\n"
+        "    def initialize(self, context):\n"
+        "        folder = Path(context.system_properties['model_dir'])\n"
+        "        self.parts = [(folder / 'weights' / 'net.bin').read_text(), context.manifest['team']]\n"
+        "        self.parts.append(context.manifest['model']['modelFile'])\n"
+        "    def handle(self, data, context):\n"
+        "        return [shout(' '.join(self.parts))] * len(data)\n"
+    )
+    described = {"modelName": "Hand_made.v2", "handler": "build/handler.py", "modelFile": "names.txt"}
+    files = {
+        "handler.py": handler,
+        "lib/__init__.py": "",
+        "lib/deep/__init__.py": "from lib.deep.voice import shout as shout\n",
+        "lib/deep/voice.py": "def shout(text):\n    return text.upper()\n",
+        "weights/net.bin": "ones",
+        "names.txt": "a b",
+        "MAR-INF/MANIFEST.json": json.dumps({"model": described, "team": "vision"}),
+    }
+    with tarfile.open(project.folder / "hand.tar.gz", "w:gz") as archive:
+        for name, text in files.items():
+            info = tarfile.TarInfo(f"Hand_made.v2/{name}")
+            info.size = len(text)
+            archive.addfile(info, io.BytesIO(text.encode()))
+    where = ["--target", "local", "--store", "model-store", "--service", "by-hand"]
+    # Another model than the project's: its name and version replace those of kdeploy.toml.
+    sets = ["model.name=Hand_made.v2"]
+    project.run("rollout", "--mar", "hand.tar.gz", *where, sets=sets)
+    (project.folder / "any.txt").write_text("any")
+    ended = project.run("predict", "any.txt", "--target", "local", "--service", "by-hand", "-o", "json")
+    assert json.loads(ended.stdout)[0]["prediction"] == "ONES VISION NAMES.TXT"
 
 
 def test_the_settings_came_over(project: Project) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from deployer.cli.main import main
+from deployer.workspace import open_workspace
 from tests.unit.archive.test_ready import FILES, mar, write_folder
 
 TOML = '[model]\nname = "cats"\nversion = "2.1"\nhandler = "gone.py"\n[serving]\nbatch-size = 8\n'
@@ -162,6 +163,13 @@ def test_a_model_table_of_another_kind_is_refused(folder: Path, capsys: pytest.C
     mar(folder)
     assert run("push", "--mar", "cats.mar") != 0
     assert "expected a table" in capsys.readouterr().err
+
+
+def test_a_program_releases_an_archive(folder: Path) -> None:
+    mar(folder)
+    with open_workspace(mar="cats.mar") as workspace:
+        release = workspace.push()
+    assert stored(folder)[0]["id"] == release.id
 
 
 def test_a_folder_of_an_unpacked_archive_can_be_released(folder: Path) -> None:

@@ -181,7 +181,7 @@ def referenced_variables(predictor: Document) -> dict[str, str]:
 
 def hosts(reference: Reference) -> tuple[str, str]:
     """Return the two Hosts of a service: the external one, and the cluster-local one."""
-    name = f"{reference.name}.{reference.namespace}"
+    name = f"{reference.name}.{reference.namespace}".lower()  # a model that is tried can have capitals
     return f"{name}.{DOMAIN}", f"{name}.{CLUSTER_DOMAIN}"
 
 
