@@ -32,7 +32,7 @@ def predict(
         ),
     ] = None,
     data: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option("--data", "-d", metavar="TEXT|@FILE", help="Send this JSON or text, or a file."),
     ] = None,
     service: ServiceOption = None,
@@ -130,10 +130,10 @@ def predict(
     from deployer.predict.inputs import find_pictures
     from deployer.targets.protocols import Via
 
-    if not files and data is None:
+    if not files and not data:
         raise typer.BadParameter("missing argument FILE, -, or --data", ctx=call, param_hint="FILE")
     seconds = None if timeout is None else deps.duration(timeout, "--timeout", zero=False)
-    inputs = list(_inputs(files or [], data, token))
+    inputs = list(_inputs(files or [], data or [], token))
     work = deps.workspace(ingress=ingress, allow_no_project=True, **where)
     name, target = work.chosen
     on_cluster = target.__struct_config__.tag == "kserve"
@@ -165,18 +165,21 @@ def predict(
             raise StoppedError("the inputs without a line above have no result") from error
 
 
-def _inputs(files: list[str], data: str | None, token: str | None) -> "Iterator[Path | Input]":
+def _inputs(files: list[str], data: list[str], token: str | None) -> "Iterator[Path | Input]":
     """Yield the inputs of the command line. Raises ConfigError if two of them read stdin."""
     from deployer.predict.inputs import DATA, STDIN, find_file, of_bytes
 
-    if [*files, data, token].count("-") + (data == "@-") > 1:
+    if files.count("-") + data.count("@-") + (token == "-") > 1:  # noqa: S105 - stdin
         raise ConfigError("stdin can be read only once", where="-", hint="Remove one of the two.")
     for file in files:
         yield of_bytes(STDIN, _read_stdin()) if file == "-" else find_file(file)
-    if data is not None and data.startswith("@"):
-        yield of_bytes(STDIN, _read_stdin()) if data == "@-" else Path(data[1:])
-    elif data is not None:
-        yield of_bytes(DATA, data.encode(errors="surrogateescape"))
+    for text in data:
+        if text == "@-":
+            yield of_bytes(STDIN, _read_stdin())
+        elif text.startswith("@"):
+            yield Path(text[1:])
+        else:
+            yield of_bytes(DATA, text.encode(errors="surrogateescape"))
 
 
 def _read_stdin() -> bytes:
