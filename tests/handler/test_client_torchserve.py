@@ -51,7 +51,7 @@ def test_text_is_the_same_with_each_protocol(ask, protocol, name, content, saw):
     assert value(ask(content, protocol, name))["saw"] == saw
 
 
-def test_a_body_with_inputs_of_its_own_shape_reaches_the_handler(ask):
+def test_a_body_with_other_inputs_reaches_the_handler(ask):
     talk = {"inputs": [{"role": "user", "text": "hi"}, {"role": "bot", "text": "hello"}], "parameters": {}}
     for protocol in ("plain", "v1"):
         assert value(ask(json.dumps(talk).encode(), protocol, "talk.json", follow=True))["saw"] == talk
