@@ -13,6 +13,7 @@ from msgspec import Struct, structs
 
 Document = dict[str, Any]  # a Kubernetes object as plain JSON
 
+GPU = "nvidia.com/gpu"  # the resource that a GPU is
 RELEASE_LABEL = "kdeploy.dev/release"
 NOT_SWITCHED = "TrafficNotSwitched"
 NOT_RUNNING = "SupervisorNotRunning"  # on a local target

@@ -54,6 +54,8 @@ _OWNED: dict[Path, str] = {
     ("metadata", "namespace"): "Set `namespace` of the target.",
     (*_PREDICTOR, "minReplicas"): "Set `scaling.min-replicas`.",
     (*_PREDICTOR, "maxReplicas"): "Set `scaling.max-replicas`.",
+    (*_PREDICTOR, "scaleMetric"): "Set `scaling.metric`.",
+    (*_PREDICTOR, "scaleTarget"): "Set `scaling.target`.",
     (*_PREDICTOR, "canaryTrafficPercent"): "Run `kdeploy rollout --canary 10` to split the traffic.",
     (*_PREDICTOR, "deploymentStrategy"): "Run `kdeploy rollout --strategy recreate` to stop old pods first.",
     (*_PREDICTOR, "timeout"): "Set `serving.response-timeout`.",

@@ -19,6 +19,7 @@ from deployer.overlay import variable_fault
 # another's. KServe's downloader matches plain prefixes, and would download both.
 _RELEASE_TAIL = re.compile(r"-[0-9a-f]{12}")
 SERVICE_NAMES = f"Use lower-case letters, digits and -, a letter first, at most {NAME_MAX} characters."
+_METRICS = "Set `scaling.metric`: cpu, memory, concurrency, rps, or prometheus for a query."
 
 
 def check_config(config: Config, where: Callable[[str], str]) -> None:
@@ -26,6 +27,7 @@ def check_config(config: Config, where: Callable[[str], str]) -> None:
     for key, what, hint in itertools.chain(
         _service_faults(config),
         _serving_faults(config),
+        _scaling_faults(config),
         _store_faults(config),
         _target_faults(config),
         _text_faults(config),
@@ -57,6 +59,24 @@ def _serving_faults(config: Config) -> Iterator[tuple[str, str, str]]:
     for name, value in serving.env.items():
         if fault := _variable_fault(name, value):
             yield f"serving.env.{name}", *fault
+
+
+def _scaling_faults(config: Config) -> Iterator[tuple[str, str, str]]:
+    scaling = config.scaling
+    metric, target = scaling.metric, scaling.target
+    of_query = {"query": scaling.query, "prometheus": scaling.prometheus}
+    for key, value in {"target": target, **of_query}.items():
+        wanted = metric == "prometheus" or (key == "target" and metric == "memory")
+        if wanted and value is None:
+            yield "scaling.metric", f"metric {metric} needs scaling.{key}", f"Set `scaling.{key}`."
+        elif value is not None and (metric is None or (key in of_query and metric != "prometheus")):
+            yield f"scaling.{key}", f"{key} has no effect without its metric", _METRICS
+    if target is None or metric in (None, "prometheus"):
+        return
+    most = 100 if metric in ("cpu", "memory") else 2**31 - 1
+    if target > most or target != int(target):
+        unit = "a percentage of the request, from 1 to 100" if most == 100 else "a whole number of requests"
+        yield "scaling.target", f"invalid target {target:g} of {metric}", f"Write {unit}."
 
 
 def _store_faults(config: Config) -> Iterator[tuple[str, str, str]]:

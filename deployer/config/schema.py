@@ -66,6 +66,7 @@ FixedPort = Annotated[int, Meta(ge=1, le=65535)]
 USER_OF_NAMESPACE = "namespace"  # the value of `run-as-user` for a user that the namespace assigns
 _USER = 'Write a user ID, or "namespace".'
 User = Annotated[int, Meta(ge=1, le=2**31 - 1, extra={"hint": _USER})] | Literal["namespace"]
+Metric = Literal["cpu", "memory", "concurrency", "rps", "prometheus"]
 Runtime = Literal["python", "python3"]
 Format = Literal["zip-store", "default", "tgz", "no-archive"]
 # kubectl's short names.
@@ -188,12 +189,22 @@ class Serving(Table, frozen=True, kw_only=True):
 
 
 class Scaling(Table, frozen=True, kw_only=True):
-    """`[scaling]`: the number of replicas. Not part of the release: changing it restarts no pod."""
+    """`[scaling]`: the number of replicas. Not part of the release."""
 
     min_replicas: Annotated[
         Count, about("Minimum number of replicas. 0 allows scale to zero on Knative.")
     ] = 1
     max_replicas: Annotated[Positive, about("Maximum number of replicas.")] = 1
+    metric: Annotated[
+        Metric | None,
+        about("What replicas are added for. Default: cpu in Standard mode, concurrency in Knative mode."),
+    ] = None
+    target: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        about("Wanted value per replica: percent of the request, requests, or the query's value."),
+    ] = None
+    query: Annotated[Text | None, about("PromQL query of the metric prometheus.")] = None
+    prometheus: Annotated[Endpoint | None, about("URL of the Prometheus server, as KEDA reaches it.")] = None
 
 
 class Store(Table, frozen=True, kw_only=True):

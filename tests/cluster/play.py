@@ -30,6 +30,9 @@ RUNTIME = runtime_name(render_runtime())
 _numbers = itertools.count(1)
 
 
+REPLICAS = ("min_replicas", "max_replicas", "metric", "target", "query", "prometheus")
+
+
 def documents(
     namespace: str,
     release: str = A,
@@ -42,7 +45,7 @@ def documents(
     **serving: Any,
 ) -> Bundle:
     """Render a release as kdeploy does, with a Secret if `access` has credentials."""
-    replicas = {key: serving.pop(key) for key in ("min_replicas", "max_replicas") if key in serving}
+    replicas = {key: serving.pop(key) for key in REPLICAS if key in serving}
     made = Release(
         id=release,
         name=name,

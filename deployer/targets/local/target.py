@@ -14,7 +14,7 @@ from deployer.findings import Finding, failure
 from deployer.inuse import model_of, releases_named
 from deployer.journal import Entry, JournalEvent
 from deployer.managed_fields import agrees
-from deployer.observed import Capabilities, Document, Live, Observed, Phase, Reference
+from deployer.observed import GPU, Capabilities, Document, Live, Observed, Phase, Reference
 from deployer.targets.local import lifecycle
 from deployer.targets.local.connection import NotRunningError, call, stream_lines
 from deployer.targets.local.launch import unset_variable
@@ -105,11 +105,17 @@ class _Target:
         return self._node.examine()
 
     def check(self, bundle: Bundle, *, wait: bool = True) -> list[Finding]:  # noqa: ARG002
-        """Check that the confidential variables are set. Raises TargetError if it cannot serve the bundle."""
+        """Check that confidential variables are set, and for GPUs. Raises TargetError for another bundle."""
+        from deployer.targets.local import doctor
+
         check_bundle(bundle)
         variables = referenced_variables(bundle.service["spec"]["predictor"])
+        gpus = int(bundle.service["spec"]["predictor"]["model"].get("resources", {})["limits"].get(GPU, 0))
         unset = [unset_variable(name, place) for name, place in variables.items() if name not in os.environ]
-        return [failure("environment", one.what, one.where or "", one.hint or "") for one in unset]
+        return [
+            *(failure("environment", one.what, one.where or "", one.hint or "") for one in unset),
+            *(doctor.check_gpu(doctor.run_program, doctor.installed_version, gpus) if gpus else ()),
+        ]
 
     def role(self, bundle: Bundle) -> list[Document]:
         """Raise ConfigError: only a cluster has accounts and permissions."""

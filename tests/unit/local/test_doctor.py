@@ -17,9 +17,10 @@ import typing_extensions
 
 import deployer
 from deployer.findings import Finding
-from deployer.targets.local import doctor
+from deployer.targets.local import OneNode, doctor
 from deployer.targets.local.doctor import Ran, checks
 from deployer.targets.local.state import State
+from tests.cluster.play import documents
 
 ROOT = Path(deployer.__file__).parents[1]
 
@@ -388,3 +389,14 @@ def test_the_checks_run_without_the_local_extra(tmp_path):
     has_remedy(found["Java"], "failure", "Java not found")
     is_ok(found["Python"])
     is_ok(found["ingress port"])
+
+
+def test_a_rollout_of_a_release_with_gpus_is_refused_on_a_machine_without(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi
+    node = OneNode(state=tmp_path / "state", namespace="default", ingress_host="127.0.0.1", ingress_port=0)
+    made = [documents("default"), documents("default", gpu=1)]
+    for bundle in made:
+        bundle.service["spec"]["predictor"]["model"]["storageUri"] = tmp_path.as_uri()
+    assert node.target.services.check(made[0]) == []
+    [finding] = node.target.services.check(made[1])
+    has_remedy(finding, "failure", "serving.gpu is 1, but no NVIDIA driver is installed")

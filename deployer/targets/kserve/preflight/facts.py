@@ -24,6 +24,7 @@ from deployer.targets.kserve.client.resources import (
     NODE_POOL,
     POD,
     QUOTA,
+    SCALED_OBJECT,
     SECRET,
     STORAGE_CLASS,
 )
@@ -33,6 +34,7 @@ from deployer.targets.kserve.preflight.rules.capacity import gives_gpu_back, has
 from deployer.targets.kserve.preflight.rules.inputs import ClusterFacts, claim_of, mode_of, model_of
 from deployer.targets.kserve.preflight.rules.references import named_objects, pull_secrets
 from deployer.targets.kserve.preflight.rules.runtimes import flags_of
+from deployer.targets.kserve.preflight.rules.scaling import uses_keda
 from deployer.targets.kserve.state.kinds import (
     CLUSTER_SERVING_RUNTIME,
     INFERENCE_SERVICE,
@@ -76,6 +78,8 @@ def _first(api: Api, discovery: Discovery, bundle: Bundle) -> Reads:
     if mode_of(service) == "Knative":
         reads["knative"] = lambda: discovery.knative
         reads["defaults"] = lambda: api.get(CONFIG_MAP, "knative-serving", "config-defaults")
+    if uses_keda(service):
+        reads["keda"] = lambda: SCALED_OBJECT.plural in api.kinds(SCALED_OBJECT)
     if claim := claim_of(service):
         reads["claim"] = lambda: api.get(CLAIM, namespace, claim)
     if bundle.runtime is None:  # KServe looks in the namespace first

@@ -12,9 +12,9 @@ from decimal import Decimal
 from msgspec import UNSET
 
 from deployer.findings import Finding, ok, warning
-from deployer.observed import Document
+from deployer.observed import GPU, Document
 from deployer.quantity import parse_quantity
-from deployer.targets.kserve.preflight.rules.inputs import GPU, ClusterFacts, gpus_of, model_of, unchecked
+from deployer.targets.kserve.preflight.rules.inputs import ClusterFacts, gpus_of, model_of, unchecked
 from deployer.targets.kserve.state.children import SERVICE_LABEL, is_terminating, name_of
 from deployer.targets.kserve.state.pods import requests_of
 

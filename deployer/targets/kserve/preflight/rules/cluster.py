@@ -35,6 +35,7 @@ from deployer.targets.kserve.preflight.rules.inputs import (
 from deployer.targets.kserve.preflight.rules.quotas import check_quotas
 from deployer.targets.kserve.preflight.rules.references import check_references
 from deployer.targets.kserve.preflight.rules.runtimes import check_features, check_runtime
+from deployer.targets.kserve.preflight.rules.scaling import check_autoscaler_change, check_scaling
 from deployer.targets.kserve.state.children import is_standard
 from deployer.targets.kserve.state.settings import KSERVE_NAMESPACE, KServeConfig
 
@@ -213,6 +214,8 @@ _RULES = (
     check_name,
     check_protocol,
     check_scale_to_zero,
+    check_scaling,
+    check_autoscaler_change,
     check_canary,
     check_store,
     check_size,

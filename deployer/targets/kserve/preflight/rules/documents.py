@@ -9,6 +9,7 @@ import msgspec
 from deployer.findings import Finding, failure, ok, warning
 from deployer.observed import Document
 from deployer.targets.kserve.preflight.rules.inputs import ClusterFacts, mode_of, model_of
+from deployer.targets.kserve.preflight.rules.scaling import uses_keda
 
 DOCUMENT_MAX = 1536 << 10  # bytes of an object, etcd's default limit
 
@@ -23,9 +24,10 @@ def check_name(service: Document, _facts: ClusterFacts) -> Iterator[Finding]:
 
 def check_scale_to_zero(service: Document, _facts: ClusterFacts) -> Iterator[Finding]:
     """Report that KServe ignores zero replicas."""
-    if service["spec"]["predictor"].get("minReplicas") == 0 and mode_of(service) == "Standard":
+    zero = service["spec"]["predictor"].get("minReplicas") == 0
+    if zero and mode_of(service) == "Standard" and not uses_keda(service):
         detail = "min-replicas = 0 does not scale to zero in Standard mode: KServe runs 1 replica"
-        remedy = "Set `scaling.min-replicas = 1`, or use a cluster in Knative mode."
+        remedy = "Set `scaling.min-replicas = 1`, use Knative mode, or scale on a Prometheus query."
         yield warning("replicas", detail, "scaling.min-replicas", remedy)
 
 

@@ -10,12 +10,10 @@ from typing import Any
 from msgspec import UNSET, Struct, UnsetType
 
 from deployer.findings import Finding
-from deployer.observed import Document
+from deployer.observed import GPU, Document
 from deployer.quantity import parse_quantity
 from deployer.targets.kserve.state.children import MODE_ANNOTATION
 from deployer.targets.kserve.state.settings import KServeConfig
-
-GPU = "nvidia.com/gpu"
 
 Seen = Document | None | UnsetType  # None: not found; UNSET: not readable by this user, or not needed
 
@@ -30,6 +28,7 @@ class ClusterFacts(Struct, frozen=True, kw_only=True):
     makes_claim: bool = False  # the model store creates its claim
     version: str | None = None
     knative: bool = True
+    keda: bool | UnsetType = UNSET
     features: Seen = UNSET  # ConfigMap knative-serving/config-features
     controller: Seen = UNSET
     defaults: Seen = UNSET  # ConfigMap knative-serving/config-defaults
