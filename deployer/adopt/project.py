@@ -56,11 +56,16 @@ def read_yaml_service(path: Path) -> Document:
         raise ConfigError(f"cannot read {path}: {error.strerror}", where="--isvc") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"invalid YAML: {error}", where=str(path)) from error
-    found = [one for one in documents if one.get("kind") == "InferenceService"]
+    every = [item for one in documents for item in (one.get("items") or [one] if _is_list(one) else [one])]
+    found = [one for one in every if isinstance(one, dict) and one.get("kind") == "InferenceService"]
     if len(found) != 1:
         what = f"{len(found)} InferenceServices, expected one"
         raise ConfigError(what, where=str(path), hint="Write the InferenceService of the model into a file.")
     return found[0]
+
+
+def _is_list(document: Document) -> bool:
+    return document.get("kind") == "List" and isinstance(document.get("items"), list)
 
 
 def write_project(

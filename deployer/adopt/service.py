@@ -19,9 +19,16 @@ _MODE = "serving.kserve.io/deploymentMode"
 _QUANTITIES = {"cpu": "cpu", "memory": "memory", "nvidia.com/gpu": "gpu"}
 _OVERLAY = ("serving", "overlay")
 _PREDICTOR = ("spec", "predictor")
+_RELEASE = re.compile(r"(.+)/[^/]+/[^/]+-[0-9a-f]{12}/?")
 _OF_SERVERS = re.compile(r"(internal\.serving\.kserve\.io|kubectl\.kubernetes\.io)/.*")
 _OWN_METADATA = ("kdeploy.dev/release", "kdeploy.dev/overlay", "app.kubernetes.io/managed-by")
 
+_SCALING = {
+    "minReplicas": "min-replicas",
+    "maxReplicas": "max-replicas",
+    "scaleMetric": "metric",
+    "scaleTarget": "target",
+}
 # Fields whose value comes from elsewhere from now on.
 _REPLACED = {
     "canaryTrafficPercent": "`kdeploy rollout --canary` splits the traffic",
@@ -95,9 +102,8 @@ def _read_predictor(found: Found, predictor: Mapping[str, Any], kind: str) -> No
         field = f"spec.predictor.{key}"
         if key == kind or value in (None, "", [], {}):
             continue
-        if key in ("minReplicas", "maxReplicas"):
-            ours = {"minReplicas": "min-replicas", "maxReplicas": "max-replicas"}[key]
-            if value or key == "minReplicas":
+        if ours := _SCALING.get(key):
+            if value or key == "minReplicas":  # 0: without a maximum
                 found.take(field, ("scaling", ours), value)
         elif key == "serviceAccountName":
             found.take(field, ("store", "service-account"), value)
@@ -105,8 +111,8 @@ def _read_predictor(found: Found, predictor: Mapping[str, Any], kind: str) -> No
             found.note(field, "taken over", _REPLACED[key])
         else:
             _overlay(found, field, (*_PREDICTOR, key), value)
-    least, most = (found.tables.get("scaling", {}).get(key) for key in ("min-replicas", "max-replicas"))
-    if least is not None and (most is None or most < least):
+    scaling = found.tables.get("scaling", {})
+    if isinstance(least := scaling.get("min-replicas"), int) and least and "max-replicas" not in scaling:
         found.set(("scaling", "max-replicas"), least)
 
 
@@ -141,7 +147,13 @@ def _read_runtime(found: Found, field: str, value: Any) -> None:
 
 
 def _read_storage(found: Found, field: str, uri: Any) -> None:
-    """Take the bucket or the claim of the model as the model store, with a folder for kdeploy's releases."""
+    """Take the bucket or the claim of the model as the model store, with a folder for kdeploy's releases.
+
+    For a release of kdeploy, take its model store.
+    """
+    if release := _RELEASE.fullmatch(str(uri)):
+        found.take(field, ("store", "uri"), release[1])
+        return
     parts = urlsplit(str(uri))
     if parts.scheme in ("s3", "gs", "pvc") and parts.netloc:
         found.take(field, ("store", "uri"), f"{parts.scheme}://{parts.netloc}/kdeploy")
@@ -173,7 +185,7 @@ def _read_resources(found: Found, field: str, resources: Any) -> None:
 
 def _read_variables(found: Found, field: str, variables: Any) -> None:
     kept: list[Any] = []
-    for item in variables if isinstance(variables, list) else []:
+    for item in filter(_is_table, variables if isinstance(variables, list) else []):
         name = str(item.get("name"))
         place, value = f"{field}.{name}", item.get("value", "")
         source = next(_sources(item), None)
@@ -206,6 +218,10 @@ def _overlay(found: Found, field: str, path: tuple[str, ...], value: Any) -> Non
         found.note(field, "left out", fault.what)
         return
     found.take(field, (*_OVERLAY, *path), value, fate="stays")
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict)
 
 
 def _table(table: Any, key: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ _NUMBERS = {
     "default_startup_timeout": "startup-timeout",
     "number_of_gpu": "gpu",
 }
+_NUMBER = re.compile("[0-9]{1,15}")
 _NAMES = ("defaultVersion", "marName", "modelName", "modelUrl")
 _ENVELOPES = {
     "kserve": "kdeploy's adapter reads V1 and V2 itself, and the handler still gets the instances as rows",
@@ -98,7 +99,7 @@ def _read_models(found: Found, key: str, value: str, mar: str) -> None:
             for name, versions in models.items()
             for version, table in versions.items()
         ]
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         found.note(key, "left out", "it is not JSON of models")
         return
     if not every:
@@ -132,7 +133,7 @@ def _read_entry(found: Found, key: str, value: str) -> None:
     except ConfigError as error:
         found.note(key, "left out", error.what.removeprefix(f"kdeploy reserves {key}: "))
         return
-    number = int(value) if value.isdecimal() and str(int(value)) == value else value
+    number = int(value) if _NUMBER.fullmatch(value) and str(int(value)) == value else value
     plain = {"true": True, "false": False}.get(value, number)
     if DEFAULTS.get(key) == plain:
         found.note(key, "taken over", "kdeploy sets the same value")
@@ -141,14 +142,14 @@ def _read_entry(found: Found, key: str, value: str) -> None:
 
 
 def _read_number(found: Found, key: str, value: str) -> None:
-    if value.isdigit() and (int(value) or key == "number_of_gpu"):
+    if _NUMBER.fullmatch(value) and (int(value) or key == "number_of_gpu"):
         found.take(key, ("serving", _NUMBERS[key]), int(value))
     else:
         found.note(key, "left out", f"{value!r} is not a number that kdeploy accepts")
 
 
 def _read_workers(found: Found, key: str, value: str) -> None:
-    if value.isdigit() and int(value):
+    if _NUMBER.fullmatch(value) and int(value):
         for ours in ("min-workers", "max-workers"):
             found.set(("serving", ours), int(value))
         found.note(key, "taken over", "serving.min-workers, serving.max-workers")

@@ -122,7 +122,8 @@ def test_a_service_with_the_name_of_the_model_needs_no_name(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mar(folder.parent)
-    (folder / "isvc.yaml").write_text(yaml.safe_dump(service()))
+    listed = {"kind": "List", "items": [service()]}  # as `kubectl get inferenceservices -o yaml` prints it
+    (folder / "isvc.yaml").write_text(yaml.safe_dump(listed))
     assert run("init", "--from-mar", "../cats.mar", "--isvc", "isvc.yaml") == 0
     assert "[service]" not in (folder / "kdeploy.toml").read_text()
 
@@ -173,6 +174,11 @@ class TestRefused:
             ("kind: Deployment", "0 InferenceServices, expected one"),
             ("{kind: InferenceService}\n---\n{kind: InferenceService}", "2 InferenceServices"),
             ("- 3", "0 InferenceServices"),
+            (
+                "kind: List\nitems: [3, {kind: InferenceService}, {kind: InferenceService}]",
+                "2 InferenceServices",
+            ),
+            ("kind: List\nitems: 3", "0 InferenceServices"),
         ],
     )
     def test_a_file_without_one_service(self, tmp_path: Path, text: str, what: str) -> None:

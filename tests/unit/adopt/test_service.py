@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deployer.adopt.found import Found
 from deployer.adopt.service import read_service
@@ -58,6 +61,11 @@ class TestTaken:
             ({"minReplicas": 2, "maxReplicas": 5}, {"min-replicas": 2, "max-replicas": 5}),
             ({"minReplicas": 0, "maxReplicas": 3}, {"min-replicas": 0, "max-replicas": 3}),
             ({"maxReplicas": 0}, None),
+            ({"minReplicas": "x"}, {"min-replicas": "x"}),
+            (
+                {"maxReplicas": 4, "scaleMetric": "concurrency", "scaleTarget": 8},
+                {"max-replicas": 4, "metric": "concurrency", "target": 8},
+            ),
         ],
     )
     def test_replicas(self, predictor: dict[str, int], scaling: dict[str, int] | None) -> None:
@@ -131,6 +139,10 @@ class TestTaken:
         assert "store" not in found.tables
         assert "set store.uri" in reason(found, "spec.predictor.model.storageUri")
 
+    def test_a_release_of_kdeploy_names_its_store(self) -> None:
+        found = read_service(service({"storageUri": "s3://models/team/cats/1.0-0123456789ab/"}))
+        assert found.tables["store"]["uri"] == "s3://models/team"
+
     def test_an_unknown_protocol_is_left_out(self) -> None:
         found = read_service(service({"protocolVersion": "seldon"}))
         assert "serving" not in found.tables
@@ -197,6 +209,28 @@ class TestLeftOut:
         assert "to keep kserve-torchserve, set serving.runtime" in reason(
             found, "spec.predictor.model.runtime"
         )
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = ["resources", "env", "image", "storageUri", "protocolVersion", "runtime", "args", "volumeMounts"]
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), JSON), JSON, JSON, JSON)
+def test_any_document_is_read_or_refused(
+    model: dict[str, Any], predictor: Any, metadata: Any, name: Any
+) -> None:
+    document = service(model)
+    document["metadata"] = {"name": name, "labels": metadata, "annotations": metadata}
+    if isinstance(predictor, dict):
+        document["spec"]["predictor"] |= predictor
+    read_service(document)
+    for broken in (metadata, predictor):
+        with contextlib.suppress(ConfigError):
+            read_service({"metadata": broken, "spec": broken})
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deployer.adopt.found import Found
 from deployer.adopt.torchserve import parse_properties, read_properties
@@ -87,7 +89,16 @@ class TestModel:
 
     @pytest.mark.parametrize(
         "value",
-        ["{", "[]", "{}", '{"models": 3}', '{"models": {"a": 3}}', '{"models": {"a": {"1": 3}}}', "3"],
+        [
+            "{",
+            "[" * 100_000,
+            "[]",
+            "{}",
+            '{"models": 3}',
+            '{"models": {"a": 3}}',
+            '{"models": {"a": {"1": 3}}}',
+            "3",
+        ],
     )
     def test_an_invalid_snapshot_is_left_out(self, value: str) -> None:
         found = read_properties(f"model_snapshot={value}\n")
@@ -148,6 +159,15 @@ class TestEntries:
         )
         assert found.tables == {}
         assert {line.fate for line in found.lines} == {"taken over"}
+
+    @given(st.text(max_size=60), st.sampled_from(["model_snapshot=", "max_request_size=", "a=", ""]))
+    def test_any_text_is_read(self, text: str, start: str) -> None:
+        read_properties(start + text)
+
+    @pytest.mark.parametrize("number", ["\u00b2", "9" * 5000, "1_0", "-1"])
+    def test_what_looks_like_a_number_is_not_one(self, number: str) -> None:
+        for key in ("max_request_size", "default_workers_per_model", "job_queue_size"):
+            assert "serving" not in read_properties(f"{key}={number}").tables
 
     @pytest.mark.parametrize(
         ("envelope", "reason"),
