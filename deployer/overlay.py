@@ -69,6 +69,7 @@ _OWNED: dict[Path, str] = {
     (*_MODEL, "runtime"): "Set `serving.runtime`.",
     (*_MODEL, "runtimeVersion"): _IMAGE,
     (*_MODEL, "image"): _IMAGE,
+    (*_MODEL, "ports"): "Leave it out: the ports follow from `serving.protocol-version`.",
     (*_MODEL, "command"): _COMMAND,
     (*_MODEL, "args"): _COMMAND,
     (*_MODEL, "terminationMessagePath"): _MESSAGE,

@@ -115,6 +115,16 @@ def test_an_unknown_or_invalid_field_is_refused_by_name(
         cluster.services.preview(bundle)
 
 
+def test_a_missing_account_is_found_before_the_first_write(
+    cluster: Cluster, kube: Kube, namespace: str
+) -> None:
+    bundle = documents(namespace, overlays=[{"spec": {"predictor": {"serviceAccountName": "robot"}}}])
+    with pytest.raises(ConfigError, match=f"ServiceAccount robot not found in namespace {namespace}"):
+        warned(cluster, bundle)
+    kube.create(f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": "robot"}})
+    assert warned(cluster, bundle) == []
+
+
 def test_missing_secrets_are_found_before_the_first_write(
     cluster: Cluster, kube: Kube, namespace: str
 ) -> None:

@@ -197,6 +197,7 @@ class TestFaults:
             (model(image="x"), "spec.predictor.model.image"),
             (model(command=[]), "spec.predictor.model.command"),
             (model(args=["x"]), "spec.predictor.model.args"),
+            (model(ports=[]), "spec.predictor.model.ports"),
             (model(modelFormat={}), "spec.predictor.model.modelFormat"),
             (model(terminationMessagePath="/x"), "spec.predictor.model.terminationMessagePath"),
             (model(readinessProbe={"httpGet": {}}), "spec.predictor.model.readinessProbe.httpGet"),

@@ -77,6 +77,13 @@ def test_a_missing_object_or_key_is_a_failure() -> None:
     assert "create configmap c --from-file=k=FILE" in without.remedy
 
 
+def test_a_missing_account_is_a_failure() -> None:
+    pod = {"serviceAccountName": "robot"}
+    [missing] = [one for one in references(pod, account=None) if one.status == "failure"]
+    assert missing.detail == "ServiceAccount robot not found in namespace team"
+    assert not [one for one in references(pod) if one.status == "failure"]
+
+
 def test_missing_credentials_for_images_are_a_warning() -> None:
     named = {("Secret", "hf"): frozenset({"token"}), ("ConfigMap", "c"): frozenset({"k"})}
     pod = {"imagePullSecrets": [{"name": "registry"}]}

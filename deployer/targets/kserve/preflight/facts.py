@@ -26,6 +26,7 @@ from deployer.targets.kserve.client.resources import (
     QUOTA,
     SCALED_OBJECT,
     SECRET,
+    SERVICE_ACCOUNT,
     STORAGE_CLASS,
 )
 from deployer.targets.kserve.preflight.capabilities import Discovery
@@ -75,6 +76,9 @@ def _first(api: Api, discovery: Discovery, bundle: Bundle) -> Reads:
         "quotas": lambda: api.list(QUOTA, namespace)[0],
         "limits": lambda: api.list(LIMIT_RANGE, namespace)[0],
     }
+    account = service["spec"]["predictor"].get("serviceAccountName", "default")
+    if bundle.account is None and account != "default":
+        reads["account"] = lambda: api.get(SERVICE_ACCOUNT, namespace, account)
     if mode_of(service) == "Knative":
         reads["knative"] = lambda: discovery.knative
         reads["defaults"] = lambda: api.get(CONFIG_MAP, "knative-serving", "config-defaults")

@@ -41,6 +41,7 @@ class ClusterFacts(Struct, frozen=True, kw_only=True):
     storage_class: Seen = UNSET
     runtime: Seen = UNSET
     gateway: Seen = UNSET
+    account: Seen = UNSET  # the ServiceAccount of the pods, if kdeploy does not create it
     # The keys of the Secrets and ConfigMaps that pods name, by kind and name; as Seen if there are none.
     named: dict[tuple[str, str], frozenset[str] | UnsetType | None] = {}
 

@@ -54,6 +54,11 @@ def check_references(service: Document, facts: ClusterFacts) -> Iterator[Finding
     unreadable = sorted({one.kind for one in (*required, *pulls) if facts.named.get(one.object) is UNSET})
     for kind in unreadable:
         yield unchecked("references", f"this user cannot read {kind}s", "whether those of the pods exist")
+    if facts.account is None:
+        name = service["spec"]["predictor"]["serviceAccountName"]
+        detail = f"ServiceAccount {name} not found in namespace {namespace}"
+        remedy = "Create it: it must be able to read the model store."
+        yield failure("references", detail, "serviceAccountName", remedy)
     for one in required:
         if what := _missing(one, facts, namespace):
             yield failure("references", what, one.field, _remedy(one, namespace))
