@@ -129,3 +129,34 @@ def test_a_terminating_pod_gives_its_gpu_back() -> None:
     ending["metadata"]["deletionTimestamp"] = "2026-01-01T10:00:00Z"
     assert gives_gpu_back(ending)
     assert not gives_gpu_back({**pod(cpu="1"), "metadata": ending["metadata"]})
+
+
+def test_the_tolerations_and_the_node_selector_of_an_overlay_count() -> None:
+    def fits(predictor: Document, *, taint: Document | None = None, **labels: str) -> bool:
+        made, one = service(cpu="1"), node(cpu="4", taints=[taint] if taint else [])
+        made["spec"]["predictor"] |= predictor
+        one["metadata"]["labels"] = labels
+        (finding,) = found(made, [one], {"n1": []})
+        return finding.status == "ok"
+
+    pool = {"key": "pool", "value": "gpu", "effect": "NoSchedule"}
+    for toleration, tolerated in (
+        ({"key": "pool", "value": "gpu"}, True),
+        ({"key": "pool", "operator": "Exists", "effect": "NoSchedule"}, True),
+        ({"operator": "Exists"}, True),
+        ({"key": "pool", "value": "cpu"}, False),
+        ({"key": "other", "operator": "Exists"}, False),
+        ({"key": "pool", "operator": "Exists", "effect": "NoExecute"}, False),
+    ):
+        assert fits({"tolerations": [toleration]}, taint=pool) is tolerated
+    assert fits({}, taint={**pool, "effect": "PreferNoSchedule"})
+    assert fits({"nodeSelector": {"pool": "gpu"}}, pool="gpu", zone="a")
+    assert not fits({"nodeSelector": {"pool": "gpu"}}, pool="cpu")
+
+
+def test_the_containers_of_an_overlay_need_room_too() -> None:
+    made = service(cpu="1")
+    sidecar = {"name": "a", "resources": {"requests": {"cpu": "2"}}}
+    made["spec"]["predictor"] |= {"containers": [sidecar]}
+    assert found(made, [node(cpu="4")], {"n1": []})[0].status == "ok"
+    assert found(made, [node(cpu="2")], {"n1": []})[0].status == "warning"

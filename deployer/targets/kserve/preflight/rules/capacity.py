@@ -24,14 +24,15 @@ NONE = Decimal(0)
 
 def check_room(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
     """Check whether a node has room for one more pod."""
-    gpus, wanted = gpus_of(service), _requests(model_of(service))
+    gpus, wanted = gpus_of(service), _wanted(service)
     topic, where = ("GPU", "serving.gpu") if gpus else ("capacity", "serving.cpu")
     if facts.nodes is UNSET:
         if gpus:
             yield unchecked("GPU", "this user cannot list nodes", "whether the nodes have GPUs")
     elif not (large := large_nodes(facts.nodes, service)):
         if gpus or any(node.get("status", {}).get("allocatable") for node in facts.nodes):
-            detail = f"no node has {_lacking(map(_allocatable, facts.nodes), wanted)} now"
+            every = [_allocatable(node, service) for node in facts.nodes]
+            detail = f"no node has {_lacking(every, wanted)} now"
             yield warning(topic, detail, where, "Add a larger node, or lower the request in `[serving]`.")
     elif facts.pods is not UNSET and facts.pods.keys() >= {name_of(node) for node in large}:
         free = {name_of(node): _free(node, facts.pods[name_of(node)], service) for node in large}
@@ -51,13 +52,13 @@ def check_room(service: Document, facts: ClusterFacts) -> Iterator[Finding]:
 
 def large_nodes(nodes: Sequence[Document], service: Document) -> list[Document]:
     """Return the nodes that are large enough for a pod of a service if nothing else runs there."""
-    wanted = _requests(model_of(service))
-    return [node for node in nodes if _holds(_allocatable(node), wanted)]
+    wanted = _wanted(service)
+    return [node for node in nodes if _holds(_allocatable(node, service), wanted)]
 
 
 def has_gpu(node: Document) -> bool:
-    """Return whether pods can request GPUs of a node."""
-    return bool(_allocatable(node).get(GPU))
+    """Return whether a node has GPUs."""
+    return bool(_amounts(node.get("status", {}).get("allocatable", {})).get(GPU))
 
 
 def gives_gpu_back(pod: Document) -> bool:
@@ -79,6 +80,14 @@ def _requests(container: Document) -> dict[str, Decimal]:
     return _amounts(requests_of(container))
 
 
+def _wanted(service: Document) -> dict[str, Decimal]:
+    """Return what one pod of a service requests, with the containers of its overlays."""
+    predictor = service["spec"]["predictor"]
+    containers = [model_of(service), *predictor.get("containers", [])]
+    spec = {"containers": containers, "initContainers": predictor.get("initContainers", [])}
+    return _pod_requests({"spec": spec})
+
+
 def _pod_requests(pod: Document) -> dict[str, Decimal]:
     total: dict[str, Decimal] = {}
     for container in pod.get("spec", {}).get("containers", []):
@@ -90,19 +99,38 @@ def _pod_requests(pod: Document) -> dict[str, Decimal]:
     return total
 
 
-def _allocatable(node: Document) -> dict[str, Decimal]:
-    """Return what pods can request of a node; nothing if the node accepts no new pods."""
+def _allocatable(node: Document, service: Document) -> dict[str, Decimal]:
+    """Return what pods of a service can request of a node; nothing if the node accepts none."""
+    predictor = service["spec"]["predictor"]
     taints = node.get("spec", {}).get("taints") or []
-    # Kubernetes lets a pod that requests a GPU tolerate the taint of that name.
-    tainted = any(one.get("effect") in ("NoSchedule", "NoExecute") and one["key"] != GPU for one in taints)
-    if tainted or node.get("spec", {}).get("unschedulable"):
+    tolerations = predictor.get("tolerations") or []
+    labels = node.get("metadata", {}).get("labels", {})
+    selected = (predictor.get("nodeSelector") or {}).items() <= labels.items()
+    if not selected or any(_keeps_off(taint, tolerations) for taint in taints):
+        return {}
+    if node.get("spec", {}).get("unschedulable"):
         return {}
     return _amounts(node.get("status", {}).get("allocatable", {}))
 
 
+def _keeps_off(taint: Document, tolerations: Sequence[Document]) -> bool:
+    """Return whether a taint keeps pods off its node.
+
+    Kubernetes lets a pod that requests a GPU tolerate the taint of that name.
+    """
+    if taint.get("effect") not in ("NoSchedule", "NoExecute") or taint["key"] == GPU:
+        return False
+    return not any(
+        one.get("effect") in (None, "", taint["effect"])
+        and one.get("key") in (None, "", taint["key"])
+        and (one.get("operator") == "Exists" or one.get("value", "") == taint.get("value", ""))
+        for one in tolerations
+    )
+
+
 def _free(node: Document, pods: Sequence[Document], service: Document) -> dict[str, Decimal]:
     """Return what is free on a node; if the service's own pods are stopped first, they do not count."""
-    free, metadata = _allocatable(node), service["metadata"]
+    free, metadata = _allocatable(node, service), service["metadata"]
     own = (metadata["namespace"], metadata["name"]) if _recreates(service) else None
     for pod in pods:
         if own == (pod["metadata"].get("namespace"), pod["metadata"].get("labels", {}).get(SERVICE_LABEL)):
