@@ -5,6 +5,7 @@
 | `.json`, `.geojson` | JSON |
 | `.txt`, `.csv`, `.tsv`, `.md` and other text formats | text |
 | the first bytes of an image format | an image |
+| the name of an image, a sound or a video | bytes |
 | no suffix, stdin or `--data`, and valid JSON | JSON |
 | UTF-8 without control characters | text |
 | everything else | bytes |
@@ -38,6 +39,10 @@ _TEXTS = {
     ".xml": "text/xml",
     ".yaml": TEXT,
     ".yml": TEXT,
+}
+_MEDIA = {
+    *(".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".svg", ".tif", ".tiff", ".webp"),
+    *(".flac", ".m4a", ".mp3", ".ogg", ".wav", ".avi", ".mkv", ".mov", ".mp4", ".webm"),
 }
 _LINES = (".jsonl", ".ndjson")  # one JSON value per line
 _SIGNATURES = (
@@ -89,7 +94,7 @@ def identify(name: str, data: bytes) -> tuple[bytes, str]:
         return (data if text is None else text.encode()), _TEXTS[suffix]
     if (image := sniff(data)) != BYTES:
         return data, image
-    text = _decode(data)
+    text = None if suffix in _MEDIA else _decode(data)
     if text is None or _CONTROLS.search(text):
         return data, BYTES
     if not suffix:
