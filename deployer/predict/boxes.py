@@ -77,7 +77,7 @@ def _raw(entry: Mapping[str, Any]) -> tuple[list[float], str] | None:
             return _of_object(value)
         if values := numbers(value, 4):
             named = str(entry.get("box_format") or entry.get("bbox_format") or "").lower()
-            default = "bbox" if key in ("bbox", "bboxes") else "box"
+            default = "bbox" if key == "bbox" else "box"
             return values, named if named in _FORMATS else _OF_KEY.get(key, default)
         if isinstance(value, list) and len(value) > 2 and all(numbers(point, 2) for point in value):
             xs, ys = zip(*value, strict=True)

@@ -7,6 +7,7 @@
 | Hugging Face's pipelines | `{"label", "score", "box": {"xmin", "ymin", "xmax", "ymax"}}`, `mask` as PNG |
 | Ultralytics (YOLO) | `{"name", "confidence", "box": {"x1", "y1", "x2", "y2"}, "segments": {"x", "y"}}` |
 | TorchServe's object_detector | `{"person": [x1, y1, x2, y2], "score"}` |
+| the same, as rows | `[[x1, y1, x2, y2, confidence, class], …]` for a picture |
 | TensorFlow | `detection_boxes` as `[ymin, xmin, ymax, xmax]`, `detection_classes`, `detection_scores` |
 
 A box is in the pixels of the picture that the handler got: left, top, right, bottom.
@@ -30,7 +31,7 @@ _SCORES = ("score", "confidence", "conf", "probability", "prob")
 _MASKS = ("mask", "segmentation", "segments", "polygon", "polygons", "contour")
 _LABEL_COLUMNS = (
     *("labels", "label", "class_names", "names", "classes", "pred_classes", "class", "detection_classes"),
-    *("class_ids", "categories"),
+    *("class_ids", "class_id", "pred_labels", "label_ids", "categories"),
 )
 _SCORE_COLUMNS = ("scores", "confidences", "confidence", "probabilities", "probs", "detection_scores")
 _BOX_COLUMNS = ("boxes", "bboxes", "pred_boxes", "xyxy", "detection_boxes")
@@ -40,7 +41,9 @@ _AROUND = (
     *("detections", "objects", "annotations", "instances", "boxes", "faces"),
 )
 _DENIED = ("denied", "access denied", "refused", "rejected", "forbidden", "not allowed")
+_FAILED = ("failed", "failure", "error")
 _ALL = 1.01  # the sum of probabilities, rounded up
+_CLASSES_MAX = 100  # COCO has 91
 _SMALLEST_MAP = 8  # pixels of a side of a class map
 
 
@@ -73,14 +76,14 @@ def found_in(value: Any, size: Size | None = None) -> list[Found] | None:
         return _probabilities(value)
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], Mapping):
         return found_in(value[0], size)
-    return _class_map(value) if size else None
+    return _rows(value, size) or _class_map(value) if size else None
 
 
 def is_nothing(value: Any) -> bool:
     """Return whether a prediction says that nothing was found: `[]`, null, `'None'`, or an object of one."""
-    if isinstance(value, Mapping) and len(value) == 1:
-        [(key, value)] = value.items()
-        return key in _AROUND and _is_empty(value)
+    if isinstance(value, Mapping) and (len(value) == 1 or "response" in value):
+        key = "response" if "response" in value else next(iter(value))
+        return key in _AROUND and _is_empty(value[key])
     if isinstance(value, Mapping):
         return not value or any(value.get(key) == [] for key in ("detections", "objects", *_BOX_COLUMNS))
     return _is_empty(value)
@@ -93,8 +96,16 @@ def denial(value: Any) -> str | None:
 
 
 def own_error(value: Any) -> str | None:
-    """Return the message of a handler that answers with `{"error": "…"}` and a status of success."""
-    error = value.get("error") if isinstance(value, Mapping) else None
+    """Return the message of a handler that reports an error with an HTTP status of success.
+
+    Its answer is `{"error": "…"}`, `{"response": "failed"}` or `{"status": "error", "message": "…"}`.
+    """
+    if not isinstance(value, Mapping):
+        return None
+    if any(str(value.get(key)).lower() in _FAILED for key in ("response", "status")):
+        texts = [value.get(key) for key in ("error", "message", "reason", "detail", "response", "status")]
+        return next(text for text in texts if isinstance(text, str))
+    error = value.get("error")
     return error if isinstance(error, str) and error.strip() else None
 
 
@@ -188,6 +199,16 @@ def _probabilities(value: Mapping[str, Any]) -> list[Found] | None:
     return [Found(label=str(name), score=share) for name, share in value.items()]
 
 
+def _rows(value: Any, size: Size) -> list[Found] | None:
+    """Return the boxes of YOLO's rows: x1, y1, x2, y2, confidence, class."""
+    if not isinstance(value, list) or not all(numbers(row, 6) for row in value):
+        return None
+    if not all(row[0] < row[2] and row[1] < row[3] and 0 <= row[4] <= 1 for row in value):
+        return None
+    rows = [{"xyxy": row[:4], "score": row[4], "label": f"{row[5]:g}"} for row in value]
+    return _of_entries(rows, size)
+
+
 def _class_map(value: Any) -> list[Found] | None:
     """Return a mask for each class, except 0, of a picture of class numbers."""
     if not isinstance(value, list) or len(value) < _SMALLEST_MAP or not all(map(_is_row, value)):
@@ -195,6 +216,8 @@ def _class_map(value: Any) -> list[Found] | None:
     if len({len(row) for row in value}) != 1 or len(value[0]) < _SMALLEST_MAP:
         return None
     classes = sorted({number for row in value for number in row} - {0})
+    if len(classes) > _CLASSES_MAX:  # a depth map, for example
+        return None
     return [
         Found(label=f"class {number}", mask=mask_of([[pixel == number for pixel in row] for row in value]))
         for number in classes

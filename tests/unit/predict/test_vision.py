@@ -44,6 +44,8 @@ PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n rest").decode()
         {"boxes": [[10, 20, 110, 220]], "labels": ["cat"], "scores": [0.9]},
         [{"boxes": [[10, 20, 110, 220]], "labels": ["cat"], "scores": [0.9]}],
         {"boxes": [[10, 20, 100, 200]], "labels": ["cat"], "scores": [0.9], "box_format": "xywh"},
+        {"bboxes": [[10, 20, 110, 220]], "labels": ["cat"], "scores": [0.9]},
+        {"xyxy": [[10, 20, 110, 220]], "class_id": ["cat"], "confidence": [0.9]},
         {"detection_boxes": [[20, 10, 220, 110]], "detection_classes": ["cat"], "detection_scores": [0.9]},
         {"detections": [{"label": "cat", "score": 0.9, "box": [10, 20, 110, 220]}], "milliseconds": 3},
         {"response": {"boxes": [[10, 20, 110, 220]], "labels": ["cat"], "scores": [0.9]}},
@@ -69,6 +71,17 @@ def test_a_detection_in_each_spelling(value):
 def test_the_form_of_a_box_is_found_out(box, key, expected):
     [found] = found_in([{"label": "cat", "score": 0.9, key: box}], SIZE)
     assert found.box == pytest.approx(expected)
+
+
+def test_rows_of_yolo_are_boxes_of_a_picture():
+    rows = [[10, 20, 110, 220, 0.9, 0], [1, 2, 3.5, 4, 0.5, 16]]
+    assert found_in(rows, SIZE) == [
+        Found(label="0", score=0.9, box=(10, 20, 110, 220)),
+        Found(label="16", score=0.5, box=(1, 2, 3.5, 4)),
+    ]
+    assert found_in(rows) is None
+    assert found_in([[10, 20, 5, 220, 0.9, 0]], SIZE) is None
+    assert found_in([[10, 20, 30, 220, 7, 0]], SIZE) is None
 
 
 def test_without_a_picture_fractions_stay():
@@ -130,6 +143,7 @@ def test_one_class():
         [[0, 1] * 8] * 3,
         [[0, 1] * 8, *[[0, 1]] * 9],
         [[0, 1]] * 9,
+        [list(range(row, row + 200)) for row in range(9)],
         [{"mask": "no image"}],
     ],
 )
@@ -260,6 +274,7 @@ def test_a_map_of_classes_has_a_mask_for_each_class():
         "none",
         {"response": "None"},
         {"response": None},
+        {"response": "None", "milliseconds": 3},
         {"detections": []},
         {"predictions": {}},
         {"boxes": [], "labels": [], "scores": []},
@@ -292,6 +307,9 @@ def test_a_label_is_not_a_refusal():
 
 def test_a_handler_can_answer_with_an_error():
     assert own_error({"error": "no face", "code": 3}) == "no face"
+    assert own_error({"response": "Failed"}) == "Failed"
+    assert own_error({"status": "error", "message": "no GPU"}) == "no GPU"
+    assert own_error({"status": "ok", "response": "cat"}) is None
     assert own_error({"error": 0.03}) is own_error({"error": " "}) is own_error("error") is None
 
 
