@@ -100,6 +100,7 @@ def write_project(
     try:
         building.parent.mkdir(parents=True, exist_ok=True)
         if mar:
+            remove_tree(building)
             unpack(mar, building)
             base = _read_archive(building, mar)
             base.add(found)

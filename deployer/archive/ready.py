@@ -61,10 +61,8 @@ def take_archive(path: Path, cache: Path) -> ReadyArchive:
     Raises ArchiveError.
     """
     with _explained(path):
-        status = path.stat()
-        seen = f"{os.path.realpath(path)}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
-        folder = cache / hashlib.sha256(seen.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-        if not is_folder(folder) or is_folder(path):
+        folder = cache / _fingerprint(path)
+        if not is_folder(folder):
             _remove_stale(cache)
             unpack(path, folder)
         manifest = read_manifest(folder)
@@ -72,7 +70,10 @@ def take_archive(path: Path, cache: Path) -> ReadyArchive:
 
 
 def unpack(path: Path, folder: Path) -> None:
-    """Unpack an archive into `folder`, which appears complete or not at all. Replaces an unpacked one."""
+    """Unpack an archive into `folder`, which appears complete or not at all.
+
+    If another process unpacks the same archive meanwhile, its folder stays: it can be in use.
+    """
     building = folder.with_name(f".{folder.name}.{os.getpid()}")
     remove_tree(building)
     try:
@@ -85,10 +86,21 @@ def unpack(path: Path, folder: Path) -> None:
                     _copy(source, file, entry)
             root = _root(building)
             _check_manifest(read_manifest(root))
-            remove_tree(folder)
-            root.rename(folder)
+            if not is_folder(folder):
+                root.rename(folder)
     finally:
         remove_tree(building)
+
+
+def _fingerprint(path: Path) -> str:
+    """Return a name for the content of an archive: the digest of where its files are, and of their times."""
+    files = [Path(found.path) for found in walk(path)] if is_folder(path) else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        status = file.stat(follow_symlinks=file == path)
+        seen = f"{os.path.realpath(file)}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}\0"
+        digest.update(seen.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

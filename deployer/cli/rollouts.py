@@ -88,6 +88,10 @@ def rollout(
             where="--rollback-on-failure",
             hint="Remove one of the two.",
         )
+    if release and where.get("mar"):
+        raise ConfigError(
+            "--release and --mar cannot be combined", where="--mar", hint="Remove one of the two."
+        )
     from deployer import queries
     from deployer.rollout.plan import Strategy
 

@@ -111,7 +111,7 @@ def test_releases_are_pushed_listed_verified_and_pruned(
     assert json.loads((place / "release.json").read_text())["id"] == release
     assert f"to pvc://models/a/b/digits/{release}/" in pushed.err
     kubelet.commands.clear()
-    again = kdeploy("push")
+    again = kdeploy("push", "--set", "targets.laptop.kind=local")  # the claim is on the only cluster
     assert (again.out, "unchanged" in again.err) == (pushed.out, True)
     assert len(kubelet.commands) == 1
     assert kdeploy("releases", "-o", "name").out == pushed.out

@@ -165,6 +165,14 @@ def test_a_model_table_of_another_kind_is_refused(folder: Path, capsys: pytest.C
     assert "expected a table" in capsys.readouterr().err
 
 
+def test_an_archive_and_a_release_exclude_each_other(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mar(folder)
+    assert run("rollout", "--mar", "cats.mar", "--release", "2.1-0123456789ab") == 3
+    assert "--release and --mar cannot be combined" in capsys.readouterr().err
+
+
 def test_a_program_releases_an_archive(folder: Path) -> None:
     mar(folder)
     with open_workspace(mar="cats.mar") as workspace:

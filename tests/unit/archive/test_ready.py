@@ -118,6 +118,14 @@ class TestTaken:
         mar(tmp_path, {**FILES, "more.txt": b"x"})
         assert take_archive(path, tmp_path / "cache").folder != taken.folder
 
+    def test_a_changed_folder_is_unpacked_again(self, tmp_path: Path) -> None:
+        folder = write_folder(tmp_path / "made", {**FILES, "MAR-INF/MANIFEST.json": manifest()})
+        before = take_archive(folder, tmp_path / "cache").folder
+        assert take_archive(folder, tmp_path / "cache").folder == before
+        (folder / "net.pt").write_bytes(b"other weights")
+        taken = take_archive(folder, tmp_path / "cache")
+        assert dict(files_of(taken.folder))["net.pt"].read_bytes() == b"other weights"
+
     def test_files_of_old_archives_are_removed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         old = take_archive(mar(tmp_path), tmp_path / "cache").folder
         monkeypatch.setattr(ready, "_STALE", -1.0)
@@ -269,9 +277,9 @@ class TestWorkflow:
             assert "InferenceGraph" in (error.hint or "")
 
 
-def test_unpacking_again_replaces_the_files(tmp_path: Path) -> None:
+def test_the_files_that_another_process_unpacked_stay(tmp_path: Path) -> None:
     unpack(mar(tmp_path), tmp_path / "out")
-    (tmp_path / "out" / "stray").touch()
+    (tmp_path / "out" / "mark").touch()
     unpack(mar(tmp_path), tmp_path / "out")
-    assert not (tmp_path / "out" / "stray").exists()
+    assert (tmp_path / "out" / "mark").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cats.mar", "out"]
