@@ -38,6 +38,7 @@ CONFIG_KEY = "kdeploy.toml: model.config-file"
 
 _CREATED_ON = "01/01/1980 00:00:00"  # a fixed date, so that the same inputs give the same bytes
 _ARCHIVES = (".mar", ".war")
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _ZIP_START, _ZIP_END, _ZIP_END_WITHIN = b"PK\x03\x04", b"PK\x05\x06", 22 + 0xFFFF
 
 
@@ -164,7 +165,13 @@ def _add_weights(files: Files, file: str) -> None:
     if files.members[name].size == 0:
         raise ArchiveError(f"{file} is empty", where=WEIGHTS_KEY, hint="Save the weights again.")
     with files.open(WEIGHTS_KEY, files.root / file) as weights:
-        if weights.read(len(_ZIP_START)) == _ZIP_START:  # torch.save writes a zip
+        start = weights.read(len(_LFS_POINTER))
+        if start == _LFS_POINTER:
+            hint = "Run `git lfs pull`, then run the command again."
+            raise ArchiveError(
+                f"{file} is a pointer of Git LFS, not the weights", where=WEIGHTS_KEY, hint=hint
+            )
+        if start.startswith(_ZIP_START):  # torch.save writes a zip
             weights.seek(max(0, weights.seek(0, io.SEEK_END) - _ZIP_END_WITHIN))
             end = weights.read(_ZIP_END_WITHIN)
             if MANIFEST.encode() in end:

@@ -50,13 +50,18 @@ class ModelConfig(Struct, frozen=True):
                 yield key, f"{name}: {self.values[name]} in {self.file}"
 
     def doubts(self, gpus: int) -> Iterator[str]:
-        """Yield a warning for each setting that TorchServe ignores with this number of GPUs per replica."""
+        """Yield a warning for each setting that needs more than this number of GPUs per replica."""
         if str(self.values.get("deviceType")).lower() == "gpu" and not gpus:
             yield f"{self.file}: TorchServe ignores deviceType: gpu, because serving.gpu is 0"
         devices = self.values.get("deviceIds")
         numbers = [one for one in devices if isinstance(one, int)] if isinstance(devices, list) else []
         if numbers and max(numbers) >= gpus:
             yield f"{self.file}: TorchServe ignores deviceIds: {numbers}, because serving.gpu is {gpus}"
+
+        torchrun = self.values.get("torchrun")
+        processes = torchrun.get("nproc-per-node") if isinstance(torchrun, dict) else None
+        if isinstance(processes, int) and 0 < gpus < processes:
+            yield f"{self.file}: nproc-per-node is {processes}, a GPU for each, but serving.gpu is {gpus}"
 
     def _has(self, name: str) -> bool:
         return self.values.get(name) is not None

@@ -178,3 +178,11 @@ def test_serving_that_is_not_a_table(tmp_path):
     (tmp_path / "kdeploy.toml").write_text("model = 3")
     with pytest.raises(ConfigError):
         load_settings(tmp_path / "kdeploy.toml", environment={}, flags={}, folder=tmp_path)
+
+
+@pytest.mark.parametrize(("gpus", "warned"), [(1, True), (2, False), (0, False)])
+def test_more_processes_than_gpus(tmp_path, gpus, warned):
+    yaml = "parallelType: tp\ntorchrun: {nproc-per-node: 2}\n"
+    warnings = load(tmp_path, yaml, f"gpu = {gpus}").warnings
+    expected = "conf/m.yaml: nproc-per-node is 2, a GPU for each, but serving.gpu is 1"
+    assert warnings == ((expected,) if warned else ())

@@ -297,3 +297,12 @@ def test_a_huge_python_file_is_packed_without_parsing(plan, root):
 )
 def test_the_message_for_a_file_that_cannot_be_read(error, message):
     assert unreadable("x", error) == message
+
+
+def test_weights_that_are_a_pointer_of_git_lfs(plan, root):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 100000000\n"
+    (root / "weights.pt").write_text(pointer)
+    with pytest.raises(ArchiveError, match=r"weights\.pt is a pointer of Git LFS") as caught:
+        plan()
+    assert caught.value.where == "kdeploy.toml: model.serialized-file"
+    assert "git lfs pull" in caught.value.hint
