@@ -103,6 +103,8 @@ class Files:
             if path.is_symlink() and isinstance(error, FileNotFoundError):
                 what = f"{self._shown(path)} is a broken link to {path.readlink()}"
                 hint = "Fetch the file, for example with `dvc pull` or `git annex get`, or remove the link."
+            elif isinstance(error, OSError) and not error.strerror and not path.is_dir():  # a device or pipe
+                hint = "Name a file, or move this out of the folder."
             raise ArchiveError(what, where=key, hint=hint) from error
 
     def _shown(self, path: Path) -> str:

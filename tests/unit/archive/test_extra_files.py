@@ -285,8 +285,9 @@ def test_links_that_multiply_files_have_a_limit(plan, root, monkeypatch):
 def test_a_device_is_refused(plan, root):
     put(root, "a/x")
     (root / "a" / "zero").symlink_to("/dev/zero")
-    with pytest.raises(ArchiveError, match="device or pipe, not a file"):
+    with pytest.raises(ArchiveError, match="device or pipe, not a file") as caught:
         plan(extra_files=("a",))
+    assert "move this out of the folder" in caught.value.hint
 
 
 @contextlib.contextmanager
