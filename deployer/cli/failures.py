@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from deployer.errors import KdeployError, did_you_mean, read_fault, use_one_of
@@ -26,6 +28,11 @@ class Report(NamedTuple):
     hint: str | None
     exit_code: int
     traceback: str | None = None  # with --debug
+
+
+def program() -> str:
+    """Return how the user runs this program: kdeploy, or as a plugin of kubectl."""
+    return "kubectl kdeploy" if Path(sys.argv[0]).name == "kubectl-kdeploy" else "kdeploy"
 
 
 def report_error(error: Exception) -> Report:
@@ -54,7 +61,7 @@ def report_interrupt(code: int, progress: str = "") -> Report:
 def report_usage(error: Any, arguments: Sequence[str]) -> Report:
     """Report an error of the command line parser, an exception of Typer."""
     context: Any = getattr(error, "ctx", None)
-    place = context.command_path if context else " ".join(["kdeploy", *_leading_words(arguments)])
+    place = context.command_path if context else " ".join([program(), *_leading_words(arguments)])
     hint = f"Run `{place} --help` to see its options."
     if hasattr(error, "possibilities"):
         message = f"unknown option {error.option_name!r}"

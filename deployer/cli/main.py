@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import pairwise
 from typing import NoReturn
 
 import typer
@@ -23,6 +24,7 @@ from deployer.cli.failures import (
     TERMINATED,
     USAGE,
     Report,
+    program,
     report_error,
     report_interrupt,
     report_usage,
@@ -81,7 +83,7 @@ def _without_debug(arguments: list[str]) -> list[str]:
 def _wants_json(arguments: Sequence[str]) -> bool:
     """Return whether `-o json` is given, even if the parser fails before it."""
     last, options = "", _options(arguments)
-    for option, following in zip(options, [*options[1:], ""], strict=True):
+    for option, following in pairwise([*options, ""]):
         if given := re.fullmatch(rf"(?:--output=|{_SHORT_OUTPUT})(.+)", option):
             last = given[1]
         elif re.fullmatch(rf"--output|{_SHORT_OUTPUT}", option):
@@ -121,7 +123,7 @@ def _run(arguments: list[str], received: list[int]) -> Ended:
 def _call(arguments: list[str], received: list[int]) -> Ended:
     try:
         with deps.opened:
-            code = _commands()(arguments, prog_name="kdeploy", standalone_mode=False) or 0
+            code = _commands()(arguments, prog_name=program(), standalone_mode=False) or 0
         return _interrupted(received) if code == INTERRUPTED else code  # Typer returns this code for Ctrl-C
     except (KeyboardInterrupt, typer.Abort, StoppedError) as error:
         return _interrupted(received, str(error))

@@ -12,6 +12,8 @@ from typing import Annotated, Literal, TypedDict, TypeVar, get_args, get_type_hi
 
 from typer import Argument, Option
 
+from deployer.cli.completion import release_ids, service_names, target_names
+
 if sys.version_info >= (3, 11):
     from typing import Unpack as Unpack  # noqa: PLC0414 - commands import it from here
 else:
@@ -30,6 +32,7 @@ TargetName = Annotated[
     Option(
         "--target",
         "-t",
+        autocompletion=target_names,
         help="Name of the target. Default: KDEPLOY_TARGET, default-target, or the only target.",
     ),
 ]
@@ -79,12 +82,13 @@ ReleaseId = Annotated[
     str | None,
     Option(
         "--release",
+        autocompletion=release_ids,
         help="ID, or its start, of a release in the model store. Default: the project as it is.",
     ),
 ]
 _SERVICE = "Name of the service. Default: service.name in kdeploy.toml, or model.name."
-ServiceName = Annotated[str | None, Argument(help=_SERVICE)]
-ServiceOption = Annotated[str | None, Option("--service", help=_SERVICE)]
+ServiceName = Annotated[str | None, Argument(help=_SERVICE, autocompletion=service_names)]
+ServiceOption = Annotated[str | None, Option("--service", help=_SERVICE, autocompletion=service_names)]
 ModelArchive = Annotated[
     Path | None,
     Option(

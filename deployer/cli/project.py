@@ -195,7 +195,8 @@ def doctor(service: ServiceOption = None, output: OutputFormat = "table", **wher
         try:
             rollouts = work.rollouts
             decision = rollouts.decide(check=True, thorough=True)
-            rollouts.is_stored(decision.release)
+            if not rollouts.is_stored(decision.release):
+                work.store.check_writable()
             findings += decision.findings
         except KdeployError as error:
             name = "model store" if isinstance(error, StoreError | IntegrityError) else "release"

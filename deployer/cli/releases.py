@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deployer.cli import deps, printers
+from deployer.cli.completion import release_ids
 from deployer.cli.next_steps import command, tell_next
 from deployer.cli.options import (
     Canary,
@@ -260,7 +261,10 @@ def releases(output: OutputFormat = "table", **where: Unpack[WhereStored]) -> No
 @spelled_out
 def verify(
     release: Annotated[
-        str | None, typer.Argument(help="Release ID, or its start. Default: all releases of this model.")
+        str | None,
+        typer.Argument(
+            help="Release ID, or its start. Default: all releases of this model.", autocompletion=release_ids
+        ),
     ] = None,
     **where: Unpack[WhereStored],
 ) -> None:

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -59,6 +60,12 @@ class FolderStore(FileStore):
     def stage(self) -> AbstractContextManager[Staging]:
         """Open a folder to build a release in, which is removed at the end unless it was `put`."""
         return staged(self.folder / ".staging", str(self.folder))
+
+    def check_writable(self) -> None:
+        """Create a folder for a moment, in the store or where the store would be. Raises StoreError."""
+        place = next(one for one in (self.folder, *self.folder.parents) if os.path.lexists(one))
+        with disk_errors("cannot write to the model store", self.folder):
+            Path(tempfile.mkdtemp(prefix=".kdeploy-", dir=place)).rmdir()
 
     def put(self, release: Release, staging: Staging) -> Stored:
         """Publish a staged release by one rename. Idempotent."""

@@ -60,6 +60,10 @@ class ModelStore(Protocol):
     def stage(self) -> AbstractContextManager[Staging]:
         """Open a folder to build a release in, which is removed at the end unless it was `put`."""
 
+    def check_writable(self) -> None:
+        """Raise StoreError if it is certain that nothing can be written. Nothing that it writes stays."""
+        return
+
     def put(self, release: Release, staging: Staging) -> Stored:
         """Publish a staged release. Idempotent. Raises IntegrityError if another release has its place.
 

@@ -99,6 +99,15 @@ def test_doctor_checks_the_release_of_the_project(folder: Project) -> None:
     assert release["remedy"] in ended.stderr
 
 
+def test_doctor_reports_a_model_store_that_cannot_be_written(folder: Project) -> None:
+    (folder.folder / "kdeploy.toml").write_text(
+        '[model]\nname = "digits"\nversion = "1"\nhandler = "handler.py"\n[store]\nuri = "/proc/store"\n'
+    )
+    ended = folder.run("doctor", "-o", "json", code=14)
+    (found,) = [one for one in json.loads(ended.stdout) if one["name"] == "model store"]
+    assert (found["status"], found["where"]) == ("failure", "/proc/store")
+
+
 def test_doctor_reports_an_invalid_model_store(folder: Project) -> None:
     (folder.folder / "kdeploy.toml").write_text(
         '[model]\nname = "digits"\nversion = "1"\nhandler = "handler.py"\n[store]\nuri = "s3://models"\n'
