@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import io
 import os
-import shlex
 import sys
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -49,22 +48,6 @@ def release_ids(context: typer.Context, incomplete: str) -> list[str]:
         return [release.id for release in work.store.releases(work.settings.config.model.name)]
 
     return _names(context, incomplete, find)
-
-
-def complete_for_kubectl() -> NoReturn:
-    """Print the completions of the words after `kubectl kdeploy`: kubectl runs this program for them."""
-    from deployer.cli.main import main
-
-    words = sys.argv[1:] or [""]
-    os.environ.update(
-        _KDEPLOY_COMPLETE="complete_bash",
-        COMP_WORDS=shlex.join(["kdeploy", *words]),
-        COMP_CWORD=str(len(words)),
-    )
-    with suppress(SystemExit):
-        main([])
-    sys.stdout.write(":0\n")  # kubectl's directive: if there are none, complete files
-    sys.exit(0)
 
 
 def _names(context: typer.Context, incomplete: str, find: Callable[[Workspace], Iterable[str]]) -> list[str]:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import typer
 
 from deployer.cli.failures import INTERRUPTED
-from deployer.cli.options import Unpack, Where, WhereProject, WhereStored
 from deployer.cli.terminal import StoppedError, plain, tell
 from deployer.errors import ConfigError
 
 if TYPE_CHECKING:
+    from deployer.cli.options import Unpack, Where, WhereProject, WhereStored
     from deployer.config import Settings
     from deployer.events import Emit
     from deployer.observed import Reference

@@ -6,11 +6,12 @@ import atexit
 import gc
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import pairwise
 from typing import NoReturn
@@ -66,6 +67,20 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     else:
         _print(ended)
     sys.exit(ended.exit_code)
+
+
+def complete_for_kubectl() -> NoReturn:
+    """Print the completions of the words after `kubectl kdeploy`: kubectl runs this program for them."""
+    words = sys.argv[1:] or [""]
+    os.environ.update(
+        _KDEPLOY_COMPLETE="complete_bash",
+        COMP_WORDS=shlex.join(["kdeploy", *words]),
+        COMP_CWORD=str(len(words)),
+    )
+    with suppress(SystemExit):
+        main([])
+    sys.stdout.write(":0\n")  # kubectl's directive: if there are none, complete files
+    sys.exit(0)
 
 
 def _options(arguments: Sequence[str]) -> list[str]:
