@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from deployer.cli.options import Output
 from deployer.cli.terminal import StoppedError, cell, draw, is_quiet, show, tell, warn
 from deployer.rollout import view
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:  # not loaded by `kdeploy --help`
     from rich.live import Live
     from rich.text import Text
 
+    from deployer.cli.options import Output
     from deployer.events import Event
     from deployer.findings import Finding
     from deployer.observed import Document, Observed
