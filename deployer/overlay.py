@@ -38,6 +38,7 @@ _CONTAINERS = ("containers", "initContainers")
 _PREDICTOR = ("spec", "predictor")
 _MODEL = (*_PREDICTOR, "model")
 _ONE_MODEL = "Leave it out: the predictor is the model of the release."
+_SCALING = "Set `scaling.metric` and `scaling.target`."
 _IMAGE = "Set `serving.image`, or `serving.gpu-image` if `serving.gpu` is set."
 _COMMAND = "Leave it out: the command is part of the runtime. Set TorchServe's options in `[torchserve]`."
 _PROBE = "Leave it out: the probe finds out whether the model is loaded. You can change its times."
@@ -56,6 +57,10 @@ _OWNED: dict[Path, str] = {
     (*_PREDICTOR, "maxReplicas"): "Set `scaling.max-replicas`.",
     (*_PREDICTOR, "scaleMetric"): "Set `scaling.metric`.",
     (*_PREDICTOR, "scaleTarget"): "Set `scaling.target`.",
+    **{
+        (*_PREDICTOR, name): _SCALING
+        for name in ("scaleMetric", "scaleMetricType", "scaleTarget", "autoScaling")
+    },
     (*_PREDICTOR, "canaryTrafficPercent"): "Run `kdeploy rollout --canary 10` to split the traffic.",
     (*_PREDICTOR, "deploymentStrategy"): "Run `kdeploy rollout --strategy recreate` to stop old pods first.",
     (*_PREDICTOR, "timeout"): "Set `serving.response-timeout`.",

@@ -187,6 +187,8 @@ class TestFaults:
             ({"spec": {"transformer": {}}}, "spec.transformer"),
             (predictor(minReplicas=2), "spec.predictor.minReplicas"),
             (predictor(maxReplicas=None), "spec.predictor.maxReplicas"),
+            (predictor(scaleTarget=1), "spec.predictor.scaleTarget"),
+            (predictor(autoScaling={}), "spec.predictor.autoScaling"),
             (predictor(canaryTrafficPercent=1), "spec.predictor.canaryTrafficPercent"),
             (predictor(deploymentStrategy={}), "spec.predictor.deploymentStrategy"),
             (predictor(timeout=1), "spec.predictor.timeout"),
