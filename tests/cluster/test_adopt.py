@@ -109,7 +109,9 @@ def test_the_adopted_service_is_rolled_out_with_its_own_fields(
 ) -> None:
     assert kdeploy("adopt", "pipeline-test08", "--from-mar", "../pipeline.mar").code == 0
     secret = {"metadata": {"name": "hf"}, "stringData": {"token": "x"}}
-    kube.create(f"/api/v1/namespaces/{live.split('/')[5]}/secrets", secret)
+    namespace = f"/api/v1/namespaces/{live.split('/')[5]}"
+    kube.create(f"{namespace}/secrets", secret)
+    kube.create(f"{namespace}/serviceaccounts", {"metadata": {"name": "reader"}})
     monkeypatch.setenv("KDEPLOY_STORE_ENDPOINT", s3_config.endpoint or "")
     where = ("--store", s3_config.uri)
     refused = kdeploy("rollout", "--no-wait", *where)
