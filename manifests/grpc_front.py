@@ -15,7 +15,7 @@ from manifests.grpc_messages import HEADER_LENGTH, BadRequestError, load_message
 THREADS = 64  # requests in flight
 SERVING, NOT_SERVING = 1, 2  # of the gRPC health protocol
 
-_CODES = {400: "INVALID_ARGUMENT", 404: "NOT_FOUND", 413: "RESOURCE_EXHAUSTED", 503: "UNAVAILABLE"}
+_CODES = {404: "NOT_FOUND", 413: "RESOURCE_EXHAUSTED", 503: "UNAVAILABLE"}
 
 
 class GrpcFront:
@@ -124,9 +124,13 @@ class GrpcFront:
             connection.close()
             return context.abort(self._grpc.StatusCode.UNAVAILABLE, f"the server ended the request: {error}")
         if answer.status != 200:
-            code = getattr(self._grpc.StatusCode, _CODES.get(answer.status, "INTERNAL"))
-            return context.abort(code, _message(data))
+            return context.abort(getattr(self._grpc.StatusCode, _code(answer.status)), _message(data))
         return answer, data
+
+
+def _code(status):
+    """Return the code of gRPC for an HTTP status. A handler refuses an input with 400 to 499."""
+    return _CODES.get(status, "INVALID_ARGUMENT" if 400 <= status < 500 else "INTERNAL")
 
 
 def _path(request):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import http.client
 import json
 import os
@@ -16,8 +17,9 @@ import numpy as np
 import pytest
 from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest, RESTConfig
 
+from deployer import predict
 from deployer.config import Store, load_settings
-from deployer.errors import RolloutFailedError
+from deployer.errors import InputRefusedError, PredictError, RolloutFailedError
 from deployer.events import Event
 from deployer.observed import Reference
 from deployer.predict.metrics import read_metrics
@@ -35,6 +37,8 @@ HANDLER = """
 import os
 import signal
 
+from ts.utils.util import PredictionException
+
 
 class Echo:
     def initialize(self, context):
@@ -50,6 +54,8 @@ class Echo:
                 value = self.warm
             if value == "refuse":
                 raise ValueError("refused")
+            if value == "dark":
+                raise PredictionException("too dark", 422)
             if value == "pid":
                 value = os.getpid()
             context.metrics.add_counter("RowsSeen", 1, index)
@@ -172,6 +178,7 @@ def test_the_sdk_sends_tensors_in_grpc(echo: Client) -> None:
     [
         ("other", "x", grpc.StatusCode.NOT_FOUND, "Model not found: other"),
         ("echo", "refuse", grpc.StatusCode.INTERNAL, "ValueError: refused"),
+        ("echo", "dark", grpc.StatusCode.INVALID_ARGUMENT, "too dark"),
     ],
 )
 def test_an_error_has_its_code_and_message_in_grpc(
@@ -183,6 +190,24 @@ def test_an_error_has_its_code_and_message_in_grpc(
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         by_grpc(echo, lambda client: client.infer(request))
     assert (caught.value.code(), caught.value.details()) == (code, message)
+
+
+def test_predict_sends_files_in_grpc(echo: Client, tmp_path: Path) -> None:
+    (text := tmp_path / "t.txt").write_text("très bien")
+    (picture := tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n\xff")
+    for name in ("refuse", "dark"):
+        (tmp_path / name).write_text(name)
+    files = [text, picture, tmp_path / "refuse", tmp_path / "dark"]
+    with predict.Client(echo.target.reach.endpoint(SERVICE, Via.GRPC), SERVICE.name) as client:
+        one, two, failed, refused = client.predict(files, "grpc-v2")
+    assert isinstance(one, predict.Prediction)
+    assert isinstance(two, predict.Prediction)
+    assert one.value == "très bien"
+    assert base64.b64decode(two.value) == picture.read_bytes()
+    assert isinstance(failed, predict.Failure)
+    assert type(failed.error) is PredictError
+    assert isinstance(refused, predict.Failure)
+    assert isinstance(refused.error, InputRefusedError)
 
 
 def test_every_worker_has_answered_the_samples_before_it_was_ready(echo: Client) -> None:
