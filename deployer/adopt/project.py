@@ -80,17 +80,16 @@ def write_project(
 ) -> Written:
     """Write a kdeploy.toml, and the files of an archive; with `dry_run`, only return the content.
 
-    Raises ConfigError or ArchiveError, before writing anything, for what cannot be read, and for a project
-    that exists, unless `force` replaces it.
+    Raises ConfigError or ArchiveError, before writing anything, for what cannot be read, and for a
+    kdeploy.toml that exists, unless `force` replaces it.
     """
     file, files = folder / FILE_NAME, folder / FILES
-    for path in (file, *([files] if mar else [])):
-        if exists(path) and not (force or dry_run):
-            raise ConfigError(
-                "already exists",
-                where=str(path),
-                hint="Add `--force` to replace it, or choose another folder.",
-            )
+    if exists(file) and not (force or dry_run):
+        hint = "Add `--force` to replace it, or choose another folder."
+        raise ConfigError("file already exists", where=str(file), hint=hint)
+    if mar and exists(files) and not dry_run:  # it can be the user's: nothing replaces it
+        hint = "Remove or rename it: the files of the archive need this name."
+        raise ConfigError("folder already exists", where=str(files), hint=hint)
     found = Found()
     if properties:
         found.add(_read_properties(properties, mar))
@@ -188,7 +187,6 @@ def _compose(found: Found, name: str | None, folder: Path) -> tuple[str, ConfigE
 def _write(folder: Path, text: str, unpacked: Path | None) -> Iterator[Path]:
     """Write the project, the kdeploy.toml last; yield the paths."""
     if unpacked:
-        remove_tree(folder / FILES)
         yield unpacked.rename(folder / FILES)
     if not exists(folder / ".gitignore"):
         (folder / ".gitignore").write_text(IGNORED, "utf-8")

@@ -148,6 +148,17 @@ class TestRefused:
         assert [path.name for path in folder.iterdir()] == ["kdeploy.toml"]
         assert run("init", "--from-mar", "../cats.mar", "--force") == 0
 
+    def test_a_folder_of_the_user_is_never_replaced(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        mar(folder.parent)
+        (folder / "model").mkdir()
+        (folder / "model" / "mine.pt").write_text("")
+        assert run("init", "--from-mar", "../cats.mar", "--force") != 0
+        assert "folder already exists" in capsys.readouterr().err
+        assert (folder / "model" / "mine.pt").exists()
+        assert not (folder / "kdeploy.toml").exists()
+
     def test_a_wrong_archive_writes_nothing(self, folder: Path) -> None:
         write_zip(folder.parent / "cats.mar", {"../evil": b""})
         assert run("init", "--from-mar", "../cats.mar") != 0
