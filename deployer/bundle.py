@@ -21,8 +21,8 @@ class Sealed:
 class Bundle(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is applied for a release: its InferenceService, and the documents that it needs.
 
-    An existing runtime or ServiceAccount of the cluster is not included. `extras` are further documents of
-    the service, such as a PodDisruptionBudget.
+    An existing runtime or ServiceAccount of the cluster is not included. `extras` are documents that the
+    service can run without, such as a PodDisruptionBudget; they are applied after it.
     """
 
     service: Document
@@ -59,14 +59,14 @@ class Bundle(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def beside(self) -> tuple[Document, ...]:
-        """Every document except the service, in the order of applying; the Secret is first."""
+        """The documents that are applied before the service, in this order; the Secret is first."""
         secret = self.secret.document if self.secret else None
-        return *(one for one in (secret, self.account, self.runtime) if one), *self.extras
+        return tuple(one for one in (secret, self.account, self.runtime) if one)
 
     @property
     def documents(self) -> tuple[Document, ...]:
-        """Every document that can be shown, in the order of applying."""
-        return *self.without_secret().beside, self.service
+        """Every document that can be shown, the service last."""
+        return *self.without_secret().beside, *self.extras, self.service
 
     def recreating(self) -> Bundle:
         """Return a bundle whose service stops its old pods before it starts new ones."""

@@ -103,12 +103,25 @@ def render(
     account = merged["spec"]["predictor"].get("serviceAccountName")
     if account != rendered["spec"]["predictor"].get("serviceAccountName"):
         access = None
+    several = scaling.max_replicas > 1 and not capabilities.local_storage_only
     return Bundle(
         service=merged,
         runtime=None if named else _runtime_document(spec, namespace),
         account=_render_account(access, reference) if access else None,
         secret=render_secret(access, reference) if access else None,
+        extras=(_budget(reference),) if several else (),
     )
+
+
+def _budget(service: Reference) -> Document:
+    """Render a PodDisruptionBudget: a drain of nodes takes one pod of a service at a time."""
+    labels = {"serving.kserve.io/inferenceservice": service.name, "component": "predictor"}
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": _metadata(Reference(service.namespace, f"{service.name}-kdeploy")),
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": labels}},
+    }
 
 
 def render_runtime(serving: Serving | None = None) -> Document:

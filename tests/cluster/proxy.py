@@ -25,6 +25,7 @@ from typing import Any
 from tests.cluster.kube import Kube
 
 READS = ("GET", "HEAD", "OPTIONS")
+_POLICY = re.compile(rb"\bpolicy/v1\b")  # Debian's API server only has v1beta1
 _HOP = {"connection", "transfer-encoding", "content-length", "keep-alive"}
 
 
@@ -265,7 +266,8 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP}
         upstream = self.owner.connect()
         try:
-            upstream.request(self.command, self.path, body=body or None, headers=headers)
+            path, body = (_POLICY.sub(b"policy/v1beta1", text) for text in (self.path.encode(), body))
+            upstream.request(self.command, path.decode(), body=body or None, headers=headers)
             self._pass_on(upstream.getresponse(), fault)
         except BaseException:
             upstream.close()

@@ -50,6 +50,33 @@ def test_pods_have_the_user_of_the_namespace_if_it_assigns_one(
     assert "assigns 1000650000/10000" in kdeploy("plan", *chosen).err
 
 
+def test_a_disruption_budget_comes_with_a_second_replica_and_goes_with_it(
+    kdeploy: Kdeploy, rolled_out: str, kube: Kube, play: Play, namespace: str, proxy: Proxy
+) -> None:
+    budgets = f"/apis/policy/v1beta1/namespaces/{namespace}/poddisruptionbudgets"
+    foreign = {"metadata": {"name": "theirs"}, "spec": {"maxUnavailable": 1, "selector": {}}}
+    kube.create(budgets, foreign)
+    scaled = ("--set", "scaling.max-replicas=2", "--set", "scaling.metric=cpu", "--set", "scaling.target=60")
+    assert "PodDisruptionBudget/digits-kdeploy" in kdeploy("diff", *scaled).out
+    ended = kdeploy("rollout", *scaled)
+    assert (ended.code, ended.out) == (0, f"{rolled_out}\n")  # the same release
+    [budget, _] = kube.get(budgets)["items"]
+    assert budget["spec"]["maxUnavailable"] == 1
+    services = f"/apis/serving.kserve.io/v1beta1/namespaces/{namespace}/inferenceservices/digits"
+    live = kube.get(services)
+    assert live["spec"]["predictor"]["scaleMetric"] == "cpu"
+    assert [owner["uid"] for owner in budget["metadata"]["ownerReferences"]] == [live["metadata"]["uid"]]
+    proxy.requests.clear()
+    assert "unchanged" in kdeploy("rollout", *scaled).err
+    assert proxy.writes() == []
+    assert kdeploy("diff", *scaled).code == 0
+    kube.delete(f"{budgets}/digits-kdeploy")
+    assert kdeploy("rollout", *scaled).code == 0
+    assert len(kube.get(budgets)["items"]) == 2  # made again
+    assert kdeploy("rollout").code == 0
+    assert [one["metadata"]["name"] for one in kube.get(budgets)["items"]] == ["theirs"]
+
+
 def test_status_list_plan_and_delete_work_on_a_cluster(
     kdeploy: Kdeploy, rolled_out: str, namespace: str, play: Play
 ) -> None:

@@ -21,9 +21,15 @@ from deployer.store import ModelStore
 from deployer.store.open import open_store
 from deployer.store.pvc import ClaimStore
 from deployer.targets.kserve import Cluster
-from deployer.targets.kserve.client.resources import CONTROLLER_REVISION, SECRET, SERVICE_ACCOUNT
+from deployer.targets.kserve.client.resources import (
+    CONTROLLER_REVISION,
+    DISRUPTION_BUDGET,
+    SECRET,
+    SERVICE_ACCOUNT,
+)
 from deployer.targets.kserve.preflight.permissions import Permission, needed, needed_for_store, render_role
 from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE, WRITTEN
+from deployer.targets.kserve.target.apply import is_applied
 from tests.cluster.calls import doctor, note, outcomes, roll, warned, watch_rollout
 from tests.cluster.kube import Kube
 from tests.cluster.kubelet import Kubelet
@@ -107,6 +113,20 @@ def test_the_role_is_sufficient(ci: CiAccount, kube: Kube, namespace: str, mode:
     wanted = documents(namespace, mode=mode, gpu=1)
     assert [one.status for one in doctor(cluster, wanted)].count("failure") == 0
     assert cluster.services.delete(reference) is not None
+
+
+@pytest.mark.parametrize("verb", ["get", "create", "patch", "delete"])
+def test_without_a_permission_for_disruption_budgets_a_rollout_warns_and_continues(
+    ci: CiAccount, namespace: str, verb: str
+) -> None:
+    cluster = ci("Standard", without=Permission(verb, DISRUPTION_BUDGET))
+    several, one = documents(namespace, max_replicas=2), documents(namespace)
+    [warning] = warned(cluster, several)
+    assert f"there will be no PodDisruptionBudget: this user cannot {verb}" in warning
+    assert warned(cluster, one) == []
+    reference = roll(cluster, several)
+    assert is_applied(cluster, several, cluster.get(reference))  # what this user can do is done
+    roll(cluster, one)
 
 
 def test_the_role_is_sufficient_to_delete_the_remains_of_a_rollout(

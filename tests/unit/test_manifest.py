@@ -190,6 +190,36 @@ def test_the_user_is_the_images_unless_the_namespace_or_the_target_chooses_it() 
     assert "runAsUser" not in str(render_runtime()["containers"][0]["securityContext"])
 
 
+def test_a_disruption_budget_protects_several_replicas() -> None:
+    def budgets(scaling: Scaling, capabilities: Capabilities = STANDARD) -> list[Document]:
+        made = documents(release(), scaling=scaling, capabilities=capabilities)
+        return [one for one in made if one["kind"] == "PodDisruptionBudget"]
+
+    assert budgets(ONE) == []
+    assert budgets(Scaling(min_replicas=0, max_replicas=1)) == []
+    [budget] = budgets(Scaling(min_replicas=2, max_replicas=2))
+    assert budgets(Scaling(max_replicas=2), KNATIVE) == [budget]
+    assert budget["spec"]["maxUnavailable"] == 1
+    local = structs.replace(STANDARD, local_storage_only=True)
+    assert budgets(Scaling(max_replicas=2), local) == []
+
+
+def test_the_number_of_replicas_changes_no_pod() -> None:
+    def predictor(scaling: Scaling) -> Document:
+        rendered: Document = documents(release(), scaling=scaling, capabilities=STANDARD)[-1]["spec"]
+        return {key: value for key, value in rendered["predictor"].items() if "Replicas" not in key}
+
+    one, many = predictor(ONE), predictor(Scaling(min_replicas=3, max_replicas=9))
+    assert one == many
+    assert [spread["topologyKey"] for spread in one["topologySpreadConstraints"]] == [
+        "kubernetes.io/hostname",
+        "topology.kubernetes.io/zone",
+    ]
+    # Knative rejects the field unless a feature flag allows it.
+    knative = documents(release(), capabilities=KNATIVE)[-1]["spec"]["predictor"]
+    assert "topologySpreadConstraints" not in knative
+
+
 def test_a_container_starts_the_first_process() -> None:
     [container] = documents(release())[0]["spec"]["containers"]
     assert container["command"] == ["python", "-c", first_process()]

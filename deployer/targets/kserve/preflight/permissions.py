@@ -8,7 +8,7 @@ from functools import partial
 from msgspec import Struct
 
 from deployer.config import Store
-from deployer.findings import PERMISSIONS, Finding, failure, ok
+from deployer.findings import PERMISSIONS, Finding, failure, ok, warning
 from deployer.observed import Document
 from deployer.targets.kserve.client.api import Api
 from deployer.targets.kserve.client.parallel import ask_all
@@ -16,6 +16,7 @@ from deployer.targets.kserve.client.resources import (
     CLAIM,
     CONTROLLER_REVISION,
     DEPLOYMENT,
+    DISRUPTION_BUDGET,
     EVENT,
     HTTP_ROUTE,
     LIMIT_RANGE,
@@ -31,12 +32,13 @@ POD_LOG = Resource("", "v1", "pods/log", "Pod")
 POD_EXEC = Resource("", "v1", "pods/exec", "Pod")
 _SEEN = ("list", "watch")
 # Optional: with them, a rollout deletes a failed pod so that a new one starts immediately, compares quotas,
-# and reads the route of another user's canary.
+# reads the route of another user's canary, and writes a PodDisruptionBudget.
 OPTIONAL: dict[Resource, Sequence[str]] = {
     POD: ("delete",),
     QUOTA: ("list",),
     LIMIT_RANGE: ("list",),
     HTTP_ROUTE: ("get",),
+    DISRUPTION_BUDGET: ("get", "list", "create", "patch", "delete"),
 }
 
 
@@ -101,6 +103,16 @@ def check_permissions(api: Api, namespace: str, wanted: Sequence[Permission]) ->
     detail = "; ".join(f"{', '.join(verbs)} {resource.full_name}" for resource, verbs in missing.items())
     remedy = "Run `kdeploy render --rbac` to print the Role that grants them."
     return failure(PERMISSIONS, f"this user cannot {detail}", f"namespace {namespace}", remedy)
+
+
+def check_extras(api: Api, namespace: str, kinds: Collection[Resource]) -> list[Finding]:
+    """Find out whether this user can write the kinds that a service can run without."""
+    wanted = _permissions({kind: OPTIONAL[kind] for kind in kinds})
+    found = check_permissions(api, namespace, wanted)
+    if found.status == "ok":
+        return []
+    names = ", ".join(kind.kind for kind in kinds)
+    return [warning("extras", f"there will be no {names}: {found.detail}", found.where, found.remedy)]
 
 
 def render_role(

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from deployer.errors import TargetError
 from deployer.observed import Document
-from deployer.targets.kserve.client.resources import SECRET, SERVICE_ACCOUNT, Resource
+from deployer.targets.kserve.client.resources import (
+    DISRUPTION_BUDGET,
+    SECRET,
+    SERVICE_ACCOUNT,
+    Resource,
+)
 
 INFERENCE_SERVICE = Resource("serving.kserve.io", "v1beta1", "inferenceservices", "InferenceService")
 SERVING_RUNTIME = Resource("serving.kserve.io", "v1alpha1", "servingruntimes", "ServingRuntime")
@@ -18,7 +23,8 @@ KNATIVE_SERVICE = Resource("serving.knative.dev", "v1", "services", "Service")
 REVISION = Resource("serving.knative.dev", "v1", "revisions", "Revision")
 
 WRITTEN = (INFERENCE_SERVICE, SERVING_RUNTIME, SECRET, SERVICE_ACCOUNT)
-_BY_KIND = {(resource.api_version, resource.kind): resource for resource in WRITTEN}
+EXTRAS = (DISRUPTION_BUDGET,)  # which a service can run without
+_BY_KIND = {(resource.api_version, resource.kind): resource for resource in (*WRITTEN, *EXTRAS)}
 
 
 def resource_of(document: Document) -> Resource:

@@ -11,6 +11,7 @@ from deployer.observed import Document, Reference
 from deployer.targets.kserve.client.resources import CONTROLLER_REVISION, SECRET, Resource
 from deployer.targets.kserve.state.children import is_of_release
 from deployer.targets.kserve.state.kinds import INFERENCE_SERVICE, SERVING_RUNTIME, resource_of
+from deployer.targets.kserve.target.extras import apply_extras, are_applied, preview_extras
 from deployer.targets.kserve.target.journal import Journal
 from deployer.targets.kserve.target.session import Session
 from deployer.targets.kserve.target.writer import Writer, owner_of
@@ -30,14 +31,15 @@ class Applied(Struct, frozen=True):
 
 
 def order(bundle: Bundle) -> list[tuple[Resource, Document]]:
-    """Return the documents of a bundle in the order in which they are applied, the service last. Pure."""
+    """Return the documents that a service needs in the order of applying, the service last. Pure."""
     return [(resource_of(one), one) for one in (*bundle.beside, bundle.service)]
 
 
 def preview(session: Session, bundle: Bundle) -> list[tuple[Document | None, Document]]:
     """Apply each document in a dry run: return the live object or None, and the object that would result."""
     writes, writer = order(bundle), Writer(session, bundle.reference)
-    return [writer.preview(resource, document) for resource, document in writes]
+    found = [writer.preview(resource, document) for resource, document in writes]
+    return [*found[:-1], *preview_extras(session, bundle), found[-1]]
 
 
 def is_applied(session: Session, bundle: Bundle, live: Document) -> bool:
@@ -56,7 +58,7 @@ def is_applied(session: Session, bundle: Bundle, live: Document) -> bool:
         owners = found["metadata"].get("ownerReferences", []) if found else []
         if not (found and agrees(found, document) and any(owner["uid"] == uid for owner in owners)):
             return False
-    return True
+    return are_applied(session, bundle, live)
 
 
 def apply_bundle(
@@ -77,6 +79,7 @@ def apply_bundle(
             writer.write(resource, document)
         rollout.finish(owner_of(writer.service))
         writer.set_owners()
+        apply_extras(session, bundle, writer.service)
     before, after = writer.before, writer.service
     changed = before is not None and before["metadata"]["generation"] != after["metadata"]["generation"]
     return Applied(

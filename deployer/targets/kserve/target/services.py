@@ -10,6 +10,7 @@ from deployer.targets.kserve.client.resources import Resource
 from deployer.targets.kserve.preflight.doctor import examine
 from deployer.targets.kserve.preflight.facts import read_facts
 from deployer.targets.kserve.preflight.permissions import (
+    check_extras,
     check_permissions,
     needed_for_store,
     render_role,
@@ -17,6 +18,7 @@ from deployer.targets.kserve.preflight.permissions import (
 )
 from deployer.targets.kserve.preflight.rules.cluster import check
 from deployer.targets.kserve.state.children import is_terminating
+from deployer.targets.kserve.state.kinds import resource_of
 from deployer.targets.kserve.target.apply import (
     Applied,
     apply_bundle,
@@ -75,7 +77,9 @@ class Services:
         wanted = [*to_roll_out(kinds, session.mode, wait=wait), *needed_for_store(session.store)]
         allowed = check_permissions(session.api, bundle.reference.namespace, wanted)
         lacking = [allowed] if allowed.status == "failure" else []
-        return [*lacking, *check(bundle, facts)]
+        extras = [resource_of(one) for one in bundle.extras]
+        optional = check_extras(session.api, bundle.reference.namespace, extras) if extras else []
+        return [*lacking, *optional, *check(bundle, facts)]
 
     def role(self, bundle: Bundle) -> list[Document]:
         """Render an account with the permissions for rolling out a bundle and using the model store."""
