@@ -89,6 +89,8 @@ def _check_places(members: Collection[str], requirements: Requirements, shown: s
             hint = f"Add {place} to model.extra-files."
         if place.startswith(".."):
             hint = "Add it to model.extra-files, and write its path in the archive."
+        if place == ".":
+            hint = "Make a wheel with `pip wheel .`, add it to model.extra-files, and write `./FILE.whl`."
         what = f"{place} is not in the archive, and the serving container does not have it"
         raise ArchiveError(what, where=f"{shown}:{line}", hint=hint)
 

@@ -31,6 +31,7 @@ _CODING = re.compile(rb"coding[:=]\s*([-\w.]+)")  # PEP 263, in the first two li
 
 _FILE_URL = re.compile(r"(?:[a-z]+\+)?file:", re.IGNORECASE)
 _ELSEWHERE = re.compile(r"/|~|\\|\.{1,2}\\|[A-Za-z]:[\\/]")  # absolute, of a home, of Windows
+_NOT_LINUX = re.compile("win32|windows|darwin", re.IGNORECASE)
 _THIS_MACHINE = re.compile(r"://(?:[^/@]*@)?(?:localhost|127\.[0-9.]+|\[::1\])(?=[:/]|$)")
 
 # In the order in which the longer mark comes first.
@@ -121,11 +122,16 @@ class _Reader:
         url, _, marker = url.partition(" ;")
         url = re.sub(r"\[[^\]/]*\]$", "", url.strip())
         self.is_open = self.is_open or name is None
-        if "${" in url or marker:
-            return  # a variable of the container, or a condition that need not be true there
+        elsewhere = _FILE_URL.match(url) or _ELSEWHERE.match(url)
+        if "${" in url:
+            return  # a variable of the container
+        if marker:  # a condition that need not be true in the container
+            if elsewhere and not _NOT_LINUX.search(marker):
+                self._warn(f"{url} is a place on this machine, which the serving container does not have")
+            return
         if fault := impossible_wheel(url, self._minor):
             raise self._error(f"{posixpath.basename(url)} {fault}", "Name a wheel for the serving container.")
-        if _FILE_URL.match(url) or _ELSEWHERE.match(url):
+        if elsewhere:
             raise self._of_this_machine(url, _instead(url, name))
         if url.startswith(("git+ssh:", "ssh:", "hg+ssh:")):
             self._warn(f"{url} needs git and an SSH key in the container; add its wheel to model.extra-files")
@@ -187,7 +193,7 @@ def decode_requirements(content: bytes, path: str) -> str:
     encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), encoding)
     try:
         text = content.decode(encoding)
-    except (UnicodeDecodeError, LookupError) as error:
+    except (UnicodeError, LookupError) as error:
         what = f"the requirements file is not {encoding.upper().removesuffix('-SIG')}"
         raise ArchiveError(what, where=path, hint="Save it as UTF-8.") from error
     if "\0" in text:

@@ -49,7 +49,8 @@ def test_wheels_and_folders_in_the_archive(plan, root):
         ("a-1-py3-none-any.whl", "labels.txt", "Add a-1-py3-none-any.whl to model.extra-files"),
         ("./mine", "labels.txt", "Add mine to model.extra-files"),
         ("../lib", "labels.txt", "write its path in the archive"),
-        (".", "labels.txt", "to model.extra-files"),
+        (".", "labels.txt", "pip wheel ."),
+        ("-e .", "labels.txt", "pip wheel ."),
     ],
 )
 def test_places_that_the_archive_lacks(plan, root, line, extra, hint):

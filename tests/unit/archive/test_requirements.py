@@ -177,6 +177,7 @@ def test_another_python():
     [
         ("-e git+ssh://git@host/jo/mine.git@abc#egg=mine", "needs git and an SSH key"),
         ("mine @ git+ssh://git@host/jo/mine.git", "needs git and an SSH key"),
+        ("a @ file:///croot/a ; python_version >= '3.6'", "file:///croot/a is a place on this machine"),
         ("--index-url http://localhost:3141/root/pypi", "is an address of this machine"),
         ("--extra-index-url=http://127.0.0.1:8080/simple", "is an address of this machine"),
     ],
@@ -245,7 +246,7 @@ def test_the_encodings_that_pip_reads(encoding):
 def test_an_encoding_named_in_a_comment():
     content = "# -*- coding: latin-1 -*-\n# é\nnumpy".encode("latin-1")
     assert read_requirements(content, "r.txt").distributions == ("numpy",)
-    for name in (b"none", b"utf-8"):
+    for name in (b"none", b"utf-8", b"undefined", b"hex"):
         with pytest.raises(ArchiveError, match="is not") as caught:
             read_requirements(b"# coding=" + name + b"\n# \xe9\nnumpy", "r.txt")
         assert caught.value.hint == "Save it as UTF-8."
