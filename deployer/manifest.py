@@ -40,6 +40,7 @@ _PARTS = (
     "probe.py",
     "places.py",
     "http_messages.py",
+    "apis.py",
     "status.py",
     "upstream.py",
     "front.py",

@@ -12,6 +12,7 @@ import json
 import socket
 import struct
 
+from manifests.apis import mark
 from manifests.http_messages import (
     ANSWER,
     HEAD_MAX,
@@ -198,6 +199,8 @@ class Client(asyncio.Protocol):
             return
         # Connection options apply to one connection, not to the next.
         data = head.without_connection() if head.options else head.data
+        if self._body is not None:
+            data = mark(data, head.line[2])
         if self.upstream is None:
             self.upstream = Upstream(self)
         self.upstream.send(data)

@@ -106,7 +106,7 @@ def test_a_connection_is_kept_and_only_its_hop_by_hop_headers_change() -> None:
             assert await answer(reader) == (OK[:-2], b"ok")
             await front.idle.wait()
         assert (place.connections, place.bodies) == (1, [b"", b"hello", b"x" * 300_000])
-        assert place.heads[1] == post(b"hello", b"X-A:  1 ")[:-5]
+        assert place.heads[1] == post(b"hello", b"X-A:  1 ", b"kdeploy-api: torchserve")[:-5]
         writer.close()
 
     within(None, check)
