@@ -41,6 +41,8 @@ import base64
 import importlib
 import inspect
 import io
+import pickle
+import zipfile
 from pathlib import Path
 
 import torch
@@ -48,6 +50,7 @@ from PIL import Image
 
 SIZE = (224, 224)  # height and width of the model's input
 MODE = "RGB"  # "L" for grayscale
+PREFIXES = ("", "module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile and Lightning
 
 
 class Handler:
@@ -72,25 +75,64 @@ class Handler:
 
 
 def load_model(weights, model_file, device):
-    """Load TorchScript, a torch.export program (.pt2), or a state dict into the class of model_file."""
-    if model_file:
-        module = importlib.import_module(Path(model_file).stem)
-        classes = [value for value in vars(module).values() if inspect.isclass(value)]
-        own = [value for value in classes if value.__module__ == module.__name__]
-        networks = [value for value in own if issubclass(value, torch.nn.Module)]
-        if len(networks) != 1:
-            names = ", ".join(value.__name__ for value in networks) or "none"
-            raise ValueError(f"{model_file} defines these networks: {names}. Create yours in load_model.")
-        model = networks[0]()
-        model.load_state_dict(torch.load(weights, map_location=device, weights_only=True))
-        return model.to(device).eval()
+    """Load TorchScript, a torch.export program (.pt2), or a state dict into the network of model_file."""
     if weights.suffix == ".pt2":
         return torch.export.load(weights).module().to(device)
-    try:
+    if is_torchscript(weights):
         return torch.jit.load(str(weights), map_location=device).eval()
-    except RuntimeError as error:
-        reason = "is not TorchScript. For a state dict, set model.model-file."
-        raise ValueError(f"{weights.name} {reason}") from error
+    if not model_file:
+        raise ValueError(f"{weights.name} is not TorchScript. For a state dict, set model.model-file.")
+    return fill_network(model_file, read_state_dict(weights)).to(device).eval()
+
+
+def is_torchscript(weights):
+    """Return whether a file was written by torch.jit.save."""
+    if not zipfile.is_zipfile(weights):
+        return False
+    with zipfile.ZipFile(weights) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def read_state_dict(weights):
+    """Read a state dict, also one in a checkpoint. Runs no code from the file."""
+    if weights.suffix == ".safetensors":
+        return importlib.import_module("safetensors.torch").load_file(weights)
+    try:
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{weights.name} contains Python objects, such as a whole module, and loading them can run any "
+            "code. Save the weights only: torch.save(model.state_dict(), 'model.pt')"
+        ) from error
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict):
+        raise ValueError(f"{weights.name} is not a state dict, but a {type(state).__name__}.")
+    return state
+
+
+def fill_network(model_file, state):
+    """Create the network of model_file that the weights fit, and load them into it."""
+    module = importlib.import_module(Path(model_file).stem)
+    classes = [value for value in vars(module).values() if inspect.isclass(value)]
+    networks = [value for value in classes if issubclass(value, torch.nn.Module)]
+    own = [value for value in networks if value.__module__ == module.__name__]
+    for network in own:
+        try:
+            model = network()
+        except TypeError:
+            continue  # it needs arguments, as a part of another network does
+        names = model.state_dict().keys()
+        for prefix in PREFIXES:
+            named = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+            if named.keys() == names:
+                model.load_state_dict(named)
+                return model
+    if len(own) == 1:
+        own[0]().load_state_dict(state)  # raises an error that names the differences
+    names = ", ".join(value.__name__ for value in own) or "none"
+    raise ValueError(f"The weights fit no network of {model_file} ({names}). Create yours in fill_network.")
 
 
 def read_image(row):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -223,6 +223,8 @@ class Workspace:
     @cached_property
     def node(self) -> OneNode:
         """The local target's supervisor. Raises ConfigError if the target is a cluster."""
+        from deployer.archive.stock_handlers import needed_packages
+
         name, config = self.chosen
         if not isinstance(config, LocalTarget):
             raise ConfigError(
@@ -230,7 +232,9 @@ class Workspace:
                 where=f"targets.{name}",
                 hint='Choose a target of `kind = "local"` with `--target`.',
             )
-        return open_node(config, self.settings.root, gpus=self.settings.config.serving.gpu)
+        packages = needed_packages(self.settings.config.model, self.settings.root)
+        gpus = self.settings.config.serving.gpu
+        return open_node(config, self.settings.root, gpus=gpus, packages=packages)
 
     @cached_property
     def _cluster(self) -> Cluster:
@@ -275,7 +279,7 @@ def unknown_target(name: str, where: str, known: Collection[str]) -> ConfigError
     return ConfigError(f"unknown target {name!r}", where=where, hint=use_one_of(name, known))
 
 
-def open_node(config: LocalTarget, folder: Path, *, gpus: int = 0) -> OneNode:
+def open_node(config: LocalTarget, folder: Path, *, gpus: int = 0, packages: Sequence[str] = ()) -> OneNode:
     """Open a local target, whose state folder is relative to `folder`. Starts nothing."""
     from deployer.targets.local import OneNode
 
@@ -286,4 +290,5 @@ def open_node(config: LocalTarget, folder: Path, *, gpus: int = 0) -> OneNode:
         ingress_port=config.ingress_port,
         torchserve_port=config.torchserve_port,
         gpus=gpus,
+        packages=packages,
     )

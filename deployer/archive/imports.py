@@ -42,8 +42,12 @@ _DISTRIBUTIONS = {
     "cv2": "opencv-",
     "fitz": "pymupdf",
     "ignite": "pytorch-ignite",
+    "PIL": "pillow",
+    "dateutil": "python-dateutil",
+    "dotenv": "python-dotenv",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
 }
 
 
@@ -152,6 +156,12 @@ def _needed(node: ast.AST) -> Iterable[ast.AST]:
 
 def _mentions(expression: ast.expr, *names: str) -> bool:
     return any(getattr(node, "id", getattr(node, "attr", None)) in names for node in ast.walk(expression))
+
+
+def distribution_of(module: str) -> str:
+    """Return the distribution that most likely contains a module."""
+    name = _DISTRIBUTIONS.get(module, module)
+    return f"{name}python-headless" if name.endswith("-") else name
 
 
 def provides(distribution: str, module: str) -> bool:

@@ -16,6 +16,7 @@ from deployer.errors import ConflictError, KdeployError, RolloutFailedError, Rol
 from deployer.events import Noted, StatusChanged
 from deployer.journal import Entry, JournalEvent, Outcome, describe_author, last_ready
 from deployer.observed import NOT_SWITCHED, Observed, Phase
+from deployer.rollout.missing_modules import advise
 from deployer.rollout.plan import Plan, Strategy, decide_strategy
 
 
@@ -259,7 +260,7 @@ def _cannot_become_ready(state: Rollout) -> KdeployError:
     release, seen, (why, way_back) = state.release, state.seen, _explain(state.seen)
     assert seen
     log = "".join(f"\n  | {line}" for line in seen.log)
-    fix = seen.hint or "Fix the cause, then run `kdeploy rollout` again."
+    fix = advise(seen.explanation) or seen.hint or "Fix the cause, then run `kdeploy rollout` again."
     then = "is not restarted until then" if seen.given_up else "takes over if it becomes ready"
     return RolloutFailedError(
         f"release {release} cannot become ready{why}{log}",

@@ -110,11 +110,14 @@ def checks(
     ingress_port: int = 8081,
     torchserve_port: int | None = None,
     gpus: int = 0,
+    packages: Sequence[str] = (),
     environment: Mapping[str, str] = os.environ,
     run: Run = run_program,
     version_of: VersionOf = installed_version,
 ) -> list[Finding]:
     """Check everything that the local target needs on this machine; `gpus` is how many a release needs.
+
+    `packages` are those that its handler needs and its requirements do not list.
 
     `state` is the folder of the supervisor's state, which need not exist yet.
     """
@@ -128,6 +131,7 @@ def checks(
         check_port(ingress_host, ingress_port, holder),
         *([check_port(ingress_host, torchserve_port, holder, kind="torchserve")] if torchserve_port else []),
         *check_gpu(run, version_of, gpus),
+        *check_handler(packages, version_of),
         check_disk("disk for the state", state),
         check_disk("disk for temporary files", temporary),
         check_temporary(temporary),
@@ -172,6 +176,26 @@ def check_package(name: str, why: str, version: str | None) -> Finding:
         detail = f"{version}: kdeploy is tested with {TORCHSERVE_TESTED}x"
         return warning(name, detail, _HERE, f"{_PIP} 'torchserve=={TORCHSERVE_TESTED}*'")
     return ok(name, version)
+
+
+def check_handler(packages: Sequence[str], version_of: VersionOf) -> list[Finding]:
+    """Check for the packages that one of TorchServe's own handlers imports."""
+    if not (missing := [name for name in packages if version_of(name) is None]):
+        return []
+    lines = [_requirement(name, version_of("torch") or "") for name in missing]
+    detail = (
+        f"TorchServe's handler imports {' and '.join(missing)}, which TorchServe's wheel does not declare"
+    )
+    remedy = (
+        f"Add to the file of model.requirements-file: {', '.join(lines)}. Or run {_PIP} {' '.join(lines)}"
+    )
+    return [failure("handler", detail, "kdeploy.toml: model.handler", remedy)]
+
+
+def _requirement(package: str, torch: str) -> str:
+    """Return the line for a requirements file. Each torchvision fits one torch: 0.15 fits 2.0."""
+    fits = re.match(r"2\.(\d+)", torch)
+    return f"torchvision==0.{int(fits[1]) + 15}.*" if package == "torchvision" and fits else package
 
 
 def check_state(state: Path) -> tuple[int | None, Finding]:

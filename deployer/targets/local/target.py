@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -41,10 +41,11 @@ class OneNode:
         ingress_port: int,
         torchserve_port: int | None = None,
         gpus: int = 0,
+        packages: Sequence[str] = (),
     ) -> None:
         self._state = State(state)
         self._address = Address(ingress_host, ingress_port, torchserve_port)
-        self._folder, self._namespace, self._gpus = state, namespace, gpus
+        self._folder, self._namespace, self._gpus, self._packages = state, namespace, gpus, packages
 
     @property
     def target(self) -> Target:
@@ -88,6 +89,7 @@ class OneNode:
             ingress_port=self._address.port,
             torchserve_port=self._address.torchserve_port,
             gpus=self._gpus,
+            packages=self._packages,
         )
 
 

@@ -400,3 +400,17 @@ def test_a_rollout_of_a_release_with_gpus_is_refused_on_a_machine_without(tmp_pa
     assert node.target.services.check(made[0]) == []
     [finding] = node.target.services.check(made[1])
     has_remedy(finding, "failure", "serving.gpu is 1, but no NVIDIA driver is installed")
+
+
+def test_a_stock_handler_names_the_lines_for_the_requirements():
+    versions = {"torch": "2.13.0+cpu"}.get
+    (found,) = doctor.check_handler(("captum", "torchvision"), versions)
+    assert (found.status, found.name, found.where) == ("failure", "handler", "kdeploy.toml: model.handler")
+    assert "imports captum and torchvision" in found.detail
+    assert found.remedy.startswith(
+        "Add to the file of model.requirements-file: captum, torchvision==0.28.*. Or run "
+    )
+    (found,) = doctor.check_handler(("torchvision",), {}.get)
+    assert "model.requirements-file: torchvision. Or" in found.remedy
+    assert doctor.check_handler(("captum",), {"captum": "0.9.0"}.get) == []
+    assert doctor.check_handler((), versions) == []

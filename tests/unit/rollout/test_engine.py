@@ -126,7 +126,8 @@ class TestFailure:
         )
         assert error.where == "default/demo"
         assert error.hint == (
-            "Fix the cause, then run `kdeploy rollout` again. "
+            "Add the line `foo` to the file of model.requirements-file, or add the module to "
+            "model.extra-files, then run `kdeploy rollout` again. "
             f"{B} stays applied and takes over if it becomes ready; "
             f"run `kdeploy rollout --release {A}` to go back."
         )
