@@ -145,6 +145,8 @@ def predict(
         )
     kserve = kserve or on_cluster
     reference, serving = work.reference(service), work.settings.config.serving
+    if save:
+        save.mkdir(parents=True, exist_ok=True)  # if it cannot be made, no request is sent
     via = Via.GRPC if protocol == "grpc-v2" else Via.INGRESS if kserve else Via.DIRECT
     endpoint = work.target.reach.endpoint(reference, via)
     with Client(

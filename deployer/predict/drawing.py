@@ -52,7 +52,7 @@ def open_canvas(source: Path | bytes, resized: Resized | None) -> Canvas:
             with open_picture(source) as stored:
                 orientation = stored.getexif().get(0x0112, 1)
                 size = Size(*stored.size)
-                upright = ImageOps.exif_transpose(stored).convert("RGB")
+                upright = _visible(ImageOps.exif_transpose(stored))
     except (Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
         what = f"cannot draw on the picture: {error}"
         raise PredictError(what, where=str(source), hint="Remove `--save`.") from error
@@ -93,6 +93,16 @@ def draw(found: Sequence[Found], canvas: Canvas) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, "PNG")
     return stream.getvalue()
+
+
+def _visible(image: Image.Image) -> Image.Image:
+    """Return an image in RGB; levels of 16 or 32 bits are scaled, since a conversion would cut them off."""
+    if image.mode.startswith(("I", "F")):
+        levels = image.convert("F")
+        low, high = levels.getextrema()
+        scale = 255 / max(high - low, 1e-9)  # type: ignore[operator]
+        image = levels.point(lambda level: level * scale - low * scale).convert("L")  # type: ignore[operator]
+    return image.convert("RGB")
 
 
 def _extents(one: Found) -> Iterator[tuple[float, float]]:

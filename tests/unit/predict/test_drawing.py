@@ -112,6 +112,16 @@ def test_hostile_boxes_stay_inside_the_picture(tmp_path):
     assert pixels.shape == (HEIGHT, WIDTH, 3)
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_a_picture_of_more_than_8_bits_is_visible(dtype):
+    stream = io.BytesIO()
+    levels = np.linspace(0, 60_000, 100 * 100).reshape(100, 100).astype(dtype)
+    Image.fromarray(levels).save(stream, "TIFF")
+    pixels = drawn(stream.getvalue(), Found(label="", box=(0, 0, 5, 5)))
+    assert (pixels[50:].mean((1, 2)) > pixels[40].mean()).all()
+    assert 100 < pixels.mean() < 150
+
+
 def test_classes_are_written_on_the_picture(tmp_path):
     path = write(tmp_path / "picture.png", upright())
     pixels = drawn(path, Found(label="cat", score=0.9))
