@@ -125,6 +125,7 @@ class WorkingFolder:
             namespace=self._namespace,
             capabilities=_ON_THIS_MACHINE,
             scaling=config.scaling,
+            service=config.service.name,
         )
 
     def _write_properties(self, text: str) -> None:

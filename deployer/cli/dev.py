@@ -56,28 +56,27 @@ def dev(
     check_root(settings.root)
     target = _local_target(settings, where.get("target"))
     state = settings.root / target.state / _FOLDER
-    reference = Reference(target.namespace, settings.config.model.name)
+    model = settings.config.model.name
+    reference = Reference(target.namespace, settings.config.service.name or model)
     files = predict or []
 
     def opened(endpoint: "Endpoint") -> None:
         tell(f"serving {reference} on {endpoint.url}, with the header Host: {endpoint.host}:")
-        for line in next_steps.request_lines(
-            endpoint, target, reference.name, "v2" if protocol == "v2" else "v1"
-        ):
+        for line in next_steps.request_lines(endpoint, target, model, "v2" if protocol == "v2" else "v1"):
             tell(f"  {line}")
 
     def loaded(endpoint: "Endpoint") -> None:
         if files:
-            _predict(endpoint, reference.name, files, protocol, settings)
+            _predict(endpoint, model, files, protocol, settings)
 
-    working = WorkingFolder(load, state / "models" / reference.name, target.namespace, _print)
+    working = WorkingFolder(load, state / "models" / model, target.namespace, _print)
 
     def emit(event: "DevEvent") -> None:
         _print(event, working.shown)
 
-    Session(state, reference, look=working.look, failure=working.failure, emit=emit, loaded=loaded).run(
-        target.ingress_host, target.ingress_port if port is None else port, opened
-    )
+    Session(
+        state, reference, model, look=working.look, failure=working.failure, emit=emit, loaded=loaded
+    ).run(target.ingress_host, target.ingress_port if port is None else port, opened)
     tell("stopped")
 
 

@@ -23,6 +23,7 @@ def handle(data, context):
 ANSWER = 1
 """
 TOML = '[model]\nname = "demo"\nversion = "1.0"\nhandler = "handler.py"\nserialized-file = "model.pt"\n'
+TOML += '[service]\nname = "demo-service"\n'
 
 
 class Session:

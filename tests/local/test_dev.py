@@ -42,7 +42,7 @@ def ask(url: str, host: str) -> tuple[int, dict[str, object]]:
 def test_a_session_from_the_first_load_to_ctrl_c(session: Session):
     files = sorted(session.root.iterdir())
     address = session.wait(
-        r"^serving default/demo on (http://127\.0\.0\.1:\d+), with the header Host: (\S+):"
+        r"^serving default/demo-service on (http://127\.0\.0\.1:\d+), with the header Host: (\S+):"
     )
     session.wait(r'sample\.txt .*"answer": 1')
     assert ask(*address.groups()) == (200, {"predictions": [{"answer": 1}, {"answer": 1}]})
@@ -83,7 +83,7 @@ def test_a_session_from_the_first_load_to_ctrl_c(session: Session):
 
 
 def test_a_second_session_of_a_project_is_refused(session: Session):
-    session.wait(r"^serving default/demo")
+    session.wait(r"^serving default/demo-service")
     second = subprocess.run(
         [sys.executable, "-m", "deployer", "dev", "--port", "0"],
         cwd=session.root,

@@ -66,6 +66,7 @@ class Session:
         self,
         folder: Path,
         reference: Reference,
+        model: str,
         *,
         look: Callable[[], Change | None],
         failure: Callable[[], str],
@@ -73,7 +74,7 @@ class Session:
         loaded: Callable[[Endpoint], None],
     ) -> None:
         self._state = State(folder)
-        self._reference = reference
+        self._reference, self._model = reference, model
         self._look, self._failure, self._emit, self._loaded = look, failure, emit, loaded
 
     def run(self, host: str, port: int, opened: Callable[[Endpoint], None]) -> None:
@@ -99,10 +100,10 @@ class Session:
         async with aiohttp.ClientSession(trust_env=False) as session:
             routes = Routes()
             ingress = Ingress(routes)
-            server = _Server(self._state, self._reference, session, routes, self._emit)
+            server = _Server(self._state, self._reference, self._model, session, routes, self._emit)
             try:
                 await ingress.listen(host, port)
-                endpoint = Endpoint(url=ingress.url, host=hosts(self._reference)[0])
+                endpoint = Endpoint(url=ingress.url, host=hosts(self._reference)[0], model=self._model)
                 opened(endpoint)
                 await self._watch(server, endpoint)
             finally:
@@ -154,11 +155,13 @@ class _Server:
         self,
         state: State,
         reference: Reference,
+        model: str,
         session: aiohttp.ClientSession,
         routes: Routes,
         emit: Callable[[DevEvent], None],
     ) -> None:
-        self._reference, self._session, self._routes, self._emit = reference, session, routes, emit
+        self._reference, self._model, self._session = reference, model, session
+        self._routes, self._emit = routes, emit
         self._name = f"{reference.name}-dev"
         self._log = state.log_path(reference, self._name)
         self._log.unlink(missing_ok=True)
@@ -236,7 +239,7 @@ class _Server:
     async def _scale(self, workers: int) -> None:
         """Set the number of workers, and wait for them. Raises TargetError if they do not load the model."""
         assert self._torchserve
-        url = f"{self._torchserve.url('management')}/models/{self._reference.name}"
+        url = f"{self._torchserve.url('management')}/models/{self._model}"
         query = {"min_worker": str(workers), "max_worker": str(workers), "synchronous": "true"}
         timeout = aiohttp.ClientTimeout(total=None)
         try:
