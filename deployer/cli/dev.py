@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from deployer.events import DevEvent, Event
     from deployer.targets.protocols import Endpoint
 
-_FOLDER = "dev"  # in the local target's state folder
 _NAMES = 3  # of changed files, in a message
 
 
@@ -48,6 +47,7 @@ def dev(
     from deployer.dev import WorkingFolder
     from deployer.observed import Reference
     from deployer.targets.local.dev import Session
+    from deployer.targets.local.dev_endpoint import FOLDER
 
     def load() -> "Settings":
         return deps.workspace(**where).settings
@@ -55,7 +55,7 @@ def dev(
     settings = load()
     check_root(settings.root)
     target = _local_target(settings, where.get("target"))
-    state = settings.root / target.state / _FOLDER
+    state = settings.root / target.state / FOLDER
     model = settings.config.model.name
     reference = Reference(target.namespace, settings.config.service.name or model)
     files = predict or []

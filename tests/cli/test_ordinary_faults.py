@@ -129,7 +129,7 @@ def test_a_broken_pipe_other_than_stdout_is_an_error(
     def broken(*_: object) -> None:
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
-    monkeypatch.setattr(FolderStore, "releases", broken)
+    monkeypatch.setattr(FolderStore, "dated", broken)
     monkeypatch.chdir(bare.folder)
     with pytest.raises(SystemExit) as ended:
         main(["releases"])

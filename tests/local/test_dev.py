@@ -82,8 +82,15 @@ def test_a_session_from_the_first_load_to_ctrl_c(session: Session):
     assert {path.name for path in (session.root / ".kdeploy").iterdir()} == {"dev"}
 
 
-def test_a_second_session_of_a_project_is_refused(session: Session):
-    session.wait(r"^serving default/demo-service")
+def test_a_second_session_is_refused_and_predict_reaches_the_first(session: Session):
+    session.wait(r'sample\.txt .*"answer": 1')
+    predict = [sys.executable, "-m", "deployer", "predict", "sample.txt"]
+    for command in (predict, [*predict, "--kserve"]):
+        ended = subprocess.run(command, cwd=session.root, capture_output=True, text=True, check=False)
+        assert (ended.returncode, '"answer": 1' in ended.stdout) == (0, True), ended.stderr
+    other = [*predict, "--service", "other"]
+    ended = subprocess.run(other, cwd=session.root, capture_output=True, text=True, check=False)
+    assert (ended.returncode, "supervisor is not running" in ended.stderr) == (7, True)
     second = subprocess.run(
         [sys.executable, "-m", "deployer", "dev", "--port", "0"],
         cwd=session.root,

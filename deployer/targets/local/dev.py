@@ -24,6 +24,7 @@ from deployer.errors import ConflictError, KdeployError, TargetError
 from deployer.events import DevEvent, Loaded, LoadFailed, Loading, Logged
 from deployer.load_log import LoadLog
 from deployer.observed import Reference
+from deployer.targets.local.dev_endpoint import write_endpoint
 from deployer.targets.local.ingress import Ingress
 from deployer.targets.local.logs import read_lines
 from deployer.targets.local.processes import INSTANCE_MARK, STATE_MARK, end_marked
@@ -104,6 +105,7 @@ class Session:
             try:
                 await ingress.listen(host, port)
                 endpoint = Endpoint(url=ingress.url, host=hosts(self._reference)[0], model=self._model)
+                write_endpoint(self._state, self._reference, endpoint)
                 opened(endpoint)
                 await self._watch(server, endpoint)
             finally:

@@ -17,6 +17,7 @@ from deployer.managed_fields import agrees
 from deployer.observed import GPU, Capabilities, Document, Live, Observed, Phase, Reference
 from deployer.targets.local import lifecycle
 from deployer.targets.local.connection import NotRunningError, call, stream_lines
+from deployer.targets.local.dev_endpoint import find_endpoint
 from deployer.targets.local.launch import unset_variable
 from deployer.targets.local.logs import read_logs, read_previous
 from deployer.targets.local.protocol import Address, Info, Noted, RevisionInfo, ServiceInfo, Wanted
@@ -218,7 +219,13 @@ class _Target:
     def endpoint(
         self, reference: Reference, via: Via = Via.INGRESS, *, release: str | None = None
     ) -> Endpoint:
-        info = msgspec.convert(call(self._state, "GET", "/info"), Info)
+        try:
+            info = msgspec.convert(call(self._state, "GET", "/info"), Info)
+        except NotRunningError:
+            served = find_endpoint(self._state.root.parent, reference)
+            if served is None or release or via not in (Via.INGRESS, Via.DIRECT):
+                raise
+            return served
         service = _find(info, reference, self.place)
         record = self._state.read_record(reference)
         model = model_of(record.service) if record else None
