@@ -42,6 +42,8 @@ PORT_TAKEN = 75  # another process has a port: EX_TEMPFAIL
 MESSAGE_MAX = 4096  # bytes, the kubelet's limit
 STOP = 0.2  # seconds that TorchServe's processes get after SIGTERM: no request is in flight by then
 PERIOD = 0.5  # seconds between two probes of a model that loads
+READ_MAX = 1 << 16  # bytes of TorchServe's output in one piece: the size of a pipe
+PAUSE = 0.01  # seconds between two pieces of it, once the model is ready
 LATE = 0.5  # seconds that a worker's last lines can arrive after TorchServe reports its end
 
 _SECRET_NAME = re.compile(
@@ -204,7 +206,7 @@ class Output:
 
     def _run(self, source, sink, notice):
         while True:
-            data = os.read(source, 1 << 16)
+            data = os.read(source, READ_MAX)
             if not data:
                 break
             with contextlib.suppress(OSError):  # a closed log must not block TorchServe
@@ -216,6 +218,10 @@ class Output:
                 if failed:
                     self.reading = False
                     notice()
+            elif (
+                len(data) < READ_MAX
+            ):  # later lines of TorchServe in one piece, instead of thousands per second
+                time.sleep(PAUSE)
 
 
 def _write(sink, data):
