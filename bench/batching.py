@@ -2,7 +2,8 @@
 
 Both have the same handler, which takes 10 ms per call for any number of rows, as most models on a GPU do.
 Each runs in a TorchServe with one worker on this machine. They take turns, and the median counts. Exits
-with 1 if the adapter fails a request, or answers fewer requests per second than the envelope at its best.
+with 1 if the adapter fails a request, or answers fewer requests per second than the envelope at its best, or
+than 600 (on two quiet cores).
 
 usage: python bench/batching.py [--requests 2000] [--runs 3]
 """
@@ -35,6 +36,7 @@ from deployer.targets.local import OneNode
 from deployer.targets.protocols import Target, Via
 
 CLIENTS = 16
+BAR = 600  # answers per second
 HANDLER = """
 import time
 
@@ -125,7 +127,7 @@ def main() -> int:
                 runner.run(Plan(bundle=bundle, entry=plan_entry(bundle, Provenance()), timeout=60))
             for run in range(options.runs + 1):
                 for way, name in names.items():
-                    rate, wrong = load(target, name, options.requests if run else 200)
+                    rate, wrong = load(target, name, options.requests)
                     if run:  # the first run warms up
                         rates[way].append(rate)
                         errors[way] += wrong
@@ -135,9 +137,11 @@ def main() -> int:
     for way, median in medians.items():
         count = options.requests * options.runs
         print(f"{way:18} {median:7.0f} answers/s   {errors[way]:6} of {count} requests failed")
-    best = max(medians["envelope, batch 8"], medians["envelope, batch 1"])
+    best = max(medians["envelope, batch 8"], medians["envelope, batch 1"], BAR)
     good = not errors["adapter, batch 8"] and medians["adapter, batch 8"] >= best
-    print(f"bars: the adapter fails no request and is not slower: {'met' if good else 'MISSED'}")
+    print(
+        f"bars: the adapter fails no request, is not slower, and answers {BAR}/s: {'met' if good else 'MISSED'}"
+    )
     return 0 if good else 1
 
 
