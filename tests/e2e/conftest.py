@@ -3,6 +3,7 @@
 KDEPLOY_E2E_CONTEXT          context in the kubeconfig (required)
 KDEPLOY_E2E_STORE            model store: s3://bucket/prefix, gs://, az:// or pvc://claim/path (required)
 KDEPLOY_E2E_STORE_ENDPOINT   S3-compatible server; kdeploy reads its credentials from the environment
+KDEPLOY_E2E_STORE_CLUSTER_ENDPOINT   the address of this server that pods use, if it is another one
 KDEPLOY_E2E_IMAGE            TorchServe image; default: kdeploy's
 KDEPLOY_E2E_GATEWAY          address of the gateway, http://HOST:PORT; default: detected, or a port-forward
 KDEPLOY_E2E_CPU, _MEMORY     resources of one pod; default: 500m and 1Gi

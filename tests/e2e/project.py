@@ -100,6 +100,9 @@ class Project:
         """Write the project; its model answers with its version."""
         named = self._environment.get
         image, endpoint = named("KDEPLOY_E2E_IMAGE"), named("KDEPLOY_E2E_STORE_ENDPOINT")
+        seen_by_pods = named("KDEPLOY_E2E_STORE_CLUSTER_ENDPOINT")
+        where = f'endpoint = "{endpoint}"\n' if endpoint else ""
+        where += f'cluster-endpoint = "{seen_by_pods}"\n' if seen_by_pods else ""
         config = CONFIG.format(
             version=version,
             requirements='requirements-file = "requirements.txt"' if requirements else "",
@@ -107,7 +110,7 @@ class Project:
             cpu=serving.get("cpu", named("KDEPLOY_E2E_CPU", "500m")),
             memory=serving.get("memory", named("KDEPLOY_E2E_MEMORY", "1Gi")),
             store=named("KDEPLOY_E2E_STORE"),
-            endpoint=(f'endpoint = "{endpoint}"\n' if endpoint else "") + self._claim(),
+            endpoint=where + self._claim(),
             context=self._target.context,
             namespace=self.reference.namespace,
             mode=self.mode,
@@ -122,12 +125,12 @@ class Project:
             return ""
         return 'create-claim = "2Gi"\nclaim-access-mode = "ReadWriteOnce"\nhelper-image = "busybox:1.36"\n'
 
-    def run(self, *arguments: str) -> Ended:
-        """Run kdeploy in another process."""
+    def run(self, *arguments: str, folder: Path | None = None) -> Ended:
+        """Run kdeploy in another process, in the project's folder or another one."""
         began = time.monotonic()
         ended = subprocess.run(
             [sys.executable, "-m", "deployer", *arguments],
-            cwd=self.folder,
+            cwd=folder or self.folder,
             env={**self._environment, "NO_COLOR": "1"},
             capture_output=True,
             text=True,
