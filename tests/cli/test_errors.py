@@ -114,13 +114,13 @@ def test_wrong_usage_as_json(run: Run, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("option", [["-o", "json"], ["-ojson"], ["--output", "json"], ["--output=json"]])
-def test_an_error_is_one_json_object_and_stdout_is_empty(run: Run, option: list[str]) -> None:
+def test_an_error_is_one_json_object_and_stdout_is_empty(run: Run, option: list[str], tmp_path: Path) -> None:
     code, out, err = run("status", *option)
     assert (code, out) == (11, "")
     assert json.loads(err) == {
         "code": "not-found",
         "message": "service default/digits not found",
-        "where": None,
+        "where": str(tmp_path / ".kdeploy"),
         "hint": json.loads(err)["hint"],
         "exit_code": 11,
     }
