@@ -166,9 +166,14 @@ def picture(shade: int) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def ask(project: Project, path: str, body: Any, **headers: str) -> tuple[int, Any]:
-    status = project.run("local", "status", "--target", "local", "-o", "json")
-    url = json.loads(status.stdout)["ingress"]
+@pytest.fixture(scope="module")
+def url(project: Project) -> str:
+    """The address of the ingress."""
+    found = json.loads(project.run("local", "status", "--target", "local", "-o", "json").stdout)["ingress"]
+    return str(found)
+
+
+def ask(url: str, path: str, body: Any, **headers: str) -> tuple[int, Any]:
     response = urllib3.request(
         "POST",
         url + path,
@@ -184,22 +189,22 @@ def ask(project: Project, path: str, body: Any, **headers: str) -> tuple[int, An
 @pytest.mark.parametrize(
     "path", ["/predictions/pipeline", "/predictions/pipeline/1.0", "/v1/models/pipeline:predict"]
 )
-def test_the_client_gets_its_answer(project: Project, path: str, headers: dict[str, str]) -> None:
+def test_the_client_gets_its_answer(url: str, path: str, headers: dict[str, str]) -> None:
     wanted = (200, {"response": "light", "sum": 4.0})
-    assert ask(project, path, {"data": picture(255)}, **headers) == wanted
+    assert ask(url, path, {"data": picture(255)}, **headers) == wanted
 
 
-def test_instances_of_v1_get_predictions(project: Project) -> None:
+def test_instances_of_v1_get_predictions(url: str) -> None:
     body = {"instances": [{"data": picture(255)}, {"data": picture(0)}]}
     wanted = {"predictions": [{"response": "light", "sum": 4.0}, {"response": "dark", "sum": 0.0}]}
-    assert ask(project, "/v1/models/pipeline:predict", body) == (200, wanted)
+    assert ask(url, "/v1/models/pipeline:predict", body) == (200, wanted)
 
 
-def test_each_request_of_a_batch_gets_its_own_answer(project: Project) -> None:
+def test_each_request_of_a_batch_gets_its_own_answer(url: str) -> None:
     shades = [0, 255] * 6
 
     def one(shade: int) -> tuple[int, Any]:
-        return ask(project, "/predictions/pipeline", {"data": picture(shade)})
+        return ask(url, "/predictions/pipeline", {"data": picture(shade)})
 
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(one, shades))
