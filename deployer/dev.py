@@ -24,6 +24,7 @@ from deployer.events import Emit, Event
 from deployer.manifest import render, render_runtime
 from deployer.observed import Capabilities
 from deployer.project import Project
+from deployer.properties import METRICS_CONFIG, MODELS_MOUNT
 from deployer.release import Release, plan_release
 from deployer.shipped import shipped
 
@@ -131,7 +132,11 @@ class WorkingFolder:
     def _write_properties(self, text: str) -> None:
         path = self._folder / "config" / "config.properties"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(text, "utf-8")
+        # The first process unpacks this file from an archive, but the model's folder is one already.
+        place = f"{MODELS_MOUNT}/{self._mirror.folder.relative_to(self._folder)}/{METRICS_CONFIG}"
+        path.write_text(
+            text.replace(f"metrics_config={METRICS_CONFIG}\n", f"metrics_config={place}\n"), "utf-8"
+        )
 
     def _once(self, event: Event) -> None:
         """Emit each warning and each note once, not at every change."""
@@ -186,4 +191,9 @@ def _with_all_digests(archive: Archive) -> Archive:
 def _is_read_at_start(name: str, config: Config) -> bool:
     """Return whether TorchServe reads a file only when it registers the model: to set it up, and for pip."""
     for_pip = config.model.requirements_file is not None and name.endswith((".txt", ".whl"))
-    return for_pip or name in (MANIFEST, "model-config.yaml", Path(config.model.config_file or "").name)
+    return for_pip or name in (
+        MANIFEST,
+        METRICS_CONFIG,
+        "model-config.yaml",
+        Path(config.model.config_file or "").name,
+    )

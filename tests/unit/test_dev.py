@@ -9,9 +9,23 @@ from deployer.config import Settings, load_settings
 from deployer.dev import Change, WorkingFolder
 from deployer.errors import ArchiveError, ConfigError, KdeployError
 from deployer.events import Event, Warned
+from deployer.properties import decode_properties
 
 HANDLER = "def handle(data, context):\n    return [1 for _ in data or []]\n"
 TOML = '[model]\nname = "demo"\nversion = "1.0"\nhandler = "handler.py"\nserialized-file = "model.pt"\n'
+METRICS = """
+dimensions: [ModelName, Level]
+ts_metrics:
+  counter:
+    - name: Requests2XX
+      unit: Count
+      dimensions: [Level]
+model_metrics:
+  counter:
+    - name: rows
+      unit: Count
+      dimensions: [ModelName, Level]
+"""
 
 
 class Working:
@@ -153,6 +167,19 @@ def test_changed_requirements_need_a_start(working: Working):
     working.write("requirements.txt", "humanize\nflask\n")
     change = working.look()
     assert (names(change), change and change.restart) == (("requirements.txt",), True)
+
+
+def test_the_metrics_configuration_is_read_from_the_models_folder(working: Working):
+    working.write("metrics.yaml", METRICS)
+    working.write("kdeploy.toml", TOML + '[serving]\nmetrics-config = "metrics.yaml"\n')
+    working.look()
+    properties = decode_properties((working.folder / "config" / "config.properties").read_text())
+    place = Path(properties["metrics_config"]).relative_to("/mnt/models")
+    assert (working.folder / place).read_text() == METRICS
+    working.write("metrics.yaml", METRICS.replace("rows", "lines"))
+    change = working.look()
+    assert change
+    assert change.restart
 
 
 def test_another_model_name_needs_another_session(working: Working):
