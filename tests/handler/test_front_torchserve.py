@@ -1,17 +1,14 @@
 """On a real TorchServe, behind the front: the API of the path, binary data, and hostile requests."""
 
-import asyncio
 import base64
 import http.client
 import json
 import random
 import struct
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from manifests.front import Front
 from tests.handler.mutations import mutated
 from tests.handler.torchserve_worker import tensor
 
@@ -19,30 +16,6 @@ pytestmark = pytest.mark.torchserve
 
 JSON = {"Content-Type": "application/json"}
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}  # as curl's -d
-
-
-@pytest.fixture
-def behind_front():
-    """Return a function that starts a front before a port of TorchServe, and returns the front's port."""
-    loop, fronts = asyncio.new_event_loop(), []
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-
-    async def start(port):
-        fronts.append(Front(port, None))
-        await fronts[-1].listen("127.0.0.1", 0)
-        return fronts[-1]._server.sockets[0].getsockname()[1]
-
-    yield lambda port: asyncio.run_coroutine_threadsafe(start(port), loop).result(10)
-
-    async def stop():
-        for front in fronts:
-            await front.close()
-
-    asyncio.run_coroutine_threadsafe(stop(), loop).result(10)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
 
 
 def post(port, path, body, headers):
