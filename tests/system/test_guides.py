@@ -108,7 +108,7 @@ def test_the_tutorial_works_as_printed(reader: Reader) -> None:
 
 def test_the_readme_works_as_printed(reader: Reader) -> None:
     output = reader.follow(blocks(section(README, "Use it")))
-    assert '"class"' in output
+    assert "LABEL" in output
 
 
 @pytest.mark.full
@@ -125,7 +125,7 @@ def test_a_newcomer_serves_a_torchscript_model(reader: Reader) -> None:
     reader.run(f'python -c "{script}"')
     shutil.copy(SAMPLE, reader.folder / "photo.png")
     reader.run("kdeploy rollout")
-    assert '"class"' in reader.run("kdeploy predict --kserve photo.png")
+    assert "LABEL" in reader.run("kdeploy predict --kserve photo.png")
     assert len(reader.commands) < 10
 
 
@@ -146,5 +146,5 @@ def test_a_newcomer_serves_a_state_dict(reader: Reader, handler: str) -> None:
     shutil.copy(SAMPLE, reader.folder / "photo.png")
     reader.run("kdeploy rollout")
     answer = reader.run("kdeploy predict --kserve photo.png")
-    assert ('"mean"' if handler else '"class"') in answer
+    assert ('"mean"' if handler else "LABEL") in answer
     assert len(reader.commands) < 10
