@@ -72,6 +72,11 @@ class Asked:
         """Whether the handler has looked up `instances` or `inputs` in the body, as REQUEST."""
         return self._tracked is not None and self._tracked.looked_up
 
+    @property
+    def reads_tensors(self):
+        """Whether a row is a whole tensor of V2."""
+        return self.key == "inputs" and self._settings.v2_rows == "tensor"
+
     def read(self, reading, again=False):
         """Return the request for one reading; `again`: the handler has got it. Raises BadRequestError."""
         if again:

@@ -28,7 +28,13 @@ _WRONG_LOOKUP = (KeyError, TypeError, AttributeError)
 _UNREAD = re.compile(
     r"KeyError: '(instances|inputs)'|indices must be integers|has no attribute '(get|keys|items|pop|values)'"
 )
-_HINT = 'if the handler reads the whole body of a request, set body = "handler" in [model] of kdeploy.toml'
+_BODY_HINT = (
+    'if the handler reads the whole body of a request, set body = "handler" in [model] of kdeploy.toml'
+)
+_ROWS_HINT = (
+    "if the handler expects each row of the tensor by itself, "
+    'set v2-rows = "first-dimension" in [model] of kdeploy.toml'
+)
 
 
 class Readings:
@@ -87,8 +93,8 @@ class Readings:
                 self._keep(asked, reading)
             return answered
         failed = answered if _is_lookup(plan.request) and not _is_lookup(answered) else plan.request
-        if asked and failed.write and _UNREAD.search(failed.failure[1]["error"]):
-            failed.failure[1]["error"] += f"; {_HINT}"
+        if asked and failed.write:
+            failed.failure[1]["error"] += _hint(asked, failed)
         return failed
 
     def _keep(self, asked, reading):
@@ -111,6 +117,15 @@ class _Plan(NamedTuple):
     @property
     def is_answered(self):
         return bool(self.request.values or self.request.failure)
+
+
+def _hint(asked, failed):
+    """Return the setting that can help a failed request, as the end of its error; else ""."""
+    if _UNREAD.search(failed.failure[1]["error"]):
+        return f"; {_BODY_HINT}"
+    [row, *others] = failed.rows or [None]
+    is_matrix = type(row) is list and len(row) > 1 and type(row[0]) is list
+    return f"; {_ROWS_HINT}" if asked.reads_tensors and is_matrix and not others else ""
 
 
 def _is_lookup(request):

@@ -170,6 +170,23 @@ def test_an_error_with_this_cause_names_the_setting(entry, ask):
     assert SETTING in answer.json["error"]
 
 
+@pytest.mark.parametrize(
+    ("settings", "shape", "status", "named"),
+    [
+        ((), [2, 2], 500, True),
+        ((), [1, 4], 500, False),  # its only row is not the cause
+        ({"v2_rows": "first-dimension"}, [2, 2], 200, False),
+    ],
+)
+def test_an_error_about_a_whole_tensor_names_the_setting_for_rows(settings, shape, status, named):
+    def entry(data, context):
+        return [sum(row["body"]) for row in data]
+
+    [answer] = Worker(entry, settings=settings).predict(ask_v2(tensor([1, 2, 3, 4], shape)))
+    assert answer.status == status
+    assert ('set v2-rows = "first-dimension" in [model] of kdeploy.toml' in str(answer.json)) == named
+
+
 def test_another_error_does_not_name_the_setting():
     def entry(data, context):
         raise KeyError("age")
