@@ -38,7 +38,7 @@ def decode(request: Request, body: bytes, content_type: str = JSON) -> Any:
         return document
     if request.protocol == "v1":
         key = "explanations" if "explanations" in document else "predictions"
-        return _rows_of_v1(key, document[key], request) if key in document else document
+        return _rows_of_v1(document[key], request) if key in document else document
     return _rows_of_v2(document["outputs"], request) if "outputs" in document else document
 
 
@@ -93,15 +93,10 @@ def _page(body: bytes) -> PredictError:
     )
 
 
-def _rows_of_v1(key: str, values: Any, request: Request) -> Any:
-    """Return the list of a whole request, else its only value. A handler can answer one row with several."""
-    if not isinstance(values, list):
-        raise _malformed(f'"{key}" must be a list, not {type(values).__name__}')
-    if request.rows == 1 and not request.whole:
-        return values[0] if len(values) == 1 else values
-    if request.rows != len(values):
-        raise _malformed(f'"{key}" has {len(values)} entries for {request.rows} rows')
-    return values
+def _rows_of_v1(values: Any, request: Request) -> Any:
+    """Return the only value of a row, else what the handler answered: it can have a form of its own."""
+    single = not request.whole and isinstance(values, list) and len(values) == 1
+    return values[0] if single else values
 
 
 class _Tensor(Struct):

@@ -38,16 +38,12 @@ _TENSOR = {"shape", "datatype", "data"}
 
 
 class Request(Struct, frozen=True):
-    """One POST. The response must have `rows` predictions; `whole` if the input itself is the request.
-
-    `rows` is None if only the server knows the number.
-    """
+    """One POST. `whole` if the input itself is the request, which can have any number of rows."""
 
     protocol: Protocol
     path: str
     body: bytes
     content_type: str
-    rows: int | None = 1
     whole: bool = False
 
 
@@ -97,11 +93,11 @@ def encode(
         if protocol in ("plain", "json"):
             return Request(protocol, path, data, JSON)
         if protocol == "v1" and _is_v1(document):
-            return Request(protocol, path, data, JSON, rows=len(document["instances"]), whole=True)
+            return Request(protocol, path, data, JSON, whole=True)
         if protocol == "v1":
             return Request(protocol, path, b'{"instances":[' + data + b"]}", JSON)
         if _is_v2(document, any):
-            return Request(protocol, path, data, JSON, rows=None, whole=True)
+            return Request(protocol, path, data, JSON, whole=True)
     if protocol == "plain":
         return Request(protocol, path, data, content_type)
     head, tail = _FRAMES[protocol]

@@ -17,14 +17,14 @@ from deployer.predict.content import JSON
 from tests.unit.predict.test_codecs import PROTOCOLS, VALUES, refused
 
 
-def request(protocol: str, rows: int | None = 1, *, whole: bool = False) -> Request:
-    return Request(protocol, "/", b"", JSON, rows, whole)
+def request(protocol: str, *, whole: bool = False) -> Request:
+    return Request(protocol, "/", b"", JSON, whole)
 
 
 @given(st.lists(VALUES, min_size=1, max_size=4))
 def test_predictions_of_v1_are_in_order(values):
     answer = json.dumps({"predictions": values}).encode()
-    assert decode(request("v1", len(values), whole=True), answer) == values
+    assert decode(request("v1", whole=True), answer) == values
 
 
 @given(VALUES)
@@ -38,26 +38,19 @@ def test_other_json_is_the_prediction_of_one_row(value):
 
 
 @pytest.mark.parametrize(
-    ("answer", "rows", "words"),
+    ("answer", "words"),
     [
-        (b'{"predictions": [1]}', 2, "1 entries for 2 rows"),
-        (b'{"predictions": [1, 2, 3]}', 2, "3 entries for 2 rows"),
-        (b'{"predictions": null}', 1, "must be a list, not NoneType"),
-        (b'{"predictions": {"a": 1}}', 1, "must be a list, not dict"),
-        (b'{"predictions": "a"}', 1, "must be a list, not str"),
-        (b'{"predictions": 3}', 1, "must be a list, not int"),
-        (b'{"explanations": 1}', 1, '"explanations" must be a list'),
-        (b'a b {"predictions": ["c"]}', 1, "a stream of parts, not JSON: 'a b "),
-        (b'a {"model_name": "m", "outputs": []}', 1, "a stream of parts"),
-        (b"seven", 1, "not JSON: 'seven'"),
-        (b"", 1, "not JSON: ''"),
-        (b"[" * 100_000, 1, "not JSON"),
-        (b"<!DOCTYPE html><title>Log in</title>", 1, "login page"),
-        (b"\n <html><body>It works", 1, "web page"),
+        (b'a b {"predictions": ["c"]}', "a stream of parts, not JSON: 'a b "),
+        (b'a {"model_name": "m", "outputs": []}', "a stream of parts"),
+        (b"seven", "not JSON: 'seven'"),
+        (b"", "not JSON: ''"),
+        (b"[" * 100_000, "not JSON"),
+        (b"<!DOCTYPE html><title>Log in</title>", "login page"),
+        (b"\n <html><body>It works", "web page"),
     ],
 )
-def test_an_invalid_response_of_v1_is_refused(answer, rows, words):
-    assert words in refused(decode, request("v1", rows, whole=rows > 1), answer)
+def test_an_invalid_response_of_v1_is_refused(answer, words):
+    assert words in refused(decode, request("v1"), answer)
 
 
 @pytest.mark.parametrize(
@@ -85,15 +78,21 @@ def test_a_web_page_is_refused():
 
 @pytest.mark.parametrize("protocol", ["v1", "v2"])
 def test_a_handler_can_answer_a_whole_request_itself(protocol):
-    assert decode(request(protocol, 2, whole=True), b'{"class": "seven"}') == {"class": "seven"}
-    assert decode(request(protocol, 2, whole=True), b"[1, 2, 3]") == [1, 2, 3]
+    assert decode(request(protocol, whole=True), b'{"class": "seven"}') == {"class": "seven"}
+    assert decode(request(protocol, whole=True), b"[1, 2, 3]") == [1, 2, 3]
+
+
+@pytest.mark.parametrize("predictions", ["null", '{"a": 1}', '"a"', "3", "[1]", "[1, 2, 3]"])
+def test_a_handler_that_reads_the_body_itself_can_answer_anything(predictions):
+    answer = b'{"predictions": %b}' % predictions.encode()
+    assert decode(request("v1", whole=True), answer) == json.loads(predictions)
 
 
 def test_a_handler_can_answer_one_row_with_several_predictions():
     assert decode(request("v1"), b'{"predictions": [1, 2]}') == [1, 2]
     assert decode(request("v1"), b'{"predictions": []}') == []
     assert decode(request("v1"), b'{"explanations": [[0.1]]}') == [0.1]
-    assert decode(request("v1", 1, whole=True), b'{"predictions": [7]}') == [7]
+    assert decode(request("v1", whole=True), b'{"predictions": [7]}') == [7]
 
 
 def test_nan_is_a_prediction():
@@ -114,7 +113,7 @@ def outputs(*tensors) -> bytes:
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4))
 def test_a_flat_tensor_is_nested_by_its_shape(shape):
     data = list(range(math.prod(shape)))
-    rows = decode(request("v2", None, whole=True), outputs(tensor(shape, data)))
+    rows = decode(request("v2", whole=True), outputs(tensor(shape, data)))
 
     def flat(value):
         return [leaf for item in value for leaf in flat(item)] if isinstance(value, list) else [value]
@@ -124,7 +123,7 @@ def test_a_flat_tensor_is_nested_by_its_shape(shape):
 
     assert flat(rows) == data
     assert measured(rows) == shape
-    assert decode(request("v2", None, whole=True), outputs(tensor(shape, rows))) == rows
+    assert decode(request("v2", whole=True), outputs(tensor(shape, rows))) == rows
 
 
 @pytest.mark.parametrize(
@@ -145,7 +144,7 @@ def test_a_flat_tensor_is_nested_by_its_shape(shape):
     ],
 )
 def test_tensors_are_the_prediction(whole, tensors, expected):
-    assert decode(request("v2", None if whole else 1, whole=whole), outputs(*tensors)) == expected
+    assert decode(request("v2", whole=whole), outputs(*tensors)) == expected
 
 
 @pytest.mark.parametrize(

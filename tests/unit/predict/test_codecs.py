@@ -68,7 +68,7 @@ def test_each_protocol_has_its_document():
         "inputs": [{"name": "input-0", "shape": [1], "datatype": "BYTES", "data": ["dHdvIQ=="]}]
     }
     plain = encode("plain", "m", b"\xff\xd8", "image/jpeg")
-    assert (plain.body, plain.content_type, plain.rows, plain.whole) == (b"\xff\xd8", "image/jpeg", 1, False)
+    assert (plain.body, plain.content_type, plain.whole) == (b"\xff\xd8", "image/jpeg", False)
 
 
 @given(FILES)
@@ -83,7 +83,6 @@ def test_v1_and_v2_contain_the_bytes_of_the_file(data):
 def test_the_size_of_a_request_is_known_before_it_is_encoded(data, protocol):
     made = encode(protocol, "m", data)
     assert request_size(protocol, len(data)) == len(made.body)
-    assert made.rows == 1
     assert encode(protocol, "m", data, BYTES) == made
 
 
@@ -98,26 +97,21 @@ def test_a_json_file_is_one_instance_of_v1_and_unchanged_on_the_plain_path(value
     assert encode("plain", "m", file, JSON).body == file
     made = encode("v1", "m", file, JSON)
     assert json.loads(made.body) == {"instances": [value]}
-    assert (made.rows, made.whole) == (1, False)
+    assert not made.whole
 
 
 @given(st.lists(VALUES, max_size=4))
 def test_a_json_file_that_is_a_v1_request_is_sent_unchanged(values):
     file = json.dumps({"instances": values}).encode()
     made = encode("v1", "m", file, JSON)
-    assert made == Request("v1", "/v1/models/m:predict", file, JSON, len(values), whole=True)
+    assert made == Request("v1", "/v1/models/m:predict", file, JSON, whole=True)
 
 
 def test_a_json_file_that_is_a_v2_request_is_sent_unchanged():
     tensor = {"name": "x", "shape": [2, 3], "datatype": "FP32", "data": [1, 2, 3, 4, 5, 6]}
     file = json.dumps({"inputs": [tensor]}).encode()
     made = encode("v2", "m", file, JSON)
-    assert (made.body, made.rows, made.whole) == (file, None, True)
-
-
-def test_the_first_dimension_of_v2_is_not_the_number_of_its_rows():
-    tensor = {"name": "x", "shape": [1, 28, 28], "datatype": "FP32", "data": [0] * 784}
-    assert encode("v2", "m", json.dumps({"inputs": [tensor, tensor]}).encode(), JSON).rows is None
+    assert (made.body, made.whole) == (file, True)
 
 
 def test_other_json_is_sent_as_text_in_v2():
@@ -194,7 +188,7 @@ def test_grpc_carries_what_v2_carries():
         (json.dumps({"inputs": [tensor]}).encode(), JSON),
     ):
         v2, made = (encode(protocol, "m", data, content_type) for protocol in ("v2", "grpc-v2"))
-        assert (made.body, made.rows, made.whole) == (v2.body, v2.rows, v2.whole)
+        assert (made.body, made.whole) == (v2.body, v2.whole)
     assert "gRPC has no explanations" in refused(partial(encode, explain=True), "grpc-v2", "m", b"x")
 
 
