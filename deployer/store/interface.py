@@ -62,6 +62,7 @@ class ModelStore(Protocol):
 
     def check_writable(self) -> None:
         """Raise StoreError if it is certain that nothing can be written. Nothing that it writes stays."""
+        return
 
     def put(self, release: Release, staging: Staging) -> Stored:
         """Publish a staged release. Idempotent. Raises IntegrityError if another release has its place.

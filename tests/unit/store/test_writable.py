@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from deployer.config import Store
 from deployer.errors import StoreError
 from deployer.store.folder import FolderStore
+from deployer.store.open import open_store
 
 
 @pytest.mark.parametrize("folder", ["", "new", "new/and/deep"])
@@ -28,3 +30,8 @@ def test_a_file_in_the_way_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot write to the model store"):
         FolderStore(tmp_path / "file").check_writable()
+
+
+def test_a_bucket_is_not_written_to_before_a_push(tmp_path: Path) -> None:
+    open_store(Store(uri="s3://models/team"), tmp_path).check_writable()  # no server: it would fail
+    assert list(tmp_path.iterdir()) == []
