@@ -94,7 +94,7 @@ def _page(body: bytes) -> PredictError:
 
 
 def _rows_of_v1(values: Any, request: Request) -> Any:
-    """Return the only value of a row, else what the handler answered: it can have a form of its own."""
+    """Return the only value of a row, else the answer as the handler wrote it, in any form."""
     single = not request.whole and isinstance(values, list) and len(values) == 1
     return values[0] if single else values
 
