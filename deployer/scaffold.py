@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from deployer.config import FILE_NAME, NAME_MAX, NAME_PATTERN
+from deployer.config import FILE_NAME, NAME_MAX, NAME_PATTERN, to_service_name
 from deployer.errors import ConfigError
 from deployer.files import exists
 
@@ -158,8 +158,7 @@ IGNORED = ".kdeploy/\nmodel-store/\n"
 
 def suggest_name(folder: Path) -> str:
     """Return a model name made of a folder's: lower case, `-` for every other character."""
-    words = re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).lstrip("-0123456789")
-    return words[:NAME_MAX].rstrip("-") or "my-model"
+    return to_service_name(folder.resolve().name) or "my-model"
 
 
 def write_project(

@@ -222,10 +222,13 @@ class Workspace:
 
     @cached_property
     def node(self) -> OneNode:
-        """The local target's supervisor. Raises ConfigError if the target is a cluster."""
+        """The supervisor of the local target, by default of the only one. ConfigError for a cluster."""
         from deployer.archive.stock_handlers import needed_packages
 
         name, config = self.chosen
+        local = [one for one in self.settings.config.targets.values() if isinstance(one, LocalTarget)]
+        if not self._named and len(local) == 1:
+            (config,) = local
         if not isinstance(config, LocalTarget):
             raise ConfigError(
                 "this command needs a local target",

@@ -13,7 +13,7 @@ from deployer.adopt.service import TARGET, read_service
 from deployer.adopt.torchserve import read_properties
 from deployer.archive.extra_files import ExtraFiles
 from deployer.archive.ready import files_of, read_manifest, read_model, unpack
-from deployer.config import FILE_NAME, load_settings
+from deployer.config import FILE_NAME, is_service_name, load_settings, to_service_name
 from deployer.errors import ConfigError
 from deployer.files import exists, read_text, remove_tree, walk
 from deployer.observed import Document
@@ -166,6 +166,8 @@ def _compose(found: Found, name: str | None, folder: Path) -> tuple[str, ConfigE
     model |= {"name": name} if name else {}
     if service == model["name"]:
         tables.pop("service")
+    elif not service and not is_service_name(model["name"]) and (ours := to_service_name(model["name"])):
+        tables["service"] = {"name": ours}
     clusters = tables.pop("targets", {})
     namespaces = {key: value for one in clusters.values() for key, value in one.items() if key == "namespace"}
     targets = {**clusters, "local": {"kind": "local", **namespaces}}

@@ -61,7 +61,9 @@ def read_service(document: Document) -> Found:
     _read_metadata(found, metadata)
     for key in spec:
         if key != "predictor":
-            found.note(f"spec.{key}", "stays", "kdeploy does not change it")
+            found.note(
+                f"spec.{key}", "stays", "in the live service: kdeploy neither changes it nor creates it"
+            )
     _read_predictor(found, predictor, kind)
     _read_model(found, model, f"spec.predictor.{kind}")
     return found

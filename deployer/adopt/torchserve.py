@@ -44,7 +44,7 @@ def read_properties(text: str, mar: str = "") -> Found:
         if key in ("model_snapshot", "models"):
             _read_models(found, key, value, mar)
         elif key in _NUMBERS:
-            _read_number(found, key, value)
+            _read_number(found, key, ("serving", _NUMBERS[key]), value)
         elif key == "default_workers_per_model":
             _read_workers(found, key, value)
         elif key == "service_envelope":
@@ -110,8 +110,8 @@ def _read_models(found: Found, key: str, value: str, mar: str) -> None:
     found.take(f"{key}: {name}", ("model", "name"), name)
     for field, inner in table.items():
         place = f"{key}: {name}.{field}"
-        if field in _OF_MODEL and type(inner) is int and inner > 0:
-            found.take(place, ("serving", _OF_MODEL[field]), inner)
+        if field in _OF_MODEL:
+            _read_number(found, place, ("serving", _OF_MODEL[field]), inner)
         elif field not in _NAMES:
             found.note(place, "left out", "write it into the model's model-config.yaml")
     for other in sorted(others):
@@ -141,11 +141,13 @@ def _read_entry(found: Found, key: str, value: str) -> None:
         found.take(key, ("torchserve", key), plain)
 
 
-def _read_number(found: Found, key: str, value: str) -> None:
-    if _NUMBER.fullmatch(value) and (int(value) or key == "number_of_gpu"):
-        found.take(key, ("serving", _NUMBERS[key]), int(value))
+def _read_number(found: Found, field: str, path: tuple[str, ...], value: Any) -> None:
+    """Take a whole number. TorchServe's JSON reader takes a number in quotes, too."""
+    number = int(value) if _NUMBER.fullmatch(str(value)) else 0
+    if number or (path[-1] == "gpu" and str(value).strip("0") == ""):
+        found.take(field, path, number)
     else:
-        found.note(key, "left out", f"{value!r} is not a number that kdeploy accepts")
+        found.note(field, "left out", f"{value!r} is not a number that kdeploy accepts")
 
 
 def _read_workers(found: Found, key: str, value: str) -> None:

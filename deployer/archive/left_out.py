@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from deployer.config import FILE_NAME
@@ -34,6 +35,12 @@ def is_left_out(path: Path, folder: bool) -> bool:
     if not folder:
         return path.name.lower() in _FILES
     return path.name.startswith(".") or path.name in _FOLDERS or is_file(path / "pyvenv.cfg")
+
+
+def warn_of_secrets(files: Iterable[tuple[str, Path]]) -> Iterator[str]:
+    """Yield a warning about the secrets among the files of a finished archive, which is packed as it is."""
+    if names := [name for name, path in files if is_secret(path)]:
+        yield f"possible secrets, which everyone who reads the release can read: {', '.join(names)}"
 
 
 def is_secret(path: Path) -> bool:

@@ -18,6 +18,7 @@ from deployer.archive.digests import DigestCache
 from deployer.archive.extra_files import KEY as EXTRA_FILES_KEY
 from deployer.archive.extra_files import ExtraFiles
 from deployer.archive.files import OURS, Files
+from deployer.archive.left_out import warn_of_secrets
 from deployer.archive.lint import HANDLER_KEY, check_sources
 from deployer.archive.members import Archive, file_name, names_fault
 from deployer.archive.model_config import MODEL_CONFIG, USE_VENV, with_use_venv
@@ -107,6 +108,7 @@ def plan_archive(
         members=tuple(member for _, member in sorted(files.members.items())),
         warnings=(
             *extras.warnings(),
+            *warn_of_secrets(packed.files if packed else ()),
             *requirements.warnings,
             *check_sources(sources, files.members, model, entry, requirements, root),
         ),

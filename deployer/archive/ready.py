@@ -118,6 +118,8 @@ def read_model(manifest: dict[str, Any], folder: Path, path: Path) -> dict[str, 
         value = described.get(key)
         if value is None or value == "":
             continue
+        if key == "modelVersion" and type(value) in (int, float):
+            value = str(value)  # TorchServe reads 1.0 as "1.0"
         if not isinstance(value, str):
             raise ArchiveError(f"{key} is not a text", where=where, hint="Correct the manifest.")
         model[ours] = value

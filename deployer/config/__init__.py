@@ -3,7 +3,7 @@
 No other package of kdeploy reads this file and its patches, or settings from the environment.
 """
 
-from deployer.config.checks import check_root
+from deployer.config.checks import check_root, is_service_name, to_service_name
 from deployer.config.schema import (
     MODEL_NAME_MAX,
     NAME_MAX,
@@ -57,8 +57,10 @@ __all__ = [
     "VariableSource",
     "check_root",
     "find_file",
+    "is_service_name",
     "json_schema",
     "load_settings",
     "overlays_of",
     "read_file",
+    "to_service_name",
 ]

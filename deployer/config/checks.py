@@ -40,6 +40,12 @@ def is_service_name(name: str) -> bool:
     return len(name) <= NAME_MAX and re.match(NAME_PATTERN, name) is not None
 
 
+def to_service_name(name: str) -> str:
+    """Return the nearest name to a model's that KServe accepts; empty if it has no letter."""
+    words = re.sub(r"[^a-z0-9]+", "-", name.lower()).lstrip("-0123456789")
+    return words[:NAME_MAX].rstrip("-")
+
+
 def _service_faults(config: Config) -> Iterator[tuple[str, str, str]]:
     """Yield the key of each value that breaks a rule, what is wrong, and what to do."""
     for name in config.services:

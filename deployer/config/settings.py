@@ -15,7 +15,7 @@ from typing import Any, get_origin
 import msgspec
 from msgspec import Struct
 
-from deployer.config.checks import SERVICE_NAMES, check_config, is_service_name, text_fault
+from deployer.config.checks import SERVICE_NAMES, check_config, is_service_name, text_fault, to_service_name
 from deployer.config.environment import keys_from_environment
 from deployer.config.keys import bare, choices, fields, flatten, hint_of, renamed, type_of
 from deployer.config.model_config import read_model_config
@@ -109,13 +109,14 @@ class Settings(Struct, frozen=True, kw_only=True):
                 hint="Name one, as in `kdeploy rollout --service NAME` and `kdeploy status NAME`, "
                 "or set service.name as the default.",
             )
-        if not is_service_name(config.model.name):
+        name = to_service_name(config.model.name) if self.ready else config.model.name
+        if not is_service_name(name):
             raise ConfigError(
                 f"the model's name {config.model.name!r} cannot be the name of a service",
                 where=self.located(f"{FILE_NAME}: model.name"),
                 hint=f"Set service.name. {SERVICE_NAMES}",
             )
-        return config.model.name
+        return name
 
     def located(self, where: str) -> str:
         """Return `kdeploy.toml: KEY` with the source of the key in place of the file's usual name."""

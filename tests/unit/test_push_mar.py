@@ -91,12 +91,35 @@ def test_an_archive_without_a_name_needs_one(folder: Path, capsys: pytest.Captur
     assert run("push", "--mar", "cats.mar", "--set", "model.name=cats") == 0
 
 
-def test_a_name_that_no_service_can_have_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    mar(folder, modelName="Cat_net")
+def test_a_name_that_no_service_can_have_is_changed_for_the_service(folder: Path) -> None:
+    path = mar(folder, modelName="Cat_net")
+    with open_workspace(folder=folder, mar=path) as work:
+        assert work.reference().name == "cat-net"
+    assert run("push", "--mar", "cats.mar") == 0
+    assert stored(folder, "Cat_net")[0]["name"] == "Cat_net"
+
+
+def test_a_name_without_letters_needs_a_service_name(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mar(folder, modelName="2024_1")
     assert run("push", "--mar", "cats.mar") != 0
     assert "Set service.name" in capsys.readouterr().err
     assert run("push", "--mar", "cats.mar", "--service", "cat-net") == 0
-    assert stored(folder, "Cat_net")[0]["name"] == "Cat_net"
+
+
+def test_a_version_can_be_a_number(folder: Path) -> None:
+    mar(folder, modelVersion=1.5)
+    assert run("push", "--mar", "cats.mar") == 0
+    assert stored(folder)[0]["version"] == "1.5"
+
+
+def test_secrets_in_the_archive_are_a_warning(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mar(folder, {**FILES, "conf/.env": b"TOKEN=1"})
+    assert run("push", "--mar", "cats.mar") == 0
+    assert "possible secrets, which everyone who reads the release can read: conf/.env" in (
+        capsys.readouterr().err
+    )
 
 
 def test_settings_of_its_model_config_apply(folder: Path) -> None:

@@ -128,6 +128,25 @@ def test_a_service_with_the_name_of_the_model_needs_no_name(
     assert "[service]" not in (folder / "kdeploy.toml").read_text()
 
 
+@pytest.mark.parametrize(("model", "service"), [("Text_Net", "text-net"), ("resnet.v2", "resnet-v2")])
+def test_a_model_whose_name_no_service_can_have_gets_a_service_name(
+    folder: Path, model: str, service: str
+) -> None:
+    mar(folder.parent, modelName=model)
+    assert run("init", "--from-mar", "../cats.mar") == 0
+    assert f'[service]\nname = "{service}"\n' in (folder / "kdeploy.toml").read_text()
+    assert run("push") == 0
+
+
+def test_local_commands_take_the_only_local_target(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mar(folder.parent)
+    (folder / "isvc.yaml").write_text(yaml.safe_dump(service()))
+    assert run("init", "--from-mar", "../cats.mar", "--isvc", "isvc.yaml") == 0
+    assert run("local", "stop") == 0  # default-target is the cluster
+    assert "not running" in capsys.readouterr().err
+    assert run("local", "stop", "--target", "cluster") != 0
+
+
 def test_a_value_that_kdeploy_refuses_is_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mar(folder.parent)
     document = service({"resources": {"limits": {"memory": "much"}}})

@@ -109,9 +109,14 @@ class TestModel:
         assert fate(read_properties(snapshot({})), "model_snapshot") == ("left out", "it names no model")
 
     def test_a_number_that_kdeploy_refuses_is_left_out(self) -> None:
-        found = read_properties(snapshot({"cats": {"1": {"batchSize": 0, "minWorkers": "2"}}}))
+        found = read_properties(snapshot({"cats": {"1": {"batchSize": 0, "minWorkers": True}}}))
         assert found.tables == {"model": {"name": "cats"}}
-        assert fate(found, "model_snapshot: cats.batchSize")[0] == "left out"
+        reason = "0 is not a number that kdeploy accepts"
+        assert fate(found, "model_snapshot: cats.batchSize") == ("left out", reason)
+
+    def test_a_number_in_quotes_is_one(self) -> None:
+        found = read_properties(snapshot({"cats": {"1": {"batchSize": 4, "responseTimeout": "90"}}}))
+        assert found.tables["serving"] == {"batch-size": 4, "response-timeout": 90}
 
 
 class TestEntries:
