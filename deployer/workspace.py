@@ -239,6 +239,10 @@ class Workspace:
         gpus = self.settings.config.serving.gpu
         return open_node(config, self.settings.root, gpus=gpus, packages=packages)
 
+    def local_reference(self, name: str | None = None) -> Reference:
+        """Return the namespace and name of a service of the local target."""
+        return Reference(self.node.target.services.namespace, self.settings.service(name))
+
     @cached_property
     def _cluster(self) -> Cluster:
         """The cluster of the target, or of the store's claim: the only one of the targets.

@@ -95,7 +95,7 @@ def write_project(
         found.add(_read_properties(properties, mar))
     if service:
         found.add(read_service(service))
-    building = folder / ".kdeploy" / FILES
+    building, new = folder / ".kdeploy" / FILES, not exists(folder)
     try:
         building.parent.mkdir(parents=True, exist_ok=True)
         if mar:
@@ -115,6 +115,8 @@ def write_project(
         remove_tree(building)
         with suppress(OSError):
             building.parent.rmdir()  # if it is empty
+            if new:
+                folder.rmdir()
 
 
 def _read_properties(path: Path, mar: Path | None) -> Found:

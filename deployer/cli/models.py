@@ -29,7 +29,7 @@ def _models(service: str | None = None, **where: Unpack[Where]) -> "Iterator[Mod
     from deployer.targets.protocols import Via
 
     work = deps.workspace(**where)
-    endpoint = work.node.target.reach.endpoint(work.reference(service), Via.MANAGEMENT)
+    endpoint = work.node.target.reach.endpoint(work.local_reference(service), Via.MANAGEMENT)
     with contextlib.closing(Models(endpoint)) as models:
         yield models
 

@@ -182,6 +182,8 @@ class TestRefused:
         write_zip(folder.parent / "cats.mar", {"../evil": b""})
         assert run("init", "--from-mar", "../cats.mar") != 0
         assert list(folder.iterdir()) == []
+        assert run("init", "new", "--from-mar", "../cats.mar") != 0
+        assert list(folder.iterdir()) == []
 
     @pytest.mark.parametrize("option", ["--properties", "--isvc"])
     def test_the_other_options_need_an_archive(
