@@ -26,7 +26,9 @@ REQUEST, VALUES, OBJECTS = "request", "values", "objects"
 
 _WRONG_LOOKUP = (KeyError, TypeError, AttributeError)
 _UNREAD = re.compile(
-    r"KeyError: '(instances|inputs)'|indices must be integers|has no attribute '(get|keys|items|pop|values)'"
+    r"\binstances\b|['\"]inputs['\"]|^inputs$|indices must be integers|must be a mapping"
+    r"|has no attribute '(get|keys|items|pop|values)'",
+    re.MULTILINE,
 )
 _BODY_HINT = (
     'if the handler reads the whole body of a request, set body = "handler" in [model] of kdeploy.toml'
@@ -43,10 +45,13 @@ class Readings:
     def __init__(self, batcher, sources=()):
         self._batcher = batcher
         self._known = {}  # instances or inputs -> reading
+        self._answered = set()  # instances or inputs, once the handler has answered such a request
         self._named = {  # whether `request` is to be tried
             key: any(re.search(rf"""["']{key}["']""", text) for text in sources)
             for key in ("instances", "inputs")
         }
+        # A file that unpacks a body, such as `Request(**row["body"])`, has only the word: a field of a class.
+        self._has_instances = any(re.search(r"\binstances\b", text) for text in sources)
 
     def answer(self, requests, context):
         """Return the answered requests in the same order. A V1 or V2 request is an `Asked`."""
@@ -94,11 +99,21 @@ class Readings:
             return answered
         failed = answered if _is_lookup(plan.request) and not _is_lookup(answered) else plan.request
         if asked and failed.write:
-            failed.failure[1]["error"] += _hint(asked, failed)
+            failed.failure[1]["error"] += self._hint(asked, failed)
         return failed
+
+    def _hint(self, asked, failed):
+        """Return the setting that can help a failed request, as the end of its error; else ""."""
+        names_it = asked.key == "instances" and self._has_instances and asked.key not in self._answered
+        if names_it or _UNREAD.search(failed.failure[1]["error"]):
+            return f"; {_BODY_HINT}"
+        [row, *others] = failed.rows or [None]
+        is_matrix = type(row) is list and len(row) > 1 and type(row[0]) is list
+        return f"; {_ROWS_HINT}" if asked.reads_tensors and is_matrix and not others else ""
 
     def _keep(self, asked, reading):
         self._named[asked.key] = False
+        self._answered.add(asked.key)
         if reading == REQUEST or asked.has_bare_rows:
             self._known.setdefault(asked.key, reading)
 
@@ -117,15 +132,6 @@ class _Plan(NamedTuple):
     @property
     def is_answered(self):
         return bool(self.request.values or self.request.failure)
-
-
-def _hint(asked, failed):
-    """Return the setting that can help a failed request, as the end of its error; else ""."""
-    if _UNREAD.search(failed.failure[1]["error"]):
-        return f"; {_BODY_HINT}"
-    [row, *others] = failed.rows or [None]
-    is_matrix = type(row) is list and len(row) > 1 and type(row[0]) is list
-    return f"; {_ROWS_HINT}" if asked.reads_tensors and is_matrix and not others else ""
 
 
 def _is_lookup(request):

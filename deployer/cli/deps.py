@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from deployer.cli.failures import INTERRUPTED
-from deployer.cli.terminal import StoppedError, plain, tell
+from deployer.cli.terminal import DeclinedError, StoppedError, plain, tell
 from deployer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -184,4 +183,4 @@ def confirm(action: str) -> None:
         raise StoppedError("nothing was changed") from error
     if not confirmed:
         tell("canceled: nothing was changed")
-        raise typer.Exit(INTERRUPTED)
+        raise DeclinedError

@@ -31,6 +31,7 @@ from deployer.cli.failures import (
     report_usage,
 )
 from deployer.cli.terminal import (
+    DeclinedError,
     ReaderGoneError,
     StoppedError,
     UnfollowedError,
@@ -142,7 +143,7 @@ def _call(arguments: list[str], received: list[int]) -> Ended:
         return _interrupted(received) if code == INTERRUPTED else code  # Typer returns this code for Ctrl-C
     except (KeyboardInterrupt, typer.Abort, StoppedError) as error:
         return _interrupted(received, str(error))
-    except UnfollowedError:
+    except (DeclinedError, UnfollowedError):
         return TERMINATED if received else INTERRUPTED
     except typer.Exit as error:
         return error.exit_code

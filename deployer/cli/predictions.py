@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from deployer.predict.vision import Found
 
 DIGITS = 6  # significant digits of a number in a table
+_ONE_HINT = "Run the same command with one of these inputs to see its hint."
 
 
 def print_answers(
@@ -55,7 +56,8 @@ def print_answers(
         raise failures[0]
     if failures:
         what = f"{len(failures)} of {len(shown)} requests failed"
-        raise type(failures[0])(what, hint=failures[0].hint)
+        same = len({failure.hint for failure in failures}) == 1
+        raise type(failures[0])(what, hint=failures[0].hint if same else _ONE_HINT)
 
 
 def _refusal(answer: Prediction) -> PredictError | None:

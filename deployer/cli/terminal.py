@@ -32,6 +32,10 @@ class StoppedError(Exception):
     """Ctrl-C or SIGTERM stopped the command; the text is its progress."""
 
 
+class DeclinedError(Exception):
+    """The user has answered a question with no. The message is already printed."""
+
+
 class UnfollowedError(Exception):
     """Ctrl-C or SIGTERM ended a command that prints until it is stopped: no error, as for kubectl."""
 

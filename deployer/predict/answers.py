@@ -17,7 +17,7 @@ from deployer.predict.content import JSON
 
 DEPTH = 100  # levels of lists and objects in a response
 
-_HTML_STARTS = (b"<!doctype", b"<html", b"<head", b"<?xml")
+_HTML_STARTS = (b"<!doctype html", b"<html", b"<head")
 
 
 def decode(request: Request, body: bytes, content_type: str = JSON) -> Any:
@@ -28,7 +28,7 @@ def decode(request: Request, body: bytes, content_type: str = JSON) -> Any:
     """
     if request.protocol in ("plain", "json"):
         return _own_answer(body, content_type)
-    if _is_page(body, ""):
+    if body[:64].lstrip().lower().startswith(_HTML_STARTS):
         raise _page(body)
     try:
         document = _shallow(json.loads(body))
@@ -58,7 +58,7 @@ def _malformed(what: str) -> PredictError:
 
 def _own_answer(body: bytes, content_type: str) -> Any:
     """Read what a handler returned: JSON, text or bytes. TorchServe sets no content type by itself."""
-    if _is_page(body, content_type):
+    if "html" in content_type.lower():  # without one, it is an answer: every proxy and login page has one
         raise _page(body)
     with suppress(ValueError, RecursionError):
         return _shallow(json.loads(body))
@@ -78,10 +78,6 @@ def _shallow(root: Any) -> Any:
     raise PredictError(
         f"the response is nested more than {DEPTH} levels deep", hint="Let the handler return less."
     )
-
-
-def _is_page(body: bytes, content_type: str) -> bool:
-    return "html" in content_type.lower() or body[:64].lstrip().lower().startswith(_HTML_STARTS)
 
 
 def _page(body: bytes) -> PredictError:

@@ -1,6 +1,7 @@
 """Handlers for plain TorchServe stay as they are: how they read a body is found out, or set."""
 
 import json
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -185,6 +186,46 @@ def test_an_error_about_a_whole_tensor_names_the_setting_for_rows(settings, shap
     [answer] = Worker(entry, settings=settings).predict(ask_v2(tensor([1, 2, 3, 4], shape)))
     assert answer.status == status
     assert ('set v2-rows = "first-dimension" in [model] of kdeploy.toml' in str(answer.json)) == named
+
+
+@dataclass
+class Unpacked:
+    instances: list
+
+
+def unpacked(data, context):
+    return [{"predictions": Unpacked(**row["body"]).instances} for row in data]
+
+
+def validated(data, context):
+    """Fail as pydantic does: the name of the field has its own line."""
+    if not all(set(row["body"]) == {"instances"} for row in data):
+        raise ValueError("1 validation error for Request\ninstances\n  Field required [type=missing]")
+    return [{"predictions": []} for _ in data]
+
+
+@pytest.mark.parametrize("source", ["", "class Unpacked:\n    instances: list"])
+@pytest.mark.parametrize(
+    ("entry", "body"),
+    [(unpacked, instances(1, 2)), (validated, instances({"x": 1})), (validated, instances("text"))],
+)
+def test_a_handler_that_unpacks_the_body_gets_an_error_that_names_the_setting(entry, body, source):
+    [answer] = Worker(entry, source=source).predict(ask_json(body))
+    assert answer.status == 500
+    assert SETTING in answer.json["error"]
+    [answer] = Worker(entry, settings={"body": "handler"}).predict(ask_json(body))
+    assert "predictions" in answer.json
+
+
+def test_a_file_with_a_field_instances_names_the_setting_until_the_handler_has_answered():
+    def entry(data, context):
+        return [1 / row["data"]["age"] for row in data]
+
+    worker = Worker(entry, source="class Request:\n    instances: list")
+    [first] = worker.predict(ask_v1({"x": 1}))
+    [_] = worker.predict(ask_v1({"data": {"age": 1}}))
+    [last] = worker.predict(ask_v1({"x": 1}))
+    assert [SETTING in answer.json["error"] for answer in (first, last)] == [True, False]
 
 
 def test_another_error_does_not_name_the_setting():

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import sys
+from types import SimpleNamespace
 
-from deployer.cli import main
+import pytest
+import typer
+
+from deployer.cli import deps, main
 
 
 @pytest.mark.parametrize("arguments", [[], ["rollout", "--", "x"], ["-o"]])
@@ -21,3 +25,16 @@ def test_without_arguments_the_commands_are_listed(capfd: pytest.CaptureFixture[
     with pytest.raises(SystemExit):
         main([])
     assert "Roll out a release" in capfd.readouterr().err
+
+
+def test_a_declined_question_ends_the_command_with_one_message(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    app = typer.Typer()
+    app.command()(lambda: deps.confirm("delete it"))
+    monkeypatch.setattr(sys.modules["deployer.cli.main"], "_commands", lambda: typer.main.get_command(app))
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(typer, "confirm", lambda *_, **__: False)
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert (ended.value.code, *capfd.readouterr()) == (130, "", "canceled: nothing was changed\n")

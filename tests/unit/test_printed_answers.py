@@ -77,6 +77,13 @@ def test_each_of_several_failures_is_printed_once(capsys: pytest.CaptureFixture[
     assert shown.err == "error: a.png: refused\nerror: b.png: refused\nerror: c.png: refused\n"
 
 
+def test_failures_with_different_hints_have_none_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    failures = [Failure(name=hint, error=PredictError("refused", where=hint, hint=hint)) for hint in "ab"]
+    with pytest.raises(PredictError) as caught:
+        print_answers(failures, "table")
+    assert caught.value.hint == "Run the same command with one of these inputs to see its hint."
+
+
 def test_the_only_failure_is_raised_with_its_file(capsys: pytest.CaptureFixture[str]) -> None:
     failed = Failure(name="a.png", error=PredictError("refused", where="a.png"))
     with pytest.raises(PredictError, match=r"a\.png: refused"):

@@ -61,6 +61,9 @@ def test_an_invalid_response_of_v1_is_refused(answer, words):
         (b"", "text/plain", ""),
         ("sieben: ü".encode(), "text/plain", "sieben: ü"),
         (b"7.5", "application/json", 7.5),
+        (b'<?xml version="1.0"?><alto/>', "", '<?xml version="1.0"?><alto/>'),
+        (b'<?xml version="1.0"?><alto/>', "text/xml", '<?xml version="1.0"?><alto/>'),
+        (b"<html><body>A report", "", "<html><body>A report"),
     ],
 )
 def test_a_plain_response_is_json_or_text(answer, content_type, value):
