@@ -14,7 +14,7 @@ _TYPES = """
     int float complex bool str bytes bytearray list tuple dict set frozenset type object range slice
     BaseException Exception
 """
-# Names of standard modules, by the minor of Python 3 that has them first.
+# Standard modules and their names, by the minor of Python 3 that has them first.
 _NAMES = {
     10: """
         contextlib.aclosing dataclasses.KW_ONLY inspect.get_annotations itertools.pairwise
@@ -23,7 +23,8 @@ _NAMES = {
         typing.Concatenate typing.ParamSpec typing.TypeAlias typing.TypeGuard typing.is_typeddict
     """,
     11: """
-        asyncio.Runner asyncio.TaskGroup asyncio.timeout contextlib.chdir datetime.UTC enum.StrEnum
+        tomllib wsgiref.types asyncio.Runner asyncio.TaskGroup asyncio.timeout contextlib.chdir datetime.UTC
+        enum.StrEnum
         enum.verify hashlib.file_digest math.cbrt math.exp2 operator.call typing.LiteralString typing.Never
         typing.NotRequired typing.Required typing.Self typing.TypeVarTuple typing.Unpack typing.assert_never
         typing.assert_type typing.dataclass_transform typing.reveal_type
@@ -110,7 +111,11 @@ class _Finder:
     def faults(self, place: _Place) -> Iterator[Fault]:
         """Yield the faults of one node."""
         node = place.node
-        if isinstance(node, ast.ImportFrom) and not node.level:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from self._name(alias.name, node.lineno, place.certain)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield from self._name(node.module or "", node.lineno, place.certain)
             for alias in node.names:
                 yield from self._name(f"{node.module}.{alias.name}", node.lineno, place.certain)
         elif isinstance(node, ast.Attribute):

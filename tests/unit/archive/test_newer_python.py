@@ -111,6 +111,8 @@ def test_code_that_works(text):
         ("from datetime import UTC, datetime", "`datetime.UTC`", 11),
         ("import datetime\nNOW = datetime.datetime.now(datetime.UTC)", "`datetime.UTC`", 11),
         ("from enum import StrEnum", "`enum.StrEnum`", 11),
+        ("import tomllib", "`tomllib`", 11),
+        ("from tomllib import loads", "`tomllib`", 11),
         ("from typing import override", "`typing.override`", 12),
         ("pairs = list(zip([], [], strict=True))", "`strict` of zip", 10),
     ],
