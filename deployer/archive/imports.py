@@ -64,7 +64,7 @@ def doubtful_imports(
     beside the importing file can be added.
     """
     on_path = any(b"sys.path" in source.content for source, _ in parsed)  # any folder can be on it
-    held = _modules_of(names, anywhere=on_path) | image_modules(int(model.python.partition(".")[2]))
+    held = _modules_of(names, anywhere=on_path) | image_modules()
     held.update(module.partition(".")[0] for module in model.image_modules)
 
     def known(module: str) -> bool:
@@ -113,10 +113,9 @@ def _extra_file(module: str, source: Source, root: Path) -> str | None:
     return None
 
 
-def image_modules(minor: int) -> set[str]:
-    """Return the modules that the serving image is known to have on Python 3.`minor`."""
-    modules = {*sys.stdlib_module_names, *_OLD.split(), *_IMAGE.split()}
-    return modules | {"tomllib"} if minor >= 11 else modules - {"tomllib"}
+def image_modules() -> set[str]:
+    """Return the modules of the serving image, and those of Python, also of a newer one."""
+    return {*sys.stdlib_module_names, "tomllib", *_OLD.split(), *_IMAGE.split()}
 
 
 def _modules_of(names: Iterable[str], *, anywhere: bool) -> set[str]:
