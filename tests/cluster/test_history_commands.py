@@ -104,7 +104,7 @@ class TestRotation:
         assert "is Ready with release" in kdeploy("rollout").err
         assert proxy.writes() == []
         assert len([path for _, path in proxy.requests if "/secrets/" in path]) == 1
-        assert len(proxy.requests) <= 5
+        assert len(proxy.requests) <= 6
         kube.merge(secrets(namespace), {"metadata": {"ownerReferences": None}})  # as a kill -9 can leave it
         assert kdeploy("rollout").code == 0
         assert kube.get(secrets(namespace))["metadata"]["ownerReferences"]

@@ -22,6 +22,7 @@ from deployer.store.open import open_store
 from tests.stores import azurite as azure
 from tests.stores.azurite import Azurite, Tunnel
 from tests.stores.certificates import make_certificates
+from tests.stores.fixtures import IN_CLUSTER
 from tests.stores.installed import DOWNLOADERS, environment
 from tests.stores.kserve import container_environment, download
 
@@ -51,8 +52,11 @@ def kserve(request: pytest.FixtureRequest) -> Path:
     return environment("kserve-storage", request.param)
 
 
-def check(store: ModelStore, folder: Path, kserve: Path, **more: str) -> None:
-    """Push two releases, where one version is a prefix of the other, and download the first."""
+def check(store: ModelStore, folder: Path, kserve: Path, here: str | None = None, **more: str) -> None:
+    """Push two releases, where one version is a prefix of the other, and download the first.
+
+    `here`: the address of the server for the downloader, which runs on this machine and in no pod.
+    """
     (release, archive), _ = push(store, folder, "1"), push(store, folder, "10")
     access = store.access()
     variables = dict(more)
@@ -66,7 +70,8 @@ def check(store: ModelStore, folder: Path, kserve: Path, **more: str) -> None:
             access=access,
         )
         assert bundle.secret
-        variables |= container_environment([*bundle.beside, bundle.service])
+        found = container_environment([*bundle.beside, bundle.service])
+        variables |= {name: value.replace(IN_CLUSTER, here or IN_CLUSTER) for name, value in found.items()}
     place = folder / "models"
     place.mkdir()
     assert download(kserve, store.uri(release), place, variables) == {
@@ -77,7 +82,7 @@ def check(store: ModelStore, folder: Path, kserve: Path, **more: str) -> None:
 
 
 def test_kserve_downloads_from_s3(kserve: Path, s3_config: Store, tmp_path: Path) -> None:
-    check(open_store(s3_config, tmp_path), tmp_path, kserve)
+    check(open_store(s3_config, tmp_path), tmp_path, kserve, here=s3_config.endpoint)
 
 
 def test_kserve_downloads_from_a_folder(kserve: Path, tmp_path: Path) -> None:

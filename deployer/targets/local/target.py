@@ -113,7 +113,8 @@ class _Target:
 
         check_bundle(bundle)
         variables = referenced_variables(bundle.service["spec"]["predictor"])
-        gpus = int(bundle.service["spec"]["predictor"]["model"].get("resources", {})["limits"].get(GPU, 0))
+        resources = bundle.service["spec"]["predictor"]["model"].get("resources", {})
+        gpus = int(resources.get("limits", {}).get(GPU, 0))
         unset = [unset_variable(name, place) for name, place in variables.items() if name not in os.environ]
         return [
             *(failure("environment", one.what, one.where or "", one.hint or "") for one in unset),
