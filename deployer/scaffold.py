@@ -192,7 +192,9 @@ def write_project(
             where=str(folder / FILE_NAME),
             hint="Run `kdeploy init --force` to replace it.",
         )
-    optional = {folder / handler: _HANDLER, folder / ".gitignore": IGNORED}
+    optional = {folder / ".gitignore": IGNORED}
+    if handler.endswith(".py"):  # neither a handler of TorchServe nor a function in a file
+        optional[folder / handler] = _HANDLER
     files = {folder / FILE_NAME: config} | {path: text for path, text in optional.items() if not exists(path)}
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -46,7 +46,11 @@ def init(
         typer.Option("--model-file", help="Python file with the class of the network, for a state dict."),
     ] = None,
     handler: Annotated[
-        str, typer.Option("--handler", help="File with your handler. Created if it does not exist.")
+        str,
+        typer.Option(
+            "--handler",
+            help="File with your handler, created if it does not exist; or a handler of TorchServe.",
+        ),
     ] = "handler.py",
     from_mar: FromMar = None,
     properties: Properties = None,
