@@ -68,8 +68,8 @@ class _Worker:
 
     def fail(self) -> None:
         self.attempts += 1
-        if self._raised:
-            self.reasons = [*self.reasons[-1:], self._true()]
+        if true := self._true():
+            self.reasons = [*self.reasons[-1:], true]
         self._raised, self._message = [], False
 
     def _read_inside(self, text: str) -> None:
@@ -85,9 +85,13 @@ class _Worker:
             self._inside, self._message = False, True
 
     def _true(self) -> str:
-        """Return the last exception of this attempt, except those that replace another one."""
+        """Return the last exception of this attempt, except those that replace another one.
+
+        A replacement can be logged so late that it counts as one of the next attempt.
+        """
         true = [error for error in self._raised if not _MISLEADING.match(error)]
-        return (true or self._raised or [""])[-1]
+        replacements = [] if self.reasons else self._raised
+        return (true or replacements or [""])[-1]
 
 
 def last_traceback(lines: tuple[str, ...]) -> str:

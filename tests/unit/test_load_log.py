@@ -114,6 +114,17 @@ def test_the_reason_is_the_runtime_error_and_not_torchserves_replacement() -> No
     assert log.failure == "RuntimeError: no such layer (handler.py, line 7)"
 
 
+def test_a_replacement_that_is_logged_after_its_attempt_does_not_hide_the_reason() -> None:
+    log = LoadLog()
+    error, late = (
+        model_log(traceback(f"RuntimeError: {what}")) for what in ("no such layer", "500 - Unknown")
+    )
+    log.feed(error + retry() + late)
+    assert log.reason == "RuntimeError: no such layer (handler.py, line 7)"
+    log.feed(error + retry() + late + retry())
+    assert log.failure == "RuntimeError: no such layer (handler.py, line 7)"
+
+
 def test_a_worker_that_exceeds_its_startup_timeout_is_reported() -> None:
     error = (
         "2026-11-22T09:43:28,592 [ERROR] W-9000-demo_1.0 org.pytorch.serve.wlm.WorkerThread"
